@@ -1,0 +1,47 @@
+# make train, make test: set everything up once, then run. Both work on a fresh clone.
+#
+# PY: the interpreter of an environment that is ready (a cluster's container, a GPU host with its own torch);
+#     nothing is installed then. Default: .venv, made from pyproject.toml.
+# NPROC: ranks of `make train`. Default: the host's GPUs, or 2 without one.
+
+PYTHON ?= python3
+PY ?= .venv/bin/python
+NPROC ?= $(shell $(PY) -c "import torch; print(torch.cuda.device_count() or 2)" 2>/dev/null || echo 2)
+# One thread a rank on the CPU: two ranks share two cores.
+export OMP_NUM_THREADS ?= 1
+ifeq ($(PY),.venv/bin/python)
+READY = .venv/.ready
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test check format benchmark gpu-check clean
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(READY)  ## make .venv with the pinned dependencies
+
+.venv/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Ropewalk needs Python 3.11 or newer: make ... PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up .venv (once; downloads about 0.4 GB, or 3 GB where torch comes with CUDA)"
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@.venv/bin/python launch/install.py
+	@touch $@
+
+train: $(READY)  ## the quickstart: prepare the corpus, train through three stages, write a report
+	@$(PY) -m torch.distributed.run --standalone --nproc-per-node $(NPROC) -m train experiment=quickstart $(ARGS)
+
+test: $(READY)  ## the test suite (CPU)
+	@$(PY) -m pytest -q $(ARGS)
+
+check: $(READY)  ## lint, format check, types
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+format: $(READY)  ## format the code
+	@$(PY) -m ruff check --fix --quiet . ; $(PY) -m ruff format .
+
+clean:  ## remove .venv and caches; outputs stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,136 @@
+"""Files that only grow, and a journal of how far they are good: how a killed job goes on.
+
+Every commit flushes all files to the disk and then adds one line to the journal with the length of
+each file and the checksum of what was added.  After a kill, `resume` keeps the longest prefix of
+commits whose bytes are really there, cuts the files to it and returns the state saved with it.
+"""
+
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+READ_BYTES = 4 << 20
+
+State = dict[str, Any]
+
+
+class AppendJournal:
+    """`files` growing side by side under the journal `path`; `identity` names the job.
+
+    A journal of another identity is discarded with its files.
+    """
+
+    def __init__(self, path: Path, files: Sequence[Path], identity: str) -> None:
+        self.path = path
+        self.files = tuple(files)
+        self._identity = identity
+        self._handles: list[BinaryIO] = []
+        self._pending = [0] * len(self.files)
+        self._journal: BinaryIO | None = None
+
+    def resume(self) -> State | None:
+        """Open the files at the last good commit; its state, or None for a fresh start.
+
+        ValueError when another process has the journal open.
+        """
+        self._journal = self.path.open("a+b")
+        try:
+            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{self.path}: another process is at work on it; wait for it or use another output"
+            ) from None
+        self._journal.seek(0)
+        lines = self._journal.readlines()
+        commits = _parse(lines, self._identity)
+        good, lengths = _good_commits(commits, self.files)
+        kept = sum(len(line) for line in lines[: good + 1]) if commits is not None else 0
+        for path, length in zip(self.files, lengths, strict=True):
+            handle = path.open("r+b" if path.exists() else "w+b")
+            handle.truncate(length)
+            handle.seek(length)
+            self._handles.append(handle)
+        self._journal.truncate(kept)
+        if not kept:
+            self._write_line({"identity": self._identity})
+        if not commits or not good:
+            return None
+        state: State = commits[good - 1]["state"]
+        return state
+
+    def append(self, number: int, content: bytes | memoryview) -> None:
+        """Add to file `number`."""
+        self._handles[number].write(content)
+        self._pending[number] = zlib.crc32(content, self._pending[number])
+
+    def commit(self, state: State) -> None:
+        """Make everything added so far survive a kill, together with `state`."""
+        for handle in self._handles:
+            handle.flush()
+            os.fsync(handle.fileno())
+        lengths = [handle.tell() for handle in self._handles]
+        self._write_line({"lengths": lengths, "crc32": self._pending, "state": state})
+        self._pending = [0] * len(self.files)
+
+    def _write_line(self, value: State) -> None:
+        assert self._journal is not None
+        self._journal.write(json.dumps(value).encode() + b"\n")
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+
+    def close(self) -> None:
+        """Close all files; they and the journal stay."""
+        for handle in self._handles:
+            handle.close()
+        if self._journal is not None:
+            self._journal.close()
+
+
+def _parse(lines: list[bytes], identity: str) -> list[State] | None:
+    """Commits of a journal up to its first damaged line; None when it is not this job's."""
+    values: list[State] = []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n") or not isinstance(value, dict):
+            break
+        values.append(value)
+    if not values or values[0].get("identity") != identity:
+        return None
+    return values[1:]
+
+
+def _good_commits(commits: list[State] | None, files: Sequence[Path]) -> tuple[int, list[int]]:
+    """How many commits, from the first, match the files, and the file lengths after them."""
+    lengths = [0] * len(files)
+    if not commits or not all(path.is_file() for path in files):
+        return 0, lengths
+    handles = [path.open("rb") for path in files]
+    try:
+        for number, commit in enumerate(commits):
+            for at, handle in enumerate(handles):
+                added = commit["lengths"][at] - lengths[at]
+                if _checksum(handle, added) != commit["crc32"][at]:
+                    return number, lengths
+            lengths = list(commit["lengths"])
+    finally:
+        for handle in handles:
+            handle.close()
+    return len(commits), lengths
+
+
+def _checksum(handle: BinaryIO, length: int) -> int:
+    checksum = 0
+    while length > 0:
+        piece = handle.read(min(length, READ_BYTES))
+        if not piece:
+            return -1
+        checksum = zlib.crc32(piece, checksum)
+        length -= len(piece)
+    return checksum

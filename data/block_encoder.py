@@ -1,0 +1,34 @@
+"""Blocks of records to blocks of tokens: the work that workers share."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.readers import BadRecord, Block, Document, format_of
+from data.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBlock:
+    """Documents of a block: tokens end to end (each ends with the end token), their lengths, and
+    the records that are no documents; both in order."""
+
+    tokens: np.ndarray
+    sizes: np.ndarray
+    bad: tuple[BadRecord, ...]
+
+
+def encode_block(block: Block, tokenizer: Tokenizer, text_field: str) -> EncodedBlock:
+    """Parse and tokenise one block."""
+    end = np.array([tokenizer.eos_id], dtype=tokenizer.dtype)
+    parts: list[np.ndarray] = [np.empty(0, dtype=tokenizer.dtype)]
+    sizes: list[int] = []
+    bad: list[BadRecord] = []
+    for record in format_of(block.path).parse(block, text_field):
+        if isinstance(record, Document):
+            tokens = tokenizer.encode(record.text)
+            parts += [tokens, end]
+            sizes.append(len(tokens) + 1)
+        else:
+            bad.append(record)
+    return EncodedBlock(np.concatenate(parts), np.array(sizes, dtype=np.int32), tuple(bad))

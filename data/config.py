@@ -1,0 +1,106 @@
+"""The knobs of the data folder."""
+
+from dataclasses import dataclass, field
+
+from data.indexed_dataset import bin_path, idx_path
+from data.packing import DEFAULT_LOOK_AHEAD, METHODS
+
+EMBEDDED_CORPORA = ("python_stdlib",)
+
+
+@dataclass
+class SourceConfig:
+    """One source of training documents."""
+
+    prefix: str = ""
+    """Token files PREFIX.bin, PREFIX.idx, PREFIX.manifest.json."""
+    weight: float = 1.0
+    """Share of the tokens, relative to the other sources; a stage's mix overrides it."""
+
+
+@dataclass
+class DataConfig:
+    """Where documents come from and how they are packed."""
+
+    corpus: str = ""
+    """An embedded corpus, made on first use: "python_stdlib".  Empty: use `sources`."""
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    """Sources by name; the order of the names is the order of the sources."""
+    heldout: str = ""
+    """Prefix of held-out token files; empty: none (an embedded corpus has its own)."""
+    tokenizer: str = ""
+    """Model file of the sources' tokenizer, for exports and reports; empty: none is needed."""
+    packing: str = "best_fit"
+    """How documents become rows: best_fit or concat (data/packing.py)."""
+    look_ahead: int = DEFAULT_LOOK_AHEAD
+    """Documents that best_fit chooses from; also the length of the cursor in a checkpoint."""
+    prefetch: int = 2
+    """Global batches kept ready by the loader."""
+    workers: int = 2
+    """Processes that tokenise an embedded corpus."""
+    seed: int = 0
+    """Of the order of documents and of the packing lottery."""
+    full_check: bool = False
+    """Compare every byte of the token files at start; otherwise large files are spot-checked."""
+
+    def problems(self) -> list[str]:
+        """Every rule that is broken, one clear line each; keys relative to the run ("data.")."""
+        found = []
+        if self.corpus and self.corpus not in EMBEDDED_CORPORA:
+            found.append(
+                f"data.corpus={self.corpus}: no such embedded corpus; use"
+                f" {', '.join(EMBEDDED_CORPORA)}, or leave it empty and name data.sources"
+            )
+        if self.corpus and self.sources:
+            found.append(
+                f"data.corpus={self.corpus}: data.sources are given as well"
+                f" ({', '.join(self.sources)}); use one of both"
+            )
+        if self.corpus and (self.heldout or self.tokenizer):
+            found.append(
+                f"data.corpus={self.corpus}: brings its own held-out documents and tokenizer; leave"
+                " data.heldout and data.tokenizer empty"
+            )
+        if not self.corpus and not self.sources:
+            found.append(
+                "data.sources: there is none; give data.sources.NAME.prefix=PREFIX, or"
+                f" data.corpus={EMBEDDED_CORPORA[0]}"
+            )
+        found += self._source_problems()
+        if self.packing not in METHODS:
+            found.append(f"data.packing={self.packing}: unknown; use {' or '.join(METHODS)}")
+        for name, value, default in (
+            ("look_ahead", self.look_ahead, DEFAULT_LOOK_AHEAD),
+            ("prefetch", self.prefetch, 2),
+            ("workers", self.workers, 2),
+        ):
+            if value < 1:
+                found.append(f"data.{name}={value}: must be at least 1; use {default}")
+        return found
+
+    def _source_problems(self) -> list[str]:
+        found = []
+        for name, source in self.sources.items():
+            if not 0 <= source.weight < float("inf"):
+                found.append(
+                    f"data.sources.{name}.weight={source.weight}: must be 0 or more; use 1.0"
+                )
+            found += missing_files(f"data.sources.{name}.prefix", source.prefix)
+        if self.sources and not any(source.weight > 0 for source in self.sources.values()):
+            found.append("data.sources: every weight is 0; give one of them weight=1.0")
+        if self.heldout:
+            found += missing_files("data.heldout", self.heldout)
+        return found
+
+
+def missing_files(key: str, prefix: str) -> list[str]:
+    """One line when the token files of `prefix` are not there, saying how to make them."""
+    if not prefix:
+        return [f"{key}: is empty; name the prefix of token files made by `python -m data.prepare`"]
+    missing = [str(path) for path in (bin_path(prefix), idx_path(prefix)) if not path.is_file()]
+    if not missing:
+        return []
+    return [
+        f"{key}={prefix}: no {' and no '.join(missing)}; make them with `python -m data.prepare"
+        f" --input PATH --output {prefix} --tokenizer MODEL`"
+    ]

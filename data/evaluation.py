@@ -1,0 +1,147 @@
+"""Held-out rows for evaluation: the same rows for every number of ranks.
+
+To compare losses by position, every position must be averaged over the same documents.  So at
+length L only documents of at least L tokens are used, one segment a row: first the first L tokens
+of each, then the second L tokens of those that have them, and so on.  Where no document is that
+long, whole shorter ones are packed, longest first.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Protocol
+
+import numpy as np
+
+from data.batch import (
+    BatchShape,
+    PackedBatch,
+    Span,
+    TokenReader,
+    assemble,
+    count_valid,
+    rows_of_rank,
+)
+from data.documents import shuffled
+from data.mixture import LengthSource
+
+CHUNK = 1 << 20
+
+
+class EvaluationSource(LengthSource, TokenReader, Protocol):
+    """Documents that can be measured and read, and the token that ends them."""
+
+    @property
+    def eos_id(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """One rank's share of the held-out rows.
+
+    micro_batches: this rank's, the same number on every rank (pure padding where rows run out, so
+    that collectives inside a forward pass match); num_rows, total_tokens (without padding) and
+    valid_tokens: of all ranks together; contiguous: every row is one segment of L tokens.
+    """
+
+    micro_batches: tuple[PackedBatch, ...]
+    num_rows: int
+    total_tokens: int
+    valid_tokens: int
+    contiguous: bool
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        return iter(self.micro_batches)
+
+    def __len__(self) -> int:
+        return len(self.micro_batches)
+
+
+def evaluation_rows(
+    source: LengthSource, sequence_length: int, max_tokens: int
+) -> tuple[list[list[Span]], bool]:
+    """Rows within `max_tokens` (at least one), and whether each is one segment of full length."""
+    most = max(1, max_tokens // sequence_length)
+    order = shuffled(
+        np.arange(source.num_documents), source.num_documents, seed=0, source=0, epoch=0
+    )
+    lengths = np.concatenate(
+        [source.document_lengths(order[at : at + CHUNK]) for at in range(0, len(order), CHUNK)]
+    )
+    rows: list[list[Span]] = []
+    for piece in count():
+        start = piece * sequence_length
+        chosen = order[lengths >= start + sequence_length]
+        if not len(chosen) or len(rows) >= most:
+            break
+        rows += [
+            [Span(0, int(document), start, sequence_length, 0)]
+            for document in chosen[: most - len(rows)]
+        ]
+    return (rows, True) if rows else (_pack_short(order, lengths, sequence_length, most), False)
+
+
+def _pack_short(
+    order: np.ndarray, lengths: np.ndarray, sequence_length: int, most: int
+) -> list[list[Span]]:
+    """Whole documents, longest first, each into the row with the smallest gap that takes it."""
+    rows: list[list[Span]] = []
+    gaps: list[tuple[int, int]] = []
+    for at in np.argsort(-lengths, kind="stable"):
+        span = Span(0, int(order[at]), 0, int(lengths[at]), 0)
+        if not span.length:
+            break
+        place = bisect_left(gaps, (span.length, 0))
+        if place < len(gaps):
+            gap, row = gaps.pop(place)
+            rows[row].append(span)
+        elif len(rows) < most:
+            gap, row = sequence_length, len(rows)
+            rows.append([span])
+        else:
+            continue
+        if gap > span.length:
+            insort(gaps, (gap - span.length, row))
+    return rows
+
+
+def evaluation_batches(
+    source: EvaluationSource,
+    *,
+    sequence_length: int,
+    micro_batch_tokens: int,
+    max_tokens: int,
+    dp_rank: int = 0,
+    dp_size: int = 1,
+) -> EvaluationSet:
+    """This rank's micro-batches of the held-out rows.
+
+    ValueError when micro_batch_tokens is no multiple of sequence_length, or there is no token.
+    """
+    rows, contiguous = evaluation_rows(source, sequence_length, max_tokens)
+    if not rows:
+        raise ValueError("heldout: holds no token; prepare one that does")
+    group = micro_batch_tokens * dp_size
+    batch_tokens = -(-len(rows) * sequence_length // max(1, group)) * group
+    shape = BatchShape(sequence_length, batch_tokens, micro_batch_tokens, (1.0,))
+    problems = shape.problems(dp_size)
+    if problems:
+        raise ValueError("; ".join(problems))
+    padded = rows + [[] for _ in range(shape.num_rows - len(rows))]
+    micro_batches = tuple(
+        assemble(
+            [padded[number] for number in numbers],
+            sequence_length,
+            readers=[source],
+            pad_id=source.eos_id,
+        )
+        for numbers in rows_of_rank(shape, dp_rank, dp_size)
+    )
+    return EvaluationSet(
+        micro_batches=micro_batches,
+        num_rows=len(rows),
+        total_tokens=sum(span.length for row in rows for span in row),
+        valid_tokens=count_valid(rows),
+        contiguous=contiguous,
+    )

@@ -1,0 +1,172 @@
+"""Plans and reads global batches ahead of the trainer, in one background thread.
+
+    shapes -> planner.plan (lengths only, whole batch) -> rows of this rank -> memory map -> batch
+
+Every rank plans the whole batch, so counts over all ranks need no communication; each reads only
+the tokens of its own rows.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from data.batch import (
+    BatchShape,
+    PackedBatch,
+    Span,
+    TokenReader,
+    assemble,
+    count_valid,
+    rows_of_rank,
+)
+from data.packing import BatchPlanner
+
+__all__ = ["BatchShape", "GlobalBatch", "Loader", "make_global_batch"]
+
+
+@dataclass(frozen=True)
+class GlobalBatch:
+    """One optimizer step's data as one rank holds it.
+
+    micro_batches: this rank's; valid_tokens, padding_tokens: of the whole batch over all ranks;
+    cursor: plain JSON, where the planner stands AFTER this batch (store it once the step is done).
+    """
+
+    shape: BatchShape
+    micro_batches: tuple[PackedBatch, ...]
+    valid_tokens: int
+    padding_tokens: int
+    cursor: dict[str, Any]
+
+
+def make_global_batch(
+    planner: BatchPlanner,
+    shape: BatchShape,
+    readers: Sequence[TokenReader],
+    *,
+    dp_rank: int,
+    dp_size: int,
+    pad_id: int,
+) -> GlobalBatch:
+    """Plan the next batch and read this rank's share of it; ValueError for an impossible shape."""
+    problems = shape.problems(dp_size)
+    if problems:
+        raise ValueError("; ".join(problems))
+    rows = planner.plan(shape)
+    micro_batches = tuple(
+        assemble(
+            [rows[number] for number in numbers],
+            shape.sequence_length,
+            readers=readers,
+            pad_id=pad_id,
+        )
+        for numbers in rows_of_rank(shape, dp_rank, dp_size)
+    )
+    return GlobalBatch(
+        shape=shape,
+        micro_batches=micro_batches,
+        valid_tokens=count_valid(rows),
+        padding_tokens=shape.batch_tokens - _real_tokens(rows),
+        cursor=planner.state_dict(),
+    )
+
+
+def _real_tokens(rows: Sequence[Sequence[Span]]) -> int:
+    return sum(span.length for row in rows for span in row)
+
+
+class Loader:
+    """Iterator of GlobalBatch, one per shape; a context manager.
+
+    `prefetch` batches are kept ready.  `pad_id` fills rows up; give the end-of-document token.  An
+    error while planning or reading is raised where the batch would have come.  `planner` belongs to
+    the loader from now on: resume from a batch's cursor, never from the planner itself.
+    """
+
+    def __init__(
+        self,
+        planner: BatchPlanner,
+        sources: Sequence[TokenReader],
+        dp_rank: int,
+        dp_size: int,
+        shapes: Iterator[BatchShape],
+        prefetch: int = 2,
+        pad_id: int = 1,
+    ) -> None:
+        if not 0 <= dp_rank < dp_size:
+            raise ValueError(f"dp_rank={dp_rank}: must be in [0, dp_size={dp_size})")
+        if prefetch < 1:
+            raise ValueError(f"prefetch={prefetch}: must be at least 1; use 2")
+        self._planner = planner
+        self._sources = sources
+        self._dp_rank = dp_rank
+        self._dp_size = dp_size
+        self._shapes = shapes
+        self._pad_id = pad_id
+        self._ready: queue.Queue[GlobalBatch | BaseException | None] = queue.Queue(prefetch)
+        self._stop = threading.Event()
+        self._ended: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        last: BaseException | None = None
+        try:
+            for shape in self._shapes:
+                batch = make_global_batch(
+                    self._planner,
+                    shape,
+                    self._sources,
+                    dp_rank=self._dp_rank,
+                    dp_size=self._dp_size,
+                    pad_id=self._pad_id,
+                )
+                if not self._put(batch):
+                    return
+        except BaseException as error:  # handed to the consumer, which raises it
+            last = error
+        self._put(last)
+
+    def _put(self, item: GlobalBatch | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __iter__(self) -> "Loader":
+        return self
+
+    def __next__(self) -> GlobalBatch:
+        if self._ended is not None:
+            raise self._ended
+        if self._stop.is_set():
+            raise StopIteration
+        item = self._ready.get()
+        if isinstance(item, GlobalBatch):
+            return item
+        self._ended = StopIteration() if item is None else item
+        raise self._ended
+
+    def close(self) -> None:
+        """End the thread and wait for it; no further batch comes.  Safe to call twice."""
+        self._stop.set()
+        while not self._ready.empty():
+            self._ready.get_nowait()
+        self._thread.join()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

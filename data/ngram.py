@@ -1,0 +1,131 @@
+"""Yardsticks that need no training: unigram and bigram models of the training tokens.
+
+    unigram   p1(w)     = (c(w) + 1) / (N + V)                                     (add one)
+    bigram    p2(w | h) = (c(h, w) + t(h) p1(w)) / (c(h) + t(h))                   (Witten-Bell)
+
+c counts, N tokens, V vocabulary, t(h) = number of different tokens seen after h (Witten and Bell
+1991; Chen and Goodman 1998, section 2.5).  Pairs never cross a document.  A language model that
+has learnt anything beyond neighbours is below the bigram.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.batch import IGNORE
+from data.indexed_dataset import IndexedDataset
+
+CHUNK_TOKENS = 1 << 22
+VERSION = 1
+
+
+class NgramLosses(NamedTuple):
+    """Natural-log losses of each target, float64 (T,), 0 where the target is IGNORE."""
+
+    unigram: np.ndarray
+    bigram: np.ndarray
+
+
+class NgramYardstick:
+    """Counts of tokens and neighbouring pairs; see `fit`."""
+
+    def __init__(self, counts: np.ndarray, pairs: np.ndarray, pair_counts: np.ndarray) -> None:
+        vocab = len(counts)
+        self.counts = counts
+        self.pairs = pairs
+        self.pair_counts = pair_counts
+        context = pairs // vocab
+        self._context_counts = np.bincount(context, weights=pair_counts, minlength=vocab)
+        self._followers = np.bincount(context, minlength=vocab).astype(np.float64)
+        self._unigram = (counts + 1.0) / (counts.sum() + vocab)
+
+    def score(self, tokens_T: np.ndarray, targets_T: np.ndarray) -> NgramLosses:
+        """Losses of `targets_T` (IGNORE: none), each after the token of the same place."""
+        vocab = len(self.counts)
+        valid = targets_T != IGNORE
+        context = tokens_T[valid].astype(np.int64)
+        target = targets_T[valid].astype(np.int64)
+        codes = context * vocab + target
+        at = np.minimum(np.searchsorted(self.pairs, codes), max(0, len(self.pairs) - 1))
+        found = self.pairs[at] == codes if len(self.pairs) else np.zeros(len(codes), dtype=bool)
+        seen = np.where(found, self.pair_counts[at] if len(self.pairs) else 0, 0)
+        unigram = self._unigram[target]
+        followers = self._followers[context]
+        weight = self._context_counts[context] + followers
+        bigram = np.where(
+            weight > 0, (seen + followers * unigram) / np.maximum(weight, 1.0), unigram
+        )
+        losses = NgramLosses(np.zeros(len(targets_T)), np.zeros(len(targets_T)))
+        losses.unigram[valid] = -np.log(unigram)
+        losses.bigram[valid] = -np.log(bigram)
+        return losses
+
+
+def fit(dataset: IndexedDataset, vocab_size: int, *, max_tokens: int) -> NgramYardstick:
+    """Count whole documents from the first on, until `max_tokens` are reached.
+
+    Memory: a chunk of 4 million tokens and the distinct pairs found.  ValueError for a token that
+    is not in the vocabulary.
+    """
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    pairs = np.empty(0, dtype=np.int64)
+    pair_counts = np.empty(0, dtype=np.int64)
+    ends = _ends(dataset, max_tokens)
+    total = int(ends[-1]) if len(ends) else 0
+    for start in range(0, total, CHUNK_TOKENS):
+        stop = min(start + CHUNK_TOKENS, total)
+        tokens = dataset.tokens(start, min(stop + 1, total)).astype(np.int64)
+        if tokens.max(initial=0) >= vocab_size:
+            raise ValueError(
+                f"{dataset.prefix}.bin: holds token {tokens.max()}, the vocabulary has"
+                f" {vocab_size}; use the vocab_size of its tokenizer"
+            )
+        counts += np.bincount(tokens[: stop - start], minlength=vocab_size)
+        inside = np.ones(max(0, len(tokens) - 1), dtype=bool)
+        last = ends[np.searchsorted(ends, start + 1) : np.searchsorted(ends, stop, side="right")]
+        last = last - 1 - start
+        inside[last[last < len(inside)]] = False
+        codes, found = np.unique(
+            (tokens[:-1] * vocab_size + tokens[1:])[inside], return_counts=True
+        )
+        pairs, where = np.unique(np.concatenate([pairs, codes]), return_inverse=True)
+        pair_counts = np.bincount(
+            where, weights=np.concatenate([pair_counts, found]), minlength=len(pairs)
+        ).astype(np.int64)
+    return NgramYardstick(counts, pairs, pair_counts)
+
+
+def _ends(dataset: IndexedDataset, max_tokens: int) -> np.ndarray:
+    """Token offsets at which the first documents end, up to the one that reaches `max_tokens`."""
+    parts: list[np.ndarray] = []
+    total = 0
+    for lengths in dataset.lengths():
+        ends = np.cumsum(lengths) + total
+        enough = int(np.searchsorted(ends, max_tokens)) + 1
+        parts.append(ends[:enough])
+        total = int(parts[-1][-1])
+        if total >= max_tokens:
+            break
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+
+def cached_fit(
+    dataset: IndexedDataset, vocab_size: int, *, max_tokens: int, sha256: str
+) -> NgramYardstick:
+    """`fit`, kept in PREFIX.ngram.npz for the token file of checksum `sha256`."""
+    path = Path(f"{dataset.prefix}.ngram.npz")
+    key = f"{VERSION} {sha256} {vocab_size} {max_tokens}"
+    if path.is_file():
+        try:
+            with np.load(path) as kept:
+                if str(kept["key"]) == key:
+                    return NgramYardstick(kept["counts"], kept["pairs"], kept["pair_counts"])
+        except (OSError, ValueError, KeyError, EOFError):
+            pass  # not a whole file of ours: count again
+    made = fit(dataset, vocab_size, max_tokens=max_tokens)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez(file, key=key, counts=made.counts, pairs=made.pairs, pair_counts=made.pair_counts)
+    partial.replace(path)
+    return made

@@ -1,0 +1,33 @@
+"""A worker process of data.prepare: pickled blocks on stdin, pickled results on stdout."""
+
+import os
+import pickle
+import sys
+
+from data.block_encoder import encode_block
+from data.tokenizer import Tokenizer
+
+
+def main() -> None:
+    """The loop of a worker process."""
+    results = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    requests = sys.stdin.buffer
+    folder, tokenizer_path, text_field = pickle.load(requests)
+    os.chdir(folder)
+    tokenizer = Tokenizer(tokenizer_path)
+    while True:
+        try:
+            block = pickle.load(requests)
+        except EOFError:
+            return
+        result = encode_block(block, tokenizer, text_field)
+        try:
+            pickle.dump(result, results, protocol=pickle.HIGHEST_PROTOCOL)
+            results.flush()
+        except BrokenPipeError:
+            os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Text to token ids and back, exactly; the only import of sentencepiece.
+
+    python -m data.tokenizer --input PATH ... --output MODEL --vocab-size N
+
+Byte-pair encoding with byte fallback and no normalisation, so that decode(encode(text)) == text for
+every text that UTF-8 can express.  One trap: SentencePiece writes a space as U+2581 inside, so a
+real U+2581 in the text would come back as a space.  Here it never reaches SentencePiece: text is
+split at U+2581, which is spelled by its three byte tokens instead.
+"""
+
+import argparse
+import hashlib
+import io
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+from tqdm import tqdm
+
+from data.readers import Document, list_files, read_documents
+
+META_SYMBOL = "\u2581"
+EOS_ID = 1
+CHUNK_CHARACTERS = 16_384
+SENTENCE_CHARACTERS = 2_000
+DEFAULT_SAMPLE_BYTES = 8_000_000
+MINIMUM_VOCABULARY = 320
+"""256 bytes, unknown, end of document, and some letters."""
+
+
+def token_dtype(vocab_size: int) -> np.dtype[np.generic]:
+    """uint16 where every id fits (Megatron's rule: vocabularies below 65,500), else int32."""
+    return np.dtype(np.uint16) if vocab_size < 65_500 else np.dtype(np.int32)
+
+
+class Tokenizer:
+    """A SentencePiece model file; ids end documents with `eos_id`, which no text ever produces.
+
+    Raises ValueError when the file is missing, is no model, or cannot spell every text (no byte
+    fallback, a normaliser, a dummy prefix).
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise ValueError(
+                f"tokenizer={path}: no such file; train one with"
+                f" `python -m data.tokenizer --input PATH --output {path} --vocab-size 4096`"
+            )
+        proto = self.path.read_bytes()
+        self.sha256 = hashlib.sha256(proto).hexdigest()
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(proto)
+        except RuntimeError as error:
+            raise ValueError(f"tokenizer={path}: not a SentencePiece model ({error})") from None
+        self.vocab_size: int = self._processor.vocab_size()
+        self.eos_id: int = self._processor.eos_id()
+        self.dtype = token_dtype(self.vocab_size)
+        if self.eos_id < 0:
+            raise ValueError(f"tokenizer={path}: has no end-of-document token; train one that has")
+        spelled = [self._processor.piece_to_id(f"<0x{b:02X}>") for b in META_SYMBOL.encode()]
+        self._meta_ids = np.array(spelled, dtype=self.dtype)
+        probe = f"  a{META_SYMBOL}\n\t \u00c5\ufb01\U0001f600 "
+        if self.decode(self.encode(probe)) != probe:
+            raise ValueError(
+                f"tokenizer={path}: does not give every text back unchanged (it needs byte"
+                " fallback, the identity normaliser, no dummy prefix); train one with"
+                " `python -m data.tokenizer`"
+            )
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids of the whole text, without an end token, in the smallest dtype that fits.
+
+        Memory stays a small multiple of the text: long text is encoded in pieces cut behind a
+        newline, always at the same places.
+        """
+        parts: list[np.ndarray] = []
+        for number, stretch in enumerate(text.split(META_SYMBOL)):
+            if number:
+                parts.append(self._meta_ids)
+            for chunk in _chunks(stretch):
+                parts.append(np.array(self._processor.encode(chunk), dtype=self.dtype))
+        return np.concatenate(parts) if parts else np.empty(0, dtype=self.dtype)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of `ids`; end tokens say nothing, cut characters become U+FFFD."""
+        return str(self._processor.decode([int(i) for i in ids if int(i) != self.eos_id]))
+
+    def piece(self, token: int) -> str:
+        """How the vocabulary writes one token (a space as U+2581, a byte as <0xNN>)."""
+        return str(self._processor.id_to_piece(token))
+
+
+def _chunks(text: str) -> Iterator[str]:
+    start = 0
+    while len(text) - start > CHUNK_CHARACTERS:
+        newline = text.find("\n", start + CHUNK_CHARACTERS - 1, start + 2 * CHUNK_CHARACTERS)
+        end = newline + 1 if newline >= 0 else start + CHUNK_CHARACTERS
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
+
+
+def sample_sentences(
+    documents: Iterable[Document], total_bytes: int, sample_bytes: int
+) -> Iterator[str]:
+    """Pieces of documents spread evenly over the whole input, about `sample_bytes` together."""
+    taken = 0
+    for document in documents:
+        allowed = sample_bytes * min(1.0, document.consumed / max(1, total_bytes))
+        for start in range(0, len(document.text), SENTENCE_CHARACTERS):
+            if taken >= allowed:
+                break
+            piece = document.text[start : start + SENTENCE_CHARACTERS]
+            taken += len(piece.encode())
+            yield piece.replace("\0", " ").replace(META_SYMBOL, " ")
+
+
+def train(
+    sentences: Iterable[str], output: str | Path, vocab_size: int, *, num_threads: int = 1
+) -> Tokenizer:
+    """Train a model of exactly `vocab_size` pieces and write it to `output` (whole or not at all).
+
+    The same sentences give the same file, byte for byte.  ValueError when the text is too little
+    for the vocabulary.
+    """
+    if vocab_size < MINIMUM_VOCABULARY:
+        raise ValueError(
+            f"vocab_size={vocab_size}: needs at least {MINIMUM_VOCABULARY} (256 of them are bytes)"
+        )
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            split_digits=True,
+            max_sentence_length=16 * SENTENCE_CHARACTERS,
+            unk_id=0,
+            eos_id=EOS_ID,
+            bos_id=-1,
+            pad_id=-1,
+            num_threads=num_threads,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1][-200:]
+        raise ValueError(
+            f"vocab_size={vocab_size}: could not be trained on this text ({reason});"
+            " give more text or a smaller vocabulary"
+        ) from None
+    path = Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(model.getvalue())
+    partial.replace(path)
+    return Tokenizer(path)
+
+
+def train_on_files(
+    inputs: Sequence[str],
+    output: str | Path,
+    vocab_size: int,
+    *,
+    sample_bytes: int = DEFAULT_SAMPLE_BYTES,
+    text_field: str = "text",
+    show_progress: bool = True,
+) -> Tokenizer:
+    """Train on an even sample of `inputs`; every file is read once, bad records are left out."""
+    files = list_files(inputs).files
+    total = sum(Path(name).stat().st_size for name in files)
+    with tqdm(
+        total=total,
+        unit="B",
+        unit_scale=True,
+        desc="sample",
+        file=sys.stderr,
+        disable=not show_progress,
+    ) as bar:
+
+        def documents() -> Iterator[Document]:
+            for record in read_documents(files, text_field=text_field):
+                if isinstance(record, Document):
+                    bar.update(min(record.consumed, total) - bar.n)
+                    yield record
+            bar.update(total - bar.n)
+            bar.set_description("train")
+
+        return train(sample_sentences(documents(), total, sample_bytes), output, vocab_size)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 0 when a model was written, 2 after one line about a mistake."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.tokenizer", description="train a tokenizer"
+    )
+    parser.add_argument("--input", nargs="+", required=True, help="files or folders of documents")
+    parser.add_argument("--output", required=True, help="the model file to write")
+    parser.add_argument("--vocab-size", type=int, required=True)
+    parser.add_argument(
+        "--sample-bytes", type=int, default=DEFAULT_SAMPLE_BYTES, help="text to train on"
+    )
+    parser.add_argument("--text-field", default="text", help="field of a JSON record")
+    options = parser.parse_args(arguments)
+    try:
+        tokenizer = train_on_files(
+            options.input,
+            options.output,
+            options.vocab_size,
+            sample_bytes=options.sample_bytes,
+            text_field=options.text_field,
+        )
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"data.tokenizer: {error}\n")
+        return 2
+    sys.stderr.write(
+        f"{options.output}: {tokenizer.vocab_size} pieces, sha256 {tokenizer.sha256}\n"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Worker processes that tokenise blocks, results in order, memory bounded.
+
+Workers are plain `python -m data.prepare_worker` processes at the ends of pipes: nothing of the
+caller (a trainer with threads and a GPU) is forked or imported again, and a worker whose parent is
+gone finds its stdin closed and ends.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from data.block_encoder import EncodedBlock, encode_block
+from data.readers import Block
+from data.tokenizer import Tokenizer
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class _Worker:
+    """One worker process and the pipe to it."""
+
+    def __init__(self, tokenizer: str, text_field: str) -> None:
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "data.prepare_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
+            process_group=0,
+        )
+        self._send((str(Path.cwd()), tokenizer, text_field))
+
+    def _send(self, message: object) -> None:
+        assert self._process.stdin is not None
+        try:
+            pickle.dump(message, self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._died() from None
+
+    def _died(self) -> RuntimeError:
+        code = self._process.wait()
+        return RuntimeError(
+            f"a worker process ended with exit code {code} (-9: killed, often for lack of memory);"
+            " run the same command again to go on, with fewer --workers if memory was short"
+        )
+
+    def encode(self, block: Block) -> EncodedBlock:
+        """Send a block, wait for its tokens."""
+        assert self._process.stdout is not None
+        self._send(block)
+        try:
+            result = pickle.load(self._process.stdout)
+        except EOFError:
+            raise self._died() from None
+        assert isinstance(result, EncodedBlock)
+        return result
+
+    def close(self) -> None:
+        """End the process: at once if it is in the middle of a block."""
+        self._process.kill()
+        self._process.communicate()
+
+
+class WorkerPool:
+    """`workers` processes that encode blocks; results come in the order of the blocks.
+
+    At most two blocks per worker are in flight, so memory is bounded.  `workers=1` encodes in this
+    process.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, text_field: str, workers: int) -> None:
+        self._tokenizer = tokenizer
+        self._text_field = text_field
+        self._size = workers
+        count = workers if workers > 1 else 0
+        self._idle: deque[_Worker] = deque()
+        self._all = [_Worker(str(tokenizer.path), text_field) for _ in range(count)]
+        self._idle.extend(self._all)
+        self._threads = ThreadPoolExecutor(max(1, count))
+
+    def __enter__(self) -> "WorkerPool":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for worker in self._all:
+            worker.close()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _encode(self, block: Block) -> EncodedBlock:
+        worker = self._idle.popleft()
+        try:
+            return worker.encode(block)
+        finally:
+            self._idle.append(worker)
+
+    def encode(self, blocks: Iterable[tuple[Block, T]]) -> Iterator[tuple[Block, T, EncodedBlock]]:
+        """Encode every block; what came along with a block comes back with it."""
+        if not self._all:
+            for block, tag in blocks:
+                yield block, tag, encode_block(block, self._tokenizer, self._text_field)
+            return
+        pending: deque[tuple[Block, T, Future[EncodedBlock]]] = deque()
+        for block, tag in blocks:
+            pending.append((block, tag, self._threads.submit(self._encode, block)))
+            if len(pending) >= 2 * self._size:
+                first, first_tag, result = pending.popleft()
+                yield first, first_tag, result.result()
+        while pending:
+            first, first_tag, result = pending.popleft()
+            yield first, first_tag, result.result()

@@ -1,0 +1,49 @@
+"""One attention layer: project, (normalise,) (rotate,) attend, project back.
+
+Which layers rotate and how far they see is decided once, by the `LayerSpec` given at
+construction. The attention core is an attribute, so that sequence parallelism can put another one
+in its place.
+
+Shape letters: T tokens, D width, H query heads, G key/value heads, K head dimension.
+"""
+
+from torch import Tensor, nn
+
+from model.attention_core import AttentionCore
+from model.config import ModelConfig
+from model.layer_pattern import LayerSpec
+from model.norm import build_norm
+from model.packed_layout import PackedLayout
+from model.rope import Rotation, leave_unrotated, rotate
+
+
+class Attention(nn.Module):
+    """Grouped-query attention without biases. Owns the projections; `core` does the attending."""
+
+    def __init__(self, config: ModelConfig, spec: LayerSpec, core: AttentionCore) -> None:
+        super().__init__()
+        self.spec = spec
+        self.core = core
+        self.head_dim = config.head_dim
+        query_width = config.num_heads * config.head_dim
+        key_width = config.num_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_width, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, key_width, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, key_width, bias=False)
+        self.o_proj = nn.Linear(query_width, config.hidden_size, bias=False)
+        self.q_norm: nn.Module = nn.Identity()
+        self.k_norm: nn.Module = nn.Identity()
+        if config.qk_norm:
+            self.q_norm = build_norm(config.norm, config.head_dim, config.norm_eps)
+            self.k_norm = build_norm(config.norm, config.head_dim, config.norm_eps)
+        self.position = rotate if spec.rotary else leave_unrotated
+
+    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
+        """(T, D) to (T, D); tokens of different documents never mix."""
+        heads = (-1, self.head_dim)
+        q_THK = self.position(self.q_norm(self.q_proj(x_TD).unflatten(-1, heads)), rotation)
+        k_TGK = self.position(self.k_norm(self.k_proj(x_TD).unflatten(-1, heads)), rotation)
+        v_TGK = self.v_proj(x_TD).unflatten(-1, heads)
+        o_THK = self.core(q_THK, k_TGK, v_TGK, layout, self.spec.window)
+        output_TD: Tensor = self.o_proj(o_THK.flatten(-2))
+        return output_TD

@@ -1,0 +1,291 @@
+"""Attention whose windowed layers cost O(window x T) in time and memory: the CPU path.
+
+A document longer than the window is cut in two parts. Its first `window` tokens see everything
+before them, which is plain causal attention. The rest is cut into blocks of queries; a block sees
+its own tokens and the window - 1 before it, always inside the document, so ONE small mask of
+diagonal bands serves every block of every document.
+
+    window 3, blocks of 2          keys   0 1 2 3 4 5 6
+                                 query 0  x                   head: causal
+                                       1  x x
+                                       2  x x x
+                                       3    x x x .           block: queries 3, 4; keys 1 to 4
+                                       4    . x x x
+                                       5        x x x .       block: queries 5, 6; keys 3 to 6
+                                       6        . x x x
+
+Documents not longer than the window, and full layers, are causal all through; short ones of
+similar length are padded into one batch. Blocks are overlapping views, keys and values are never
+copied per block, and no piece ever touches two documents. Products and sums are float32 for
+half-precision input (which on CPU is also faster), float64 for float64.
+
+Shape letters: T tokens, H query heads, G key/value heads, K head dimension; N, L, S as in
+`attention_kernels`.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from model.attention_kernels import attend, attend_backward
+from model.norm import statistics_dtype
+from model.packed_layout import PackedLayout
+
+# Queries per block: the best of 32, 64, 128, 256 at windows 128 to 512 (see tests/benchmark).
+_BLOCK = 64
+# Causal spans up to this length are padded to similar lengths and batched.
+_LONGEST_BATCHED = 256
+_PADDING = 16
+
+
+class Piece(Protocol):
+    """A batch of equal problems, a part of the attention: where its rows lie in the stream."""
+
+    def mask(self, like: Tensor) -> Tensor | None:
+        """Additive mask (L, S), or None for causal."""
+
+    def queries(self, x_THK: Tensor) -> Tensor:
+        """The queries' rows of a stream, (N, H, L, K)."""
+
+    def keys(self, x_TGK: Tensor) -> Tensor:
+        """The keys' rows of a stream, (N, G, S, K)."""
+
+    def put_queries(self, x_THK: Tensor, rows_NHLK: Tensor) -> None:
+        """Write the queries' rows into a stream; pieces never share a query."""
+
+    def add_keys(self, x_TGK: Tensor, rows_NGSK: Tensor) -> None:
+        """Add the keys' rows into a stream; blocks do share keys."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Causal attention among the tokens [start, start + length)."""
+
+    start: int
+    length: int
+
+    def mask(self, like: Tensor) -> Tensor | None:  # noqa: ARG002
+        return None
+
+    def queries(self, x_THK: Tensor) -> Tensor:
+        return x_THK[self.start : self.start + self.length].transpose(0, 1)[None]
+
+    def keys(self, x_TGK: Tensor) -> Tensor:
+        return self.queries(x_TGK)
+
+    def put_queries(self, x_THK: Tensor, rows_NHLK: Tensor) -> None:
+        self.queries(x_THK).copy_(rows_NHLK)
+
+    def add_keys(self, x_TGK: Tensor, rows_NGSK: Tensor) -> None:
+        self.queries(x_TGK).add_(rows_NGSK)
+
+
+@dataclass(frozen=True, eq=False)
+class SpanBatch:
+    """Causal attention within many short spans, padded at their ends with zeros to one length.
+
+    tokens: int64 indices of all spans' tokens in the stream. slots: their rows in the padded batch.
+    """
+
+    tokens: Tensor
+    slots: Tensor
+    count: int
+    length: int
+
+    def mask(self, like: Tensor) -> Tensor | None:  # noqa: ARG002
+        return None
+
+    def queries(self, x_THK: Tensor) -> Tensor:
+        padded = x_THK.new_zeros(self.count * self.length, *x_THK.shape[1:])
+        padded.index_copy_(0, self.slots, x_THK.index_select(0, self.tokens))
+        return padded.view(self.count, self.length, *x_THK.shape[1:]).transpose(1, 2)
+
+    def keys(self, x_TGK: Tensor) -> Tensor:
+        return self.queries(x_TGK)
+
+    def put_queries(self, x_THK: Tensor, rows_NHLK: Tensor) -> None:
+        rows = rows_NHLK.transpose(1, 2).flatten(0, 1)
+        x_THK.index_copy_(0, self.tokens, rows.index_select(0, self.slots))
+
+    def add_keys(self, x_TGK: Tensor, rows_NGSK: Tensor) -> None:
+        rows = rows_NGSK.transpose(1, 2).flatten(0, 1)
+        x_TGK.index_add_(0, self.tokens, rows.index_select(0, self.slots))
+
+
+@dataclass(frozen=True)
+class Band:
+    """Equal blocks of queries from token `first` on, each seeing itself and the window - 1 before.
+
+    The window - 1 tokens before `first` belong to the same document.
+    """
+
+    first: int
+    blocks: int
+    block: int
+    window: int
+
+    def mask(self, like: Tensor) -> Tensor | None:
+        # Query i of a block stands at key window - 1 + i and sees the keys i to window - 1 + i.
+        ones = torch.ones(self.block, self._reach, dtype=torch.bool, device=like.device)
+        seen_LS = ones.triu() & ones.tril(self.window - 1)
+        return like.new_zeros(seen_LS.shape).masked_fill_(~seen_LS, float("-inf"))
+
+    @property
+    def _reach(self) -> int:
+        return self.block + self.window - 1
+
+    def queries(self, x_THK: Tensor) -> Tensor:
+        rows = x_THK[self.first : self.first + self.blocks * self.block]
+        return rows.view(self.blocks, self.block, *x_THK.shape[1:]).transpose(1, 2)
+
+    def keys(self, x_TGK: Tensor) -> Tensor:
+        return self._overlapping(x_TGK, 0, self._reach).transpose(1, 2)
+
+    def put_queries(self, x_THK: Tensor, rows_NHLK: Tensor) -> None:
+        self.queries(x_THK).copy_(rows_NHLK)
+
+    def add_keys(self, x_TGK: Tensor, rows_NGSK: Tensor) -> None:
+        # Key rows of neighbouring blocks overlap: add them one block's width at a time.
+        rows_NSGK = rows_NGSK.transpose(1, 2)
+        for offset in range(0, self._reach, self.block):
+            part = rows_NSGK[:, offset : offset + self.block]
+            self._overlapping(x_TGK, offset, part.shape[1]).add_(part)
+
+    def _overlapping(self, x_TGK: Tensor, offset: int, width: int) -> Tensor:
+        """View (N, width, G, K): for every block, `width` rows from its key number `offset` on."""
+        start = self.first - (self.window - 1) + offset
+        rows = x_TGK[start : start + (self.blocks - 1) * self.block + width]
+        return rows.unfold(0, width, self.block).movedim(-1, 1)
+
+
+class BandedCore:
+    """Blocks of queries over bands of keys. Keeps a plan for every layout that is alive."""
+
+    name: ClassVar[str] = "banded"
+    device_types: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (
+        torch.float64,
+        torch.float32,
+        torch.bfloat16,
+        torch.float16,
+    )
+
+    def __init__(self) -> None:
+        self._plans: WeakKeyDictionary[PackedLayout, dict[int, tuple[Piece, ...]]]
+        self._plans = WeakKeyDictionary()
+
+    @staticmethod
+    def missing() -> str:
+        """What has to be installed first; empty: nothing."""
+        return ""
+
+    def __call__(
+        self,
+        q_THK: Tensor,
+        k_TGK: Tensor,
+        v_TGK: Tensor,
+        layout: PackedLayout,
+        window: int | None,
+    ) -> Tensor:
+        """See `AttentionCore`. Layers of a kind share the plan of a layout."""
+        # A window as long as the longest document hides nothing.
+        reach = layout.max_seqlen if window is None else min(window, layout.max_seqlen)
+        plans = self._plans.setdefault(layout, {})
+        if reach not in plans:
+            plans[reach] = make_plan(layout, reach)
+        run = _BandedAttention.apply
+        o_THK: Tensor = run(q_THK, k_TGK, v_TGK, plans[reach])  # type: ignore[no-untyped-call]
+        return o_THK
+
+
+def make_plan(layout: PackedLayout, reach: int) -> tuple[Piece, ...]:
+    """Cut the attention of a layout into pieces; every token is a query of exactly one piece."""
+    pieces: list[Piece] = []
+    similar: defaultdict[int, list[Span]] = defaultdict(list)
+    for start, length in zip(layout.offsets, layout.lengths, strict=False):
+        head = Span(start, min(length, reach))
+        if head.length > _LONGEST_BATCHED:
+            pieces.append(head)
+        else:
+            similar[_padded(head.length)].append(head)
+        pieces.extend(_bands(start, length, reach))
+    for length, spans in similar.items():
+        pieces.append(spans[0] if len(spans) == 1 else _batch(spans, length, layout))
+    return tuple(pieces)
+
+
+def _padded(length: int) -> int:
+    """The next power of two, and from _PADDING on the next multiple of it."""
+    if length < _PADDING:
+        return int(1 << (length - 1).bit_length())
+    return -(-length // _PADDING) * _PADDING
+
+
+def _bands(start: int, length: int, window: int) -> Iterator[Band]:
+    """The bands of a document's tokens beyond its first `window`: whole blocks, then the rest."""
+    blocks, rest = divmod(max(length - window, 0), _BLOCK)
+    if blocks:
+        yield Band(start + window, blocks, _BLOCK, window)
+    if rest:
+        yield Band(start + window + blocks * _BLOCK, 1, rest, window)
+
+
+def _batch(spans: Sequence[Span], length: int, layout: PackedLayout) -> SpanBatch:
+    within = [torch.arange(span.length) for span in spans]
+    tokens = torch.cat([span.start + w for span, w in zip(spans, within, strict=True)])
+    slots = torch.cat([index * length + w for index, w in enumerate(within)])
+    device = layout.cu_seqlens.device
+    return SpanBatch(tokens.to(device), slots.to(device), len(spans), length)
+
+
+class _BandedAttention(torch.autograd.Function):
+    """Runs a plan piece by piece. Keeps its inputs, its output and one number per row and head."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, plan: tuple[Piece, ...]
+    ) -> Tensor:
+        q, k, v = _widen(q_THK, k_TGK, v_TGK)
+        o = torch.empty_like(q)
+        lses = []
+        for piece in plan:
+            rows_NHLK, lse_NHL = attend(
+                piece.queries(q), piece.keys(k), piece.keys(v), piece.mask(q)
+            )
+            piece.put_queries(o, rows_NHLK)
+            lses.append(lse_NHL)
+        o_THK = o.to(q_THK.dtype)
+        ctx.plan = plan
+        ctx.save_for_backward(q_THK, k_TGK, v_TGK, o_THK, *lses)
+        return o_THK
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, do_THK: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q_THK, k_TGK, v_TGK, o_THK, *lses = ctx.saved_tensors
+        q, k, v, o, do = _widen(q_THK, k_TGK, v_TGK, o_THK, do_THK)
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for piece, lse_NHL in zip(ctx.plan, lses, strict=True):
+            dq_NHLK, dk_NGSK, dv_NGSK = attend_backward(
+                piece.queries(do),
+                piece.queries(q),
+                piece.keys(k),
+                piece.keys(v),
+                piece.queries(o),
+                lse_NHL,
+                piece.mask(q),
+            )
+            piece.put_queries(dq, dq_NHLK)
+            piece.add_keys(dk, dk_NGSK)
+            piece.add_keys(dv, dv_NGSK)
+        return dq.to(q_THK.dtype), dk.to(k_TGK.dtype), dv.to(v_TGK.dtype), None
+
+
+def _widen(*streams: Tensor) -> list[Tensor]:
+    return [x.to(statistics_dtype(x.dtype)).contiguous() for x in streams]

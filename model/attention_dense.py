@@ -1,0 +1,78 @@
+"""The readable oracle: attention with an explicit mask. Any dtype, any device, quadratic cost.
+
+    layout 3 | 3, window 2          k a b c d e f
+                                  q
+                                  a   x . . . . .
+                                  b   x x . . . .
+                                  c   . x x . . .
+                                  d   . . . x . .
+                                  e   . . . x x .
+                                  f   . . . . x x
+
+Shape letters: T tokens as queries, S tokens as keys, H query heads, G key/value heads,
+K head dimension.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from model.norm import statistics_dtype
+from model.packed_layout import PackedLayout
+
+
+def visible_TS(layout: PackedLayout, window: int | None) -> Tensor:
+    """bool (T, S): same document, not in the future, within the window."""
+    document_T = layout.document_T()
+    index_T = torch.arange(layout.num_tokens, device=document_T.device)
+    distance_TS = index_T[:, None] - index_T[None, :]
+    reach = layout.num_tokens if window is None else window
+    return (document_T[:, None] == document_T[None, :]) & (distance_TS >= 0) & (distance_TS < reach)
+
+
+def attention_rows(
+    q_THK: Tensor, k_TGK: Tensor, layout: PackedLayout, window: int | None
+) -> Tensor:
+    """The attention probabilities, float32 or float64 (H, T, S): each row sums to 1."""
+    wide = statistics_dtype(q_THK.dtype)
+    k_SHK = _per_query_head(k_TGK, q_THK)
+    scores_HTS: Tensor = torch.einsum("thk,shk->hts", q_THK.to(wide), k_SHK.to(wide))
+    scores_HTS = scores_HTS * q_THK.shape[-1] ** -0.5
+    return scores_HTS.masked_fill(~visible_TS(layout, window), float("-inf")).softmax(dim=-1)
+
+
+class DenseCore:
+    """Attention as the formula says it. Materialises every score: for tests and short streams."""
+
+    name: ClassVar[str] = "dense"
+    device_types: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (
+        torch.float64,
+        torch.float32,
+        torch.bfloat16,
+        torch.float16,
+    )
+
+    @staticmethod
+    def missing() -> str:
+        """What has to be installed first; empty: nothing."""
+        return ""
+
+    def __call__(
+        self,
+        q_THK: Tensor,
+        k_TGK: Tensor,
+        v_TGK: Tensor,
+        layout: PackedLayout,
+        window: int | None,
+    ) -> Tensor:
+        """See `AttentionCore`. The softmax is taken in float32, or float64 for float64 input."""
+        rows_HTS = attention_rows(q_THK, k_TGK, layout, window)
+        v_SHK = _per_query_head(v_TGK, q_THK).to(rows_HTS.dtype)
+        o_THK: Tensor = torch.einsum("hts,shk->thk", rows_HTS, v_SHK)
+        return o_THK.to(q_THK.dtype)
+
+
+def _per_query_head(x_TGK: Tensor, q_THK: Tensor) -> Tensor:
+    return x_TGK.repeat_interleave(q_THK.shape[1] // x_TGK.shape[1], dim=1)

@@ -1,0 +1,127 @@
+"""The knobs of the model. Values are in `conf/model/*.yaml`; the defaults are the tiny preset."""
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+from model.layer_pattern import LAYER_KINDS
+
+BLOCKS = ("parallel", "sequential")
+NORMS = ("layernorm", "rmsnorm")
+ATTENTION_BACKENDS = ("auto", "dense", "banded", "flash_attn", "varlen")
+_POSITIVE_SIZES = (
+    "num_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "vocab_size",
+    "window",
+)
+
+
+def _default_pattern() -> list[str]:
+    return ["window_rope", "window_rope", "window_rope", "full_nope"]
+
+
+@dataclass
+class ModelConfig:
+    """Shape and recipe of one model. Mutable only because Hydra needs it; read-only by rule."""
+
+    num_layers: int = 4
+    # Width of the residual stream.
+    hidden_size: int = 128
+    # Width inside the gated feed-forward.
+    intermediate_size: int = 352
+    # Query heads, and the key/value heads they share (grouped-query attention).
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    # Width of one head; num_heads * head_dim need not equal hidden_size.
+    head_dim: int = 32
+    vocab_size: int = 4096
+    # Keys seen by a token of a windowed layer, ITSELF INCLUDED.
+    window: int = 128
+    # Layer kinds, repeated over the layers: window_rope, window_nope, full_rope, full_nope.
+    layer_pattern: list[str] = field(default_factory=_default_pattern)
+    # parallel: attention and feed-forward side by side, one norm (Cohere).
+    # sequential: one after the other, two norms (Llama).
+    block: str = "parallel"
+    # layernorm or rmsnorm; a learned weight and no bias in both.
+    norm: str = "layernorm"
+    norm_eps: float = 1e-5
+    # Norm over each head's queries and keys, before rotation.
+    qk_norm: bool = False
+    # The output head reuses the embedding's weight.
+    tie_embeddings: bool = True
+    # Logits are multiplied by this.
+    logit_scale: float = 1.0
+    # Standard deviation of initial weights; projections into the residual stream get less.
+    init_std: float = 0.02
+    # auto, dense (the oracle), banded (CPU), flash_attn or varlen (GPU).
+    attention_backend: str = "auto"
+
+    def problems(self) -> list[str]:
+        """Every rule this configuration breaks, one line each; empty when it is fine."""
+        return self._size_problems() + self._pattern_problems() + self._recipe_problems()
+
+    def _size_problems(self) -> list[str]:
+        found = [
+            f"model.{name}={getattr(self, name)}: must be at least 1; give a positive number"
+            for name in _POSITIVE_SIZES
+            if getattr(self, name) < 1
+        ]
+        if min(self.num_heads, self.num_kv_heads) >= 1 and self.num_heads % self.num_kv_heads:
+            divisors = [n for n in range(1, self.num_heads + 1) if self.num_heads % n == 0]
+            found.append(
+                f"model.num_heads={self.num_heads}: must be divisible by "
+                f"model.num_kv_heads={self.num_kv_heads}; use num_kv_heads in {divisors}"
+            )
+        return found
+
+    def _pattern_problems(self) -> list[str]:
+        if not self.layer_pattern:
+            return [f"model.layer_pattern=[]: must name at least one of {', '.join(LAYER_KINDS)}"]
+        unknown = sorted({name for name in self.layer_pattern if name not in LAYER_KINDS})
+        if unknown:
+            return [_unknown("layer_pattern", name, tuple(LAYER_KINDS)) for name in unknown]
+        found = []
+        unreached = sorted(set(self.layer_pattern) - set(self.layer_pattern[: self.num_layers]))
+        if self.num_layers >= 1 and unreached:
+            found.append(
+                f"model.num_layers={self.num_layers}: too few to reach {', '.join(unreached)} in "
+                f"model.layer_pattern (length {len(self.layer_pattern)}); use at least "
+                f"{_layers_to_reach_all(self.layer_pattern)} layers or a shorter pattern"
+            )
+        if self.head_dim % 2 and any(LAYER_KINDS[name].rotary for name in self.layer_pattern):
+            found.append(
+                f"model.head_dim={self.head_dim}: must be even, rotary layers turn pairs; "
+                f"use {self.head_dim + 1} or a pattern without rope"
+            )
+        return found
+
+    def _recipe_problems(self) -> list[str]:
+        found = [
+            _unknown(name, getattr(self, name), known)
+            for name, known in (
+                ("block", BLOCKS),
+                ("norm", NORMS),
+                ("attention_backend", ATTENTION_BACKENDS),
+            )
+            if getattr(self, name) not in known
+        ]
+        found += [
+            f"model.{name}={getattr(self, name)}: must be a positive finite number"
+            for name in ("norm_eps", "logit_scale", "init_std")
+            if not 0.0 < getattr(self, name) < float("inf")
+        ]
+        return found
+
+
+def _unknown(name: str, value: str, known: tuple[str, ...]) -> str:
+    nearest = get_close_matches(value, known, n=1, cutoff=0.0)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"model.{name}={value}: must be one of {', '.join(known)}{hint}"
+
+
+def _layers_to_reach_all(pattern: list[str]) -> int:
+    return max(pattern.index(kind) for kind in set(pattern)) + 1

@@ -1,0 +1,209 @@
+"""Cross-entropy of a large vocabulary, in chunks, with its gradients made on the way.
+
+A long stream's logits (T x V) are the largest tensor of the whole step, and they are needed only
+to be summed up. So the stream is walked in chunks of rows; each chunk's logits are made, turned
+into their own gradient in place, folded into the gradients of the hidden states and of the head's
+weight, and forgotten. The backward only multiplies by the incoming scale: nothing is kept and
+nothing is recomputed.
+
+    logits = logit_scale * h W^T      lse = log sum exp logits
+    total  = sum over valid tokens of (lse - logits[target]) + z_loss * lse^2
+    d total / d logits = softmax * (1 + 2 z_loss lse) - onehot(target)
+
+Natural logarithms throughout. Source of the z-loss: arXiv 2204.02311, section 5.
+
+Shape letters: T tokens, C tokens of one chunk, D width, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from model.norm import statistics_dtype
+
+IGNORED = -100
+# Rows of logits alive at a time. A CPU wants them in its cache. An accelerator wants large
+# products: there the bound is what the rows weigh, 1 GiB in float32.
+_CPU_ROWS = 256
+_ACCELERATOR_LOGITS = 1 << 28
+
+
+@dataclass(frozen=True)
+class LossSums:
+    """Sums over the valid tokens of one stream, as scalars on its device; nothing is averaged yet.
+
+    total: loss_sum + z_loss * z_sum, the ONE differentiable field. loss_sum: natural-log
+    cross-entropy, detached. z_sum: squared log-sum-exp of the logits, detached. valid_tokens:
+    int64 count of targets that are not ignored.
+    """
+
+    total: Tensor
+    loss_sum: Tensor
+    z_sum: Tensor
+    valid_tokens: Tensor
+
+
+class HeadLoss(Protocol):
+    """The seam of the output head: how hidden states, head weight and targets become losses."""
+
+    def sums(
+        self,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        targets_T: Tensor,
+        *,
+        logit_scale: float,
+        z_loss: float,
+    ) -> LossSums:
+        """Summed losses of the stream."""
+
+    def per_token(
+        self, hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, *, logit_scale: float
+    ) -> Tensor:
+        """Natural-log losses (T,), 0 where ignored, without gradients."""
+
+
+class ChunkedLoss:
+    """The head loss of one device that holds the whole vocabulary."""
+
+    def sums(
+        self,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        targets_T: Tensor,
+        *,
+        logit_scale: float = 1.0,
+        z_loss: float = 0.0,
+    ) -> LossSums:
+        """See `LossSums`. targets_T: int64 (T,), -100 is ignored."""
+        wants_gradients = torch.is_grad_enabled() and (
+            hidden_TD.requires_grad or weight_VD.requires_grad
+        )
+        if wants_gradients:
+            total, loss_sum, z_sum = _HeadLossFunction.apply(  # type: ignore[no-untyped-call]
+                hidden_TD, weight_VD, targets_T, logit_scale, z_loss
+            )
+        else:
+            loss_sum, z_sum = _value_sums(hidden_TD, weight_VD, targets_T, logit_scale)
+            total = loss_sum + z_loss * z_sum
+        return LossSums(total, loss_sum, z_sum, (targets_T != IGNORED).sum())
+
+    @torch.no_grad()
+    def per_token(
+        self,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        targets_T: Tensor,
+        *,
+        logit_scale: float = 1.0,
+    ) -> Tensor:
+        """Natural-log losses (T,) in float32 (float64 for float64 input), 0 where ignored."""
+        losses_T = hidden_TD.new_zeros(len(targets_T), dtype=statistics_dtype(hidden_TD.dtype))
+        for rows in _chunks(hidden_TD, weight_VD.shape[0]):
+            logits_CV = _logits(hidden_TD[rows], weight_VD, logit_scale)
+            losses_T[rows], _ = _losses(logits_CV, targets_T[rows])
+        return losses_T
+
+
+class _HeadLossFunction(torch.autograd.Function):
+    """Loss and gradients in one walk over the chunks."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        targets_T: Tensor,
+        logit_scale: float,
+        z_loss: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        wide = statistics_dtype(hidden_TD.dtype)
+        loss_sum, z_sum = hidden_TD.new_zeros((2,), dtype=wide)
+        d_hidden_TD = torch.empty_like(hidden_TD) if ctx.needs_input_grad[0] else None
+        d_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if ctx.needs_input_grad[1] else None
+        for rows in _chunks(hidden_TD, weight_VD.shape[0]):
+            hidden_CD, targets_C = hidden_TD[rows], targets_T[rows]
+            logits_CV = _logits(hidden_CD, weight_VD, logit_scale)
+            losses_C, lse_C = _losses(logits_CV, targets_C)
+            loss_sum += losses_C.sum()
+            z_sum += lse_C.square().sum()
+            d_logits_CV = _gradient_in_place(logits_CV, targets_C, lse_C, z_loss)
+            d_logits_CV = d_logits_CV.mul_(logit_scale).to(weight_VD.dtype)
+            if d_hidden_TD is not None:
+                torch.mm(d_logits_CV, weight_VD, out=d_hidden_TD[rows])
+            if d_weight_VD is not None:
+                _add_product(d_weight_VD, d_logits_CV.t(), hidden_CD)
+        ctx.save_for_backward(d_hidden_TD, d_weight_VD)
+        ctx.weight_dtype = weight_VD.dtype
+        ctx.mark_non_differentiable(loss_sum, z_sum)
+        return loss_sum + z_loss * z_sum, loss_sum, z_sum
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, d_total: Tensor, *_: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        d_hidden_TD, d_weight_VD = ctx.saved_tensors
+        if d_hidden_TD is not None:
+            d_hidden_TD = d_hidden_TD * d_total.to(d_hidden_TD.dtype)
+        if d_weight_VD is not None:
+            d_weight_VD = (d_weight_VD * d_total).to(ctx.weight_dtype)
+        return d_hidden_TD, d_weight_VD, None, None, None
+
+
+def _add_product(sum_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
+    """sum += left right, in the precision of the sum."""
+    if left_VC.dtype == sum_VD.dtype:
+        sum_VD.addmm_(left_VC, right_CD)
+    else:
+        sum_VD += left_VC @ right_CD
+
+
+def _value_sums(
+    hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, logit_scale: float
+) -> tuple[Tensor, Tensor]:
+    wide = statistics_dtype(hidden_TD.dtype)
+    loss_sum, z_sum = hidden_TD.new_zeros((2,), dtype=wide)
+    for rows in _chunks(hidden_TD, weight_VD.shape[0]):
+        logits_CV = _logits(hidden_TD[rows], weight_VD, logit_scale)
+        losses_C, lse_C = _losses(logits_CV, targets_T[rows])
+        loss_sum += losses_C.sum()
+        z_sum += lse_C.square().sum()
+    return loss_sum, z_sum
+
+
+def _chunks(hidden_TD: Tensor, vocab_size: int) -> Iterator[slice]:
+    num_tokens, rows = hidden_TD.shape[0], _CPU_ROWS
+    if not hidden_TD.is_cpu:
+        rows = max(rows, _ACCELERATOR_LOGITS // vocab_size)
+    return (slice(start, min(start + rows, num_tokens)) for start in range(0, num_tokens, rows))
+
+
+def _logits(hidden_CD: Tensor, weight_VD: Tensor, logit_scale: float) -> Tensor:
+    logits_CV = hidden_CD @ weight_VD.t()
+    return logits_CV.to(statistics_dtype(logits_CV.dtype)).mul_(logit_scale)
+
+
+def _losses(logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses (C,) and log-sum-exps (C,), both 0 where the target is ignored."""
+    valid_C = targets_C != IGNORED
+    lse_C = logits_CV.logsumexp(dim=-1)
+    picked_C = logits_CV.gather(1, targets_C.clamp_min(0)[:, None]).squeeze(1)
+    zero = lse_C.new_zeros(())
+    return torch.where(valid_C, lse_C - picked_C, zero), torch.where(valid_C, lse_C, zero)
+
+
+def _gradient_in_place(
+    logits_CV: Tensor, targets_C: Tensor, lse_C: Tensor, z_loss: float
+) -> Tensor:
+    """Turn the logits into d total / d logits; rows with an ignored target become zero."""
+    valid_C1 = (targets_C != IGNORED)[:, None]
+    gradient_CV = logits_CV.sub_(lse_C[:, None]).exp_().mul_(1 + 2 * z_loss * lse_C[:, None])
+    gradient_CV.scatter_add_(
+        1, targets_C.clamp_min(0)[:, None], gradient_CV.new_full((len(targets_C), 1), -1.0)
+    )
+    return gradient_CV.masked_fill_(~valid_C1, 0.0)

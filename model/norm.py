@@ -1,0 +1,55 @@
+"""Normalisation with a learned weight and no bias.
+
+Statistics are taken in float32 (float64 input stays float64) and the result is cast back, so a
+bfloat16 model normalises as precisely as a float32 one.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums over many elements: float64 stays, everything else is float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class LayerNorm(nn.Module):
+    """Subtract the mean, divide by sqrt(variance + eps), multiply by a weight. Shape is kept.
+
+    Source: arXiv 1607.06450 without the bias, as in Cohere2.
+    """
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension of `x`."""
+        wide = statistics_dtype(x.dtype)
+        return F.layer_norm(x.to(wide), self.weight.shape, self.weight.to(wide), None, self.eps).to(
+            x.dtype
+        )
+
+
+class RMSNorm(nn.Module):
+    """Divide by sqrt(mean square + eps), multiply by a weight. Shape is kept.
+
+    Source: arXiv 1910.07467, as in Llama.
+    """
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension of `x`."""
+        wide = statistics_dtype(x.dtype)
+        return F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps).to(x.dtype)
+
+
+def build_norm(kind: str, size: int, eps: float) -> nn.Module:
+    """The norm named in the configuration ("layernorm" or "rmsnorm") over `size` elements."""
+    return {"layernorm": LayerNorm, "rmsnorm": RMSNorm}[kind](size, eps)

@@ -1,0 +1,81 @@
+"""Where documents lie in a packed stream.
+
+A micro-batch is one stream of T tokens without a batch dimension; documents lie in it end to end
+and attention never crosses their borders.
+
+    lengths      3       1   4
+    tokens       a b c | d | e f g h
+    positions    0 1 2 | 0 | 0 1 2 3
+    cu_seqlens   0       3   4       8
+    document     0 0 0 | 1 | 2 2 2 2
+
+Shape letters: T tokens of the stream.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+
+# eq=False: a layout is compared by identity, so attention plans can hang on it by weak reference.
+@dataclass(frozen=True, eq=False)
+class PackedLayout:
+    """The documents of one packed stream.
+
+    cu_seqlens: int32 (num_documents + 1,), from 0 to T, on the device of the stream.
+    max_seqlen: length of the longest document.
+    positions_T: int64 (T,), positions of the tokens held here, restarting at every document.
+    lengths: the document lengths on the host, so that plans are made without waiting for a device.
+    """
+
+    cu_seqlens: Tensor
+    max_seqlen: int
+    positions_T: Tensor
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def from_lengths(
+        cls, lengths: Sequence[int], device: torch.device | str = "cpu"
+    ) -> "PackedLayout":
+        """Lay documents of these lengths end to end.
+
+        Raises ValueError when there is no document or one is shorter than one token.
+        """
+        if not lengths:
+            raise ValueError("lengths=(): a packed stream needs at least one document")
+        for index, length in enumerate(lengths):
+            if length < 1:
+                raise ValueError(
+                    f"lengths[{index}]={length}: a document has at least one token; leave it out"
+                )
+        offsets = (0, *accumulate(lengths))
+        starts = torch.tensor(offsets[:-1], dtype=torch.int64)
+        starts_T = torch.repeat_interleave(starts, torch.tensor(lengths, dtype=torch.int64))
+        positions_T = torch.arange(offsets[-1], dtype=torch.int64) - starts_T
+        return cls(
+            cu_seqlens=torch.tensor(offsets, dtype=torch.int32).to(device),
+            max_seqlen=max(lengths),
+            positions_T=positions_T.to(device),
+            lengths=tuple(int(length) for length in lengths),
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the whole stream (of all ranks together, if it is cut among ranks)."""
+        return sum(self.lengths)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """`cu_seqlens` on the host: document i is tokens offsets[i] to offsets[i + 1] - 1."""
+        return (0, *accumulate(self.lengths))
+
+    def document_T(self) -> Tensor:
+        """int64 (T,): the index of the document every token of the stream belongs to."""
+        device = self.cu_seqlens.device
+        documents = torch.arange(len(self.lengths), device=device)
+        return torch.repeat_interleave(
+            documents, self.cu_seqlens.diff().long(), output_size=self.num_tokens
+        )

@@ -1,0 +1,49 @@
+"""What a layer keeps for its backward: everything, only its input, or only its input in CPU memory.
+
+The three runners have one signature, so the transformer holds one of them and its forward does
+not know which. Recomputation follows arXiv 1604.06174.
+
+Shape letters: T tokens, D width.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
+from torch.utils.checkpoint import checkpoint
+
+from model.packed_layout import PackedLayout
+from model.rope import Rotation
+
+LayerRunner = Callable[[nn.Module, Tensor, PackedLayout, Rotation], Tensor]
+
+
+def keep_everything(
+    layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation
+) -> Tensor:
+    """Run the layer; autograd keeps what it likes."""
+    y_TD: Tensor = layer(x_TD, layout, rotation)
+    return y_TD
+
+
+def keep_input(layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
+    """Run the layer, keep only `x_TD`, run it again in the backward."""
+    # The model draws no random numbers, so there is no generator state to restore.
+    y_TD: Tensor = checkpoint(
+        layer, x_TD, layout, rotation, use_reentrant=False, preserve_rng_state=False
+    )
+    return y_TD
+
+
+def keep_input_on_cpu(
+    layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation
+) -> Tensor:
+    """Like `keep_input`, but `x_TD` waits in CPU memory (pinned, when it comes from a GPU)."""
+    with save_on_cpu(pin_memory=x_TD.is_cuda):
+        return keep_input(layer, x_TD, layout, rotation)
+
+
+RUNNERS: Mapping[str, LayerRunner] = MappingProxyType(
+    {"everything": keep_everything, "input": keep_input, "input_on_cpu": keep_input_on_cpu}
+)

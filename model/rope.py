@@ -1,0 +1,60 @@
+"""Rotary position embedding with interleaved pairs (2i, 2i + 1), as in Cohere2.
+
+Pair i of a head at position p is turned by the angle p * base ** (-2i / K):
+
+    (a, b)  ->  (a cos - b sin,  a sin + b cos)      that is      (a + ib) * (cos + i sin)
+
+so the product of a query and a key depends on the distance of their positions only. Everything here
+is a pure function of the base and the positions: no buffers, nothing that a change of base could
+leave behind. Source: arXiv 2104.09864.
+
+Shape letters: T tokens, H heads (of queries or of keys), K head dimension, P = K / 2 pairs.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.norm import statistics_dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """Every token's turns cos + i sin, made once per forward and shared by all layers."""
+
+    turns_TP: Tensor
+
+
+def inverse_frequencies(base: float, head_dim: int, device: torch.device | str = "cpu") -> Tensor:
+    """Radians per token of every pair: base ** (-2i / head_dim), float64 (P,)."""
+    exponents_P = torch.arange(0, head_dim, 2, dtype=torch.float64, device=device) / head_dim
+    return torch.pow(torch.tensor(base, dtype=torch.float64, device=device), -exponents_P)
+
+
+def make_rotation(
+    positions_T: Tensor, base: float, *, head_dim: int, dtype: torch.dtype
+) -> Rotation:
+    """The rotation of tokens at `positions_T` (integers) for a model that computes in `dtype`.
+
+    Angles are formed in float64, where position times frequency is exact enough at any length;
+    cosines and sines are float32, or float64 for a float64 model.
+    """
+    frequencies_P = inverse_frequencies(base, head_dim, positions_T.device)
+    angles_TP = positions_T.to(torch.float64)[:, None] * frequencies_P
+    wide = statistics_dtype(dtype)
+    return Rotation(torch.complex(angles_TP.cos().to(wide), angles_TP.sin().to(wide)))
+
+
+def rotate(x_THK: Tensor, rotation: Rotation) -> Tensor:
+    """Turn the pairs of queries or keys, in the rotation's precision; dtype and shape are kept."""
+    wide_THK = x_THK.to(rotation.turns_TP.real.dtype).contiguous()
+    # As complex numbers: ten times faster on CPU than cosines and sines on strided halves.
+    pairs_THP = torch.view_as_complex(wide_THK.view(*x_THK.shape[:-1], -1, 2))
+    turned_THP = pairs_THP * rotation.turns_TP[:, None]
+    return torch.view_as_real(turned_THP).flatten(-2).to(x_THK.dtype)
+
+
+def leave_unrotated(x_THK: Tensor, rotation: Rotation) -> Tensor:  # noqa: ARG001
+    """What a NoPE layer does with its queries and keys: nothing."""
+    return x_THK

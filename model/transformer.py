@@ -1,0 +1,117 @@
+"""The language model of one device: embedding, layers, final norm, head.
+
+    tokens_T -> embedding -> layers["0"] ... layers["n - 1"] -> norm -> hidden_TD -> loss /
+    token_losses / logits
+
+It never mentions ranks. A pipeline stage is the same class with fewer layers, under their global
+numbers, and perhaps without embedding or head; what is absent passes its input through, so names
+stay the same everywhere.
+
+Shape letters: T tokens, D width, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from model.attention_core import AttentionCore
+from model.block import build_block
+from model.config import ModelConfig
+from model.layer_pattern import expand_pattern
+from model.loss import ChunkedLoss, HeadLoss, LossSums
+from model.norm import build_norm
+from model.packed_layout import PackedLayout
+from model.recompute import RUNNERS, LayerRunner
+from model.rope import make_rotation
+
+
+class Transformer(nn.Module):
+    """A hybrid decoder, whole or a stage of it.
+
+    config: the shape. core: the attention core all layers share (see `choose_core`).
+    layer_indices: global indices of the layers held here, in order; None means all of them.
+    has_embedding, has_head: whether the embedding, and the final norm and head, live here.
+
+    Build it under `torch.device("meta")` to allocate nothing; fill it with `initialize`.
+    Parameters are called embedding.weight, layers.<global index>..., norm.weight and, unless the
+    embedding is here to serve, lm_head.weight.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        core: AttentionCore,
+        *,
+        layer_indices: Sequence[int] | None = None,
+        has_embedding: bool = True,
+        has_head: bool = True,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.head_loss: HeadLoss = ChunkedLoss()
+        self.run_layer: LayerRunner = RUNNERS["everything"]
+        specs = expand_pattern(config)
+        indices = range(config.num_layers) if layer_indices is None else layer_indices
+        self.embedding: nn.Module = nn.Identity()
+        if has_embedding:
+            self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleDict(
+            {str(index): build_block(config, specs[index], core) for index in indices}
+        )
+        self.norm: nn.Module = nn.Identity()
+        self.lm_head: nn.Module = nn.Identity()
+        if has_head:
+            self.norm = build_norm(config.norm, config.hidden_size, config.norm_eps)
+        if has_head and not (config.tie_embeddings and has_embedding):
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def head_weight_VD(self) -> Tensor:
+        """The weight of the output head: the embedding's when they are tied and both live here."""
+        holder = self.embedding if isinstance(self.lm_head, nn.Identity) else self.lm_head
+        weight_VD = holder.weight
+        assert isinstance(weight_VD, Tensor)
+        return weight_VD
+
+    def keep_for_backward(self, what: str) -> None:
+        """Choose what layers keep: "everything", "input" (they recompute) or "input_on_cpu"."""
+        if what not in RUNNERS:
+            raise ValueError(f"keep_for_backward={what}: must be one of {', '.join(RUNNERS)}")
+        self.run_layer = RUNNERS[what]
+
+    def forward(self, tokens_T: Tensor, layout: PackedLayout, rope_base: float) -> Tensor:
+        """Hidden states (T, D), after the final norm where it lives here.
+
+        tokens_T: int64 (T,) token ids, or hidden states (T, D) where the embedding lives elsewhere.
+        """
+        x_TD = self.embedding(tokens_T)
+        rotation = make_rotation(
+            layout.positions_T, rope_base, head_dim=self.config.head_dim, dtype=x_TD.dtype
+        )
+        for layer in self.layers.values():
+            x_TD = self.run_layer(layer, x_TD, layout, rotation)
+        hidden_TD: Tensor = self.norm(x_TD)
+        return hidden_TD
+
+    def logits(self, hidden_TD: Tensor) -> Tensor:
+        """logit_scale * hidden W^T, (T, V), all at once: for short streams; see `loss`."""
+        return self.config.logit_scale * (hidden_TD @ self.head_weight_VD.t())
+
+    def loss(self, hidden_TD: Tensor, targets_T: Tensor, z_loss: float = 0.0) -> LossSums:
+        """Loss sums over the valid targets; differentiate `total`.
+
+        targets_T: int64 (T,), -100 is ignored.
+        """
+        return self.head_loss.sums(
+            hidden_TD,
+            self.head_weight_VD,
+            targets_T,
+            logit_scale=self.config.logit_scale,
+            z_loss=z_loss,
+        )
+
+    def token_losses(self, hidden_TD: Tensor, targets_T: Tensor) -> Tensor:
+        """Natural-log loss of every token (T,), 0 where ignored; no gradients. For evaluation."""
+        return self.head_loss.per_token(
+            hidden_TD, self.head_weight_VD, targets_T, logit_scale=self.config.logit_scale
+        )

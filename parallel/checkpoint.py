@@ -1,0 +1,127 @@
+"""Tensors of a checkpoint, in one format for every layout.
+
+torch.distributed.checkpoint (DCP) holds full logical float32 tensors by parameter name:
+`weight/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`. Neither ranks nor ZeRO stages appear in it, so a run
+may go on under another layout. Gathering is collective and short; writing happens in a thread, on a
+process group of its own, while training goes on. JSON, retention and `latest` live in train/.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from parallel.deepspeed_engine import ADAM_STATES, TrainingEngine
+from parallel.mesh import Mesh
+
+KINDS = ("weight", *ADAM_STATES)
+# Full tensors read at once while loading: bounds host memory, not speed.
+READ_ELEMENTS = 2**28
+
+
+def owners(sizes: Sequence[int], num_ranks: int) -> list[int]:
+    """Which rank writes each tensor, so that bytes are spread evenly: largest first, to the lightest."""
+    load = [0] * num_ranks
+    owner = [0] * len(sizes)
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        owner[index] = min(range(num_ranks), key=lambda rank: (load[rank], rank))
+        load[owner[index]] += sizes[index]
+    return owner
+
+
+def gather_owned(engine: TrainingEngine, mesh: Mesh) -> dict[str, Tensor]:
+    """CPU copies of the tensors this rank will write. Collective; training may go on afterwards."""
+    names = engine.parameter_names()
+    owner = owners([engine.full_shape(name).numel() for name in names], mesh.dp_size)
+    owned = {}
+    for name, rank in zip(names, owner, strict=True):
+        tensors = engine.full_tensors(name)
+        if rank == mesh.dp_rank:
+            for kind, tensor in tensors.items():
+                owned[f"{kind}/{name}"] = tensor.detach().to("cpu", torch.float32, copy=True)
+    return owned
+
+
+def write(owned: dict[str, Tensor], folder: Path, mesh: Mesh) -> None:
+    """Write every rank's tensors under `folder`; returns when all ranks have. Collective.
+
+    Meant for a background thread. Raises OSError when the file system refuses.
+    """
+    writer = dcp.FileSystemWriter(folder, single_file_per_rank=True, sync_files=True)
+    try:
+        dcp.save(owned, storage_writer=writer, process_group=mesh.checkpoint_group)
+    except dcp.CheckpointException as error:
+        first = next(iter(error.failures.values()))[0]
+        raise OSError(f"checkpoint {folder} could not be written: {first}") from error
+
+
+def read(engine: TrainingEngine, folder: Path, *, adam_steps: int) -> None:
+    """Load weights and moments from `folder` into `engine`, whatever layout wrote them.
+
+    Raises:
+        ValueError: the checkpoint lacks a parameter or has one of another shape.
+    """
+    shapes = stored_shapes(folder)
+    wanted = {name: engine.full_shape(name) for name in engine.parameter_names()}
+    stored = {key.removeprefix("weight/") for key in shapes if key.startswith("weight/")}
+    differences = [f"{name} is missing" for name in wanted if name not in stored]
+    differences += [f"{name} is unknown to this model" for name in sorted(stored - wanted.keys())]
+    for name, shape in wanted.items():
+        found = shapes.get(f"weight/{name}", shape)
+        if found != shape:
+            differences.append(f"{name} has shape {tuple(found)}, this model {tuple(shape)}")
+    if differences:
+        raise ValueError(
+            f"checkpoint {folder} is of another model: {'; '.join(differences[:3])}"
+            f"{' ...' if len(differences) > 3 else ''}"
+        )
+    engine.restore(_stream(folder, wanted), adam_steps)
+
+
+def stored_shapes(folder: Path) -> dict[str, torch.Size]:
+    """Logical shape of every tensor in a checkpoint, by its key.
+
+    Raises:
+        ValueError: the folder holds no readable checkpoint.
+    """
+    try:
+        metadata = dcp.FileSystemReader(folder).read_metadata()
+    except Exception as error:
+        raise ValueError(f"{folder}: no readable checkpoint there ({error})") from error
+    return {
+        key: entry.size
+        for key, entry in metadata.state_dict_metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+
+
+def _stream(
+    folder: Path, wanted: dict[str, torch.Size]
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    batch: list[str] = []
+    elements = 0
+    for name, shape in wanted.items():
+        batch.append(name)
+        elements += len(KINDS) * shape.numel()
+        if elements >= READ_ELEMENTS:
+            yield from _read_batch(folder, batch, wanted)
+            batch, elements = [], 0
+    yield from _read_batch(folder, batch, wanted)
+
+
+def _read_batch(
+    folder: Path, names: list[str], wanted: dict[str, torch.Size]
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    if not names:
+        return
+    state = {
+        f"{kind}/{name}": torch.empty(wanted[name], dtype=torch.float32)
+        for name in names
+        for kind in KINDS
+    }
+    dcp.load(state, checkpoint_id=folder, no_dist=True)
+    for name in names:
+        yield name, {kind: state[f"{kind}/{name}"] for kind in KINDS}

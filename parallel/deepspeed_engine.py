@@ -1,0 +1,266 @@
+"""The only import of deepspeed: settings, construction and one optimizer step of its engine.
+
+DeepSpeed shards what ZeRO shards and reduces gradients; everything that changes over time (learning
+rate, number of micro-batches, loss scale by valid tokens) is handed in at every step, so the engine
+keeps no schedule of its own. Gradients are accumulated and reduced in float32 in every precision.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from parallel.config import OptimizerConfig, ParallelConfig
+from parallel.mesh import Mesh
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed  # noqa: E402  (reads DS_ACCELERATOR when imported)
+from deepspeed.utils import (  # noqa: E402
+    logger as deepspeed_logger,
+)
+from deepspeed.utils import (  # noqa: E402
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
+
+deepspeed_logger.setLevel(logging.ERROR)
+# It calls names that torch is about to rename, at every step of every rank.
+warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+# Otherwise the CPU accelerator compiles a shared-memory op for a minute, and fails without ninja.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+ADAM_STATES = ("exp_avg", "exp_avg_sq")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Where each of DeepSpeed's optimizers keeps this rank's float32 master weights, one flat tensor a group.
+# (ZeRO-1 with bfloat16 weights and float32 accumulation is its BF16_Optimizer.)
+_MASTER_PARTITIONS = {
+    "DeepSpeedZeroOptimizer": "single_partition_of_fp32_groups",
+    "BF16_Optimizer": "fp32_groups_flat_partition",
+    "DeepSpeedZeroOptimizer_Stage3": "fp32_partitioned_groups_flat",
+}
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What `TrainingEngine.step` did: global gradient norm before clipping, weights touched or not."""
+
+    gradient_norm: float
+    applied: bool
+
+
+def has_decay(name: str) -> bool:
+    """Whether the parameter called `name` is decayed: matrices are, norms and embeddings are not."""
+    return "norm" not in name and "embedding" not in name
+
+
+def zero_settings(
+    parallel: ParallelConfig, optimizer: OptimizerConfig, *, precision: str, num_parameters: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """DeepSpeed's JSON settings for this layout (one micro-batch is one step of accumulation)."""
+    # A small model needs no large buffer; ZeRO wants an even number.
+    bucket = min(parallel.bucket_elements, num_parameters)
+    bucket += bucket % 2
+    zero: dict[str, Any] = {
+        "stage": parallel.zero_stage,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
+        "contiguous_gradients": True,
+        "overlap_comm": device.type == "cuda",
+    }
+    if parallel.zero_stage == 3:
+        zero |= {"stage3_prefetch_bucket_size": bucket, "stage3_param_persistence_threshold": 0}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "steps_per_print": 2**62,
+        "gradient_clipping": optimizer.gradient_clipping,
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": DTYPES[precision] == torch.bfloat16, "check_grad_overflow": True},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "zero_optimization": zero,
+    }
+
+
+def materialise(
+    module: nn.Module,
+    initialise: Callable[[str, Tensor], None],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    zero3_settings: dict[str, Any] | None = None,
+) -> None:
+    """Give a meta-built `module` storage and its initial values, one submodule at a time.
+
+    `initialise(name, tensor)` fills a float32 parameter by its full name; it is then cast to `dtype`.
+    With `zero3_settings` each submodule is sharded as soon as it is filled, so no rank ever holds the
+    whole model.
+    """
+    for prefix, submodule in module.named_modules():
+        own = list(submodule.named_parameters(recurse=False))
+        if not own:
+            continue
+        submodule.to_empty(device=device, recurse=False)
+        with torch.no_grad():
+            for name, parameter in submodule.named_parameters(recurse=False):
+                initialise(f"{prefix}.{name}" if prefix else name, parameter.data)
+                parameter.data = parameter.data.to(dtype)
+        if zero3_settings is not None:
+            deepspeed.zero.Init(module=submodule, config_dict_or_path=zero3_settings)
+
+
+class TrainingEngine:
+    """A module, its sharded AdamW and the steps between them.
+
+    module: whose parameters are trained and named. objective: what is called, holding the module; its
+    forward returns what `forward_backward` differentiates.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        objective: nn.Module,
+        mesh: Mesh,
+        parallel: ParallelConfig,
+        optimizer: OptimizerConfig,
+        settings: dict[str, Any],
+    ) -> None:
+        named = list(module.named_parameters())
+        groups = [
+            {"params": [p for n, p in named if has_decay(n)], "weight_decay": optimizer.weight_decay},
+            {"params": [p for n, p in named if not has_decay(n)], "weight_decay": 0.0},
+        ]
+        adam = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=0.0,
+            betas=(optimizer.beta1, optimizer.beta2),
+            eps=optimizer.epsilon,
+            fused=mesh.device.type == "cuda",
+        )
+        self.module = module
+        self._zero_stage = parallel.zero_stage
+        self._mesh = mesh
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints memory tables
+            self._engine = deepspeed.initialize(
+                model=objective, optimizer=adam, config=settings, dist_init_required=False
+            )[0]
+        self._create_adam_state()
+
+    def forward_backward(self, run: Callable[[nn.Module], Tensor], *, last: bool) -> None:
+        """Forward and backward of one micro-batch; `last` closes the accumulation.
+
+        `run(module)` returns the scalar to differentiate. Gradients are averaged over the data axis
+        by ZeRO: scale the scalar by its length for a sum.
+        """
+        self._engine.set_gradient_accumulation_boundary(last)
+        loss = run(self._engine)
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def forward_only(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward; call under `no_grad`. Collective with ZeRO-3."""
+        return self._engine.module(*args, **kwargs)
+
+    def step(self, learning_rate: float) -> StepOutcome:
+        """One AdamW step, unless a gradient is not finite anywhere: then nothing is touched."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return StepOutcome(float(norm), bool(self._engine.was_step_applied()))
+
+    def destroy(self) -> None:
+        """Free hooks and buffers; the module stays."""
+        self._engine.destroy()
+
+    # What a checkpoint is made of: full logical float32 tensors by parameter name.
+
+    def parameter_names(self) -> list[str]:
+        """Names in module order."""
+        return [name for name, _ in self.module.named_parameters()]
+
+    def full_shape(self, name: str) -> torch.Size:
+        """Logical shape of a parameter, however it is sharded."""
+        parameter = self.module.get_parameter(name)
+        return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+    def full_tensors(self, name: str) -> dict[str, Tensor]:
+        """{"weight", "exp_avg", "exp_avg_sq"} of a parameter, float32. Collective: call on every rank."""
+        parameter = self.module.get_parameter(name)
+        tensors = {"weight": safe_get_full_fp32_param(parameter)}
+        for key in ADAM_STATES:
+            tensors[key] = safe_get_full_optimizer_state(parameter, key)
+        return tensors
+
+    def adam_steps(self) -> int:
+        """Steps AdamW has applied (skipped steps are not among them)."""
+        for state in self._engine.optimizer.optimizer.state.values():
+            return int(state["step"])
+        return 0
+
+    def restore(self, tensors: Iterator[tuple[str, dict[str, Tensor]]], adam_steps: int) -> None:
+        """Take over full float32 tensors by name, and AdamW's own step count.
+
+        Every parameter must come; each rank keeps its shard. With `adam_steps` 0 moments are ignored.
+        """
+        for name, full in tensors:
+            parameter = self.module.get_parameter(name)
+            self._set_shard(parameter, full["weight"], None)
+            if adam_steps > 0:
+                for key in ADAM_STATES:
+                    self._set_shard(parameter, full[key], key)
+        self._refresh_low_precision()
+        for state in self._engine.optimizer.optimizer.state.values():
+            if "step" in state:
+                state["step"] = torch.full_like(torch.as_tensor(state["step"]), float(adam_steps))
+
+    def _set_shard(self, parameter: nn.Parameter, full: Tensor, state: str | None) -> None:
+        if self._zero_stage == 3:
+            flat = full.flatten()
+            size = -(-flat.numel() // self._mesh.dp_size)
+            padded = torch.zeros(size * self._mesh.dp_size, dtype=flat.dtype, device=flat.device)
+            padded[: flat.numel()] = flat
+            shard = padded[size * self._mesh.dp_rank : size * (self._mesh.dp_rank + 1)]
+            if state is None:
+                safe_set_local_fp32_param(parameter, shard)
+            else:
+                safe_set_local_optimizer_state(parameter, shard, state)
+        elif parameter._hp_mapping is not None:  # type: ignore[attr-defined]
+            parameter.set_full_hp_param(full, state)  # type: ignore[attr-defined]
+
+    def _create_adam_state(self) -> None:
+        """AdamW makes its state at its first step; make it now, with nothing in it.
+
+        ZeRO-1 and 2 link fragments of this state to parameters once, after the first group has stepped,
+        when other groups have none yet: with two groups a later checkpoint would find no moments.
+        """
+        zero = self._engine.optimizer
+        for flat in getattr(zero, _MASTER_PARTITIONS[type(zero).__name__]):
+            state = zero.optimizer.state[flat]
+            if not state:
+                device = flat.device if flat.device.type == "cuda" else torch.device("cpu")
+                state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+                for key in ADAM_STATES:
+                    state[key] = torch.zeros_like(flat, memory_format=torch.preserve_format)
+        if self._zero_stage != 3:
+            zero._lazy_init_hp_params_optimizer_state()
+
+    def _refresh_low_precision(self) -> None:
+        """Compute weights follow the master weights that were just loaded."""
+        zero = self._engine.optimizer
+        if self._zero_stage == 3:
+            for index in range(len(zero.fp16_groups)):
+                zero._reassign_or_swap_out_partitioned_parameters(index)
+        else:
+            zero.update_lp_params()

@@ -1,0 +1,131 @@
+"""The process groups of a run, and the only reader of the launcher's environment.
+
+torchrun, the deepspeed launcher and Slurm recipes all set RANK, LOCAL_RANK, WORLD_SIZE and
+MASTER_*; without them the run is a world of one process.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def launched_rank() -> int:
+    """Global rank the launcher gave this process (0 without a launcher)."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def launched_world_size() -> int:
+    """Number of processes the launcher started (1 without a launcher)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def launched_local_rank() -> int:
+    """Rank of this process on its own host."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Who this rank is and whom it talks to. Created once by `start`, handed down as an argument."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    # A gloo group of its own for checkpoints written in the background: on the default group
+    # their collectives would interleave with the training step's.
+    checkpoint_group: dist.ProcessGroup
+    # CPU objects (verdicts, file lists) travel here, whatever the device.
+    control_group: dist.ProcessGroup
+
+    @property
+    def dp_rank(self) -> int:
+        """Coordinate on the data axis."""
+        return self.rank
+
+    @property
+    def dp_size(self) -> int:
+        """Length of the data axis: the whole world, while no other axis is in use."""
+        return self.world_size
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes logs, JSON and reports."""
+        return self.rank == 0
+
+    def sum_over_world(self, tensor: Tensor) -> Tensor:
+        """All-reduce `tensor` in place over every rank and return it."""
+        dist.all_reduce(tensor)
+        return tensor
+
+    def broadcast_object(self, value: Any) -> Any:
+        """The main rank's `value`, on every rank (any picklable object, through the CPU)."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.control_group)
+        return box[0]
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every rank's `value`, in rank order, on every rank."""
+        box: list[Any] = [None] * self.world_size
+        dist.all_gather_object(box, value, group=self.control_group)
+        return box
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        dist.barrier(group=self.control_group)
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Device of this rank for `wanted` in {"auto", "cpu", "cuda"}.
+
+    Raises:
+        ValueError: "cuda" was asked for and this host has too few devices for its local ranks.
+    """
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    local_rank = launched_local_rank()
+    if wanted == "cpu" or (wanted == "auto" and available == 0):
+        return torch.device("cpu")
+    if local_rank >= available:
+        raise ValueError(
+            f"train.device={wanted}: local rank {local_rank} has no GPU of its own "
+            f"({available} on this host); start at most {available} ranks per host "
+            "(--nproc-per-node) or set train.device=cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def start(device: torch.device, timeout_seconds: int) -> Mesh:
+    """Join the world and warm every group. End with `stop`.
+
+    The first call on a group must include all its ranks (NCCL), hence the warm-up here.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    timeout = timedelta(seconds=timeout_seconds)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    rank, world_size = launched_rank(), launched_world_size()
+    if dist.is_initialized():
+        pass  # a test launched this rank
+    elif "MASTER_ADDR" in os.environ:
+        dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=timeout)
+    else:
+        store = dist.HashStore()
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+    checkpoint_group = dist.new_group(backend="gloo", timeout=timeout)
+    control_group = dist.new_group(backend="gloo", timeout=timeout)
+    mesh = Mesh(rank, world_size, device, checkpoint_group, control_group)
+    mesh.sum_over_world(torch.zeros(1, device=device))
+    for group in (checkpoint_group, control_group):
+        dist.barrier(group=group)
+    return mesh
+
+
+def stop() -> None:
+    """Leave the world together: without the barrier some hosts abort at exit."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()

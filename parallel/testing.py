@@ -1,0 +1,69 @@
+"""Run a function on N gloo ranks from an ordinary test.
+
+Ranks are forked, so the function may be a closure of the test and importing torch is paid once.
+"""
+
+import multiprocessing
+import os
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def run_on_ranks(
+    function: Callable[[int, int], Any], world_size: int, *, timeout: float = 120.0
+) -> list[Any]:
+    """Call `function(rank, world_size)` on every rank inside a gloo world.
+
+    Returns what each rank returned (picklable; tensors on the CPU), in rank order.
+
+    Raises:
+        RuntimeError: a rank raised or hung; carries the first traceback.
+    """
+    context = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as folder:
+        workers = [
+            context.Process(target=_worker, args=(function, rank, world_size, folder))
+            for rank in range(world_size)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(timeout)
+        hung = [rank for rank, worker in enumerate(workers) if worker.is_alive()]
+        for worker in workers:
+            worker.kill()
+            worker.join()
+        errors = sorted(Path(folder).glob("error-*"))
+        if errors:
+            raise RuntimeError(f"{errors[0].name}:\n{errors[0].read_text()}")
+        if hung:
+            raise RuntimeError(f"ranks {hung} did not finish in {timeout} s")
+        return [
+            torch.load(Path(folder) / f"result-{rank}", weights_only=False)
+            for rank in range(world_size)
+        ]
+
+
+def _worker(
+    function: Callable[[int, int], Any], rank: int, world_size: int, folder: str
+) -> None:
+    torch.set_num_threads(1)
+    # What a launcher would say, so that code under test reads the same environment.
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+    try:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
+        )
+        result = function(rank, world_size)
+        torch.save(result, Path(folder) / f"result-{rank}")
+        dist.barrier()
+        dist.destroy_process_group()
+    except BaseException:
+        (Path(folder) / f"error-{rank}").write_text(traceback.format_exc())
+        raise

@@ -1,0 +1,158 @@
+"""The chunked head loss against plain cross-entropy on whole logits, values and both gradients."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model import loss as loss_module
+from model.loss import IGNORED, ChunkedLoss
+
+
+def problem(tokens=700, width=12, vocab=37, *, ignored=0.3, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(tokens, width, generator=generator, dtype=torch.float64)
+    weight = torch.randn(vocab, width, generator=generator, dtype=torch.float64)
+    targets = torch.randint(0, vocab, (tokens,), generator=generator)
+    targets[torch.rand(tokens, generator=generator) < ignored] = IGNORED
+    return hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_(), targets
+
+
+def oracle(hidden, weight, targets, logit_scale, z_loss):
+    """Whole logits, torch's cross-entropy, and the z-loss as written."""
+    logits = logit_scale * hidden @ weight.t()
+    loss_sum = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    z_sum = logits.logsumexp(-1)[targets != IGNORED].square().sum()
+    return loss_sum + z_loss * z_sum, loss_sum, z_sum
+
+
+@pytest.mark.parametrize("tokens", [1, 255, 256, 257, 700])
+@pytest.mark.parametrize(("logit_scale", "z_loss"), [(1.0, 0.0), (0.25, 0.0), (0.0625, 1e-2)])
+def test_equals_plain_cross_entropy_in_float64(tokens, logit_scale, z_loss):
+    hidden, weight, targets = problem(tokens)
+    targets[0] = 5
+    sums = ChunkedLoss().sums(hidden, weight, targets, logit_scale=logit_scale, z_loss=z_loss)
+    total, loss_sum, z_sum = oracle(hidden, weight, targets, logit_scale, z_loss)
+    scale = abs(loss_sum.item()) + abs(z_sum.item())
+    for ours, theirs in ((sums.total, total), (sums.loss_sum, loss_sum), (sums.z_sum, z_sum)):
+        assert abs(ours - theirs).item() <= 1e-12 * scale
+    assert sums.valid_tokens.item() == (targets != IGNORED).sum().item()
+    # An arbitrary upstream scale, as mean over the global batch makes it.
+    ours = torch.autograd.grad(sums.total * -0.37, (hidden, weight))
+    theirs = torch.autograd.grad(total * -0.37, (hidden, weight))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)
+
+
+def test_the_parts_are_detached_and_the_total_is_not():
+    sums = ChunkedLoss().sums(*problem(), z_loss=1e-4)
+    assert sums.total.requires_grad
+    assert not sums.loss_sum.requires_grad
+    assert not sums.z_sum.requires_grad
+    assert sums.total.item() == pytest.approx(sums.loss_sum.item() + 1e-4 * sums.z_sum.item())
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 1e-2])
+def test_nothing_valid_is_zero_with_zero_gradients(z_loss):
+    hidden, weight, targets = problem(ignored=1.1)
+    sums = ChunkedLoss().sums(hidden, weight, targets, z_loss=z_loss)
+    assert (sums.total.item(), sums.z_sum.item(), sums.valid_tokens.item()) == (0.0, 0.0, 0)
+    for gradient in torch.autograd.grad(sums.total, (hidden, weight)):
+        assert torch.count_nonzero(gradient) == 0
+
+
+def test_ignored_tokens_do_not_reach_the_weight():
+    hidden, weight, targets = problem()
+    with torch.no_grad():
+        hidden[targets == IGNORED] = 1e6
+    sums = ChunkedLoss().sums(hidden, weight, targets, z_loss=1e-2)
+    d_hidden, d_weight = torch.autograd.grad(sums.total, (hidden, weight))
+    keep = targets != IGNORED
+    total, _, _ = oracle(hidden[keep], weight, targets[keep], 1.0, 1e-2)
+    torch.testing.assert_close(
+        d_weight, torch.autograd.grad(total, weight)[0], atol=1e-12, rtol=1e-12
+    )
+    assert torch.count_nonzero(d_hidden[~keep]) == 0
+
+
+def test_uniform_logits_cost_the_logarithm_of_the_vocabulary():
+    hidden, weight, targets = problem(ignored=0.0, vocab=64)
+    sums = ChunkedLoss().sums(hidden * 0, weight, targets)
+    assert sums.loss_sum.item() == pytest.approx(700 * math.log(64), rel=1e-14)
+    assert sums.z_sum.item() == pytest.approx(700 * math.log(64) ** 2, rel=1e-14)
+
+
+def test_huge_logits_do_not_overflow():
+    hidden, weight, targets = problem(dtype=torch.float32)
+    sums = ChunkedLoss().sums(hidden * 1e4, weight, targets)
+    assert torch.isfinite(sums.total)
+
+
+def test_only_the_gradient_that_is_wanted():
+    hidden, weight, targets = problem()
+    for frozen, free in ((hidden, weight), (weight, hidden)):
+        frozen.requires_grad_(False)
+        sums = ChunkedLoss().sums(hidden, weight, targets)
+        (gradient,) = torch.autograd.grad(sums.total, free)
+        frozen.requires_grad_(True)
+        total, _, _ = oracle(hidden, weight, targets, 1.0, 0.0)
+        torch.testing.assert_close(
+            gradient, torch.autograd.grad(total, free)[0], atol=1e-12, rtol=1e-12
+        )
+
+
+def test_bfloat16_is_no_worse_than_plain_bfloat16():
+    hidden, weight, targets = problem(tokens=2000, dtype=torch.bfloat16)
+    exact_inputs = [x.detach().double().requires_grad_() for x in (hidden, weight)]
+    total, _, _ = oracle(*exact_inputs, targets, 1.0, 1e-3)
+    exact = torch.autograd.grad(total, exact_inputs)
+    logits = (hidden @ weight.t()).float()
+    plain_total = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    plain_total = plain_total + 1e-3 * logits.logsumexp(-1)[targets != IGNORED].square().sum()
+    plain = torch.autograd.grad(plain_total, (hidden, weight))
+    sums = ChunkedLoss().sums(hidden, weight, targets, z_loss=1e-3)
+    assert sums.total.dtype == torch.float32
+    ours = torch.autograd.grad(sums.total, (hidden, weight))
+    for truth, reference, gradient in zip(exact, plain, ours, strict=True):
+        assert gradient.dtype == torch.bfloat16
+        error, reference_error = (g.double().sub(truth).norm() for g in (gradient, reference))
+        assert error <= 2 * reference_error
+
+
+def test_whole_logits_never_exist(monkeypatch):
+    rows = []
+    original = loss_module._logits
+    monkeypatch.setattr(
+        loss_module, "_logits", lambda h, w, s: rows.append(len(h)) or original(h, w, s)
+    )
+    hidden, weight, targets = problem(tokens=1000)
+    sums = ChunkedLoss().sums(hidden, weight, targets)
+    assert rows == [256, 256, 256, 232]
+    rows.clear()
+    sums.total.backward()
+    assert rows == []
+
+
+def test_without_gradients_the_values_are_the_same_and_no_graph_is_made():
+    hidden, weight, targets = problem()
+    with_graph = ChunkedLoss().sums(hidden, weight, targets, z_loss=1e-2)
+    with torch.no_grad():
+        without = ChunkedLoss().sums(hidden, weight, targets, z_loss=1e-2)
+    assert without.total.grad_fn is None
+    assert torch.equal(with_graph.total, without.total)
+    assert torch.equal(with_graph.z_sum, without.z_sum)
+
+
+def test_token_losses_sum_to_the_loss_and_are_zero_where_ignored():
+    hidden, weight, targets = problem()
+    losses = ChunkedLoss().per_token(hidden, weight, targets, logit_scale=0.25)
+    logits = 0.25 * hidden @ weight.t()
+    expected = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+    torch.testing.assert_close(losses, expected.detach(), atol=1e-12, rtol=0)
+    assert torch.count_nonzero(losses[targets == IGNORED]) == 0
+    assert not losses.requires_grad
+    assert (
+        ChunkedLoss().per_token(hidden.bfloat16(), weight.bfloat16(), targets).dtype
+        == torch.float32
+    )

@@ -1,0 +1,114 @@
+"""A changed byte, a missing file or a wrong count never gets past the check at start-up."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import manifest
+from data.indexed_dataset import write_index
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    sizes = np.array([100, 1, 399], dtype=np.int32)
+    path = tmp_path / "corpus"
+    with Path(f"{path}.idx").open("wb") as file:
+        write_index(file, sizes, np.dtype(np.uint16))
+    Path(f"{path}.bin").write_bytes(np.arange(500, dtype=np.uint16).tobytes())
+    details = {"tokenizer": {"file": "", "sha256": ""}, "skipped": {}}
+    manifest.write_json(manifest.manifest_path(path), manifest.describe(path, details))
+    return path
+
+
+def test_good_files_pass(prefix: Path) -> None:
+    assert manifest.verify(prefix)["tokens"] == 500
+    assert manifest.verify(prefix, full=True)["documents"] == 3
+
+
+@pytest.mark.parametrize("name", ["bin", "idx"])
+@pytest.mark.parametrize("at", [0, 60, -1])
+def test_one_flipped_bit_is_refused_in_one_line(prefix: Path, name: str, at: int) -> None:
+    path = Path(f"{prefix}.{name}")
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=rf"corpus\.{name}: damaged between byte 0 and") as error:
+        manifest.verify(prefix)
+    assert "\n" not in str(error.value)
+
+
+def test_a_truncated_file_is_refused_with_both_sizes(prefix: Path) -> None:
+    path = Path(f"{prefix}.bin")
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(ValueError, match="expected 1000 bytes, found 998"):
+        manifest.verify(prefix)
+
+
+def test_large_files_are_spot_checked_and_fully_checked_on_request(
+    prefix: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest, "BLOCK_BYTES", 10)
+    described = manifest.load(prefix)
+    described["files"]["bin"] = manifest.describe_file(Path(f"{prefix}.bin"))
+    assert len(described["files"]["bin"]["block_crc32"]) == 100
+    manifest.write_json(manifest.manifest_path(prefix), described)
+    path = Path(f"{prefix}.bin")
+    good = path.read_bytes()
+    refused = []
+    for block in range(100):
+        path.write_bytes(good[: block * 10] + b"\xff" + good[block * 10 + 1 :])
+        try:
+            manifest.verify(prefix)
+        except ValueError:
+            refused.append(block)
+        with pytest.raises(ValueError, match=f"damaged between byte {block * 10} and"):
+            manifest.verify(prefix, full=True)
+    assert 2 <= len(refused) <= manifest.SPOT_BLOCKS
+    assert refused[0] == 0
+    assert refused[-1] == 99
+
+
+def test_the_list_of_blocks_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "BLOCK_BYTES", 1)
+    path = tmp_path / "long"
+    path.write_bytes(bytes(20_000))
+    described = manifest.describe_file(path)
+    assert described["block_bytes"] == 8
+    assert len(described["block_crc32"]) == 2_500
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"no such file; prepare the corpus again, or describe"),
+        ("not json", "not JSON"),
+        ("{}", "not a manifest of token files"),
+    ],
+)
+def test_a_missing_or_foreign_manifest_is_refused(
+    prefix: Path, content: str | None, message: str
+) -> None:
+    path = manifest.manifest_path(prefix)
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        manifest.verify(prefix)
+
+
+def test_wrong_counts_and_versions_are_refused(prefix: Path) -> None:
+    path = manifest.manifest_path(prefix)
+    good = json.loads(path.read_text())
+    for key, value, message in (("tokens", 7, "says tokens=7"), ("version", 9, "version 9")):
+        path.write_text(json.dumps({**good, key: value}))
+        with pytest.raises(ValueError, match=message):
+            manifest.verify(prefix)
+
+
+def test_command_line_describes_files_of_another_tool(prefix: Path) -> None:
+    manifest.manifest_path(prefix).unlink()
+    assert manifest.main([str(prefix)]) == 2
+    assert manifest.main([str(prefix), "--create"]) == 0
+    assert manifest.main([str(prefix), "--full"]) == 0

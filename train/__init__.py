@@ -1,0 +1,1 @@
+"""The composition root: configuration, schedule, loop, checkpoints, evaluation, logs, report."""

@@ -1,0 +1,50 @@
+"""`python -m train KEY=VALUE ...`, alone or under torchrun, deepspeed or srun.
+
+All mistakes in the configuration are reported together by the main rank, one line each, before anything
+starts; the exit status is 2 then, and 1 where a run that had started failed.
+"""
+
+# ruff: noqa: E402  (the packages are looked at before they are imported)
+import sys
+from pathlib import Path
+
+from train.origin import strangers
+
+_STRANGERS = strangers(Path(__file__).resolve().parent.parent)
+if _STRANGERS:
+    sys.exit("\n".join(_STRANGERS))
+
+from parallel.mesh import launched_world_size
+from train import job, validate
+from train.compose import ConfigMistakes, compose_run, to_yaml
+from train.help_text import help_text
+from train.refusal import refuse
+
+
+def main(arguments: list[str]) -> int:
+    """Compose, validate, run. Returns the exit status."""
+    flags = {argument for argument in arguments if argument.startswith("-")}
+    unknown = flags - {"-h", "--help", "--print", "--check"}
+    if unknown:
+        return refuse([f"{flag}: unknown; there are --help, --print and --check" for flag in unknown])
+    if flags & {"-h", "--help"}:
+        sys.stdout.write(help_text())
+        return 0
+    try:
+        config = compose_run([argument for argument in arguments if argument not in flags])
+    except ConfigMistakes as error:
+        return refuse(error.mistakes)
+    if "--print" in flags:
+        sys.stdout.write(to_yaml(config))
+        return 0
+    found = validate.problems(config, launched_world_size())
+    if found:
+        return refuse(found)
+    if "--check" in flags:
+        sys.stdout.write(f"{config.run_name}: the configuration is sound\n")
+        return 0
+    return job.run_job(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,272 @@
+"""The composition root: from a validated configuration to a `Run` and its batches.
+
+What can be refused is refused here, before the engine exists: the corpus, the checkpoint, the disk.
+"""
+
+import dataclasses
+import platform
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.evaluation import evaluation_batches
+from data.loader import Loader
+from data.ngram import cached_fit
+from data.packing import BatchPlanner
+from data.sources import Corpus, make_corpus, open_corpus
+from model.attention_core import choose_core
+from model.config import ModelConfig
+from model.flops import parameter_count
+from model.initialization import initialize_parameter
+from model.transformer import Transformer
+from parallel import checkpoint as checkpoint_tensors
+from parallel.deepspeed_engine import DTYPES, TrainingEngine, materialise, zero_settings
+from parallel.mesh import Mesh
+from train import checkpoint, compose
+from train.checkpoint import Checkpoints, RunState
+from train.config import RunConfig
+from train.evaluate import HeldOut
+from train.loop import Run, bases_by_kind
+from train.objective import NextTokenLoss
+from train.run_log import RunLog, write_config
+from train.schedule import Schedule, Stage
+from train.wandb_log import WandbLog
+
+
+def prepare_corpus(config: RunConfig, mesh: Mesh) -> Corpus:
+    """Make the embedded corpus if it is asked for, check every file once per run, open it on every rank.
+
+    Raises:
+        ValueError: on every rank, the main rank's reason.
+        OSError: on every rank, when the disk refused.
+    """
+
+    def make_and_check() -> None:
+        make_corpus(config.data, config.paths.prepared, config.model.vocab_size)
+        open_corpus(config.data, config.paths.prepared, config.model.vocab_size, check=True)
+
+    on_main_rank(mesh, make_and_check)
+    return open_corpus(config.data, config.paths.prepared, config.model.vocab_size, check=False)
+
+
+def on_main_rank(mesh: Mesh, work: Callable[[], None]) -> None:
+    """Do `work` on the main rank while the others wait; what it raises is raised on every rank."""
+    failure: ValueError | OSError | None = None
+    if mesh.is_main:
+        try:
+            work()
+        except (ValueError, OSError) as error:
+            failure = error
+    failure = mesh.broadcast_object(failure)
+    if failure is not None:
+        raise failure
+
+
+def find_resume(config: RunConfig) -> Path | None:
+    """The checkpoint to go on from, if any.
+
+    Raises:
+        ValueError: `checkpoint.resume=never` while the run's folder holds results.
+    """
+    folder = run_folder(config)
+    if config.checkpoint.resume == "auto":
+        return checkpoint.latest(folder / "checkpoints")
+    if config.checkpoint.resume == "never":
+        if (folder / "metrics.jsonl").exists():
+            raise ValueError(
+                f"checkpoint.resume=never: {folder} holds a run already; choose another run_name, go on "
+                "with checkpoint.resume=auto, or remove the folder"
+            )
+        return None
+    return Path(config.checkpoint.resume)
+
+
+def run_folder(config: RunConfig) -> Path:
+    """outputs/<run_name>."""
+    return Path(config.paths.outputs) / config.run_name
+
+
+def load_state(config: RunConfig, schedule: Schedule, corpus: Corpus, path: Path | None) -> RunState:
+    """Where to start: the state of the checkpoint at `path`, or of a fresh run.
+
+    Raises:
+        ValueError: the checkpoint is another model's, data's or schedule's; one line per difference.
+    """
+    identity = data_identity(config, corpus)
+    if path is None:
+        fresh = RunState(model=dataclasses.asdict(config.model), data=identity)
+    else:
+        fresh = checkpoint.read_state(path)
+        before = max(0, fresh.tokens_seen - 1)
+        stage = schedule.stage_at(before)
+        last = fresh.tokens_seen - stage.shape.batch_tokens
+        base = bases_by_kind(config, schedule.at(max(stage.start, last)).rope_base)
+        wrong = checkpoint.differences(
+            fresh,
+            config.model,
+            rope_base=base,
+            data=identity,
+            allowed=config.checkpoint.allow_changes,
+        )
+        if wrong:
+            raise ValueError(f"checkpoint {path} does not fit this run:\n  " + "\n  ".join(wrong))
+        if fresh.data != identity:  # allowed: the old place in the data means nothing here
+            fresh.cursor = {}
+        fresh.data, fresh.model = identity, dataclasses.asdict(config.model)
+    return fresh
+
+
+def data_identity(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
+    """What a place in the data counts in."""
+    return {
+        "sources": {source.name: source.sha256 for source in corpus.sources},
+        "packing": config.data.packing,
+        "seed": config.data.seed,
+    }
+
+
+def build_engine(config: RunConfig, mesh: Mesh) -> TrainingEngine:
+    """The model with its initial weights under DeepSpeed."""
+    dtype = DTYPES[config.train.precision]
+    core = choose_core(config.model.attention_backend, mesh.device, dtype)
+    with torch.device("meta"):
+        model = Transformer(config.model, core)
+    model.keep_for_backward(config.train.keep_for_backward)
+    settings = zero_settings(
+        config.parallel,
+        config.optimizer,
+        precision=config.train.precision,
+        num_parameters=parameter_count(config.model),
+        device=mesh.device,
+    )
+
+    def initialise(name: str, tensor: Tensor) -> None:
+        initialize_parameter(name, tensor, config.model, config.seed)
+
+    materialise(
+        model,
+        initialise,
+        device=mesh.device,
+        dtype=dtype,
+        zero3_settings=settings if config.parallel.zero_stage == 3 else None,
+    )
+    objective = NextTokenLoss(model, config.train.z_loss)
+    return TrainingEngine(model, objective, mesh, config.parallel, config.optimizer, settings)
+
+
+def build_run(
+    config: RunConfig, mesh: Mesh, *, schedule: Schedule, corpus: Corpus, resume: Path | None
+) -> Run:
+    """Engine, state, logs and checkpoints, standing where `resume` left off."""
+    state = load_state(config, schedule, corpus, resume)
+    engine = build_engine(config, mesh)
+    if resume is not None:
+        checkpoint_tensors.read(engine, resume, adam_steps=state.adam_steps)
+    state.layout = {
+        "world_size": mesh.world_size,
+        **dataclasses.asdict(config.parallel),
+        "precision": config.train.precision,
+    }
+    state.versions = versions()
+    folder = run_folder(config)
+    log = wandb = None
+    if mesh.is_main:
+        text = compose.to_yaml(config)
+        write_config(folder, text, state.step)
+        log = RunLog(folder, first_step=state.step)
+        wandb = WandbLog(
+            config.logging.wandb,
+            folder=folder,
+            run_name=config.run_name,
+            run_id=state.wandb_id,
+            settings=dataclasses.asdict(config),
+        )
+    state.wandb_id = mesh.broadcast_object(wandb.run_id if wandb else "")
+    return Run(
+        config=config,
+        folder=folder,
+        mesh=mesh,
+        schedule=schedule,
+        engine=engine,
+        state=state,
+        checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint.keep, mesh),
+        held_out=_held_out(config, mesh, corpus),
+        log=log,
+        wandb=wandb,
+    )
+
+
+def build_loader(run: Run, corpus: Corpus) -> Loader:
+    """Batches from where the run stands to its end."""
+    planner = BatchPlanner(
+        corpus.sources,
+        seed=run.config.data.seed,
+        method=run.config.data.packing,
+        look_ahead=run.config.data.look_ahead,
+    )
+    if run.state.cursor:
+        planner.load_state_dict(run.state.cursor)
+    most = run.config.train.max_steps
+    steps = None if most is None else max(0, most - run.state.step)
+    return Loader(
+        planner,
+        corpus.sources,
+        run.mesh.dp_rank,
+        run.mesh.dp_size,
+        islice(run.schedule.shapes(run.state.tokens_seen), steps),
+        prefetch=run.config.data.prefetch,
+        pad_id=corpus.eos_id,
+    )
+
+
+def _held_out(
+    config: RunConfig, mesh: Mesh, corpus: Corpus
+) -> Callable[[Stage], HeldOut] | None:
+    if not (config.evaluation.enabled and corpus.heldout):
+        return None
+    first = corpus.sources[0]
+
+    def of_stage(stage: Stage) -> HeldOut:
+        streams = evaluation_batches(
+            corpus.heldout[0],
+            sequence_length=stage.shape.sequence_length,
+            micro_batch_tokens=stage.shape.micro_batch_tokens,
+            max_tokens=config.evaluation.max_tokens,
+            dp_rank=mesh.dp_rank,
+            dp_size=mesh.dp_size,
+        )
+        yardstick = cached_fit(
+            first.dataset,
+            config.model.vocab_size,
+            max_tokens=config.evaluation.yardstick_tokens,
+            sha256=first.sha256,
+        )
+        return HeldOut(stage.shape.sequence_length, streams, yardstick)
+
+    return of_stage
+
+
+def versions() -> dict[str, str]:
+    """Versions that the numbers of a run depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for package in ("torch", "deepspeed", "flash-attn", "sentencepiece", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe_model(model: ModelConfig) -> str:
+    """One line for the console."""
+    return (
+        f"{parameter_count(model):,} parameters: {model.num_layers} layers "
+        f"({', '.join(model.layer_pattern)}), width {model.hidden_size}, window {model.window}, "
+        f"vocabulary {model.vocab_size:,}"
+    )

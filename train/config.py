@@ -1,0 +1,152 @@
+"""The schema of a run: one plain dataclass a folder, joined in `RunConfig`.
+
+`conf/` holds the values. `train/compose.py` turns YAML and command line into these objects once; the
+rest of the code receives the smallest part that serves, never the tree, never a DictConfig.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from data.config import DataConfig
+from model.config import ModelConfig
+from parallel.config import OptimizerConfig, ParallelConfig
+
+PRECISIONS = ("float32", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda")
+KEPT_FOR_BACKWARD = ("everything", "input", "input_on_cpu")
+WANDB_MODES = ("offline", "online", "disabled")
+ALLOWED_CHANGES = ("rope_base", "data")
+
+
+@dataclass
+class PathsConfig:
+    """Where files go, relative to the folder the run is started from."""
+
+    outputs: str = "outputs"
+    # Corpora that a run prepares for itself (the quickstart's).
+    prepared: str = "outputs/prepared"
+
+
+@dataclass
+class StageConfig:
+    """One row of the run's table: so many tokens at this length."""
+
+    # Stream tokens (padding included), rounded up to whole optimizer steps.
+    tokens: int
+    # Longest document piece, in tokens: the context of this stage.
+    sequence_length: int
+    # Stream tokens of one optimizer step over all ranks.
+    batch_tokens: int
+    # Stream tokens of one forward and backward on one rank.
+    micro_batch_tokens: int
+    # A number, or a policy: see train/rope_base.py.
+    rope_base: Any = 10_000.0
+    # A number (constant), a mapping like schedule.learning_rate over this stage only, or null: the run's.
+    learning_rate: Any = None
+    # The stage's own mix of sources, name -> weight (a source left out weighs nothing); empty: data.sources'.
+    data: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class LearningRateConfig:
+    """Learning rate as a function of tokens: see train/learning_rate.py."""
+
+    # constant, linear, cosine or wsd (warm-up, stable, decay).
+    shape: str = "cosine"
+    peak: float = 1e-3
+    # Value at the end of the span.
+    final: float = 1e-4
+    # Tokens of linear rise from zero.
+    warmup_tokens: int = 0
+    # wsd only: tokens of the final linear fall.
+    decay_tokens: int = 0
+
+
+@dataclass
+class ScheduleConfig:
+    """Everything that changes over the run, as functions of tokens seen."""
+
+    stages: dict[str, StageConfig]
+    learning_rate: LearningRateConfig = field(default_factory=LearningRateConfig)
+
+
+@dataclass
+class TrainConfig:
+    """The optimizer step and the machine under it."""
+
+    # float32 or bfloat16 (weights and activations; master weights and gradients stay float32).
+    precision: str = "float32"
+    # auto, cpu or cuda.
+    device: str = "auto"
+    # Stop after this many optimizer steps; absent: the schedule's tokens.
+    max_steps: int | None = None
+    # What every layer keeps for the backward: everything, input (recompute) or input_on_cpu (and offload).
+    keep_for_backward: str = "everything"
+    # Weight of the squared log-partition function in the loss; 0 is off.
+    z_loss: float = 0.0
+    # Optimizer steps with a non-finite loss or gradient that are skipped before the run stops.
+    max_skipped_steps: int = 0
+
+
+@dataclass
+class EvaluationConfig:
+    """Held-out loss by position, at the end of every stage."""
+
+    enabled: bool = True
+    # At most so many held-out tokens are scored.
+    max_tokens: int = 500_000
+    # Also every so many optimizer steps; 0: only at the end of a stage.
+    every_steps: int = 0
+    # Training tokens that the unigram and bigram yardsticks are counted on.
+    yardstick_tokens: int = 20_000_000
+
+
+@dataclass
+class CheckpointConfig:
+    """When to save, how many to keep, where to go on."""
+
+    # 0: only at the end of every stage and of the run.
+    every_steps: int = 0
+    # Newest checkpoints kept on disk.
+    keep: int = 2
+    # auto (the run's own latest), never, or a checkpoint's folder.
+    resume: str = "auto"
+    # Differences between checkpoint and configuration that are meant: rope_base, data.
+    allow_changes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class WandbConfig:
+    """Weights & Biases; one run per job, its id kept over resumes."""
+
+    # offline, online or disabled.
+    mode: str = "offline"
+    project: str = "ropewalk"
+    entity: str | None = None
+
+
+@dataclass
+class LoggingConfig:
+    """What is written while training."""
+
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    # Seconds between console lines where no terminal shows the progress bar.
+    console_seconds: float = 10.0
+
+
+@dataclass
+class RunConfig:
+    """A whole run."""
+
+    run_name: str
+    schedule: ScheduleConfig
+    seed: int = 0
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)

@@ -1,0 +1,98 @@
+"""Held-out loss by position in the document, next to unigram and bigram yardsticks.
+
+Every scored segment starts at its document's (or piece's) first token, so a bucket of positions says how
+well the model uses that much context. The yardsticks are scored on exactly the same target tokens.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.batch import IGNORE, PackedBatch
+from data.evaluation import EvaluationSet
+from data.ngram import NgramYardstick
+from parallel.deepspeed_engine import TrainingEngine
+from parallel.mesh import Mesh
+from train.objective import to_device
+
+ROWS = ("loss", "unigram_loss", "bigram_loss", "tokens")
+_FIRST_BUCKET = 32
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """This rank's share of the held-out streams of one stage, and what else scores them.
+
+    Every rank has the same number of streams, so that collectives inside a forward match (ZeRO-3).
+    """
+
+    sequence_length: int
+    streams: EvaluationSet
+    yardstick: NgramYardstick
+
+
+def bucket_edges(sequence_length: int) -> list[int]:
+    """Powers of two from 32 up, and the length itself: [0, 32, 64, ..., sequence_length]."""
+    edges = [0]
+    edge = _FIRST_BUCKET
+    while edge < sequence_length:
+        edges.append(edge)
+        edge *= 2
+    return [*edges, sequence_length]
+
+
+def evaluate(engine: TrainingEngine, mesh: Mesh, held_out: HeldOut, rope_base: float) -> dict[str, Any]:
+    """Losses of the whole held-out set, as one JSON object. Collective."""
+    length = held_out.sequence_length
+    sums = np.zeros((len(ROWS), length))  # by position
+    for batch in held_out.streams:
+        tokens_T, targets_T = batch.tokens_T.numpy(), batch.targets_T.numpy()
+        ngram = held_out.yardstick.score(tokens_T, targets_T)
+        columns = (
+            _model_losses(engine, mesh, batch, rope_base),
+            ngram.unigram,
+            ngram.bigram,
+            np.ones(len(targets_T)),
+        )
+        positions_T = np.concatenate([np.arange(n) for n in batch.lengths])
+        valid_T = targets_T != IGNORE
+        for row, losses_T in enumerate(columns):
+            sums[row] += np.bincount(positions_T[valid_T], losses_T[valid_T], minlength=length)
+    total = mesh.sum_over_world(torch.from_numpy(sums).to(mesh.device)).cpu().numpy()
+    return _summary(total, held_out)
+
+
+def _model_losses(
+    engine: TrainingEngine, mesh: Mesh, batch: PackedBatch, rope_base: float
+) -> np.ndarray:
+    with torch.no_grad():
+        (losses_T,) = engine.forward_only(to_device(batch, mesh.device), rope_base, per_token=True)
+    result: np.ndarray = losses_T.double().cpu().numpy()
+    return result
+
+
+def _summary(total: np.ndarray, held_out: HeldOut) -> dict[str, Any]:
+    length, counts = held_out.sequence_length, total[-1]
+
+    def means(start: int, end: int) -> dict[str, float | None]:
+        number = counts[start:end].sum()
+        return {
+            name: float(total[row, start:end].sum() / number) if number else None
+            for row, name in enumerate(ROWS[:-1])
+        }
+
+    edges = bucket_edges(length)
+    return {
+        "sequence_length": length,
+        **means(0, length),
+        "tokens": int(counts.sum()),
+        "documents": held_out.streams.num_rows,
+        "first_quarter_loss": means(0, length // 4)["loss"],
+        "last_quarter_loss": means(length - length // 4, length)["loss"],
+        "position_buckets": [
+            {"start": start, "end": end, "tokens": int(counts[start:end].sum()), **means(start, end)}
+            for start, end in zip(edges, edges[1:], strict=False)
+        ],
+    }

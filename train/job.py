@@ -1,0 +1,123 @@
+"""One job from its first collective to its closing words."""
+
+import errno
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from model.flops import parameter_count
+from parallel import mesh as world
+from parallel.mesh import Mesh
+from train import build, validate
+from train.closing import closing_words
+from train.config import RunConfig
+from train.loop import NonFiniteStep, Run, train
+from train.progress import Progress
+from train.refusal import FAILURE, refuse
+from train.report import write_report
+from train.run_log import write_summary
+from train.schedule import build_schedule
+
+
+def run_job(config: RunConfig) -> int:
+    """Start the world, train, end the world. Returns the exit status."""
+    try:
+        device = world.choose_device(config.train.device)
+    except ValueError as error:
+        return refuse([str(error)])
+    mesh = world.start(device, config.parallel.timeout_seconds)
+    try:
+        status = _train(config, mesh)
+    except OSError as error:
+        if not _disk_is_full(error):
+            raise
+        return refuse(
+            [
+                f"no space left for {config.paths.outputs} ({error}); free some and start the same "
+                "command again: it goes on from the last complete checkpoint"
+            ],
+            FAILURE,
+        )
+    world.stop()
+    return status
+
+
+def _disk_is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+
+
+def _train(config: RunConfig, mesh: Mesh) -> int:
+    schedule, _ = build_schedule(config)
+    assert schedule is not None, "validated before"
+    try:
+        corpus = build.prepare_corpus(config, mesh)
+        resume = build.find_resume(config)
+        run = build.build_run(config, mesh, schedule=schedule, corpus=corpus, resume=resume)
+    except ValueError as error:
+        return refuse(str(error).splitlines())
+    started = datetime.now(UTC)
+    progress = Progress(
+        schedule,
+        tokens_seen=run.state.tokens_seen,
+        total_tokens=run.total_tokens,
+        seconds=config.logging.console_seconds,
+        speaks=mesh.is_main,
+    )
+    for line in _opening_words(run, resume):
+        progress.line(line)
+    finished, failure = True, ""
+    with progress, build.build_loader(run, corpus) as loader:
+        try:
+            finished = train(run, loader, progress)
+        except NonFiniteStep as error:
+            failure = str(error)
+    run.checkpoints.close()
+    _close_logs(run, started, failed=bool(failure))
+    if failure:
+        return refuse([failure], FAILURE)
+    if mesh.is_main:
+        sys.stdout.write(closing_words(run.folder, run.state, finished=finished))
+    return 0
+
+
+def _opening_words(run: Run, resume: Path | None) -> list[str]:
+    config, schedule, mesh = run.config, run.schedule, run.mesh
+    stages = " -> ".join(f"{s.name} {s.shape.sequence_length:,}" for s in schedule.stages)
+    lines = [
+        f"{config.run_name}: {build.describe_model(config.model)}",
+        f"{config.run_name}: {mesh.world_size} rank(s) on {mesh.device.type}, "
+        f"ZeRO-{config.parallel.zero_stage}, {config.train.precision}; {stages}; "
+        f"{run.total_tokens:,} tokens",
+    ]
+    lines += [f"warning: {warning}" for warning in validate.warnings(config, schedule)]
+    if resume is not None:
+        lines.append(
+            f"going on from {resume}: step {run.state.step:,}, {run.state.tokens_seen:,} tokens seen"
+        )
+    return lines
+
+
+def _close_logs(run: Run, started: datetime, *, failed: bool) -> None:
+    if run.wandb is not None:
+        run.wandb.close(failed=failed)
+    if run.log is None:
+        return
+    run.log.close()
+    write_summary(
+        run.folder,
+        {
+            "parameters": parameter_count(run.config.model),
+            "world_size": run.mesh.world_size,
+            "device": run.mesh.device.type,
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "steps": run.state.step,
+            "tokens_seen": run.state.tokens_seen,
+            "skipped_steps": run.state.skipped_steps,
+            "complete": run.is_over,
+            "versions": run.state.versions,
+        },
+    )
+    if run.state.step:
+        write_report(run.folder)
+

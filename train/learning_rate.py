@@ -1,0 +1,65 @@
+"""Learning rate as a pure function of tokens seen.
+
+    constant  peak after the warm-up
+    linear    straight from peak to final
+    cosine    half a cosine from peak to final
+    wsd       peak until the last decay_tokens, then straight to final (arXiv 2404.06395, section 4)
+
+Every shape starts with a linear rise from zero over `warmup_tokens`. A step's rate is the one at the
+tokens seen after that step's batch has been drawn, so the first step is not wasted at zero.
+"""
+
+import math
+
+from train.config import LearningRateConfig
+
+SHAPES = ("constant", "linear", "cosine", "wsd")
+
+
+def learning_rate_at(config: LearningRateConfig, tokens: int, span: int) -> float:
+    """Rate when `tokens` of the `span` it covers have been drawn (0 <= tokens <= span)."""
+    if tokens < config.warmup_tokens:
+        return config.peak * tokens / config.warmup_tokens
+    return config.final + (config.peak - config.final) * _height(config, tokens, span)
+
+
+def _height(config: LearningRateConfig, tokens: int, span: int) -> float:
+    """How far between final (0) and peak (1)."""
+    left = span - tokens
+    if config.shape == "constant":
+        return 1.0
+    if config.shape == "wsd":
+        return min(1.0, max(0.0, left / config.decay_tokens)) if config.decay_tokens else 1.0
+    falling = max(1, span - config.warmup_tokens)
+    share_left = min(1.0, max(0.0, left / falling))
+    if config.shape == "linear":
+        return share_left
+    return 0.5 * (1.0 - math.cos(math.pi * share_left))
+
+
+def problems(config: LearningRateConfig, key: str, span: int) -> list[str]:
+    """Every rule `config`, found at `key` and covering `span` tokens, breaks."""
+    found = []
+    if config.shape not in SHAPES:
+        found.append(f"{key}.shape={config.shape}: must be one of {', '.join(SHAPES)}")
+    for name in ("peak", "final"):
+        if not 0.0 <= getattr(config, name) < math.inf:
+            found.append(f"{key}.{name}={getattr(config, name)}: must be a finite number >= 0")
+    if config.final > config.peak:
+        found.append(f"{key}.final={config.final}: must not exceed {key}.peak={config.peak}")
+    for name in ("warmup_tokens", "decay_tokens"):
+        if getattr(config, name) < 0:
+            found.append(f"{key}.{name}={getattr(config, name)}: must not be negative")
+    if config.decay_tokens and config.shape in ("constant", "linear", "cosine"):
+        found.append(
+            f"{key}.decay_tokens={config.decay_tokens}: has no effect with shape={config.shape}; "
+            "use shape=wsd or leave it out"
+        )
+    if config.shape == "wsd" and config.decay_tokens == 0:
+        found.append(f"{key}.decay_tokens=0: shape=wsd needs a fall; give its tokens")
+    if config.warmup_tokens + config.decay_tokens > span:
+        found.append(
+            f"{key}: warmup_tokens + decay_tokens = {config.warmup_tokens + config.decay_tokens} "
+            f"exceed the {span} tokens it covers"
+        )
+    return found

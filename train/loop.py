@@ -1,0 +1,200 @@
+"""The loop: draw a batch, take a step, write it down; at the end of a stage evaluate and save."""
+
+import json
+import math
+import resource
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.loader import GlobalBatch
+from model.layer_pattern import expand_pattern
+from parallel.deepspeed_engine import TrainingEngine
+from parallel.mesh import Mesh
+from train.checkpoint import Checkpoints, RunState, write_durably
+from train.config import RunConfig
+from train.evaluate import HeldOut, evaluate
+from train.progress import Progress
+from train.run_log import RunLog
+from train.schedule import Point, Schedule, Stage
+from train.step import StepResult, optimizer_step, what_was_seen
+from train.stop_signal import StopSignal
+from train.wandb_log import WandbLog
+
+
+class NonFiniteStep(ValueError):
+    """Loss or gradient was not finite more often than the configuration allows."""
+
+
+@dataclass
+class Run:
+    """Everything a running job holds. Built once by `train/build.py`."""
+
+    config: RunConfig
+    folder: Path
+    mesh: Mesh
+    schedule: Schedule
+    engine: TrainingEngine
+    state: RunState
+    checkpoints: Checkpoints
+    held_out: Callable[[Stage], HeldOut] | None
+    # Main rank only: None elsewhere.
+    log: RunLog | None
+    wandb: WandbLog | None
+
+    @property
+    def total_tokens(self) -> int:
+        """Stream tokens when the run is over: the schedule's, or those of train.max_steps."""
+        most, state = self.config.train.max_steps, self.state
+        left = None if most is None else max(0, most - state.step)
+        shapes = islice(self.schedule.shapes(state.tokens_seen), left)
+        return state.tokens_seen + sum(shape.batch_tokens for shape in shapes)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no step is left."""
+        most = self.config.train.max_steps
+        done = most is not None and self.state.step >= most
+        return done or self.state.tokens_seen >= self.schedule.total_tokens
+
+
+def train(run: Run, batches: Iterable[GlobalBatch], progress: Progress) -> bool:
+    """Run to the end of the schedule; returns False if a signal ended it before.
+
+    Raises:
+        NonFiniteStep: see `train.max_skipped_steps`; the weights are those of the step before.
+    """
+    drawn = time.perf_counter()
+    with StopSignal() as signal:
+        for batch in batches:
+            point = run.schedule.at(run.state.tokens_seen)
+            waited = time.perf_counter() - drawn
+            result = optimizer_step(
+                run.engine,
+                run.mesh,
+                batch,
+                point=point,
+                model=run.config.model,
+                stop=signal.requested,
+            )
+            if not result.applied:
+                _skip_or_stop(run, batch, result)
+            _advance(run, batch, point)
+            row = _metrics(run, batch, point, result, waited, time.perf_counter() - drawn)
+            _write(run, row)
+            progress.step(row)
+            stage_is_over = run.state.tokens_seen >= point.stage.end or run.is_over
+            if stage_is_over or _due(run.config.evaluation.every_steps, run.state.step):
+                _evaluate(run, point, progress)
+            stopping = result.stop_votes > 0
+            if stage_is_over or stopping or _due(run.config.checkpoint.every_steps, run.state.step):
+                run.checkpoints.save(run.engine, run.state)
+            if stopping:
+                run.checkpoints.wait()
+                return False
+            drawn = time.perf_counter()
+    run.checkpoints.wait()
+    return True
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _advance(run: Run, batch: GlobalBatch, point: Point) -> None:
+    state = run.state
+    state.step += 1
+    state.tokens_seen += batch.shape.batch_tokens
+    state.stage = point.stage.name
+    state.cursor = batch.cursor
+    state.rope_base = bases_by_kind(run.config, point.rope_base)
+
+
+def bases_by_kind(config: RunConfig, base: float) -> dict[str, float]:
+    """The base of each kind of rotary layer that the model has."""
+    kinds = {"window" if s.window else "full" for s in expand_pattern(config.model) if s.rotary}
+    return {kind: base for kind in sorted(kinds)}
+
+
+def _skip_or_stop(run: Run, batch: GlobalBatch, result: StepResult) -> None:
+    step = run.state.step + 1
+    seen = what_was_seen(run.mesh, batch, result, step)
+    path = run.folder / f"nonfinite_step_{step:08d}.json"
+    if run.mesh.is_main:
+        write_durably(path, json.dumps(seen, indent=1))
+    run.state.skipped_steps += 1
+    if run.state.skipped_steps > run.config.train.max_skipped_steps:
+        raise NonFiniteStep(
+            f"step {step}: loss {result.loss}, gradient norm {result.gradient_norm}: not finite, the "
+            f"weights were not touched; {path} names ranks and documents; skip up to N such steps with "
+            "train.max_skipped_steps=N, or lower the learning rate"
+        )
+
+
+def _metrics(
+    run: Run, batch: GlobalBatch, point: Point, result: StepResult, waited: float, seconds: float
+) -> dict[str, Any]:
+    tokens = batch.shape.batch_tokens
+    row: dict[str, Any] = {
+        "step": run.state.step,
+        "stage": point.stage.name,
+        "tokens_seen": run.state.tokens_seen,
+        "valid_tokens": batch.valid_tokens,
+        "loss": result.loss,
+        "gradient_norm": result.gradient_norm,
+        "learning_rate": point.learning_rate,
+        "rope_base": point.rope_base,
+        "sequence_length": batch.shape.sequence_length,
+        "batch_tokens": tokens,
+        "padding_fraction": batch.padding_tokens / tokens,
+        "step_seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "model_flops_per_second": result.flops / seconds,
+        "peak_memory_bytes": _peak_memory(run.mesh.device),
+        "skipped": not result.applied,
+        "seconds": {"data": waited, **result.seconds},
+    }
+    if run.config.train.z_loss:
+        row["z_loss"] = result.z_loss
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Most memory this rank ever held: of its GPU, or of the process where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _write(run: Run, row: dict[str, Any]) -> None:
+    if run.log is not None:
+        run.log.step(row)
+    if run.wandb is not None:
+        run.wandb.step(row)
+
+
+def _evaluate(run: Run, point: Point, progress: Progress) -> None:
+    if run.held_out is None:
+        return
+    result = evaluate(run.engine, run.mesh, run.held_out(point.stage), point.rope_base)
+    row = {
+        "step": run.state.step,
+        "stage": point.stage.name,
+        "tokens_seen": run.state.tokens_seen,
+        **result,
+    }
+    if run.log is not None:
+        run.log.evaluation(row)
+    if run.wandb is not None:
+        run.wandb.evaluation(row)
+    yardsticks = [f"{k} {row[f'{k}_loss']:.3f}" for k in ("bigram", "unigram") if row.get(f"{k}_loss")]
+    progress.line(
+        f"held out after {point.stage.name}: loss {row['loss']:.4f} over {row['tokens']:,} tokens at "
+        f"length {row['sequence_length']:,} ({', '.join(yardsticks)}); first quarter "
+        f"{row['first_quarter_loss']:.3f}, last quarter {row['last_quarter_loss']:.3f}"
+    )

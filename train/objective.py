@@ -1,0 +1,51 @@
+"""What is differentiated: next-token loss of one packed micro-batch, as one module's forward.
+
+Everything that touches parameters happens inside this forward, so that ZeRO-3 gathers and frees them
+around it; evaluation runs the same forward without gradients.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from data.batch import PackedBatch
+from model.packed_layout import PackedLayout
+from model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A packed stream on the device that computes."""
+
+    tokens_T: Tensor
+    targets_T: Tensor
+    layout: PackedLayout
+
+
+def to_device(batch: PackedBatch, device: torch.device) -> MicroBatch:
+    """Copy a packed stream to `device`; pinned and asynchronous where that means something."""
+    tokens_T, targets_T = batch.tokens_T, batch.targets_T
+    if device.type == "cuda":
+        tokens_T = tokens_T.pin_memory().to(device, non_blocking=True)
+        targets_T = targets_T.pin_memory().to(device, non_blocking=True)
+    return MicroBatch(tokens_T, targets_T, PackedLayout.from_lengths(batch.lengths, device))
+
+
+class NextTokenLoss(nn.Module):
+    """Summed loss of a micro-batch, or every token's."""
+
+    def __init__(self, model: Transformer, z_loss: float) -> None:
+        super().__init__()
+        self.model = model
+        self.z_loss = z_loss
+
+    def forward(
+        self, batch: MicroBatch, rope_base: float, per_token: bool = False
+    ) -> tuple[Tensor, ...]:
+        """(total, loss_sum, z_sum) with `total` differentiable, or (losses_T,) for evaluation."""
+        hidden_TD = self.model(batch.tokens_T, batch.layout, rope_base)
+        if per_token:
+            return (self.model.token_losses(hidden_TD, batch.targets_T),)
+        sums = self.model.loss(hidden_TD, batch.targets_T, self.z_loss)
+        return sums.total, sums.loss_sum, sums.z_sum

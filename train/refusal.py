@@ -1,0 +1,19 @@
+"""How a run says no: one clear line a mistake, from one rank only."""
+
+import sys
+from collections.abc import Sequence
+
+from parallel.mesh import launched_rank
+
+MISTAKE = 2
+FAILURE = 1
+
+
+def refuse(lines: Sequence[str], status: int = MISTAKE) -> int:
+    """Write `lines` to stderr on the main rank; returns the exit status."""
+    if launched_rank() == 0:
+        count = f"{len(lines)} mistakes" if len(lines) > 1 else "error"
+        head = f"train: {count}:" + ("\n  " if len(lines) > 1 else " ")
+        sys.stderr.write(head + "\n  ".join(lines) + "\n")
+        sys.stderr.flush()
+    return status

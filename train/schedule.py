@@ -1,0 +1,209 @@
+"""The run's table of stages, resolved: what holds at a number of tokens seen.
+
+Everything that changes over a run is asked of `Schedule.at(tokens_seen)`, a pure function; nothing
+accumulates, so a resumed run asks the same questions and gets the same answers. `tokens_seen` counts
+stream tokens, padding included: a stage of `tokens` takes ceil(tokens / batch_tokens) steps, whatever
+the packing makes of them.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from data.loader import BatchShape
+from data.mixture import mixture_weights
+from model.config import ModelConfig
+from model.layer_pattern import expand_pattern
+from train import learning_rate, rope_base
+from train.config import LearningRateConfig, RunConfig, StageConfig
+from train.rope_base import BaseCurve
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One resolved row: tokens [start, end) of the run."""
+
+    name: str
+    index: int
+    start: int
+    num_steps: int
+    shape: BatchShape
+    base: BaseCurve
+    # None: the run-wide learning rate holds.
+    learning_rate: LearningRateConfig | None
+
+    @property
+    def end(self) -> int:
+        """Tokens seen when the stage is over."""
+        return self.start + self.num_steps * self.shape.batch_tokens
+
+
+@dataclass(frozen=True)
+class Point:
+    """What the step that starts at some number of tokens seen runs under."""
+
+    stage: Stage
+    learning_rate: float
+    rope_base: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All stages in order."""
+
+    stages: tuple[Stage, ...]
+    learning_rate: LearningRateConfig
+
+    @property
+    def total_tokens(self) -> int:
+        """Stream tokens of the whole run."""
+        return self.stages[-1].end
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return sum(stage.num_steps for stage in self.stages)
+
+    def stage_at(self, tokens_seen: int) -> Stage:
+        """The stage of the step that starts at `tokens_seen`; the last one from its end on."""
+        for stage in self.stages:
+            if tokens_seen < stage.end:
+                return stage
+        return self.stages[-1]
+
+    def at(self, tokens_seen: int) -> Point:
+        """Stage, learning rate and RoPE base of the step that starts at `tokens_seen`."""
+        stage = self.stage_at(tokens_seen)
+        drawn = tokens_seen + stage.shape.batch_tokens
+        if stage.learning_rate is not None:
+            span = stage.end - stage.start
+            rate = learning_rate.learning_rate_at(stage.learning_rate, drawn - stage.start, span)
+        else:
+            rate = learning_rate.learning_rate_at(self.learning_rate, drawn, self.total_tokens)
+        return Point(stage, rate, stage.base.at(tokens_seen - stage.start))
+
+    def shapes(self, tokens_seen: int) -> Iterator[BatchShape]:
+        """Shape of every batch from `tokens_seen` to the end of the run."""
+        while tokens_seen < self.total_tokens:
+            shape = self.stage_at(tokens_seen).shape
+            yield shape
+            tokens_seen += shape.batch_tokens
+
+
+def build_schedule(config: RunConfig) -> tuple[Schedule | None, list[str]]:
+    """The resolved schedule, or every reason why there is none (keys in full)."""
+    found: list[str] = []
+    if not config.schedule.stages:
+        return None, ["schedule.stages: a run needs at least one stage"]
+    stages: list[Stage] = []
+    for name, row in config.schedule.stages.items():
+        mistakes = _row_problems(name, row, config)
+        found += mistakes
+        if not mistakes:
+            stage, mistakes = _resolve(name, row, config, stages)
+            found += mistakes
+            if stage is not None:
+                stages.append(stage)
+    if found:
+        return None, found
+    schedule = Schedule(tuple(stages), config.schedule.learning_rate)
+    if any(stage.learning_rate is None for stage in stages):
+        found += learning_rate.problems(
+            config.schedule.learning_rate, "schedule.learning_rate", schedule.total_tokens
+        )
+    return (None, found) if found else (schedule, [])
+
+
+def rotary_reach(model: ModelConfig, sequence_length: int) -> int:
+    """Largest distance that a rotary layer of `model` sees in sequences of this length."""
+    reaches = [
+        min(spec.window or sequence_length, sequence_length)
+        for spec in expand_pattern(model)
+        if spec.rotary
+    ]
+    return max(reaches, default=1)
+
+
+def source_weights(config: RunConfig, mix: Mapping[str, float]) -> tuple[float, ...]:
+    """Weight of every source, in their order: a stage's own mix, or the sources' weights.
+
+    Raises:
+        ValueError: the mix names an unknown source, or weighs nothing.
+    """
+    sources = {name: source.weight for name, source in config.data.sources.items()}
+    base = sources or {config.data.corpus: 1.0}
+    return mixture_weights(tuple(base), mix or base)
+
+
+def _resolve(
+    name: str, row: StageConfig, config: RunConfig, before: list[Stage]
+) -> tuple[Stage | None, list[str]]:
+    key = f"schedule.stages.{name}"
+    found: list[str] = []
+    num_steps = -(-row.tokens // row.batch_tokens)
+    facts = rope_base.StageFacts(
+        tokens=num_steps * row.batch_tokens,
+        sequence_length=row.sequence_length,
+        head_dim=config.model.head_dim,
+        rotary_reach=rotary_reach(config.model, row.sequence_length),
+        previous_base=before[-1].base.last if before else None,
+        previous_length=before[-1].shape.sequence_length if before else None,
+    )
+    curve = rate = None
+    weights: tuple[float, ...] = ()
+    try:
+        curve = rope_base.base_curve(row.rope_base, facts)
+    except ValueError as error:
+        found.append(f"{key}.rope_base{error}")
+    try:
+        weights = source_weights(config, row.data)
+    except ValueError as error:
+        found.append(f"{key}.data: {error}")
+    try:
+        rate = _stage_rate(row.learning_rate)
+    except ValidationError as error:
+        found += [f"{key}.learning_rate: {_first_line(detail)}" for detail in error.errors()]
+    if rate is not None:
+        found += learning_rate.problems(rate, f"{key}.learning_rate", facts.tokens)
+    if found or curve is None:
+        return None, found
+    shape = BatchShape(row.sequence_length, row.batch_tokens, row.micro_batch_tokens, weights)
+    start = before[-1].end if before else 0
+    return Stage(name, len(before), start, num_steps, shape, curve, rate), []
+
+
+def _stage_rate(value: Any) -> LearningRateConfig | None:
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        unknown = value.keys() - LearningRateConfig.__dataclass_fields__.keys()
+        if unknown:
+            raise ValidationError.from_exception_data(
+                "learning_rate",
+                [{"type": "unexpected_keyword_argument", "loc": (str(k),), "input": value[k]}
+                 for k in sorted(unknown)],
+            )
+        return TypeAdapter(LearningRateConfig).validate_python(dict(value))
+    return LearningRateConfig(shape="constant", peak=float(value), final=0.0)
+
+
+def _first_line(detail: Any) -> str:
+    return f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+
+
+def _row_problems(name: str, row: StageConfig, config: RunConfig) -> list[str]:
+    """Rules between the numbers of one row."""
+    key = f"schedule.stages.{name}"
+    found = [
+        f"{key}.{field}={getattr(row, field)}: must be positive"
+        for field in ("tokens", "sequence_length", "batch_tokens", "micro_batch_tokens")
+        if getattr(row, field) < 1
+    ]
+    if found:
+        return found
+    if row.sequence_length < 2:
+        found.append(f"{key}.sequence_length=1: must be at least 2, one token predicts the next")
+    return found
+

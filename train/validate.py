@@ -1,0 +1,136 @@
+"""Every cross-field rule of a run, in one list. All violations are reported together, before any work.
+
+Rules about one part live beside that part's dataclass; what needs the world's size, several parts, or
+the file system's room stands here. `warnings` are facts of the field that a run may go against.
+"""
+
+import shutil
+from pathlib import Path
+
+from model.flops import parameter_count
+from model.layer_pattern import expand_pattern
+from train import rope_base
+from train.config import (
+    ALLOWED_CHANGES,
+    DEVICES,
+    KEPT_FOR_BACKWARD,
+    PRECISIONS,
+    WANDB_MODES,
+    RunConfig,
+)
+from train.schedule import Schedule, build_schedule
+
+# float32 weights and two Adam moments.
+CHECKPOINT_BYTES_PER_PARAMETER = 12
+
+
+def problems(config: RunConfig, world_size: int) -> list[str]:
+    """Every reason why this run cannot start on `world_size` ranks, one clear line each."""
+    found = config.model.problems() + config.data.problems() + config.parallel.problems()
+    found += config.optimizer.problems() + _choices(config) + _numbers(config)
+    if not config.model.problems():
+        schedule, mistakes = build_schedule(config)
+        found += mistakes
+        if schedule is not None:
+            found += _world_problems(schedule, world_size)
+        found += _room_problems(config)
+    return found
+
+
+def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
+    """What the literature says against this run; it starts all the same."""
+    found = []
+    specs = expand_pattern(config.model)
+    windowed_rotary = any(spec.rotary and spec.window for spec in specs)
+    hybrid = windowed_rotary and any(not spec.rotary and not spec.window for spec in specs)
+    bases = [corner[1] for stage in schedule.stages for corner in stage.base.corners]
+    if hybrid and max(bases) > 1.001 * max(bases[0], 10_000.0):
+        found.append(
+            f"rope_base rises to {max(bases):g}: in a windowed hybrid a higher base hurts retrieval "
+            "(RNoPE-SWA, arXiv 2501.18795: needles 8.0 at 1e4, 6.2 at 4e6); keep it and let the NoPE "
+            "layers carry the length"
+        )
+    if any(spec.rotary and not spec.window for spec in specs):
+        for stage in schedule.stages:
+            found += _bound_warning(stage.name, stage.base.last, stage.shape.sequence_length, config)
+    return found
+
+
+def _bound_warning(name: str, base: float, length: int, config: RunConfig) -> list[str]:
+    reach = rope_base.reach_of_base(base, config.model.head_dim, length)
+    if reach >= length:
+        return []
+    return [
+        f"stage {name}: base {base:g} separates similar from random keys only up to {reach} tokens, "
+        f"below its sequence_length={length} (arXiv 2405.14591); full-attention RoPE layers want a higher "
+        "base: try rope_base={policy: safe}"
+    ]
+
+
+def _choices(config: RunConfig) -> list[str]:
+    return [
+        f"{key}={value}: must be one of {', '.join(known)}"
+        for key, value, known in (
+            ("train.precision", config.train.precision, PRECISIONS),
+            ("train.device", config.train.device, DEVICES),
+            ("train.keep_for_backward", config.train.keep_for_backward, KEPT_FOR_BACKWARD),
+            ("logging.wandb.mode", config.logging.wandb.mode, WANDB_MODES),
+        )
+        if value not in known
+    ] + [
+        f"checkpoint.allow_changes: {value} is not one of {', '.join(ALLOWED_CHANGES)}"
+        for value in config.checkpoint.allow_changes
+        if value not in ALLOWED_CHANGES
+    ]
+
+
+def _numbers(config: RunConfig) -> list[str]:
+    found = []
+    if not config.run_name or "/" in config.run_name or config.run_name.startswith("."):
+        found.append(f"run_name={config.run_name!r}: must be a plain folder name, such as my_run")
+    for key, value, least in (
+        ("seed", config.seed, 0),
+        ("train.max_steps", config.train.max_steps, 1),
+        ("train.max_skipped_steps", config.train.max_skipped_steps, 0),
+        ("train.z_loss", config.train.z_loss, 0),
+        ("evaluation.max_tokens", config.evaluation.max_tokens, 1),
+        ("evaluation.every_steps", config.evaluation.every_steps, 0),
+        ("checkpoint.every_steps", config.checkpoint.every_steps, 0),
+        ("checkpoint.keep", config.checkpoint.keep, 1),
+        ("logging.console_seconds", config.logging.console_seconds, 0),
+    ):
+        if value is not None and value < least:
+            found.append(f"{key}={value}: must be at least {least}")
+    resume = config.checkpoint.resume
+    if resume not in ("auto", "never") and not Path(resume).is_dir():
+        found.append(
+            f"checkpoint.resume={resume}: no such folder; give auto, never, or a checkpoint such as "
+            f"{config.paths.outputs}/{config.run_name}/checkpoints/step_00000100"
+        )
+    return found
+
+
+def _world_problems(schedule: Schedule, world_size: int) -> list[str]:
+    """Lengths that do not divide, and worlds that do not fit the batch."""
+    return [
+        f"schedule.stages.{stage.name}.{problem}"
+        for stage in schedule.stages
+        for problem in stage.shape.problems(world_size)
+    ]
+
+
+def _room_problems(config: RunConfig) -> list[str]:
+    """Whether the disk holds the checkpoints that will lie on it at once."""
+    folder = Path(config.paths.outputs).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    one = CHECKPOINT_BYTES_PER_PARAMETER * parameter_count(config.model)
+    needed = (config.checkpoint.keep + 1) * one
+    free = shutil.disk_usage(folder).free
+    if free >= needed:
+        return []
+    return [
+        f"paths.outputs={config.paths.outputs}: {free / 1e9:.2f} GB are free there, the run needs "
+        f"{needed / 1e9:.2f} GB for checkpoint.keep={config.checkpoint.keep} checkpoints and the one being "
+        "written; free some, keep fewer, or point paths.outputs elsewhere"
+    ]
