@@ -10,6 +10,7 @@ has learnt anything beyond neighbours is below the bigram.
 
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -121,7 +122,7 @@ def cached_fit(
             with np.load(path) as kept:
                 if str(kept["key"]) == key:
                     return NgramYardstick(kept["counts"], kept["pairs"], kept["pair_counts"])
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             pass  # not a whole file of ours: count again
     made = fit(dataset, vocab_size, max_tokens=max_tokens)
     partial = path.with_name(path.name + ".partial")

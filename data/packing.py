@@ -6,8 +6,8 @@ best_fit  A row starts with a span drawn by a length-weighted lottery, so that a
           spent at the rate of its tokens and not in hundreds of rows in a row.  A span longer than
           the row gives its first tokens, its remainder returns to the pool.  The rest of the row is
           filled with the largest span that fits, again and again.  If then a gap of at least
-          sequence_length / GAP_SHARE is left, the longest span is cut to fill it; a smaller gap is
-          padding.
+          sequence_length / GAP_SHARE is left, the shortest span of at least twice the gap (or else
+          the longest) is cut to fill it; a smaller gap is padding.
 concat    Documents end to end in shuffled order, cut at row boundaries; no padding.
 
 Every token of every document is in exactly one span per epoch.  The rows are a pure function of
@@ -94,7 +94,7 @@ class BatchPlanner:
             if entry is None:
                 if gap * GAP_SHARE < length:
                     break
-                entry = self._pool.take_longest()
+                entry = self._pool.take_smallest(2 * gap) or self._pool.take_longest()
             row.append(self._use(entry, gap))
             gap -= row[-1].length
         return row

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -201,10 +202,11 @@ class _Job:
         sizes = [Path(name).stat().st_size for name in self.files]
         before = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         options = self.options
+        consumed = int(before[self.position[0]])
         uncommitted = 0
-        bar = tqdm(
+        bar: tqdm[Any] = tqdm(
             total=int(before[-1]),
-            initial=int(before[self.position[0]]),
+            initial=consumed,
             unit="B",
             unit_scale=True,
             desc="tokenise",
@@ -215,16 +217,17 @@ class _Job:
             for block, number, encoded in pool.encode(self._blocks()):
                 self._append(encoded, bar)
                 self.position = (number, block.end)
-                step = max(0, int(before[number]) + block.consumed - bar.n)
+                step = max(0, int(before[number]) + block.consumed - consumed)
+                consumed += step
                 bar.update(step)
                 bar.set_postfix(documents=self.documents, tokens=self.tokens, refresh=False)
                 uncommitted += step
                 if uncommitted >= options.commit_bytes:
                     self.journal.commit(self._state())
                     uncommitted = 0
-            bar.update(bar.total - bar.n)
+            bar.update(int(before[-1]) - consumed)
 
-    def _append(self, encoded: EncodedBlock, bar: "tqdm[None]") -> None:
+    def _append(self, encoded: EncodedBlock, bar: "tqdm[Any]") -> None:
         for bad in encoded.bad:
             self._report(bad, bar)
         sizes = encoded.sizes
@@ -239,7 +242,7 @@ class _Job:
         self.documents += len(sizes)
         self.tokens += len(encoded.tokens)
 
-    def _report(self, bad: BadRecord, bar: "tqdm[None]") -> None:
+    def _report(self, bad: BadRecord, bar: "tqdm[Any]") -> None:
         if bad.kind != "empty":
             if self.options.on_error == "fail":
                 raise ValueError(f"{bad} (go on without such records: --on-error skip)")

@@ -66,6 +66,11 @@ class SpanPool:
         at = bisect_left(self._keys, (limit + 1) << _AGE_BITS) - 1
         return self._remove(_AGE_MASK - (self._keys[at] & _AGE_MASK)) if at >= 0 else None
 
+    def take_smallest(self, minimum: int) -> tuple[int, Span] | None:
+        """Remove the shortest span of at least `minimum` tokens, the oldest among equals."""
+        at = bisect_left(self._keys, minimum << _AGE_BITS)
+        return self.take_largest(self._keys[at] >> _AGE_BITS) if at < len(self._keys) else None
+
     def take_longest(self) -> tuple[int, Span]:
         """Remove the longest span, the oldest among equals."""
         return self._remove(_AGE_MASK - (self._keys[-1] & _AGE_MASK))

@@ -120,9 +120,7 @@ def sample_sentences(
             yield piece.replace("\0", " ").replace(META_SYMBOL, " ")
 
 
-def train(
-    sentences: Iterable[str], output: str | Path, vocab_size: int, *, num_threads: int = 1
-) -> Tokenizer:
+def train(sentences: Iterable[str], output: str | Path, vocab_size: int) -> Tokenizer:
     """Train a model of exactly `vocab_size` pieces and write it to `output` (whole or not at all).
 
     The same sentences give the same file, byte for byte.  ValueError when the text is too little
@@ -150,7 +148,7 @@ def train(
             eos_id=EOS_ID,
             bos_id=-1,
             pad_id=-1,
-            num_threads=num_threads,
+            num_threads=1,  # recorded in the file, and of no use to byte-pair encoding
             minloglevel=2,
         )
     except RuntimeError as error:
@@ -189,11 +187,13 @@ def train_on_files(
     ) as bar:
 
         def documents() -> Iterator[Document]:
+            consumed = 0
             for record in read_documents(files, text_field=text_field):
                 if isinstance(record, Document):
-                    bar.update(min(record.consumed, total) - bar.n)
+                    bar.update(record.consumed - consumed)
+                    consumed = record.consumed
                     yield record
-            bar.update(total - bar.n)
+            bar.update(total - consumed)
             bar.set_description("train")
 
         return train(sample_sentences(documents(), total, sample_bytes), output, vocab_size)

@@ -12,6 +12,16 @@ project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_t
 pinned = project["dependencies"] + project["optional-dependencies"]["dev"]
 torch = [name for name in pinned if name.startswith("torch==")]
 for packages in (torch, [name for name in pinned if name not in torch]):
-    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "-q", *packages]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "-q",
+        *packages,
+    ]
     if subprocess.run(command, check=False).returncode:
-        sys.exit("The installation failed; what pip said stands above. Mend it and repeat the command.")
+        sys.exit(
+            "The installation failed; what pip said stands above. Mend it and repeat the command."
+        )

@@ -39,6 +39,8 @@ from model.packed_layout import PackedLayout
 
 # Queries per block: the best of 32, 64, 128, 256 at windows 128 to 512 (see tests/benchmark).
 _BLOCK = 64
+# Blocks of one piece: bounds the gradients that wait to be added to the stream.
+_BLOCKS_AT_ONCE = 32
 # Causal spans up to this length are padded to similar lengths and batched.
 _LONGEST_BATCHED = 256
 _PADDING = 16
@@ -230,10 +232,12 @@ def _padded(length: int) -> int:
 def _bands(start: int, length: int, window: int) -> Iterator[Band]:
     """The bands of a document's tokens beyond its first `window`: whole blocks, then the rest."""
     blocks, rest = divmod(max(length - window, 0), _BLOCK)
-    if blocks:
-        yield Band(start + window, blocks, _BLOCK, window)
+    first = start + window
+    for done in range(0, blocks, _BLOCKS_AT_ONCE):
+        at_once = min(_BLOCKS_AT_ONCE, blocks - done)
+        yield Band(first + done * _BLOCK, at_once, _BLOCK, window)
     if rest:
-        yield Band(start + window + blocks * _BLOCK, 1, rest, window)
+        yield Band(first + blocks * _BLOCK, 1, rest, window)
 
 
 def _batch(spans: Sequence[Span], length: int, layout: PackedLayout) -> SpanBatch:

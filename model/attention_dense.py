@@ -22,7 +22,7 @@ from model.norm import statistics_dtype
 from model.packed_layout import PackedLayout
 
 
-def visible_TS(layout: PackedLayout, window: int | None) -> Tensor:
+def visible_TS(layout: PackedLayout, window: int | None) -> Tensor:  # noqa: N802
     """bool (T, S): same document, not in the future, within the window."""
     document_T = layout.document_T()
     index_T = torch.arange(layout.num_tokens, device=document_T.device)

@@ -72,7 +72,7 @@ class PackedLayout:
         """`cu_seqlens` on the host: document i is tokens offsets[i] to offsets[i + 1] - 1."""
         return (0, *accumulate(self.lengths))
 
-    def document_T(self) -> Tensor:
+    def document_T(self) -> Tensor:  # noqa: N802
         """int64 (T,): the index of the document every token of the stream belongs to."""
         device = self.cu_seqlens.device
         documents = torch.arange(len(self.lengths), device=device)

@@ -66,7 +66,7 @@ class Transformer(nn.Module):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @property
-    def head_weight_VD(self) -> Tensor:
+    def head_weight_VD(self) -> Tensor:  # noqa: N802
         """The weight of the output head: the embedding's when they are tied and both live here."""
         holder = self.embedding if isinstance(self.lm_head, nn.Identity) else self.lm_head
         weight_VD = holder.weight

@@ -10,9 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from parallel.deepspeed_engine import ADAM_STATES, TrainingEngine
 from parallel.mesh import Mesh
@@ -50,10 +53,10 @@ def write(owned: dict[str, Tensor], folder: Path, mesh: Mesh) -> None:
 
     Meant for a background thread. Raises OSError when the file system refuses.
     """
-    writer = dcp.FileSystemWriter(folder, single_file_per_rank=True, sync_files=True)
+    writer = FileSystemWriter(folder, single_file_per_rank=True, sync_files=True)
     try:
-        dcp.save(owned, storage_writer=writer, process_group=mesh.checkpoint_group)
-    except dcp.CheckpointException as error:
+        save(owned, storage_writer=writer, process_group=mesh.checkpoint_group)
+    except CheckpointException as error:
         first = next(iter(error.failures.values()))[0]
         raise OSError(f"checkpoint {folder} could not be written: {first}") from error
 
@@ -88,7 +91,7 @@ def stored_shapes(folder: Path) -> dict[str, torch.Size]:
         ValueError: the folder holds no readable checkpoint.
     """
     try:
-        metadata = dcp.FileSystemReader(folder).read_metadata()
+        metadata = FileSystemReader(folder).read_metadata()
     except Exception as error:
         raise ValueError(f"{folder}: no readable checkpoint there ({error})") from error
     return {
@@ -98,9 +101,7 @@ def stored_shapes(folder: Path) -> dict[str, torch.Size]:
     }
 
 
-def _stream(
-    folder: Path, wanted: dict[str, torch.Size]
-) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _stream(folder: Path, wanted: dict[str, torch.Size]) -> Iterator[tuple[str, dict[str, Tensor]]]:
     batch: list[str] = []
     elements = 0
     for name, shape in wanted.items():
@@ -122,6 +123,6 @@ def _read_batch(
         for name in names
         for kind in KINDS
     }
-    dcp.load(state, checkpoint_id=folder, no_dist=True)
+    load(state, checkpoint_id=folder, no_dist=True)
     for name in names:
         yield name, {kind: state[f"{kind}/{name}"] for kind in KINDS}

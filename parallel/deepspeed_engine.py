@@ -23,11 +23,11 @@ from parallel.mesh import Mesh
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-import deepspeed  # noqa: E402  (reads DS_ACCELERATOR when imported)
-from deepspeed.utils import (  # noqa: E402
+import deepspeed
+from deepspeed.utils import (
     logger as deepspeed_logger,
 )
-from deepspeed.utils import (  # noqa: E402
+from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
     safe_set_local_fp32_param,
@@ -65,7 +65,11 @@ def has_decay(name: str) -> bool:
 
 
 def zero_settings(
-    parallel: ParallelConfig, optimizer: OptimizerConfig, *, precision: str, num_parameters: int,
+    parallel: ParallelConfig,
+    optimizer: OptimizerConfig,
+    *,
+    precision: str,
+    num_parameters: int,
     device: torch.device,
 ) -> dict[str, Any]:
     """DeepSpeed's JSON settings for this layout (one micro-batch is one step of accumulation)."""
@@ -139,7 +143,10 @@ class TrainingEngine:
     ) -> None:
         named = list(module.named_parameters())
         groups = [
-            {"params": [p for n, p in named if has_decay(n)], "weight_decay": optimizer.weight_decay},
+            {
+                "params": [p for n, p in named if has_decay(n)],
+                "weight_decay": optimizer.weight_decay,
+            },
             {"params": [p for n, p in named if not has_decay(n)], "weight_decay": 0.0},
         ]
         adam = torch.optim.AdamW(

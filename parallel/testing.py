@@ -6,6 +6,7 @@ Ranks are forked, so the function may be a closure of the test and importing tor
 import multiprocessing
 import os
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -33,8 +34,12 @@ def run_on_ranks(
         ]
         for worker in workers:
             worker.start()
-        for worker in workers:
-            worker.join(timeout)
+        deadline = time.monotonic() + timeout
+        while any(worker.is_alive() for worker in workers) and time.monotonic() < deadline:
+            if any(worker.exitcode for worker in workers):
+                deadline = min(deadline, time.monotonic() + 5.0)  # the others wait for the dead
+            time.sleep(0.02)
+        died = {rank: worker.exitcode for rank, worker in enumerate(workers) if worker.exitcode}
         hung = [rank for rank, worker in enumerate(workers) if worker.is_alive()]
         for worker in workers:
             worker.kill()
@@ -42,6 +47,8 @@ def run_on_ranks(
         errors = sorted(Path(folder).glob("error-*"))
         if errors:
             raise RuntimeError(f"{errors[0].name}:\n{errors[0].read_text()}")
+        if died:
+            raise RuntimeError(f"ranks died: {died} (rank: exit status)")
         if hung:
             raise RuntimeError(f"ranks {hung} did not finish in {timeout} s")
         return [
@@ -50,9 +57,7 @@ def run_on_ranks(
         ]
 
 
-def _worker(
-    function: Callable[[int, int], Any], rank: int, world_size: int, folder: str
-) -> None:
+def _worker(function: Callable[[int, int], Any], rank: int, world_size: int, folder: str) -> None:
     torch.set_num_threads(1)
     # What a launcher would say, so that code under test reads the same environment.
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))

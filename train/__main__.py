@@ -26,7 +26,9 @@ def main(arguments: list[str]) -> int:
     flags = {argument for argument in arguments if argument.startswith("-")}
     unknown = flags - {"-h", "--help", "--print", "--check"}
     if unknown:
-        return refuse([f"{flag}: unknown; there are --help, --print and --check" for flag in unknown])
+        return refuse(
+            [f"{flag}: unknown; there are --help, --print and --check" for flag in unknown]
+        )
     if flags & {"-h", "--help"}:
         sys.stdout.write(help_text())
         return 0

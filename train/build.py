@@ -90,7 +90,9 @@ def run_folder(config: RunConfig) -> Path:
     return Path(config.paths.outputs) / config.run_name
 
 
-def load_state(config: RunConfig, schedule: Schedule, corpus: Corpus, path: Path | None) -> RunState:
+def load_state(
+    config: RunConfig, schedule: Schedule, corpus: Corpus, path: Path | None
+) -> RunState:
     """Where to start: the state of the checkpoint at `path`, or of a fresh run.
 
     Raises:
@@ -223,9 +225,7 @@ def build_loader(run: Run, corpus: Corpus) -> Loader:
     )
 
 
-def _held_out(
-    config: RunConfig, mesh: Mesh, corpus: Corpus
-) -> Callable[[Stage], HeldOut] | None:
+def _held_out(config: RunConfig, mesh: Mesh, corpus: Corpus) -> Callable[[Stage], HeldOut] | None:
     if not (config.evaluation.enabled and corpus.heldout):
         return None
     first = corpus.sources[0]

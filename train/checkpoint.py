@@ -151,7 +151,11 @@ def read_state(folder: Path) -> RunState:
 
 
 def differences(
-    state: RunState, model: ModelConfig, *, rope_base: dict[str, float], data: dict[str, Any],
+    state: RunState,
+    model: ModelConfig,
+    *,
+    rope_base: dict[str, float],
+    data: dict[str, Any],
     allowed: list[str],
 ) -> list[str]:
     """Why `state` may not go on under this configuration, one line each; empty if it may."""

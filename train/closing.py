@@ -36,7 +36,11 @@ def _held_out(row: dict[str, Any]) -> list[str]:
         f"Held-out loss {row['loss']:.3f} nats (bigram {row['bigram_loss']:.3f}, unigram "
         f"{row['unigram_loss']:.3f}) at length {row['sequence_length']:,};",
         f"first quarter of positions {early:.3f}, last quarter {late:.3f}: "
-        + ("late positions profit from the context." if late < early else "no gain from late context yet."),
+        + (
+            "late positions profit from the context."
+            if late < early
+            else "no gain from late context yet."
+        ),
     ]
 
 

@@ -41,13 +41,17 @@ def compose_run(arguments: Sequence[str]) -> RunConfig:
         ConfigMistakes: one or more arguments or YAML values are wrong; carries every one of them.
     """
     mistakes: list[str] = []
-    choices, values = [], []
+    choices: list[str] = []
+    values: list[Override] = []
     for override in _parse(arguments, mistakes):
         if override.key_or_group in groups():
             mistake = _choice_mistake(override)
-            (mistakes if mistake else choices).append(mistake or override.input_line)
+            if mistake:
+                mistakes.append(mistake)
+            else:
+                choices.append(override.input_line or "")
         elif override.is_add() or override.is_delete():
-            choices.append(override.input_line)
+            choices.append(override.input_line or "")
         else:
             values.append(override)
     tree = _compose(choices, mistakes)
@@ -65,10 +69,9 @@ def compose_run(arguments: Sequence[str]) -> RunConfig:
 def typed(tree: Any) -> RunConfig:
     """The dataclasses of a composed tree. Raises ConfigMistakes with every unknown key and wrong type."""
     try:
-        plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+        plain: Any = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigMistakes([str(error).splitlines()[0]]) from error
-    assert isinstance(plain, dict)
     unknown = [
         f"{key}: {mistake}" for key in _leaves(plain) if (mistake := key_mistake(key, plain))
     ]
@@ -164,15 +167,11 @@ def _type_mistake(detail: Any) -> str:
 
 
 def _nearest(key: str, depth: int, tree: Any) -> str:
-    known = [
-        name
-        for template in known_keys()
-        for name in _filled(template, tree)
-    ]
+    known = [name for template in known_keys() for name in _filled(template, tree)]
     tail = key.split(".")[-1]
-    near = get_close_matches(key, known, n=1, cutoff=0.75) or [
-        name for name in known if name.split(".")[-1] == tail
-    ]
+    near = get_close_matches(key, known, n=1, cutoff=0.75) or sorted(
+        (name for name in known if name.split(".")[-1] == tail), key=len
+    )
     near = near or get_close_matches(key, known, n=1, cutoff=0.5)
     if not near:
         near = [name for name in known if tail in name.split(".")[-1]]

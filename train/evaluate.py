@@ -4,6 +4,7 @@ Every scored segment starts at its document's (or piece's) first token, so a buc
 well the model uses that much context. The yardsticks are scored on exactly the same target tokens.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,9 @@ def bucket_edges(sequence_length: int) -> list[int]:
     return [*edges, sequence_length]
 
 
-def evaluate(engine: TrainingEngine, mesh: Mesh, held_out: HeldOut, rope_base: float) -> dict[str, Any]:
+def evaluate(
+    engine: TrainingEngine, mesh: Mesh, held_out: HeldOut, rope_base: float
+) -> dict[str, Any]:
     """Losses of the whole held-out set, as one JSON object. Collective."""
     length = held_out.sequence_length
     sums = np.zeros((len(ROWS), length))  # by position
@@ -92,7 +95,12 @@ def _summary(total: np.ndarray, held_out: HeldOut) -> dict[str, Any]:
         "first_quarter_loss": means(0, length // 4)["loss"],
         "last_quarter_loss": means(length - length // 4, length)["loss"],
         "position_buckets": [
-            {"start": start, "end": end, "tokens": int(counts[start:end].sum()), **means(start, end)}
-            for start, end in zip(edges, edges[1:], strict=False)
+            {
+                "start": start,
+                "end": end,
+                "tokens": int(counts[start:end].sum()),
+                **means(start, end),
+            }
+            for start, end in itertools.pairwise(edges)
         ],
     }

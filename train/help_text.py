@@ -37,7 +37,9 @@ def help_text() -> str:
     lines = [_USAGE, "Groups (files in conf/)"]
     for group, choices in groups().items():
         lines.append(f"  {group}=")
-        lines += [f"    {choice:<16} {_about(CONF / group / f'{choice}.yaml')}" for choice in choices]
+        lines += [
+            f"    {choice:<16} {_about(CONF / group / f'{choice}.yaml')}" for choice in choices
+        ]
     lines += ["", "Keys (KEY=VALUE; every key with its value: --print)"]
     for field in fields(RunConfig):
         inner = getattr(field.type, "__dataclass_fields__", None)

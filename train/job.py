@@ -120,4 +120,3 @@ def _close_logs(run: Run, started: datetime, *, failed: bool) -> None:
     )
     if run.state.step:
         write_report(run.folder)
-

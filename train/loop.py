@@ -118,7 +118,7 @@ def _advance(run: Run, batch: GlobalBatch, point: Point) -> None:
 def bases_by_kind(config: RunConfig, base: float) -> dict[str, float]:
     """The base of each kind of rotary layer that the model has."""
     kinds = {"window" if s.window else "full" for s in expand_pattern(config.model) if s.rotary}
-    return {kind: base for kind in sorted(kinds)}
+    return dict.fromkeys(sorted(kinds), base)
 
 
 def _skip_or_stop(run: Run, batch: GlobalBatch, result: StepResult) -> None:
@@ -192,7 +192,9 @@ def _evaluate(run: Run, point: Point, progress: Progress) -> None:
         run.log.evaluation(row)
     if run.wandb is not None:
         run.wandb.evaluation(row)
-    yardsticks = [f"{k} {row[f'{k}_loss']:.3f}" for k in ("bigram", "unigram") if row.get(f"{k}_loss")]
+    yardsticks = [
+        f"{k} {row[f'{k}_loss']:.3f}" for k in ("bigram", "unigram") if row.get(f"{k}_loss")
+    ]
     progress.line(
         f"held out after {point.stage.name}: loss {row['loss']:.4f} over {row['tokens']:,} tokens at "
         f"length {row['sequence_length']:,} ({', '.join(yardsticks)}); first quarter "

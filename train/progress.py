@@ -14,7 +14,13 @@ class Progress:
     """The console of the main rank; other ranks get one that says nothing."""
 
     def __init__(
-        self, schedule: Schedule, *, tokens_seen: int, total_tokens: int, seconds: float, speaks: bool
+        self,
+        schedule: Schedule,
+        *,
+        tokens_seen: int,
+        total_tokens: int,
+        seconds: float,
+        speaks: bool,
     ) -> None:
         self._schedule = schedule
         self._seconds = seconds

@@ -15,6 +15,7 @@ The bound: B_b(m) = sum_i cos(m b^(-2i/d)) must stay >= 0 up to the distance L. 
 of narrow intervals, so `safe` is the smallest base above which every base of the grid is feasible.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class BaseCurve:
         (start, low), (end, high) = before[-1], after[0]
         if low == high:
             return low
-        return low * (high / low) ** ((tokens - start) / (end - start))
+        return float(low * (high / low) ** ((tokens - start) / (end - start)))
 
     @property
     def last(self) -> float:
@@ -89,10 +90,14 @@ def base_curve(value: Any, facts: StageFacts) -> BaseCurve:
         policy = {"policy": value}
     name = policy.get("policy", "constant")
     if name not in POLICIES:
-        raise ValueError(f".policy={name}: must be one of {', '.join(POLICIES)}{_near(name, POLICIES)}")
+        raise ValueError(
+            f".policy={name}: must be one of {', '.join(POLICIES)}{_near(name, POLICIES)}"
+        )
     for field in policy.keys() - {"policy"} - _FIELDS[name]:
         known = sorted(_FIELDS[name])
-        raise ValueError(f".{field}: policy {name} takes {known or 'no fields'}{_near(field, known)}")
+        raise ValueError(
+            f".{field}: policy {name} takes {known or 'no fields'}{_near(field, known)}"
+        )
     if name == "stepped":
         return _stepped(policy, facts)
     if name == "ramp":
@@ -119,7 +124,7 @@ def _stepped(policy: Mapping[str, Any], facts: StageFacts) -> BaseCurve:
             f".steps: tokens {starts} must start at 0, grow, and end before the stage's {facts.tokens}"
         )
     corners = [pairs[0]]
-    for (_, old), (tokens, new) in zip(pairs, pairs[1:], strict=False):
+    for (_, old), (tokens, new) in itertools.pairwise(pairs):
         corners += [(tokens, old), (tokens, new)]
     return BaseCurve(tuple(corners))
 
@@ -131,16 +136,16 @@ def _ramp(policy: Mapping[str, Any], facts: StageFacts) -> BaseCurve:
     tokens = int(policy.get("tokens", facts.tokens))
     if not 0 < tokens <= facts.tokens:
         raise ValueError(f".tokens={tokens}: must be in 1..{facts.tokens}, the stage's tokens")
-    return BaseCurve(
-        ((0, _number(start, ".start")), (tokens, _number(policy.get("end"), ".end")))
-    )
+    return BaseCurve(((0, _number(start, ".start")), (tokens, _number(policy.get("end"), ".end"))))
 
 
 def _ntk(facts: StageFacts) -> float:
     if facts.previous_base is None or facts.previous_length is None:
-        raise ValueError(": policy ntk needs a stage before this one; give the first stage a number")
+        raise ValueError(
+            ": policy ntk needs a stage before this one; give the first stage a number"
+        )
     growth = facts.sequence_length / facts.previous_length
-    return facts.previous_base * growth ** (facts.head_dim / (facts.head_dim - 2))
+    return float(facts.previous_base * growth ** (facts.head_dim / (facts.head_dim - 2)))
 
 
 def _number(value: Any, where: str) -> float:
@@ -169,10 +174,10 @@ def reach_of_base(base: float, head_dim: int, limit: int) -> int:
 @lru_cache(maxsize=256)
 def safe_base(length: int, head_dim: int) -> float:
     """Smallest base from which on every base, up to 12x the published fit, keeps B >= 0 up to `length`."""
-    base = top = 12.0 * 0.0424 * max(length, 64) ** 1.628
+    base = top = 12.0 * 0.0424 * float(max(length, 64)) ** 1.628
     while reach_of_base(top, head_dim, length) < length:
         base = top = top * 2.0
     step = math.exp(-1.0 / _GRID_PER_E)
     while base > 2.0 and reach_of_base(base * step, head_dim, length) >= length:
         base *= step
-    return base
+    return float(base)

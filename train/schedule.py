@@ -99,7 +99,7 @@ def build_schedule(config: RunConfig) -> tuple[Schedule | None, list[str]]:
         return None, ["schedule.stages: a run needs at least one stage"]
     stages: list[Stage] = []
     for name, row in config.schedule.stages.items():
-        mistakes = _row_problems(name, row, config)
+        mistakes = _row_problems(name, row)
         found += mistakes
         if not mistakes:
             stage, mistakes = _resolve(name, row, config, stages)
@@ -182,8 +182,10 @@ def _stage_rate(value: Any) -> LearningRateConfig | None:
         if unknown:
             raise ValidationError.from_exception_data(
                 "learning_rate",
-                [{"type": "unexpected_keyword_argument", "loc": (str(k),), "input": value[k]}
-                 for k in sorted(unknown)],
+                [
+                    {"type": "unexpected_keyword_argument", "loc": (str(k),), "input": value[k]}
+                    for k in sorted(unknown)
+                ],
             )
         return TypeAdapter(LearningRateConfig).validate_python(dict(value))
     return LearningRateConfig(shape="constant", peak=float(value), final=0.0)
@@ -193,7 +195,7 @@ def _first_line(detail: Any) -> str:
     return f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
 
 
-def _row_problems(name: str, row: StageConfig, config: RunConfig) -> list[str]:
+def _row_problems(name: str, row: StageConfig) -> list[str]:
     """Rules between the numbers of one row."""
     key = f"schedule.stages.{name}"
     found = [
@@ -206,4 +208,3 @@ def _row_problems(name: str, row: StageConfig, config: RunConfig) -> list[str]:
     if row.sequence_length < 2:
         found.append(f"{key}.sequence_length=1: must be at least 2, one token predicts the next")
     return found
-

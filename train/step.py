@@ -58,7 +58,8 @@ def optimizer_step(
             total, loss_sum, z_sum = module(micro_batch, point.rope_base)
             sums[0] += loss_sum.detach()
             sums[1] += z_sum.detach()
-            return total * per_token * _poison(total.detach())
+            scaled: Tensor = total * per_token * _poison(total.detach())
+            return scaled
 
         engine.forward_backward(run, last=index == len(batch.micro_batches) - 1)
         sums[2] += float(training_flops(model, packed.lengths))

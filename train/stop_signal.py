@@ -32,7 +32,7 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.requested = True
         # torchrun passes a signal on that the process may have got already: only a later one is meant twice.
         if number == signal.SIGINT:

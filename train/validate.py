@@ -52,7 +52,9 @@ def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
         )
     if any(spec.rotary and not spec.window for spec in specs):
         for stage in schedule.stages:
-            found += _bound_warning(stage.name, stage.base.last, stage.shape.sequence_length, config)
+            found += _bound_warning(
+                stage.name, stage.base.last, stage.shape.sequence_length, config
+            )
     return found
 
 

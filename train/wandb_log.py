@@ -14,7 +14,13 @@ class WandbLog:
     """Metrics of the main rank on Weights & Biases; disabled, it does nothing."""
 
     def __init__(
-        self, config: WandbConfig, *, folder: Path, run_name: str, run_id: str, settings: dict[str, Any]
+        self,
+        config: WandbConfig,
+        *,
+        folder: Path,
+        run_name: str,
+        run_id: str,
+        settings: dict[str, Any],
     ) -> None:
         self.run_id = run_id or secrets.token_hex(4)
         self._run: Any = None

@@ -298,8 +298,9 @@ def test_varlen_is_called_in_its_own_convention(monkeypatch, window, groups_head
         assert max_q == max_k == 30
         return kernel_convention(q, k, v, layout, window_size)
 
-    def new(q, k, v, cu_q, cu_k, max_q, max_k, *, window_size=(-1, -1), enable_gqa=False):
+    def new(q, k, v, *lengths, window_size=(-1, -1), enable_gqa=False):
         assert enable_gqa
+        assert lengths == (layout.cu_seqlens, layout.cu_seqlens, 30, 30)
         return kernel_convention(q, k, v, layout, window_size)
 
     module = import_module("torch.nn.attention.varlen")

@@ -47,8 +47,10 @@ def test_the_published_8b_shape():
 
 @pytest.mark.parametrize(
     ("block", "norm", "qk_norm", "tied"),
-    itertools.product(
-        ("parallel", "sequential"), ("layernorm", "rmsnorm"), (False, True), (False, True)
+    list(
+        itertools.product(
+            ("parallel", "sequential"), ("layernorm", "rmsnorm"), (False, True), (False, True)
+        )
     ),
 )
 def test_closed_form_equals_the_module(block, norm, qk_norm, tied):

@@ -1,0 +1,70 @@
+"""Fixtures that more than one folder of tests uses."""
+
+import random
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from data.prepare import PrepareOptions, prepare
+from data.tokenizer import train_on_files
+
+
+class SmallCorpus(NamedTuple):
+    """Token files of some generated documents: prefixes of the training and held-out part."""
+
+    train: str
+    heldout: str
+    tokenizer: str
+    vocab_size: int
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
+    """60 documents of 20 to 4,000 words, seeded; 30,000 tokens or so."""
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = random.Random(5)
+    words = ["".join(draw.choices("abcdefgh", k=draw.randint(1, 6))) for _ in range(150)]
+    for number in range(60):
+        length = int(20 * 200 ** draw.random())
+        text = " ".join(draw.choices(words, k=length))
+        (folder / f"document_{number:02d}.txt").write_text(text)
+    tokenizer = folder / "tokenizer.model"
+    files = sorted(str(path) for path in folder.glob("*.txt"))
+    train_on_files(files, str(tokenizer), vocab_size=320)
+    corpus = SmallCorpus(str(folder / "train"), str(folder / "heldout"), str(tokenizer), 320)
+    prepare(
+        PrepareOptions(
+            inputs=tuple(files),
+            output=corpus.train,
+            tokenizer=str(tokenizer),
+            workers=1,
+            heldout_output=corpus.heldout,
+            heldout_fraction=0.1,
+            show_progress=False,
+        )
+    )
+    return corpus
+
+
+def small_run(corpus: SmallCorpus, outputs: Path, **changes: str) -> list[str]:
+    """Arguments of a run of seconds: two stages, 64 -> 128 tokens, float32, 20 steps."""
+    values = {
+        "run_name": "small",
+        "paths.outputs": str(outputs),
+        "data.corpus": "''",
+        "+data.sources": "{all:{prefix:" + corpus.train + ",weight:1.0}}",
+        "data.heldout": corpus.heldout,
+        "data.look_ahead": "8",
+        "model.vocab_size": str(corpus.vocab_size),
+        "model.hidden_size": "32",
+        "model.intermediate_size": "64",
+        "model.num_heads": "2",
+        "model.num_kv_heads": "1",
+        "model.head_dim": "16",
+        "model.window": "16",
+        "schedule": "small",
+        "logging.wandb.mode": "disabled",
+        "evaluation.max_tokens": "2048",
+    } | changes
+    return [f"{key}={value}" for key, value in values.items()]

@@ -1,0 +1,184 @@
+"""A checkpoint written under one layout goes on under any other, and is whole or not there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.config import ModelConfig
+from parallel import checkpoint as tensors
+from parallel.config import OptimizerConfig, ParallelConfig
+from parallel.deepspeed_engine import DTYPES, TrainingEngine, materialise, zero_settings
+from parallel.mesh import Mesh, start
+from parallel.testing import run_on_ranks
+from train.checkpoint import STATE, Checkpoints, RunState, differences, latest, read_state
+
+CPU = torch.device("cpu")
+
+
+class Small(torch.nn.Module):
+    """Sizes that no number of ranks divides."""
+
+    def __init__(self, width: int = 33) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(50, 31)
+        self.inner = torch.nn.Linear(31, width, bias=False)
+        self.norm = torch.nn.LayerNorm(width, bias=False)
+        self.outer = torch.nn.Linear(width, 31, bias=False)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        h = self.embedding(x)
+        h = h + self.outer(self.norm(torch.relu(self.inner(h))))
+        logits = (h @ self.embedding.weight.t()).float()
+        return torch.nn.functional.cross_entropy(logits, y, reduction="sum")
+
+
+def build(mesh: Mesh, zero_stage: int, precision: str, width: int = 33) -> TrainingEngine:
+    parallel, optimizer = ParallelConfig(zero_stage=zero_stage), OptimizerConfig(epsilon=1e-6)
+    with torch.device("meta"):
+        module = Small(width)
+    settings = zero_settings(
+        parallel, optimizer, precision=precision, num_parameters=4000, device=mesh.device
+    )
+
+    def fill(name: str, tensor: torch.Tensor) -> None:
+        generator = torch.Generator().manual_seed(sum(map(ord, name)))
+        tensor.copy_(
+            torch.ones(())
+            if "norm" in name
+            else torch.randn(tensor.shape, generator=generator) * 0.3
+        )
+
+    materialise(
+        module,
+        fill,
+        device=mesh.device,
+        dtype=DTYPES[precision],
+        zero3_settings=settings if zero_stage == 3 else None,
+    )
+    return TrainingEngine(module, module, mesh, parallel, optimizer, settings)
+
+
+def train(engine: TrainingEngine, mesh: Mesh, steps: range) -> list[float]:
+    losses = []
+    for step in steps:
+        x = torch.randint(0, 50, (12,), generator=torch.Generator().manual_seed(step))
+        mine = x[mesh.rank :: mesh.world_size]
+        total = torch.zeros(())
+
+        def run(module: Any, mine: Any = mine, total: Any = total) -> torch.Tensor:
+            loss: torch.Tensor = module(mine, (mine * 7 + 3) % 50)
+            total += loss.detach()
+            return loss / 12 * mesh.world_size
+
+        engine.forward_backward(run, last=True)
+        losses.append(float(mesh.sum_over_world(total)) / 12)
+        engine.step(1e-2)
+    return losses
+
+
+def job(
+    ranks: int, zero_stage: int, precision: str, steps: range, *, load: str = "", save: str = ""
+) -> list[float]:
+    def work(rank: int, world_size: int) -> list[float]:
+        mesh = start(CPU, 60)
+        engine = build(mesh, zero_stage, precision)
+        if load:
+            tensors.read(engine, Path(load), adam_steps=3)
+        losses = train(engine, mesh, steps)
+        if save:
+            tensors.write(tensors.gather_owned(engine, mesh), Path(save), mesh)
+        return losses
+
+    return run_on_ranks(work, ranks)[0]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("wrote", [1, 2, 3])
+def test_any_layout_goes_on_where_another_stopped(
+    tmp_path: Path, wrote: int, precision: str
+) -> None:
+    straight = job(2, wrote, precision, range(8))
+    job(2, wrote, precision, range(3), save=f"{tmp_path}/saved")
+    assert job(2, wrote, precision, range(3, 8), load=f"{tmp_path}/saved") == straight[3:]
+    # 3 ranks: no parameter's size is divisible by them. bfloat16 rounds sums over ranks differently.
+    tolerance = 1e-5 if precision == "float32" else 4e-3
+    for ranks, zero_stage in ((1, 1), (3, 3), (3, 2)):
+        found = job(ranks, zero_stage, precision, range(3, 8), load=f"{tmp_path}/saved")
+        assert found == pytest.approx(straight[3:], rel=tolerance), (ranks, zero_stage)
+
+
+def test_tensors_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
+    job(1, 1, "float32", range(1), save=f"{tmp_path}/saved")
+
+    def work(rank: int, world_size: int) -> str:
+        engine = build(start(CPU, 60), 1, "float32", width=34)
+        with pytest.raises(ValueError, match="is of another model") as caught:
+            tensors.read(engine, tmp_path / "saved", adam_steps=1)
+        return str(caught.value)
+
+    (message,) = run_on_ranks(work, 1)
+    assert "inner.weight has shape (33, 31), this model (34, 31)" in message
+
+
+def test_only_complete_checkpoints_count_and_old_ones_go(tmp_path: Path) -> None:
+    def work(rank: int, world_size: int) -> None:
+        mesh = start(CPU, 60)
+        engine = build(mesh, 1, "float32")
+        checkpoints = Checkpoints(tmp_path, keep=2, mesh=mesh)
+        (tmp_path / "step_00000001.partial").mkdir(exist_ok=True)  # what a kill leaves
+        for step in range(2, 6):
+            train(engine, mesh, range(1))
+            checkpoints.save(engine, RunState(step=step))
+        checkpoints.close()
+
+    run_on_ranks(work, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "latest",
+        "step_00000004",
+        "step_00000005",
+    ]
+    assert latest(tmp_path) == tmp_path / "step_00000005"
+    assert read_state(tmp_path / "step_00000005").adam_steps == 4
+    (tmp_path / "step_00000005" / STATE).unlink()  # somebody's hand; the one before still serves
+    assert latest(tmp_path) == tmp_path / "step_00000004"
+
+
+def test_owners_spread_bytes_evenly() -> None:
+    sizes = [100, 90, 80, 10, 10, 10]
+    owner = tensors.owners(sizes, 3)
+    loads = [sum(s for s, o in zip(sizes, owner, strict=True) if o == rank) for rank in range(3)]
+    assert max(loads) == 100
+    assert tensors.owners(sizes, 1) == [0] * 6
+
+
+def test_unreadable_checkpoints_say_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not readable"):
+        read_state(tmp_path)
+    (tmp_path / STATE).write_text(json.dumps({"format": 99}))
+    with pytest.raises(ValueError, match="another format"):
+        read_state(tmp_path)
+    with pytest.raises(ValueError, match="no readable checkpoint"):
+        tensors.stored_shapes(tmp_path)
+
+
+def test_differences_are_errors_unless_allowed_by_name() -> None:
+    model = ModelConfig()
+    state = RunState(
+        model={**vars(model), "window": 64, "attention_backend": "dense"},
+        rope_base={"window": 1e4},
+        data={"seed": 0, "sources": {"a": "x"}},
+    )
+    data = {"seed": 1, "sources": {"a": "x"}}
+    found = differences(state, model, rope_base={"window": 5e5}, data=data, allowed=[])
+    assert [line.split("=")[0].split(":")[0] for line in found] == [
+        "model.window",
+        "rope_base",
+        "data",
+    ]
+    assert "seed differ" in found[2]
+    allowed = ["rope_base", "data"]
+    found = differences(state, model, rope_base={"window": 5e5}, data=data, allowed=allowed)
+    assert len(found) == 1

@@ -1,0 +1,78 @@
+"""Which folder may import what, one heavy package a file, and files short enough to read."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAY_IMPORT = {
+    "model": {"model"},
+    "data": {"data"},
+    "parallel": {"parallel", "model"},
+    "train": {"train", "model", "data", "parallel"},
+}
+# Heavy or foreign package -> the only files (or folders) that may import it.
+HOMES = {
+    "flash_attn": {"model/attention_flash.py"},
+    "sentencepiece": {"data/tokenizer.py"},
+    "deepspeed": {"parallel/deepspeed_engine.py"},
+    "torch.distributed": {"parallel/"},
+    "hydra": {"train/compose.py"},
+    "omegaconf": {"train/compose.py"},
+    "wandb": {"train/wandb_log.py"},
+    "plotly": {"train/report.py", "train/report_figures.py", "train/report_axes.py"},
+    "pydantic": {"train/compose.py", "train/schedule.py"},
+    "zstandard": {"data/file_streams.py"},
+}
+FILES = sorted(
+    path.relative_to(ROOT) for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield node, name.name
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for name in node.names:
+                yield node, f"{node.module}.{name.name}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_file_imports_only_what_its_folder_may(file: Path) -> None:
+    tree = ast.parse((ROOT / file).read_text())
+    top_level = {node for node in ast.walk(tree) if isinstance(node, ast.stmt)} & set(tree.body)
+    for node, name in imports(tree):
+        package = name.split(".")[0]
+        if package in MAY_IMPORT:
+            assert package in MAY_IMPORT[file.parts[0]], f"{file} imports {name}"
+            assert node in top_level, f"{file} hides an import of {name} inside a function"
+            assert not isinstance(node, ast.Import), f"{file}: write from {name} import ..."
+        for heavy, homes in HOMES.items():
+            if name == heavy or name.startswith(f"{heavy}."):
+                allowed = any(str(file).startswith(home) for home in homes)
+                assert allowed, f"{file} imports {name}; only {homes} may"
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_file_is_short_and_says_what_it_is_for(file: Path) -> None:
+    text = (ROOT / file).read_text()
+    assert text.count("\n") <= 400, f"{file} is too long to read in one go"
+    assert ast.get_docstring(ast.parse(text)), f"{file} has no module docstring"
+
+
+def test_names_do_not_shadow_the_standard_library() -> None:
+    import sys
+
+    clashes = [
+        file for file in FILES if file.stem in sys.stdlib_module_names and "__" not in file.stem
+    ]
+    assert clashes == []
+
+
+def test_conf_holds_values_only() -> None:
+    assert not list((ROOT / "conf").rglob("*.py"))
+    assert not list((ROOT / "tests").rglob("__init__.py"))

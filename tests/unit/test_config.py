@@ -1,0 +1,122 @@
+"""Every shipped YAML composes and is sound; every mistake on the command line is named at once."""
+
+from dataclasses import asdict
+from itertools import product
+
+import pytest
+
+from model.flops import parameter_count
+from train import validate
+from train.compose import ConfigMistakes, compose_run, groups, key_mistake, to_yaml, typed
+from train.config import RunConfig
+from train.schedule import build_schedule
+
+
+def mistakes(*arguments: str) -> list[str]:
+    with pytest.raises(ConfigMistakes) as caught:
+        compose_run(arguments)
+    return caught.value.mistakes
+
+
+@pytest.mark.parametrize("experiment", groups()["experiment"])
+def test_every_experiment_is_sound(experiment: str) -> None:
+    config = compose_run([f"experiment={experiment}"])
+    assert validate.problems(config, world_size=2) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe"), list(product(groups()["model"], groups()["recipe"])), ids="-".join
+)
+def test_every_model_takes_every_recipe(model: str, recipe: str) -> None:
+    config = compose_run([f"model={model}", f"recipe={recipe}"])
+    assert config.model.problems() == []
+
+
+@pytest.mark.parametrize("schedule", groups()["schedule"])
+def test_every_schedule_resolves(schedule: str) -> None:
+    resolved, found = build_schedule(compose_run([f"schedule={schedule}"]))
+    assert found == []
+    assert resolved is not None
+    assert len(resolved.stages) >= 2
+
+
+def test_8b_preset_is_the_published_model() -> None:
+    # The Cohere2 block at Command R7B's shape: arXiv 2501.18795 and its released configuration.
+    assert parameter_count(compose_run(["model=8b"]).model) == 8_028_033_024
+
+
+@pytest.mark.parametrize(("model", "millions"), [("125m", 125), ("1b", 1000)])
+def test_preset_sizes_are_what_their_names_say(model: str, millions: int) -> None:
+    count = parameter_count(compose_run([f"model={model}"]).model) / 1e6
+    assert count == pytest.approx(millions, rel=0.15)
+
+
+def test_quickstart_keeps_the_promise_of_growing_context() -> None:
+    schedule, _ = build_schedule(compose_run(["experiment=quickstart"]))
+    assert schedule is not None
+    lengths = [stage.shape.sequence_length for stage in schedule.stages]
+    assert len(lengths) >= 3
+    assert lengths == sorted(lengths)
+    assert lengths[-1] >= 8 * lengths[0]
+
+
+def test_command_line_wins_and_scientific_numbers_are_integers() -> None:
+    config = compose_run(["experiment=quickstart", "schedule.stages.long.tokens=1e9", "seed=7"])
+    assert config.schedule.stages["long"].tokens == 1_000_000_000
+    assert config.seed == 7
+
+
+def test_stages_can_be_added_and_removed() -> None:
+    config = compose_run(
+        [
+            "schedule=small",
+            "~schedule.stages.first",
+            "+schedule.stages.third={tokens: 4096, sequence_length: 256, batch_tokens: 512, "
+            "micro_batch_tokens: 256, rope_base: {policy: ntk}}",
+        ]
+    )
+    assert list(config.schedule.stages) == ["second", "third"]
+
+
+def test_resolved_yaml_composes_to_the_same_run() -> None:
+    config = compose_run(["experiment=quickstart"])
+    from omegaconf import OmegaConf
+
+    assert typed(OmegaConf.create(to_yaml(config))) == config
+
+
+def test_all_mistakes_come_together_and_each_names_a_way_out() -> None:
+    found = mistakes(
+        "experiment=quickstrat",
+        "model.num_layer=4",
+        "schedule.stages.lng.tokens=5",
+        "learning_rate=1",
+        "nonsense",
+    )
+    assert len(found) == 5
+    text = "\n".join(found)
+    assert "experiment=quickstrat: no such experiment; did you mean quickstart?" in text
+    assert "model.num_layer=4: unknown key; did you mean model.num_layers?" in text
+    assert "there is no lng in schedule.stages; did you mean long?" in text
+    assert "did you mean schedule.learning_rate?" in text
+    assert "nonsense: not an argument; write KEY=VALUE" in text
+
+
+def test_wrong_types_come_together() -> None:
+    found = mistakes("model.num_layers=four", "train.max_steps=1.5", "model.qk_norm=perhaps")
+    assert [line.split("=")[0] for line in found] == [
+        "model.num_layers",
+        "model.qk_norm",
+        "train.max_steps",
+    ]
+
+
+def test_a_value_has_no_keys_below_it() -> None:
+    assert "single value" in (key_mistake("seed.more", {}) or "")
+    assert key_mistake("schedule.learning_rate.peak", {}) is None
+
+
+def test_schema_has_a_default_for_everything_but_the_run_itself() -> None:
+    config = compose_run([])
+    rebuilt = RunConfig(run_name=config.run_name, schedule=config.schedule)
+    assert asdict(rebuilt)["optimizer"] == asdict(config)["optimizer"]

@@ -1,0 +1,351 @@
+"""The same token files for every number of workers and after every kill; bad records are named."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import manifest, readers, worker_pool
+from data.append_journal import AppendJournal
+from data.block_encoder import EncodedBlock, encode_block
+from data.indexed_dataset import IndexedDataset
+from data.prepare import PrepareOptions, main, prepare
+from data.tokenizer import Tokenizer, train
+
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "\u03b7\u03c4\u03b1", "\U0001f600"]
+
+
+def _text(number: int) -> str:
+    return " ".join(WORDS[(number * 31 + i * i) % 8] for i in range(3 + number * 7 % 90)) + "\n"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    path = tmp_path_factory.mktemp("tokenizer") / "t.model"
+    return train([_text(i) for i in range(100)], path, 320)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Text files and JSON lines; 430 documents."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for i in range(30):
+        (folder / f"{i:02}.txt").write_text(_text(i))
+    lines = [json.dumps({"text": _text(i)}) for i in range(30, 430)]
+    (folder / "rest.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def _options(corpus: Path, output: Path, tokenizer: Tokenizer, **changes: object) -> PrepareOptions:
+    fields = {"inputs": (str(corpus),), "output": str(output), "tokenizer": str(tokenizer.path)}
+    return PrepareOptions(**{**fields, "show_progress": False, **changes})  # type: ignore[arg-type]
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_documents_end_with_the_end_token_and_decode_to_their_text(
+    tmp_path: Path, corpus: Path, tokenizer: Tokenizer
+) -> None:
+    (made,) = prepare(_options(corpus, tmp_path / "new" / "folder" / "x", tokenizer))
+    dataset = IndexedDataset(tmp_path / "new" / "folder" / "x")
+    assert dataset.num_documents == made["documents"] == 430
+    for number in (0, 29, 30, 429):
+        tokens = dataset.read(number, 0, dataset.document_length(number))
+        assert tokens[-1] == tokenizer.eos_id
+        assert tokenizer.eos_id not in tokens[:-1]
+        assert tokenizer.decode(tokens) == _text(number)
+    assert made["tokenizer"]["sha256"] == tokenizer.sha256
+    assert sorted(_files(tmp_path / "new" / "folder")) == ["x.bin", "x.idx", "x.manifest.json"]
+    assert manifest.verify(tmp_path / "new" / "folder" / "x", full=True) == made
+
+
+def test_files_are_the_same_for_every_number_of_workers_and_size_of_blocks(
+    tmp_path: Path, corpus: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heldout = {"heldout_fraction": 0.2, "commit_bytes": 50_000}
+    results = []
+    for workers in (1, 2, 3):
+        monkeypatch.setattr(readers, "BLOCK_BYTES", 2_000 * workers)
+        folder = tmp_path / str(workers)
+        changes = {"workers": workers, "heldout_output": str(folder / "h"), **heldout}
+        prepare(_options(corpus, folder / "x", tokenizer, **changes))
+        results.append(_files(folder))
+    assert results[0] == results[1] == results[2]
+
+
+def test_every_document_is_in_exactly_one_of_both_outputs(
+    tmp_path: Path, corpus: Path, tokenizer: Tokenizer
+) -> None:
+    changes = {"heldout_fraction": 0.2, "heldout_output": str(tmp_path / "h")}
+    prepare(_options(corpus, tmp_path / "x", tokenizer, **changes))
+    texts = []
+    for name in ("x", "h"):
+        dataset = IndexedDataset(tmp_path / name)
+        for number in range(dataset.num_documents):
+            tokens = dataset.read(number, 0, dataset.document_length(number))
+            texts.append(tokenizer.decode(tokens))
+    assert sorted(texts) == sorted(_text(i) for i in range(430))
+    assert 40 < IndexedDataset(tmp_path / "h").num_documents < 130
+
+
+def _command(corpus: Path, output: Path, tokenizer: Tokenizer) -> list[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "data.prepare",
+        "--input",
+        str(corpus),
+        "--output",
+        str(output),
+    ]
+    return [*command, "--tokenizer", str(tokenizer.path), "--workers", "2"]
+
+
+def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    source = tmp_path / "big.jsonl"
+    with source.open("w") as file:
+        for i in range(8_000):
+            file.write(json.dumps({"text": _text(i)}) + "\n")
+    prepare(_options(source, tmp_path / "whole" / "x", tokenizer))
+    output = tmp_path / "killed" / "x"
+    command = [*_command(source, output, tokenizer), "--commit-bytes", "200000"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    journal = Path(f"{output}.journal")
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 4:
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not Path(f"{output}.bin").exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert _files(tmp_path / "killed") == _files(tmp_path / "whole")
+
+
+def _interrupt(monkeypatch: pytest.MonkeyPatch, options: PrepareOptions, commits: int) -> None:
+    """Run until `commits` commits are made, then fail."""
+    count = 0
+    original = AppendJournal.commit
+
+    def commit(self: AppendJournal, state: dict[str, object]) -> None:
+        nonlocal count
+        original(self, state)
+        count += 1
+        if count == commits:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AppendJournal, "commit", commit)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(options)
+
+
+def _blocks_parsed(monkeypatch: pytest.MonkeyPatch, options: PrepareOptions) -> int:
+    """Prepare, and count the blocks that were tokenised."""
+    count = 0
+
+    def counting(block: readers.Block, tokenizer: Tokenizer, field: str) -> EncodedBlock:
+        nonlocal count
+        count += 1
+        return encode_block(block, tokenizer, field)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_pool, "encode_block", counting)
+        prepare(options)
+    return count
+
+
+@pytest.mark.parametrize(
+    "damage", ["none", "flipped", "truncated", "unfinished", "other tokenizer"]
+)
+def test_finished_work_is_kept_where_it_is_good_and_redone_where_it_is_not(
+    tmp_path: Path,
+    corpus: Path,
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: str,
+) -> None:
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 2_000)
+    total = _blocks_parsed(monkeypatch, _options(corpus, tmp_path / "whole" / "x", tokenizer))
+    options = _options(corpus, tmp_path / "again" / "x", tokenizer, commit_bytes=9_000)
+    before = options
+    if damage == "other tokenizer":
+        other = train([_text(i) for i in range(50)], tmp_path / "other.model", 325)
+        before = _options(corpus, tmp_path / "again" / "x", other, commit_bytes=9_000)
+    _interrupt(monkeypatch, before, 4)
+    partial = tmp_path / "again" / "x.bin.partial"
+    content = bytearray(partial.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+        partial.write_bytes(content)
+    if damage == "truncated":
+        partial.write_bytes(content[: len(content) // 2])
+    if damage == "unfinished":
+        partial.write_bytes(content + b"tail of a write that was never committed")
+    parsed = _blocks_parsed(monkeypatch, options)
+    assert _files(tmp_path / "again") == _files(tmp_path / "whole")
+    if damage in ("none", "unfinished"):
+        assert parsed < 0.7 * total
+    elif damage in ("flipped", "truncated"):
+        assert 0.7 * total < parsed < total
+    else:
+        assert parsed == total
+
+
+def test_a_second_run_finds_everything_made_and_a_changed_input_starts_anew(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text("first")
+    options = _options(source, tmp_path / "x", tokenizer)
+    prepare(options)
+    stamp = (tmp_path / "x.bin").stat().st_mtime_ns
+    prepare(options)
+    assert (tmp_path / "x.bin").stat().st_mtime_ns == stamp
+    source.write_text("second text")
+    prepare(options)
+    dataset = IndexedDataset(tmp_path / "x")
+    assert tokenizer.decode(dataset.read(0, 0, dataset.num_tokens)) == "second text"
+
+
+BAD = [
+    '{"text": "good"}',
+    '{"text": "bad',
+    '{"other": 1}',
+    '{"text": ""}',
+    '{"text": null}',
+    '{"text": "good too"}',
+]
+
+
+def test_skipping_names_each_bad_record_and_counts_them(
+    tmp_path: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text("\n".join(BAD))
+    output = tmp_path / "out" / "x"
+    arguments = ["--input", str(source), "--output", str(output), "--on-error", "skip"]
+    assert main([*arguments, "--tokenizer", str(tokenizer.path)]) == 0
+    errors = capsys.readouterr().err
+    for line in (2, 3, 5):
+        assert f"skipped {source}:{line}: " in errors
+    assert "skipped records: 1 empty, 2 field, 1 json" in errors
+    assert manifest.verify(output)["skipped"] == {"empty": 1, "field": 2, "json": 1}
+    listed = [json.loads(line) for line in Path(f"{output}.errors.jsonl").read_text().splitlines()]
+    assert [(entry["line"], entry["kind"]) for entry in listed] == [
+        (2, "json"),
+        (3, "field"),
+        (4, "empty"),
+        (5, "field"),
+    ]
+    assert IndexedDataset(output).num_documents == 2
+
+
+def test_failing_stops_at_the_first_bad_record_and_skipping_goes_on_from_there(
+    tmp_path: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text("\n".join(BAD))
+    arguments = ["--input", str(source), "--output", str(tmp_path / "x")]
+    arguments += ["--tokenizer", str(tokenizer.path)]
+    for workers in ("1", "2"):
+        assert main([*arguments, "--workers", workers]) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith(f"data.prepare: {source}:2: bad JSON")
+        assert not (tmp_path / "x.bin").exists()
+    assert main([*arguments, "--on-error", "skip"]) == 0
+    assert main(arguments) == 2, "made with skipped records, asked for none"
+
+
+def test_a_full_disk_is_one_clear_line_and_the_next_run_goes_on(
+    tmp_path: Path,
+    corpus: Path,
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prepare(_options(corpus, tmp_path / "whole" / "x", tokenizer))
+    options = _options(corpus, tmp_path / "full" / "x", tokenizer, commit_bytes=9_000)
+    original = os.fsync
+    count = 0
+
+    def full(handle: int) -> None:
+        nonlocal count
+        count += 1
+        if count > 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ValueError, match=r"no space left on the disk .* run the same command"):
+            prepare(options)
+    prepare(options)
+    assert _files(tmp_path / "full") == _files(tmp_path / "whole")
+
+
+def test_mistakes_are_one_clear_line(
+    tmp_path: Path, corpus: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.txt").write_text("only one")
+    model = str(tokenizer.path)
+    cases = [
+        (["--input", str(tmp_path / "empty")], model, "holds no document"),
+        (["--input", str(tmp_path / "gone")], model, "no such file or folder"),
+        (["--input", str(corpus)], str(tmp_path / "no.model"), "no such file; train one with"),
+        (["--input", str(corpus), "--workers", "0"], model, "workers=0: must be at least 1"),
+        (["--input", str(corpus), "--heldout-fraction", "0.1"], model, "give both or none"),
+        (
+            [
+                "--input",
+                str(tmp_path / "one"),
+                *("--heldout-fraction", "0.01", "--heldout-output", str(tmp_path / "h")),
+            ],
+            model,
+            "none of 1 documents falls into",
+        ),
+    ]
+    for arguments, tokenizer_path, message in cases:
+        output = ["--output", str(tmp_path / "x"), "--tokenizer", tokenizer_path]
+        assert main([*arguments, *output]) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("data.prepare: ")
+        assert message in last
+    assert list(tmp_path.glob("x*")) == []
+
+
+def test_two_processes_on_one_output_are_refused(
+    tmp_path: Path, corpus: Path, tokenizer: Tokenizer
+) -> None:
+    other = AppendJournal(tmp_path / "x.journal", [], "other")
+    other.resume()
+    with pytest.raises(ValueError, match="another process is at work"):
+        prepare(_options(corpus, tmp_path / "x", tokenizer))
+    other.close()
+
+
+def test_a_worker_that_dies_is_reported(
+    tmp_path: Path, corpus: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="a worker process ended with exit code 1"):
+        prepare(_options(corpus, tmp_path / "x", tokenizer, workers=2))
+
+
+def test_token_dtype_follows_the_vocabulary(
+    tmp_path: Path, corpus: Path, tokenizer: Tokenizer
+) -> None:
+    prepare(_options(corpus, tmp_path / "x", tokenizer))
+    assert IndexedDataset(tmp_path / "x").dtype == np.uint16

@@ -1,0 +1,89 @@
+"""RoPE base policies and the bound of arXiv 2405.14591 against published and computed values."""
+
+import pytest
+
+from train.rope_base import StageFacts, base_curve, reach_of_base, safe_base
+
+FACTS = StageFacts(
+    tokens=1000,
+    sequence_length=4096,
+    head_dim=128,
+    rotary_reach=4096,
+    previous_base=10_000.0,
+    previous_length=1024,
+)
+
+
+@pytest.mark.parametrize(
+    ("base", "reach"),
+    [(100, 58), (500, 170), (1e3, 360), (4.3e3, 1076), (1e4, 1706), (1.6e4, 2723), (2.7e4, 4078),
+     (5e4, 5305), (8.4e4, 8591), (1e5, 7756), (3.1e5, 12222)],
+)  # fmt: skip
+def test_reach_of_a_base_at_head_dim_128(base: float, reach: int) -> None:
+    assert reach_of_base(base, 128, 20_000) == reach
+
+
+@pytest.mark.parametrize(("base", "reach"), [(100.0, 2), (1e4, 21)])
+def test_reach_of_a_base_at_head_dim_4(base: float, reach: int) -> None:
+    assert reach_of_base(base, 4, 100) == reach
+
+
+@pytest.mark.parametrize(("length", "safe"), [(1024, 6020), (2048, 2.277e4)])
+def test_safe_base_is_the_one_above_which_every_base_is_feasible(length: int, safe: float) -> None:
+    # 2 %: the grid's resolution decides where a narrow gap between feasible intervals is seen.
+    assert safe_base(length, 128) == pytest.approx(safe, rel=0.02)
+
+
+def test_safe_base_holds_and_slightly_below_does_not() -> None:
+    base = safe_base(512, 64)
+    assert reach_of_base(base, 64, 512) == 512
+    assert reach_of_base(base * 0.998, 64, 512) < 512
+
+
+def test_number_is_constant() -> None:
+    curve = base_curve(10_000, FACTS)
+    assert [curve.at(tokens) for tokens in (0, 500, 10**9)] == [10_000.0] * 3
+
+
+def test_ntk_aware_grows_from_the_previous_stage() -> None:
+    # b s^(d/(d-2)) at d=128: s=4 from 1e4 gives 40,889.94.
+    assert base_curve("ntk", FACTS).at(0) == pytest.approx(40_889.94, rel=1e-6)
+    assert base_curve({"policy": "ntk"}, FACTS).last == pytest.approx(40_889.94, rel=1e-6)
+
+
+def test_ramp_is_log_linear_and_starts_where_the_previous_stage_ended() -> None:
+    curve = base_curve({"policy": "ramp", "end": 1e6, "tokens": 800}, FACTS)
+    assert curve.at(0) == 1e4
+    assert curve.at(400) == pytest.approx(1e5)
+    assert curve.at(800) == curve.at(5000) == curve.last == 1e6
+
+
+def test_steps_change_at_their_tokens() -> None:
+    curve = base_curve({"policy": "stepped", "steps": [[0, 1e4], [300, 5e4], [900, 1e5]]}, FACTS)
+    found = [curve.at(tokens) for tokens in (0, 299, 300, 899, 900)]
+    assert found == pytest.approx([1e4, 1e4, 5e4, 5e4, 1e5])
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (0.5, "above 1"),
+        ("fast", "must be a number"),
+        ({"policy": "rampe", "end": 2.0}, "did you mean ramp"),
+        ({"policy": "ramp", "stop": 2.0}, "takes"),
+        ({"policy": "ramp", "end": 1e6, "tokens": 2000}, "1..1000"),
+        ({"policy": "stepped", "steps": [[5, 1e4]]}, "start at 0"),
+        ({"policy": "constant"}, ".base=None"),
+    ],
+)
+def test_mistakes_say_what_is_right(value: object, says: str) -> None:
+    with pytest.raises(ValueError, match=says.replace(".", r"\.")):
+        base_curve(value, FACTS)
+
+
+def test_first_stage_has_nothing_to_grow_from() -> None:
+    first = StageFacts(1000, 4096, 128, 4096, None, None)
+    with pytest.raises(ValueError, match="needs a stage before"):
+        base_curve("ntk", first)
+    with pytest.raises(ValueError, match="needs a start"):
+        base_curve({"policy": "ramp", "end": 1e6}, first)

@@ -1,0 +1,88 @@
+"""What a run is refused for before anything starts, and what it is only warned of."""
+
+from pathlib import Path
+
+import pytest
+
+from train import validate
+from train.compose import compose_run
+from train.schedule import build_schedule
+
+
+def problems(*arguments: str, world_size: int = 2) -> list[str]:
+    return validate.problems(compose_run(["experiment=quickstart", *arguments]), world_size)
+
+
+def warnings(*arguments: str) -> list[str]:
+    config = compose_run(["experiment=quickstart", *arguments])
+    schedule, found = build_schedule(config)
+    assert schedule is not None, found
+    return validate.warnings(config, schedule)
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("schedule.stages.short.sequence_length=500", "must be a multiple of sequence_length=500"),
+        ("parallel.zero_stage=0", "use 1, 2 or 3"),
+        ("parallel.tensor=2", "use parallel.tensor=1"),
+        ("train.precision=float16", "must be one of float32, bfloat16"),
+        ("optimizer.beta2=1.0", "must be in [0, 1)"),
+        ("run_name=a/b", "plain folder name"),
+        ("checkpoint.resume=nowhere", "no such folder"),
+        ("checkpoint.keep=0", "at least 1"),
+        ("logging.wandb.mode=on", "must be one of offline"),
+        ("train.max_steps=0", "at least 1"),
+        ("model.num_kv_heads=4", "must be divisible"),
+        ("data.packing=first_fit", "best_fit"),
+        ("data.corpus=''", "data.sources"),
+    ],
+)
+def test_each_mistake_is_one_line_with_a_way_out(argument: str, says: str) -> None:
+    found = problems(argument)
+    assert found, argument
+    assert any(says in line for line in found), found
+    assert all("\n" not in line for line in found)
+
+
+def test_missing_corpus_names_the_command_that_makes_it() -> None:
+    found = problems("data.corpus=''", "+data.sources={web: {prefix: corpus/web, weight: 1}}")
+    assert len(found) == 1
+    assert "python -m data.prepare --input PATH --output corpus/web" in found[0]
+
+
+def test_world_that_does_not_fit_names_every_stage() -> None:
+    found = problems(world_size=3)
+    assert [line.split(".batch_tokens")[0] for line in found] == [
+        "schedule.stages.short",
+        "schedule.stages.middle",
+        "schedule.stages.long",
+    ]
+
+
+def test_disk_without_room_for_the_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validate.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**6}))
+    found = problems()
+    assert len(found) == 1
+    assert "0.00 GB are free" in found[0]
+
+
+def test_room_is_asked_for_where_the_outputs_will_be(tmp_path: Path) -> None:
+    assert problems(f"paths.outputs={tmp_path}/not/yet/there") == []
+
+
+def test_raising_the_base_of_a_windowed_hybrid_is_warned_of() -> None:
+    assert warnings() == []
+    (line,) = warnings("schedule.stages.long.rope_base=500000")
+    assert "in a windowed hybrid a higher base hurts" in line
+
+
+def test_full_rope_below_the_bound_is_warned_of_and_safe_is_not() -> None:
+    found = warnings("recipe=full_rope")
+    assert len(found) == 3
+    assert "separates similar from random keys only up to" in found[0]
+    assert (
+        warnings("recipe=full_rope", *(f"schedule.stages.{s}.rope_base=safe" for s in ("short", "middle", "long")),
+                 *(f"schedule.stages.{s}.sequence_length=512" for s in ("middle", "long")))
+        == []
+    )  # fmt: skip
