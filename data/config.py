@@ -33,7 +33,7 @@ class DataConfig:
     packing: str = "best_fit"
     """How documents become rows: best_fit or concat (data/packing.py)."""
     look_ahead: int = DEFAULT_LOOK_AHEAD
-    """Documents that best_fit chooses from; also the length of the cursor in a checkpoint."""
+    """Documents a source that best_fit chooses from; the cursor in a checkpoint is as long."""
     prefetch: int = 2
     """Global batches kept ready by the loader."""
     workers: int = 2

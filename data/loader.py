@@ -3,7 +3,7 @@
     shapes -> planner.plan (lengths only, whole batch) -> rows of this rank -> memory map -> batch
 
 Every rank plans the whole batch, so counts over all ranks need no communication; each reads only
-the tokens of its own rows.
+the tokens of its own rows, which are dealt as `rows_of_rank` (batch.py) says.
 """
 
 import queue
@@ -106,14 +106,14 @@ class Loader:
         self._dp_size = dp_size
         self._shapes = shapes
         self._pad_id = pad_id
-        self._ready: queue.Queue[GlobalBatch | BaseException | None] = queue.Queue(prefetch)
+        self._ready: queue.Queue[GlobalBatch | Exception | None] = queue.Queue(prefetch)
         self._stop = threading.Event()
-        self._ended: BaseException | None = None
+        self._ended: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        last: BaseException | None = None
+        last: Exception | None = None
         try:
             for shape in self._shapes:
                 batch = make_global_batch(
@@ -126,11 +126,11 @@ class Loader:
                 )
                 if not self._put(batch):
                     return
-        except BaseException as error:  # handed to the consumer, which raises it
+        except Exception as error:  # whatever it is, the consumer raises it
             last = error
         self._put(last)
 
-    def _put(self, item: GlobalBatch | BaseException | None) -> bool:
+    def _put(self, item: GlobalBatch | Exception | None) -> bool:
         while not self._stop.is_set():
             try:
                 self._ready.put(item, timeout=0.1)

@@ -1,12 +1,13 @@
-"""Which source the next document comes from, and which document it is.
+"""The documents of each source in their order, and how many tokens each source is owed.
 
-Tokens drawn per source track the weights: every source earns its weight of each token drawn and
-pays for its own, and the source most ahead in what it has earned is drawn next.
+Tokens placed in rows track the weights: every source earns its weight of each token placed and pays
+for its own, so the credits always sum to zero.
 
-    draw n tokens from s:   credit[i] += n * weight[i] for all i,   credit[s] -= n
+    place n tokens of s:   credit[i] += n * weight[i] for all i,   credit[s] -= n
 
-Credits stay within about one document's length, so the shares are exact up to that, and a change
-of weights between stages only changes what is earned from then on: nothing is caught up.
+What counts is tokens placed, not documents drawn, so a stage's mix holds from its first row on, no
+matter what is waiting in the look-ahead.  A change of weights starts all credits at zero: nothing
+is caught up.
 """
 
 from collections.abc import Mapping, Sequence
@@ -83,37 +84,48 @@ class DocumentOrder:
         self._chunk_start = self.drawn
 
 
-class Mixture:
-    """Draws whole documents from weighted sources; state is one counter and one credit a source."""
+class Shares:
+    """Who is how far behind its weight in the tokens of the rows planned so far."""
 
-    def __init__(self, sources: Sequence[LengthSource], seed: int) -> None:
-        self._orders = [
-            DocumentOrder(documents, source=number, seed=seed)
-            for number, documents in enumerate(sources)
-        ]
-        self._credits = [0.0] * len(sources)
+    def __init__(self, num_sources: int) -> None:
+        self._weights = (0.0,) * num_sources
+        self._credits = [0.0] * num_sources
 
-    def next(self, weights: Sequence[float]) -> Span:
-        """The next document under `weights` (positive sum, one a source)."""
+    def adopt(self, weights: Sequence[float]) -> None:
+        """Go by `weights` (positive sum) from now on; a change forgets what was owed before."""
         total = sum(weights)
-        candidates = [i for i, weight in enumerate(weights) if weight > 0]
-        # The first of a tie, so that every process chooses alike.
-        chosen = max(candidates, key=lambda i: (self._credits[i], -i))
-        span = self._orders[chosen].next()
-        for i in candidates:
-            self._credits[i] += span.length * (weights[i] / total)
-        self._credits[chosen] -= span.length
-        return span
+        normalised = tuple(weight / total for weight in weights)
+        if normalised != self._weights:
+            self._weights = normalised
+            self._credits = [0.0] * len(normalised)
 
-    def state_dict(self) -> dict[str, list[float] | list[int]]:
+    def most_behind(self) -> int:
+        """The source to which the most tokens are owed; the first of several."""
+        return max(self._weighted(), key=lambda source: (self._credits[source], -source))
+
+    def within(self, tokens: float) -> list[int]:
+        """Sources less than `tokens` ahead of their weight, those furthest behind first."""
+        near = [source for source in self._weighted() if self._credits[source] > -tokens]
+        return sorted(near, key=lambda source: (-self._credits[source], source))
+
+    def has_weight(self, source: int) -> bool:
+        """Whether the source takes part at all."""
+        return self._weights[source] > 0
+
+    def spend(self, source: int, tokens: int) -> None:
+        """Note that a row holds `tokens` of `source`."""
+        for other in self._weighted():
+            self._credits[other] += tokens * self._weights[other]
+        self._credits[source] -= tokens
+
+    def _weighted(self) -> list[int]:
+        return [source for source, weight in enumerate(self._weights) if weight > 0]
+
+    def state_dict(self) -> dict[str, list[float]]:
         """Plain JSON."""
-        return {
-            "drawn": [order.drawn for order in self._orders],
-            "credits": list(self._credits),
-        }
+        return {"weights": list(self._weights), "credits": list(self._credits)}
 
     def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
         """Continue exactly where `state` was taken."""
-        for order, drawn in zip(self._orders, state["drawn"], strict=True):
-            order.drawn = int(drawn)
-        self._credits = [float(credit) for credit in state["credits"]]
+        self._weights = tuple(state["weights"])
+        self._credits = list(state["credits"])

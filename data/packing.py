@@ -1,14 +1,17 @@
 """Which pieces of which documents make up each row: decided on lengths alone, the same everywhere.
 
-    sources --Mixture--> pool of `look_ahead` spans --rows--> list of spans per row
+    each source --shuffled order--> its pool of `look_ahead` spans --rows--> list of spans per row
 
-best_fit  A row starts with a span drawn by a length-weighted lottery, so that a long document is
-          spent at the rate of its tokens and not in hundreds of rows in a row.  A span longer than
-          the row gives its first tokens, its remainder returns to the pool.  The rest of the row is
-          filled with the largest span that fits, again and again.  If then a gap of at least
-          sequence_length / GAP_SHARE is left, the shortest span of at least twice the gap (or else
-          the longest) is cut to fill it; a smaller gap is padding.
-concat    Documents end to end in shuffled order, cut at row boundaries; no padding.
+best_fit  A row starts in the source that is owed the most tokens, with a span drawn by a
+          length-weighted lottery, so that a long document is spent at the rate of its tokens and
+          not in hundreds of rows in succession.  A span longer than the row gives its first tokens,
+          its remainder returns to the pool.  The rest of the row is filled with the largest span
+          that fits, from any source not more than AHEAD_ROWS rows ahead of its weight, again and
+          again.  If then a gap of at least sequence_length / GAP_SHARE is left, the shortest span
+          of at least twice the gap (or else the longest) is cut to fill it; a smaller gap is
+          padding.  Padding is therefore below 1 / GAP_SHARE for every corpus.
+concat    Documents end to end in shuffled order, each from the source that is owed the most, cut
+          at row boundaries; no padding.
 
 Every token of every document is in exactly one span per epoch.  The rows are a pure function of
 (seed, corpus, sequence of shapes): not of dp size, micro-batch size or how far anyone read ahead.
@@ -19,11 +22,12 @@ from typing import Any
 
 from data.batch import BatchShape, Span
 from data.documents import mix_integers
-from data.mixture import LengthSource, Mixture
+from data.mixture import DocumentOrder, LengthSource, Shares
 from data.span_pool import SpanPool
 
 METHODS = ("best_fit", "concat")
 GAP_SHARE = 128
+AHEAD_ROWS = 4
 DEFAULT_LOOK_AHEAD = 1_024
 _LOTTERY = 0x4C4F_5454
 
@@ -49,13 +53,19 @@ class BatchPlanner:
                 f"look_ahead={look_ahead}: must be at least 1; use {DEFAULT_LOOK_AHEAD}"
             )
         self._num_documents = [source.num_documents for source in sources]
-        self._mixture = Mixture(sources, seed)
+        self._orders = [
+            DocumentOrder(documents, source=number, seed=seed)
+            for number, documents in enumerate(sources)
+        ]
         self._seed = seed
         self._method = method
         self._wanted = look_ahead if method == "best_fit" else 1
-        self._pool = SpanPool(self._wanted + 1)
+        self._pools = [SpanPool(self._wanted + 1) for _ in sources]
+        self._shares = Shares(len(sources))
         self._rows = 0
         self._serial = 0
+        self._open_source = -1
+        """Under concat: the source whose document the last row ended in, -1 if it ended with it."""
 
     def plan(self, shape: BatchShape) -> list[list[Span]]:
         """The rows of the next global batch, in order; each is at most sequence_length long."""
@@ -64,62 +74,77 @@ class BatchPlanner:
                 f"weights={shape.weights}: need one per source ({len(self._num_documents)}), not"
                 " all zero"
             )
+        self._shares.adopt(shape.weights)
         row = self._best_fit_row if self._method == "best_fit" else self._concat_row
-        return [row(shape) for _ in range(shape.num_rows)]
+        return [row(shape.sequence_length) for _ in range(shape.num_rows)]
 
-    def _refill(self, weights: Sequence[float]) -> None:
-        while len(self._pool) < self._wanted:
-            self._pool.add(self._serial, self._mixture.next(weights))
+    def _filled_pool(self, source: int) -> SpanPool:
+        pool = self._pools[source]
+        while len(pool) < self._wanted:
+            pool.add(self._serial, self._orders[source].next())
             self._serial += 1
+        return pool
 
-    def _use(self, entry: tuple[int, Span], limit: int) -> Span:
-        """The first `limit` tokens of a span taken from the pool; the remainder goes back."""
+    def _place(self, entry: tuple[int, Span], limit: int) -> Span:
+        """The first `limit` tokens of a span taken from its pool; the remainder goes back."""
         serial, span = entry
-        if span.length <= limit:
-            return span
-        rest = Span(span.source, span.document, span.start + limit, span.length - limit, span.epoch)
-        self._pool.add(serial, rest)
-        return Span(span.source, span.document, span.start, limit, span.epoch)
+        if span.length > limit:
+            source, document, start, epoch = span.source, span.document, span.start, span.epoch
+            rest = Span(source, document, start + limit, span.length - limit, epoch)
+            self._pools[source].add(serial, rest)
+            span = Span(source, document, start, limit, epoch)
+        self._shares.spend(span.source, span.length)
+        return span
 
-    def _best_fit_row(self, shape: BatchShape) -> list[Span]:
-        length = shape.sequence_length
-        self._refill(shape.weights)
+    def _best_fit_row(self, length: int) -> list[Span]:
+        pool = self._filled_pool(self._shares.most_behind())
         draw = mix_integers(self._seed, _LOTTERY, self._rows)
         self._rows += 1
-        row = [self._use(self._pool.take_weighted(draw), length)]
+        row = [self._place(pool.take_weighted(draw), length)]
         gap = length - row[0].length
         while gap:
-            self._refill(shape.weights)
-            entry = self._pool.take_largest(gap)
+            near = self._shares.within(AHEAD_ROWS * length)
+            pools = [self._filled_pool(source) for source in near]
+            pool = max(pools, key=lambda candidate: candidate.largest(gap))
+            entry = pool.take_largest(gap)
             if entry is None:
                 if gap * GAP_SHARE < length:
                     break
-                entry = self._pool.take_smallest(2 * gap) or self._pool.take_longest()
-            row.append(self._use(entry, gap))
+                entry = pools[0].take_smallest(2 * gap) or pools[0].take_longest()
+            row.append(self._place(entry, gap))
             gap -= row[-1].length
         return row
 
-    def _concat_row(self, shape: BatchShape) -> list[Span]:
+    def _concat_row(self, length: int) -> list[Span]:
         row: list[Span] = []
-        gap = shape.sequence_length
+        gap = length
         self._rows += 1
         while gap:
-            self._refill(shape.weights)
-            row.append(self._use(self._pool.take_oldest(), gap))
+            source = self._open_source
+            if source < 0 or not self._shares.has_weight(source):
+                source = self._shares.most_behind()
+            entry = self._filled_pool(source).take_oldest()
+            row.append(self._place(entry, gap))
             gap -= row[-1].length
+            self._open_source = source if row[-1].length < entry[1].length else -1
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain JSON, as long as the look-ahead: what is needed to plan the next batch."""
+        """Plain JSON, as long as the look-ahead: what is needed to plan the next batch.
+
+        pools: per source, [serial, document, start, length, epoch] of each waiting span.
+        """
         return {
             "seed": self._seed,
             "num_documents": list(self._num_documents),
             "rows": self._rows,
             "serial": self._serial,
-            **self._mixture.state_dict(),
-            "pool": [
-                [serial, span.source, span.document, span.start, span.length, span.epoch]
-                for serial, span in self._pool.entries()
+            "open_source": self._open_source,
+            "drawn": [order.drawn for order in self._orders],
+            **self._shares.state_dict(),
+            "pools": [
+                [[n, s.document, s.start, s.length, s.epoch] for n, s in pool.entries()]
+                for pool in self._pools
             ],
         }
 
@@ -134,8 +159,12 @@ class BatchPlanner:
                     f"cursor.{key}={state[key]}: this run has {mine}; resume with the same sources"
                     " and seed, or start anew with checkpoint.resume=never"
                 )
-        self._mixture.load_state_dict(state)
+        self._shares.load_state_dict(state)
         self._rows = int(state["rows"])
         self._serial = int(state["serial"])
-        self._pool = SpanPool(max(self._wanted, len(state["pool"])) + 1)
-        self._pool.extend((serial, Span(*fields)) for serial, *fields in state["pool"])
+        self._open_source = int(state["open_source"])
+        for source, spans in enumerate(state["pools"]):
+            self._orders[source].drawn = int(state["drawn"][source])
+            pool = SpanPool(max(self._wanted, len(spans)) + 1)
+            pool.extend((serial, Span(source, *fields)) for serial, *fields in spans)
+            self._pools[source] = pool

@@ -12,6 +12,7 @@ import argparse
 import errno
 import hashlib
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -92,7 +93,7 @@ def prepare(options: PrepareOptions) -> tuple[Manifest, ...]:
     if problems:
         raise ValueError("; ".join(problems))
     tokenizer = Tokenizer(options.tokenizer)
-    files = list_files(options.inputs).files
+    files = _input_files(options)
     fingerprint = _fingerprint(options, tokenizer, files)
     made = _already_made(options, fingerprint)
     if made is not None:
@@ -108,6 +109,13 @@ def prepare(options: PrepareOptions) -> tuple[Manifest, ...]:
                 " and run the same command again, it goes on where it stopped"
             ) from error
         raise
+
+
+def _input_files(options: PrepareOptions) -> list[str]:
+    """Files of the inputs, without our own outputs should they lie in the same folder."""
+    own = tuple(f"{Path(prefix).absolute()}." for prefix in options.prefixes)
+    files = list_files(options.inputs).files
+    return [name for name in files if not str(Path(name).absolute()).startswith(own)]
 
 
 def _fingerprint(options: PrepareOptions, tokenizer: Tokenizer, files: Sequence[str]) -> str:
@@ -260,14 +268,14 @@ class _Job:
         for prefix, sizes in zip(self.options.prefixes, self.journal.files[1::2], strict=False):
             if not sizes.stat().st_size:
                 self._refuse_empty(prefix)
+            with Path(f"{prefix}.idx.partial").open("wb") as file:
+                write_index(file, np.memmap(sizes, mode="r", dtype="<i4"), self.tokenizer.dtype)
+                file.flush()
+                os.fsync(file.fileno())
         for prefix in self.options.prefixes:
             manifest_path(prefix).unlink(missing_ok=True)
-        for part, prefix in enumerate(self.options.prefixes):
-            tokens, sizes = self.journal.files[2 * part : 2 * part + 2]
-            partial = Path(f"{prefix}.idx.partial")
-            with partial.open("wb") as file:
-                write_index(file, np.memmap(sizes, mode="r", dtype="<i4"), self.tokenizer.dtype)
-            partial.replace(idx_path(prefix))
+        for prefix, tokens in zip(self.options.prefixes, self.journal.files[0::2], strict=False):
+            Path(f"{prefix}.idx.partial").replace(idx_path(prefix))
             tokens.replace(bin_path(prefix))
         errors = self.journal.files[-1]
         if errors.stat().st_size:
@@ -282,7 +290,8 @@ class _Job:
         return manifests
 
     def _refuse_empty(self, prefix: str) -> None:
-        for path in (*self.journal.files, self.journal.path):
+        indexes = [Path(f"{name}.idx.partial") for name in self.options.prefixes]
+        for path in (*self.journal.files, *indexes, self.journal.path):
             path.unlink(missing_ok=True)
         if not self.documents:
             given = ", ".join(self.options.inputs)

@@ -61,6 +61,11 @@ class SpanPool:
             bit >>= 1
         return self._remove(self._slots[slot][0])
 
+    def largest(self, limit: int) -> int:
+        """Length of the longest span of at most `limit` tokens, 0 when there is none."""
+        at = bisect_left(self._keys, (limit + 1) << _AGE_BITS) - 1
+        return self._keys[at] >> _AGE_BITS if at >= 0 else 0
+
     def take_largest(self, limit: int) -> tuple[int, Span] | None:
         """Remove the longest span of at most `limit` tokens, the oldest among equals."""
         at = bisect_left(self._keys, (limit + 1) << _AGE_BITS) - 1

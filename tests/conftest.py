@@ -1,6 +1,7 @@
 """Fixtures that more than one folder of tests uses."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,8 +48,17 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
     return corpus
 
 
-def small_run(corpus: SmallCorpus, outputs: Path, **changes: str) -> list[str]:
+@pytest.fixture(scope="session")
+def small_run(small_corpus: SmallCorpus) -> Callable[..., list[str]]:
     """Arguments of a run of seconds: two stages, 64 -> 128 tokens, float32, 20 steps."""
+
+    def arguments(outputs: Path, **changes: str) -> list[str]:
+        return _small_run(small_corpus, outputs, changes)
+
+    return arguments
+
+
+def _small_run(corpus: SmallCorpus, outputs: Path, changes: dict[str, str]) -> list[str]:
     values = {
         "run_name": "small",
         "paths.outputs": str(outputs),

@@ -1,12 +1,10 @@
-"""The shuffled order is a permutation for every size, other in every epoch; shares follow weights."""
-
-import json
+"""The shuffled order is a permutation for every size, other in every epoch; shares are kept."""
 
 import numpy as np
 import pytest
 
 from data.documents import held_out, mix, mix_integers, shuffled
-from data.mixture import DocumentOrder, Mixture, mixture_weights
+from data.mixture import DocumentOrder, Shares, mixture_weights
 
 
 class Lengths:
@@ -90,46 +88,20 @@ def test_sources_without_a_token_are_refused() -> None:
         DocumentOrder(Lengths([]), source=0, seed=0)
 
 
-SOURCES = [Lengths([10] * 50), Lengths([1, 400, 30]), Lengths([1000] * 5)]
-
-
-def _shares(mixture: Mixture, weights: tuple[float, ...], draws: int) -> list[int]:
-    drawn = [0, 0, 0]
-    for _ in range(draws):
-        span = mixture.next(weights)
-        drawn[span.source] += span.length
-    return drawn
-
-
-def test_tokens_drawn_track_the_weights_within_a_document() -> None:
-    mixture = Mixture(SOURCES, seed=0)
-    drawn = [0, 0, 0]
-    weights = (0.5, 0.2, 0.3)
-    for _ in range(3000):
-        span = mixture.next(weights)
-        drawn[span.source] += span.length
-        for tokens, weight in zip(drawn, weights, strict=True):
-            assert abs(tokens - weight * sum(drawn)) <= 1500
-
-
-def test_a_change_of_weights_is_not_caught_up() -> None:
-    mixture = Mixture(SOURCES, seed=0)
-    first = _shares(mixture, (1.0, 0.0, 0.0), 20_000)
-    assert first[1:] == [0, 0]
-    second = _shares(mixture, (1.0, 1.0, 2.0), 2_000)
-    total = sum(second)
-    assert second[0] / total == pytest.approx(0.25, abs=0.03)
-    assert second[2] / total == pytest.approx(0.5, abs=0.03)
-
-
-def test_the_state_of_a_mixture_is_json_and_exact() -> None:
-    mixture = Mixture(SOURCES, seed=3)
-    _shares(mixture, (0.1, 0.6, 0.3), 777)
-    state = json.loads(json.dumps(mixture.state_dict()))
-    other = Mixture(SOURCES, seed=3)
-    other.load_state_dict(state)
-    weights = (0.3, 0.3, 0.4)
-    assert [mixture.next(weights) for _ in range(500)] == [other.next(weights) for _ in range(500)]
+def test_shares_pay_and_earn_and_forget_on_a_change() -> None:
+    shares = Shares(3)
+    shares.adopt((2.0, 1.0, 0.0))
+    assert shares.most_behind() == 0
+    shares.spend(0, 30)
+    assert shares.state_dict()["credits"] == pytest.approx([-10.0, 10.0, 0.0])
+    assert shares.most_behind() == 1
+    assert shares.within(10.5) == [1, 0]
+    assert shares.within(9.5) == [1]
+    assert not shares.has_weight(2)
+    shares.adopt((4.0, 2.0, 0.0))
+    assert shares.most_behind() == 1, "the same mix written differently is no change"
+    shares.adopt((1.0, 1.0, 1.0))
+    assert shares.state_dict()["credits"] == [0.0, 0.0, 0.0]
 
 
 def test_weights_are_put_in_order_and_normalised() -> None:

@@ -144,7 +144,8 @@ def test_interrupted_and_resumed_on_other_ranks_every_token_comes_once(
         for offset in range(s.start, s.start + s.length)
     )
     assert set(used.values()) == {1}
-    pending = {(f[1], f[2], f[5]) for f in straight[-1].cursor["pool"]}
+    pools = straight[-1].cursor["pools"]
+    pending = {(source, span[1], span[4]) for source, pool in enumerate(pools) for span in pool}
     for source, dataset in enumerate(sources):
         epochs = max(epoch for s, _, epoch, _ in used if s == source)
         assert epochs >= 1

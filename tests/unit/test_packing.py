@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.batch import BatchShape, Span
-from data.packing import METHODS, BatchPlanner
+from data.packing import AHEAD_ROWS, METHODS, BatchPlanner
 from data.span_pool import SpanPool
 
 
@@ -34,6 +35,11 @@ HOSTILE = [
 
 def _shape(sequence_length: int, rows: int, weights: tuple[float, ...]) -> BatchShape:
     return BatchShape(sequence_length, sequence_length * rows, sequence_length, weights)
+
+
+def _pending(state: dict[str, Any]) -> set[tuple[int, int, int]]:
+    """(source, document, epoch) of every span that waits in the look-ahead."""
+    return {(s, span[1], span[4]) for s, pool in enumerate(state["pools"]) for span in pool}
 
 
 def _walk(spans: Iterator[Span], sources: list[Lengths]) -> Counter[tuple[int, int, int]]:
@@ -69,7 +75,7 @@ def test_each_token_once_per_epoch_under_changing_lengths_and_weights(
             assert 0 < sum(span.length for span in row) <= length
             spans += row
     tokens = _walk(iter(spans), HOSTILE)
-    pending = {(f[1], f[2], f[5]) for f in planner.state_dict()["pool"]}
+    pending = _pending(planner.state_dict())
     for source, documents in enumerate(HOSTILE[:2]):
         last = max(epoch for s, _, epoch in tokens if s == source)
         assert last >= 1
@@ -98,7 +104,7 @@ def test_used_plus_pending_is_what_was_drawn(
                 for offset in range(span.start, span.start + span.length):
                     used[span.epoch, span.document, offset] += 1
     state = planner.state_dict()
-    for _, _, document, start, length, epoch in state["pool"]:
+    for _, document, start, length, epoch in state["pools"][0]:
         for offset in range(start, start + length):
             used[epoch, document, offset] += 1
     assert set(used.values()) <= {1}
@@ -135,9 +141,8 @@ def test_packing_and_look_ahead_may_change_on_resume_without_losing_a_token() ->
         state = json.loads(json.dumps(planner.state_dict()))
     tokens = _walk(iter(spans), source)
     assert state is not None
-    pending = {(f[2], f[5]) for f in state["pool"]}
-    complete = [(d, e) for (_, d, e), n in tokens.items() if n == source[0].lengths[d]]
-    assert {(d, e) for (_, d, e) in tokens} <= set(complete) | pending
+    complete = {key for key, n in tokens.items() if n == source[0].lengths[key[1]]}
+    assert set(tokens) <= complete | _pending(state)
 
 
 def test_a_cursor_of_another_corpus_or_seed_is_refused() -> None:
@@ -191,6 +196,29 @@ def test_a_giant_document_is_spent_at_the_rate_of_its_tokens() -> None:
     first_half = sum(of_giant[:450])
     assert longest <= 12
     assert 15 <= first_half <= 85
+
+
+MIXED = [
+    Lengths([10] * 500),
+    Lengths([1, 400, 30, 5_000]),
+    Lengths([1000] * 50),
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tokens_placed_track_the_weights_of_each_stage_from_its_first_rows(method: str) -> None:
+    planner = BatchPlanner(MIXED, seed=0, method=method, look_ahead=50)
+    length = 100
+    longest = 5_000 if method == "concat" else length
+    for weights in ((0.5, 0.2, 0.3), (0.0, 0.0, 1.0), (0.01, 0.98, 0.01), (0.8, 0.2, 0.0)):
+        placed = [0, 0, 0]
+        for _ in range(40):
+            for row in planner.plan(_shape(length, 5, weights)):
+                for span in row:
+                    placed[span.source] += span.length
+            for tokens, weight in zip(placed, weights, strict=True):
+                assert abs(tokens - weight * sum(placed)) <= longest + AHEAD_ROWS * length
+                assert weight or not tokens
 
 
 def test_rows_depend_on_the_seed_only_where_they_may() -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -349,3 +350,35 @@ def test_token_dtype_follows_the_vocabulary(
 ) -> None:
     prepare(_options(corpus, tmp_path / "x", tokenizer))
     assert IndexedDataset(tmp_path / "x").dtype == np.uint16
+
+
+def test_outputs_inside_the_input_folder_are_no_inputs(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(8):
+        (tmp_path / f"{number}.txt").write_text(_text(number))
+    options = _options(tmp_path, tmp_path / "x", tokenizer, commit_bytes=1)
+    _interrupt(monkeypatch, options, 3)
+    assert _blocks_parsed(monkeypatch, options) == 5
+    assert IndexedDataset(tmp_path / "x").num_documents == 8
+    assert _blocks_parsed(monkeypatch, options) == 0
+
+
+def test_at_most_two_blocks_a_worker_are_in_flight(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(_text(1))
+    (block,) = readers.format_of(str(path)).blocks(str(path), readers.START)
+    asked = 0
+
+    def blocks() -> Iterator[tuple[readers.Block, int]]:
+        nonlocal asked
+        for number in range(30):
+            asked += 1
+            yield block, number
+
+    with worker_pool.WorkerPool(tokenizer, "text", 2) as pool:
+        for number, (_, tag, encoded) in enumerate(pool.encode(blocks())):
+            assert tag == number
+            assert asked <= number + 4
+            assert tokenizer.decode(encoded.tokens) == _text(1)
+    assert asked == 30

@@ -1,0 +1,139 @@
+"""The real command under torchrun: killed and started again, alone or with other ranks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(ranks: int, arguments: list[str]) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    return [sys.executable, *launcher, "-m", "train", *arguments]
+
+
+def run(ranks: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command(ranks, arguments),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def rows(outputs: Path, name: str) -> list[dict[str, Any]]:
+    path = outputs / name / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def kill_after(outputs: Path, name: str, step: int, ranks: int, arguments: list[str]) -> None:
+    """Start, wait until `step` is in the metrics, and kill -9 the launcher and all its ranks."""
+    metrics = outputs / name / "metrics.jsonl"
+    process = subprocess.Popen(
+        command(ranks, arguments),
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 240
+    while not metrics.exists() or metrics.read_text().count("\n") < step:
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for found in subprocess.run(
+        ["pgrep", "-f", f"run_name={name} "], capture_output=True, text=True
+    ).stdout.split():
+        os.kill(int(found), signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def straight(
+    small_corpus: Any, small_run: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any]:
+    """A run that nothing disturbed: 40 steps on two ranks."""
+    outputs = tmp_path_factory.mktemp("outputs")
+
+    def arguments(name: str, **changes: str) -> list[str]:
+        return small_run(
+            outputs,
+            run_name=name,
+            **{
+                "schedule.stages.first.tokens": "10240",
+                "schedule.stages.second.tokens": "10240",
+                "checkpoint.every_steps": "7",
+                "checkpoint.keep": "9",
+            }
+            | changes,
+        )
+
+    finished = run(2, arguments("straight"))
+    assert finished.returncode == 0, finished.stderr
+    assert "is complete: 40 steps" in finished.stdout
+    return outputs, arguments
+
+
+def test_killed_and_resumed_run_is_bit_identical(straight: tuple[Path, Any]) -> None:
+    outputs, arguments = straight
+    kill_after(outputs, "killed", 17, 2, arguments("killed"))
+    finished = run(2, arguments("killed"))
+    assert finished.returncode == 0, finished.stderr
+    assert "going on from" in finished.stderr
+    expected, found = rows(outputs, "straight"), rows(outputs, "killed")
+    assert [row["step"] for row in found] == list(range(1, 41))
+    for key in ("loss", "gradient_norm", "tokens_seen", "valid_tokens", "learning_rate"):
+        assert [row[key] for row in found] == [row[key] for row in expected], key
+
+
+@pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 1), (2, 3), (4, 2)])
+def test_resume_under_another_layout_follows_the_same_curve(
+    straight: tuple[Path, Any], ranks: int, zero_stage: int
+) -> None:
+    outputs, arguments = straight
+    name = f"other_{ranks}_{zero_stage}"
+    changes = {
+        "checkpoint.resume": str(outputs / "straight/checkpoints/step_00000014"),
+        "parallel.zero_stage": str(zero_stage),
+        "train.max_steps": "34",
+    }
+    finished = run(ranks, arguments(name, **changes))
+    assert finished.returncode == 0, finished.stderr
+    expected, found = rows(outputs, "straight")[14:34], rows(outputs, name)
+    assert [row["step"] for row in found] == [row["step"] for row in expected]
+    for key in ("tokens_seen", "valid_tokens"):
+        assert [row[key] for row in found] == [row[key] for row in expected]
+    for key in ("loss", "gradient_norm"):
+        # 20 steps of float32 whose sums are ordered differently.
+        assert [row[key] for row in found] == pytest.approx(
+            [row[key] for row in expected], rel=1e-5
+        )
+
+
+def test_finished_run_ends_at_once_and_signals_save(straight: tuple[Path, Any]) -> None:
+    outputs, arguments = straight
+    before = (outputs / "straight/metrics.jsonl").read_text()
+    again = run(2, arguments("straight"))
+    assert again.returncode == 0, again.stderr
+    assert (outputs / "straight/metrics.jsonl").read_text() == before
+
+
+def test_checkpoint_of_another_model_or_schedule_is_refused(straight: tuple[Path, Any]) -> None:
+    _, arguments = straight
+    changes = {"model.window": "8", "schedule.stages.second.rope_base": "20000"}
+    refused = run(1, arguments("straight", **changes))
+    assert refused.returncode != 0
+    assert "model.window=8: the checkpoint's model has 16" in refused.stderr
+    assert "rope_base: this schedule has {'window': 20000.0}" in refused.stderr
+    assert 'Traceback (most recent call last):\n  File "/' not in refused.stderr.split("train: ")[0]
