@@ -110,7 +110,7 @@ def oracle() -> tuple[list[float], list[float], dict[str, Tensor]]:
         adam.zero_grad()
         loss.backward()
         norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), 0.5)))
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         adam.step()
     return losses, norms, {n: p.detach() for n, p in model.named_parameters()}
 
