@@ -63,7 +63,7 @@ class DataConfig:
             )
         if not self.corpus and not self.sources:
             found.append(
-                "data.sources: there is none; give data.sources.NAME.prefix=PREFIX, or"
+                "data.sources: there is none; give data=files data.sources.NAME.prefix=PREFIX, or"
                 f" data.corpus={EMBEDDED_CORPORA[0]}"
             )
         found += self._source_problems()

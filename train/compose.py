@@ -116,13 +116,22 @@ def key_mistake(key: str, tree: Any) -> str | None:
         elif typing.get_origin(at) is dict:
             at = typing.get_args(at)[1]
             present = _children(tree, parts[:depth])
-            if dataclasses.is_dataclass(at) and part not in present:
+            if dataclasses.is_dataclass(at) and part not in present and _needs_values(at):
                 return f"there is no {part} in {'.'.join(parts[:depth])}{_near(part, present)}"
         elif at is Any:
             return None
         else:
             return f"{'.'.join(parts[:depth])} is a single value and has no key {part}"
     return None
+
+
+def _needs_values(schema: Any) -> bool:
+    """Whether an entry of this kind cannot be made by naming one of its fields."""
+    missing = dataclasses.MISSING
+    return any(
+        field.default is missing and field.default_factory is missing
+        for field in dataclasses.fields(schema)
+    )
 
 
 def _parse(arguments: Sequence[str], mistakes: list[str]) -> list[Override]:
@@ -211,6 +220,7 @@ def _schema_keys(schema: Any, prefix: str) -> Iterator[str]:
     for name, annotation in typing.get_type_hints(schema).items():
         key = f"{prefix}{name}"
         if dataclasses.is_dataclass(annotation):
+            yield key
             yield from _schema_keys(annotation, f"{key}.")
         elif typing.get_origin(annotation) is dict and dataclasses.is_dataclass(
             inner := typing.get_args(annotation)[1]

@@ -111,6 +111,14 @@ def test_wrong_types_come_together() -> None:
     ]
 
 
+def test_a_source_is_made_by_naming_its_prefix() -> None:
+    config = compose_run(["data=files", "data.sources.web.prefix=corpus/web"])
+    assert config.data.sources["web"].weight == 1.0
+    assert "did you mean data.sources.web.prefix?" in mistakes(
+        "data=files", "data.sources.web.prefix=corpus/web", "data.sources.web.prefx=corpus/web"
+    )[0]  # fmt: skip
+
+
 def test_a_value_has_no_keys_below_it() -> None:
     assert "single value" in (key_mistake("seed.more", {}) or "")
     assert key_mistake("schedule.learning_rate.peak", {}) is None

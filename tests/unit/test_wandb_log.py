@@ -1,0 +1,71 @@
+"""W&B offline: what was logged is read back from the run's own file with W&B's own reader."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from train.config import WandbConfig
+from train.wandb_log import WandbLog
+
+
+def read_back(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """History rows and summary of the newest offline run under `folder`."""
+    path = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))[-1]
+    inspect = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(path)]
+    lines = subprocess.run(inspect, capture_output=True, text=True, check=True).stdout.splitlines()
+    records = [json.loads(line) for line in lines]
+    summary = subprocess.run(
+        [*inspect[:3], "--summary", *inspect[3:]], capture_output=True, text=True, check=True
+    ).stdout
+    return [record for record in records if record["type"] == "history"], json.loads(summary)
+
+
+def row(step: int) -> dict[str, Any]:
+    return {
+        "step": step,
+        "stage": "short",
+        "tokens_seen": 100 * step,
+        "loss": 1 / 3 + step,
+        "skipped": False,
+        "seconds": {"data": 0.25},
+    }
+
+
+def log(folder: Path, run_id: str, steps: range) -> str:
+    wandb = WandbLog(
+        WandbConfig(), folder=folder, run_name="here", run_id=run_id, settings={"seed": 3}
+    )
+    for step in steps:
+        wandb.step(row(step))
+    bucket = {"start": 32, "end": 64, "loss": 2.5}
+    last = {**row(steps[-1]), "position_buckets": [bucket]}
+    wandb.evaluation(last)
+    wandb.close()
+    return wandb.run_id
+
+
+def test_metrics_come_back_exactly_and_a_resume_keeps_the_id(tmp_path: Path) -> None:
+    run_id = log(tmp_path, "", range(1, 4))
+    history, summary = read_back(tmp_path)
+    text = json.dumps(history)
+    for step in range(1, 4):
+        assert json.dumps(1 / 3 + step) in text
+    assert "evaluation/loss_from_position_32" in text
+    assert "seconds/data" in text
+    assert '"skipped"' not in text
+    assert run_id in json.dumps(summary)
+    assert log(tmp_path, run_id, range(4, 6)) == run_id
+    names = {path.name for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb")}
+    assert names == {f"run-{run_id}.wandb"}
+
+
+def test_disabled_writes_nothing(tmp_path: Path) -> None:
+    wandb = WandbLog(
+        WandbConfig(mode="disabled"), folder=tmp_path, run_name="x", run_id="kept", settings={}
+    )
+    wandb.step(row(1))
+    wandb.close()
+    assert wandb.run_id == "kept"
+    assert list(tmp_path.iterdir()) == []
