@@ -1,11 +1,14 @@
 """Fixtures that more than one folder of tests uses."""
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before anything imports deepspeed
 
 from data.prepare import PrepareOptions, prepare
 from data.tokenizer import train_on_files

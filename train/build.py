@@ -161,10 +161,15 @@ def build_engine(config: RunConfig, mesh: Mesh) -> TrainingEngine:
 
 
 def build_run(
-    config: RunConfig, mesh: Mesh, *, schedule: Schedule, corpus: Corpus, resume: Path | None
+    config: RunConfig,
+    mesh: Mesh,
+    *,
+    schedule: Schedule,
+    corpus: Corpus,
+    state: RunState,
+    resume: Path | None,
 ) -> Run:
-    """Engine, state, logs and checkpoints, standing where `resume` left off."""
-    state = load_state(config, schedule, corpus, resume)
+    """Engine, logs and checkpoints, standing at `state`, whose tensors are in `resume` if it is not fresh."""
     engine = build_engine(config, mesh)
     if resume is not None:
         checkpoint_tensors.read(engine, resume, adam_steps=state.adam_steps)

@@ -11,7 +11,7 @@ from parallel.mesh import Mesh
 from train import build, validate
 from train.closing import closing_words
 from train.config import RunConfig
-from train.loop import NonFiniteStep, Run, train
+from train.loop import NonFiniteStep, Run, is_over, train
 from train.progress import Progress
 from train.refusal import FAILURE, refuse
 from train.report import write_report
@@ -52,7 +52,14 @@ def _train(config: RunConfig, mesh: Mesh) -> int:
     try:
         corpus = build.prepare_corpus(config, mesh)
         resume = build.find_resume(config)
-        run = build.build_run(config, mesh, schedule=schedule, corpus=corpus, resume=resume)
+        state = build.load_state(config, schedule, corpus, resume)
+        if is_over(config, schedule, state):
+            if mesh.is_main:
+                sys.stdout.write(closing_words(build.run_folder(config), state, finished=True))
+            return 0
+        run = build.build_run(
+            config, mesh, schedule=schedule, corpus=corpus, state=state, resume=resume
+        )
     except ValueError as error:
         return refuse(str(error).splitlines())
     started = datetime.now(UTC)

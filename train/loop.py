@@ -58,9 +58,7 @@ class Run:
     @property
     def is_over(self) -> bool:
         """Whether no step is left."""
-        most = self.config.train.max_steps
-        done = most is not None and self.state.step >= most
-        return done or self.state.tokens_seen >= self.schedule.total_tokens
+        return is_over(self.config, self.schedule, self.state)
 
 
 def train(run: Run, batches: Iterable[GlobalBatch], progress: Progress) -> bool:
@@ -100,6 +98,13 @@ def train(run: Run, batches: Iterable[GlobalBatch], progress: Progress) -> bool:
             drawn = time.perf_counter()
     run.checkpoints.wait()
     return True
+
+
+def is_over(config: RunConfig, schedule: Schedule, state: RunState) -> bool:
+    """Whether a run that stands at `state` has no step left."""
+    most = config.train.max_steps
+    done = most is not None and state.step >= most
+    return done or state.tokens_seen >= schedule.total_tokens
 
 
 def _due(every: int, step: int) -> bool:

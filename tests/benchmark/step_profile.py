@@ -95,7 +95,9 @@ def main() -> None:
     assert schedule is not None, problems
     mesh = world.start(torch.device("cpu"), 600)
     corpus = build.prepare_corpus(config, mesh)
-    run = build.build_run(config, mesh, schedule=schedule, corpus=corpus, resume=None)
+    run = build.build_run(
+        config, mesh, schedule=schedule, corpus=corpus, state=RunState(), resume=None
+    )
     found = {stage.name: profile_stage(run, schedule, stage, config) for stage in schedule.stages}
     world.stop()
     rows = [*KINDS, "element-wise"]

@@ -53,8 +53,10 @@ def world(arguments: list[str], folder: Path, ranks: int, *, dies: bool) -> None
         assert schedule is not None
         mesh = start(torch.device("cpu"), 60)
         corpus = build.prepare_corpus(config, mesh)
+        resume = build.find_resume(config)
+        state = build.load_state(config, schedule, corpus, resume)
         run = build.build_run(
-            config, mesh, schedule=schedule, corpus=corpus, resume=build.find_resume(config)
+            config, mesh, schedule=schedule, corpus=corpus, state=state, resume=resume
         )
         progress = Progress(schedule, tokens_seen=0, total_tokens=1, seconds=1, speaks=False)
         path = folder / f"spans-{'first' if dies else 'second'}-{rank}.jsonl"

@@ -133,4 +133,4 @@ def test_every_mistake_is_reported_together(tmp_path: Path) -> None:
         "data.workers=0",
     ):
         assert part in problems
-    assert "there is none; give data.sources.NAME.prefix" in DataConfig().problems()[0]
+    assert "there is none; give data=files data.sources.NAME.prefix" in DataConfig().problems()[0]
