@@ -35,7 +35,8 @@ def main(arguments: list[str]) -> int:
     try:
         config = compose_run([argument for argument in arguments if argument not in flags])
     except ConfigMistakes as error:
-        return refuse(error.mistakes)
+        rest = validate.problems(error.rest, launched_world_size()) if error.rest else []
+        return refuse(error.mistakes + rest)
     if "--print" in flags:
         sys.stdout.write(to_yaml(config))
         return 0

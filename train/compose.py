@@ -27,11 +27,16 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 class ConfigMistakes(ValueError):
-    """All mistakes found in a configuration, one line each."""
+    """All mistakes found in a configuration, one line each.
 
-    def __init__(self, mistakes: Sequence[str]) -> None:
+    `rest` is the run without the wrong arguments, where it still has a meaning: rules between values
+    can be checked on it, so that their violations are reported in the same breath.
+    """
+
+    def __init__(self, mistakes: Sequence[str], rest: RunConfig | None = None) -> None:
         super().__init__("\n".join(mistakes))
         self.mistakes = list(mistakes)
+        self.rest = rest
 
 
 def compose_run(arguments: Sequence[str]) -> RunConfig:
@@ -55,15 +60,22 @@ def compose_run(arguments: Sequence[str]) -> RunConfig:
         else:
             values.append(override)
     tree = _compose(choices, mistakes)
+    means_something = not mistakes
     for override in values:
         mistake = key_mistake(override.key_or_group, tree)
         if mistake:
             mistakes.append(f"{override.input_line}: {mistake}")
         else:
             OmegaConf.update(tree, override.key_or_group, override.value(), force_add=True)
-    if mistakes:
-        raise ConfigMistakes(mistakes)
-    return typed(tree)
+    if not mistakes:
+        return typed(tree)
+    rest = None
+    if means_something:
+        try:
+            rest = typed(tree)
+        except ConfigMistakes as more:
+            mistakes += more.mistakes
+    raise ConfigMistakes(mistakes, rest)
 
 
 def typed(tree: Any) -> RunConfig:
