@@ -113,6 +113,7 @@ def start(device: torch.device, timeout_seconds: int) -> Mesh:
     elif "MASTER_ADDR" in os.environ:
         dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=timeout)
     else:
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
         store = dist.HashStore()  # type: ignore[attr-defined]  # public, not in __all__
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     checkpoint_group = dist.new_group(backend="gloo", timeout=timeout)

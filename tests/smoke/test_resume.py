@@ -121,6 +121,23 @@ def test_resume_under_another_layout_follows_the_same_curve(
         )
 
 
+def test_one_process_needs_no_launcher(small_run: Any, tmp_path: Path) -> None:
+    launched = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    environment = {key: value for key, value in os.environ.items() if key not in launched}
+    arguments = small_run(tmp_path, **{"train.max_steps": "3"})
+    finished = subprocess.run(
+        [sys.executable, "-m", "train", *arguments],
+        cwd=ROOT,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert [row["step"] for row in rows(tmp_path, "small")] == [1, 2, 3]
+    assert (tmp_path / "small/report.html").stat().st_size > 10**6
+
+
 def test_finished_run_ends_at_once_and_signals_save(straight: tuple[Path, Any]) -> None:
     outputs, arguments = straight
     before = (outputs / "straight/metrics.jsonl").read_text()
