@@ -1,0 +1,234 @@
+"""Every attention backend in bfloat16 against the dense oracle in float64, over hostile layouts.
+
+The 2x rule: a kernel may lose at most twice what the plain formula loses in the same dtype, output
+and all three gradients, largest element. Two yardsticks stand beside it, the larger one counts:
+
+    plain     every step of the formula in bfloat16: what kernels are measured against in the field
+    dense     `DenseCore` on bfloat16 input: it computes in float32, so only the result is rounded
+
+All start from the same bfloat16 numbers, so the rounding of the inputs is nobody's error.
+
+Shape letters: T tokens as queries, S tokens as keys, H query heads, G key/value heads,
+K head dimension.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import import_module
+
+import torch
+from machine import Machine
+from outcome import Outcome
+from torch import Tensor
+
+from model.attention_core import BACKENDS, AttentionCore, obstacle
+from model.attention_dense import DenseCore, visible_TS
+from model.attention_varlen import VarlenCore
+from model.packed_layout import PackedLayout
+
+TENSORS = ("o", "dq", "dk", "dv")
+WINDOWS = (1, 7, 128, None)
+HEADS = ((4, 1), (8, 2), (4, 4))
+HEAD_DIMS = (64, 128)
+# Sums of 128 float32 products of bfloat16 numbers, in another order; a bfloat16 error is 50 times it.
+FLOOR = 1e-4
+UNREPEATED = "varlen, keys not repeated"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem: documents of a packed stream, heads and a window."""
+
+    layout: str
+    lengths: tuple[int, ...]
+    heads: int
+    key_heads: int
+    head_dim: int
+    window: int | None
+
+    def __str__(self) -> str:
+        shape = f"heads {self.heads}/{self.key_heads} of {self.head_dim}"
+        return f"{self.layout} {self.lengths[:6]}, {shape}, window {self.window}"
+
+
+class UnrepeatedVarlenCore:
+    """torch's `varlen_attn` given grouped heads as they are.
+
+    torch 2.11 documents equal head counts but checks nothing; its kernels know groups. This tries
+    whether the copies `VarlenCore` makes there could be left out.
+    """
+
+    def __init__(self) -> None:
+        self._attend = import_module("torch.nn.attention.varlen").varlen_attn
+
+    def __call__(
+        self,
+        q_THK: Tensor,
+        k_TGK: Tensor,
+        v_TGK: Tensor,
+        layout: PackedLayout,
+        window: int | None,
+    ) -> Tensor:
+        """See `AttentionCore`."""
+        cu_seqlens, longest = layout.cu_seqlens, layout.max_seqlen
+        o_THK: Tensor = self._attend(
+            q_THK,
+            k_TGK,
+            v_TGK,
+            cu_seqlens,
+            cu_seqlens,
+            longest,
+            longest,
+            window_size=(-1 if window is None else window - 1, 0),
+        )
+        return o_THK
+
+
+def plain_attention(
+    q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, layout: PackedLayout, window: int | None
+) -> Tensor:
+    """The formula with every step in the dtype of its input: the yardstick of the 2x rule."""
+    repeats = q_THK.shape[1] // k_TGK.shape[1]
+    k_SHK, v_SHK = (x.repeat_interleave(repeats, dim=1) for x in (k_TGK, v_TGK))
+    scores_HTS = torch.einsum("thk,shk->hts", q_THK * q_THK.shape[-1] ** -0.5, k_SHK)
+    rows_HTS = scores_HTS.masked_fill(~visible_TS(layout, window), float("-inf")).softmax(dim=-1)
+    o_THK: Tensor = torch.einsum("hts,shk->thk", rows_HTS, v_SHK)
+    return o_THK
+
+
+def able_backends(machine: Machine) -> tuple[dict[str, AttentionCore], list[str]]:
+    """The cores that serve bfloat16 here, by name, and a line for each that does not."""
+    able: dict[str, AttentionCore] = {}
+    absent = []
+    for backend in BACKENDS:
+        reason = obstacle(backend, machine.device.type, torch.bfloat16)
+        if reason:
+            absent.append(f"{backend.name} was left out: {reason}.")
+        else:
+            able[backend.name] = backend()
+    return able, absent
+
+
+def tries_unrepeated(able: dict[str, AttentionCore]) -> bool:
+    """Whether torch has `varlen_attn` without the switch for grouped heads."""
+    varlen = able.get("varlen")
+    return isinstance(varlen, VarlenCore) and not varlen._groups_heads
+
+
+def cases(machine: Machine) -> Iterator[Case]:
+    """Every combination; for a rehearsal the smallest heads and short documents."""
+    heads = HEADS[:1] if machine.rehearsal else HEADS
+    head_dims = HEAD_DIMS[:1] if machine.rehearsal else HEAD_DIMS
+    long = 150 if machine.rehearsal else 900
+    for window in WINDOWS:
+        edge = window or 256
+        layouts = {
+            # Of one token; of the window; one more; long; one token between; padding at the end.
+            "mixed": (1, edge, edge + 1, long, 1, 37),
+            "one document": (long + 123,),
+            "single tokens": (1,) * 17,
+        }
+        for name, lengths in layouts.items():
+            for query_heads, key_heads in heads:
+                for head_dim in head_dims:
+                    yield Case(name, lengths, query_heads, key_heads, head_dim, window)
+
+
+def inputs(case: Case, machine: Machine) -> list[Tensor]:
+    """q, k, v and the gradient of the output: bfloat16, the same on every device."""
+    generator = torch.Generator().manual_seed(len(str(case)) + sum(case.lengths))
+    tokens = sum(case.lengths)
+    return [
+        torch.randn(tokens, heads, case.head_dim, generator=generator)
+        .to(torch.bfloat16)
+        .to(machine.device)
+        for heads in (case.heads, case.key_heads, case.key_heads, case.heads)
+    ]
+
+
+def run_core(
+    core: AttentionCore, streams: list[Tensor], layout: PackedLayout, window: int | None
+) -> list[Tensor]:
+    """Output and the gradients of q, k and v."""
+    q_THK, k_TGK, v_TGK = (x.detach().requires_grad_() for x in streams[:3])
+    o_THK = core(q_THK, k_TGK, v_TGK, layout, window)
+    return [o_THK.detach(), *torch.autograd.grad(o_THK, (q_THK, k_TGK, v_TGK), streams[3])]
+
+
+def largest_errors(found: list[Tensor], exact: list[Tensor]) -> dict[str, float]:
+    """Largest absolute difference of each tensor."""
+    pairs = zip(TENSORS, found, exact, strict=True)
+    return {name: (mine.double() - truth).abs().max().item() for name, mine, truth in pairs}
+
+
+def check_attention(machine: Machine) -> Outcome:
+    """All backends over all cases."""
+    able, absent = able_backends(machine)
+    outcome = Outcome(
+        "Attention backends in bfloat16 against dense float64: largest errors",
+        ("backend", "window", "o", "dq", "dk", "dv", "worst share of the bound"),
+        notes=absent,
+    )
+    tried = dict(able)
+    if tries_unrepeated(able):
+        tried[UNREPEATED] = UnrepeatedVarlenCore()
+    for case in cases(machine):
+        for name, errors, bounds in _compare(case, tried, outcome, machine):
+            outcome.numbers.append(
+                {"backend": name, **asdict(case), "errors": errors, "bounds": bounds}
+            )
+            for tensor in TENSORS:
+                line = f"{name}: {tensor} of {case}: error {errors[tensor]:.2e}, bound "
+                _judge(outcome, name, errors[tensor] <= bounds[tensor], line + f"{bounds[tensor]:.2e}")
+    _tabulate(outcome, [*able, *(name for name in tried if name not in able)])
+    outcome.notes.append(
+        f"Bound: 2 x the larger error of the formula in bfloat16 and of the dense core, + {FLOOR:g}; "
+        "layouts: a document of 1 token, of the window, of one more, a long one, padding; heads 4/1, "
+        "8/2 and 4/4 of 64 and 128."
+    )
+    return outcome
+
+
+def _compare(
+    case: Case, tried: dict[str, AttentionCore], outcome: Outcome, machine: Machine
+) -> Iterator[tuple[str, dict[str, float], dict[str, float]]]:
+    layout = PackedLayout.from_lengths(case.lengths, machine.device)
+    streams = inputs(case, machine)
+    exact = run_core(DenseCore(), [x.double() for x in streams], layout, case.window)
+    plain, dense = (
+        largest_errors(run_core(core, streams, layout, case.window), exact)
+        for core in (plain_attention, DenseCore())
+    )
+    bounds = {name: 2 * max(plain[name], dense[name]) + FLOOR for name in TENSORS}
+    for name, core in tried.items():
+        try:
+            found = run_core(core, streams, layout, case.window)
+        except (RuntimeError, TypeError, ValueError) as error:
+            _judge(outcome, name, False, f"{name}: {case}: {str(error).splitlines()[0]}")
+            continue
+        yield name, largest_errors(found, exact), bounds
+
+
+def _judge(outcome: Outcome, name: str, holds: bool, otherwise: str) -> None:
+    """A backend that breaks the rule is a failure; the trial beside them is only told once."""
+    if name != UNREPEATED:
+        outcome.expect(holds, otherwise)
+    elif not holds and not any(UNREPEATED in note for note in outcome.notes):
+        outcome.notes.append(f"A trial, not a backend: {otherwise}")
+
+
+def _tabulate(outcome: Outcome, names: list[str]) -> None:
+    worst: dict[tuple[str, int | None], dict[str, float]] = defaultdict(dict)
+    for row in outcome.numbers:
+        cell = worst[row["backend"], row["window"]]
+        for tensor in TENSORS:
+            error, share = row["errors"][tensor], row["errors"][tensor] / row["bounds"][tensor]
+            cell[tensor] = max(cell.get(tensor, 0.0), error)
+            cell["share"] = max(cell.get("share", 0.0), share)
+    for name in names:
+        for window in WINDOWS:
+            cell = worst.get((name, window), {})
+            if cell:
+                errors = [f"{cell[tensor]:.1e}" for tensor in TENSORS]
+                outcome.rows.append((name, str(window or "full"), *errors, f"{cell['share']:.2f}"))

@@ -1,0 +1,91 @@
+"""The machine under test: its clock, its memory, its versions.
+
+Everything that differs between a CUDA device and the CPU of a rehearsal is asked here, so the parts
+of the check run unchanged on both. On a CPU there is no peak memory to read: it is 0.
+"""
+
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+PACKAGES = ("torch", "triton", "deepspeed", "flash-attn", "transformers", "numpy", "sentencepiece")
+GIB = 2**30
+WARM_UPS, FEWEST_REPEATS, MOST_REPEATS = 2, 3, 20
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The device the check runs on. rehearsal: everything small, to try the check itself."""
+
+    device: torch.device
+    rehearsal: bool
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether memory and time are a GPU's."""
+        return self.device.type == "cuda"
+
+    def forget(self) -> None:
+        """Give cached memory back and begin a new peak."""
+        gc.collect()
+        if self.is_cuda:
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak_bytes(self) -> int:
+        """Most memory held by tensors since `forget`; 0 on a CPU."""
+        return torch.cuda.max_memory_allocated(self.device) if self.is_cuda else 0
+
+    def median_milliseconds(self, work: Callable[[], object], *, seconds: float) -> float:
+        """Median time of one call, on the device, over as many calls as `seconds` allow (3 to 20)."""
+        for _ in range(1 if self.rehearsal else WARM_UPS):
+            work()
+        once = self._once_cuda if self.is_cuda else self._once_cpu
+        found = [once(work)]
+        while len(found) < FEWEST_REPEATS or (
+            sum(found) < 1e3 * seconds and len(found) < MOST_REPEATS
+        ):
+            found.append(once(work))
+        return statistics.median(found)
+
+    @staticmethod
+    def _once_cuda(work: Callable[[], object]) -> float:
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end))
+
+    @staticmethod
+    def _once_cpu(work: Callable[[], object]) -> float:
+        begin = time.perf_counter()
+        work()
+        return 1e3 * (time.perf_counter() - begin)
+
+    def describe(self) -> dict[str, str]:
+        """Device and versions, as they stand in the record."""
+        found = {"device": self.device.type, "python": platform.python_version()}
+        for package in PACKAGES:
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                found[package] = "absent"
+        if self.is_cuda:
+            facts = torch.cuda.get_device_properties(self.device)
+            found |= {
+                "device": facts.name,
+                "memory_gib": f"{facts.total_memory / GIB:.0f}",
+                "compute_capability": f"{facts.major}.{facts.minor}",
+                "cuda": str(torch.version.cuda),
+                "cudnn": str(torch.backends.cudnn.version()),
+                "nccl": ".".join(map(str, torch.cuda.nccl.version())),
+            }
+        return found
