@@ -102,7 +102,7 @@ def load(prefix: str | Path) -> Manifest:
     if not path.is_file():
         raise ValueError(
             f"{path}: no such file; prepare the corpus again, or describe token files of another"
-            f" tool with `python -m data.manifest {prefix} --create`"
+            f" tool with `python -m data.manifest {prefix} --create --vocab-size N --eos-id I`"
         )
     try:
         value = json.loads(path.read_text())
@@ -191,10 +191,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--create", action="store_true", help="describe files that have no manifest"
     )
     parser.add_argument("--tokenizer", default="", help="with --create: the tokenizer's model file")
+    parser.add_argument("--vocab-size", type=int, default=0, help="with --create: of the tokenizer")
+    parser.add_argument(
+        "--eos-id", type=int, default=0, help="with --create: ends documents and pads rows"
+    )
     options = parser.parse_args(arguments)
     try:
         if options.create:
-            details: Manifest = {"tokenizer": {"file": "", "sha256": ""}, "skipped": {}}
+            if not options.vocab_size:
+                raise ValueError("--create needs --vocab-size N (and --eos-id I) of the tokenizer")
+            details: Manifest = {
+                "tokenizer": {"file": "", "sha256": ""},
+                "skipped": {},
+                "vocab_size": options.vocab_size,
+                "eos_id": options.eos_id,
+            }
             if options.tokenizer:
                 content = Path(options.tokenizer).read_bytes()
                 details["tokenizer"] = {

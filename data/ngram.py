@@ -8,6 +8,8 @@ c counts, N tokens, V vocabulary, t(h) = number of different tokens seen after h
 has learnt anything beyond neighbours is below the bigram.
 """
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
@@ -125,8 +127,11 @@ def cached_fit(
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             pass  # not a whole file of ours: count again
     made = fit(dataset, vocab_size, max_tokens=max_tokens)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez(file, key=key, counts=made.counts, pairs=made.pairs, pair_counts=made.pair_counts)
-    partial.replace(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with suppress(OSError):  # a folder that cannot be written: count again next time
+        with partial.open("wb") as file:
+            np.savez(
+                file, key=key, counts=made.counts, pairs=made.pairs, pair_counts=made.pair_counts
+            )
+        partial.replace(path)
     return made

@@ -1,6 +1,5 @@
 """The corpus of a run, opened and checked: token files as sources for planner and loader."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from data import manifest
 from data.config import DataConfig
 from data.corpus import PreparedCorpus, prepare_quickstart, quickstart_files
 from data.indexed_dataset import IndexedDataset
-from data.mixture import mixture_weights
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,6 @@ class Corpus:
     """Everything a run reads.  `heldout` and `tokenizer` are empty where none was given."""
 
     sources: tuple[TokenSource, ...]
-    base_weights: tuple[float, ...]
     heldout: tuple[TokenSource, ...]
     tokenizer: str
 
@@ -61,10 +58,6 @@ class Corpus:
     def vocab_size(self) -> int:
         """Pieces of the tokenizer; a model needs at least as many."""
         return self.sources[0].vocab_size
-
-    def weights(self, mix: Mapping[str, float]) -> tuple[float, ...]:
-        """Weights of a stage: its own mix (names left out weigh nothing), or the sources' own."""
-        return mixture_weights(self.names, mix) if mix else self.base_weights
 
 
 def quickstart_folder(config: DataConfig, directory: str | Path, vocab_size: int) -> Path:
@@ -95,24 +88,20 @@ def open_corpus(
     """
     if config.corpus:
         made: PreparedCorpus = quickstart_files(quickstart_folder(config, directory, vocab_size))
-        prefixes, heldout, tokenizer = (
-            {config.corpus: (made.train, 1.0)},
-            made.heldout,
-            made.tokenizer,
-        )
+        prefixes = {config.corpus: made.train}
+        heldout, tokenizer = made.heldout, made.tokenizer
     else:
-        prefixes = {name: (source.prefix, source.weight) for name, source in config.sources.items()}
+        prefixes = {name: source.prefix for name, source in config.sources.items()}
         heldout, tokenizer = config.heldout, config.tokenizer
     sources = tuple(
         open_source(name, prefix, check=check, full=config.full_check)
-        for name, (prefix, _) in prefixes.items()
+        for name, prefix in prefixes.items()
     )
     held = (
         (open_source("heldout", heldout, check=check, full=config.full_check),) if heldout else ()
     )
     _check_tokenizers((*sources, *held), vocab_size)
-    weights = {name: weight for name, (_, weight) in prefixes.items()}
-    return Corpus(sources, mixture_weights(tuple(prefixes), weights), held, tokenizer)
+    return Corpus(sources, held, tokenizer)
 
 
 def open_source(name: str, prefix: str, *, check: bool = True, full: bool = False) -> TokenSource:

@@ -1,19 +1,19 @@
 """What the model costs, from its configuration and the documents' lengths alone.
 
-Conventions, the field's usual ones: - One multiply-add is two operations. A backward costs twice
-its forward, so training is three forwards. Recomputed
-  forwards are not counted: these are the operations the model needs, not those a machine spends.
-- Every weight that multiplies each token counts 2 per token and forward (hence 6 N T in
-training). The embedding lookup is
-  free; the output head is a product over the whole vocabulary. So a tied embedding counts once, AS
-  THE HEAD, and an untied input embedding not at all. Norm weights, rotation and softmax are left
-  out (under 0.1 %).
+Conventions, the field's usual ones:
+
+- One multiply-add is two operations. A backward costs twice its forward, so training is three
+  forwards. Recomputed forwards are not counted: these are the operations the model needs, not those
+  a machine spends.
+- Every weight that multiplies each token counts 2 per token and forward (hence 6 N T in training).
+  The embedding lookup is free; the output head is a product over the whole vocabulary. So a tied
+  embedding counts once, AS THE HEAD, and an untied input embedding not at all. Norm weights, rotation
+  and softmax are left out (under 0.1 %).
 - Attention counts 4 * num_heads * head_dim per visible pair of query and key and forward (12 in
-training): only pairs that
-  the window and the document borders let through, half of a square for a causal full layer, not
-  the whole.
-- Every token given is counted. For useful work pass the real documents; with the padding
-documents too, the machine's.
+  training): only pairs that the window and the document borders let through, half of a square for a
+  causal full layer, not the whole.
+- Every token given is counted. For useful work pass the real documents; with the padding documents
+  too, the machine's.
 """
 
 from collections import Counter

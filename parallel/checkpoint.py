@@ -8,6 +8,7 @@ process group of its own, while training goes on. JSON, retention and `latest` l
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -92,7 +93,7 @@ def stored_shapes(folder: Path) -> dict[str, torch.Size]:
     """
     try:
         metadata = FileSystemReader(folder).read_metadata()
-    except Exception as error:
+    except (OSError, EOFError, KeyError, ValueError, AttributeError, UnpicklingError) as error:
         raise ValueError(f"{folder}: no readable checkpoint there ({error})") from error
     return {
         key: entry.size

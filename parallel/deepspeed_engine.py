@@ -187,10 +187,6 @@ class TrainingEngine:
         norm = self._engine.get_global_grad_norm()
         return StepOutcome(float(norm), bool(self._engine.was_step_applied()))
 
-    def destroy(self) -> None:
-        """Free hooks and buffers; the module stays."""
-        self._engine.destroy()
-
     # What a checkpoint is made of: full logical float32 tensors by parameter name.
 
     def parameter_names(self) -> list[str]:

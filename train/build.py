@@ -8,14 +8,14 @@ import platform
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from data.evaluation import evaluation_batches
 from data.loader import Loader
-from data.ngram import cached_fit
+from data.ngram import NgramYardstick, cached_fit
 from data.packing import BatchPlanner
 from data.sources import Corpus, make_corpus, open_corpus
 from model.attention_core import choose_core
@@ -36,53 +36,90 @@ from train.run_log import RunLog, write_config
 from train.schedule import Schedule, Stage
 from train.wandb_log import WandbLog
 
+T = TypeVar("T")
+
 
 def prepare_corpus(config: RunConfig, mesh: Mesh) -> Corpus:
     """Make the embedded corpus if it is asked for, check every file once per run, open it on every rank.
 
     Raises:
-        ValueError: on every rank, the main rank's reason.
-        OSError: on every rank, when the disk refused.
+        ValueError, OSError: on every rank, the reason of the first rank that has one.
     """
 
     def make_and_check() -> None:
-        make_corpus(config.data, config.paths.prepared, config.model.vocab_size)
-        open_corpus(config.data, config.paths.prepared, config.model.vocab_size, check=True)
+        if mesh.is_main:
+            make_corpus(config.data, config.paths.prepared, config.model.vocab_size)
+            open_corpus(config.data, config.paths.prepared, config.model.vocab_size, check=True)
 
-    on_main_rank(mesh, make_and_check)
-    return open_corpus(config.data, config.paths.prepared, config.model.vocab_size, check=False)
+    together(mesh, make_and_check)
+    return together(
+        mesh,
+        lambda: open_corpus(
+            config.data, config.paths.prepared, config.model.vocab_size, check=False
+        ),
+    )
 
 
-def on_main_rank(mesh: Mesh, work: Callable[[], None]) -> None:
-    """Do `work` on the main rank while the others wait; what it raises is raised on every rank."""
+def together(mesh: Mesh, work: Callable[[], T]) -> T:
+    """`work()` on every rank; if any rank refuses, every rank raises that rank's reason. Collective.
+
+    A rank that raised alone would leave the others waiting in the next collective.
+    """
     failure: ValueError | OSError | None = None
-    if mesh.is_main:
-        try:
-            work()
-        except (ValueError, OSError) as error:
-            failure = error
-    failure = mesh.broadcast_object(failure)
-    if failure is not None:
-        raise failure
+    try:
+        result = work()
+    except (ValueError, OSError) as error:
+        failure = error
+    failures = [error for error in mesh.gather_objects(failure) if error is not None]
+    if failures:
+        raise failures[0]
+    return result
+
+
+def start_state(
+    config: RunConfig, mesh: Mesh, *, schedule: Schedule, corpus: Corpus
+) -> tuple[Path | None, RunState]:
+    """The checkpoint to go on from and where it stands, as the main rank finds them. Collective.
+
+    Raises:
+        ValueError: on every rank, why the run cannot start there; one line per difference.
+    """
+    found: tuple[Path | None, RunState] = (None, RunState())
+
+    def look() -> None:
+        nonlocal found
+        if mesh.is_main:
+            resume = find_resume(config)
+            found = resume, load_state(config, schedule, corpus, resume)
+
+    together(mesh, look)
+    answer: tuple[Path | None, RunState] = mesh.broadcast_object(found)
+    return answer
 
 
 def find_resume(config: RunConfig) -> Path | None:
-    """The checkpoint to go on from, if any.
+    """The checkpoint to go on from, if any: the run's own newest one before any that is named.
 
     Raises:
-        ValueError: `checkpoint.resume=never` while the run's folder holds results.
+        ValueError: `checkpoint.resume` is never, or an older checkpoint of the same run, while the run's
+            folder holds results that would be overwritten.
     """
-    folder = run_folder(config)
-    if config.checkpoint.resume == "auto":
-        return checkpoint.latest(folder / "checkpoints")
-    if config.checkpoint.resume == "never":
-        if (folder / "metrics.jsonl").exists():
+    folder, wanted = run_folder(config), config.checkpoint.resume
+    own = checkpoint.latest(folder / "checkpoints")
+    if wanted == "never" and (folder / "metrics.jsonl").exists():
+        raise ValueError(
+            f"checkpoint.resume=never: {folder} holds a run already; choose another run_name, go on "
+            "with checkpoint.resume=auto, or remove the folder"
+        )
+    if wanted in ("auto", "never") or own is not None:
+        named = Path(wanted).resolve()
+        if own is not None and folder.resolve() in named.parents and named != own.resolve():
             raise ValueError(
-                f"checkpoint.resume=never: {folder} holds a run already; choose another run_name, go on "
-                "with checkpoint.resume=auto, or remove the folder"
+                f"checkpoint.resume={wanted}: {config.run_name} has gone on to {own.name}; choose another "
+                "run_name to branch off, or checkpoint.resume=auto to go on"
             )
-        return None
-    return Path(config.checkpoint.resume)
+        return own
+    return Path(wanted)
 
 
 def run_folder(config: RunConfig) -> Path:
@@ -125,8 +162,8 @@ def load_state(
 def data_identity(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
     """What a place in the data counts in."""
     return {
-        "sources": {source.name: source.sha256 for source in corpus.sources},
-        "packing": config.data.packing,
+        # In order: a place in the data names sources by number.
+        "sources": [[source.name, source.sha256] for source in corpus.sources],
         "seed": config.data.seed,
     }
 
@@ -216,7 +253,12 @@ def build_loader(run: Run, corpus: Corpus) -> Loader:
         look_ahead=run.config.data.look_ahead,
     )
     if run.state.cursor:
-        planner.load_state_dict(run.state.cursor)
+        try:
+            planner.load_state_dict(run.state.cursor)
+        except KeyError as error:
+            raise ValueError(
+                f"checkpoint: its place in the data lacks {error}; start a new run"
+            ) from error
     most = run.config.train.max_steps
     steps = None if most is None else max(0, most - run.state.step)
     return Loader(
@@ -235,6 +277,14 @@ def _held_out(config: RunConfig, mesh: Mesh, corpus: Corpus) -> Callable[[Stage]
         return None
     first = corpus.sources[0]
 
+    def yardstick() -> NgramYardstick:
+        return cached_fit(
+            first.dataset,
+            config.model.vocab_size,
+            max_tokens=config.evaluation.yardstick_tokens,
+            sha256=first.sha256,
+        )
+
     def of_stage(stage: Stage) -> HeldOut:
         streams = evaluation_batches(
             corpus.heldout[0],
@@ -244,13 +294,10 @@ def _held_out(config: RunConfig, mesh: Mesh, corpus: Corpus) -> Callable[[Stage]
             dp_rank=mesh.dp_rank,
             dp_size=mesh.dp_size,
         )
-        yardstick = cached_fit(
-            first.dataset,
-            config.model.vocab_size,
-            max_tokens=config.evaluation.yardstick_tokens,
-            sha256=first.sha256,
-        )
-        return HeldOut(stage.shape.sequence_length, streams, yardstick)
+        if mesh.is_main:  # counts once, the others find the counts
+            yardstick()
+        mesh.barrier()
+        return HeldOut(stage.shape.sequence_length, streams, yardstick())
 
     return of_stage
 

@@ -95,14 +95,14 @@ class Checkpoints:
         if not self._mesh.is_main:
             return
         write_durably(partial / STATE, text)
-        if final.exists():  # the same step, saved again after a resume
-            shutil.rmtree(final)
+        if final.exists():  # an unreadable one of the same step: a readable one is resumed from
+            final.rename(final.with_name(f"{final.name}.partial.old"))
         partial.rename(final)
         write_durably(self._folder / "latest", final.name)
         self._prune(final)
 
     def _prune(self, newest: Path) -> None:
-        for partial in self._folder.glob("*.partial"):
+        for partial in self._folder.glob("*.partial*"):
             shutil.rmtree(partial)
         complete = sorted(self._folder.glob("step_????????"))
         for old in complete[: -self._keep]:
@@ -147,7 +147,10 @@ def read_state(folder: Path) -> RunState:
         raise ValueError(f"checkpoint {folder}: {STATE} is not readable ({error})") from error
     if content.pop("format", None) != FORMAT:
         raise ValueError(f"checkpoint {folder}: written in another format than {FORMAT}")
-    return RunState(**content)
+    try:
+        return RunState(**content)
+    except TypeError as error:
+        raise ValueError(f"checkpoint {folder}: {STATE} is of another version ({error})") from error
 
 
 def differences(

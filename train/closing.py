@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from train.checkpoint import RunState
+from train.progress import number
 
 
 def closing_words(folder: Path, state: RunState, *, finished: bool) -> str:
@@ -32,16 +33,19 @@ def closing_words(folder: Path, state: RunState, *, finished: bool) -> str:
 
 def _held_out(row: dict[str, Any]) -> list[str]:
     early, late = row["first_quarter_loss"], row["last_quarter_loss"]
-    return [
-        f"Held-out loss {row['loss']:.3f} nats (bigram {row['bigram_loss']:.3f}, unigram "
-        f"{row['unigram_loss']:.3f}) at length {row['sequence_length']:,};",
-        f"first quarter of positions {early:.3f}, last quarter {late:.3f}: "
-        + (
-            "late positions profit from the context."
-            if late < early
-            else "no gain from late context yet."
-        ),
+    lines = [
+        f"Held-out loss {number(row['loss'])} nats (bigram {number(row['bigram_loss'])}, unigram "
+        f"{number(row['unigram_loss'])}) at length {row['sequence_length']:,};",
+        f"first quarter of positions {number(early)}, last quarter {number(late)}",
     ]
+    if early is not None and late is not None:
+        profit = (
+            "late positions profit from the context"
+            if late < early
+            else "no gain from late context yet"
+        )
+        lines[-1] += f": {profit}."
+    return lines
 
 
 def _last_row(path: Path) -> dict[str, Any] | None:

@@ -65,6 +65,8 @@ def compose_run(arguments: Sequence[str]) -> RunConfig:
         mistake = key_mistake(override.key_or_group, tree)
         if mistake:
             mistakes.append(f"{override.input_line}: {mistake}")
+        elif override.is_sweep_override():
+            mistakes.append(f"{override.input_line}: give one value; a list is written [1,2]")
         else:
             OmegaConf.update(tree, override.key_or_group, override.value(), force_add=True)
     if not mistakes:

@@ -54,8 +54,8 @@ class LearningRateConfig:
     # constant, linear, cosine or wsd (warm-up, stable, decay).
     shape: str = "cosine"
     peak: float = 1e-3
-    # Value at the end of the span.
-    final: float = 1e-4
+    # Value at the end of the span; constant has none.
+    final: float = 0.0
     # Tokens of linear rise from zero.
     warmup_tokens: int = 0
     # wsd only: tokens of the final linear fall.

@@ -91,7 +91,7 @@ def _summary(total: np.ndarray, held_out: HeldOut) -> dict[str, Any]:
         "sequence_length": length,
         **means(0, length),
         "tokens": int(counts.sum()),
-        "documents": held_out.streams.num_rows,
+        "rows": held_out.streams.num_rows,
         "first_quarter_loss": means(0, length // 4)["loss"],
         "last_quarter_loss": means(length - length // 4, length)["loss"],
         "position_buckets": [

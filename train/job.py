@@ -51,11 +51,13 @@ def _train(config: RunConfig, mesh: Mesh) -> int:
     assert schedule is not None, "validated before"
     try:
         corpus = build.prepare_corpus(config, mesh)
-        resume = build.find_resume(config)
-        state = build.load_state(config, schedule, corpus, resume)
+        resume, state = build.start_state(config, mesh, schedule=schedule, corpus=corpus)
         if is_over(config, schedule, state):
             if mesh.is_main:
-                sys.stdout.write(closing_words(build.run_folder(config), state, finished=True))
+                folder = build.run_folder(config)
+                if not (folder / "report.html").exists():
+                    write_report(folder)
+                sys.stdout.write(closing_words(folder, state, finished=True))
             return 0
         run = build.build_run(
             config, mesh, schedule=schedule, corpus=corpus, state=state, resume=resume

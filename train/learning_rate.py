@@ -45,7 +45,9 @@ def problems(config: LearningRateConfig, key: str, span: int) -> list[str]:
     for name in ("peak", "final"):
         if not 0.0 <= getattr(config, name) < math.inf:
             found.append(f"{key}.{name}={getattr(config, name)}: must be a finite number >= 0")
-    if config.final > config.peak:
+    if config.shape == "constant" and config.final:
+        found.append(f"{key}.final={config.final}: has no effect with shape=constant; leave it out")
+    elif config.final > config.peak:
         found.append(f"{key}.final={config.final}: must not exceed {key}.peak={config.peak}")
     for name in ("warmup_tokens", "decay_tokens"):
         if getattr(config, name) < 0:

@@ -19,7 +19,7 @@ from parallel.mesh import Mesh
 from train.checkpoint import Checkpoints, RunState, write_durably
 from train.config import RunConfig
 from train.evaluate import HeldOut, evaluate
-from train.progress import Progress
+from train.progress import Progress, number
 from train.run_log import RunLog
 from train.schedule import Point, Schedule, Stage
 from train.step import StepResult, optimizer_step, what_was_seen
@@ -92,7 +92,7 @@ def train(run: Run, batches: Iterable[GlobalBatch], progress: Progress) -> bool:
             stopping = result.stop_votes > 0
             if stage_is_over or stopping or _due(run.config.checkpoint.every_steps, run.state.step):
                 run.checkpoints.save(run.engine, run.state)
-            if stopping:
+            if stopping and not run.is_over:
                 run.checkpoints.wait()
                 return False
             drawn = time.perf_counter()
@@ -197,11 +197,9 @@ def _evaluate(run: Run, point: Point, progress: Progress) -> None:
         run.log.evaluation(row)
     if run.wandb is not None:
         run.wandb.evaluation(row)
-    yardsticks = [
-        f"{k} {row[f'{k}_loss']:.3f}" for k in ("bigram", "unigram") if row.get(f"{k}_loss")
-    ]
     progress.line(
-        f"held out after {point.stage.name}: loss {row['loss']:.4f} over {row['tokens']:,} tokens at "
-        f"length {row['sequence_length']:,} ({', '.join(yardsticks)}); first quarter "
-        f"{row['first_quarter_loss']:.3f}, last quarter {row['last_quarter_loss']:.3f}"
+        f"held out after {point.stage.name}: loss {number(row['loss'])} over {row['tokens']:,} tokens at "
+        f"length {row['sequence_length']:,} (bigram {number(row['bigram_loss'])}, unigram "
+        f"{number(row['unigram_loss'])}); first quarter {number(row['first_quarter_loss'])}, last quarter "
+        f"{number(row['last_quarter_loss'])}"
     )

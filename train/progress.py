@@ -10,6 +10,11 @@ from tqdm import tqdm
 from train.schedule import Schedule
 
 
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for the console; a dash where there is none (not finite, or nothing was scored)."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
 class Progress:
     """The console of the main rank; other ranks get one that says nothing."""
 
@@ -60,7 +65,7 @@ class Progress:
         where = f"{stage.name} {stage.index + 1}/{len(self._schedule.stages)}"
         if not self._bar.disable:
             self._bar.set_description_str(f"{where} len {row['sequence_length']:,}")
-            self._bar.set_postfix_str(f"loss {row['loss']:.3f}")
+            self._bar.set_postfix_str(f"loss {number(row['loss'])}")
             self._bar.update(row["batch_tokens"])
             return
         now = time.monotonic()
@@ -71,8 +76,8 @@ class Progress:
         done = row["tokens_seen"] - self._first
         left = (self._total - row["tokens_seen"]) * (now - self._started) / max(1, done)
         self.line(
-            f"step {row['step']:>6} | {where} | len {row['sequence_length']:,} | loss {row['loss']:.4f} | "
-            f"norm {row['gradient_norm']:.2f} | lr {row['learning_rate']:.2e} | "
+            f"step {row['step']:>6} | {where} | len {row['sequence_length']:,} | loss {number(row['loss'], 4)} | "
+            f"norm {number(row['gradient_norm'], 2)} | lr {row['learning_rate']:.2e} | "
             f"{row['tokens_per_second']:,.0f} tok/s | {row['tokens_seen'] / self._total:4.0%} | "
             f"{_clock(left)} left"
         )

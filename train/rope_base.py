@@ -115,7 +115,7 @@ def _constant(base: float) -> BaseCurve:
 
 def _stepped(policy: Mapping[str, Any], facts: StageFacts) -> BaseCurve:
     steps = policy.get("steps")
-    if not steps or any(len(step) != 2 for step in steps):
+    if not isinstance(steps, list) or not all(isinstance(s, list) and len(s) == 2 for s in steps):
         raise ValueError(".steps: must be a list of [tokens, base], the first at 0 tokens")
     pairs = [(int(tokens), _number(base, ".steps")) for tokens, base in steps]
     starts = [tokens for tokens, _ in pairs]
@@ -133,10 +133,12 @@ def _ramp(policy: Mapping[str, Any], facts: StageFacts) -> BaseCurve:
     start = policy.get("start", facts.previous_base)
     if start is None:
         raise ValueError(": policy ramp in the first stage needs a start")
-    tokens = int(policy.get("tokens", facts.tokens))
-    if not 0 < tokens <= facts.tokens:
+    tokens = policy.get("tokens", facts.tokens)
+    if not isinstance(tokens, int | float) or not 0 < tokens <= facts.tokens:
         raise ValueError(f".tokens={tokens}: must be in 1..{facts.tokens}, the stage's tokens")
-    return BaseCurve(((0, _number(start, ".start")), (tokens, _number(policy.get("end"), ".end"))))
+    return BaseCurve(
+        ((0, _number(start, ".start")), (int(tokens), _number(policy.get("end"), ".end")))
+    )
 
 
 def _ntk(facts: StageFacts) -> float:
@@ -144,6 +146,8 @@ def _ntk(facts: StageFacts) -> float:
         raise ValueError(
             ": policy ntk needs a stage before this one; give the first stage a number"
         )
+    if facts.head_dim <= 2:
+        raise ValueError(f": policy ntk needs model.head_dim above 2, it is {facts.head_dim}")
     growth = facts.sequence_length / facts.previous_length
     return float(facts.previous_base * growth ** (facts.head_dim / (facts.head_dim - 2)))
 

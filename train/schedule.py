@@ -164,7 +164,12 @@ def _resolve(
     try:
         rate = _stage_rate(row.learning_rate)
     except ValidationError as error:
-        found += [f"{key}.learning_rate: {_first_line(detail)}" for detail in error.errors()]
+        found += [f"{key}.learning_rate.{_first_line(detail)}" for detail in error.errors()]
+    except (TypeError, ValueError):
+        found.append(
+            f"{key}.learning_rate={row.learning_rate}: must be a number or a mapping with "
+            f"{', '.join(LearningRateConfig.__dataclass_fields__)}"
+        )
     if rate is not None:
         found += learning_rate.problems(rate, f"{key}.learning_rate", facts.tokens)
     if found or curve is None:
@@ -188,7 +193,7 @@ def _stage_rate(value: Any) -> LearningRateConfig | None:
                 ],
             )
         return TypeAdapter(LearningRateConfig).validate_python(dict(value))
-    return LearningRateConfig(shape="constant", peak=float(value), final=0.0)
+    return LearningRateConfig(shape="constant", peak=float(value))
 
 
 def _first_line(detail: Any) -> str:

@@ -1,6 +1,6 @@
 """SIGTERM, SIGINT or SIGUSR1 -> "finish this step, save, end".
 
-A second SIGINT or SIGTERM takes effect at once. Ranks agree on the step to stop at in `train/step.py`,
+A second SIGINT takes effect at once. Ranks agree on the step to stop at in `train/step.py`,
 so one rank's signal is enough.
 """
 

@@ -180,7 +180,9 @@ def check_attention(machine: Machine) -> Outcome:
             )
             for tensor in TENSORS:
                 line = f"{name}: {tensor} of {case}: error {errors[tensor]:.2e}, bound "
-                _judge(outcome, name, errors[tensor] <= bounds[tensor], line + f"{bounds[tensor]:.2e}")
+                _judge(
+                    outcome, name, errors[tensor] <= bounds[tensor], line + f"{bounds[tensor]:.2e}"
+                )
     _tabulate(outcome, [*able, *(name for name in tried if name not in able)])
     outcome.notes.append(
         f"Bound: 2 x the larger error of the formula in bfloat16 and of the dense core, + {FLOOR:g}; "

@@ -57,7 +57,7 @@ class Machine:
 
     @staticmethod
     def _once_cuda(work: Callable[[], object]) -> float:
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
         work()
         end.record()
@@ -85,7 +85,7 @@ class Machine:
                 "memory_gib": f"{facts.total_memory / GIB:.0f}",
                 "compute_capability": f"{facts.major}.{facts.minor}",
                 "cuda": str(torch.version.cuda),
-                "cudnn": str(torch.backends.cudnn.version()),
-                "nccl": ".".join(map(str, torch.cuda.nccl.version())),
+                "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
+                "nccl": str(torch.cuda.nccl.version()),  # type: ignore[no-untyped-call]
             }
         return found

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+SHOWN_FAILURES = 20
+
 
 @dataclass
 class Outcome:
@@ -32,5 +34,8 @@ class Outcome:
             lines += [f"| {' | '.join(row)} |" for row in self.rows]
             lines.append("")
         lines += [f"- {note}" for note in self.notes]
-        lines += [f"- FAILED: {failure}" for failure in self.failures]
+        lines += [f"- FAILED: {failure}" for failure in self.failures[:SHOWN_FAILURES]]
+        left = len(self.failures) - SHOWN_FAILURES
+        if left > 0:
+            lines.append(f"- FAILED: {left} more of the kind; the record has them all")
         return "\n".join(lines).rstrip() + "\n"

@@ -53,8 +53,7 @@ def world(arguments: list[str], folder: Path, ranks: int, *, dies: bool) -> None
         assert schedule is not None
         mesh = start(torch.device("cpu"), 60)
         corpus = build.prepare_corpus(config, mesh)
-        resume = build.find_resume(config)
-        state = build.load_state(config, schedule, corpus, resume)
+        resume, state = build.start_state(config, mesh, schedule=schedule, corpus=corpus)
         run = build.build_run(
             config, mesh, schedule=schedule, corpus=corpus, state=state, resume=resume
         )

@@ -121,6 +121,33 @@ def test_resume_under_another_layout_follows_the_same_curve(
         )
 
 
+def test_a_stop_signal_saves_and_the_same_command_goes_on(straight: tuple[Path, Any]) -> None:
+    outputs, arguments = straight
+    metrics = outputs / "stopped/metrics.jsonl"
+    with subprocess.Popen(
+        command(2, arguments("stopped", **{"checkpoint.every_steps": "0"})),
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 240
+        while not metrics.exists() or metrics.read_text().count("\n") < 3:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=120)
+    assert "asked to stop; saved at step" in said
+    stopped_at = len(metrics.read_text().splitlines())
+    assert stopped_at < 40
+    finished = run(2, arguments("stopped", **{"checkpoint.every_steps": "0"}))
+    assert finished.returncode == 0, finished.stderr
+    assert f"step {stopped_at}," in finished.stderr
+    expected, found = rows(outputs, "straight"), rows(outputs, "stopped")
+    assert [row["loss"] for row in found] == [row["loss"] for row in expected]
+
+
 def test_one_process_needs_no_launcher(small_run: Any, tmp_path: Path) -> None:
     launched = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     environment = {key: value for key, value in os.environ.items() if key not in launched}
@@ -138,7 +165,7 @@ def test_one_process_needs_no_launcher(small_run: Any, tmp_path: Path) -> None:
     assert (tmp_path / "small/report.html").stat().st_size > 10**6
 
 
-def test_finished_run_ends_at_once_and_signals_save(straight: tuple[Path, Any]) -> None:
+def test_finished_run_ends_at_once(straight: tuple[Path, Any]) -> None:
     outputs, arguments = straight
     before = (outputs / "straight/metrics.jsonl").read_text()
     again = run(2, arguments("straight"))

@@ -63,7 +63,6 @@ def test_the_quickstart_is_made_once_and_again_only_when_something_changed(
 
     opened = open_corpus(config, tmp_path, 600)
     assert opened.names == ("python_stdlib",)
-    assert opened.weights({}) == (1.0,)
     assert opened.vocab_size == 600
     assert opened.sources[0].num_documents + opened.heldout[0].num_documents == len(few_files)
     assert Tokenizer(opened.tokenizer).sha256 == opened.sources[0].tokenizer_sha256
@@ -100,8 +99,6 @@ def test_sources_keep_their_order_and_weights_and_share_a_tokenizer(tmp_path: Pa
 
     opened = open_corpus(config("y", "x"), tmp_path, 330)
     assert opened.names == ("y", "x")
-    assert opened.base_weights == (0.6, 0.4)
-    assert opened.weights({"x": 1.0}) == (0.0, 1.0)
     assert opened.heldout == ()
     source = opened.sources[0]
     whole = IndexedDataset(tmp_path / "y")

@@ -112,5 +112,5 @@ def test_wrong_counts_and_versions_are_refused(prefix: Path) -> None:
 def test_command_line_describes_files_of_another_tool(prefix: Path) -> None:
     manifest.manifest_path(prefix).unlink()
     assert manifest.main([str(prefix)]) == 2
-    assert manifest.main([str(prefix), "--create"]) == 0
+    assert manifest.main([str(prefix), "--create", "--vocab-size", "300", "--eos-id", "2"]) == 0
     assert manifest.main([str(prefix), "--full"]) == 0

@@ -102,7 +102,7 @@ def made_evaluations(steps: list[Row]) -> list[Row]:
         ]
         rows.append(
             {key: row[key] for key in ("step", "stage", "tokens_seen", "sequence_length")}
-            | {"loss": loss, "tokens": length * 24, "documents": 24, "position_buckets": buckets}
+            | {"loss": loss, "tokens": length * 24, "rows": 24, "position_buckets": buckets}
             | {"unigram_loss": UNIGRAM, "bigram_loss": BIGRAM}
             | {"first_quarter_loss": loss + 0.06, "last_quarter_loss": loss - 0.034}
         )

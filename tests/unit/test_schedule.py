@@ -87,7 +87,7 @@ def test_mistakes_of_all_stages_come_together_with_their_keys() -> None:
         "schedule.stages.first.tokens=0",
         "schedule.stages.second.rope_base=fast",
         "schedule.stages.second.data",
-        "schedule.stages.second.learning_rate",
+        "schedule.stages.second.learning_rate.peek",
     ]
 
 

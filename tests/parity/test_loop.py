@@ -1,0 +1,226 @@
+"""The loop around the step: evaluation against an oracle, skipped steps, refusals, saving without trace."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from data.evaluation import evaluation_batches
+from data.ngram import fit
+from data.sources import Corpus
+from model.attention_core import choose_core
+from model.initialization import initialize
+from model.packed_layout import PackedLayout
+from model.transformer import Transformer
+from parallel import checkpoint as tensors
+from parallel.mesh import Mesh, start
+from parallel.testing import run_on_ranks
+from train import build
+from train.compose import compose_run
+from train.config import RunConfig
+from train.evaluate import HeldOut, bucket_edges, evaluate
+from train.loop import NonFiniteStep, Run, train
+from train.progress import Progress
+from train.schedule import Point, Schedule, build_schedule
+
+CPU = torch.device("cpu")
+LENGTH = 128
+Arguments = Callable[..., list[str]]
+
+
+def started(arguments: list[str]) -> tuple[RunConfig, Mesh, Schedule, Corpus, Run]:
+    config = compose_run(arguments)
+    schedule, problems = build_schedule(config)
+    assert schedule is not None, problems
+    mesh = start(CPU, 60)
+    corpus = build.prepare_corpus(config, mesh)
+    resume, state = build.start_state(config, mesh, schedule=schedule, corpus=corpus)
+    run = build.build_run(
+        config, mesh, schedule=schedule, corpus=corpus, state=state, resume=resume
+    )
+    return config, mesh, schedule, corpus, run
+
+
+def held_out(corpus: Corpus, config: RunConfig, rank: int, ranks: int) -> HeldOut:
+    streams = evaluation_batches(
+        corpus.heldout[0],
+        sequence_length=LENGTH,
+        micro_batch_tokens=LENGTH,
+        max_tokens=4096,
+        dp_rank=rank,
+        dp_size=ranks,
+    )
+    first = corpus.sources[0]
+    yardstick = fit(first.dataset, config.model.vocab_size, max_tokens=10**6)
+    return HeldOut(LENGTH, streams, yardstick)
+
+
+def evaluated_by_hand(config: RunConfig, held: HeldOut) -> np.ndarray:
+    """Sums of plain cross-entropy by position, and counts."""
+    model = Transformer(config.model, choose_core("dense", CPU, torch.float32))
+    initialize(model, config.model, config.seed)
+    sums = np.zeros((2, LENGTH))
+    for stream in held.streams:
+        layout = PackedLayout.from_lengths(stream.lengths, CPU)
+        with torch.no_grad():
+            logits = model.logits(model(stream.tokens_T, layout, 1e4)).double()
+        losses = F.cross_entropy(logits, stream.targets_T, reduction="none", ignore_index=-100)
+        for position, loss, target in zip(
+            layout.positions_T.tolist(), losses.tolist(), stream.targets_T.tolist(), strict=True
+        ):
+            if target != -100:
+                sums[:, position] += (loss, 1)
+    return sums
+
+
+@pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 1), (2, 1), (3, 3)])
+def test_evaluation_is_the_mean_over_positions_on_any_layout(
+    small_run: Arguments, tmp_path: Path, ranks: int, zero_stage: int
+) -> None:
+    arguments = small_run(
+        tmp_path,
+        **{"parallel.zero_stage": str(zero_stage), "schedule.stages.first.batch_tokens": "384"},
+        **{"schedule.stages.second.batch_tokens": "384"},
+    )
+
+    def work(rank: int, world_size: int) -> Any:
+        config, mesh, _, corpus, run = started(arguments)
+        found = evaluate(run.engine, mesh, held_out(corpus, config, rank, world_size), 1e4)
+        by_hand = evaluated_by_hand(config, held_out(corpus, config, 0, 1)) if rank == 0 else None
+        return found, by_hand
+
+    results = run_on_ranks(work, ranks)
+    found, (losses, counts) = results[0]
+    assert all(result[0] == found for result in results)
+    assert found["tokens"] == counts.sum()
+    assert found["loss"] == pytest.approx(losses.sum() / counts.sum(), rel=1e-6)
+    assert (
+        [b["start"] for b in found["position_buckets"]] == bucket_edges(LENGTH)[:-1] == [0, 32, 64]
+    )
+    for bucket in found["position_buckets"]:
+        part = slice(bucket["start"], bucket["end"])
+        assert bucket["tokens"] == counts[part].sum()
+        assert bucket["loss"] == pytest.approx(losses[part].sum() / counts[part].sum(), rel=1e-6)
+    for key, part in (("first", slice(0, 32)), ("last", slice(96, 128))):
+        expected = losses[part].sum() / counts[part].sum()
+        assert found[f"{key}_quarter_loss"] == pytest.approx(expected, rel=1e-6)
+    assert 0 < found["bigram_loss"] < found["unigram_loss"]
+
+
+@dataclass(frozen=True)
+class BadAtStepThree(Schedule):
+    """A schedule whose third step runs under a base that is not a number."""
+
+    def at(self, tokens_seen: int) -> Point:
+        point = super().at(tokens_seen)
+        return replace(point, rope_base=float("nan")) if tokens_seen == 2 * 512 else point
+
+
+def train_through_a_bad_step(arguments: list[str]) -> Run:
+    config, mesh, schedule, corpus, run = started(arguments)
+    run.schedule = BadAtStepThree(schedule.stages, schedule.learning_rate)
+    progress = Progress(schedule, tokens_seen=0, total_tokens=10**9, seconds=0, speaks=mesh.is_main)
+    with build.build_loader(run, corpus) as loader:
+        train(run, loader, progress)
+    run.checkpoints.close()
+    assert config.run_name == "small"
+    return run
+
+
+def test_a_non_finite_step_may_be_skipped_and_says_what_it_saw(
+    small_run: Arguments, tmp_path: Path
+) -> None:
+    arguments = small_run(tmp_path, **{"train.max_skipped_steps": "1", "train.max_steps": "6"})
+
+    def work(rank: int, world_size: int) -> tuple[int, int]:
+        run = train_through_a_bad_step(arguments)
+        return run.engine.adam_steps(), run.state.skipped_steps
+
+    assert run_on_ranks(work, 2) == [(5, 1), (5, 1)]
+    rows = [
+        json.loads(line) for line in (tmp_path / "small/metrics.jsonl").read_text().splitlines()
+    ]
+    assert [row["skipped"] for row in rows] == [False, False, True, False, False, False]
+    assert (rows[2]["loss"], rows[2]["gradient_norm"]) == (None, None)
+    seen = json.loads((tmp_path / "small/nonfinite_step_00000003.json").read_text())
+    assert (seen["step"], seen["loss"]) == (3, "nan")
+    assert [held["rank"] for held in seen["ranks"]] == [0, 1]
+    for held in seen["ranks"]:
+        spans = [span for micro in held["micro_batches"] for span in micro["documents"]]
+        assert sum(span["length"] for span in spans) > 0
+
+
+def test_a_non_finite_step_stops_every_rank_by_default(
+    small_run: Arguments, tmp_path: Path
+) -> None:
+    def work(rank: int, world_size: int) -> str:
+        with pytest.raises(NonFiniteStep) as caught:
+            train_through_a_bad_step(small_run(tmp_path))
+        return str(caught.value)
+
+    first, second = run_on_ranks(work, 2)
+    assert first == second
+    assert "nonfinite_step_00000003.json names ranks and documents" in first
+
+
+def test_folders_that_hold_results_are_not_overwritten(
+    small_run: Arguments, tmp_path: Path
+) -> None:
+    folder = tmp_path / "small/checkpoints/step_00000009"
+    folder.mkdir(parents=True)
+    (tmp_path / "small/metrics.jsonl").touch()
+    for name in ("step_00000005", "step_00000009"):
+        (folder.parent / name).mkdir(exist_ok=True)
+        (folder.parent / name / "state.json").touch()
+
+    def resume(value: str) -> Path | None:
+        return build.find_resume(compose_run(small_run(tmp_path, **{"checkpoint.resume": value})))
+
+    assert resume("auto") == resume(str(folder)) == folder
+    assert resume(str(tmp_path)) == folder, "a run that was branched off goes on by itself"
+    with pytest.raises(ValueError, match="choose another run_name"):
+        resume("never")
+    with pytest.raises(ValueError, match="to branch off"):
+        resume(str(folder.with_name("step_00000005")))
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_saving_leaves_no_trace_in_the_run(
+    small_run: Arguments, tmp_path: Path, zero_stage: int
+) -> None:
+    def losses(name: str, saves: bool) -> list[float]:
+        arguments = small_run(
+            tmp_path,
+            run_name=name,
+            **{
+                "parallel.zero_stage": str(zero_stage),
+                "train.max_steps": "5",
+                "evaluation.enabled": "false",
+            },
+        )
+
+        def work(rank: int, world_size: int) -> None:
+            _, mesh, schedule, corpus, run = started(arguments)
+            progress = Progress(schedule, tokens_seen=0, total_tokens=1, seconds=9, speaks=False)
+            with build.build_loader(run, corpus) as loader:
+
+                def watched() -> Any:
+                    for batch in loader:
+                        if saves:
+                            tensors.gather_owned(run.engine, mesh)
+                        yield batch
+
+                train(run, watched(), progress)
+            run.checkpoints.close()
+
+        run_on_ranks(work, 2)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["loss"] for line in lines]
+
+    assert losses("saving", True) == losses("not_saving", False)
