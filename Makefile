@@ -2,11 +2,11 @@
 #
 # PY: the interpreter of an environment that is ready (a cluster's container, a GPU host with its own torch);
 #     nothing is installed then. Default: .venv, made from pyproject.toml.
-# NPROC: ranks of `make train`. Default: the host's GPUs, or 2 without one.
+# NPROC: ranks of `make train`. Default: 2 (what the quickstart's batches fit), 1 on a host with one GPU.
 
 PYTHON ?= python3
 PY ?= .venv/bin/python
-NPROC ?= $(shell $(PY) -c "import torch; print(torch.cuda.device_count() or 2)" 2>/dev/null || echo 2)
+NPROC ?= $(shell $(PY) -c "import torch; print(min(2, torch.cuda.device_count()) or 2)" 2>/dev/null || echo 2)
 # One thread a rank on the CPU: two ranks share two cores.
 export OMP_NUM_THREADS ?= 1
 ifeq ($(PY),.venv/bin/python)

@@ -11,7 +11,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.manifest import Manifest, write_json
+from data.manifest import Manifest, manifest_path, verify, write_json
 from data.prepare import PrepareOptions, prepare
 from data.readers import BadRecord, Document, read_documents
 from data.tokenizer import Tokenizer, train_on_files
@@ -70,6 +70,9 @@ def prepare_quickstart(
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     corpus = quickstart_files(folder)
+    for prefix in (corpus.train, corpus.heldout):
+        if manifest_path(prefix).is_file():
+            _refuse_damage(prefix, folder)
     files = stdlib_documents()
     recipe = {"vocab_size": vocab_size, "sample_bytes": SAMPLE_BYTES, "files": _identities(files)}
     _make_tokenizer(corpus.tokenizer, files, recipe, show_progress)
@@ -86,6 +89,14 @@ def prepare_quickstart(
         )
     )
     return corpus
+
+
+def _refuse_damage(prefix: str, folder: Path) -> None:
+    """Files that were made and then changed are somebody's to look at, not to be replaced silently."""
+    try:
+        verify(prefix)
+    except ValueError as error:
+        raise ValueError(f"{error}. Or remove {folder}: the next run makes it anew") from error
 
 
 def _identities(files: list[str]) -> str:

@@ -9,6 +9,7 @@ has learnt anything beyond neighbours is below the bigram.
 """
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -96,6 +97,15 @@ def fit(dataset: IndexedDataset, vocab_size: int, *, max_tokens: int) -> NgramYa
         pair_counts = np.bincount(
             where, weights=np.concatenate([pair_counts, found]), minlength=len(pairs)
         ).astype(np.int64)
+    return NgramYardstick(counts, pairs, pair_counts)
+
+
+def merge(parts: Sequence[NgramYardstick]) -> NgramYardstick:
+    """The counts of several sources, added up."""
+    pairs, where = np.unique(np.concatenate([part.pairs for part in parts]), return_inverse=True)
+    found = np.concatenate([part.pair_counts for part in parts])
+    pair_counts = np.bincount(where, weights=found, minlength=len(pairs)).astype(np.int64)
+    counts = np.sum([part.counts for part in parts], axis=0)
     return NgramYardstick(counts, pairs, pair_counts)
 
 

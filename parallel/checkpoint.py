@@ -124,6 +124,12 @@ def _read_batch(
         for name in names
         for kind in KINDS
     }
-    load(state, checkpoint_id=folder, no_dist=True)
+    try:
+        load(state, checkpoint_id=folder, no_dist=True)
+    except (CheckpointException, OSError, EOFError, RuntimeError, UnpicklingError) as error:
+        raise ValueError(
+            f"checkpoint {folder}: its tensors are damaged ({error}); remove the folder to go on from the "
+            "one before, or name another with checkpoint.resume=DIR"
+        ) from error
     for name in names:
         yield name, {kind: state[f"{kind}/{name}"] for kind in KINDS}

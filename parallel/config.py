@@ -1,5 +1,6 @@
 """The knobs of the layout: how many ranks each axis takes and what ZeRO shards."""
 
+import math
 from dataclasses import dataclass
 
 ZERO_STAGES = (1, 2, 3)
@@ -63,9 +64,11 @@ class OptimizerConfig:
         for name in ("beta1", "beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 found.append(f"optimizer.{name}={getattr(self, name)}: must be in [0, 1)")
-        if self.epsilon <= 0.0:
+        if not 0.0 < self.epsilon < math.inf:
             found.append(f"optimizer.epsilon={self.epsilon}: must be positive; usual is 1e-8")
         for name in ("weight_decay", "gradient_clipping"):
-            if getattr(self, name) < 0.0:
-                found.append(f"optimizer.{name}={getattr(self, name)}: must not be negative")
+            if not 0.0 <= getattr(self, name) < math.inf:
+                found.append(
+                    f"optimizer.{name}={getattr(self, name)}: must be a finite number, 0 or more"
+                )
         return found

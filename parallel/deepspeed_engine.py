@@ -24,9 +24,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
-from deepspeed.utils import (
-    logger as deepspeed_logger,
-)
+from deepspeed.accelerator import get_accelerator, set_accelerator
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -149,6 +149,8 @@ class TrainingEngine:
             },
             {"params": [p for n, p in named if not has_decay(n)], "weight_decay": 0.0},
         ]
+        if mesh.device.type == "cpu" and get_accelerator().device_name() != "cpu":
+            set_accelerator(CPU_Accelerator())  # a run on the CPU of a GPU host
         adam = torch.optim.AdamW(
             [group for group in groups if group["params"]],
             lr=0.0,

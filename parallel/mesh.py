@@ -5,13 +5,16 @@ MASTER_*; without them the run is a world of one process.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def launched_rank() -> int:
@@ -78,6 +81,26 @@ class Mesh:
         """Wait until every rank is here."""
         dist.barrier(group=self.control_group)
 
+    def together(self, work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
+        """`work()` on every rank; if any rank refuses, every rank raises that rank's reason. Collective.
+
+        A rank that raised alone would leave the others waiting in the next collective.
+
+        Raises:
+            ValueError, OSError: the first rank's that raised one.
+        """
+        failure: ValueError | OSError | None = None
+        try:
+            result = work()
+        except (ValueError, OSError) as error:
+            failure = error
+        box: list[Any] = [None] * self.world_size
+        dist.all_gather_object(box, failure, group=group or self.control_group)
+        for reason in box:
+            if reason is not None:
+                raise reason
+        return result
+
 
 def choose_device(wanted: str) -> torch.device:
     """Device of this rank for `wanted` in {"auto", "cpu", "cuda"}.
@@ -102,16 +125,24 @@ def start(device: torch.device, timeout_seconds: int) -> Mesh:
     """Join the world and warm every group. End with `stop`.
 
     The first call on a group must include all its ranks (NCCL), hence the warm-up here.
+
+    Raises:
+        ValueError: the environment speaks of several processes but not of where they meet.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     timeout = timedelta(seconds=timeout_seconds)
     backend = "nccl" if device.type == "cuda" else "gloo"
     rank, world_size = launched_rank(), launched_world_size()
-    if dist.is_initialized():
-        pass  # a test launched this rank
+    if dist.is_initialized():  # by parallel/testing.py
+        rank, world_size = dist.get_rank(), dist.get_world_size()
     elif "MASTER_ADDR" in os.environ:
         dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=timeout)
+    elif world_size > 1:
+        raise ValueError(
+            f"WORLD_SIZE={world_size} is set but MASTER_ADDR is not: start with torchrun, or unset "
+            "WORLD_SIZE and RANK to run one process"
+        )
     else:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
         store = dist.HashStore()  # type: ignore[attr-defined]  # public, not in __all__

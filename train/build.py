@@ -8,14 +8,14 @@ import platform
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from data.evaluation import evaluation_batches
 from data.loader import Loader
-from data.ngram import NgramYardstick, cached_fit
+from data.ngram import NgramYardstick, cached_fit, merge
 from data.packing import BatchPlanner
 from data.sources import Corpus, make_corpus, open_corpus
 from model.attention_core import choose_core
@@ -36,8 +36,6 @@ from train.run_log import RunLog, write_config
 from train.schedule import Schedule, Stage
 from train.wandb_log import WandbLog
 
-T = TypeVar("T")
-
 
 def prepare_corpus(config: RunConfig, mesh: Mesh) -> Corpus:
     """Make the embedded corpus if it is asked for, check every file once per run, open it on every rank.
@@ -51,29 +49,12 @@ def prepare_corpus(config: RunConfig, mesh: Mesh) -> Corpus:
             make_corpus(config.data, config.paths.prepared, config.model.vocab_size)
             open_corpus(config.data, config.paths.prepared, config.model.vocab_size, check=True)
 
-    together(mesh, make_and_check)
-    return together(
-        mesh,
+    mesh.together(make_and_check)
+    return mesh.together(
         lambda: open_corpus(
             config.data, config.paths.prepared, config.model.vocab_size, check=False
-        ),
+        )
     )
-
-
-def together(mesh: Mesh, work: Callable[[], T]) -> T:
-    """`work()` on every rank; if any rank refuses, every rank raises that rank's reason. Collective.
-
-    A rank that raised alone would leave the others waiting in the next collective.
-    """
-    failure: ValueError | OSError | None = None
-    try:
-        result = work()
-    except (ValueError, OSError) as error:
-        failure = error
-    failures = [error for error in mesh.gather_objects(failure) if error is not None]
-    if failures:
-        raise failures[0]
-    return result
 
 
 def start_state(
@@ -92,7 +73,7 @@ def start_state(
             resume = find_resume(config)
             found = resume, load_state(config, schedule, corpus, resume)
 
-    together(mesh, look)
+    mesh.together(look)
     answer: tuple[Path | None, RunState] = mesh.broadcast_object(found)
     return answer
 
@@ -152,7 +133,7 @@ def load_state(
             allowed=config.checkpoint.allow_changes,
         )
         if wrong:
-            raise ValueError(f"checkpoint {path} does not fit this run:\n  " + "\n  ".join(wrong))
+            raise ValueError("\n".join(f"checkpoint {path.name}: {line}" for line in wrong))
         if fresh.data != identity:  # allowed: the old place in the data means nothing here
             fresh.cursor = {}
         fresh.data, fresh.model = identity, dataclasses.asdict(config.model)
@@ -217,19 +198,7 @@ def build_run(
     }
     state.versions = versions()
     folder = run_folder(config)
-    log = wandb = None
-    if mesh.is_main:
-        text = compose.to_yaml(config)
-        write_config(folder, text, state.step)
-        log = RunLog(folder, first_step=state.step)
-        wandb = WandbLog(
-            config.logging.wandb,
-            folder=folder,
-            run_name=config.run_name,
-            run_id=state.wandb_id,
-            settings=dataclasses.asdict(config),
-        )
-    state.wandb_id = mesh.broadcast_object(wandb.run_id if wandb else "")
+    log, wandb = mesh.together(lambda: _open_logs(config, mesh, folder, state.step))
     return Run(
         config=config,
         folder=folder,
@@ -241,6 +210,19 @@ def build_run(
         held_out=_held_out(config, mesh, corpus),
         log=log,
         wandb=wandb,
+    )
+
+
+def _open_logs(
+    config: RunConfig, mesh: Mesh, folder: Path, step: int
+) -> tuple[RunLog | None, WandbLog | None]:
+    if not mesh.is_main:
+        return None, None
+    write_config(folder, compose.to_yaml(config), step)
+    log = RunLog(folder, first_step=step)
+    settings = dataclasses.asdict(config)
+    return log, WandbLog(
+        config.logging.wandb, folder=folder, run_name=config.run_name, settings=settings
     )
 
 
@@ -275,14 +257,19 @@ def build_loader(run: Run, corpus: Corpus) -> Loader:
 def _held_out(config: RunConfig, mesh: Mesh, corpus: Corpus) -> Callable[[Stage], HeldOut] | None:
     if not (config.evaluation.enabled and corpus.heldout):
         return None
-    first = corpus.sources[0]
+    budget = config.evaluation.yardstick_tokens // len(corpus.sources)
 
     def yardstick() -> NgramYardstick:
-        return cached_fit(
-            first.dataset,
-            config.model.vocab_size,
-            max_tokens=config.evaluation.yardstick_tokens,
-            sha256=first.sha256,
+        return merge(
+            [
+                cached_fit(
+                    source.dataset,
+                    config.model.vocab_size,
+                    max_tokens=budget,
+                    sha256=source.sha256,
+                )
+                for source in corpus.sources
+            ]
         )
 
     def of_stage(stage: Stage) -> HeldOut:

@@ -47,11 +47,10 @@ class RunState:
     # For the record; a checkpoint loads under any layout.
     layout: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-    wandb_id: str = ""
 
 
 class Checkpoints:
-    """The checkpoints of one run: at most one is being written at a time."""
+    """The checkpoints of one run: at most one is being written at a time. Made on all ranks together."""
 
     def __init__(self, folder: Path, keep: int, mesh: Mesh) -> None:
         self._folder = folder
@@ -59,6 +58,7 @@ class Checkpoints:
         self._mesh = mesh
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
+        mesh.together(lambda: self._sweep() if mesh.is_main else None)  # what a kill left
 
     def save(self, engine: TrainingEngine, state: RunState) -> float:
         """Start a checkpoint; returns the seconds training was held up. Collective.
@@ -75,7 +75,11 @@ class Checkpoints:
         return time.perf_counter() - started
 
     def wait(self) -> None:
-        """Until the checkpoint being written is complete; raises what stopped it."""
+        """Until the checkpoint being written is complete.
+
+        Raises:
+            OSError: on every rank, what stopped it on one of them.
+        """
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -88,26 +92,35 @@ class Checkpoints:
             self._writer.shutdown()
 
     def _write(self, owned: dict[str, Any], text: str, step: int) -> None:
+        """All ranks write, then the main rank names; whoever fails, every rank's `wait` raises it."""
         final = self._folder / f"step_{step:08d}"
         partial = final.with_name(f"{final.name}.partial")
-        partial.mkdir(parents=True, exist_ok=True)
-        tensors.write(owned, partial, self._mesh)
+        group = self._mesh.checkpoint_group
+        self._mesh.together(lambda: partial.mkdir(parents=True, exist_ok=True), group)
+        try:
+            self._mesh.together(lambda: tensors.write(owned, partial, self._mesh), group)
+            self._mesh.together(lambda: self._name(partial, final, text), group)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)  # a full disk gets its room back
+            raise
+
+    def _name(self, partial: Path, final: Path, text: str) -> None:
         if not self._mesh.is_main:
             return
         write_durably(partial / STATE, text)
         if final.exists():  # an unreadable one of the same step: a readable one is resumed from
-            final.rename(final.with_name(f"{final.name}.partial.old"))
+            final.rename(final.with_name(f"{final.name}.replaced.partial"))
         partial.rename(final)
         write_durably(self._folder / "latest", final.name)
-        self._prune(final)
-
-    def _prune(self, newest: Path) -> None:
-        for partial in self._folder.glob("*.partial*"):
-            shutil.rmtree(partial)
         complete = sorted(self._folder.glob("step_????????"))
         for old in complete[: -self._keep]:
-            if old != newest:
-                shutil.rmtree(old)
+            if old != final:  # a name of its own first: half a folder must never count as complete
+                old.rename(old.with_name(f"{old.name}.partial"))
+        self._sweep()
+
+    def _sweep(self) -> None:
+        for partial in self._folder.glob("*.partial"):
+            shutil.rmtree(partial)
 
 
 def write_durably(path: Path, text: str) -> None:

@@ -86,6 +86,8 @@ def typed(tree: Any) -> RunConfig:
         plain: Any = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigMistakes([str(error).splitlines()[0]]) from error
+    if isinstance(plain.get("run_name"), int):  # a job's number is a good name
+        plain["run_name"] = str(plain["run_name"])
     unknown = [
         f"{key}: {mistake}" for key in _leaves(plain) if (mistake := key_mistake(key, plain))
     ]
@@ -224,10 +226,16 @@ def _children(tree: Any, path: Sequence[str]) -> list[str]:
 def _leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in plain.items():
         key = f"{prefix}{name}"
-        if isinstance(value, dict) and value and not key.endswith((".rope_base", ".learning_rate")):
+        if isinstance(value, dict) and value and not _is_free_form(key):
             yield from _leaves(value, f"{key}.")
         else:
             yield key
+
+
+def _is_free_form(key: str) -> bool:
+    """A stage's policies are mappings that train/schedule.py reads, not parts of the schema."""
+    parts = key.split(".")
+    return parts[:2] == ["schedule", "stages"] and parts[3:] in (["rope_base"], ["learning_rate"])
 
 
 def _schema_keys(schema: Any, prefix: str) -> Iterator[str]:

@@ -5,15 +5,17 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from model.attention_core import choose_core
 from model.flops import parameter_count
 from parallel import mesh as world
+from parallel.deepspeed_engine import DTYPES
 from parallel.mesh import Mesh
 from train import build, validate
 from train.closing import closing_words
 from train.config import RunConfig
 from train.loop import NonFiniteStep, Run, is_over, train
 from train.progress import Progress
-from train.refusal import FAILURE, refuse
+from train.refusal import FAILURE, refuse, refuse_alone
 from train.report import write_report
 from train.run_log import write_summary
 from train.schedule import build_schedule
@@ -23,9 +25,10 @@ def run_job(config: RunConfig) -> int:
     """Start the world, train, end the world. Returns the exit status."""
     try:
         device = world.choose_device(config.train.device)
+        choose_core(config.model.attention_backend, device, DTYPES[config.train.precision])
+        mesh = world.start(device, config.parallel.timeout_seconds)
     except ValueError as error:
-        return refuse([str(error)])
-    mesh = world.start(device, config.parallel.timeout_seconds)
+        return refuse_alone(str(error))
     try:
         status = _train(config, mesh)
     except OSError as error:
@@ -62,6 +65,7 @@ def _train(config: RunConfig, mesh: Mesh) -> int:
         run = build.build_run(
             config, mesh, schedule=schedule, corpus=corpus, state=state, resume=resume
         )
+        loader = build.build_loader(run, corpus)
     except ValueError as error:
         return refuse(str(error).splitlines())
     started = datetime.now(UTC)
@@ -75,7 +79,7 @@ def _train(config: RunConfig, mesh: Mesh) -> int:
     for line in _opening_words(run, resume):
         progress.line(line)
     finished, failure = True, ""
-    with progress, build.build_loader(run, corpus) as loader:
+    with progress, loader:
         try:
             finished = train(run, loader, progress)
         except NonFiniteStep as error:

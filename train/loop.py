@@ -1,7 +1,6 @@
 """The loop: draw a batch, take a step, write it down; at the end of a stage evaluate and save."""
 
 import json
-import math
 import resource
 import time
 from collections.abc import Callable, Iterable
@@ -20,7 +19,7 @@ from train.checkpoint import Checkpoints, RunState, write_durably
 from train.config import RunConfig
 from train.evaluate import HeldOut, evaluate
 from train.progress import Progress, number
-from train.run_log import RunLog
+from train.run_log import RunLog, finite
 from train.schedule import Point, Schedule, Stage
 from train.step import StepResult, optimizer_step, what_was_seen
 from train.stop_signal import StopSignal
@@ -46,6 +45,8 @@ class Run:
     # Main rank only: None elsewhere.
     log: RunLog | None
     wandb: WandbLog | None
+    # Main rank only: why a log could not be written. The other ranks learn of it with the next step.
+    failure: OSError | None = None
 
     @property
     def total_tokens(self) -> int:
@@ -78,8 +79,10 @@ def train(run: Run, batches: Iterable[GlobalBatch], progress: Progress) -> bool:
                 batch,
                 point=point,
                 model=run.config.model,
-                stop=signal.requested,
+                stop=signal.requested or run.failure is not None,
             )
+            if result.stop_votes:
+                run.mesh.together(lambda: _raise(run.failure))
             if not result.applied:
                 _skip_or_stop(run, batch, result)
             _advance(run, batch, point)
@@ -87,14 +90,18 @@ def train(run: Run, batches: Iterable[GlobalBatch], progress: Progress) -> bool:
             _write(run, row)
             progress.step(row)
             stage_is_over = run.state.tokens_seen >= point.stage.end or run.is_over
+            stopping = result.stop_votes > 0
+            if stopping:  # before the evaluation: whoever asked may not wait for both
+                _save(run)
+                run.checkpoints.wait()
             if stage_is_over or _due(run.config.evaluation.every_steps, run.state.step):
                 _evaluate(run, point, progress)
-            stopping = result.stop_votes > 0
-            if stage_is_over or stopping or _due(run.config.checkpoint.every_steps, run.state.step):
-                run.checkpoints.save(run.engine, run.state)
             if stopping and not run.is_over:
-                run.checkpoints.wait()
                 return False
+            if not stopping and (
+                stage_is_over or _due(run.config.checkpoint.every_steps, run.state.step)
+            ):
+                _save(run)
             drawn = time.perf_counter()
     run.checkpoints.wait()
     return True
@@ -105,6 +112,17 @@ def is_over(config: RunConfig, schedule: Schedule, state: RunState) -> bool:
     most = config.train.max_steps
     done = most is not None and state.step >= most
     return done or state.tokens_seen >= schedule.total_tokens
+
+
+def _save(run: Run) -> None:
+    if run.log is not None:
+        run.log.sync()
+    run.checkpoints.save(run.engine, run.state)
+
+
+def _raise(failure: OSError | None) -> None:
+    if failure is not None:
+        raise failure
 
 
 def _due(every: int, step: int) -> bool:
@@ -166,7 +184,8 @@ def _metrics(
     }
     if run.config.train.z_loss:
         row["z_loss"] = result.z_loss
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    cleaned: dict[str, Any] = finite(row)
+    return cleaned
 
 
 def _peak_memory(device: torch.device) -> int:
@@ -177,10 +196,13 @@ def _peak_memory(device: torch.device) -> int:
 
 
 def _write(run: Run, row: dict[str, Any]) -> None:
-    if run.log is not None:
+    if run.log is None or run.wandb is None:
+        return
+    try:
         run.log.step(row)
-    if run.wandb is not None:
         run.wandb.step(row)
+    except OSError as error:
+        run.failure = error
 
 
 def _evaluate(run: Run, point: Point, progress: Progress) -> None:
@@ -191,12 +213,14 @@ def _evaluate(run: Run, point: Point, progress: Progress) -> None:
         "step": run.state.step,
         "stage": point.stage.name,
         "tokens_seen": run.state.tokens_seen,
-        **result,
+        **finite(result),
     }
-    if run.log is not None:
-        run.log.evaluation(row)
-    if run.wandb is not None:
-        run.wandb.evaluation(row)
+    if run.log is not None and run.wandb is not None:
+        try:
+            run.log.evaluation(row)
+            run.wandb.evaluation(row)
+        except OSError as error:
+            run.failure = error
     progress.line(
         f"held out after {point.stage.name}: loss {number(row['loss'])} over {row['tokens']:,} tokens at "
         f"length {row['sequence_length']:,} (bigram {number(row['bigram_loss'])}, unigram "

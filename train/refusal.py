@@ -17,3 +17,10 @@ def refuse(lines: Sequence[str], status: int = MISTAKE) -> int:
         sys.stderr.write(head + "\n  ".join(lines) + "\n")
         sys.stderr.flush()
     return status
+
+
+def refuse_alone(line: str) -> int:
+    """Write a mistake that only this rank has, whichever it is; returns the exit status."""
+    sys.stderr.write(f"train: rank {launched_rank()}: {line}\n")
+    sys.stderr.flush()
+    return MISTAKE

@@ -5,6 +5,8 @@ stands once.
 """
 
 import json
+import math
+import os
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,6 +30,11 @@ class RunLog:
         """One evaluation."""
         _append(self._evaluation, row)
 
+    def sync(self) -> None:
+        """Force the rows to the disk: a checkpoint must not outlive the rows before it."""
+        for file in (self._metrics, self._evaluation):
+            os.fsync(file.fileno())
+
     def close(self) -> None:
         """Close the files."""
         self._metrics.close()
@@ -49,8 +56,17 @@ def _reopen(path: Path, first_step: int) -> TextIO:
 
 
 def _append(file: TextIO, row: dict[str, Any]) -> None:
-    file.write(json.dumps(row) + "\n")
+    file.write(json.dumps(row, allow_nan=False) + "\n")
     file.flush()
+
+
+def finite(value: Any) -> Any:
+    """`value` with every number that is not finite replaced by None: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_config(folder: Path, text: str, step: int) -> None:

@@ -34,6 +34,6 @@ class StopSignal:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.requested = True
-        # torchrun passes a signal on that the process may have got already: only a later one is meant twice.
+        # SIGTERM may arrive twice (from the scheduler and from torchrun); a second Ctrl-C is meant.
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, self._before[signal.SIGINT])

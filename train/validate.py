@@ -4,9 +4,13 @@ Rules about one part live beside that part's dataclass; what needs the world's s
 the file system's room stands here. `warnings` are facts of the field that a run may go against.
 """
 
+import dataclasses
+import math
+import os
 import shutil
 from pathlib import Path
 
+from model.config import ModelConfig
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern
 from train import rope_base
@@ -27,14 +31,16 @@ CHECKPOINT_BYTES_PER_PARAMETER = 12
 def problems(config: RunConfig, world_size: int) -> list[str]:
     """Every reason why this run cannot start on `world_size` ranks, one clear line each."""
     found = config.model.problems() + config.data.problems() + config.parallel.problems()
-    found += config.optimizer.problems() + _choices(config) + _numbers(config)
-    if not config.model.problems():
-        schedule, mistakes = build_schedule(config)
-        found += mistakes
-        if schedule is not None:
-            found += _world_problems(schedule, world_size)
-        found += _room_problems(config)
-    return found
+    found += (
+        config.optimizer.problems() + _choices(config) + _numbers(config) + _idle_settings(config)
+    )
+    if config.model.problems():  # the schedule's own rules are looked at all the same
+        config = dataclasses.replace(config, model=ModelConfig())
+    schedule, mistakes = build_schedule(config)
+    found += mistakes
+    if schedule is not None:
+        found += _world_problems(schedule, world_size)
+    return found + _room_problems(config)
 
 
 def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
@@ -101,13 +107,27 @@ def _numbers(config: RunConfig) -> list[str]:
         ("checkpoint.keep", config.checkpoint.keep, 1),
         ("logging.console_seconds", config.logging.console_seconds, 0),
     ):
-        if value is not None and value < least:
-            found.append(f"{key}={value}: must be at least {least}")
+        if value is not None and not least <= value < math.inf:
+            found.append(f"{key}={value}: must be a number from {least} up")
     resume = config.checkpoint.resume
     if resume not in ("auto", "never") and not Path(resume).is_dir():
         found.append(
             f"checkpoint.resume={resume}: no such folder; give auto, never, or a checkpoint such as "
             f"{config.paths.outputs}/{config.run_name}/checkpoints/step_00000100"
+        )
+    return found
+
+
+def _idle_settings(config: RunConfig) -> list[str]:
+    """Settings that something else makes meaningless."""
+    found = []
+    if config.evaluation.every_steps and not config.evaluation.enabled:
+        found.append(
+            "evaluation.every_steps: has no effect with evaluation.enabled=false; drop one"
+        )
+    if config.evaluation.every_steps and not (config.data.corpus or config.data.heldout):
+        found.append(
+            "evaluation.every_steps: has no effect without held-out files; give data.heldout"
         )
     return found
 
@@ -122,17 +142,28 @@ def _world_problems(schedule: Schedule, world_size: int) -> list[str]:
 
 
 def _room_problems(config: RunConfig) -> list[str]:
-    """Whether the disk holds the checkpoints that will lie on it at once."""
-    folder = Path(config.paths.outputs).absolute()
+    """Whether the run's folder can be written and holds the checkpoints that will lie there at once."""
+    outputs = Path(config.paths.outputs)
+    folder = outputs.absolute()
     while not folder.exists():
         folder = folder.parent
-    one = CHECKPOINT_BYTES_PER_PARAMETER * parameter_count(config.model)
-    needed = (config.checkpoint.keep + 1) * one
-    free = shutil.disk_usage(folder).free
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        return [
+            f"paths.outputs={config.paths.outputs}: {folder} is not a folder that can be written; "
+            "point paths.outputs elsewhere"
+        ]
+    needed = (config.checkpoint.keep + 1) * one_checkpoint_bytes(config)
+    there = (outputs / config.run_name / "checkpoints").glob("step_*/*")
+    free = shutil.disk_usage(folder).free + sum(file.stat().st_size for file in there)
     if free >= needed:
         return []
     return [
-        f"paths.outputs={config.paths.outputs}: {free / 1e9:.2f} GB are free there, the run needs "
+        f"paths.outputs={config.paths.outputs}: {free / 1e9:.2f} GB are free for this run, it needs "
         f"{needed / 1e9:.2f} GB for checkpoint.keep={config.checkpoint.keep} checkpoints and the one being "
         "written; free some, keep fewer, or point paths.outputs elsewhere"
     ]
+
+
+def one_checkpoint_bytes(config: RunConfig) -> int:
+    """Bytes of one checkpoint's tensors."""
+    return CHECKPOINT_BYTES_PER_PARAMETER * parameter_count(config.model)

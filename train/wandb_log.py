@@ -14,22 +14,34 @@ class WandbLog:
     """Metrics of the main rank on Weights & Biases; disabled, it does nothing."""
 
     def __init__(
-        self,
-        config: WandbConfig,
-        *,
-        folder: Path,
-        run_name: str,
-        run_id: str,
-        settings: dict[str, Any],
+        self, config: WandbConfig, *, folder: Path, run_name: str, settings: dict[str, Any]
     ) -> None:
-        self.run_id = run_id or secrets.token_hex(4)
+        """Open the run; its id is kept in the run's folder from its first start.
+
+        Raises:
+            ValueError: W&B refuses, for example online without a key.
+        """
+        self.run_id = ""
         self._run: Any = None
         if config.mode == "disabled":
             return
         import wandb
 
-        folder.mkdir(parents=True, exist_ok=True)
-        self._run = wandb.init(
+        self.run_id = _kept_id(folder / "wandb" / "run_id")
+        try:
+            self._run = self._open(wandb, config, folder, run_name, settings)
+        except wandb.errors.Error as error:
+            raise ValueError(
+                f"logging.wandb.mode={config.mode}: W&B refuses ({error}); log in with `wandb login`, or "
+                "set logging.wandb.mode=offline"
+            ) from error
+        self._run.define_metric("tokens_seen")
+        self._run.define_metric("*", step_metric="tokens_seen")
+
+    def _open(
+        self, wandb: Any, config: WandbConfig, folder: Path, run_name: str, settings: dict[str, Any]
+    ) -> Any:
+        return wandb.init(
             project=config.project,
             entity=config.entity,
             name=run_name,
@@ -46,8 +58,6 @@ class WandbLog:
                 x_disable_stats=False,
             ),
         )
-        self._run.define_metric("tokens_seen")
-        self._run.define_metric("*", step_metric="tokens_seen")
 
     def step(self, row: dict[str, Any]) -> None:
         """Numbers of one optimizer step, at its step."""
@@ -77,6 +87,13 @@ class WandbLog:
         """End the run."""
         if self._run is not None:
             self._run.finish(exit_code=1 if failed else 0)
+
+
+def _kept_id(path: Path) -> str:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(secrets.token_hex(4))
+    return path.read_text().strip()
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from inspect import signature
 
 import torch
 from machine import Machine
@@ -111,9 +112,11 @@ def able_backends(machine: Machine) -> tuple[dict[str, AttentionCore], list[str]
 
 
 def tries_unrepeated(able: dict[str, AttentionCore]) -> bool:
-    """Whether torch has `varlen_attn` without the switch for grouped heads."""
-    varlen = able.get("varlen")
-    return isinstance(varlen, VarlenCore) and not varlen._groups_heads
+    """Whether torch's `varlen_attn` serves here and has no switch for grouped heads (torch 2.11)."""
+    if VarlenCore.name not in able:
+        return False
+    attend = import_module("torch.nn.attention.varlen").varlen_attn
+    return "enable_gqa" not in signature(attend).parameters
 
 
 def cases(machine: Machine) -> Iterator[Case]:

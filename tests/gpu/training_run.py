@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,13 @@ from outcome import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 400
+# The address: a host without a network may not know its own name.
+LAUNCHER = (
+    "torch.distributed.run",
+    "--standalone",
+    "--local-addr=127.0.0.1",
+    "--nproc-per-node=1",
+)
 # Two bfloat16 runs drift apart through sums in another order; 30 steps with a warm-up part by less.
 CLOSE = 0.02
 # The first steps of a stage fill caches and choose kernels.
@@ -116,21 +124,23 @@ class Runner:
         steps = {"train.max_steps": str(VARIANT_STEPS), "evaluation.enabled": "false"}
         return self.arguments(name, {"model": "tiny", "schedule": "small"} | steps | changes)
 
-    def launch(self, arguments: Sequence[str]) -> "subprocess.CompletedProcess[str]":
-        """Run to the end under torchrun."""
-        launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m", "train"]
-        return subprocess.run(
-            [sys.executable, "-m", *launcher, *arguments],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-        )
+    def launch(self, name: str, arguments: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+        """Run to the end under torchrun, or to `TIMEOUT_SECONDS`; what it says is kept in NAME.log."""
+        command = [sys.executable, "-m", *LAUNCHER, "-m", "train", *arguments]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+            try:
+                said, wrong = process.communicate(timeout=TIMEOUT_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.terminate()  # it ends its workers; killed, it would leave them on the GPU
+                said, wrong = process.communicate()
+                wrong += f"\nstopped after {TIMEOUT_SECONDS} s\n"
+        (self.outputs / f"{name}.log").write_text(said + wrong)
+        return subprocess.CompletedProcess(command, process.returncode, said, wrong)
 
     def kill_behind(self, name: str, step: int, arguments: Sequence[str]) -> str:
         """Start without a launcher, SIGKILL once `step` is in the metrics; why not, or nothing."""
-        log = self.outputs / f"{name}.log"
+        log = self.outputs / f"{name}_before.log"
         with log.open("w") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "train", *arguments],
@@ -161,19 +171,20 @@ def check_training(machine: Machine, outputs: Path) -> Outcome:
         ("sequence length", "steps", "tokens/s", "model TFLOP/s", "peak GiB", "loss"),
     )
     straight, killed = _fresh(runner, "straight"), _fresh(runner, "killed")
-    done = runner.launch(runner.main_run(straight))
+    done = runner.launch(straight, runner.main_run(straight))
     if done.returncode:
         outcome.failures.append(f"{straight}: status {done.returncode}: {_tail(done.stderr)}")
         return outcome
     rows = runner.rows(straight)
     outcome.numbers += rows
-    _judge_losses(outcome, straight, rows, plan.steps)
+    if not _judge_losses(outcome, straight, rows, plan.steps):
+        return outcome
     for length in (plan.short, plan.long):
         stage = [row for row in rows if row["sequence_length"] == length]
         outcome.rows.append((f"{length:,}", str(len(stage)), *_speed(stage)))
     why = runner.kill_behind(killed, plan.kill_at, runner.main_run(killed))
     outcome.expect(not why, f"{killed}: {why}")
-    done = runner.launch(runner.main_run(killed))
+    done = runner.launch(killed, runner.main_run(killed))
     outcome.expect(not done.returncode, f"{killed}, continued: {_tail(done.stderr)}")
     resumed = [line for line in done.stderr.splitlines() if "going on from" in line]
     outcome.expect(bool(resumed), f"{killed}: did not go on from a checkpoint")
@@ -193,7 +204,7 @@ def check_variants(machine: Machine, outputs: Path) -> Outcome:
     expected: list[dict[str, Any]] = []
     for variant, changes in VARIANTS.items():
         name = _fresh(runner, variant)
-        done = runner.launch(runner.variant(name, changes))
+        done = runner.launch(name, runner.variant(name, changes))
         rows = runner.rows(name)
         if done.returncode or len(rows) != VARIANT_STEPS:
             outcome.failures.append(
@@ -218,15 +229,17 @@ def _fresh(runner: Runner, name: str) -> str:
     return full
 
 
-def _judge_losses(outcome: Outcome, name: str, rows: Sequence[dict[str, Any]], steps: int) -> None:
+def _judge_losses(outcome: Outcome, name: str, rows: Sequence[dict[str, Any]], steps: int) -> bool:
+    """All steps, finite and falling; returns whether the losses can be worked with."""
     losses = [row["loss"] for row in rows]
     found = [row["step"] for row in rows]
     outcome.expect(found == list(range(1, steps + 1)), f"{name}: steps {found}, wanted {steps}")
     finite = all(loss is not None and math.isfinite(loss) for loss in losses)
     outcome.expect(finite, f"{name}: a loss is not finite: {losses}")
-    if finite and len(losses) >= 6:
+    if finite and losses:
         before, after = statistics.mean(losses[:3]), statistics.mean(losses[-3:])
         outcome.expect(after < before, f"{name}: the loss went from {before:.3f} to {after:.3f}")
+    return finite and found == list(range(1, steps + 1))
 
 
 def _judge_agreement(
@@ -253,6 +266,7 @@ def _speed(rows: Sequence[dict[str, Any]]) -> tuple[str, str, str, str]:
 
 
 def _tail(text: str) -> str:
-    """The last lines that say something, on one line."""
+    """The last lines of the run itself, on one line; the launcher's report comes after them."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " / ".join(lines[-12:])
+    own = list(takewhile(lambda line: "distributed/elastic" not in line, lines))
+    return " / ".join((own or lines)[-12:])

@@ -111,6 +111,19 @@ def test_wrong_types_come_together() -> None:
     ]
 
 
+def test_run_wide_learning_rate_has_no_unknown_keys() -> None:
+    (line,) = mistakes("schedule=small", "+schedule.learning_rate.pek=1")
+    assert "did you mean schedule.learning_rate.peak?" in line
+
+
+def test_a_sweep_is_one_value_too_many() -> None:
+    assert mistakes("seed=1,2") == ["seed=1,2: give one value; a list is written [1,2]"]
+
+
+def test_a_job_number_is_a_run_name() -> None:
+    assert compose_run(["run_name=2024"]).run_name == "2024"
+
+
 def test_a_source_is_made_by_naming_its_prefix() -> None:
     config = compose_run(["data=files", "data.sources.web.prefix=corpus/web"])
     assert config.data.sources["web"].weight == 1.0

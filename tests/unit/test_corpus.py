@@ -1,6 +1,7 @@
 """The embedded corpus is found, made once and opened; every configuration mistake is named."""
 
 import hashlib
+import shutil
 import sysconfig
 from pathlib import Path
 
@@ -58,6 +59,9 @@ def test_the_quickstart_is_made_once_and_again_only_when_something_changed(
     ) as error:
         open_corpus(config, tmp_path, 600)
     assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"damaged between .* the next run makes it anew"):
+        make_corpus(config, tmp_path, 600, show_progress=False)
+    shutil.rmtree(damaged.parent)
     make_corpus(config, tmp_path, 600, show_progress=False)
     assert _digests(tmp_path) == digests
 

@@ -30,12 +30,20 @@ def warnings(*arguments: str) -> list[str]:
         ("optimizer.beta2=1.0", "must be in [0, 1)"),
         ("run_name=a/b", "plain folder name"),
         ("checkpoint.resume=nowhere", "no such folder"),
-        ("checkpoint.keep=0", "at least 1"),
+        ("checkpoint.keep=0", "from 1 up"),
         ("logging.wandb.mode=on", "must be one of offline"),
-        ("train.max_steps=0", "at least 1"),
+        ("train.max_steps=0", "from 1 up"),
         ("model.num_kv_heads=4", "must be divisible"),
         ("data.packing=first_fit", "best_fit"),
         ("data.corpus=''", "data.sources"),
+        ("optimizer.epsilon=nan", "must be positive"),
+        ("optimizer.weight_decay=nan", "finite number"),
+        ("train.z_loss=nan", "a number from 0 up"),
+        ("schedule.stages.long.learning_rate=fast", "must be a number or a mapping"),
+        ("schedule.stages.long.learning_rate={shap: wsd}", "learning_rate.shap"),
+        ("schedule.stages.long.rope_base={policy: stepped, steps: [1, 2]}", "list of"),
+        ("schedule.stages.long.rope_base={policy: ramp, end: 2e4, tokens: many}", "must be in 1.."),
+        ("paths.outputs=/etc/hostname/outputs", "not a folder that can be written"),
     ],
 )
 def test_each_mistake_is_one_line_with_a_way_out(argument: str, says: str) -> None:
@@ -65,6 +73,25 @@ def test_disk_without_room_for_the_checkpoints(monkeypatch: pytest.MonkeyPatch) 
     found = problems()
     assert len(found) == 1
     assert "0.00 GB are free" in found[0]
+
+
+def test_checkpoints_that_lie_there_already_are_room(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        validate.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 40_000_000})
+    )
+    assert len(problems(f"paths.outputs={tmp_path}")) == 1  # three of 28 MB
+    held = tmp_path / "quickstart/checkpoints/step_00000010"
+    held.mkdir(parents=True)
+    (held / "__0_0.distcp").write_bytes(bytes(50_000_000))
+    assert problems(f"paths.outputs={tmp_path}") == []
+
+
+def test_a_wrong_model_does_not_hide_a_wrong_schedule() -> None:
+    found = problems("model.num_kv_heads=4", "schedule.stages.long.sequence_length=999")
+    assert any("model.num_heads" in line for line in found)
+    assert any("sequence_length=999" in line for line in found)
 
 
 def test_room_is_asked_for_where_the_outputs_will_be(tmp_path: Path) -> None:

@@ -33,10 +33,8 @@ def row(step: int) -> dict[str, Any]:
     }
 
 
-def log(folder: Path, run_id: str, steps: range) -> str:
-    wandb = WandbLog(
-        WandbConfig(), folder=folder, run_name="here", run_id=run_id, settings={"seed": 3}
-    )
+def log(folder: Path, steps: range) -> str:
+    wandb = WandbLog(WandbConfig(), folder=folder, run_name="here", settings={"seed": 3})
     for step in steps:
         wandb.step(row(step))
     bucket = {"start": 32, "end": 64, "loss": 2.5}
@@ -47,7 +45,7 @@ def log(folder: Path, run_id: str, steps: range) -> str:
 
 
 def test_metrics_come_back_exactly_and_a_resume_keeps_the_id(tmp_path: Path) -> None:
-    run_id = log(tmp_path, "", range(1, 4))
+    run_id = log(tmp_path, range(1, 4))
     history, summary = read_back(tmp_path)
     text = json.dumps(history)
     for step in range(1, 4):
@@ -56,16 +54,13 @@ def test_metrics_come_back_exactly_and_a_resume_keeps_the_id(tmp_path: Path) -> 
     assert "seconds/data" in text
     assert '"skipped"' not in text
     assert run_id in json.dumps(summary)
-    assert log(tmp_path, run_id, range(4, 6)) == run_id
+    assert log(tmp_path, range(4, 6)) == run_id
     names = {path.name for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb")}
     assert names == {f"run-{run_id}.wandb"}
 
 
 def test_disabled_writes_nothing(tmp_path: Path) -> None:
-    wandb = WandbLog(
-        WandbConfig(mode="disabled"), folder=tmp_path, run_name="x", run_id="kept", settings={}
-    )
+    wandb = WandbLog(WandbConfig(mode="disabled"), folder=tmp_path, run_name="x", settings={})
     wandb.step(row(1))
     wandb.close()
-    assert wandb.run_id == "kept"
     assert list(tmp_path.iterdir()) == []
