@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from sysconfig import get_python_version
 
 import numpy as np
 
@@ -62,7 +63,7 @@ class Corpus:
 
 def quickstart_folder(config: DataConfig, directory: str | Path, vocab_size: int) -> Path:
     """Where an embedded corpus is kept below `directory`."""
-    return Path(directory) / f"{config.corpus}-{vocab_size}"
+    return Path(directory) / f"{config.corpus}-{get_python_version()}-{vocab_size}"
 
 
 def make_corpus(

@@ -29,7 +29,7 @@ class Rotation:
 def inverse_frequencies(base: float, head_dim: int, device: torch.device | str = "cpu") -> Tensor:
     """Radians per token of every pair: base ** (-2i / head_dim), float64 (P,)."""
     exponents_P = torch.arange(0, head_dim, 2, dtype=torch.float64, device=device) / head_dim
-    return torch.pow(torch.tensor(base, dtype=torch.float64, device=device), -exponents_P)
+    return torch.pow(float(base), -exponents_P)
 
 
 def make_rotation(

@@ -37,8 +37,9 @@ from deepspeed.utils import (
 deepspeed_logger.setLevel(logging.ERROR)
 # It calls names that torch is about to rename, at every step of every rank.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-# Otherwise the CPU accelerator compiles a shared-memory op for a minute, and fails without ninja.
-deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+# No op is compiled on the way: the CPU accelerator would build one for a minute and fail without ninja,
+# and reading this table through its own door probes for nvcc.
+vars(deepspeed.ops)["__compatible_ops__"] = {"deepspeed_shm_comm": False}
 
 ADAM_STATES = ("exp_avg", "exp_avg_sq")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -89,6 +90,8 @@ def zero_settings(
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "steps_per_print": 2**62,
+        # DeepSpeed's own throughput timer synchronises the device at every forward.
+        "timers": {"throughput": {"enabled": False}},
         "gradient_clipping": optimizer.gradient_clipping,
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": DTYPES[precision] == torch.bfloat16, "check_grad_overflow": True},
@@ -112,6 +115,8 @@ def materialise(
     With `zero3_settings` each submodule is sharded as soon as it is filled, so no rank ever holds the
     whole model.
     """
+    if device.type == "cpu" and get_accelerator().device_name() != "cpu":
+        set_accelerator(CPU_Accelerator())  # a run on the CPU of a GPU host
     for prefix, submodule in module.named_modules():
         own = list(submodule.named_parameters(recurse=False))
         if not own:
@@ -149,8 +154,6 @@ class TrainingEngine:
             },
             {"params": [p for n, p in named if not has_decay(n)], "weight_decay": 0.0},
         ]
-        if mesh.device.type == "cpu" and get_accelerator().device_name() != "cpu":
-            set_accelerator(CPU_Accelerator())  # a run on the CPU of a GPU host
         adam = torch.optim.AdamW(
             [group for group in groups if group["params"]],
             lr=0.0,

@@ -159,5 +159,6 @@ def start(device: torch.device, timeout_seconds: int) -> Mesh:
 def stop() -> None:
     """Leave the world together: without the barrier some hosts abort at exit."""
     if dist.is_initialized():
-        dist.barrier()
+        here = [torch.cuda.current_device()] if dist.get_backend() == "nccl" else None
+        dist.barrier(device_ids=here)
         dist.destroy_process_group()

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import pytest
 
-os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before anything imports deepspeed
+# Before anything imports torch or deepspeed, and for the processes that tests start: the CPU, also on a GPU host.
+os.environ["DS_ACCELERATOR"] = "cpu"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from data.prepare import PrepareOptions, prepare
 from data.tokenizer import train_on_files

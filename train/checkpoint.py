@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from model.config import ModelConfig
 from parallel import checkpoint as tensors
 from parallel.deepspeed_engine import TrainingEngine
@@ -56,7 +58,13 @@ class Checkpoints:
         self._folder = folder
         self._keep = keep
         self._mesh = mesh
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        on_gpu = mesh.device.type == "cuda"
+        self._writer = ThreadPoolExecutor(
+            max_workers=1,
+            thread_name_prefix="checkpoint",
+            # A new thread would open a context on the first GPU of the host.
+            initializer=lambda: torch.cuda.set_device(mesh.device) if on_gpu else None,
+        )
         self._pending: Future[None] | None = None
         mesh.together(lambda: self._sweep() if mesh.is_main else None)  # what a kill left
 

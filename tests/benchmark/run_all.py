@@ -22,7 +22,7 @@ NAMES = ("attention", "packing", "step_profile", "resume")
 
 def measure(name: str) -> str:
     """What the script `name` prints; its progress goes to the terminal."""
-    environment = os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(FOLDER / f"{name}.py")]
     return subprocess.run(
         command, env=environment, check=True, stdout=subprocess.PIPE, text=True
