@@ -219,6 +219,7 @@ class _Job:
             unit_scale=True,
             desc="tokenise",
             file=sys.stderr,
+            mininterval=0.1 if sys.stderr.isatty() else 5.0,
             disable=not options.show_progress,
         )
         with bar, WorkerPool(self.tokenizer, options.text_field, options.workers) as pool:

@@ -183,6 +183,7 @@ def train_on_files(
         unit_scale=True,
         desc="sample",
         file=sys.stderr,
+        mininterval=0.1 if sys.stderr.isatty() else 5.0,
         disable=not show_progress,
     ) as bar:
 
