@@ -85,6 +85,7 @@ def zero_settings(
         "overlap_comm": device.type == "cuda",
     }
     if parallel.zero_stage == 3:
+        # Persistence 0: a small parameter that is kept whole would not follow a restored master.
         zero |= {"stage3_prefetch_bucket_size": bucket, "stage3_param_persistence_threshold": 0}
     return {
         "train_micro_batch_size_per_gpu": 1,

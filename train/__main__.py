@@ -14,7 +14,7 @@ _STRANGERS = strangers(Path(__file__).resolve().parent.parent)
 if _STRANGERS:
     sys.exit("\n".join(_STRANGERS))
 
-from parallel.mesh import launched_world_size
+from parallel.mesh import launched_rank, launched_world_size
 from train import job, validate
 from train.compose import ConfigMistakes, compose_run, to_yaml
 from train.help_text import help_text
@@ -30,23 +30,27 @@ def main(arguments: list[str]) -> int:
             [f"{flag}: unknown; there are --help, --print and --check" for flag in unknown]
         )
     if flags & {"-h", "--help"}:
-        sys.stdout.write(help_text())
-        return 0
+        return say(help_text())
     try:
         config = compose_run([argument for argument in arguments if argument not in flags])
     except ConfigMistakes as error:
         rest = validate.problems(error.rest, launched_world_size()) if error.rest else []
         return refuse(error.mistakes + rest)
     if "--print" in flags:
-        sys.stdout.write(to_yaml(config))
-        return 0
+        return say(to_yaml(config))
     found = validate.problems(config, launched_world_size())
     if found:
         return refuse(found)
     if "--check" in flags:
-        sys.stdout.write(f"{config.run_name}: the configuration is sound\n")
-        return 0
+        return say(f"{config.run_name}: the configuration is sound\n")
     return job.run_job(config)
+
+
+def say(text: str) -> int:
+    """Write `text` on the main rank; the exit status of having done so."""
+    if launched_rank() == 0:
+        sys.stdout.write(text)
+    return 0
 
 
 if __name__ == "__main__":

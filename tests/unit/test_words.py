@@ -1,0 +1,53 @@
+"""What a person reads: the help page, the closing words, the origin check."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+from train.checkpoint import RunState
+from train.closing import closing_words
+from train.compose import groups
+from train.config import RunConfig, StageConfig
+from train.help_text import help_text
+from train.origin import strangers
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_help_names_every_group_choice_and_key() -> None:
+    page = help_text()
+    for group, choices in groups().items():
+        assert f"{group}=" in page
+        assert all(choice in page for choice in choices)
+    for field in (*fields(RunConfig), *fields(StageConfig)):
+        assert field.name in page
+
+
+def test_every_choice_says_what_it_is() -> None:
+    for line in help_text().split("Groups")[1].split("Keys")[0].splitlines():
+        if line.startswith("    "):
+            assert len(line.split()) > 3, line
+
+
+def test_closing_words_bear_scores_that_are_missing(tmp_path: Path) -> None:
+    row = {
+        "loss": 3.5,
+        "bigram_loss": 4.0,
+        "unigram_loss": 6.0,
+        "sequence_length": 4096,
+        "first_quarter_loss": 3.6,
+        "last_quarter_loss": None,
+    }
+    (tmp_path / "evaluation.jsonl").write_text(json.dumps(row) + "\n")
+    words = closing_words(tmp_path, RunState(step=7, tokens_seen=700), finished=True)
+    assert "3.500 nats (bigram 4.000, unigram 6.000)" in words
+    assert "last quarter -" in words
+    assert "report.html" in words
+    words = closing_words(tmp_path, RunState(step=7, tokens_seen=700), finished=False)
+    assert "saved at step 7" in words
+
+
+def test_our_packages_are_ours_and_a_stranger_is_named(tmp_path: Path) -> None:
+    assert strangers(ROOT) == []
+    assert len(strangers(tmp_path)) == 4
+    assert "start with `cd" in strangers(tmp_path)[0]
