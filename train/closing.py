@@ -1,6 +1,7 @@
 """What a run says when it ends: what came out, where the report is, what to try next."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ def closing_words(folder: Path, state: RunState, *, finished: bool) -> str:
             f"\n{folder}: asked to stop; saved at step {state.step:,}, {state.tokens_seen:,} tokens. "
             "The same command goes on from there.\n"
         )
+    python = _interpreter()
+    pad = " " * max(8, 37 - len(python))
     lines = ["", f"{folder} is complete: {state.step:,} steps, {state.tokens_seen:,} tokens."]
     last = _last_row(folder / "evaluation.jsonl")
     if last:
@@ -23,29 +26,29 @@ def closing_words(folder: Path, state: RunState, *, finished: bool) -> str:
         f"Report: {folder}/report.html",
         "",
         "Next, try",
-        f"  python -m train experiment=quickstart run_name=baseline recipe=full_rope   (compare with {folder.name})",
-        "  python -m data.prepare --help                                              (your own documents)",
-        "  python -m train --help                                                     (every group and key)",
+        f'  make train ARGS="run_name=baseline recipe=full_rope"   a baseline, to compare with {folder.name}',
+        f"  {python} -m train --help{pad}every group and key of a run",
+        f"  {python} -m data.prepare --help{pad[7:]}token files from your own documents",
         "",
     ]
     return "\n".join(lines)
 
 
+def _interpreter() -> str:
+    """How this interpreter is called from here, so that the commands can be copied."""
+    here, python = Path.cwd(), Path(sys.executable)
+    return str(python.relative_to(here)) if python.is_relative_to(here) else "python"
+
+
 def _held_out(row: dict[str, Any]) -> list[str]:
     early, late = row["first_quarter_loss"], row["last_quarter_loss"]
-    lines = [
+    return [
         f"Held-out loss {number(row['loss'])} nats (bigram {number(row['bigram_loss'])}, unigram "
         f"{number(row['unigram_loss'])}) at length {row['sequence_length']:,};",
-        f"first quarter of positions {number(early)}, last quarter {number(late)}",
+        f"first quarter of positions {number(early)}, last quarter {number(late)} (bigram "
+        f"{number(row.get('first_quarter_bigram_loss'))} and "
+        f"{number(row.get('last_quarter_bigram_loss'))}).",
     ]
-    if early is not None and late is not None:
-        profit = (
-            "late positions profit from the context"
-            if late < early
-            else "no gain from late context yet"
-        )
-        lines[-1] += f": {profit}."
-    return lines
 
 
 def _last_row(path: Path) -> dict[str, Any] | None:

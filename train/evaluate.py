@@ -87,13 +87,16 @@ def _summary(total: np.ndarray, held_out: HeldOut) -> dict[str, Any]:
         }
 
     edges = bucket_edges(length)
+    first, last = means(0, length // 4), means(length - length // 4, length)
     return {
         "sequence_length": length,
         **means(0, length),
         "tokens": int(counts.sum()),
         "rows": held_out.streams.num_rows,
-        "first_quarter_loss": means(0, length // 4)["loss"],
-        "last_quarter_loss": means(length - length // 4, length)["loss"],
+        "first_quarter_loss": first["loss"],
+        "last_quarter_loss": last["loss"],
+        "first_quarter_bigram_loss": first["bigram_loss"],
+        "last_quarter_bigram_loss": last["bigram_loss"],
         "position_buckets": [
             {
                 "start": start,

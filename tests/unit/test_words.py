@@ -37,11 +37,13 @@ def test_closing_words_bear_scores_that_are_missing(tmp_path: Path) -> None:
         "sequence_length": 4096,
         "first_quarter_loss": 3.6,
         "last_quarter_loss": None,
+        "first_quarter_bigram_loss": 4.1,
+        "last_quarter_bigram_loss": None,
     }
     (tmp_path / "evaluation.jsonl").write_text(json.dumps(row) + "\n")
     words = closing_words(tmp_path, RunState(step=7, tokens_seen=700), finished=True)
     assert "3.500 nats (bigram 4.000, unigram 6.000)" in words
-    assert "last quarter -" in words
+    assert "last quarter - (bigram 4.100 and -)" in words
     assert "report.html" in words
     words = closing_words(tmp_path, RunState(step=7, tokens_seen=700), finished=False)
     assert "saved at step 7" in words
