@@ -64,8 +64,8 @@ class Progress:
         stage = self._schedule.stage_at(row["tokens_seen"] - row["batch_tokens"])
         where = f"{stage.name} {stage.index + 1}/{len(self._schedule.stages)}"
         if not self._bar.disable:
-            self._bar.set_description_str(f"{where} len {row['sequence_length']:,}")
-            self._bar.set_postfix_str(f"loss {number(row['loss'])}")
+            self._bar.set_description_str(f"{where} len {row['sequence_length']:,}", refresh=False)
+            self._bar.set_postfix_str(f"loss {number(row['loss'])}", refresh=False)
             self._bar.update(row["batch_tokens"])
             return
         now = time.monotonic()
