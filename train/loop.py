@@ -89,22 +89,27 @@ def train(run: Run, batches: Iterable[GlobalBatch], progress: Progress) -> bool:
             row = _metrics(run, batch, point, result, waited, time.perf_counter() - drawn)
             _write(run, row)
             progress.step(row)
-            stage_is_over = run.state.tokens_seen >= point.stage.end or run.is_over
             stopping = result.stop_votes > 0
-            if stopping:  # before the evaluation: whoever asked may not wait for both
-                _save(run)
-                run.checkpoints.wait()
-            if stage_is_over or _due(run.config.evaluation.every_steps, run.state.step):
-                _evaluate(run, point, progress)
+            _evaluate_and_save(run, point, progress, stopping=stopping)
             if stopping and not run.is_over:
                 return False
-            if not stopping and (
-                stage_is_over or _due(run.config.checkpoint.every_steps, run.state.step)
-            ):
-                _save(run)
             drawn = time.perf_counter()
     run.checkpoints.wait()
     return True
+
+
+def _evaluate_and_save(run: Run, point: Point, progress: Progress, *, stopping: bool) -> None:
+    """What is due after a step. Evaluation comes first, so that a checkpoint is never without its row;
+    but whoever asked to stop may not wait for both."""
+    step, config = run.state.step, run.config
+    stage_is_over = run.state.tokens_seen >= point.stage.end or run.is_over
+    if stopping:
+        _save(run)
+        run.checkpoints.wait()
+    if stage_is_over or _due(config.evaluation.every_steps, step):
+        _evaluate(run, point, progress)
+    if not stopping and (stage_is_over or _due(config.checkpoint.every_steps, step)):
+        _save(run)
 
 
 def is_over(config: RunConfig, schedule: Schedule, state: RunState) -> bool:

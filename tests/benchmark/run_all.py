@@ -17,7 +17,7 @@ from pathlib import Path
 
 DOCUMENT = Path("docs/benchmarks.md")
 FOLDER = Path(__file__).parent
-NAMES = ("attention", "packing", "step_profile", "resume")
+NAMES = ("attention", "packing", "step_profile", "resume", "kills")
 
 
 def measure(name: str) -> str:
