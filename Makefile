@@ -30,6 +30,7 @@ setup: $(READY)  ## make .venv with the pinned dependencies
 	@touch $@
 
 train: $(READY)  ## the quickstart: prepare the corpus, train through three stages, write a report
+	@WORLD_SIZE=$(NPROC) $(PY) -m train --check experiment=quickstart $(ARGS)
 	@$(PY) -m torch.distributed.run --standalone --nproc-per-node $(NPROC) -m train experiment=quickstart $(ARGS)
 
 test: $(READY)  ## the test suite (CPU)

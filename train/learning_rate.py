@@ -62,6 +62,6 @@ def problems(config: LearningRateConfig, key: str, span: int) -> list[str]:
     if config.warmup_tokens + config.decay_tokens > span:
         found.append(
             f"{key}: warmup_tokens + decay_tokens = {config.warmup_tokens + config.decay_tokens} "
-            f"exceed the {span} tokens it covers"
+            f"exceed the {span} tokens it covers; shorten them, or give the span more tokens"
         )
     return found
