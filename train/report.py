@@ -173,7 +173,9 @@ def headline(record: RunRecord) -> list[str]:
         tiles.append(tile("Training loss", f"{trained[-1]:.3f}", "at the last step"))
     gain = quarter_gain(newest)
     if gain is not None:
+        bigram = quarter_gain(newest, "bigram_loss")
         text = f"loss in a segment, “{newest['stage']}”"
+        text = f"bigram: {signed(bigram)}" if bigram is not None else text
         tiles.append(tile("Last against first quarter", signed(gain), text))
     if record.steps:
         number = record.steps[-1]["step"]
@@ -211,9 +213,9 @@ def power(record: RunRecord) -> str:
     return ", ".join(words) or "all ranks together"
 
 
-def quarter_gain(evaluation: Row) -> float | None:
-    """Loss of a segment's last quarter less that of its first."""
-    first, last = (finite(evaluation, key) for key in ("first_quarter_loss", "last_quarter_loss"))
+def quarter_gain(evaluation: Row, loss: str = "loss") -> float | None:
+    """Loss of a segment's last quarter less that of its first: the model's, or a yardstick's."""
+    first, last = (finite(evaluation, f"{quarter}_quarter_{loss}") for quarter in ("first", "last"))
     return None if first is None or last is None else last - first
 
 
