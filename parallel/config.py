@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-ZERO_STAGES = (1, 2, 3)
+ZERO_STAGES = (0, 1, 2, 3)
 
 
 @dataclass
@@ -16,7 +16,7 @@ class ParallelConfig:
     pipeline: int = 1
     # Ranks that share every stream (ring attention; elsewhere: context parallelism).
     sequence: int = 1
-    # 1: optimizer states are sharded; 2: gradients too; 3: parameters too.
+    # 0: nothing is sharded (float32 only); 1: optimizer states are; 2: gradients too; 3: parameters too.
     zero_stage: int = 1
     # Elements reduced and gathered at once by ZeRO; part of what bit-identical resume means.
     bucket_elements: int = 50_000_000
@@ -34,12 +34,7 @@ class ParallelConfig:
                     f"use parallel.{axis}=1"
                 )
         if self.zero_stage not in ZERO_STAGES:
-            why = (
-                "0 is unsound in DeepSpeed 0.19 (no gradient norm in float32, NaN is applied)"
-                if self.zero_stage == 0
-                else "unknown stage"
-            )
-            found.append(f"parallel.zero_stage={self.zero_stage}: {why}; use 1, 2 or 3")
+            found.append(f"parallel.zero_stage={self.zero_stage}: unknown stage; use 0, 1, 2 or 3")
         for name in ("bucket_elements", "timeout_seconds"):
             if getattr(self, name) < 1:
                 found.append(f"parallel.{name}={getattr(self, name)}: must be positive")

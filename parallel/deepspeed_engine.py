@@ -8,6 +8,7 @@ keeps no schedule of its own. Gradients are accumulated and reduced in float32 i
 import contextlib
 import io
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -77,13 +78,14 @@ def zero_settings(
     # A small model needs no large buffer; ZeRO wants an even number.
     bucket = min(parallel.bucket_elements, num_parameters)
     bucket += bucket % 2
-    zero: dict[str, Any] = {
-        "stage": parallel.zero_stage,
-        "reduce_bucket_size": bucket,
-        "allgather_bucket_size": bucket,
-        "contiguous_gradients": True,
-        "overlap_comm": device.type == "cuda",
-    }
+    zero: dict[str, Any] = {"stage": parallel.zero_stage}
+    if parallel.zero_stage > 0:
+        zero |= {
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+            "contiguous_gradients": True,
+            "overlap_comm": device.type == "cuda",
+        }
     if parallel.zero_stage == 3:
         # Persistence 0: a small parameter that is kept whole would not follow a restored master.
         zero |= {"stage3_prefetch_bucket_size": bucket, "stage3_param_persistence_threshold": 0}
@@ -93,7 +95,8 @@ def zero_settings(
         "steps_per_print": 2**62,
         # DeepSpeed's own throughput timer synchronises the device at every forward.
         "timers": {"throughput": {"enabled": False}},
-        "gradient_clipping": optimizer.gradient_clipping,
+        # Without ZeRO it is done in `TrainingEngine`, with the norm.
+        "gradient_clipping": optimizer.gradient_clipping if parallel.zero_stage > 0 else 0.0,
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": DTYPES[precision] == torch.bfloat16, "check_grad_overflow": True},
         "data_types": {"grad_accum_dtype": "fp32"},
@@ -164,6 +167,7 @@ class TrainingEngine:
         )
         self.module = module
         self._zero_stage = parallel.zero_stage
+        self._clipping = optimizer.gradient_clipping
         self._mesh = mesh
         with contextlib.redirect_stdout(io.StringIO()):  # it prints memory tables
             self._engine = deepspeed.initialize(
@@ -189,9 +193,24 @@ class TrainingEngine:
         """One AdamW step, unless a gradient is not finite anywhere: then nothing is touched."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        if self._zero_stage == 0:
+            return self._step_without_zero()
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
         return StepOutcome(float(norm), bool(self._engine.was_step_applied()))
+
+    def _step_without_zero(self) -> StepOutcome:
+        """DeepSpeed would neither compute the norm nor notice a NaN here: both are done before its step."""
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            self._engine.zero_grad()
+            return StepOutcome(norm, False)
+        if 0.0 < self._clipping < norm:
+            for gradient in gradients:
+                gradient.mul_(self._clipping / (norm + 1e-6))
+        self._engine.step()
+        return StepOutcome(norm, True)
 
     # What a checkpoint is made of: full logical float32 tensors by parameter name.
 
@@ -207,6 +226,9 @@ class TrainingEngine:
     def full_tensors(self, name: str) -> dict[str, Tensor]:
         """{"weight", "exp_avg", "exp_avg_sq"} of a parameter, float32. Collective: call on every rank."""
         parameter = self.module.get_parameter(name)
+        if self._zero_stage == 0:
+            moments = {key: self._adam.state[parameter][key] for key in ADAM_STATES}
+            return {"weight": parameter.detach(), **moments}
         tensors = {"weight": safe_get_full_fp32_param(parameter)}
         for key in ADAM_STATES:
             tensors[key] = safe_get_full_optimizer_state(parameter, key)
@@ -214,7 +236,7 @@ class TrainingEngine:
 
     def adam_steps(self) -> int:
         """Steps AdamW has applied (skipped steps are not among them)."""
-        for state in self._engine.optimizer.optimizer.state.values():
+        for state in self._adam.state.values():
             return int(state["step"])
         return 0
 
@@ -230,12 +252,22 @@ class TrainingEngine:
                 for key in ADAM_STATES:
                     self._set_shard(parameter, full[key], key)
         self._refresh_low_precision()
-        for state in self._engine.optimizer.optimizer.state.values():
+        for state in self._adam.state.values():
             if "step" in state:
                 state["step"] = torch.full_like(torch.as_tensor(state["step"]), float(adam_steps))
 
+    @property
+    def _adam(self) -> torch.optim.Optimizer:
+        """torch's AdamW inside: ZeRO wraps it and gives it flat partitions, without ZeRO it is plain."""
+        outer = self._engine.optimizer
+        inner: torch.optim.Optimizer = outer if self._zero_stage == 0 else outer.optimizer
+        return inner
+
     def _set_shard(self, parameter: nn.Parameter, full: Tensor, state: str | None) -> None:
-        if self._zero_stage == 3:
+        if self._zero_stage == 0:
+            own = parameter.data if state is None else self._adam.state[parameter][state]
+            own.copy_(full)
+        elif self._zero_stage == 3:
             flat = full.flatten()
             size = -(-flat.numel() // self._mesh.dp_size)
             padded = torch.zeros(size * self._mesh.dp_size, dtype=flat.dtype, device=flat.device)
@@ -255,19 +287,25 @@ class TrainingEngine:
         when other groups have none yet: with two groups a later checkpoint would find no moments.
         """
         zero = self._engine.optimizer
-        for flat in getattr(zero, _MASTER_PARTITIONS[type(zero).__name__]):
-            state = zero.optimizer.state[flat]
+        if self._zero_stage == 0:
+            masters = list(self.module.parameters())
+        else:
+            masters = getattr(zero, _MASTER_PARTITIONS[type(zero).__name__])
+        for flat in masters:
+            state = self._adam.state[flat]
             if not state:
                 device = flat.device if flat.device.type == "cuda" else torch.device("cpu")
                 state["step"] = torch.zeros((), dtype=torch.float32, device=device)
                 for key in ADAM_STATES:
                     state[key] = torch.zeros_like(flat, memory_format=torch.preserve_format)
-        if self._zero_stage != 3:
+        if self._zero_stage in (1, 2):
             zero._lazy_init_hp_params_optimizer_state()
 
     def _refresh_low_precision(self) -> None:
         """Compute weights follow the master weights that were just loaded."""
         zero = self._engine.optimizer
+        if self._zero_stage == 0:
+            return  # the weights are their own masters
         if self._zero_stage == 3:
             for index in range(len(zero.fp16_groups)):
                 zero._reassign_or_swap_out_partitioned_parameters(index)

@@ -32,7 +32,11 @@ def problems(config: RunConfig, world_size: int) -> list[str]:
     """Every reason why this run cannot start on `world_size` ranks, one clear line each."""
     found = config.model.problems() + config.data.problems() + config.parallel.problems()
     found += (
-        config.optimizer.problems() + _choices(config) + _numbers(config) + _idle_settings(config)
+        config.optimizer.problems()
+        + _choices(config)
+        + _numbers(config)
+        + _idle_settings(config)
+        + _unsound(config)
     )
     if config.model.problems():  # the schedule's own rules are looked at all the same
         config = dataclasses.replace(config, model=ModelConfig())
@@ -130,6 +134,16 @@ def _idle_settings(config: RunConfig) -> list[str]:
             "evaluation.every_steps: has no effect without held-out files; give data.heldout"
         )
     return found
+
+
+def _unsound(config: RunConfig) -> list[str]:
+    """Pairs that DeepSpeed would take and get wrong."""
+    if config.parallel.zero_stage == 0 and config.train.precision != "float32":
+        return [
+            f"parallel.zero_stage=0: with train.precision={config.train.precision} there would be no "
+            "float32 master weights; use parallel.zero_stage=1, or train.precision=float32"
+        ]
+    return []
 
 
 def _world_problems(schedule: Schedule, world_size: int) -> list[str]:

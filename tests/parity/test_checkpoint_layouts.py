@@ -79,13 +79,18 @@ def train(engine: TrainingEngine, mesh: Mesh, steps: range) -> list[float]:
     return losses
 
 
+def stages(precision: str) -> tuple[int, ...]:
+    """ZeRO stages that are sound in this precision."""
+    return (0, 1, 2, 3) if precision == "float32" else (1, 2, 3)
+
+
 def write_and_go_on(folder: Path, precision: str) -> dict[int, list[float]]:
     """On two ranks, for each ZeRO stage: eight steps straight; three steps, saved, and five more."""
 
     def work(rank: int, world_size: int) -> dict[int, list[float]]:
         mesh = start(CPU, 60)
         straight = {}
-        for zero_stage in (1, 2, 3):
+        for zero_stage in stages(precision):
             straight[zero_stage] = train(build(mesh, zero_stage, precision), mesh, range(8))
             engine = build(mesh, zero_stage, precision)
             train(engine, mesh, range(3))
@@ -101,7 +106,7 @@ def go_on(folder: Path, precision: str, ranks: int, zero_stage: int) -> dict[int
     def work(rank: int, world_size: int) -> dict[int, list[float]]:
         mesh = start(CPU, 60)
         losses = {}
-        for wrote in (1, 2, 3):
+        for wrote in stages(precision):
             engine = build(mesh, zero_stage, precision)
             tensors.read(engine, folder / str(wrote), adam_steps=3)
             losses[wrote] = train(engine, mesh, range(3, 8))
@@ -113,14 +118,14 @@ def go_on(folder: Path, precision: str, ranks: int, zero_stage: int) -> dict[int
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_any_layout_goes_on_where_another_stopped(tmp_path: Path, precision: str) -> None:
     straight = write_and_go_on(tmp_path, precision)
-    for zero_stage in (1, 2, 3):
+    for zero_stage in stages(precision):
         found = go_on(tmp_path, precision, 2, zero_stage)
         assert found[zero_stage] == straight[zero_stage][3:], "the same layout goes on bit by bit"
     # 3 ranks: no parameter's size is divisible by them. bfloat16 rounds sums over ranks differently.
     tolerance = 1e-5 if precision == "float32" else 4e-3
     for ranks, zero_stage in ((1, 1), (3, 3), (3, 2)):
         found = go_on(tmp_path, precision, ranks, zero_stage)
-        for wrote in (1, 2, 3):
+        for wrote in stages(precision):
             assert found[wrote] == pytest.approx(straight[wrote][3:], rel=tolerance), (ranks, wrote)
 
 

@@ -131,7 +131,9 @@ def steps(ranks: int, zero_stage: int, precision: str = "float32", **train: Any)
     return run_on_ranks(work, ranks)[0]
 
 
-@pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 1), (2, 1), (4, 1), (2, 2), (2, 3), (4, 3)])
+@pytest.mark.parametrize(
+    ("ranks", "zero_stage"), [(1, 0), (4, 0), (1, 1), (2, 1), (4, 1), (2, 2), (2, 3), (4, 3)]
+)
 def test_sharded_step_equals_one_process(ranks: int, zero_stage: int) -> None:
     losses, norms, weights = oracle()
     found_losses, found_norms, found_weights = steps(ranks, zero_stage)
@@ -159,8 +161,10 @@ def test_bfloat16_stays_near_float32(zero_stage: int) -> None:
     assert found_norms == pytest.approx(norms, rel=4e-2)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("zero_stage", "precision"),
+    [(0, "float32"), *((stage, p) for stage in (1, 2, 3) for p in ("float32", "bfloat16"))],
+)
 def test_non_finite_loss_on_one_rank_leaves_all_weights_untouched(
     zero_stage: int, precision: str
 ) -> None:

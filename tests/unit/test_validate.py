@@ -24,7 +24,8 @@ def warnings(*arguments: str) -> list[str]:
     ("argument", "says"),
     [
         ("schedule.stages.short.sequence_length=500", "must be a multiple of sequence_length=500"),
-        ("parallel.zero_stage=0", "use 1, 2 or 3"),
+        ("parallel.zero_stage=0", "or train.precision=float32"),
+        ("parallel.zero_stage=4", "use 0, 1, 2 or 3"),
         ("parallel.tensor=2", "use parallel.tensor=1"),
         ("train.precision=float16", "must be one of float32, bfloat16"),
         ("optimizer.beta2=1.0", "must be in [0, 1)"),
@@ -68,9 +69,11 @@ def test_world_that_does_not_fit_names_every_stage() -> None:
     ]
 
 
-def test_disk_without_room_for_the_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_without_room_for_the_checkpoints(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(validate.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**6}))
-    found = problems()
+    found = problems(f"paths.outputs={tmp_path}")
     assert len(found) == 1
     assert "0.00 GB are free" in found[0]
 
