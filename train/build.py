@@ -187,8 +187,16 @@ def build_run(
     state: RunState,
     resume: Path | None,
 ) -> Run:
-    """Engine, logs and checkpoints, standing at `state`, whose tensors are in `resume` if it is not fresh."""
-    engine = build_engine(config, mesh)
+    """Engine, logs and checkpoints, standing at `state`, whose tensors are in `resume` if it is not fresh.
+
+    Raises:
+        ValueError: the checkpoint's tensors do not fit or are damaged, or W&B refuses.
+        RuntimeError: torch or DeepSpeed could not build the engine.
+    """
+    try:
+        engine = build_engine(config, mesh)
+    except ValueError as error:  # not a refusal of ours: it keeps its traceback
+        raise RuntimeError("the engine could not be built") from error
     if resume is not None:
         checkpoint_tensors.read(engine, resume, adam_steps=state.adam_steps)
     state.layout = {
