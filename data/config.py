@@ -28,8 +28,6 @@ class DataConfig:
     """Sources by name; the order of the names is the order of the sources."""
     heldout: str = ""
     """Prefix of held-out token files; empty: none (an embedded corpus has its own)."""
-    tokenizer: str = ""
-    """Model file of the sources' tokenizer, for exports and reports; empty: none is needed."""
     packing: str = "best_fit"
     """How documents become rows: best_fit or concat (data/packing.py)."""
     look_ahead: int = DEFAULT_LOOK_AHEAD
@@ -56,10 +54,10 @@ class DataConfig:
                 f"data.corpus={self.corpus}: data.sources are given as well"
                 f" ({', '.join(self.sources)}); use one of both"
             )
-        if self.corpus and (self.heldout or self.tokenizer):
+        if self.corpus and self.heldout:
             found.append(
-                f"data.corpus={self.corpus}: brings its own held-out documents and tokenizer; leave"
-                " data.heldout and data.tokenizer empty"
+                f"data.corpus={self.corpus}: brings its own held-out documents; leave"
+                " data.heldout empty"
             )
         if not self.corpus and not self.sources:
             found.append(

@@ -39,11 +39,10 @@ class TokenSource:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Everything a run reads.  `heldout` and `tokenizer` are empty where none was given."""
+    """Everything a run reads.  `heldout` is empty where none was given."""
 
     sources: tuple[TokenSource, ...]
     heldout: tuple[TokenSource, ...]
-    tokenizer: str
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,10 +89,10 @@ def open_corpus(
     if config.corpus:
         made: PreparedCorpus = quickstart_files(quickstart_folder(config, directory, vocab_size))
         prefixes = {config.corpus: made.train}
-        heldout, tokenizer = made.heldout, made.tokenizer
+        heldout = made.heldout
     else:
         prefixes = {name: source.prefix for name, source in config.sources.items()}
-        heldout, tokenizer = config.heldout, config.tokenizer
+        heldout = config.heldout
     sources = tuple(
         open_source(name, prefix, check=check, full=config.full_check)
         for name, prefix in prefixes.items()
@@ -102,7 +101,7 @@ def open_corpus(
         (open_source("heldout", heldout, check=check, full=config.full_check),) if heldout else ()
     )
     _check_tokenizers((*sources, *held), vocab_size)
-    return Corpus(sources, held, tokenizer)
+    return Corpus(sources, held)
 
 
 def open_source(name: str, prefix: str, *, check: bool = True, full: bool = False) -> TokenSource:

@@ -77,10 +77,6 @@ class Mesh:
         dist.all_gather_object(box, value, group=self.control_group)
         return box
 
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        dist.barrier(group=self.control_group)
-
     def together(self, work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
         """`work()` on every rank; if any rank refuses, every rank raises that rank's reason. Collective.
 

@@ -6,6 +6,7 @@ What can be refused is refused here, before the engine exists: the corpus, the c
 import dataclasses
 import platform
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -92,15 +93,17 @@ def find_resume(config: RunConfig) -> Path | None:
             f"checkpoint.resume=never: {folder} holds a run already; choose another run_name, go on "
             "with checkpoint.resume=auto, or remove the folder"
         )
-    if wanted in ("auto", "never") or own is not None:
-        named = Path(wanted).resolve()
-        if own is not None and folder.resolve() in named.parents and named != own.resolve():
-            raise ValueError(
-                f"checkpoint.resume={wanted}: {config.run_name} has gone on to {own.name}; choose another "
-                "run_name to branch off, or checkpoint.resume=auto to go on"
-            )
+    if wanted in ("auto", "never"):
         return own
-    return Path(wanted)
+    named = Path(wanted)
+    if own is None:
+        return named
+    if folder.resolve() in named.resolve().parents and named.resolve() != own.resolve():
+        raise ValueError(
+            f"checkpoint.resume={wanted}: {config.run_name} has gone on to {own.name}; choose another "
+            "run_name to branch off, or checkpoint.resume=auto to go on"
+        )
+    return own
 
 
 def run_folder(config: RunConfig) -> Path:
@@ -289,9 +292,7 @@ def _held_out(config: RunConfig, mesh: Mesh, corpus: Corpus) -> Callable[[Stage]
             dp_rank=mesh.dp_rank,
             dp_size=mesh.dp_size,
         )
-        if mesh.is_main:  # counts once, the others find the counts
-            yardstick()
-        mesh.barrier()
+        mesh.together(lambda: yardstick() if mesh.is_main else None)  # the others find the counts
         return HeldOut(stage.shape.sequence_length, streams, yardstick())
 
     return of_stage
@@ -299,8 +300,6 @@ def _held_out(config: RunConfig, mesh: Mesh, corpus: Corpus) -> Callable[[Stage]
 
 def versions() -> dict[str, str]:
     """Versions that the numbers of a run depend on."""
-    from importlib.metadata import PackageNotFoundError, version
-
     found = {"python": platform.python_version()}
     for package in ("torch", "deepspeed", "flash-attn", "sentencepiece", "numpy"):
         try:

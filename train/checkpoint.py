@@ -11,7 +11,6 @@ moment leaves the previous checkpoint as it was. Gathering blocks training; writ
 import json
 import os
 import shutil
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,7 +43,7 @@ class RunState:
     # The packer's place in the data: see data/packing.py. Empty at the start.
     cursor: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
-    # What the cursor counts in: sources and their checksums, seed, packing.
+    # What the cursor counts in: sources with their checksums, in order, and the seed.
     data: dict[str, Any] = field(default_factory=dict)
     # For the record; a checkpoint loads under any layout.
     layout: dict[str, Any] = field(default_factory=dict)
@@ -68,19 +67,17 @@ class Checkpoints:
         self._pending: Future[None] | None = None
         mesh.together(lambda: self._sweep() if mesh.is_main else None)  # what a kill left
 
-    def save(self, engine: TrainingEngine, state: RunState) -> float:
-        """Start a checkpoint; returns the seconds training was held up. Collective.
+    def save(self, engine: TrainingEngine, state: RunState) -> None:
+        """Gather and start writing a checkpoint; training may go on when this returns. Collective.
 
         Raises:
             OSError: the previous one could not be written.
         """
-        started = time.perf_counter()
         self.wait()
         state.adam_steps = engine.adam_steps()
         owned = tensors.gather_owned(engine, self._mesh)
         text = json.dumps({"format": FORMAT, **asdict(state)}, indent=1)
         self._pending = self._writer.submit(self._write, owned, text, state.step)
-        return time.perf_counter() - started
 
     def wait(self) -> None:
         """Until the checkpoint being written is complete.

@@ -61,11 +61,6 @@ class Schedule:
         """Stream tokens of the whole run."""
         return self.stages[-1].end
 
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return sum(stage.num_steps for stage in self.stages)
-
     def stage_at(self, tokens_seen: int) -> Stage:
         """The stage of the step that starts at `tokens_seen`; the last one from its end on."""
         for stage in self.stages:
@@ -151,7 +146,7 @@ def _resolve(
         previous_base=before[-1].base.last if before else None,
         previous_length=before[-1].shape.sequence_length if before else None,
     )
-    curve = rate = None
+    curve = None
     weights: tuple[float, ...] = ()
     try:
         curve = rope_base.base_curve(row.rope_base, facts)
@@ -161,15 +156,8 @@ def _resolve(
         weights = source_weights(config, row.data)
     except ValueError as error:
         found.append(f"{key}.data: {error}")
-    try:
-        rate = _stage_rate(row.learning_rate)
-    except ValidationError as error:
-        found += [f"{key}.learning_rate.{_first_line(detail)}" for detail in error.errors()]
-    except (TypeError, ValueError):
-        found.append(
-            f"{key}.learning_rate={row.learning_rate}: must be a number or a mapping with "
-            f"{', '.join(LearningRateConfig.__dataclass_fields__)}"
-        )
+    rate, mistakes = _stage_rate(row.learning_rate, f"{key}.learning_rate")
+    found += mistakes
     if rate is not None:
         found += learning_rate.problems(rate, f"{key}.learning_rate", facts.tokens)
     if found or curve is None:
@@ -179,25 +167,23 @@ def _resolve(
     return Stage(name, len(before), start, num_steps, shape, curve, rate), []
 
 
-def _stage_rate(value: Any) -> LearningRateConfig | None:
+def _stage_rate(value: Any, key: str) -> tuple[LearningRateConfig | None, list[str]]:
+    """A stage's own learning rate, None if it has none; and what is wrong with it."""
+    known = list(LearningRateConfig.__dataclass_fields__)
     if value is None:
-        return None
-    if isinstance(value, Mapping):
-        unknown = value.keys() - LearningRateConfig.__dataclass_fields__.keys()
-        if unknown:
-            raise ValidationError.from_exception_data(
-                "learning_rate",
-                [
-                    {"type": "unexpected_keyword_argument", "loc": (str(k),), "input": value[k]}
-                    for k in sorted(unknown)
-                ],
-            )
-        return TypeAdapter(LearningRateConfig).validate_python(dict(value))
-    return LearningRateConfig(shape="constant", peak=float(value))
-
-
-def _first_line(detail: Any) -> str:
-    return f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+        return None, []
+    if isinstance(value, int | float):
+        return LearningRateConfig(shape="constant", peak=float(value)), []
+    if not isinstance(value, Mapping):
+        return None, [f"{key}={value}: must be a number or a mapping with {', '.join(known)}"]
+    unknown = [name for name in value if name not in known]
+    if unknown:
+        return None, [f"{key}.{name}: unknown; there are {', '.join(known)}" for name in unknown]
+    try:
+        return TypeAdapter(LearningRateConfig).validate_python(dict(value)), []
+    except ValidationError as error:
+        details = error.errors()
+        return None, [f"{key}.{detail['loc'][0]}: {detail['msg']}" for detail in details]
 
 
 def _row_problems(name: str, row: StageConfig) -> list[str]:

@@ -180,4 +180,4 @@ def test_checkpoint_of_another_model_or_schedule_is_refused(straight: tuple[Path
     assert refused.returncode != 0
     assert "model.window=8: the checkpoint's model has 16" in refused.stderr
     assert "rope_base: this schedule has {'window': 20000.0}" in refused.stderr
-    assert 'Traceback (most recent call last):\n  File "/' not in refused.stderr.split("train: ")[0]
+    assert refused.stderr.count("train: 2 mistakes:") == 1

@@ -69,7 +69,8 @@ def test_the_quickstart_is_made_once_and_again_only_when_something_changed(
     assert opened.names == ("python_stdlib",)
     assert opened.vocab_size == 600
     assert opened.sources[0].num_documents + opened.heldout[0].num_documents == len(few_files)
-    assert Tokenizer(opened.tokenizer).sha256 == opened.sources[0].tokenizer_sha256
+    tokenizer = Tokenizer(damaged.with_name("tokenizer.model"))
+    assert tokenizer.sha256 == opened.sources[0].tokenizer_sha256
     with pytest.raises(ValueError, match=r"model\.vocab_size=500: the tokens of .* go up to 600"):
         open_corpus(
             DataConfig(sources={"a": SourceConfig(prefix=opened.sources[0].dataset.prefix)}),
