@@ -1,9 +1,11 @@
 """The knobs of the layout: how many ranks each axis takes and what ZeRO shards."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 ZERO_STAGES = (0, 1, 2, 3)
+PIPELINE_SCHEDULES = ("1f1b", "interleaved_1f1b", "zbv")
+SEQUENCE_LAYOUTS = ("zigzag", "balanced", "contiguous")
 
 
 @dataclass
@@ -16,6 +18,12 @@ class ParallelConfig:
     pipeline: int = 1
     # Ranks that share every stream (ring attention; elsewhere: context parallelism).
     sequence: int = 1
+    # Order of micro-batches on the pipeline: 1f1b, interleaved_1f1b or zbv.
+    pipeline_schedule: str = "1f1b"
+    # Layers of every pipeline stage, in order; empty: balanced by FLOPs.
+    pipeline_split: list[int] = field(default_factory=list)
+    # How a stream's chunks are dealt to the sequence ranks: zigzag, balanced or contiguous.
+    sequence_layout: str = "zigzag"
     # 0: nothing is sharded (float32 only); 1: optimizer states are; 2: gradients too; 3: parameters too.
     zero_stage: int = 1
     # Elements reduced and gathered at once by ZeRO; part of what bit-identical resume means.

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from parallel.topology import Axis, Topology
+
 T = TypeVar("T")
 
 
@@ -33,8 +35,26 @@ def launched_local_rank() -> int:
 
 
 @dataclass(frozen=True)
-class Mesh:
-    """Who this rank is and whom it talks to. Created once by `start`, handed down as an argument."""
+class AxisGroup:
+    """One axis of the grid (or the product of several) as this rank sees it.
+
+    ranks: the global ranks of the group, in order of their coordinate. `group` is None where there is
+    nobody else: whoever would talk looks at `size` first.
+    """
+
+    rank: int
+    ranks: tuple[int, ...]
+    group: dist.ProcessGroup | None
+
+    @property
+    def size(self) -> int:
+        """Length of the axis."""
+        return len(self.ranks)
+
+
+@dataclass(frozen=True)
+class World:
+    """What outlives a change of layout: the processes themselves and every group made so far."""
 
     rank: int
     world_size: int
@@ -44,16 +64,69 @@ class Mesh:
     checkpoint_group: dist.ProcessGroup
     # CPU objects (verdicts, file lists) travel here, whatever the device.
     control_group: dist.ProcessGroup
+    timeout: timedelta
+    # By purpose and members: a layout that comes back finds its groups again.
+    groups: dict[tuple[str, tuple[int, ...]], dist.ProcessGroup]
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Who this rank is and whom it talks to on every axis. Made by `start` and `arrange`, handed down.
+
+    tensor, sequence, data, pipeline: the four axes. window: the ranks of `sequence` again, on a group of
+    its own, for layers with a window. zero: data x sequence, over which ZeRO shards and gradients
+    are averaged. model: tensor x pipeline, the ranks that hold different parameters.
+    """
+
+    world: World
+    topology: Topology
+    tensor: AxisGroup
+    sequence: AxisGroup
+    window: AxisGroup
+    data: AxisGroup
+    pipeline: AxisGroup
+    zero: AxisGroup
+    model: AxisGroup
+
+    @property
+    def rank(self) -> int:
+        """Global rank."""
+        return self.world.rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.world.world_size
+
+    @property
+    def device(self) -> torch.device:
+        """What this rank computes on."""
+        return self.world.device
+
+    @property
+    def checkpoint_group(self) -> dist.ProcessGroup:
+        """For checkpoints written in the background; gloo."""
+        return self.world.checkpoint_group
+
+    @property
+    def control_group(self) -> dist.ProcessGroup:
+        """For CPU objects; gloo."""
+        return self.world.control_group
 
     @property
     def dp_rank(self) -> int:
         """Coordinate on the data axis."""
-        return self.rank
+        return self.data.rank
 
     @property
     def dp_size(self) -> int:
-        """Length of the data axis: the whole world, while no other axis is in use."""
-        return self.world_size
+        """Length of the data axis."""
+        return self.data.size
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether this rank is in the last group of the pipeline, by rank."""
+        return self.pipeline.rank == self.pipeline.size - 1
 
     @property
     def is_main(self) -> bool:
@@ -117,10 +190,8 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def start(device: torch.device, timeout_seconds: int) -> Mesh:
-    """Join the world and warm every group. End with `stop`.
-
-    The first call on a group must include all its ranks (NCCL), hence the warm-up here.
+def start(device: torch.device, timeout_seconds: int, topology: Topology | None = None) -> Mesh:
+    """Join the world as a grid (by default: everyone on the data axis). End with `stop`.
 
     Raises:
         ValueError: the environment speaks of several processes but not of where they meet.
@@ -143,13 +214,73 @@ def start(device: torch.device, timeout_seconds: int) -> Mesh:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
         store = dist.HashStore()  # type: ignore[attr-defined]  # public, not in __all__
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
-    checkpoint_group = dist.new_group(backend="gloo", timeout=timeout)
-    control_group = dist.new_group(backend="gloo", timeout=timeout)
-    mesh = Mesh(rank, world_size, device, checkpoint_group, control_group)
-    mesh.sum_over_world(torch.zeros(1, device=device))
-    for group in (checkpoint_group, control_group):
+    world = World(
+        rank,
+        world_size,
+        device,
+        checkpoint_group=dist.new_group(backend="gloo", timeout=timeout),
+        control_group=dist.new_group(backend="gloo", timeout=timeout),
+        timeout=timeout,
+        groups={},
+    )
+    _warm(None, device)
+    for group in (world.checkpoint_group, world.control_group):
         dist.barrier(group=group)
-    return mesh
+    return arrange(world, topology or Topology(data=world_size))
+
+
+def arrange(world: World, topology: Topology) -> Mesh:
+    """The processes of `world` in another grid. Collective; groups that were made before are used again.
+
+    Raises:
+        ValueError: the grid has another number of ranks than the world.
+    """
+    if topology.world_size != world.world_size:
+        raise ValueError(
+            f"{topology}: needs {topology.world_size} ranks, the world has {world.world_size}"
+        )
+    groups = {name: _axis_group(world, topology, name, axes) for name, axes in _GROUPS.items()}
+    return Mesh(world, topology, **groups)
+
+
+_GROUPS: dict[str, tuple[Axis, ...]] = {
+    "tensor": ("tensor",),
+    "sequence": ("sequence",),
+    "window": ("sequence",),
+    "data": ("data",),
+    "pipeline": ("pipeline",),
+    "zero": ("data", "sequence"),
+    "model": ("pipeline", "tensor"),
+}
+# DeepSpeed asks for these groups even where they have one member.
+_ALWAYS_A_GROUP = ("zero", "model")
+
+
+def _axis_group(world: World, topology: Topology, name: str, axes: tuple[Axis, ...]) -> AxisGroup:
+    own: AxisGroup | None = None
+    for ranks in topology.groups(*axes):
+        group = None
+        if len(ranks) > 1 or name in _ALWAYS_A_GROUP:
+            group = _group(world, name, ranks)
+        if world.rank in ranks:
+            own = AxisGroup(ranks.index(world.rank), ranks, group)
+    assert own is not None
+    return own
+
+
+def _group(world: World, name: str, ranks: tuple[int, ...]) -> dist.ProcessGroup:
+    """The group of these ranks for this purpose; every rank of the world makes every group."""
+    if (name, ranks) not in world.groups:
+        group = dist.new_group(list(ranks), timeout=world.timeout, group_desc=f"{name}{ranks}")
+        world.groups[name, ranks] = group
+        if world.rank in ranks:
+            _warm(group, world.device)
+    return world.groups[name, ranks]
+
+
+def _warm(group: dist.ProcessGroup | None, device: torch.device) -> None:
+    """The first call on a group must include all its ranks, which a point-to-point call would not."""
+    dist.all_reduce(torch.zeros(1, device=device), group=group)
 
 
 def stop() -> None:

@@ -1,0 +1,1 @@
+"""Pipeline parallelism: the layers cut among ranks, micro-batches passed along."""

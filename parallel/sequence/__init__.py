@@ -1,0 +1,1 @@
+"""Sequence parallelism: a packed stream cut among ranks, ring attention over the pieces."""

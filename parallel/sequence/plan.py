@@ -1,0 +1,69 @@
+"""Which keys a rank must receive from which other rank for one kind of layer. Pure integers.
+
+A query at stream position p attends the keys of its own document at [p - window + 1, p]. So all that the
+queries of a chunk [a, b) need from before the chunk is ONE range, of the one document that reaches over a:
+
+    needed before a chunk = [max(document start, a - (window - 1)), a)       (full layers: window = infinity)
+
+The rank receives the union of these ranges over its chunks, less what it holds itself: exactly the keys of
+other ranks that some local query attends. Every rank knows every rank's plan without talking.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from parallel.sequence.dealing import Dealing
+
+
+@dataclass(frozen=True)
+class KeyPlan:
+    """receives[rank][source]: stream ranges that `rank` receives from `source`, ascending and disjoint.
+
+    window: None for full layers. needs[rank]: for every chunk of the rank, in order, the range of keys
+    before the chunk that its queries attend (may be empty; may lie on any rank, its own too).
+    """
+
+    window: int | None
+    needs: tuple[tuple[range, ...], ...]
+    receives: tuple[tuple[tuple[range, ...], ...], ...]
+
+    def tokens_received(self, rank: int) -> int:
+        """Key tokens that cross the wire to `rank`, once."""
+        return sum(len(piece) for pieces in self.receives[rank] for piece in pieces)
+
+
+def plan_keys(dealing: Dealing, lengths: Sequence[int], window: int | None) -> KeyPlan:
+    """The plan of one kind of layer for documents of these lengths, laid end to end."""
+    starts = [0, *accumulate(lengths)]
+    needs = tuple(
+        tuple(_needed(dealing.chunk_range(chunk).start, starts, window) for chunk in held)
+        for held in dealing.chunks
+    )
+    owner = {chunk: rank for rank, held in enumerate(dealing.chunks) for chunk in held}
+    receives = tuple(_by_source(dealing, owner, rank, needs[rank]) for rank in range(dealing.size))
+    return KeyPlan(window, needs, receives)
+
+
+def _needed(start: int, starts: Sequence[int], window: int | None) -> range:
+    document = starts[bisect_right(starts, start) - 1]
+    first = document if window is None else max(document, start - (window - 1))
+    return range(first, start)
+
+
+def _by_source(
+    dealing: Dealing, owner: dict[int, int], rank: int, needs: Sequence[range]
+) -> tuple[tuple[range, ...], ...]:
+    found: list[list[range]] = [[] for _ in range(dealing.size)]
+    width, done = dealing.chunk_tokens, 0
+    # Chunks ascend, and with them both ends of what they need: what lies before `done` is there already.
+    for need in needs:
+        first = max(need.start, done)
+        for chunk in range(first // width, -(-need.stop // width)):
+            held = dealing.chunk_range(chunk)
+            part = range(max(first, held.start), min(need.stop, held.stop))
+            if part and owner[chunk] != rank:
+                found[owner[chunk]].append(part)
+        done = max(done, need.stop)
+    return tuple(tuple(pieces) for pieces in found)

@@ -1,0 +1,1 @@
+"""Tensor parallelism: every matrix cut among ranks, the residual stream cut by tokens."""

@@ -1,0 +1,79 @@
+"""How tensor parallelism cuts every parameter, by its name. Pure integers.
+
+    embedding, lm_head                  rows (vocabulary)
+    q_proj, gate_proj, up_proj          rows (heads, feed-forward width)
+    k_proj, v_proj                      rows (key/value heads); with fewer heads than ranks, each head is
+                                        held by several neighbouring ranks, the replicas
+    o_proj, down_proj                   columns
+    every norm                          not cut: each rank holds it whole
+
+A parameter's logical form is the whole one; initial weights, gradient norm and checkpoints speak of that.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from model.config import ModelConfig
+
+_ROWS = ("embedding", "lm_head", "q_proj", "gate_proj", "up_proj")
+_KEY_ROWS = ("k_proj", "v_proj")
+_COLUMNS = ("o_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """This rank's part of a parameter: part `index` of `parts` equal ones along `dim`.
+
+    replicas: neighbouring tensor ranks that hold this same part. is_owner: whether this rank counts it
+    (in the gradient norm) and writes it (in checkpoints): exactly one replica does.
+    """
+
+    dim: int
+    parts: int
+    index: int
+    replicas: int
+    is_owner: bool
+
+    def of(self, full: Tensor) -> Tensor:
+        """This rank's part of the logical tensor, a view."""
+        width = full.shape[self.dim] // self.parts
+        return full.narrow(self.dim, self.index * width, width)
+
+    def full_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Logical shape of a parameter whose part has this shape."""
+        whole = list(shape)
+        whole[self.dim] *= self.parts
+        return tuple(whole)
+
+
+def cut_of(name: str, config: ModelConfig, rank: int, size: int) -> Cut:
+    """How the parameter called `name` (its full name in the Transformer) is cut for a tensor rank."""
+    layer = name.split(".")[-2]
+    if layer in _ROWS:
+        return Cut(0, size, rank, 1, True)
+    if layer in _COLUMNS:
+        return Cut(1, size, rank, 1, True)
+    if layer in _KEY_ROWS:
+        replicas = max(1, size // config.num_kv_heads)
+        return Cut(0, size // replicas, rank // replicas, replicas, rank % replicas == 0)
+    return Cut(0, 1, 0, size, rank == 0)
+
+
+def tensor_problems(config: ModelConfig, size: int) -> list[str]:
+    """Why `config` cannot be cut for `size` tensor ranks, one line each."""
+    found = [
+        f"parallel.tensor={size}: model.{field}={value} must be divisible by it"
+        for field, value in (
+            ("num_heads", config.num_heads),
+            ("intermediate_size", config.intermediate_size),
+            ("vocab_size", config.vocab_size),
+        )
+        if value % size
+    ]
+    heads = config.num_kv_heads
+    if size % heads and heads % size:
+        found.append(
+            f"parallel.tensor={size}: model.num_kv_heads={heads} must divide it or be divisible by it"
+        )
+    return found
