@@ -2,10 +2,12 @@
 #
 # PY: the interpreter of an environment that is ready (a cluster's container, a GPU host with its own torch);
 #     nothing is installed then. Default: .venv, made from pyproject.toml.
+# EXPERIMENT: what `make train` runs, a file of conf/experiment. Default: quickstart.
 # NPROC: ranks of `make train`. Default: 2 (what the quickstart's batches fit), 1 on a host with one GPU.
 
 PYTHON ?= python3
 PY ?= .venv/bin/python
+EXPERIMENT ?= quickstart
 NPROC ?= $(shell $(PY) -c "import torch; print(min(2, torch.cuda.device_count()) or 2)" 2>/dev/null || echo 2)
 # One thread a rank on the CPU: two ranks share two cores.
 export OMP_NUM_THREADS ?= 1
@@ -30,8 +32,8 @@ setup: $(READY)  ## make .venv with the pinned dependencies
 	@touch $@
 
 train: $(READY)  ## the quickstart: prepare the corpus, train through three stages, write a report
-	@WORLD_SIZE=$(NPROC) $(PY) -m train --check experiment=quickstart $(ARGS)
-	@$(PY) -m torch.distributed.run --standalone --nproc-per-node $(NPROC) -m train experiment=quickstart $(ARGS)
+	@WORLD_SIZE=$(NPROC) $(PY) -m train --check experiment=$(EXPERIMENT) $(ARGS)
+	@$(PY) -m torch.distributed.run --standalone --nproc-per-node $(NPROC) -m train experiment=$(EXPERIMENT) $(ARGS)
 
 test: $(READY)  ## the test suite (CPU)
 	@$(PY) -m pytest -q $(ARGS)

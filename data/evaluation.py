@@ -16,6 +16,7 @@ import numpy as np
 
 from data.batch import (
     BatchShape,
+    Dealer,
     PackedBatch,
     Span,
     TokenReader,
@@ -114,6 +115,7 @@ def evaluation_batches(
     max_tokens: int,
     dp_rank: int = 0,
     dp_size: int = 1,
+    deal: Dealer | None = None,
 ) -> EvaluationSet:
     """This rank's micro-batches of the held-out rows.
 
@@ -135,6 +137,7 @@ def evaluation_batches(
             sequence_length,
             readers=[source],
             pad_id=source.eos_id,
+            deal=deal,
         )
         for numbers in rows_of_rank(shape, dp_rank, dp_size)
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 from data.batch import (
     BatchShape,
+    Dealer,
     PackedBatch,
     Span,
     TokenReader,
@@ -50,6 +51,7 @@ def make_global_batch(
     dp_rank: int,
     dp_size: int,
     pad_id: int,
+    deal: Dealer | None = None,
 ) -> GlobalBatch:
     """Plan the next batch and read this rank's share of it; ValueError for an impossible shape."""
     problems = shape.problems(dp_size)
@@ -62,6 +64,7 @@ def make_global_batch(
             shape.sequence_length,
             readers=readers,
             pad_id=pad_id,
+            deal=deal,
         )
         for numbers in rows_of_rank(shape, dp_rank, dp_size)
     )
@@ -81,7 +84,8 @@ def _real_tokens(rows: Sequence[Sequence[Span]]) -> int:
 class Loader:
     """Iterator of GlobalBatch, one per shape; a context manager.
 
-    `prefetch` batches are kept ready.  `pad_id` fills rows up; give the end-of-document token.  An
+    `prefetch` batches are kept ready.  `pad_id` fills rows up; give the end-of-document token.  `deal`
+    says which part of each stream this rank holds, where ranks share streams (None: all of it).  An
     error while planning or reading is raised where the batch would have come.  `planner` belongs to
     the loader from now on: resume from a batch's cursor, never from the planner itself.
     """
@@ -95,6 +99,7 @@ class Loader:
         shapes: Iterator[BatchShape],
         prefetch: int = 2,
         pad_id: int = 1,
+        deal: Dealer | None = None,
     ) -> None:
         if not 0 <= dp_rank < dp_size:
             raise ValueError(f"dp_rank={dp_rank}: must be in [0, dp_size={dp_size})")
@@ -106,6 +111,7 @@ class Loader:
         self._dp_size = dp_size
         self._shapes = shapes
         self._pad_id = pad_id
+        self._deal = deal
         self._ready: queue.Queue[GlobalBatch | Exception | None] = queue.Queue(prefetch)
         self._stop = threading.Event()
         self._ended: Exception | None = None
@@ -123,6 +129,7 @@ class Loader:
                     dp_rank=self._dp_rank,
                     dp_size=self._dp_size,
                     pad_id=self._pad_id,
+                    deal=self._deal,
                 )
                 if not self._put(batch):
                     return

@@ -19,6 +19,9 @@ similar length are padded into one batch. Blocks are overlapping views, keys and
 copied per block, and no piece ever touches two documents. Products and sums are float32 for
 half-precision input (which on CPU is also faster), float64 for float64.
 
+Queries and keys may lie in two streams (`attention_segments`, for parallel attention): a piece's keys
+are then `shift` rows further on in theirs than its queries are in the other.
+
 Shape letters: T tokens, H query heads, G key/value heads, K head dimension; N, L, S as in
 `attention_kernels`.
 """
@@ -42,15 +45,20 @@ _BLOCK = 64
 # Blocks of one piece: bounds the gradients that wait to be added to the stream.
 _BLOCKS_AT_ONCE = 32
 # Causal spans up to this length are padded to similar lengths and batched.
-_LONGEST_BATCHED = 256
+LONGEST_BATCHED = 256
 _PADDING = 16
 
 
 class Piece(Protocol):
-    """A batch of equal problems, a part of the attention: where its rows lie in the stream."""
+    """A batch of equal problems, a part of the attention: where its rows lie in the stream.
+
+    causal: what no mask means, causal or every key for every query.
+    """
+
+    causal: ClassVar[bool]
 
     def mask(self, like: Tensor) -> Tensor | None:
-        """Additive mask (L, S), or None for causal."""
+        """Additive mask (L, S), or None."""
 
     def queries(self, x_THK: Tensor) -> Tensor:
         """The queries' rows of a stream, (N, H, L, K)."""
@@ -69,8 +77,10 @@ class Piece(Protocol):
 class Span:
     """Causal attention among the tokens [start, start + length)."""
 
+    causal: ClassVar[bool] = True
     start: int
     length: int
+    shift: int = 0
 
     def mask(self, like: Tensor) -> Tensor | None:  # noqa: ARG002
         return None
@@ -79,23 +89,27 @@ class Span:
         return x_THK[self.start : self.start + self.length].transpose(0, 1)[None]
 
     def keys(self, x_TGK: Tensor) -> Tensor:
-        return self.queries(x_TGK)
+        start = self.start + self.shift
+        return x_TGK[start : start + self.length].transpose(0, 1)[None]
 
     def put_queries(self, x_THK: Tensor, rows_NHLK: Tensor) -> None:
         self.queries(x_THK).copy_(rows_NHLK)
 
     def add_keys(self, x_TGK: Tensor, rows_NGSK: Tensor) -> None:
-        self.queries(x_TGK).add_(rows_NGSK)
+        self.keys(x_TGK).add_(rows_NGSK)
 
 
 @dataclass(frozen=True, eq=False)
 class SpanBatch:
     """Causal attention within many short spans, padded at their ends with zeros to one length.
 
-    tokens: int64 indices of all spans' tokens in the stream. slots: their rows in the padded batch.
+    tokens, key_tokens: int64 indices of all spans' tokens in the stream of queries and of keys. slots:
+    their rows in the padded batch.
     """
 
+    causal: ClassVar[bool] = True
     tokens: Tensor
+    key_tokens: Tensor
     slots: Tensor
     count: int
     length: int
@@ -104,12 +118,15 @@ class SpanBatch:
         return None
 
     def queries(self, x_THK: Tensor) -> Tensor:
-        padded = x_THK.new_zeros(self.count * self.length, *x_THK.shape[1:])
-        padded.index_copy_(0, self.slots, x_THK.index_select(0, self.tokens))
-        return padded.view(self.count, self.length, *x_THK.shape[1:]).transpose(1, 2)
+        return self._padded(x_THK, self.tokens)
 
     def keys(self, x_TGK: Tensor) -> Tensor:
-        return self.queries(x_TGK)
+        return self._padded(x_TGK, self.key_tokens)
+
+    def _padded(self, x_THK: Tensor, tokens: Tensor) -> Tensor:
+        padded = x_THK.new_zeros(self.count * self.length, *x_THK.shape[1:])
+        padded.index_copy_(0, self.slots, x_THK.index_select(0, tokens))
+        return padded.view(self.count, self.length, *x_THK.shape[1:]).transpose(1, 2)
 
     def put_queries(self, x_THK: Tensor, rows_NHLK: Tensor) -> None:
         rows = rows_NHLK.transpose(1, 2).flatten(0, 1)
@@ -117,7 +134,7 @@ class SpanBatch:
 
     def add_keys(self, x_TGK: Tensor, rows_NGSK: Tensor) -> None:
         rows = rows_NGSK.transpose(1, 2).flatten(0, 1)
-        x_TGK.index_add_(0, self.tokens, rows.index_select(0, self.slots))
+        x_TGK.index_add_(0, self.key_tokens, rows.index_select(0, self.slots))
 
 
 @dataclass(frozen=True)
@@ -127,10 +144,12 @@ class Band:
     The window - 1 tokens before `first` belong to the same document.
     """
 
+    causal: ClassVar[bool] = True
     first: int
     blocks: int
     block: int
     window: int
+    shift: int = 0
 
     def mask(self, like: Tensor) -> Tensor | None:
         # Query i of a block stands at key window - 1 + i and sees the keys i to window - 1 + i.
@@ -161,7 +180,7 @@ class Band:
 
     def _overlapping(self, x_TGK: Tensor, offset: int, width: int) -> Tensor:
         """View (N, width, G, K): for every block, `width` rows from its key number `offset` on."""
-        start = self.first - (self.window - 1) + offset
+        start = self.first + self.shift - (self.window - 1) + offset
         rows = x_TGK[start : start + (self.blocks - 1) * self.block + width]
         return rows.unfold(0, width, self.block).movedim(-1, 1)
 
@@ -209,17 +228,37 @@ class BandedCore:
 def make_plan(layout: PackedLayout, reach: int) -> tuple[Piece, ...]:
     """Cut the attention of a layout into pieces; every token is a query of exactly one piece."""
     pieces: list[Piece] = []
-    similar: defaultdict[int, list[Span]] = defaultdict(list)
+    short: list[Span] = []
     for start, length in zip(layout.offsets, layout.lengths, strict=False):
         head = Span(start, min(length, reach))
-        if head.length > _LONGEST_BATCHED:
+        if head.length > LONGEST_BATCHED:
             pieces.append(head)
         else:
-            similar[_padded(head.length)].append(head)
-        pieces.extend(_bands(start, length, reach))
-    for length, spans in similar.items():
-        pieces.append(spans[0] if len(spans) == 1 else _batch(spans, length, layout))
-    return tuple(pieces)
+            short.append(head)
+        pieces.extend(cut_bands(start + reach, length - reach, reach))
+    return (*pieces, *batch_spans(short, layout.cu_seqlens.device))
+
+
+def cut_bands(first: int, count: int, window: int, shift: int = 0) -> Iterator[Band]:
+    """The bands of `count` queries from row `first` on: whole blocks, then the rest.
+
+    All of them have window - 1 tokens of their own document before them.
+    """
+    blocks, rest = divmod(max(count, 0), _BLOCK)
+    for done in range(0, blocks, _BLOCKS_AT_ONCE):
+        at_once = min(_BLOCKS_AT_ONCE, blocks - done)
+        yield Band(first + done * _BLOCK, at_once, _BLOCK, window, shift)
+    if rest:
+        yield Band(first + blocks * _BLOCK, 1, rest, window, shift)
+
+
+def batch_spans(spans: Sequence[Span], device: torch.device) -> Iterator[Piece]:
+    """Short spans in fewer pieces: those of similar length are padded into one batch."""
+    similar: defaultdict[int, list[Span]] = defaultdict(list)
+    for span in spans:
+        similar[_padded(span.length)].append(span)
+    for length, alike in similar.items():
+        yield alike[0] if len(alike) == 1 else _batch(alike, length, device)
 
 
 def _padded(length: int) -> int:
@@ -229,23 +268,77 @@ def _padded(length: int) -> int:
     return -(-length // _PADDING) * _PADDING
 
 
-def _bands(start: int, length: int, window: int) -> Iterator[Band]:
-    """The bands of a document's tokens beyond its first `window`: whole blocks, then the rest."""
-    blocks, rest = divmod(max(length - window, 0), _BLOCK)
-    first = start + window
-    for done in range(0, blocks, _BLOCKS_AT_ONCE):
-        at_once = min(_BLOCKS_AT_ONCE, blocks - done)
-        yield Band(first + done * _BLOCK, at_once, _BLOCK, window)
-    if rest:
-        yield Band(first + blocks * _BLOCK, 1, rest, window)
+def _batch(spans: Sequence[Span], length: int, device: torch.device) -> SpanBatch:
+    lengths = torch.tensor([span.length for span in spans])
+    within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(
+        lengths
+    )
+    starts, shifts, slots = (
+        torch.tensor(values).repeat_interleave(lengths)
+        for values in (
+            [span.start for span in spans],
+            [span.shift for span in spans],
+            [index * length for index in range(len(spans))],
+        )
+    )
+    tokens = starts + within
+    return SpanBatch(
+        tokens.to(device),
+        (tokens + shifts).to(device),
+        (slots + within).to(device),
+        len(spans),
+        length,
+    )
 
 
-def _batch(spans: Sequence[Span], length: int, layout: PackedLayout) -> SpanBatch:
-    within = [torch.arange(span.length) for span in spans]
-    tokens = torch.cat([span.start + w for span, w in zip(spans, within, strict=True)])
-    slots = torch.cat([index * length + w for index, w in enumerate(within)])
-    device = layout.cu_seqlens.device
-    return SpanBatch(tokens.to(device), slots.to(device), len(spans), length)
+def attend_pieces(
+    q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, plan: Sequence[Piece]
+) -> tuple[Tensor, Tensor]:
+    """Output and natural log-sum-exp (T, H) of all queries, in the wide dtype of `widen`."""
+    q, k, v = widen(q_THK, k_SGK, v_SGK)
+    o_THK = torch.empty_like(q)
+    lse_TH = q.new_empty(q.shape[:2])
+    for piece in plan:
+        rows_NHLK, lse_NHL = attend(
+            piece.queries(q), piece.keys(k), piece.keys(v), piece.mask(q), causal=piece.causal
+        )
+        piece.put_queries(o_THK, rows_NHLK)
+        piece.put_queries(lse_TH[..., None], lse_NHL[..., None])
+    return o_THK, lse_TH
+
+
+def attend_pieces_backward(
+    do_THK: Tensor,
+    q_THK: Tensor,
+    k_SGK: Tensor,
+    v_SGK: Tensor,
+    o_THK: Tensor,
+    lse_TH: Tensor,
+    plan: Sequence[Piece],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys and values in the wide dtype; keys that nobody sees have zeros."""
+    q, k, v, o, do = widen(q_THK, k_SGK, v_SGK, o_THK, do_THK)
+    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    for piece in plan:
+        dq_NHLK, dk_NGSK, dv_NGSK = attend_backward(
+            piece.queries(do),
+            piece.queries(q),
+            piece.keys(k),
+            piece.keys(v),
+            piece.queries(o),
+            piece.queries(lse_TH[..., None])[..., 0],
+            piece.mask(q),
+            causal=piece.causal,
+        )
+        piece.put_queries(dq, dq_NHLK)
+        piece.add_keys(dk, dk_NGSK)
+        piece.add_keys(dv, dv_NGSK)
+    return dq, dk, dv
+
+
+def widen(*streams: Tensor) -> list[Tensor]:
+    """The streams in the dtype of sums: float64 stays, everything else is float32."""
+    return [x.to(statistics_dtype(x.dtype)).contiguous() for x in streams]
 
 
 class _BandedAttention(torch.autograd.Function):
@@ -255,41 +348,15 @@ class _BandedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, plan: tuple[Piece, ...]
     ) -> Tensor:
-        q, k, v = _widen(q_THK, k_TGK, v_TGK)
-        o = torch.empty_like(q)
-        lses = []
-        for piece in plan:
-            rows_NHLK, lse_NHL = attend(
-                piece.queries(q), piece.keys(k), piece.keys(v), piece.mask(q)
-            )
-            piece.put_queries(o, rows_NHLK)
-            lses.append(lse_NHL)
+        o, lse_TH = attend_pieces(q_THK, k_TGK, v_TGK, plan)
         o_THK = o.to(q_THK.dtype)
         ctx.plan = plan
-        ctx.save_for_backward(q_THK, k_TGK, v_TGK, o_THK, *lses)
+        ctx.save_for_backward(q_THK, k_TGK, v_TGK, o_THK, lse_TH)
         return o_THK
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, do_THK: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q_THK, k_TGK, v_TGK, o_THK, *lses = ctx.saved_tensors
-        q, k, v, o, do = _widen(q_THK, k_TGK, v_TGK, o_THK, do_THK)
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for piece, lse_NHL in zip(ctx.plan, lses, strict=True):
-            dq_NHLK, dk_NGSK, dv_NGSK = attend_backward(
-                piece.queries(do),
-                piece.queries(q),
-                piece.keys(k),
-                piece.keys(v),
-                piece.queries(o),
-                lse_NHL,
-                piece.mask(q),
-            )
-            piece.put_queries(dq, dq_NHLK)
-            piece.add_keys(dk, dk_NGSK)
-            piece.add_keys(dv, dv_NGSK)
+        q_THK, k_TGK, v_TGK, o_THK, lse_TH = ctx.saved_tensors
+        dq, dk, dv = attend_pieces_backward(do_THK, q_THK, k_TGK, v_TGK, o_THK, lse_TH, ctx.plan)
         return dq.to(q_THK.dtype), dk.to(k_TGK.dtype), dv.to(v_TGK.dtype), None
-
-
-def _widen(*streams: Tensor) -> list[Tensor]:
-    return [x.to(statistics_dtype(x.dtype)).contiguous() for x in streams]

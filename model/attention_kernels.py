@@ -1,7 +1,7 @@
 """Softmax attention over a batch of small problems, forward and backward.
 
-The banded core cuts a packed stream into such problems and differentiates through them by hand,
-so it needs both directions as plain functions. On CPU they are torch's flash kernels, which never
+The banded core and ring attention cut a packed stream into such problems and differentiate through
+them by hand, so they need both directions as plain functions. On CPU they are torch's flash kernels, which never
 hold the probabilities; elsewhere they are the formulas:
 
     p = softmax(q k^T / sqrt(K) + mask)      o = p v
@@ -18,17 +18,27 @@ _FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 def attend(
-    q_NHLK: Tensor, k_NGSK: Tensor, v_NGSK: Tensor, mask_LS: Tensor | None
+    q_NHLK: Tensor,
+    k_NGSK: Tensor,
+    v_NGSK: Tensor,
+    mask_LS: Tensor | None,
+    *,
+    causal: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Output (N, H, L, K) and natural log-sum-exp of the scores (N, H, L).
 
     mask_LS is added to the scores and shared by all problems and heads; it has the dtype of the
-    queries. None means causal, which asks for as many keys as queries. Every query must see a key.
+    queries. Without one the problem is causal, which asks for as many keys as queries, or, if not
+    `causal`, every query sees every key. Every query must see a key.
     """
     if not q_NHLK.is_cpu:
-        return attend_by_formula(q_NHLK, k_NGSK, v_NGSK, mask_LS)
+        return attend_by_formula(q_NHLK, k_NGSK, v_NGSK, mask_LS, causal=causal)
     o_NHLK, lse_NHL = _FLASH(
-        q_NHLK, k_NGSK, v_NGSK, is_causal=mask_LS is None, attn_mask=_for_all(mask_LS)
+        q_NHLK,
+        k_NGSK,
+        v_NGSK,
+        is_causal=causal and mask_LS is None,
+        attn_mask=_for_all(mask_LS),
     )
     return o_NHLK, lse_NHL
 
@@ -41,10 +51,18 @@ def attend_backward(
     o_NHLK: Tensor,
     lse_NHL: Tensor,
     mask_LS: Tensor | None,
+    *,
+    causal: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of queries, keys and values, given what `attend` took and gave."""
+    """Gradients of queries, keys and values, given what `attend` took and gave.
+
+    Where the keys are only a part of what the queries see, o_NHLK and lse_NHL are those of the whole:
+    the gradients are then this part's share of it.
+    """
     if not q_NHLK.is_cpu:
-        return backward_by_formula(do_NHLK, q_NHLK, k_NGSK, v_NGSK, o_NHLK, lse_NHL, mask_LS)
+        return backward_by_formula(
+            do_NHLK, q_NHLK, k_NGSK, v_NGSK, o_NHLK, lse_NHL, mask_LS, causal=causal
+        )
     dq_NHLK, dk_NGSK, dv_NGSK = _FLASH_BACKWARD(
         do_NHLK,
         q_NHLK,
@@ -53,17 +71,22 @@ def attend_backward(
         o_NHLK,
         lse_NHL,
         0.0,
-        mask_LS is None,
+        causal and mask_LS is None,
         attn_mask=_for_all(mask_LS),
     )
     return dq_NHLK, dk_NGSK, dv_NGSK
 
 
 def attend_by_formula(
-    q_NHLK: Tensor, k_NGSK: Tensor, v_NGSK: Tensor, mask_LS: Tensor | None
+    q_NHLK: Tensor,
+    k_NGSK: Tensor,
+    v_NGSK: Tensor,
+    mask_LS: Tensor | None,
+    *,
+    causal: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """`attend` on any device; holds the scores."""
-    scores_NHLS = _scores(q_NHLK, k_NGSK, mask_LS)
+    scores_NHLS = _scores(q_NHLK, k_NGSK, mask_LS, causal)
     lse_NHL = scores_NHLS.logsumexp(dim=-1)
     p_NHLS = (scores_NHLS - lse_NHL[..., None]).exp()
     return p_NHLS @ _per_query_head(v_NGSK, q_NHLK), lse_NHL
@@ -77,9 +100,11 @@ def backward_by_formula(
     o_NHLK: Tensor,
     lse_NHL: Tensor,
     mask_LS: Tensor | None,
+    *,
+    causal: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`attend_backward` on any device; holds the scores."""
-    p_NHLS = (_scores(q_NHLK, k_NGSK, mask_LS) - lse_NHL[..., None]).exp()
+    p_NHLS = (_scores(q_NHLK, k_NGSK, mask_LS, causal) - lse_NHL[..., None]).exp()
     dp_NHLS = do_NHLK @ _per_query_head(v_NGSK, q_NHLK).mT
     ds_NHLS = p_NHLS * (dp_NHLS - (do_NHLK * o_NHLK).sum(dim=-1, keepdim=True))
     ds_NHLS = ds_NHLS * q_NHLK.shape[-1] ** -0.5
@@ -93,8 +118,10 @@ def _for_all(mask_LS: Tensor | None) -> Tensor | None:
     return None if mask_LS is None else mask_LS[None, None]
 
 
-def _scores(q_NHLK: Tensor, k_NGSK: Tensor, mask_LS: Tensor | None) -> Tensor:
+def _scores(q_NHLK: Tensor, k_NGSK: Tensor, mask_LS: Tensor | None, causal: bool) -> Tensor:
     scores_NHLS: Tensor = q_NHLK @ _per_query_head(k_NGSK, q_NHLK).mT * q_NHLK.shape[-1] ** -0.5
+    if mask_LS is None and not causal:
+        return scores_NHLS
     if mask_LS is None:
         seen_LS = torch.ones(scores_NHLS.shape[-2:], dtype=torch.bool, device=q_NHLK.device).tril()
         return scores_NHLS.masked_fill(~seen_LS, float("-inf"))

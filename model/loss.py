@@ -15,8 +15,9 @@ Natural logarithms throughout. Source of the z-loss: arXiv 2204.02311, section 5
 Shape letters: T tokens, C tokens of one chunk, D width, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -67,6 +68,31 @@ class HeadLoss(Protocol):
         """Natural-log losses (T,), 0 where ignored, without gradients."""
 
 
+# What a walk over the chunks returns: loss_sum, z_sum, d total / d hidden, d total / d weight. A gradient is
+# None where it was not asked for; that of the weight is a sum over chunks, in float32 or float64.
+Walked = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+# walk(hidden_TD, weight_VD, wants_d_hidden, wants_d_weight)
+Walk = Callable[[Tensor, Tensor, bool, bool], Walked]
+
+
+def sums_of_walk(
+    walk: Walk, hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, z_loss: float
+) -> LossSums:
+    """The sums of one walk, differentiable where gradients are recorded. See `LossSums`."""
+    wants_gradients = torch.is_grad_enabled() and (
+        hidden_TD.requires_grad or weight_VD.requires_grad
+    )
+    if wants_gradients:
+        total, loss_sum, z_sum = _MadeInForward.apply(  # type: ignore[no-untyped-call]
+            hidden_TD, weight_VD, walk, z_loss
+        )
+    else:
+        with torch.no_grad():
+            loss_sum, z_sum, _, _ = walk(hidden_TD, weight_VD, False, False)
+            total = loss_sum + z_loss * z_sum
+    return LossSums(total, loss_sum, z_sum, (targets_T != IGNORED).sum())
+
+
 class ChunkedLoss:
     """The head loss of one device that holds the whole vocabulary."""
 
@@ -80,17 +106,8 @@ class ChunkedLoss:
         z_loss: float = 0.0,
     ) -> LossSums:
         """See `LossSums`. targets_T: int64 (T,), -100 is ignored."""
-        wants_gradients = torch.is_grad_enabled() and (
-            hidden_TD.requires_grad or weight_VD.requires_grad
-        )
-        if wants_gradients:
-            total, loss_sum, z_sum = _HeadLossFunction.apply(  # type: ignore[no-untyped-call]
-                hidden_TD, weight_VD, targets_T, logit_scale, z_loss
-            )
-        else:
-            loss_sum, z_sum = _value_sums(hidden_TD, weight_VD, targets_T, logit_scale)
-            total = loss_sum + z_loss * z_sum
-        return LossSums(total, loss_sum, z_sum, (targets_T != IGNORED).sum())
+        walk = partial(_walk, targets_T=targets_T, logit_scale=logit_scale, z_loss=z_loss)
+        return sums_of_walk(walk, hidden_TD, weight_VD, targets_T, z_loss)
 
     @torch.no_grad()
     def per_token(
@@ -104,40 +121,52 @@ class ChunkedLoss:
         """Natural-log losses (T,) in float32 (float64 for float64 input), 0 where ignored."""
         losses_T = hidden_TD.new_zeros(len(targets_T), dtype=statistics_dtype(hidden_TD.dtype))
         for rows in _chunks(hidden_TD, weight_VD.shape[0]):
-            logits_CV = _logits(hidden_TD[rows], weight_VD, logit_scale)
+            logits_CV = scaled_logits(hidden_TD[rows], weight_VD, logit_scale)
             losses_T[rows], _ = _losses(logits_CV, targets_T[rows])
         return losses_T
 
 
-class _HeadLossFunction(torch.autograd.Function):
-    """Loss and gradients in one walk over the chunks."""
+def _walk(
+    hidden_TD: Tensor,
+    weight_VD: Tensor,
+    wants_d_hidden: bool,
+    wants_d_weight: bool,
+    *,
+    targets_T: Tensor,
+    logit_scale: float,
+    z_loss: float,
+) -> Walked:
+    wide = statistics_dtype(hidden_TD.dtype)
+    loss_sum, z_sum = hidden_TD.new_zeros((2,), dtype=wide)
+    d_hidden_TD = torch.empty_like(hidden_TD) if wants_d_hidden else None
+    d_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if wants_d_weight else None
+    for rows in _chunks(hidden_TD, weight_VD.shape[0]):
+        hidden_CD, targets_C = hidden_TD[rows], targets_T[rows]
+        logits_CV = scaled_logits(hidden_CD, weight_VD, logit_scale)
+        losses_C, lse_C = _losses(logits_CV, targets_C)
+        loss_sum += losses_C.sum()
+        z_sum += lse_C.square().sum()
+        if d_hidden_TD is None and d_weight_VD is None:
+            continue
+        d_logits_CV = gradient_in_place(logits_CV, targets_C, lse_C, z_loss=z_loss)
+        d_logits_CV = d_logits_CV.mul_(logit_scale).to(weight_VD.dtype)
+        if d_hidden_TD is not None:
+            torch.mm(d_logits_CV, weight_VD, out=d_hidden_TD[rows])
+        if d_weight_VD is not None:
+            add_product(d_weight_VD, d_logits_CV.t(), hidden_CD)
+    return loss_sum, z_sum, d_hidden_TD, d_weight_VD
+
+
+class _MadeInForward(torch.autograd.Function):
+    """Loss and gradients in one walk over the chunks; the backward only scales them."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden_TD: Tensor,
-        weight_VD: Tensor,
-        targets_T: Tensor,
-        logit_scale: float,
-        z_loss: float,
+        ctx: Any, hidden_TD: Tensor, weight_VD: Tensor, walk: Walk, z_loss: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        wide = statistics_dtype(hidden_TD.dtype)
-        loss_sum, z_sum = hidden_TD.new_zeros((2,), dtype=wide)
-        d_hidden_TD = torch.empty_like(hidden_TD) if ctx.needs_input_grad[0] else None
-        d_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if ctx.needs_input_grad[1] else None
-        for rows in _chunks(hidden_TD, weight_VD.shape[0]):
-            hidden_CD, targets_C = hidden_TD[rows], targets_T[rows]
-            logits_CV = _logits(hidden_CD, weight_VD, logit_scale)
-            losses_C, lse_C = _losses(logits_CV, targets_C)
-            loss_sum += losses_C.sum()
-            z_sum += lse_C.square().sum()
-            d_logits_CV = _gradient_in_place(logits_CV, targets_C, lse_C, z_loss)
-            d_logits_CV = d_logits_CV.mul_(logit_scale).to(weight_VD.dtype)
-            if d_hidden_TD is not None:
-                torch.mm(d_logits_CV, weight_VD, out=d_hidden_TD[rows])
-            if d_weight_VD is not None:
-                _add_product(d_weight_VD, d_logits_CV.t(), hidden_CD)
-        ctx.save_for_backward(d_hidden_TD, d_weight_VD)
+        wants_d_hidden, wants_d_weight = ctx.needs_input_grad[:2]
+        loss_sum, z_sum, *gradients = walk(hidden_TD, weight_VD, wants_d_hidden, wants_d_weight)
+        ctx.save_for_backward(*gradients)
         ctx.weight_dtype = weight_VD.dtype
         ctx.mark_non_differentiable(loss_sum, z_sum)
         return loss_sum + z_loss * z_sum, loss_sum, z_sum
@@ -146,16 +175,16 @@ class _HeadLossFunction(torch.autograd.Function):
     @once_differentiable
     def backward(
         ctx: Any, d_total: Tensor, *_: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
         d_hidden_TD, d_weight_VD = ctx.saved_tensors
         if d_hidden_TD is not None:
             d_hidden_TD = d_hidden_TD * d_total.to(d_hidden_TD.dtype)
         if d_weight_VD is not None:
             d_weight_VD = (d_weight_VD * d_total).to(ctx.weight_dtype)
-        return d_hidden_TD, d_weight_VD, None, None, None
+        return d_hidden_TD, d_weight_VD, None, None
 
 
-def _add_product(sum_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
+def add_product(sum_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
     """sum += left right, in the precision of the sum."""
     if left_VC.dtype == sum_VD.dtype:
         sum_VD.addmm_(left_VC, right_CD)
@@ -163,47 +192,60 @@ def _add_product(sum_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
         sum_VD += left_VC @ right_CD
 
 
-def _value_sums(
-    hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, logit_scale: float
-) -> tuple[Tensor, Tensor]:
-    wide = statistics_dtype(hidden_TD.dtype)
-    loss_sum, z_sum = hidden_TD.new_zeros((2,), dtype=wide)
-    for rows in _chunks(hidden_TD, weight_VD.shape[0]):
-        logits_CV = _logits(hidden_TD[rows], weight_VD, logit_scale)
-        losses_C, lse_C = _losses(logits_CV, targets_T[rows])
-        loss_sum += losses_C.sum()
-        z_sum += lse_C.square().sum()
-    return loss_sum, z_sum
+def rows_at_once(like: Tensor, vocab_size: int) -> int:
+    """Tokens of one chunk, for logits of this many columns on the device of `like`."""
+    return _CPU_ROWS if like.is_cpu else max(_CPU_ROWS, _ACCELERATOR_LOGITS // vocab_size)
 
 
-def _chunks(hidden_TD: Tensor, vocab_size: int) -> Iterator[slice]:
-    num_tokens, rows = hidden_TD.shape[0], _CPU_ROWS
-    if not hidden_TD.is_cpu:
-        rows = max(rows, _ACCELERATOR_LOGITS // vocab_size)
-    return (slice(start, min(start + rows, num_tokens)) for start in range(0, num_tokens, rows))
+def chunks_of(num_tokens: int, rows: int) -> list[slice]:
+    """Slices of `rows` tokens; the last may be shorter."""
+    return [slice(start, min(start + rows, num_tokens)) for start in range(0, num_tokens, rows)]
 
 
-def _logits(hidden_CD: Tensor, weight_VD: Tensor, logit_scale: float) -> Tensor:
+def _chunks(hidden_TD: Tensor, vocab_size: int) -> list[slice]:
+    return chunks_of(hidden_TD.shape[0], rows_at_once(hidden_TD, vocab_size))
+
+
+def scaled_logits(hidden_CD: Tensor, weight_VD: Tensor, logit_scale: float) -> Tensor:
     logits_CV = hidden_CD @ weight_VD.t()
     return logits_CV.to(statistics_dtype(logits_CV.dtype)).mul_(logit_scale)
 
 
 def _losses(logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
     """Losses (C,) and log-sum-exps (C,), both 0 where the target is ignored."""
+    return valid_losses(logits_CV.logsumexp(dim=-1), picked_logits(logits_CV, targets_C), targets_C)
+
+
+def valid_losses(lse_C: Tensor, picked_C: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses lse - picked and the lse themselves, both 0 where the target is ignored."""
     valid_C = targets_C != IGNORED
-    lse_C = logits_CV.logsumexp(dim=-1)
-    picked_C = logits_CV.gather(1, targets_C.clamp_min(0)[:, None]).squeeze(1)
     zero = lse_C.new_zeros(())
     return torch.where(valid_C, lse_C - picked_C, zero), torch.where(valid_C, lse_C, zero)
 
 
-def _gradient_in_place(
-    logits_CV: Tensor, targets_C: Tensor, lse_C: Tensor, z_loss: float
+def picked_logits(logits_CV: Tensor, targets_C: Tensor, first: int = 0) -> Tensor:
+    """The targets' logits (C,), 0 where the target is not among the vocabulary columns from `first` on."""
+    column_C, held_C = _columns(logits_CV, targets_C, first)
+    picked_C = logits_CV.gather(1, column_C[:, None]).squeeze(1)
+    return torch.where(held_C, picked_C, picked_C.new_zeros(()))
+
+
+def gradient_in_place(
+    logits_CV: Tensor, targets_C: Tensor, lse_C: Tensor, *, z_loss: float, first: int = 0
 ) -> Tensor:
-    """Turn the logits into d total / d logits; rows with an ignored target become zero."""
+    """Turn the logits of the vocabulary from `first` on into d total / d logits.
+
+    Rows with an ignored target become zero. lse_C: log-sum-exp over the whole vocabulary.
+    """
+    column_C, held_C = _columns(logits_CV, targets_C, first)
     valid_C1 = (targets_C != IGNORED)[:, None]
     gradient_CV = logits_CV.sub_(lse_C[:, None]).exp_().mul_(1 + 2 * z_loss * lse_C[:, None])
-    gradient_CV.scatter_add_(
-        1, targets_C.clamp_min(0)[:, None], gradient_CV.new_full((len(targets_C), 1), -1.0)
-    )
+    gradient_CV.scatter_add_(1, column_C[:, None], -held_C[:, None].to(gradient_CV.dtype))
     return gradient_CV.masked_fill_(~valid_C1, 0.0)
+
+
+def _columns(logits_CV: Tensor, targets_C: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """Column of each target (any column where it has none here), and whether it has one."""
+    local_C = targets_C - first
+    last = logits_CV.shape[1] - 1
+    return local_C.clamp(0, last), (local_C >= 0) & (local_C <= last)

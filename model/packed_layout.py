@@ -56,9 +56,9 @@ class PackedLayout:
         starts_T = torch.repeat_interleave(starts, torch.tensor(lengths, dtype=torch.int64))
         positions_T = torch.arange(offsets[-1], dtype=torch.int64) - starts_T
         return cls(
-            cu_seqlens=_to_device(torch.tensor(offsets, dtype=torch.int32), device),
+            cu_seqlens=to_device(torch.tensor(offsets, dtype=torch.int32), device),
             max_seqlen=max(lengths),
-            positions_T=_to_device(positions_T, device),
+            positions_T=to_device(positions_T, device),
             lengths=tuple(int(length) for length in lengths),
         )
 
@@ -81,7 +81,7 @@ class PackedLayout:
         )
 
 
-def _to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """Copy without making the host wait: a pinned source is copied while it plans the next stream."""
     if torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)

@@ -36,14 +36,16 @@ def owners(sizes: Sequence[int], num_ranks: int) -> list[int]:
     return owner
 
 
-def gather_owned(engine: TrainingEngine, mesh: Mesh) -> dict[str, Tensor]:
+def gather_owned(engine: TrainingEngine) -> dict[str, Tensor]:
     """CPU copies of the tensors this rank will write. Collective; training may go on afterwards."""
-    names = engine.parameter_names()
-    owner = owners([engine.full_shape(name).numel() for name in names], mesh.dp_size)
+    parameters = engine.parameters
+    names = list(parameters.named)
+    mine, num_ranks = engine.mesh.holders
+    owner = owners([parameters.full_shape(name).numel() for name in names], num_ranks)
     owned = {}
     for name, rank in zip(names, owner, strict=True):
         tensors = engine.full_tensors(name)
-        if rank == mesh.dp_rank:
+        if rank == mine:
             for kind, tensor in tensors.items():
                 owned[f"{kind}/{name}"] = tensor.detach().to("cpu", torch.float32, copy=True)
     return owned
@@ -63,16 +65,28 @@ def write(owned: dict[str, Tensor], folder: Path, mesh: Mesh) -> None:
 
 
 def read(engine: TrainingEngine, folder: Path, *, adam_steps: int) -> None:
-    """Load weights and moments from `folder` into `engine`, whatever layout wrote them.
+    """Load weights and moments from `folder` into `engine`, whatever layout wrote them. Collective.
 
     Raises:
         ValueError: the checkpoint lacks a parameter or has one of another shape.
     """
     shapes = stored_shapes(folder)
-    wanted = {name: engine.full_shape(name) for name in engine.parameter_names()}
+    parameters = engine.parameters
+    wanted = {name: parameters.full_shape(name) for name in parameters.named}
+    everywhere = {name for names in engine.mesh.gather_objects(list(wanted)) for name in names}
+    engine.mesh.together(lambda: _refuse_others(folder, shapes, wanted, everywhere))
+    engine.restore(_stream(folder, wanted), adam_steps)
+
+
+def _refuse_others(
+    folder: Path,
+    shapes: dict[str, torch.Size],
+    wanted: dict[str, torch.Size],
+    everywhere: set[str],
+) -> None:
     stored = {key.removeprefix("weight/") for key in shapes if key.startswith("weight/")}
-    differences = [f"{name} is missing" for name in wanted if name not in stored]
-    differences += [f"{name} is unknown to this model" for name in sorted(stored - wanted.keys())]
+    differences = [f"{name} is missing" for name in sorted(everywhere - stored)]
+    differences += [f"{name} is unknown to this model" for name in sorted(stored - everywhere)]
     for name, shape in wanted.items():
         found = shapes.get(f"weight/{name}", shape)
         if found != shape:
@@ -82,7 +96,6 @@ def read(engine: TrainingEngine, folder: Path, *, adam_steps: int) -> None:
             f"checkpoint {folder} is of another model: {'; '.join(differences[:3])}"
             f"{' ...' if len(differences) > 3 else ''}"
         )
-    engine.restore(_stream(folder, wanted), adam_steps)
 
 
 def stored_shapes(folder: Path) -> dict[str, torch.Size]:

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass, field
 
+from parallel.topology import Topology
+
 ZERO_STAGES = (0, 1, 2, 3)
 PIPELINE_SCHEDULES = ("1f1b", "interleaved_1f1b", "zbv")
 SEQUENCE_LAYOUTS = ("zigzag", "balanced", "contiguous")
@@ -31,16 +33,50 @@ class ParallelConfig:
     # Seconds a collective may wait for a peer before the run is declared dead.
     timeout_seconds: int = 1800
 
+    def topology(self, world_size: int) -> Topology:
+        """The grid of this layout on `world_size` ranks; ask `world_problem` first."""
+        data = world_size // (self.tensor * self.sequence * self.pipeline)
+        return Topology(self.tensor, self.sequence, data, self.pipeline)
+
+    def world_problem(self, world_size: int) -> str:
+        """Why this layout does not fit `world_size` ranks; empty if it does."""
+        product = self.tensor * self.sequence * self.pipeline
+        if world_size % product == 0:
+            return ""
+        return (
+            f"parallel: tensor x sequence x pipeline = {self.tensor} x {self.sequence} x {self.pipeline} = "
+            f"{product} must divide the number of ranks, {world_size}; start a multiple of {product}"
+        )
+
     def problems(self) -> list[str]:
         """Every rule this layout breaks by itself, one line each."""
-        found = []
-        for axis in ("tensor", "pipeline", "sequence"):
-            size = getattr(self, axis)
-            if size != 1:
+        found = [
+            f"parallel.{axis}={getattr(self, axis)}: must be at least 1"
+            for axis in ("tensor", "pipeline", "sequence")
+            if getattr(self, axis) < 1
+        ]
+        for name, known in (
+            ("pipeline_schedule", PIPELINE_SCHEDULES),
+            ("sequence_layout", SEQUENCE_LAYOUTS),
+        ):
+            if getattr(self, name) not in known:
                 found.append(
-                    f"parallel.{axis}={size}: this version runs data parallelism with ZeRO only; "
-                    f"use parallel.{axis}=1"
+                    f"parallel.{name}={getattr(self, name)}: must be one of {', '.join(known)}"
                 )
+        if self.pipeline_split and self.pipeline == 1:
+            found.append(
+                "parallel.pipeline_split: has no effect with parallel.pipeline=1; drop one of them"
+            )
+        if self.zero_stage in (2, 3) and self.pipeline > 1:
+            found.append(
+                f"parallel.zero_stage={self.zero_stage}: with parallel.pipeline={self.pipeline} gradients "
+                "and weights would be reduced and gathered for every micro-batch; use parallel.zero_stage=1"
+            )
+        if self.zero_stage == 0 and self.tensor * self.pipeline * self.sequence > 1:
+            found.append(
+                "parallel.zero_stage=0: is for the data axis alone, its gradient norm knows no other; "
+                "use parallel.zero_stage=1"
+            )
         if self.zero_stage not in ZERO_STAGES:
             found.append(f"parallel.zero_stage={self.zero_stage}: unknown stage; use 0, 1, 2 or 3")
         for name in ("bucket_elements", "timeout_seconds"):

@@ -1,4 +1,4 @@
-"""The only import of deepspeed: settings, construction and one optimizer step of its engine.
+"""The only import of deepspeed: construction and one optimizer step of its engine.
 
 DeepSpeed shards what ZeRO shards and reduces gradients; everything that changes over time (learning
 rate, number of micro-batches, loss scale by valid tokens) is handed in at every step, so the engine
@@ -19,7 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from parallel.config import OptimizerConfig, ParallelConfig
-from parallel.mesh import Mesh
+from parallel.deepspeed_settings import ModelParallelUnit
+from parallel.mesh import Mesh, gather
+from parallel.parameters import NamedParameters
+from parallel.pipeline.tied import TiedWeight
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -43,7 +46,6 @@ warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distribu
 vars(deepspeed.ops)["__compatible_ops__"] = {"deepspeed_shm_comm": False}
 
 ADAM_STATES = ("exp_avg", "exp_avg_sq")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Where each of DeepSpeed's optimizers keeps this rank's float32 master weights, one flat tensor a group.
 # (ZeRO-1 with bfloat16 weights and float32 accumulation is its BF16_Optimizer.)
 _MASTER_PARTITIONS = {
@@ -51,6 +53,11 @@ _MASTER_PARTITIONS = {
     "BF16_Optimizer": "fp32_groups_flat_partition",
     "DeepSpeedZeroOptimizer_Stage3": "fp32_partitioned_groups_flat",
 }
+
+
+def _accumulated(parameter: nn.Parameter) -> Tensor | None:
+    """Where DeepSpeed adds up this parameter's gradients before they are reduced."""
+    return getattr(parameter, "_hp_grad", parameter.grad)
 
 
 @dataclass(frozen=True)
@@ -66,45 +73,6 @@ def has_decay(name: str) -> bool:
     return "norm" not in name and "embedding" not in name
 
 
-def zero_settings(
-    parallel: ParallelConfig,
-    optimizer: OptimizerConfig,
-    *,
-    precision: str,
-    num_parameters: int,
-    device: torch.device,
-) -> dict[str, Any]:
-    """DeepSpeed's JSON settings for this layout (one micro-batch is one step of accumulation)."""
-    # A small model needs no large buffer; ZeRO wants an even number.
-    bucket = min(parallel.bucket_elements, num_parameters)
-    bucket += bucket % 2
-    zero: dict[str, Any] = {"stage": parallel.zero_stage}
-    if parallel.zero_stage > 0:
-        zero |= {
-            "reduce_bucket_size": bucket,
-            "allgather_bucket_size": bucket,
-            "contiguous_gradients": True,
-            "overlap_comm": device.type == "cuda",
-        }
-    if parallel.zero_stage == 3:
-        # Persistence 0: a small parameter that is kept whole would not follow a restored master.
-        zero |= {"stage3_prefetch_bucket_size": bucket, "stage3_param_persistence_threshold": 0}
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "steps_per_print": 2**62,
-        # DeepSpeed's own throughput timer synchronises the device at every forward.
-        "timers": {"throughput": {"enabled": False}},
-        # Without ZeRO it is done in `TrainingEngine`, with the norm.
-        "gradient_clipping": optimizer.gradient_clipping if parallel.zero_stage > 0 else 0.0,
-        "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": DTYPES[precision] == torch.bfloat16, "check_grad_overflow": True},
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "communication_data_type": "fp32",
-        "zero_optimization": zero,
-    }
-
-
 def materialise(
     module: nn.Module,
     initialise: Callable[[str, Tensor], None],
@@ -112,12 +80,13 @@ def materialise(
     device: torch.device,
     dtype: torch.dtype,
     zero3_settings: dict[str, Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> None:
     """Give a meta-built `module` storage and its initial values, one submodule at a time.
 
     `initialise(name, tensor)` fills a float32 parameter by its full name; it is then cast to `dtype`.
-    With `zero3_settings` each submodule is sharded as soon as it is filled, so no rank ever holds the
-    whole model.
+    With `zero3_settings` each submodule is sharded over `mesh.zero` as soon as it is filled, so no rank
+    ever holds the whole model.
     """
     if device.type == "cpu" and get_accelerator().device_name() != "cpu":
         set_accelerator(CPU_Accelerator())  # a run on the CPU of a GPU host
@@ -131,26 +100,30 @@ def materialise(
                 initialise(f"{prefix}.{name}" if prefix else name, parameter.data)
                 parameter.data = parameter.data.to(dtype)
         if zero3_settings is not None:
-            deepspeed.zero.Init(module=submodule, config_dict_or_path=zero3_settings)
+            group = None if mesh is None else mesh.zero.group
+            deepspeed.zero.Init(
+                module=submodule, config_dict_or_path=zero3_settings, data_parallel_group=group
+            )
 
 
 class TrainingEngine:
-    """A module, its sharded AdamW and the steps between them.
+    """Parameters, their sharded AdamW and the steps between them.
 
-    module: whose parameters are trained and named. objective: what is called, holding the module; its
-    forward returns what `forward_backward` differentiates.
+    parameters: what is trained, by name. objective: what is called, holding them; its forward returns
+    what `forward_backward` differentiates. tied: with a pipeline, what keeps a tied head with its embedding.
     """
 
     def __init__(
         self,
-        module: nn.Module,
+        parameters: NamedParameters,
         objective: nn.Module,
         mesh: Mesh,
         parallel: ParallelConfig,
         optimizer: OptimizerConfig,
         settings: dict[str, Any],
+        tied: TiedWeight | None = None,
     ) -> None:
-        named = list(module.named_parameters())
+        named = list(parameters.named.items())
         groups = [
             {
                 "params": [p for n, p in named if has_decay(n)],
@@ -165,15 +138,26 @@ class TrainingEngine:
             eps=optimizer.epsilon,
             fused=mesh.device.type == "cuda",
         )
-        self.module = module
+        self.parameters = parameters
         self._zero_stage = parallel.zero_stage
         self._clipping = optimizer.gradient_clipping
-        self._mesh = mesh
+        self.mesh = mesh
+        self._tied = tied
         with contextlib.redirect_stdout(io.StringIO()):  # it prints memory tables
             self._engine = deepspeed.initialize(
-                model=objective, optimizer=adam, config=settings, dist_init_required=False
+                model=objective,
+                optimizer=adam,
+                config=settings,
+                dist_init_required=False,
+                mpu=ModelParallelUnit(mesh),
             )[0]
         self._create_adam_state()
+        groups_of_bf16 = getattr(self._engine.optimizer, "bf16_groups", [])
+        self._bf16_places = {
+            parameter: (group, index)
+            for group, members in enumerate(groups_of_bf16)
+            for index, parameter in enumerate(members)
+        }
 
     def forward_backward(self, run: Callable[[nn.Module], Tensor], *, last: bool) -> None:
         """Forward and backward of one micro-batch; `last` closes the accumulation.
@@ -184,6 +168,35 @@ class TrainingEngine:
         self._engine.set_gradient_accumulation_boundary(last)
         loss = run(self._engine)
         self._engine.backward(loss, scale_wrt_gas=False)
+
+    def run_pipeline(self, work: Callable[[], None]) -> None:
+        """Forwards and backwards of all micro-batches by `work`, then the reduction over data ranks.
+
+        `work` runs the stages by itself and calls `after_backward` after every backward of weights.
+        """
+        zero = self._engine.optimizer
+        self._engine.set_gradient_accumulation_boundary(False)
+        work()
+        if self._tied is not None:
+            embedding = self.parameters.named.get("embedding.weight")
+            self._tied.add_gradient(None if embedding is None else _accumulated(embedding))
+        self._engine.set_gradient_accumulation_boundary(True)
+        if type(zero).__name__ == "DeepSpeedZeroOptimizer":
+            zero.setup_buckets()  # else made by hooks, which a split backward never calls
+        self._engine.allreduce_gradients()
+
+    def after_backward(self, stage: nn.Module) -> None:
+        """Move a stage's fresh gradients to where they are accumulated in float32."""
+        if self._tied is not None:
+            self._tied.collect()
+        zero = self._engine.optimizer
+        if type(zero).__name__ != "BF16_Optimizer":
+            return  # float32 weights accumulate in their own gradients
+        for parameter in stage.parameters():
+            place = self._bf16_places.get(parameter)
+            if place is not None and parameter.grad is not None:
+                zero._update_hp_grad(parameter, *place, clear_lp_grads=False)
+                parameter.grad = None
 
     def forward_only(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward; call under `no_grad`. Collective with ZeRO-3."""
@@ -196,12 +209,14 @@ class TrainingEngine:
         if self._zero_stage == 0:
             return self._step_without_zero()
         self._engine.step()
+        if self._tied is not None:
+            self._tied.follow()
         norm = self._engine.get_global_grad_norm()
         return StepOutcome(float(norm), bool(self._engine.was_step_applied()))
 
     def _step_without_zero(self) -> StepOutcome:
         """DeepSpeed would neither compute the norm nor notice a NaN here: both are done before its step."""
-        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.parameters.named.values() if p.grad is not None]
         norm = float(nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):
             self._engine.zero_grad()
@@ -212,27 +227,31 @@ class TrainingEngine:
         self._engine.step()
         return StepOutcome(norm, True)
 
+    def close(self) -> None:
+        """Let go of buffers and hooks, so that another engine can be built in this process."""
+        self._engine.destroy()
+
     # What a checkpoint is made of: full logical float32 tensors by parameter name.
 
-    def parameter_names(self) -> list[str]:
-        """Names in module order."""
-        return [name for name, _ in self.module.named_parameters()]
-
-    def full_shape(self, name: str) -> torch.Size:
-        """Logical shape of a parameter, however it is sharded."""
-        parameter = self.module.get_parameter(name)
-        return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
-
     def full_tensors(self, name: str) -> dict[str, Tensor]:
-        """{"weight", "exp_avg", "exp_avg_sq"} of a parameter, float32. Collective: call on every rank."""
-        parameter = self.module.get_parameter(name)
+        """{"weight", "exp_avg", "exp_avg_sq"} of a parameter, float32, whole.
+
+        Collective over the ranks of this pipeline stage: call on all of them, in the same order.
+        """
+        parameter = self.parameters.named[name]
         if self._zero_stage == 0:
             moments = {key: self._adam.state[parameter][key] for key in ADAM_STATES}
-            return {"weight": parameter.detach(), **moments}
-        tensors = {"weight": safe_get_full_fp32_param(parameter)}
-        for key in ADAM_STATES:
-            tensors[key] = safe_get_full_optimizer_state(parameter, key)
-        return tensors
+            tensors = {"weight": parameter.detach(), **moments}
+        else:
+            tensors = {"weight": safe_get_full_fp32_param(parameter)}
+            for key in ADAM_STATES:
+                tensors[key] = safe_get_full_optimizer_state(parameter, key)
+        if self.parameters.cut(name).parts == 1:
+            return tensors
+        return {
+            kind: self.parameters.joined(name, gather(part, self.mesh.tensor))
+            for kind, part in tensors.items()
+        }
 
     def adam_steps(self) -> int:
         """Steps AdamW has applied (skipped steps are not among them)."""
@@ -246,12 +265,14 @@ class TrainingEngine:
         Every parameter must come; each rank keeps its shard. With `adam_steps` 0 moments are ignored.
         """
         for name, full in tensors:
-            parameter = self.module.get_parameter(name)
-            self._set_shard(parameter, full["weight"], None)
+            parameter, cut = self.parameters.named[name], self.parameters.cut(name)
+            self._set_shard(parameter, cut.of(full["weight"]), None)
             if adam_steps > 0:
                 for key in ADAM_STATES:
-                    self._set_shard(parameter, full[key], key)
+                    self._set_shard(parameter, cut.of(full[key]), key)
         self._refresh_low_precision()
+        if self._tied is not None:
+            self._tied.follow()
         for state in self._adam.state.values():
             if "step" in state:
                 state["step"] = torch.full_like(torch.as_tensor(state["step"]), float(adam_steps))
@@ -269,10 +290,11 @@ class TrainingEngine:
             own.copy_(full)
         elif self._zero_stage == 3:
             flat = full.flatten()
-            size = -(-flat.numel() // self._mesh.dp_size)
-            padded = torch.zeros(size * self._mesh.dp_size, dtype=flat.dtype, device=flat.device)
+            ranks = self.mesh.zero
+            size = -(-flat.numel() // ranks.size)
+            padded = torch.zeros(size * ranks.size, dtype=flat.dtype, device=flat.device)
             padded[: flat.numel()] = flat
-            shard = padded[size * self._mesh.dp_rank : size * (self._mesh.dp_rank + 1)]
+            shard = padded[size * ranks.rank : size * (ranks.rank + 1)]
             if state is None:
                 safe_set_local_fp32_param(parameter, shard)
             else:
@@ -288,7 +310,7 @@ class TrainingEngine:
         """
         zero = self._engine.optimizer
         if self._zero_stage == 0:
-            masters = list(self.module.parameters())
+            masters = list(self.parameters.named.values())
         else:
             masters = getattr(zero, _MASTER_PARTITIONS[type(zero).__name__])
         for flat in masters:

@@ -52,6 +52,15 @@ class AxisGroup:
         return len(self.ranks)
 
 
+def gather(part: Tensor, ranks: AxisGroup) -> list[Tensor]:
+    """Every rank's tensor of this shape, in order of rank. Collective; without gradients."""
+    if ranks.size == 1:
+        return [part]
+    parts = [torch.empty_like(part) for _ in range(ranks.size)]
+    dist.all_gather(parts, part.contiguous(), group=ranks.group)
+    return parts
+
+
 @dataclass(frozen=True)
 class World:
     """What outlives a change of layout: the processes themselves and every group made so far."""
@@ -124,6 +133,12 @@ class Mesh:
         return self.data.size
 
     @property
+    def holders(self) -> tuple[int, int]:
+        """This rank's number among the ranks of its pipeline stage, and how many they are."""
+        size = self.world_size // self.pipeline.size
+        return self.rank % size, size
+
+    @property
     def is_last_stage(self) -> bool:
         """Whether this rank is in the last group of the pipeline, by rank."""
         return self.pipeline.rank == self.pipeline.size - 1
@@ -137,6 +152,12 @@ class Mesh:
         """All-reduce `tensor` in place over every rank and return it."""
         dist.all_reduce(tensor)
         return tensor
+
+    def gather_world(self, row: Tensor) -> Tensor:
+        """Every rank's `row` (N,), as (ranks, N), on the CPU. Collective."""
+        rows = [torch.empty_like(row) for _ in range(self.world_size)]
+        dist.all_gather(rows, row, group=self.control_group)
+        return torch.stack(rows)
 
     def broadcast_object(self, value: Any) -> Any:
         """The main rank's `value`, on every rank (any picklable object, through the CPU)."""

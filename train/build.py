@@ -11,30 +11,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from data.evaluation import evaluation_batches
 from data.loader import Loader
 from data.ngram import NgramYardstick, cached_fit, merge
 from data.packing import BatchPlanner
 from data.sources import Corpus, make_corpus, open_corpus
-from model.attention_core import choose_core
 from model.config import ModelConfig
 from model.flops import parameter_count
-from model.initialization import initialize_parameter
-from model.transformer import Transformer
 from parallel import checkpoint as checkpoint_tensors
-from parallel.deepspeed_engine import DTYPES, TrainingEngine, materialise, zero_settings
-from parallel.mesh import Mesh
+from parallel.mesh import Mesh, arrange
 from train import checkpoint, compose
+from train.build_trainer import build_trainer, dealer
 from train.checkpoint import Checkpoints, RunState
 from train.config import RunConfig
 from train.evaluate import HeldOut
 from train.loop import Run, bases_by_kind
-from train.objective import NextTokenLoss
 from train.run_log import RunLog, write_config
 from train.schedule import Schedule, Stage
+from train.trainer import Trainer
 from train.wandb_log import WandbLog
 
 
@@ -152,35 +146,6 @@ def data_identity(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def build_engine(config: RunConfig, mesh: Mesh) -> TrainingEngine:
-    """The model with its initial weights under DeepSpeed."""
-    dtype = DTYPES[config.train.precision]
-    core = choose_core(config.model.attention_backend, mesh.device, dtype)
-    with torch.device("meta"):
-        model = Transformer(config.model, core)
-    model.keep_for_backward(config.train.keep_for_backward)
-    settings = zero_settings(
-        config.parallel,
-        config.optimizer,
-        precision=config.train.precision,
-        num_parameters=parameter_count(config.model),
-        device=mesh.device,
-    )
-
-    def initialise(name: str, tensor: Tensor) -> None:
-        initialize_parameter(name, tensor, config.model, config.seed)
-
-    materialise(
-        model,
-        initialise,
-        device=mesh.device,
-        dtype=dtype,
-        zero3_settings=settings if config.parallel.zero_stage == 3 else None,
-    )
-    objective = NextTokenLoss(model, config.train.z_loss)
-    return TrainingEngine(model, objective, mesh, config.parallel, config.optimizer, settings)
-
-
 def build_run(
     config: RunConfig,
     mesh: Mesh,
@@ -196,32 +161,64 @@ def build_run(
         ValueError: the checkpoint's tensors do not fit or are damaged, or W&B refuses.
         RuntimeError: torch or DeepSpeed could not build the engine.
     """
-    try:
-        engine = build_engine(config, mesh)
-    except ValueError as error:  # not a refusal of ours: it keeps its traceback
-        raise RuntimeError("the engine could not be built") from error
-    if resume is not None:
-        checkpoint_tensors.read(engine, resume, adam_steps=state.adam_steps)
-    state.layout = {
-        "world_size": mesh.world_size,
-        **dataclasses.asdict(config.parallel),
-        "precision": config.train.precision,
-    }
-    state.versions = versions()
     folder = run_folder(config)
-    log, wandb = mesh.together(lambda: _open_logs(config, mesh, folder, state.step))
-    return Run(
+    run = Run(
         config=config,
         folder=folder,
         mesh=mesh,
         schedule=schedule,
-        engine=engine,
+        trainer=_trainer(config, mesh, schedule, state, resume),
         state=state,
         checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint.keep, mesh),
-        held_out=_held_out(config, mesh, corpus),
-        log=log,
-        wandb=wandb,
+        held_out=_held_out(config, mesh, corpus, schedule.stage_at(state.tokens_seen)),
     )
+    _note_layout(run)
+    run.log, run.wandb = mesh.together(lambda: _open_logs(config, mesh, folder, state.step))
+    return run
+
+
+def reform(run: Run, corpus: Corpus) -> None:
+    """Go on in the layout of the stage that begins now, from the checkpoint of the one that ended. Collective.
+
+    The processes stay; grid, engine and pipeline are made anew, and the tensors come from the checkpoint,
+    which any layout can read: so a run that is killed here and started again does exactly the same.
+    """
+    run.checkpoints.wait()
+    folder = run.mesh.broadcast_object(checkpoint.latest(run.folder / "checkpoints"))
+    stage = run.schedule.stage_at(run.state.tokens_seen)
+    run.trainer.engine.close()
+    run.mesh = arrange(run.mesh.world, stage.parallel.topology(run.mesh.world_size))
+    run.trainer = _trainer(run.config, run.mesh, run.schedule, run.state, folder)
+    run.held_out = _held_out(run.config, run.mesh, corpus, stage)
+    _note_layout(run)
+
+
+def _trainer(
+    config: RunConfig, mesh: Mesh, schedule: Schedule, state: RunState, resume: Path | None
+) -> Trainer:
+    leg = schedule.leg(state.tokens_seen)
+    try:
+        trainer = build_trainer(
+            config,
+            mesh,
+            leg[0].parallel,
+            sequence_length=max(stage.shape.sequence_length for stage in leg),
+        )
+    except ValueError as error:  # not a refusal of ours: it keeps its traceback
+        raise RuntimeError("the engine could not be built") from error
+    if resume is not None:
+        checkpoint_tensors.read(trainer.engine, resume, adam_steps=state.adam_steps)
+    return trainer
+
+
+def _note_layout(run: Run) -> None:
+    stage = run.schedule.stage_at(run.state.tokens_seen)
+    run.state.layout = {
+        "world_size": run.mesh.world_size,
+        **dataclasses.asdict(stage.parallel),
+        "precision": run.config.train.precision,
+    }
+    run.state.versions = versions()
 
 
 def _open_logs(
@@ -238,7 +235,7 @@ def _open_logs(
 
 
 def build_loader(run: Run, corpus: Corpus) -> Loader:
-    """Batches from where the run stands to its end."""
+    """Batches from where the run stands to its end, or to where its layout changes."""
     planner = BatchPlanner(
         corpus.sources,
         seed=run.config.data.seed,
@@ -254,18 +251,23 @@ def build_loader(run: Run, corpus: Corpus) -> Loader:
             ) from error
     most = run.config.train.max_steps
     steps = None if most is None else max(0, most - run.state.step)
+    leg = run.schedule.leg(run.state.tokens_seen)
+    shapes = run.schedule.shapes(run.state.tokens_seen, until=leg[-1].end)
     return Loader(
         planner,
         corpus.sources,
         run.mesh.dp_rank,
         run.mesh.dp_size,
-        islice(run.schedule.shapes(run.state.tokens_seen), steps),
+        islice(shapes, steps),
         prefetch=run.config.data.prefetch,
         pad_id=corpus.eos_id,
+        deal=dealer(run.config.model, run.mesh, leg[0].parallel),
     )
 
 
-def _held_out(config: RunConfig, mesh: Mesh, corpus: Corpus) -> Callable[[Stage], HeldOut] | None:
+def _held_out(
+    config: RunConfig, mesh: Mesh, corpus: Corpus, begins: Stage
+) -> Callable[[Stage], HeldOut] | None:
     if not (config.evaluation.enabled and corpus.heldout):
         return None
     budget = config.evaluation.yardstick_tokens // len(corpus.sources)
@@ -291,6 +293,7 @@ def _held_out(config: RunConfig, mesh: Mesh, corpus: Corpus) -> Callable[[Stage]
             max_tokens=config.evaluation.max_tokens,
             dp_rank=mesh.dp_rank,
             dp_size=mesh.dp_size,
+            deal=dealer(config.model, mesh, begins.parallel),
         )
         mesh.together(lambda: yardstick() if mesh.is_main else None)  # the others find the counts
         return HeldOut(stage.shape.sequence_length, streams, yardstick())

@@ -75,7 +75,7 @@ class Checkpoints:
         """
         self.wait()
         state.adam_steps = engine.adam_steps()
-        owned = tensors.gather_owned(engine, self._mesh)
+        owned = tensors.gather_owned(engine)
         text = json.dumps({"format": FORMAT, **asdict(state)}, indent=1)
         self._pending = self._writer.submit(self._write, owned, text, state.step)
 

@@ -45,6 +45,8 @@ class StageConfig:
     learning_rate: Any = None
     # The stage's own mix of sources, name -> weight (a source left out weighs nothing); empty: data.sources'.
     data: dict[str, float] = field(default_factory=dict)
+    # Laid over the run's `parallel` from this stage on only: {sequence: 4, zero_stage: 2}; empty: the run's.
+    parallel: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.batch import IGNORE, PackedBatch
+from data.batch import IGNORE
 from data.evaluation import EvaluationSet
 from data.ngram import NgramYardstick
-from parallel.deepspeed_engine import TrainingEngine
 from parallel.mesh import Mesh
 from train.objective import to_device
+from train.trainer import Trainer
 
 ROWS = ("loss", "unigram_loss", "bigram_loss", "tokens")
 _FIRST_BUCKET = 32
@@ -44,36 +44,30 @@ def bucket_edges(sequence_length: int) -> list[int]:
     return [*edges, sequence_length]
 
 
-def evaluate(
-    engine: TrainingEngine, mesh: Mesh, held_out: HeldOut, rope_base: float
-) -> dict[str, Any]:
+def evaluate(trainer: Trainer, mesh: Mesh, held_out: HeldOut, rope_base: float) -> dict[str, Any]:
     """Losses of the whole held-out set, as one JSON object. Collective."""
     length = held_out.sequence_length
     sums = np.zeros((len(ROWS), length))  # by position
     for batch in held_out.streams:
+        # One at a time: what is kept is one stream's losses, however large the set is.
+        losses = trainer.token_losses([to_device(batch, mesh.device)], rope_base)
+        if losses is None:
+            continue
         tokens_T, targets_T = batch.tokens_T.numpy(), batch.targets_T.numpy()
         ngram = held_out.yardstick.score(tokens_T, targets_T)
         columns = (
-            _model_losses(engine, mesh, batch, rope_base),
+            losses[0].double().cpu().numpy(),
             ngram.unigram,
             ngram.bigram,
             np.ones(len(targets_T)),
         )
         positions_T = np.concatenate([np.arange(n) for n in batch.lengths])
+        positions_T = np.concatenate([positions_T[r.start : r.stop] for r in batch.ranges])
         valid_T = targets_T != IGNORE
         for row, losses_T in enumerate(columns):
             sums[row] += np.bincount(positions_T[valid_T], losses_T[valid_T], minlength=length)
     total = mesh.sum_over_world(torch.from_numpy(sums).to(mesh.device)).cpu().numpy()
     return _summary(total, held_out)
-
-
-def _model_losses(
-    engine: TrainingEngine, mesh: Mesh, batch: PackedBatch, rope_base: float
-) -> np.ndarray:
-    with torch.no_grad():
-        (losses_T,) = engine.forward_only(to_device(batch, mesh.device), rope_base, per_token=True)
-    result: np.ndarray = losses_T.double().cpu().numpy()
-    return result
 
 
 def _summary(total: np.ndarray, held_out: HeldOut) -> dict[str, Any]:

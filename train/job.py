@@ -5,10 +5,11 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from data.loader import Loader
 from model.attention_core import choose_core
 from model.flops import parameter_count
 from parallel import mesh as world
-from parallel.deepspeed_engine import DTYPES
+from parallel.deepspeed_settings import DTYPES
 from parallel.mesh import Mesh
 from train import build, validate
 from train.closing import closing_words
@@ -62,6 +63,8 @@ def _train(config: RunConfig, mesh: Mesh) -> int:
                     write_report(folder)
                 sys.stdout.write(closing_words(folder, state, finished=True))
             return 0
+        first = schedule.stage_at(state.tokens_seen)
+        mesh = world.arrange(mesh.world, first.parallel.topology(mesh.world_size))
         run = build.build_run(
             config, mesh, schedule=schedule, corpus=corpus, state=state, resume=resume
         )
@@ -79,9 +82,13 @@ def _train(config: RunConfig, mesh: Mesh) -> int:
     for line in _opening_words(run, resume):
         progress.line(line)
     finished, failure = True, ""
-    with progress, loader:
+    with progress:
         try:
-            finished = train(run, loader, progress)
+            finished = _train_leg(run, loader, progress)
+            while finished and not run.is_over:
+                build.reform(run, corpus)
+                progress.line(f"{config.run_name}: now {_describe_layout(run)}")
+                finished = _train_leg(run, build.build_loader(run, corpus), progress)
         except NonFiniteStep as error:
             failure = str(error)
     run.checkpoints.close()
@@ -93,13 +100,28 @@ def _train(config: RunConfig, mesh: Mesh) -> int:
     return 0
 
 
+def _train_leg(run: Run, loader: Loader, progress: Progress) -> bool:
+    """Train while the layout stays; returns False if a signal ended it."""
+    with loader:
+        return train(run, loader, progress)
+
+
+def _describe_layout(run: Run) -> str:
+    """The grid, in words: only what is more than one."""
+    parallel = run.schedule.stage_at(run.state.tokens_seen).parallel
+    axes = [f"{axis} {size}" for axis, size in run.mesh.topology.sizes.items() if size > 1]
+    grid = f" ({' x '.join(reversed(axes))})" if axes else ""
+    return (
+        f"{run.mesh.world_size} rank(s){grid} on {run.mesh.device.type}, ZeRO-{parallel.zero_stage}"
+    )
+
+
 def _opening_words(run: Run, resume: Path | None) -> list[str]:
-    config, schedule, mesh = run.config, run.schedule, run.mesh
+    config, schedule = run.config, run.schedule
     stages = " -> ".join(f"{s.name} {s.shape.sequence_length:,}" for s in schedule.stages)
     lines = [
         f"{config.run_name}: {build.describe_model(config.model)}",
-        f"{config.run_name}: {mesh.world_size} rank(s) on {mesh.device.type}, "
-        f"ZeRO-{config.parallel.zero_stage}, {config.train.precision}; {stages}; "
+        f"{config.run_name}: {_describe_layout(run)}, {config.train.precision}; {stages}; "
         f"{run.total_tokens:,} tokens",
     ]
     lines += [f"warning: {warning}" for warning in validate.warnings(config, schedule)]

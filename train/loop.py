@@ -13,7 +13,6 @@ import torch
 
 from data.loader import GlobalBatch
 from model.layer_pattern import expand_pattern
-from parallel.deepspeed_engine import TrainingEngine
 from parallel.mesh import Mesh
 from train.checkpoint import Checkpoints, RunState, write_durably
 from train.config import RunConfig
@@ -23,6 +22,7 @@ from train.run_log import RunLog, finite
 from train.schedule import Point, Schedule, Stage
 from train.step import StepResult, optimizer_step, what_was_seen
 from train.stop_signal import StopSignal
+from train.trainer import Trainer
 from train.wandb_log import WandbLog
 
 
@@ -36,15 +36,16 @@ class Run:
 
     config: RunConfig
     folder: Path
+    # Mesh, trainer and held-out share belong to the layout of the stage: see `train/build.py: reform`.
     mesh: Mesh
     schedule: Schedule
-    engine: TrainingEngine
+    trainer: Trainer
     state: RunState
     checkpoints: Checkpoints
     held_out: Callable[[Stage], HeldOut] | None
     # Main rank only: None elsewhere.
-    log: RunLog | None
-    wandb: WandbLog | None
+    log: RunLog | None = None
+    wandb: WandbLog | None = None
     # Main rank only: why a log could not be written. The other ranks learn of it with the next step.
     failure: OSError | None = None
 
@@ -63,7 +64,7 @@ class Run:
 
 
 def train(run: Run, batches: Iterable[GlobalBatch], progress: Progress) -> bool:
-    """Run to the end of the schedule; returns False if a signal ended it before.
+    """Run to the end of the batches; returns False if a signal ended it before.
 
     Raises:
         NonFiniteStep: see `train.max_skipped_steps`; the weights are those of the step before.
@@ -74,7 +75,7 @@ def train(run: Run, batches: Iterable[GlobalBatch], progress: Progress) -> bool:
             point = run.schedule.at(run.state.tokens_seen)
             waited = time.perf_counter() - drawn
             result = optimizer_step(
-                run.engine,
+                run.trainer,
                 run.mesh,
                 batch,
                 point=point,
@@ -122,7 +123,7 @@ def is_over(config: RunConfig, schedule: Schedule, state: RunState) -> bool:
 def _save(run: Run) -> None:
     if run.log is not None:
         run.log.sync()
-    run.checkpoints.save(run.engine, run.state)
+    run.checkpoints.save(run.trainer.engine, run.state)
 
 
 def _raise(failure: OSError | None) -> None:
@@ -187,6 +188,8 @@ def _metrics(
         "skipped": not result.applied,
         "seconds": {"data": waited, **result.seconds},
     }
+    if result.received is not None:
+        row["sequence_bytes_received"] = result.received
     if run.config.train.z_loss:
         row["z_loss"] = result.z_loss
     cleaned: dict[str, Any] = finite(row)
@@ -213,7 +216,7 @@ def _write(run: Run, row: dict[str, Any]) -> None:
 def _evaluate(run: Run, point: Point, progress: Progress) -> None:
     if run.held_out is None:
         return
-    result = evaluate(run.engine, run.mesh, run.held_out(point.stage), point.rope_base)
+    result = evaluate(run.trainer, run.mesh, run.held_out(point.stage), point.rope_base)
     row = {
         "step": run.state.step,
         "stage": point.stage.name,

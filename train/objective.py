@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from data.batch import PackedBatch
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
+from parallel.sequence.layout import SequenceShare, ShardedLayout
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """A packed stream on the device that computes."""
+    """A packed stream, or this rank's share of one, on the device that computes."""
 
     tokens_T: Tensor
     targets_T: Tensor
@@ -29,7 +30,14 @@ def to_device(batch: PackedBatch, device: torch.device) -> MicroBatch:
     if device.type == "cuda":
         tokens_T = tokens_T.pin_memory().to(device, non_blocking=True)
         targets_T = targets_T.pin_memory().to(device, non_blocking=True)
-    return MicroBatch(tokens_T, targets_T, PackedLayout.from_lengths(batch.lengths, device))
+    if batch.share is None:
+        layout = PackedLayout.from_lengths(batch.lengths, device)
+    else:
+        assert isinstance(batch.share, SequenceShare), (
+            "made by the dealer that the loader was given"
+        )
+        layout = ShardedLayout.from_share(batch.share, device)
+    return MicroBatch(tokens_T, targets_T, layout)
 
 
 class NextTokenLoss(nn.Module):

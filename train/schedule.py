@@ -6,8 +6,11 @@ stream tokens, padding included: a stage of `tokens` takes ceil(tokens / batch_t
 the packing makes of them.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import takewhile
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,6 +19,7 @@ from data.loader import BatchShape
 from data.mixture import mixture_weights
 from model.config import ModelConfig
 from model.layer_pattern import expand_pattern
+from parallel.config import ParallelConfig
 from train import learning_rate, rope_base
 from train.config import LearningRateConfig, RunConfig, StageConfig
 from train.rope_base import BaseCurve
@@ -33,6 +37,8 @@ class Stage:
     base: BaseCurve
     # None: the run-wide learning rate holds.
     learning_rate: LearningRateConfig | None
+    # The run's layout with this stage's overlay.
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     @property
     def end(self) -> int:
@@ -79,9 +85,16 @@ class Schedule:
             rate = learning_rate.learning_rate_at(self.learning_rate, drawn, self.total_tokens)
         return Point(stage, rate, stage.base.at(tokens_seen - stage.start))
 
-    def shapes(self, tokens_seen: int) -> Iterator[BatchShape]:
-        """Shape of every batch from `tokens_seen` to the end of the run."""
-        while tokens_seen < self.total_tokens:
+    def leg(self, tokens_seen: int) -> tuple[Stage, ...]:
+        """The stages from the one at `tokens_seen` on that share its layout: one engine serves them."""
+        first = self.stage_at(tokens_seen)
+        rest = self.stages[first.index :]
+        return tuple(takewhile(lambda stage: stage.parallel == first.parallel, rest))
+
+    def shapes(self, tokens_seen: int, until: int | None = None) -> Iterator[BatchShape]:
+        """Shape of every batch from `tokens_seen` to the end of the run, or to `until` tokens seen."""
+        end = self.total_tokens if until is None else until
+        while tokens_seen < end:
             shape = self.stage_at(tokens_seen).shape
             yield shape
             tokens_seen += shape.batch_tokens
@@ -160,11 +173,38 @@ def _resolve(
     found += mistakes
     if rate is not None:
         found += learning_rate.problems(rate, f"{key}.learning_rate", facts.tokens)
+    layout, mistakes = _stage_layout(row.parallel, config.parallel, f"{key}.parallel")
+    found += mistakes
     if found or curve is None:
         return None, found
     shape = BatchShape(row.sequence_length, row.batch_tokens, row.micro_batch_tokens, weights)
     start = before[-1].end if before else 0
-    return Stage(name, len(before), start, num_steps, shape, curve, rate), []
+    return Stage(name, len(before), start, num_steps, shape, curve, rate, layout), []
+
+
+# What belongs to the processes, not to the layout of a stage.
+_OF_THE_RUN = {"timeout_seconds"}
+
+
+def _stage_layout(
+    overlay: Mapping[str, Any], run: ParallelConfig, key: str
+) -> tuple[ParallelConfig, list[str]]:
+    """The run's layout with a stage's overlay laid over it, and what is wrong with the overlay."""
+    known = [name for name in ParallelConfig.__dataclass_fields__ if name not in _OF_THE_RUN]
+    found = []
+    for name in overlay:
+        if name not in known:
+            nearest = get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            found.append(f"{key}.{name}: unknown; did you mean {nearest}?")
+    if found:
+        return run, found
+    try:
+        merged = {**dataclasses.asdict(run), **overlay}
+        layout = TypeAdapter(ParallelConfig).validate_python(merged)
+    except ValidationError as error:
+        return run, [f"{key}.{detail['loc'][0]}: {detail['msg']}" for detail in error.errors()]
+    problems = layout.problems() if overlay else []  # the run's own are reported as the run's
+    return layout, [f"{key}: {problem}" for problem in problems]
 
 
 def _stage_rate(value: Any, key: str) -> tuple[LearningRateConfig | None, list[str]]:

@@ -9,15 +9,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.loader import GlobalBatch
 from model.config import ModelConfig
 from model.flops import training_flops
-from parallel.deepspeed_engine import TrainingEngine
 from parallel.mesh import Mesh
+from parallel.sequence.traffic import TrafficMeter
 from train.objective import to_device
 from train.schedule import Point
+from train.trainer import Trainer
+
+# Layers that see everything, and layers with a window.
+_KINDS = ("full", "window")
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,13 @@ class StepResult:
     # Ranks that were asked to stop before this step.
     stop_votes: int
     seconds: dict[str, float]
+    # Bytes that sequence parallelism received in this step, forward and backward, by kind of layer:
+    # {"full": {"mean", "max"}, "window": {"mean", "max"}} over all ranks. None without it.
+    received: dict[str, dict[str, float]] | None
 
 
 def optimizer_step(
-    engine: TrainingEngine,
+    trainer: Trainer,
     mesh: Mesh,
     batch: GlobalBatch,
     *,
@@ -49,37 +56,52 @@ def optimizer_step(
     `stop`: this rank was asked to stop; the sum over ranks comes back, so that all stop together.
     """
     started = time.perf_counter()
-    per_token = mesh.dp_size / max(1, batch.valid_tokens)
+    trainer.traffic.reset()  # an evaluation may have been in between
+    # ZeRO averages over all ranks that hold the same parameters; the loss is a sum over them.
+    per_token = mesh.zero.size / max(1, batch.valid_tokens)
+
+    def weigh(total: Tensor) -> Tensor:
+        return total * per_token * _poison(total.detach())
+
+    micro_batches = [to_device(packed, mesh.device) for packed in batch.micro_batches]
     sums = torch.zeros(4, dtype=torch.float64, device=mesh.device)
-    for index, packed in enumerate(batch.micro_batches):
-        micro_batch = to_device(packed, mesh.device)
-
-        def run(module: nn.Module, micro_batch: Any = micro_batch) -> Tensor:
-            total, loss_sum, z_sum = module(micro_batch, point.rope_base)
-            sums[0] += loss_sum.detach()
-            sums[1] += z_sum.detach()
-            scaled: Tensor = total * per_token * _poison(total.detach())
-            return scaled
-
-        engine.forward_backward(run, last=index == len(batch.micro_batches) - 1)
-        sums[2] += float(training_flops(model, packed.lengths))
+    sums[:2] = trainer.gradients(micro_batches, point.rope_base, weigh)
+    if mesh.model.rank == 0 and mesh.sequence.rank == 0:  # a stream is counted once
+        flops = sum(training_flops(model, packed.lengths) for packed in batch.micro_batches)
+        sums[2] = float(flops)
     sums[3] = float(stop)
     mesh.sum_over_world(sums)
-    loss_sum, z_sum, flops, stop_votes = sums.tolist()
+    loss_sum, z_sum, total_flops, stop_votes = sums.tolist()
     computed = time.perf_counter()
-    outcome = engine.step(point.learning_rate)
+    outcome = trainer.engine.step(point.learning_rate)
     return StepResult(
         loss=loss_sum / max(1, batch.valid_tokens),
         z_loss=z_sum / max(1, batch.valid_tokens),
         gradient_norm=outcome.gradient_norm,
         applied=outcome.applied,
-        flops=int(flops),
+        flops=int(total_flops),
         stop_votes=int(stop_votes),
         seconds={
             "forward_backward": computed - started,
             "optimizer": time.perf_counter() - computed,
         },
+        received=_received(mesh, trainer.traffic),
     )
+
+
+def _received(mesh: Mesh, traffic: TrafficMeter) -> dict[str, dict[str, float]] | None:
+    """Mean and maximum over ranks of what each received since it was last asked. Collective."""
+    if mesh.sequence.size == 1:
+        return None
+    mine = [
+        sum(count for (kind, _), count in traffic.bytes.items() if kind == wanted)
+        for wanted in _KINDS
+    ]
+    received = mesh.gather_world(torch.tensor(mine, dtype=torch.float64))
+    return {
+        kind: {"mean": float(received[:, i].mean()), "max": float(received[:, i].max())}
+        for i, kind in enumerate(_KINDS)
+    }
 
 
 def _poison(total: Tensor) -> Tensor:
@@ -89,7 +111,10 @@ def _poison(total: Tensor) -> Tensor:
 
 
 def what_was_seen(mesh: Mesh, batch: GlobalBatch, result: StepResult, step: int) -> dict[str, Any]:
-    """What a non-finite step had in hand: ranks and their documents. Collective."""
+    """What a non-finite step had in hand: ranks and their documents. Collective.
+
+    Ranks that share streams (all axes but data) name the same documents.
+    """
     mine = [
         {"micro_batch": index, "documents": [asdict(span) for span in packed.spans]}
         for index, packed in enumerate(batch.micro_batches)

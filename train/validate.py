@@ -13,6 +13,10 @@ from pathlib import Path
 from model.config import ModelConfig
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern
+from parallel.config import ParallelConfig
+from parallel.pipeline.split import pipeline_problems
+from parallel.sequence.balance import dealing_problem
+from parallel.tensor.cut import tensor_problems
 from train import rope_base
 from train.config import (
     ALLOWED_CHANGES,
@@ -43,7 +47,7 @@ def problems(config: RunConfig, world_size: int) -> list[str]:
     schedule, mistakes = build_schedule(config)
     found += mistakes
     if schedule is not None:
-        found += _world_problems(schedule, world_size)
+        found += _layout_problems(config, schedule, world_size)
     return found + _room_problems(config)
 
 
@@ -146,13 +150,51 @@ def _unsound(config: RunConfig) -> list[str]:
     return []
 
 
-def _world_problems(schedule: Schedule, world_size: int) -> list[str]:
-    """Lengths that do not divide, and worlds that do not fit the batch."""
-    return [
-        f"schedule.stages.{stage.name}.{problem}"
-        for stage in schedule.stages
-        for problem in stage.shape.problems(world_size)
-    ]
+def _layout_problems(config: RunConfig, schedule: Schedule, world_size: int) -> list[str]:
+    """Layouts that do not fit the world, the model or the batches of a stage; each said once."""
+    found: dict[str, None] = {}
+    for stage in schedule.stages:
+        key = f"schedule.stages.{stage.name}"
+        overlaid = f"{key}." if config.schedule.stages[stage.name].parallel else ""
+        layout = stage.parallel
+        if layout.problems():  # reported as the run's, or as the overlay's
+            continue
+        problem = layout.world_problem(world_size)
+        if problem:
+            found[f"{overlaid}{problem}"] = None
+            continue
+        data_size = layout.topology(world_size).data
+        problems = tensor_problems(config.model, layout.tensor)
+        if layout.pipeline > 1:
+            problems += pipeline_problems(
+                config.model,
+                layout,
+                micro_batches=stage.shape.num_micro_batches(data_size),
+                keep_for_backward=config.train.keep_for_backward,
+            )
+        found |= {f"{overlaid}{problem}": None for problem in problems}
+        found |= {
+            f"{key}.{problem}": None
+            for problem in stage.shape.problems(data_size)
+            + _stream_problems(layout, stage.shape.micro_batch_tokens)
+        }
+    return list(found)
+
+
+def _stream_problems(layout: ParallelConfig, micro_batch_tokens: int) -> list[str]:
+    """Why streams of this length cannot be shared among sequence and tensor ranks."""
+    found = []
+    dealt = dealing_problem(layout.sequence_layout, micro_batch_tokens, layout.sequence)
+    if layout.sequence > 1 and dealt is not None:
+        found.append(f"micro_batch_tokens={micro_batch_tokens}: {dealt}")
+    ranks = layout.sequence * layout.tensor
+    if layout.tensor > 1 and micro_batch_tokens % ranks:
+        below = micro_batch_tokens // ranks * ranks
+        found.append(
+            f"micro_batch_tokens={micro_batch_tokens}: must be a multiple of sequence x tensor = {ranks}; "
+            f"use {below or ranks} or {below + ranks}"
+        )
+    return found
 
 
 def _room_problems(config: RunConfig) -> list[str]:

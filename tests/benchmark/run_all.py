@@ -17,7 +17,7 @@ from pathlib import Path
 
 DOCUMENT = Path("docs/benchmarks.md")
 FOLDER = Path(__file__).parent
-NAMES = ("attention", "packing", "step_profile", "resume", "kills")
+NAMES = ("attention", "packing", "step_profile", "resume", "kills", "traffic", "balance")
 
 
 def measure(name: str) -> str:

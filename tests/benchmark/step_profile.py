@@ -63,7 +63,7 @@ def profile_stage(
 
         def step() -> None:
             optimizer_step(
-                run.engine, run.mesh, next(batches), point=point, model=config.model, stop=False
+                run.trainer, run.mesh, next(batches), point=point, model=config.model, stop=False
             )
 
         step()

@@ -10,8 +10,10 @@ import torch
 from model.config import ModelConfig
 from parallel import checkpoint as tensors
 from parallel.config import OptimizerConfig, ParallelConfig
-from parallel.deepspeed_engine import DTYPES, TrainingEngine, materialise, zero_settings
+from parallel.deepspeed_engine import TrainingEngine, materialise
+from parallel.deepspeed_settings import DTYPES, zero_settings
 from parallel.mesh import Mesh, start
+from parallel.parameters import NamedParameters
 from parallel.testing import run_on_ranks
 from train.checkpoint import STATE, Checkpoints, RunState, differences, latest, read_state
 
@@ -57,8 +59,9 @@ def build(mesh: Mesh, zero_stage: int, precision: str, width: int = 33) -> Train
         device=mesh.device,
         dtype=DTYPES[precision],
         zero3_settings=settings if zero_stage == 3 else None,
+        mesh=mesh,
     )
-    return TrainingEngine(module, module, mesh, parallel, optimizer, settings)
+    return TrainingEngine(NamedParameters.of(module), module, mesh, parallel, optimizer, settings)
 
 
 def train(engine: TrainingEngine, mesh: Mesh, steps: range) -> list[float]:
@@ -94,7 +97,7 @@ def write_and_go_on(folder: Path, precision: str) -> dict[int, list[float]]:
             straight[zero_stage] = train(build(mesh, zero_stage, precision), mesh, range(8))
             engine = build(mesh, zero_stage, precision)
             train(engine, mesh, range(3))
-            tensors.write(tensors.gather_owned(engine, mesh), folder / str(zero_stage), mesh)
+            tensors.write(tensors.gather_owned(engine), folder / str(zero_stage), mesh)
         return straight
 
     return run_on_ranks(work, 2)[0]
@@ -133,7 +136,7 @@ def test_tensors_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
     def work(rank: int, world_size: int) -> str:
         mesh = start(CPU, 60)
         engine = build(mesh, 1, "float32")
-        tensors.write(tensors.gather_owned(engine, mesh), tmp_path / "saved", mesh)
+        tensors.write(tensors.gather_owned(engine), tmp_path / "saved", mesh)
         engine = build(mesh, 1, "float32", width=34)
         with pytest.raises(ValueError, match="is of another model") as caught:
             tensors.read(engine, tmp_path / "saved", adam_steps=1)

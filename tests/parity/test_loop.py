@@ -91,7 +91,7 @@ def test_evaluation_is_the_mean_over_positions_on_any_layout(
 
     def work(rank: int, world_size: int) -> Any:
         config, mesh, _, corpus, run = started(arguments)
-        found = evaluate(run.engine, mesh, held_out(corpus, config, rank, world_size), 1e4)
+        found = evaluate(run.trainer, mesh, held_out(corpus, config, rank, world_size), 1e4)
         by_hand = evaluated_by_hand(config, held_out(corpus, config, 0, 1)) if rank == 0 else None
         return found, by_hand
 
@@ -140,7 +140,7 @@ def test_a_non_finite_step_may_be_skipped_and_says_what_it_saw(
 
     def work(rank: int, world_size: int) -> tuple[int, int]:
         run = train_through_a_bad_step(arguments)
-        return run.engine.adam_steps(), run.state.skipped_steps
+        return run.trainer.engine.adam_steps(), run.state.skipped_steps
 
     assert run_on_ranks(work, 2) == [(5, 1), (5, 1)]
     rows = [
@@ -206,14 +206,14 @@ def test_saving_leaves_no_trace_in_the_run(
         )
 
         def work(rank: int, world_size: int) -> None:
-            _, mesh, schedule, corpus, run = started(arguments)
+            _, _, schedule, corpus, run = started(arguments)
             progress = Progress(schedule, tokens_seen=0, total_tokens=1, seconds=9, speaks=False)
             with build.build_loader(run, corpus) as loader:
 
                 def watched() -> Any:
                     for batch in loader:
                         if saves:
-                            tensors.gather_owned(run.engine, mesh)
+                            tensors.gather_owned(run.trainer.engine)
                         yield batch
 
                 train(run, watched(), progress)

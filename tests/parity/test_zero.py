@@ -21,14 +21,15 @@ from model.initialization import initialize
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 from parallel.config import OptimizerConfig, ParallelConfig
-from parallel.deepspeed_engine import TrainingEngine, has_decay
+from parallel.deepspeed_engine import has_decay
 from parallel.mesh import Mesh, start
 from parallel.testing import run_on_ranks
-from train.build import build_engine
+from train.build_trainer import build_trainer
 from train.compose import compose_run
 from train.rope_base import BaseCurve
 from train.schedule import Point, Stage
 from train.step import optimizer_step
+from train.trainer import Trainer
 
 CPU = torch.device("cpu")
 TOKENS = 64
@@ -76,7 +77,7 @@ def point() -> Point:
     return Point(Stage("only", 0, 0, STEPS, shape, BaseCurve(((0, 1e4),)), None), 1e-2, 1e4)
 
 
-def engine(mesh: Mesh, zero_stage: int, precision: str, **train: Any) -> TrainingEngine:
+def engine(mesh: Mesh, zero_stage: int, precision: str, **train: Any) -> Trainer:
     config = compose_run(["schedule=small"])
     config.model = MODEL
     config.optimizer = OPTIMIZER
@@ -84,7 +85,7 @@ def engine(mesh: Mesh, zero_stage: int, precision: str, **train: Any) -> Trainin
     config.train.precision = precision
     for key, value in train.items():
         setattr(config.train, key, value)
-    return build_engine(config, mesh)
+    return build_trainer(config, mesh, config.parallel, sequence_length=TOKENS)
 
 
 def oracle() -> tuple[list[float], list[float], dict[str, Tensor]]:
@@ -125,7 +126,10 @@ def steps(ranks: int, zero_stage: int, precision: str = "float32", **train: Any)
             )
             for s in range(STEPS)
         ]
-        weights = {n: trained.full_tensors(n)["weight"].clone() for n in trained.parameter_names()}
+        weights = {
+            n: trained.engine.full_tensors(n)["weight"].clone()
+            for n in trained.engine.parameters.named
+        }
         return [r.loss for r in results], [r.gradient_norm for r in results], weights
 
     return run_on_ranks(work, ranks)[0]
@@ -174,14 +178,14 @@ def test_non_finite_loss_on_one_rank_leaves_all_weights_untouched(
         first = optimizer_step(
             trained, mesh, share(0, rank, 2), point=point(), model=MODEL, stop=False
         )
-        before = {n: trained.full_tensors(n) for n in trained.parameter_names()}
+        before = {n: trained.engine.full_tensors(n) for n in trained.engine.parameters.named}
         before = {n: {k: t.clone() for k, t in tensors.items()} for n, tensors in before.items()}
         bad = Point(point().stage, 1e-2, float("nan") if rank == 1 else 1e4)
         spoilt = optimizer_step(
             trained, mesh, share(1, rank, 2), point=bad, model=MODEL, stop=False
         )
         same = all(
-            torch.equal(tensor, trained.full_tensors(name)[kind])
+            torch.equal(tensor, trained.engine.full_tensors(name)[kind])
             for name, tensors in before.items()
             for kind, tensor in tensors.items()
         )
@@ -193,7 +197,7 @@ def test_non_finite_loss_on_one_rank_leaves_all_weights_untouched(
             spoilt.applied,
             spoilt.loss,
             same,
-            trained.adam_steps(),
+            trained.engine.adam_steps(),
             after.applied,
             after.loss,
         )

@@ -21,7 +21,8 @@ def mistakes(*arguments: str) -> list[str]:
 @pytest.mark.parametrize("experiment", groups()["experiment"])
 def test_every_experiment_is_sound(experiment: str) -> None:
     config = compose_run([f"experiment={experiment}"])
-    assert validate.problems(config, world_size=2) == []
+    world_size = 4 if experiment.endswith("_4d") else 2
+    assert validate.problems(config, world_size) == []
 
 
 @pytest.mark.parametrize(

@@ -252,3 +252,48 @@ def test_a_row_without_spans_is_one_segment_of_padding(sources: list[IndexedData
     assert batch.lengths == (4, 3, 1)
     assert (batch.valid_tokens, batch.padding_tokens) == (2, 5)
     _check_stream(batch, sources, 4)
+
+
+class _Ranges:
+    def __init__(self, *ranges: range) -> None:
+        self.ranges = ranges
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("chunks", [1, 2, 4])
+def test_ranks_that_share_a_stream_hold_its_tokens_and_labels_and_read_no_more(
+    sources: list[IndexedDataset], size: int, chunks: int
+) -> None:
+    length, rows = 96, 4
+    planned = BatchPlanner(sources, seed=3, look_ahead=8).plan(
+        BatchShape(length, rows * length, rows * length, WEIGHTS)
+    )
+    whole = assemble(planned, length, readers=sources, pad_id=PAD)
+    width = rows * length // (size * chunks)
+    seen = np.zeros(rows * length, dtype=int)
+    for rank in range(size):
+        read = []
+
+        class Watched:
+            def __init__(self, reader: IndexedDataset, read: list[int]) -> None:
+                self.reader, self.read_tokens = reader, read
+
+            def read(self, document: int, start: int, wanted: int) -> np.ndarray:
+                self.read_tokens.append(wanted)
+                return self.reader.read(document, start, wanted)
+
+        ranges = [range(c * width, (c + 1) * width) for c in range(rank, size * chunks, size)]
+        part = assemble(
+            planned,
+            length,
+            readers=[Watched(source, read) for source in sources],
+            pad_id=PAD,
+            deal=lambda _, ranges=ranges: _Ranges(*ranges),
+        )
+        index = np.concatenate([np.arange(r.start, r.stop) for r in ranges])
+        assert torch.equal(part.tokens_T, whole.tokens_T[index])
+        assert torch.equal(part.targets_T, whole.targets_T[index])
+        assert (part.lengths, part.valid_tokens) == (whole.lengths, whole.valid_tokens)
+        assert sum(read) <= len(index) + len(ranges), "one label beyond each piece at most"
+        seen[index] += 1
+    assert (seen == 1).all()

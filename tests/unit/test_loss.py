@@ -122,9 +122,9 @@ def test_bfloat16_is_no_worse_than_plain_bfloat16():
 
 def test_whole_logits_never_exist(monkeypatch):
     rows = []
-    original = loss_module._logits
+    original = loss_module.scaled_logits
     monkeypatch.setattr(
-        loss_module, "_logits", lambda h, w, s: rows.append(len(h)) or original(h, w, s)
+        loss_module, "scaled_logits", lambda h, w, s: rows.append(len(h)) or original(h, w, s)
     )
     hidden, weight, targets = problem(tokens=1000)
     sums = ChunkedLoss().sums(hidden, weight, targets)

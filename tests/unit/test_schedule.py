@@ -97,3 +97,37 @@ def test_mistakes_of_all_stages_come_together_with_their_keys() -> None:
 def test_rotary_reach_is_what_rotary_layers_see(recipe: str, reach: int) -> None:
     model = compose_run([f"recipe={recipe}", "model.window=128"]).model
     assert rotary_reach(model, 4096) == reach
+
+
+def test_a_stage_may_have_its_own_layout_and_one_engine_serves_neighbours_that_share_one() -> None:
+    table = schedule(
+        "parallel.tensor=2", "schedule.stages.second.parallel={tensor: 1, sequence: 4}"
+    )
+    first, second = (stage.parallel for stage in table.stages)
+    assert (first.tensor, first.sequence) == (2, 1)
+    assert (second.tensor, second.sequence, second.zero_stage) == (1, 4, first.zero_stage)
+    assert [stage.name for stage in table.leg(0)] == ["first"]
+    assert [stage.name for stage in table.leg(5120)] == ["second"]
+    assert [stage.name for stage in schedule().leg(512)] == ["first", "second"]
+    assert len(list(table.shapes(512, until=5120))) == 9
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ("{tensr: 2}", "schedule.stages.second.parallel.tensr: unknown; did you mean tensor?"),
+        ("{timeout_seconds: 5}", "schedule.stages.second.parallel.timeout_seconds: unknown"),
+        (
+            "{sequence: two}",
+            "schedule.stages.second.parallel.sequence: Input should be a valid int",
+        ),
+        ("{tensor: 0}", "schedule.stages.second.parallel: parallel.tensor=0: must be at least 1"),
+        ("{zero_stage: 3, pipeline: 2}", "parallel.zero_stage=3: with parallel.pipeline=2"),
+    ],
+)
+def test_an_impossible_overlay_is_refused_by_its_key(overlay: str, message: str) -> None:
+    built, found = build_schedule(
+        compose_run(["schedule=small", f"schedule.stages.second.parallel={overlay}"])
+    )
+    assert built is None
+    assert any(message in line for line in found), found

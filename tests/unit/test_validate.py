@@ -26,7 +26,12 @@ def warnings(*arguments: str) -> list[str]:
         ("schedule.stages.short.sequence_length=500", "must be a multiple of sequence_length=500"),
         ("parallel.zero_stage=0", "or train.precision=float32"),
         ("parallel.zero_stage=4", "use 0, 1, 2 or 3"),
-        ("parallel.tensor=2", "use parallel.tensor=1"),
+        ("parallel.tensor=4", "4 must divide the number of ranks, 2; start a multiple of 4"),
+        ("parallel.sequence=0", "parallel.sequence=0: must be at least 1"),
+        ("parallel.pipeline_schedule=gpipe", "must be one of 1f1b, interleaved_1f1b, zbv"),
+        ("parallel.sequence_layout=striped", "must be one of zigzag, balanced, contiguous"),
+        ("parallel.pipeline_split=[2,2]", "has no effect with parallel.pipeline=1"),
+        ("schedule.stages.long.parallel={tensor: 4}", "schedule.stages.long.parallel: tensor x"),
         ("train.precision=float16", "must be one of float32, bfloat16"),
         ("optimizer.beta2=1.0", "must be in [0, 1)"),
         ("run_name=a/b", "plain folder name"),
@@ -116,3 +121,67 @@ def test_full_rope_below_the_bound_is_warned_of_and_safe_is_not() -> None:
                  *(f"schedule.stages.{s}.sequence_length=512" for s in ("middle", "long")))
         == []
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["parallel.tensor=4"], "model.num_heads=6 must be divisible"),
+        (
+            ["parallel.tensor=3", "model.num_heads=6"],
+            "model.intermediate_size=512 must be divisible",
+        ),
+        (["parallel.tensor=2", "model.num_kv_heads=3"], "num_kv_heads=3 must divide it or be"),
+        (["parallel.pipeline=2", "parallel.zero_stage=2"], "use parallel.zero_stage=1"),
+        (["parallel.pipeline=2", "parallel.zero_stage=3"], "use parallel.zero_stage=1"),
+        (
+            ["parallel.sequence=2", "parallel.zero_stage=0"],
+            "parallel.zero_stage=0: is for the data",
+        ),
+        (["parallel.pipeline=2", "parallel.pipeline_split=[3,2]"], "parallel.pipeline_split"),
+        (["parallel.pipeline=12"], "stages"),
+        (
+            [
+                "parallel.pipeline=2",
+                "parallel.pipeline_schedule=zbv",
+                "train.keep_for_backward=input",
+            ],
+            "keep_for_backward=input: zbv",
+        ),
+        (
+            ["parallel.pipeline=4", "schedule.stages.short.batch_tokens=4096"],
+            "micro-batches a data rank and step on parallel.pipeline=4",
+        ),
+        (
+            ["parallel.sequence=3", "parallel.sequence_layout=zigzag"],
+            "schedule.stages.short.micro_batch_tokens=2048: ",
+        ),
+        (["parallel.tensor=2", "parallel.sequence=2", "model.window=0"], "model.window=0"),
+    ],
+    ids=" ".join,
+)
+def test_an_impossible_layout_is_refused_with_the_value_and_the_rule(
+    arguments: list[str], says: str
+) -> None:
+    found = problems(*arguments, world_size=12)
+    assert any(says in line for line in found), found
+    assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["parallel.tensor=2"],
+        ["parallel.pipeline=2", "parallel.sequence=2"],
+        ["parallel.sequence=4", "parallel.sequence_layout=balanced"],
+        ["parallel.tensor=2", "schedule.stages.long.parallel={tensor: 1, sequence: 4}"],
+        [
+            "parallel.pipeline=2",
+            "parallel.pipeline_schedule=zbv",
+            "parallel.pipeline_split=[1,1,1,1]",
+        ],
+    ],
+    ids=" ".join,
+)
+def test_a_possible_layout_is_not_refused(arguments: list[str]) -> None:
+    assert problems(*arguments, world_size=4) == []

@@ -1,0 +1,305 @@
+"""Attention of query segments over key segments, forward and backward as plain functions.
+
+Parallel attention sees the keys in parts, some from other ranks, so it calls kernels itself: it needs the
+log-sum-exp beside each output to join parts, and a backward that takes the joined output and log-sum-exp.
+Segment i has n_i queries and m_i keys; both lie end to end in their streams. Causal segments are aligned at
+the bottom right (the last query sees the last key) and have n_i <= m_i, so that every query sees a key;
+segments that are not causal are plain rectangles.
+
+    causal, n = 3, m = 5        window 2            not causal
+    q 0   x x x . .             . x x . .  (0)      x x x x x
+      1   x x x x .             . . x x .  (1)      x x x x x
+      2   x x x x x             . . . x x  (2)      x x x x x
+
+    banded   any device, any dtype        the pieces of `attention_banded`; no mask beyond a block's
+    flash    CUDA, bfloat16 and float16   the flash kernels that torch brings, grouped heads unrepeated
+
+Shape letters: T queries of all segments, S keys of all segments, H query heads, G key/value heads,
+K head dimension; N, L, S as in `attention_kernels` inside a piece.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from model.attention_banded import (
+    LONGEST_BATCHED,
+    Piece,
+    Span,
+    attend_pieces,
+    attend_pieces_backward,
+    batch_spans,
+    cut_bands,
+)
+from model.packed_layout import to_device
+
+# Queries of one masked block: its mask has this many rows and at most the segment's keys as columns.
+_BLOCK = 64
+_UNLIMITED = -1
+
+
+# eq=False: compared by identity, like a layout.
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Which queries see which keys.
+
+    window: keys a query sees, itself included; None for all before it. Only causal segments have one.
+    cu_queries, cu_keys: int32 (segments + 1,), borders of the segments in their streams.
+    """
+
+    query_lengths: tuple[int, ...]
+    key_lengths: tuple[int, ...]
+    causal: bool
+    window: int | None
+    cu_queries: Tensor
+    cu_keys: Tensor
+
+    @classmethod
+    def from_lengths(
+        cls,
+        query_lengths: Sequence[int],
+        key_lengths: Sequence[int],
+        *,
+        causal: bool,
+        window: int | None = None,
+    ) -> "Segments":
+        """Segments of these lengths, laid end to end, on the CPU."""
+        assert all(query_lengths), "a segment without queries"
+        assert all(n <= m if causal else m for n, m in zip(query_lengths, key_lengths, strict=True))
+        assert causal or window is None
+        return cls(
+            tuple(query_lengths),
+            tuple(key_lengths),
+            causal,
+            window,
+            torch.tensor([0, *accumulate(query_lengths)], dtype=torch.int32),
+            torch.tensor([0, *accumulate(key_lengths)], dtype=torch.int32),
+        )
+
+    def to(self, device: torch.device | str) -> "Segments":
+        """The same on another device; the host does not wait."""
+        return replace(
+            self,
+            cu_queries=to_device(self.cu_queries, device),
+            cu_keys=to_device(self.cu_keys, device),
+        )
+
+    @cached_property
+    def pieces(self) -> tuple[Piece, ...]:
+        """What the banded kernels run, made once."""
+        return tuple(_cut(self))
+
+
+class SegmentKernel(Protocol):
+    """Both directions of one implementation. Rows of a stream that no segment covers do not exist."""
+
+    device_types: ClassVar[tuple[str, ...]]
+    dtypes: ClassVar[tuple[torch.dtype, ...]]
+
+    def forward(
+        self, q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, segments: Segments
+    ) -> tuple[Tensor, Tensor]:
+        """Output (T, H, K) and natural log-sum-exp (T, H); float64 for float64, float32 otherwise
+        (the output: at least the dtype of the queries)."""
+
+    def backward(
+        self,
+        do_THK: Tensor,
+        q_THK: Tensor,
+        k_SGK: Tensor,
+        v_SGK: Tensor,
+        o_THK: Tensor,
+        lse_TH: Tensor,
+        segments: Segments,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of queries, keys and values that come through these segments.
+
+        o_THK and lse_TH: output and log-sum-exp over ALL keys the queries see, these and any others.
+        """
+
+
+class BandedSegments:
+    """Causal spans, bands and rectangles on torch's CPU flash kernels, or by formula elsewhere."""
+
+    device_types: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (
+        torch.float64,
+        torch.float32,
+        torch.bfloat16,
+        torch.float16,
+    )
+
+    def forward(
+        self, q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, segments: Segments
+    ) -> tuple[Tensor, Tensor]:
+        """See `SegmentKernel`."""
+        return attend_pieces(q_THK, k_SGK, v_SGK, segments.pieces)
+
+    def backward(
+        self,
+        do_THK: Tensor,
+        q_THK: Tensor,
+        k_SGK: Tensor,
+        v_SGK: Tensor,
+        o_THK: Tensor,
+        lse_TH: Tensor,
+        segments: Segments,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `SegmentKernel`."""
+        return attend_pieces_backward(do_THK, q_THK, k_SGK, v_SGK, o_THK, lse_TH, segments.pieces)
+
+
+class FlashSegments:
+    """torch's own flash kernels, called below autograd. Head dimension at most 256.
+
+    The two operators have had one calling convention from torch 2.11 to 2.13: limits of the window are
+    counts of keys before and after the aligned one, -1 for none; log-sum-exp is (H, T) in float32.
+    """
+
+    device_types: ClassVar[tuple[str, ...]] = ("cuda",)
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16)
+
+    def forward(
+        self, q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, segments: Segments
+    ) -> tuple[Tensor, Tensor]:
+        """See `SegmentKernel`."""
+        left, right = _limits(segments)
+        o_THK, lse_HT, *_ = torch.ops.aten._flash_attention_forward(
+            q_THK,
+            k_SGK,
+            v_SGK,
+            *_lengths(segments),
+            0.0,  # dropout
+            False,  # causal: said by the limits
+            False,  # debug mask
+            window_size_left=left,
+            window_size_right=right,
+        )
+        return o_THK, lse_HT.mT.contiguous()
+
+    def backward(
+        self,
+        do_THK: Tensor,
+        q_THK: Tensor,
+        k_SGK: Tensor,
+        v_SGK: Tensor,
+        o_THK: Tensor,
+        lse_TH: Tensor,
+        segments: Segments,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `SegmentKernel`."""
+        left, right = _limits(segments)
+        # Without dropout the kernel draws no random numbers, but it asks for a state.
+        state = torch.zeros(2, dtype=torch.uint64, device=q_THK.device)
+        dq_THK, dk_SGK, dv_SGK = torch.ops.aten._flash_attention_backward(
+            do_THK,
+            q_THK,
+            k_SGK,
+            v_SGK,
+            o_THK,
+            lse_TH.mT.contiguous(),
+            *_lengths(segments),
+            0.0,
+            False,
+            state,
+            torch.empty(0, device=q_THK.device),
+            window_size_left=left,
+            window_size_right=right,
+        )
+        return dq_THK, dk_SGK, dv_SGK
+
+
+def choose_segment_kernel(device: torch.device | str, dtype: torch.dtype) -> SegmentKernel:
+    """The fastest implementation for this device and dtype."""
+    kernels: tuple[SegmentKernel, ...] = (FlashSegments(), BandedSegments())
+    return next(
+        kernel
+        for kernel in kernels
+        if torch.device(device).type in kernel.device_types and dtype in kernel.dtypes
+    )
+
+
+def _limits(segments: Segments) -> tuple[int, int]:
+    left = _UNLIMITED if segments.window is None else segments.window - 1
+    return left, 0 if segments.causal else _UNLIMITED
+
+
+def _lengths(segments: Segments) -> tuple[Tensor, Tensor, int, int]:
+    # The longest lengths are upper bounds. At 1 the kernel would take its decoding path, which regroups the
+    # heads of the queries and with them the log-sum-exp.
+    longest = max(2, *segments.query_lengths)
+    return segments.cu_queries, segments.cu_keys, longest, max(segments.key_lengths)
+
+
+def _cut(segments: Segments) -> Iterator[Piece]:
+    """Every query in exactly one piece."""
+    short: list[Span] = []
+    query = key = 0
+    for queries, keys in zip(segments.query_lengths, segments.key_lengths, strict=True):
+        reach = keys if segments.window is None else min(segments.window, keys)
+        if not segments.causal:
+            yield Rectangle(query, queries, key, keys)
+        elif queries == keys:
+            head = Span(query, min(queries, reach), key - query)
+            if head.length > LONGEST_BATCHED:
+                yield head
+            else:
+                short.append(head)
+            yield from cut_bands(query + reach, queries - reach, reach, key - query)
+        else:
+            yield from _cut_ahead(query, queries, key, keys, reach)
+        query, key = query + queries, key + keys
+    yield from batch_spans(short, segments.cu_queries.device)
+
+
+def _cut_ahead(query: int, queries: int, key: int, keys: int, reach: int) -> Iterator[Piece]:
+    """A causal segment with keys ahead of its first query: what sees them from the first on, then bands."""
+    ahead = keys - queries
+    growing = min(queries, max(reach - 1 - ahead, 0))
+    for done in range(0, growing, _BLOCK):
+        block = min(_BLOCK, growing - done)
+        yield Corner(query + done, block, key, ahead + done + block)
+    # Query row r stands at key row r + (key + ahead - query).
+    yield from cut_bands(query + growing, queries - growing, reach, key + ahead - query)
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """Every one of `queries` queries sees every one of `keys` keys."""
+
+    causal: ClassVar[bool] = False
+    query: int
+    num_queries: int
+    key: int
+    num_keys: int
+
+    def mask(self, like: Tensor) -> Tensor | None:  # noqa: ARG002
+        return None
+
+    def queries(self, x_THK: Tensor) -> Tensor:
+        return x_THK[self.query : self.query + self.num_queries].transpose(0, 1)[None]
+
+    def keys(self, x_SGK: Tensor) -> Tensor:
+        return x_SGK[self.key : self.key + self.num_keys].transpose(0, 1)[None]
+
+    def put_queries(self, x_THK: Tensor, rows_NHLK: Tensor) -> None:
+        self.queries(x_THK).copy_(rows_NHLK)
+
+    def add_keys(self, x_SGK: Tensor, rows_NGSK: Tensor) -> None:
+        self.keys(x_SGK).add_(rows_NGSK)
+
+
+@dataclass(frozen=True)
+class Corner(Rectangle):
+    """The same, but causal at the bottom right: a small mask hides the future of all but the last query."""
+
+    def mask(self, like: Tensor) -> Tensor | None:
+        shape = (self.num_queries, self.num_keys)
+        future_LS = torch.ones(shape, dtype=torch.bool, device=like.device)
+        future_LS = future_LS.triu(self.num_keys - self.num_queries + 1)
+        return like.new_zeros(shape).masked_fill_(future_LS, float("-inf"))

@@ -1,0 +1,242 @@
+"""What a layout costs, in bytes: what every rank receives on each axis. `memory_costs.py` has what it holds.
+
+`docs/parallelism.md` says these formulas in words; `tests/parity/test_costs.py` counts them in real runs. With
+n ranks on the axis, T tokens of a micro-batch on this sequence rank, e bytes an element, w = max(4, e):
+
+    tensor     a piece = T (n - 1) / n D e       a layer: 2 pieces forward, 2 backward (sequential block: 4, 4)
+               embedding: 1, 1                   head: 2 and 2 w T (n - 1), 0
+    sequence   a key = 2 G K e, its gradient 2 G K w       forward: keys; backward: gradients, in steps keys again
+    pipeline   a hand-over = T / tensor D e      for every stage and micro-batch, 1 forward, 1 backward
+    ZeRO       of P parameters (n - 1) / n:      gradients 2 w P (all-reduce) or w P, weights e P
+
+Pure integers. "Received" is what a network card brings in; as much is sent.
+
+Letters: T tokens, D width, G key/value heads on this rank, K head dimension, P parameters, V vocabulary.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from model.config import ModelConfig
+from parallel.pipeline.placement import Placement
+from parallel.sequence.plan import KeyPlan
+from parallel.tensor.cut import cut_of
+from parallel.tensor.residual import pieces
+
+
+@dataclass(frozen=True)
+class Received:
+    """Bytes that arrive at one rank."""
+
+    forward: int = 0
+    backward: int = 0
+
+    def __add__(self, other: "Received") -> "Received":
+        return Received(self.forward + other.forward, self.backward + other.backward)
+
+    def __mul__(self, times: int) -> "Received":
+        return Received(self.forward * times, self.backward * times)
+
+    @property
+    def total(self) -> int:
+        """Both directions."""
+        return self.forward + self.backward
+
+
+@dataclass(frozen=True)
+class StageShape:
+    """What one rank computes of the model: some layers, perhaps an end, cut for `tensor` ranks.
+
+    element: bytes of a weight or an activation.
+    """
+
+    config: ModelConfig
+    layers: Sequence[int]
+    has_embedding: bool = True
+    has_head: bool = True
+    tensor: int = 1
+    element: int = 2
+
+    @property
+    def wide(self) -> int:
+        """Bytes of a sum: float32, or float64 for float64."""
+        return max(4, self.element)
+
+    @property
+    def key_heads(self) -> int:
+        """Key/value heads of this rank; at least one, shared with neighbours if need be."""
+        return max(1, self.config.num_kv_heads // self.tensor)
+
+
+def whole_model(config: ModelConfig, *, tensor: int = 1, element: int = 2) -> StageShape:
+    """All layers and both ends: no pipeline."""
+    return StageShape(config, range(config.num_layers), tensor=tensor, element=element)
+
+
+def stages_of_rank(
+    config: ModelConfig,
+    placement: Placement,
+    layers: Sequence[range],
+    rank: int,
+    *,
+    tensor: int,
+    element: int,
+) -> tuple[StageShape, ...]:
+    """The stages of a pipeline rank, with `layers` as `split_layers` gives them."""
+    last = placement.num_stages - 1
+    return tuple(
+        StageShape(config, layers[stage], stage == 0, stage == last, tensor, element)
+        for stage in placement.stages_of(rank)
+    )
+
+
+# Tensor axis.
+
+
+def tensor_received(stage: StageShape, num_tokens: int, *, recomputed: bool = False) -> Received:
+    """One micro-batch of `num_tokens` on this sequence rank. recomputed: layers keep their input only."""
+    if stage.tensor == 1:
+        return Received()
+    layer = _tensor_layer(stage, num_tokens, recomputed)
+    found = layer * len(stage.layers)
+    piece = _piece(stage, num_tokens)
+    if stage.has_embedding:
+        found += Received(piece, piece)
+    if stage.has_head:
+        numbers = 2 * stage.wide * num_tokens * (stage.tensor - 1)
+        found += Received(
+            2 * piece + numbers, _replica_sum(stage, "norm.weight", stage.config.hidden_size)
+        )
+    return found
+
+
+def _tensor_layer(stage: StageShape, num_tokens: int, recomputed: bool) -> Received:
+    halves = 1 if stage.config.block == "parallel" else 2
+    piece = _piece(stage, num_tokens)
+    backward = 2 * halves * piece + _layer_replica_sums(stage)
+    if recomputed:
+        # All of the forward again but its last message: nothing after it keeps anything.
+        backward += 2 * halves * piece - _last_message(stage, num_tokens)
+    return Received(2 * halves * piece, backward)
+
+
+def _piece(stage: StageShape, num_tokens: int) -> int:
+    """One gather, or one scattered sum, of the residual stream."""
+    local = num_tokens // stage.tensor
+    return local * (stage.tensor - 1) * stage.config.hidden_size * stage.element
+
+
+def _last_message(stage: StageShape, num_tokens: int) -> int:
+    """The last of the pieces in which a stream moves."""
+    rows = len(pieces(torch.empty(num_tokens, 0), stage.tensor)[-1])
+    return rows // stage.tensor * (stage.tensor - 1) * stage.config.hidden_size * stage.element
+
+
+def _layer_replica_sums(stage: StageShape) -> int:
+    """Gradients of what several ranks hold alike, added up once a backward."""
+    config = stage.config
+    norms = ["norm"] if config.block == "parallel" else ["norm", "feed_forward_norm"]
+    found = sum(_replica_sum(stage, f"{norm}.weight", config.hidden_size) for norm in norms)
+    if config.qk_norm:
+        found += 2 * _replica_sum(stage, "q_norm.weight", config.head_dim)
+    key_weight = stage.key_heads * config.head_dim * config.hidden_size
+    return found + 2 * _replica_sum(stage, "k_proj.weight", key_weight)
+
+
+def _replica_sum(stage: StageShape, name: str, elements: int) -> int:
+    replicas = cut_of(name, stage.config, 0, stage.tensor).replicas
+    return (replicas - 1) * elements * stage.element
+
+
+# Sequence axis.
+
+
+def key_bytes(stage: StageShape) -> int:
+    """One token's keys and values of one layer, as this rank's heads need them."""
+    return 2 * stage.key_heads * stage.config.head_dim * stage.element
+
+
+def key_gradient_bytes(stage: StageShape) -> int:
+    """The same of their gradients, which travel wide."""
+    return 2 * stage.key_heads * stage.config.head_dim * stage.wide
+
+
+def sequence_received(
+    stage: StageShape, plan: KeyPlan, rank: int, *, in_steps: bool, recomputed: bool = False
+) -> Received:
+    """One layer of the plan's kind, one micro-batch.
+
+    in_steps: the layer's keys come in ring steps, which fetch them again for the backward; an exchange
+    keeps them. recomputed: the layer keeps its input only, so its forward happens twice, transfers too.
+    """
+    keys = plan.tokens_received(rank) * key_bytes(stage)
+    lent = sum(len(piece) for received in plan.receives for piece in received[rank])
+    returned = lent * key_gradient_bytes(stage)
+    times = int(in_steps) + int(recomputed)
+    return Received(keys, times * keys + returned)
+
+
+# Pipeline axis.
+
+
+def pipeline_received(
+    placement: Placement, rank: int, *, micro_batches: int, hand_over: int
+) -> Received:
+    """One step. hand_over: bytes of one micro-batch's hidden states, see `hand_over_bytes`."""
+    stages = placement.stages_of(rank)
+    before = [stage - 1 for stage in stages if stage > 0]
+    after = [stage + 1 for stage in stages if stage < placement.num_stages - 1]
+    return Received(
+        *(
+            micro_batches * hand_over * _elsewhere(placement, rank, neighbours)
+            for neighbours in (before, after)
+        )
+    )
+
+
+def _elsewhere(placement: Placement, rank: int, stages: Iterable[int]) -> int:
+    return sum(placement.rank_of(stage) != rank for stage in stages)
+
+
+def hand_over_bytes(stage: StageShape, num_tokens: int) -> int:
+    """Hidden states of one micro-batch, or their gradient, cut by the tensor axis."""
+    return num_tokens // stage.tensor * stage.config.hidden_size * stage.element
+
+
+def tied_received(stage: StageShape, placement: Placement, rank: int) -> int:
+    """One step's transfers of a tied weight: its gradient to the embedding's rank, the new weight back."""
+    first, last = placement.rank_of(0), placement.rank_of(placement.num_stages - 1)
+    if not stage.config.tie_embeddings or first == last or rank not in (first, last):
+        return 0
+    elements = stage.config.vocab_size // stage.tensor * stage.config.hidden_size
+    return elements * (stage.wide if rank == first else stage.element)
+
+
+# Data axis: ZeRO over data x sequence ranks.
+
+
+@dataclass(frozen=True)
+class ZeroReceived:
+    """Bytes of one step: gradients added up, weights handed out. What a ring algorithm brings in."""
+
+    gradients: int
+    weights: int
+
+
+def zero_received(
+    num_parameters: int, *, ranks: int, zero_stage: int, element: int, micro_batches: int
+) -> ZeroReceived:
+    """One step of `num_parameters` trained on this rank. Gradients travel in float32.
+
+    ZeRO-1 adds gradients up once a step, ZeRO-2 and 3 once a micro-batch. DeepSpeed's ZeRO-1 and 2 do it
+    by an all-reduce, twice the bytes of the reduce-scatter that would do. ZeRO-3 gathers weights for every
+    forward, here counted once; for the backward it gathers again what it did not keep (`docs/parallelism.md`).
+    """
+    moved = num_parameters * (ranks - 1) // ranks
+    if zero_stage == 3:
+        return ZeroReceived(4 * moved * micro_batches, element * moved * micro_batches)
+    times = micro_batches if zero_stage == 2 else 1
+    weights = 0 if zero_stage == 0 else element * moved
+    return ZeroReceived(2 * 4 * moved * times, weights)

@@ -1,0 +1,180 @@
+"""What a layout costs, in bytes: what every rank holds. `costs.py` has what it receives.
+
+`docs/parallelism.md` says these formulas in words; `tests/parity/test_costs.py` compares them with real engines and
+real autograd graphs. With P parameters on this rank, n ZeRO ranks, e bytes an element, w = max(4, e):
+
+                weights    gradients                      master weights and moments      buffer
+    ZeRO-1      e P        w P (bfloat16: + e P)          12 P / n                        bucket, while reducing
+    ZeRO-2      e P        w P / n                        12 P / n                        bucket, while reducing
+    ZeRO-3      e P / n    w P / n                        12 P / n                        bucket
+
+    a layer, t tensor ranks, T tokens on this sequence rank, everything kept for the backward:
+        T e D                      the gathered input of the products
+        T e (2 H K + 2 G K) / t    queries, keys, values, output of attention      (+ 4 T H / t: log-sum-exp)
+        T e 4 F / t                gate, silu(gate), up, their product
+        T w D / t                  the norm's input, wide
+    its input only:     T e D / t
+
+Pure integers. Not counted: the framework's own memory, workspaces of kernels, fragmentation.
+
+Letters: T tokens, D width, H query heads, G key/value heads, K head dimension, F feed-forward width, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from model.config import ModelConfig
+from parallel.costs import StageShape, hand_over_bytes, key_bytes, key_gradient_bytes
+from parallel.pipeline.placement import Placement
+from parallel.pipeline.schedule import compute_order
+
+_MASTER_AND_MOMENTS = 12
+
+
+def layer_parameters(config: ModelConfig, tensor: int = 1) -> int:
+    """Parameters of one layer on one tensor rank: matrices cut, norms whole, key heads at least one."""
+    stage = StageShape(config, (0,), tensor=tensor)
+    query_width = config.num_heads // tensor * config.head_dim
+    key_width = stage.key_heads * config.head_dim
+    norms = config.hidden_size * (1 if config.block == "parallel" else 2)
+    if config.qk_norm:
+        norms += 2 * config.head_dim
+    attention = 2 * config.hidden_size * (query_width + key_width)
+    return attention + 3 * config.hidden_size * (config.intermediate_size // tensor) + norms
+
+
+def stage_parameters(stage: StageShape) -> int:
+    """Parameters that a stage holds, the copy of a tied embedding in its head included."""
+    config = stage.config
+    vocabulary = config.vocab_size // stage.tensor * config.hidden_size
+    shared = stage.has_embedding and config.tie_embeddings
+    heads = int(stage.has_embedding) + int(stage.has_head and not shared)
+    norm = config.hidden_size if stage.has_head else 0
+    return len(stage.layers) * layer_parameters(config, stage.tensor) + heads * vocabulary + norm
+
+
+def rank_parameters(stages: Sequence[StageShape]) -> tuple[int, int]:
+    """(held, trained) parameters of a rank: a head tied to an embedding elsewhere is held, not trained."""
+    held = sum(stage_parameters(stage) for stage in stages)
+    config, tensor = stages[0].config, stages[0].tensor
+    vocabulary = config.vocab_size // tensor * config.hidden_size
+    separate = not any(stage.has_embedding and stage.has_head for stage in stages)
+    if not (config.tie_embeddings and separate and any(stage.has_head for stage in stages)):
+        return held, held
+    if any(stage.has_embedding for stage in stages):  # both ends on one rank: one tensor
+        return held - vocabulary, held - vocabulary
+    return held, held - vocabulary
+
+
+@dataclass(frozen=True)
+class ModelMemory:
+    """Bytes that a rank holds of its parameters all the time; `buffer` where gradients are being reduced."""
+
+    weights: int
+    gradients: int
+    masters_and_moments: int
+    buffer: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.gradients + self.masters_and_moments + self.buffer
+
+
+def model_memory(
+    held: int, trained: int, *, ranks: int, zero_stage: int, element: int, bucket_elements: int
+) -> ModelMemory:
+    """Weights, gradients and AdamW of a rank with these parameters, sharded over `ranks`.
+
+    Exact but for what ZeRO adds so that its parts are equal: under ZeRO-1 and 2 at most a few elements a rank
+    and group, under ZeRO-3 at most one element a rank and parameter. Without ZeRO (float32 only) weights
+    are their own masters.
+    """
+    share = -(-trained // ranks)
+    bucket = 4 * min(bucket_elements, trained)
+    if zero_stage == 0:
+        return ModelMemory(4 * held, 4 * trained, 8 * trained, bucket)
+    adam = _MASTER_AND_MOMENTS * share
+    if zero_stage == 3:
+        return ModelMemory(element * share, 4 * share, adam, bucket)
+    if zero_stage == 2:
+        return ModelMemory(element * held, 4 * share, adam, bucket)
+    # float32 sums over micro-batches, beside the gradients that autograd made last.
+    made = element * trained if element < 4 else 0
+    return ModelMemory(element * held, 4 * trained + made, adam, bucket)
+
+
+def layer_activations(stage: StageShape, num_tokens: int, *, received_keys: int = 0) -> int:
+    """What one layer keeps for its backward when it keeps everything.
+
+    num_tokens: T of this sequence rank. received_keys: tokens whose keys an exchange brought (windowed
+    layers, and full ones where little moves); ring steps keep none.
+    """
+    config, element, tensor = stage.config, stage.element, stage.tensor
+    heads = config.num_heads // tensor
+    gathered = config.hidden_size * element
+    attention = 2 * heads * config.head_dim * element + key_bytes(stage) + stage.wide * heads
+    feed_forward = 4 * (config.intermediate_size // tensor) * element
+    halves = 1 if config.block == "parallel" else 2
+    kept = num_tokens * (halves * gathered + attention + feed_forward)
+    kept += halves * _norm(stage, num_tokens // tensor, config.hidden_size)
+    if config.qk_norm:
+        kept += _norm(stage, num_tokens * heads, config.head_dim)
+        kept += _norm(stage, num_tokens * stage.key_heads, config.head_dim)
+    return kept + received_keys * key_bytes(stage)
+
+
+def _norm(stage: StageShape, rows: int, width: int) -> int:
+    """A norm keeps its input and each row's statistics, wide, and its weight if that had to be widened.
+
+    RMSNorm keeps one statistic, not two, and the normalised rows besides (a fused kernel would not).
+    """
+    per_row = width + 2 if stage.config.norm == "layernorm" else 2 * width + 1
+    widened = width if stage.wide > stage.element else 0
+    return stage.wide * (rows * per_row + widened)
+
+
+def stage_activations(
+    stage: StageShape, num_tokens: int, *, keep_for_backward: str, received_keys: int = 0
+) -> int:
+    """What all layers of a stage keep of one micro-batch on the device, between forward and backward.
+
+    received_keys: summed over the layers that keep received keys. With "input" the layer that is being
+    recomputed holds `layer_activations` besides; with "input_on_cpu" its input waits in host memory.
+    """
+    if keep_for_backward == "everything":
+        layers = len(stage.layers) * layer_activations(stage, num_tokens)
+        return layers + received_keys * key_bytes(stage)
+    inputs = len(stage.layers) * hand_over_bytes(stage, num_tokens)
+    return inputs if keep_for_backward == "input" else 0
+
+
+def ring_buffers(stage: StageShape, num_tokens: int) -> int:
+    """At most: two buffers for keys, three for their gradients, of all full layers together."""
+    return num_tokens * (2 * key_bytes(stage) + 3 * key_gradient_bytes(stage))
+
+
+def head_memory(stage: StageShape, num_tokens: int) -> int:
+    """What the loss keeps: gradients of hidden states and, wide, of this rank's rows of the head."""
+    vocabulary = stage.config.vocab_size // stage.tensor
+    return hand_over_bytes(stage, num_tokens) + vocabulary * stage.config.hidden_size * stage.wide
+
+
+def logits_chunk(stage: StageShape, *, rows: int) -> int:
+    """One chunk's logits, wide; working on them takes once or twice as much again for a moment."""
+    return rows * (stage.config.vocab_size // stage.tensor) * stage.wide
+
+
+def micro_batches_in_flight(placement: Placement, micro_batches: int) -> tuple[int, ...]:
+    """The most stage inputs that each pipeline rank keeps at once: forwards whose backward is not complete.
+
+    With two stages a rank each counts by itself: multiply by the activations of ONE stage.
+    """
+    most = []
+    for actions in compute_order(placement, micro_batches):
+        alive = peak = 0
+        for action in actions:
+            alive += {"F": 1, "B": -1, "W": -1, "I": 0}[action.kind]
+            peak = max(peak, alive)
+        most.append(peak)
+    return tuple(most)

@@ -1,0 +1,106 @@
+"""THE list: everything that is done to the model so that many ranks compute it, in order.
+
+    on the meta device     1. pipeline   the layers of this rank's stages, and no others, are built
+                           2. tensor     matrices cut, residual stream cut by tokens, loss over a cut vocabulary
+                           3. sequence   attention cores that fetch the keys other ranks hold
+    (materialised by parallel/deepspeed_engine.py, each parameter by its name)
+    with real parameters   4. tensor     gradients of what several ranks hold are summed; the norm counts it once
+                           5. pipeline   a tied head follows the embedding of another rank
+
+Data parallelism and ZeRO come last, in the engine. With one rank on an axis its steps do nothing.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from model.attention import Attention
+from model.attention_core import AttentionCore
+from model.config import ModelConfig
+from model.transformer import Transformer
+from parallel.config import ParallelConfig
+from parallel.mesh import Mesh
+from parallel.parameters import NamedParameters
+from parallel.pipeline.split import Placement, place_stages, split_layers
+from parallel.pipeline.tied import TiedWeight
+from parallel.sequence.ring import RingCore
+from parallel.sequence.traffic import TrafficMeter
+from parallel.sequence.window import WindowCore
+from parallel.tensor.apply import cut_model
+from parallel.tensor.cut import cut_of
+from parallel.tensor.gradients import mark_owners, sum_replicated_gradients
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """The stages of the model that live on this rank, ascending: one, or two where a schedule wants it."""
+
+    stages: tuple[Transformer, ...]
+    placement: Placement
+
+    @property
+    def module(self) -> nn.Module:
+        """All of it as one module."""
+        return nn.ModuleList(self.stages)
+
+
+def build_local(
+    config: ModelConfig,
+    core: AttentionCore,
+    mesh: Mesh,
+    parallel: ParallelConfig,
+    *,
+    sequence_length: int,
+    traffic: TrafficMeter,
+) -> LocalModel:
+    """This rank's part of the model on the meta device, its seams filled (steps 1 to 3).
+
+    core: attends what lies on one rank. sequence_length: by which stages are balanced. traffic: counts
+    the bytes that sequence parallelism receives.
+    """
+    placement = place_stages(parallel)
+    layers = split_layers(config, parallel, sequence_length)
+    with torch.device("meta"):
+        stages = tuple(
+            Transformer(
+                config,
+                core,
+                layer_indices=layers[index],
+                has_embedding=index == 0,
+                has_head=index == placement.num_stages - 1,
+            )
+            for index in placement.stages_of(mesh.pipeline.rank)
+        )
+    for stage in stages:
+        cut_model(stage, mesh.tensor)
+    if mesh.sequence.size > 1:
+        _put_sequence_cores(stages, mesh, traffic)
+    return LocalModel(stages, placement)
+
+
+def _put_sequence_cores(stages: tuple[Transformer, ...], mesh: Mesh, traffic: TrafficMeter) -> None:
+    """Full layers fetch keys along the ring, windowed layers by one exchange: the payoff of the hybrid."""
+    full = RingCore(mesh.sequence, traffic)
+    windowed = WindowCore(mesh.window, traffic)
+    for stage in stages:
+        for module in stage.modules():
+            if isinstance(module, Attention):
+                module.core = full if module.spec.window is None else windowed
+
+
+def finish(local: LocalModel, mesh: Mesh) -> tuple[NamedParameters, TiedWeight]:
+    """What needs real parameters (steps 4 and 5): call once they have storage and values. Collective."""
+    named: dict[str, nn.Parameter] = {}
+    for stage in local.stages:
+        sum_replicated_gradients(stage, mesh.tensor)
+        mark_owners(stage, mesh.tensor)
+    tied = TiedWeight(local.stages, local.placement, mesh)
+    for stage in local.stages:
+        for name, parameter in stage.named_parameters():
+            # A head tied to the embedding is not trained by itself, here or on another rank.
+            if parameter is not tied.follower and all(parameter is not p for p in named.values()):
+                named[name] = parameter
+    config, ranks = local.stages[0].config, mesh.tensor
+    cuts = {name: cut_of(name, config, ranks.rank, ranks.size) for name in named}
+    return NamedParameters(named, cuts), tied

@@ -1,0 +1,177 @@
+"""Runs the micro-batches of a step through a pipeline, forward and backward, or forward only.
+
+    forward_backward: torch.distributed.pipelining decides who does what when (see schedule.py)
+    forward_only:     hidden states walk through the stages, nothing is kept, any schedule's placement
+
+Hidden states leave the last stage; the head and its loss are called here, on that stage's rank, through
+`loss_of`. What it returns is differentiated as it is: gradients of all micro-batches add up.
+
+Shape letters: T tokens of the stream on this rank (of the tensor ranks together), D width.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from model.transformer import Transformer
+from parallel.mesh import Mesh
+from parallel.pipeline.placement import Placement
+from parallel.pipeline.schedule import SCHEDULES, forward_order
+from parallel.pipeline.stage import MicroBatch, Stage, StepInputs
+from parallel.pipeline.timeline import Recorder
+
+Result = TypeVar("Result")
+LossOf = Callable[[Transformer, Tensor, Any], Tensor]
+
+
+class PipelineRunner:
+    """The stages of this rank and the schedules that run them.
+
+    stages: ascending, as `placement.stages_of(mesh.pipeline.rank)` says. after_backward: called with the
+    stage after every backward that made gradients of its weights, so that they can be accumulated in
+    another precision. recorder: set one to note when actions run; None notes nothing.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Transformer],
+        placement: Placement,
+        mesh: Mesh,
+        after_backward: Callable[[Transformer], None] | None = None,
+    ) -> None:
+        self.placement = placement
+        self.recorder: Recorder | None = None
+        self._stages = dict(zip(placement.stages_of(mesh.pipeline.rank), stages, strict=True))
+        self._mesh = mesh
+        self._after_backward = after_backward
+        # By number of micro-batches and tokens of each: transfers have one shape in a schedule.
+        self._schedules: dict[tuple[int, int], tuple[Any, list[Stage]]] = {}
+        self._inputs = StepInputs((), 0.0, None)
+        self._loss_of: LossOf | None = None
+
+    def forward_backward(
+        self, micro_batches: Sequence[MicroBatch], rope_base: float, loss_of: LossOf
+    ) -> None:
+        """One step's forwards and backwards; gradients are left in the parameters. Collective.
+
+        micro_batches: the same on every pipeline rank, all with the same number of tokens.
+        loss_of(last stage, hidden states, micro-batch): the scalar to differentiate, already scaled.
+        Called where the last stage is, once a micro-batch, in order.
+        """
+        schedule, stages = self._schedule(len(micro_batches), len(micro_batches[0].tokens_T))
+        self._inputs = StepInputs(micro_batches, rope_base, self.recorder)
+        self._loss_of = loss_of
+        for stage in stages:
+            stage.inputs = self._inputs
+        # Targets that torch may cut into micro-batches: their numbers, on the CPU, where reading one waits
+        # for nothing.
+        schedule.step(target=torch.arange(len(micro_batches)))
+
+    @torch.no_grad()
+    def forward_only(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        rope_base: float,
+        consume: Callable[[Transformer, Tensor, Any], Result],
+    ) -> list[Result]:
+        """`consume(last stage, hidden states, micro-batch)` of every micro-batch, in order. Collective.
+
+        Empty on ranks without the last stage. Micro-batches may differ in length.
+        """
+        results: list[Result] = []
+        received: dict[tuple[int, int], tuple[Tensor, dist.Work | None]] = {}
+        sent: deque[tuple[dist.Work | None, Tensor]] = deque()
+        made: dict[tuple[int, int], Tensor] = {}
+        order = forward_order(self.placement, len(micro_batches))[self._mesh.pipeline.rank]
+        for step in order:
+            stage, index = step.stage, step.micro_batch
+            if step.what == "receive":
+                buffer_TD = self._buffer(micro_batches[index])
+                work = dist.irecv(buffer_TD, self._peer(stage - 1), self._mesh.pipeline.group)
+                received[stage, index] = (buffer_TD, work)
+            elif step.what == "send":
+                hidden_TD = made.pop((stage, index))
+                work = dist.isend(hidden_TD, self._peer(stage + 1), self._mesh.pipeline.group)
+                sent.append((work, hidden_TD))
+                if len(sent) > self.placement.ranks:
+                    _wait(sent.popleft()[0])
+            else:
+                input_T = self._input(micro_batches[index], stage, index, received, made)
+                module = self._stages[stage]
+                hidden_TD = module(input_T, micro_batches[index].layout, rope_base)
+                if stage == self.placement.num_stages - 1:
+                    results.append(consume(module, hidden_TD, micro_batches[index]))
+                else:
+                    made[stage, index] = hidden_TD
+        for work, _ in sent:
+            _wait(work)
+        return results
+
+    def _input(
+        self,
+        micro_batch: MicroBatch,
+        stage: int,
+        index: int,
+        received: dict[tuple[int, int], tuple[Tensor, dist.Work | None]],
+        made: dict[tuple[int, int], Tensor],
+    ) -> Tensor:
+        """Tokens for the first stage, else hidden states: from another rank, or from this one (a V)."""
+        if stage == 0:
+            return micro_batch.tokens_T
+        if (stage, index) not in received:
+            return made.pop((stage - 1, index))
+        hidden_TD, work = received.pop((stage, index))
+        _wait(work)
+        return hidden_TD
+
+    def _schedule(self, num_micro_batches: int, num_tokens: int) -> tuple[Any, list[Stage]]:
+        """torch's schedule for these shapes; all pipeline ranks ask for the same ones in the same order."""
+        key = (num_micro_batches, num_tokens)
+        if key not in self._schedules:
+            stages = [
+                Stage(
+                    module,
+                    index,
+                    self.placement,
+                    self._mesh.pipeline.group,
+                    num_tokens=num_tokens,
+                    hidden_rows=num_tokens // self._mesh.tensor.size,
+                    after_backward=self._after_backward,
+                )
+                for index, module in self._stages.items()
+            ]
+            schedule = SCHEDULES[self.placement.schedule](
+                stages[0] if self.placement.schedule == "1f1b" else stages,
+                num_micro_batches,
+                loss_fn=self._loss,
+                # The loss is a sum that is already divided by the tokens of the whole batch.
+                scale_grads=False,
+            )
+            self._schedules[key] = (schedule, stages)
+        return self._schedules[key]
+
+    def _loss(self, hidden_TD: Tensor, number: Tensor) -> Tensor:
+        assert self._loss_of is not None
+        last = self._stages[self.placement.num_stages - 1]
+        loss = self._loss_of(last, hidden_TD, self._inputs.micro_batches[int(number)])
+        if self.recorder is not None:
+            self.recorder.extend()
+        return loss
+
+    def _buffer(self, micro_batch: MicroBatch) -> Tensor:
+        module = next(iter(self._stages.values()))
+        rows = len(micro_batch.tokens_T) // self._mesh.tensor.size
+        parameter = next(module.parameters())
+        return parameter.new_empty((rows, module.config.hidden_size))
+
+    def _peer(self, stage: int) -> int:
+        return self._mesh.pipeline.ranks[self.placement.rank_of(stage)]
+
+
+def _wait(work: dist.Work | None) -> None:
+    if work is not None:
+        work.wait()

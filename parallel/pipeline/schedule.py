@@ -1,0 +1,211 @@
+"""In which order a pipeline's ranks work, as plain lists, and how long that would take.
+
+An action is a letter, a stage and a micro-batch:
+
+    F  forward     B  backward, whole     I  backward for the stage's input     W  backward for its weights
+
+    1f1b, 3 ranks, 4 micro-batches (a B is twice as long as an F):
+
+    rank 0   F0 F1 F2 .. .. .. .. B0 B0 F3 B1 B1 .. B2 B2 .. B3 B3
+    rank 1   .. F0 F1 .. .. B0 B0 F2 B1 B1 F3 B2 B2 .. B3 B3 .. ..
+    rank 2   .. .. F0 B0 B0 F1 B1 B1 F2 B2 B2 F3 B3 B3 .. .. .. ..
+
+The share of time in which ranks stand idle is the bubble: here (ranks - 1) / (micro-batches + ranks - 1).
+The schedules are those of torch.distributed.pipelining; their orders are read from it, so that what is
+said about a schedule is about the one that runs. Sources: 1F1B and its interleaved form arXiv 2104.04473,
+ZB-V arXiv 2401.10241.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, Literal
+
+from torch import nn
+from torch.distributed.pipelining import (
+    Schedule1F1B,
+    ScheduleInterleaved1F1B,
+    ScheduleZBVZeroBubble,
+)
+
+from parallel.pipeline.placement import Placement
+
+
+class _KeepsNoOutputs:
+    """The last stage's hidden states are used up by the loss: they are not joined and handed back."""
+
+    def _merge_outputs(self, output_chunks: list[Any]) -> None:
+        del output_chunks
+
+
+class OneForwardOneBackward(_KeepsNoOutputs, Schedule1F1B):
+    """One stage a rank."""
+
+
+class Interleaved(_KeepsNoOutputs, ScheduleInterleaved1F1B):
+    """Several stages a rank, dealt round robin."""
+
+
+class ZeroBubbleV(_KeepsNoOutputs, ScheduleZBVZeroBubble):
+    """Two stages a rank in a V; gradients of weights fill what would be idle."""
+
+
+SCHEDULES: Mapping[str, Any] = MappingProxyType(
+    {"1f1b": OneForwardOneBackward, "interleaved_1f1b": Interleaved, "zbv": ZeroBubbleV}
+)
+Kind = Literal["F", "B", "I", "W"]
+# One micro-batch through one stage, in units of its forward.
+UNIT_COSTS: Mapping[str, float] = MappingProxyType({"F": 1.0, "B": 2.0, "I": 1.0, "W": 1.0})
+
+
+@dataclass(frozen=True)
+class Action:
+    """One piece of work of a rank."""
+
+    kind: Kind
+    stage: int
+    micro_batch: int
+
+
+@dataclass(frozen=True)
+class TimedAction:
+    """An action and when it ran, in seconds (or units) from the start of the step."""
+
+    rank: int
+    action: Action
+    start: float
+    end: float
+
+
+def compute_order(placement: Placement, micro_batches: int) -> list[list[Action]]:
+    """Every rank's actions in order.
+
+    Raises:
+        ValueError: the schedule cannot run this number of micro-batches.
+    """
+    if placement.schedule == "1f1b":
+        ranks = range(placement.ranks)
+        return [_one_forward_one_backward(rank, placement.ranks, micro_batches) for rank in ranks]
+    # All that the constructor reads of a stage, on a pipeline of which nothing is built.
+    stages = [
+        SimpleNamespace(
+            stage_index=stage,
+            num_stages=placement.num_stages,
+            group_size=placement.ranks,
+            group_rank=0,
+            submod=nn.Identity(),
+        )
+        for stage in placement.stages_of(0)
+    ]
+    schedule = SCHEDULES[placement.schedule](stages, micro_batches, scale_grads=False)
+    orders = (schedule.pipeline_order[rank] for rank in range(placement.ranks))
+    return [
+        [
+            Action(action.computation_type.value, action.stage_index, action.microbatch_index)
+            for action in order
+            if action is not None
+        ]
+        for order in orders
+    ]
+
+
+def _one_forward_one_backward(rank: int, ranks: int, micro_batches: int) -> list[Action]:
+    ahead = min(ranks - rank, micro_batches)
+    order = [Action("F", rank, index) for index in range(ahead)]
+    for index in range(micro_batches):
+        order.append(Action("B", rank, index))
+        if ahead + index < micro_batches:
+            order.append(Action("F", rank, ahead + index))
+    return order
+
+
+def simulate(
+    order: Sequence[Sequence[Action]], num_stages: int, cost: Callable[[Action], float]
+) -> list[TimedAction]:
+    """When every action would run if transfers took no time and each rank kept to its order."""
+    finished: dict[tuple[str, int, int], float] = {}
+    timed: list[TimedAction] = []
+    waiting = [list(actions) for actions in order]
+    free = [0.0] * len(order)
+    while any(waiting):
+        before = len(timed)
+        for rank, actions in enumerate(waiting):
+            while actions and all(need in finished for need in _needs(actions[0], num_stages)):
+                action = actions.pop(0)
+                ready = [finished[need] for need in _needs(action, num_stages)]
+                start = max([free[rank], *ready])
+                free[rank] = start + cost(action)
+                if action.kind != "W":
+                    made = "hidden" if action.kind == "F" else "gradient"
+                    finished[made, action.stage, action.micro_batch] = free[rank]
+                timed.append(TimedAction(rank, action, start, free[rank]))
+        assert len(timed) > before, "the order waits for itself"
+    return timed
+
+
+def _needs(action: Action, num_stages: int) -> list[tuple[str, int, int]]:
+    """What other stages must have made: hidden states of the one before, the gradient of the one after."""
+    stage, index = action.stage, action.micro_batch
+    if action.kind == "F":
+        return [("hidden", stage - 1, index)] if stage > 0 else []
+    if action.kind == "W":
+        return []
+    own = ("hidden", stage, index)
+    return [own, ("gradient", stage + 1, index)] if stage < num_stages - 1 else [own]
+
+
+def ideal_bubble(placement: Placement, micro_batches: int) -> float:
+    """Idle share of the schedule itself: equal stages, transfers in no time, B = 2 F, I = W = F."""
+    order = compute_order(placement, micro_batches)
+    timed = simulate(order, placement.num_stages, lambda action: UNIT_COSTS[action.kind])
+    return bubble(timed, placement.ranks)
+
+
+def bubble(timed: Sequence[TimedAction], ranks: int) -> float:
+    """Idle share of all ranks between the first start and the last end of any."""
+    span = max(one.end for one in timed) - min(one.start for one in timed)
+    busy = sum(one.end - one.start for one in timed)
+    return 1.0 - busy / (span * ranks)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One step of a forward-only pass: `receive` the stage's input, `run` it, or `send` its output."""
+
+    what: Literal["receive", "run", "send"]
+    stage: int
+    micro_batch: int
+
+
+def forward_order(placement: Placement, micro_batches: int) -> list[list[Transfer]]:
+    """Every rank's steps of a forward-only pass.
+
+    Ranks with several stages take one stage for as many micro-batches as there are ranks, then the next.
+    A receive stands in the list where its send happens, so two ranks name their transfers in one order:
+    NCCL, which runs a pair's transfers one after the other, cannot lock up.
+    """
+    ranks = placement.ranks
+    waiting = [
+        [
+            (stage, index)
+            for first in range(0, micro_batches, ranks)
+            for stage in placement.stages_of(rank)
+            for index in range(first, min(first + ranks, micro_batches))
+        ]
+        for rank in range(ranks)
+    ]
+    order: list[list[Transfer]] = [[] for _ in range(ranks)]
+    done: set[tuple[int, int]] = set()
+    while any(waiting):
+        for rank, steps in enumerate(waiting):
+            # One step a turn: receives are posted early, but not all at once.
+            if not steps or (steps[0][0] > 0 and (steps[0][0] - 1, steps[0][1]) not in done):
+                continue
+            stage, index = steps.pop(0)
+            done.add((stage, index))
+            order[rank].append(Transfer("run", stage, index))
+            after = stage + 1
+            if after < placement.num_stages and placement.rank_of(after) != rank:
+                order[rank].append(Transfer("send", stage, index))
+                order[placement.rank_of(after)].append(Transfer("receive", after, index))
+    return order

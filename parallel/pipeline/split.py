@@ -1,0 +1,97 @@
+"""Which layers every pipeline stage holds, and what no pipeline can do."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+from model.config import ModelConfig
+from parallel.config import ParallelConfig
+from parallel.pipeline.balance import balanced_sizes, head_cost, layer_costs
+from parallel.pipeline.placement import Placement as Placement
+from parallel.pipeline.placement import place_stages as place_stages
+
+
+def split_layers(
+    config: ModelConfig, parallel: ParallelConfig, sequence_length: int
+) -> tuple[range, ...]:
+    """The layers of every stage, in order: those given by hand, else balanced at this sequence length.
+
+    The first stage also holds the embedding, the last one the final norm and the head.
+    """
+    placement = place_stages(parallel)
+    sizes: Sequence[int] = parallel.pipeline_split
+    if not sizes:
+        costs, head = layer_costs(config, sequence_length), head_cost(config, sequence_length)
+        sizes = balanced_sizes(costs, head, placement)
+    return tuple(range(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True))
+
+
+def pipeline_problems(
+    config: ModelConfig, parallel: ParallelConfig, *, micro_batches: int, keep_for_backward: str
+) -> list[str]:
+    """Why a layout with more than one pipeline rank cannot run, one line each.
+
+    micro_batches: of one optimizer step on one data rank, the smallest number of the run's stages.
+    """
+    found = []
+    if parallel.pipeline_schedule == "zbv" and keep_for_backward != "everything":
+        found.append(
+            f"train.keep_for_backward={keep_for_backward}: zbv takes the gradient of every weight by "
+            "itself, and would run a recomputed layer again for each; use keep_for_backward=everything "
+            "or parallel.pipeline_schedule=1f1b"
+        )
+    found += _micro_batch_problems(parallel, micro_batches)
+    found += _split_problems(config, parallel)
+    return found
+
+
+def _micro_batch_problems(parallel: ParallelConfig, micro_batches: int) -> list[str]:
+    ranks, schedule = parallel.pipeline, parallel.pipeline_schedule
+    says = (
+        f"parallel.pipeline_schedule={schedule}: {micro_batches} micro-batches a data rank and step"
+    )
+    if schedule == "1f1b" and micro_batches < ranks:
+        return [
+            f"{says} on parallel.pipeline={ranks}; 1f1b needs at least one per pipeline rank: use "
+            "smaller micro-batches, larger batches or fewer pipeline ranks"
+        ]
+    rounds = max(1, micro_batches // ranks)
+    if schedule == "interleaved_1f1b" and micro_batches % rounds:
+        allowed = [m for m in range(1, 2 * micro_batches) if m % max(1, m // ranks) == 0]
+        nearest = sorted(allowed, key=lambda m: abs(m - micro_batches))[:2]
+        return [
+            f"{says} on parallel.pipeline={ranks} make {rounds} rounds, which must divide them; "
+            f"use {min(nearest)} or {max(nearest)}"
+        ]
+    return []
+
+
+def _split_problems(config: ModelConfig, parallel: ParallelConfig) -> list[str]:
+    split, ranks = parallel.pipeline_split, parallel.pipeline
+    placement = place_stages(parallel)
+    if not split:
+        if config.num_layers >= placement.num_stages - 1:
+            return []
+        return [
+            f"parallel.pipeline={ranks}: {parallel.pipeline_schedule} makes {placement.num_stages} "
+            f"stages of model.num_layers={config.num_layers}, and only the last may be without a "
+            "layer; use fewer pipeline ranks"
+        ]
+    key, found = f"parallel.pipeline_split={list(split)}", []
+    if parallel.pipeline_schedule == "interleaved_1f1b":
+        if len(split) < 2 * ranks or len(split) % ranks:
+            found.append(
+                f"{key}: interleaved_1f1b needs two or more stages on each of {ranks} ranks; give "
+                f"{2 * ranks}, {3 * ranks} or another multiple of {ranks} numbers"
+            )
+    elif len(split) != placement.num_stages:
+        found.append(
+            f"{key}: {parallel.pipeline_schedule} on {ranks} ranks has {placement.num_stages} stages; "
+            f"give {placement.num_stages} numbers"
+        )
+    if sum(split) != config.num_layers:
+        found.append(
+            f"{key}: must add up to model.num_layers={config.num_layers}, not {sum(split)}"
+        )
+    if min(split) < 0 or 0 in split[:-1]:
+        found.append(f"{key}: every stage but the last (the head's) needs a layer; give 1 or more")
+    return found

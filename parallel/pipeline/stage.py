@@ -1,0 +1,205 @@
+"""One pipeline stage as torch's schedules see it, with packed micro-batches and no idle buffers.
+
+torch's stage runs a module, keeps what its backward needs and names the transfers. Here it is told more:
+
+- every micro-batch has tokens, layout and targets of its own; each rank of the pipeline holds the same
+  micro-batches, so only hidden states (T / tensor, D) travel forward and their gradients backward;
+- torch allocates a receive buffer for every micro-batch of the step and keeps them all. Here a buffer
+  exists from its transfer until it is used, so memory is that of the micro-batches in flight;
+- after every backward that made gradients of weights, `after_backward` may move them elsewhere.
+
+Shape letters: T tokens of the stream on this rank (of the tensor ranks together), D width.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.pipelining import PipelineStage
+
+from model.packed_layout import PackedLayout
+from model.transformer import Transformer
+from parallel.pipeline.placement import Placement
+from parallel.pipeline.schedule import Action, Kind
+from parallel.pipeline.timeline import Recorder
+
+
+class MicroBatch(Protocol):
+    """What a stage and the loss need of a packed stream."""
+
+    @property
+    def tokens_T(self) -> Tensor:  # noqa: N802
+        """int64 (T,), this rank's tokens."""
+
+    @property
+    def targets_T(self) -> Tensor:  # noqa: N802
+        """int64 (T,), -100 is ignored."""
+
+    @property
+    def layout(self) -> PackedLayout:
+        """Where documents lie."""
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What one optimizer step runs on. recorder: None where nobody looks at the clock."""
+
+    micro_batches: Sequence[MicroBatch]
+    rope_base: float
+    recorder: Recorder | None
+
+
+class Stage(PipelineStage):
+    """A Transformer with some of the layers, run by torch's schedules.
+
+    num_tokens: T. hidden_rows: T / tensor. Both are the same for every micro-batch of the step.
+    """
+
+    def __init__(
+        self,
+        module: Transformer,
+        index: int,
+        placement: Placement,
+        group: dist.ProcessGroup | None,
+        *,
+        num_tokens: int,
+        hidden_rows: int,
+        after_backward: Callable[[Transformer], None] | None,
+    ) -> None:
+        parameter = next(module.parameters())
+        # requires_grad here is what makes torch ask for and send back gradients of hidden states.
+        self._blank_TD = torch.empty(
+            (hidden_rows, module.config.hidden_size),
+            dtype=parameter.dtype,
+            device="meta",
+            requires_grad=True,
+        )
+        tokens_T = torch.empty(num_tokens, dtype=torch.int64, device="meta")
+        # Given both, torch runs no micro-batch of its own to find out shapes.
+        super().__init__(
+            module,
+            index,
+            placement.num_stages,
+            parameter.device,
+            input_args=(tokens_T if index == 0 else self._blank_TD,),
+            output_args=(self._blank_TD,),
+            group=group,
+        )
+        self.module = module
+        self.inputs: StepInputs | None = None
+        self._after_backward = after_backward
+        self._running = 0
+
+    def forward_one_chunk(  # type: ignore[override]  # options differ between versions of torch
+        self, fwd_chunk_id: int, args: Any, kwargs: Any = None, **options: Any
+    ) -> Any:
+        """Run a micro-batch through the stage; hidden states (T / tensor, D)."""
+        del args, kwargs
+        self._running = fwd_chunk_id
+        given: tuple[Tensor, ...] = ()
+        if self.is_first:
+            given = (self._inputs.micro_batches[fwd_chunk_id].tokens_T,)
+        else:
+            (info,) = self.args_recv_info[fwd_chunk_id]
+            assert info.buffer is not None
+            info.buffer.requires_grad_(True)
+        with self._timed("F", fwd_chunk_id):
+            hidden_TD = super().forward_one_chunk(fwd_chunk_id, given, {}, **options)
+        # From here on the graph holds the input, and nobody needs the output by this list.
+        self._release(self.args_recv_info, fwd_chunk_id)
+        self.output_chunks.clear()
+        return hidden_TD
+
+    def forward_maybe_with_nosync(self, *args: Any, **kwargs: Any) -> Tensor:
+        """What torch calls for the forward itself."""
+        del kwargs
+        layout = self._inputs.micro_batches[self._running].layout
+        hidden_TD: Tensor = self.module(*args, layout, self._inputs.rope_base)
+        return hidden_TD
+
+    def backward_one_chunk(
+        self,
+        bwd_chunk_id: int,
+        loss: Any = None,
+        full_backward: bool = True,
+        last_backward: bool = False,
+    ) -> None:
+        """Backward of a micro-batch, whole or for the stage's input only."""
+        # The first stage has no input to differentiate: torch leaves all of its backward to the weights.
+        idle = self.is_first and not full_backward
+        with nullcontext() if idle else self._timed("B" if full_backward else "I", bwd_chunk_id):
+            super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
+        if not self.is_last:
+            self._release(self.grad_recv_info, bwd_chunk_id)
+
+    def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> None:
+        """The rest of a backward: gradients of the stage's weights."""
+        with self._timed("W", bwd_chunk_id):
+            super().backward_weight_one_chunk(bwd_chunk_id, last_backward)
+
+    def backward_maybe_with_nosync(
+        self, backward_type: str, bwd_kwargs: Any, last_backward: bool = False
+    ) -> Any:
+        """What torch calls for each backward itself."""
+        result = super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
+        if backward_type != "input" and self._after_backward is not None:
+            self._after_backward(self.module)
+        return result
+
+    def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
+        """The transfer of a micro-batch's input, into memory taken now."""
+        self._take(self.args_recv_info, fwd_chunk_id)
+        operations: list[dist.P2POp] = super().get_fwd_recv_ops(fwd_chunk_id)
+        return operations
+
+    def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
+        """The transfer of the gradient of a micro-batch's output, into memory taken now."""
+        self._take(self.grad_recv_info, bwd_chunk_id)
+        operations: list[dist.P2POp] = super().get_bwd_recv_ops(bwd_chunk_id)
+        return operations
+
+    def _prepare_forward_infra(self, *args: Any, **kwargs: Any) -> Any:
+        with self._without_memory():
+            return super()._prepare_forward_infra(*args, **kwargs)
+
+    def _prepare_backward_infra(self, *args: Any, **kwargs: Any) -> Any:
+        with self._without_memory():
+            return super()._prepare_backward_infra(*args, **kwargs)
+
+    @contextmanager
+    def _without_memory(self) -> Iterator[None]:
+        """Receive buffers that torch makes in here take no memory."""
+        device, self.device = self.device, torch.device("meta")
+        try:
+            yield
+        finally:
+            self.device = device
+
+    def _take(self, buffers: dict[int, Any], micro_batch: int) -> None:
+        for info in buffers.get(micro_batch, ()):
+            if (
+                hasattr(info, "buffer") and info.buffer is not None
+            ):  # not the tokens of the first stage
+                info.buffer = torch.empty(
+                    self._blank_TD.shape, dtype=self._blank_TD.dtype, device=self.device
+                )
+
+    def _release(self, buffers: dict[int, Any], micro_batch: int) -> None:
+        for info in buffers[micro_batch]:
+            if hasattr(info, "buffer") and info.buffer is not None:
+                info.buffer = self._blank_TD.detach()
+
+    @property
+    def _inputs(self) -> StepInputs:
+        assert self.inputs is not None, "the runner hands over a step's inputs before it runs"
+        return self.inputs
+
+    def _timed(self, kind: Kind, micro_batch: int) -> AbstractContextManager[None]:
+        recorder = self._inputs.recorder
+        if recorder is None:
+            return nullcontext()
+        return recorder.timed(Action(kind, self.stage_index, micro_batch))

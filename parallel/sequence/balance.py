@@ -1,0 +1,154 @@
+"""Deals the chunks of one stream so that attention work is level: the layout `balanced`, and the door to all.
+
+    documents   [ a                                    ][ b ][ c ][ d  ][ e          ]
+    chunks      | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10| 11| 12| 13| 14| 15|       work: pairs seen
+    dealt       | 0 | 3 | 2 | 0 | 1 | 3 | 2 | 1 | 0 | 1 |  0| 3 | 3 | 2 | 2 | 1 |       4 ranks, 4 chunks each
+
+Every rank gets the same number of equal chunks, so token counts are equal. Cutting finer levels the work, but
+each chunk wants the keys before it (window - 1 for a windowed layer) from another rank, unless the chunk
+before it lies on the same rank. Hence:
+
+1. the fewest chunks a rank that bring the busiest rank within GOAL of the mean: heaviest chunk first to the least
+   loaded rank, to a neighbour's rank where that keeps the goal; then swaps that unload the busiest rank;
+2. swaps that bring neighbours together and keep the goal, while the keys received become fewer;
+3. if no number of chunks reached the goal: an exhaustive search where the chunks are few, else the best found.
+
+Pure integers and no clock: every rank finds the same dealing from the document lengths, without talking.
+"""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from parallel.sequence.chunk_costs import ChunkCosts, Integers, cut
+from parallel.sequence.chunk_search import busiest, join, least_busiest, level, search
+from parallel.sequence.dealing import Dealing, deal_contiguous, deal_zigzag
+
+GOAL = Fraction(105, 100)
+"""Busiest rank's work over the mean that is good enough."""
+MAX_CHUNKS = 64
+"""Chunks a rank, at most."""
+MIN_CHUNK_TOKENS = 128
+"""Shorter chunks make blocks that no kernel likes; four chunks a rank are tried whatever their length."""
+_EXHAUSTIVE_CHUNKS = 15
+"""Of the whole stream: up to so many, all dealings are searched if need be."""
+_CLOSER_GOAL = Fraction(101, 100)
+"""Taken instead where it costs at most a tenth more keys."""
+
+
+def deal(
+    layout: str, lengths: Sequence[int], size: int, windows: Mapping[int | None, int]
+) -> Dealing:
+    """The dealing of a stream of documents of these lengths to `size` ranks, by the layout's name.
+
+    windows: number of layers of each window (None: full layers) in the whole model. All stages of a
+    pipeline hold the same tokens, so they must be given the same windows.
+
+    Raises:
+        ValueError: the stream cannot be dealt so (see `dealing_problem`).
+    """
+    num_tokens = sum(lengths)
+    problem = dealing_problem(layout, num_tokens, size)
+    if problem:
+        raise ValueError(problem)
+    if size == 1 or layout == "contiguous":
+        return deal_contiguous(num_tokens, size)
+    if layout == "zigzag":
+        return deal_zigzag(num_tokens, size)
+    return deal_balanced(lengths, size, windows)
+
+
+def dealing_problem(layout: str, num_tokens: int, size: int) -> str | None:
+    """Why streams of `num_tokens` cannot be dealt to `size` ranks in equal parts, or None if they can."""
+    chunks = 2 if layout == "zigzag" and size > 1 else 1
+    step = chunks * size
+    if num_tokens > 0 and num_tokens % step == 0:
+        return None
+    below = num_tokens // step * step
+    use = f"{below} or {below + step}" if below else str(step)
+    rule = f"{chunks} x sequence = {step}" if chunks > 1 else f"sequence = {step}"
+    return (
+        f"sequence_layout={layout}: a stream of {num_tokens} tokens must be a multiple of {rule}; "
+        f"use {use}"
+    )
+
+
+def attention_work(
+    dealing: Dealing, lengths: Sequence[int], windows: Mapping[int | None, int]
+) -> tuple[int, ...]:
+    """Visible query-key pairs of each rank, summed over layers."""
+    held = np.array(dealing.chunks)
+    costs = cut(lengths, held.size, windows)
+    return tuple(costs.work[held].sum(axis=1).tolist())
+
+
+def keys_received(
+    dealing: Dealing, lengths: Sequence[int], windows: Mapping[int | None, int]
+) -> tuple[int, ...]:
+    """Key tokens that each rank receives in one forward, summed over layers; what plan.py's plans move."""
+    held = np.array(dealing.chunks)
+    return tuple(cut(lengths, held.size, windows).keys(held).tolist())
+
+
+def chunk_counts(num_tokens: int, size: int) -> tuple[int, ...]:
+    """Numbers of chunks a rank that `deal_balanced` may use, ascending: divisors of a rank's tokens."""
+    local = num_tokens // size
+    shortest = min(MIN_CHUNK_TOKENS, max(1, local // 4))
+    return tuple(
+        count
+        for count in range(1, min(MAX_CHUNKS, local) + 1)
+        if local % count == 0 and local // count >= shortest
+    )
+
+
+def deal_balanced(lengths: Sequence[int], size: int, windows: Mapping[int | None, int]) -> Dealing:
+    """Chunks dealt so that the busiest rank has at most GOAL times the mean work, if that can be.
+
+    If it cannot: the least busiest work that was found, and of equals the one that receives fewest keys.
+    Ranks are numbered by their first chunk.
+    """
+    num_tokens = sum(lengths)
+    assert num_tokens % size == 0, "dealing_problem was not asked"
+    total = int(cut(lengths, size, windows).work.sum())
+    goal, closer_goal = int(GOAL * total / size), int(_CLOSER_GOAL * total / size)
+    for count in chunk_counts(num_tokens, size):
+        costs = cut(lengths, size * count, windows)
+        held = _within(costs, size, goal)
+        if held is not None:
+            closer = _within(costs, size, closer_goal)
+            if closer is not None and 10 * costs.keys(closer).sum() <= 11 * costs.keys(held).sum():
+                held = closer
+            return _as_dealing(costs, held)
+    return _out_of_reach(lengths, size, windows, goal)
+
+
+def _within(costs: ChunkCosts, size: int, goal: int) -> Integers | None:
+    """A dealing whose busiest rank is within the goal, neighbours joined; None if none was found."""
+    if least_busiest(costs, costs.num_chunks // size) > goal:
+        return None
+    held = level(costs, size, goal)
+    return join(costs, held, goal) if busiest(costs, held) <= goal else None
+
+
+def _out_of_reach(
+    lengths: Sequence[int], size: int, windows: Mapping[int | None, int], goal: int
+) -> Dealing:
+    """The best dealing where swaps did not reach the goal; it may yet be there for an exhaustive search."""
+    found: list[tuple[int, ChunkCosts, Integers]] = []
+    for count in chunk_counts(sum(lengths), size):
+        costs = cut(lengths, size * count, windows)
+        held = level(costs, size, goal)
+        if costs.num_chunks <= _EXHAUSTIVE_CHUNKS:
+            held = search(costs, held, goal)
+        found.append((busiest(costs, held), costs, held))
+        if found[-1][0] <= goal:
+            break
+    least = max(goal, min(work for work, _, _ in found))
+    best = [(costs, join(costs, held, least)) for work, costs, held in found if work <= least]
+    return _as_dealing(*min(best, key=lambda pair: int(pair[0].keys(pair[1]).sum())))
+
+
+def _as_dealing(costs: ChunkCosts, held: Integers) -> Dealing:
+    chunks = sorted(tuple(sorted(row)) for row in held.tolist())
+    return Dealing(costs.chunk_tokens, tuple(chunks))

@@ -1,0 +1,88 @@
+"""What each chunk of a stream costs its rank: visible query-key pairs, and keys from elsewhere.
+
+Work. A query at place o of its document sees min(o + 1, window) keys, so the first o queries of a document see
+
+    pairs(o) = r (r + 1) / 2 + (o - r) r        with r = min(o, window)        (full layers: r = o)
+
+and the work of a chunk is a difference of two prefix sums. Keys. Before a chunk its queries attend one range
+(see plan.py). Both ends of these ranges ascend with the chunks, so what a rank receives for a chunk depends
+on the chunk it holds before that one alone: the part of the range behind it. The rest is there already.
+
+    held chunk      the chunk's range of keys      next held chunk
+    [#########]- - - - - [...........................][#########]
+               received: this part of the range, or all of it if it starts later
+
+Both are summed over layers, each kind weighted by its number of layers. Integers throughout.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ChunkCosts:
+    """A stream cut into `num_chunks` equal chunks, under layers of several kinds.
+
+    work: pairs of each chunk. starts: stream position of each chunk, and of the stream's end. key_starts:
+    per kind of layer, where the range of keys before each of these starts. layers: number of each kind.
+    """
+
+    chunk_tokens: int
+    work: Integers
+    starts: Integers
+    key_starts: tuple[Integers, ...]
+    layers: tuple[int, ...]
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of the whole stream."""
+        return len(self.work)
+
+    def between(self, held: Integers, following: Integers) -> Integers:
+        """Key tokens received for chunks `following` by ranks that hold `held` as the chunk before them.
+
+        -1 stands for no chunk before; the number after the last chunk for none after, which costs nothing.
+        """
+        starts, behind = self.starts[following], (held + 1) * self.chunk_tokens
+        total = np.zeros_like(starts)
+        for layers, key_starts in zip(self.layers, self.key_starts, strict=True):
+            total += layers * np.maximum(starts - np.maximum(key_starts[following], behind), 0)
+        return total
+
+    def keys(self, held: Integers) -> Integers:
+        """Key tokens received by ranks that hold the chunks held[..., :], ascending; shape (...)."""
+        before = np.concatenate([np.full_like(held[..., :1], -1), held[..., :-1]], axis=-1)
+        received: Integers = self.between(before, held).sum(axis=-1)
+        return received
+
+
+def cut(lengths: Sequence[int], num_chunks: int, windows: Mapping[int | None, int]) -> ChunkCosts:
+    """The chunks of documents laid end to end. windows: number of layers of each window (None: full)."""
+    documents = np.asarray(lengths, dtype=np.int64)
+    bounds = np.concatenate(([0], np.cumsum(documents)))
+    tokens = int(bounds[-1]) // num_chunks
+    assert tokens * num_chunks == bounds[-1], "chunks are equal"
+    borders = np.arange(num_chunks + 1, dtype=np.int64) * tokens
+    # Empty documents start where the next one does: the last start at or before the border counts.
+    document = np.searchsorted(bounds[:-1], borders, side="right") - 1
+    place = borders - bounds[document]
+    work = np.zeros(num_chunks, dtype=np.int64)
+    key_starts = []
+    for window, layers in windows.items():
+        before = np.concatenate(([0], np.cumsum(_pairs(documents, window))))
+        work += layers * np.diff(before[document] + _pairs(place, window))
+        reach = place if window is None else np.minimum(place, window - 1)
+        key_starts.append(borders - reach)
+    for starts in key_starts:
+        starts[-1] = borders[-1]
+    return ChunkCosts(tokens, work, borders, tuple(key_starts), tuple(windows.values()))
+
+
+def _pairs(queries: Integers, window: int | None) -> Integers:
+    reach = queries if window is None else np.minimum(queries, window)
+    return reach * (reach + 1) // 2 + (queries - reach) * reach

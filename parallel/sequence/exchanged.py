@@ -1,0 +1,141 @@
+"""Attention with one exchange of keys: all windowed layers, and full layers where little moves.
+
+    forward     keys of other ranks  ======== on the way ========>
+                         local calls .............................  calls over what came
+    backward    calls over what came   ==== their gradients on the way back ====>
+                                         local calls ...........................  added at the owner
+
+The keys that came are kept for the backward, which sends gradients only. These are float32 (float64 for
+float64) on the wire and in the owner's sum, and are added in the order of ranks: two runs are bit-identical.
+
+Shape letters: T local tokens, R rows that came, S rows of the assembled keys; 2 is key and value; H query
+heads, G key/value heads, K head dimension.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from model.attention_segments import SegmentKernel, choose_segment_kernel
+from parallel.sequence.local import (
+    Attended,
+    Gradients,
+    Join,
+    attend_calls,
+    attend_calls_backward,
+)
+from parallel.sequence.merge import put_part
+from parallel.sequence.route import Route, Rows
+from parallel.sequence.wire import Wire, add_rows, gather_rows
+
+
+def attend_exchanged(
+    q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, *, route: Route, wire: Wire, join: Join
+) -> Tensor:
+    """o_THK of the local queries. join: how calls over what came meet the local ones.
+
+    `put_part` where no query is in both; otherwise `merge_part`.
+    """
+    run = ExchangedAttention.apply
+    o_THK: Tensor = run(q_THK, k_TGK, v_TGK, route, wire, join)  # type: ignore[no-untyped-call]
+    return o_THK
+
+
+class ExchangedAttention(torch.autograd.Function):
+    """Keeps queries, keys, values, output, log-sum-exp and the keys and values that came."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_THK: Tensor,
+        k_TGK: Tensor,
+        v_TGK: Tensor,
+        route: Route,
+        wire: Wire,
+        join: Join,
+    ) -> Tensor:
+        kernel = choose_segment_kernel(q_THK.device, q_THK.dtype)
+        exchange = route.exchange
+        kv_T2GK = torch.stack((k_TGK, v_TGK), dim=1)
+        pending = None
+        if exchange:
+            pending = wire.exchange(
+                gather_rows(kv_T2GK, exchange.send), exchange.send_rows, exchange.receive_rows
+            )
+        wide = torch.promote_types(q_THK.dtype, torch.float32)
+        # Queries in one call only need no wide sum.
+        o = torch.empty_like(q_THK, dtype=q_THK.dtype if join is put_part else wide)
+        lse_TH = q_THK.new_empty(q_THK.shape[:2], dtype=wide)
+        attend_calls(kernel, route.local, q_THK, kv_T2GK, (o, lse_TH), put_part)
+        came_R2GK = kv_T2GK[:0]
+        if exchange and pending:
+            came_R2GK = wire.receive(pending, "forward")
+            keys_S2GK = _assemble(exchange.assembly, came_R2GK, kv_T2GK)
+            attend_calls(kernel, exchange.calls, q_THK, keys_S2GK, (o, lse_TH), join)
+        o_THK = o.to(q_THK.dtype)
+        ctx.route, ctx.wire = route, wire
+        ctx.save_for_backward(q_THK, kv_T2GK, o_THK, lse_TH, came_R2GK)
+        return o_THK
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, do_THK: Tensor) -> tuple[Tensor | None, ...]:
+        q_THK, kv_T2GK, o_THK, lse_TH, came_R2GK = ctx.saved_tensors
+        route: Route = ctx.route
+        wire: Wire = ctx.wire
+        kernel = choose_segment_kernel(q_THK.device, q_THK.dtype)
+        attended = Attended(q_THK, o_THK, lse_TH)
+        do_THK = do_THK.contiguous()
+        sums = Gradients.zeros(q_THK, kv_T2GK)
+        if route.exchange is None:
+            attend_calls_backward(kernel, route.local, do_THK, attended, kv_T2GK, sums)
+            return (*sums.like(q_THK, kv_T2GK), None, None, None)
+        exchange = route.exchange
+        dcame_R2GK = _backward_of_what_came(
+            kernel, route, do_THK, attended, (came_R2GK, kv_T2GK), sums
+        )
+        pending = wire.exchange(dcame_R2GK, exchange.receive_rows, exchange.send_rows)
+        attend_calls_backward(kernel, route.local, do_THK, attended, kv_T2GK, sums)
+        add_rows(sums.dkv_T2GK, exchange.send, wire.receive(pending, "backward"))
+        return (*sums.like(q_THK, kv_T2GK), None, None, None)
+
+
+def _backward_of_what_came(
+    kernel: SegmentKernel,
+    route: Route,
+    do_THK: Tensor,
+    attended: Attended,
+    keys: tuple[Tensor, Tensor],
+    sums: Gradients,
+) -> Tensor:
+    """Gradients of the rows that came; those of the rank's own tokens go into `sums`."""
+    assert route.exchange is not None
+    came_R2GK, own_T2GK = keys
+    assembly = route.exchange.assembly
+    keys_S2GK = _assemble(assembly, came_R2GK, own_T2GK)
+    dkeys_S2GK = torch.zeros_like(keys_S2GK, dtype=sums.dkv_T2GK.dtype)
+    attend_calls_backward(
+        kernel,
+        route.exchange.calls,
+        do_THK,
+        attended,
+        keys_S2GK,
+        Gradients(sums.dq_THK, dkeys_S2GK),
+    )
+    dcame_R2GK = torch.zeros_like(came_R2GK, dtype=dkeys_S2GK.dtype)
+    done = 0
+    for came, rows in assembly:
+        target = dcame_R2GK if came else sums.dkv_T2GK
+        target[rows.start : rows.stop].add_(dkeys_S2GK[done : done + len(rows)])
+        done += len(rows)
+    return dcame_R2GK
+
+
+def _assemble(assembly: Sequence[Rows], came_R2GK: Tensor, own_T2GK: Tensor) -> Tensor:
+    parts = [(came_R2GK if came else own_T2GK)[rows.start : rows.stop] for came, rows in assembly]
+    if not parts:
+        return own_T2GK[:0]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

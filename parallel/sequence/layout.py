@@ -1,0 +1,108 @@
+"""What the layers of a sequence rank are told about a stream that is cut among ranks.
+
+The documents are the whole stream's; positions are those of the tokens held here; and for every kind of
+layer there is the rank's route (`route.py`). A share is made on the host, in the thread that prepares
+batches; a layout is its copy on the device.
+
+    stream      a a a a | a a b b | b b b b | c c c c        4 chunks on 2 ranks, zigzag
+    rank 1                a a b b   b b b b                  ranges 4..11, positions 4 5 0 1 2 3 4 5
+
+Shape letters: T tokens held by this rank.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from model.packed_layout import PackedLayout, to_device
+from parallel.sequence.dealing import Dealing
+from parallel.sequence.route import Own, Route, Transport, route
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceShare:
+    """One rank's share of a stream, on the host.
+
+    lengths: documents of the whole stream. ranges: stream positions of this rank's tokens, ascending.
+    positions_T: of its tokens within their documents. routes: by window, None for full layers.
+    """
+
+    dealing: Dealing
+    rank: int
+    lengths: tuple[int, ...]
+    ranges: tuple[range, ...]
+    positions_T: Tensor
+    routes: Mapping[int | None, Route]
+
+
+def build_share(
+    dealing: Dealing,
+    lengths: Sequence[int],
+    rank: int,
+    windows: Collection[int | None],
+    transport: Transport = "auto",
+) -> SequenceShare:
+    """The share of `rank` for layers with these windows. Every rank makes its own, without talking.
+
+    Raises:
+        ValueError: the documents do not fill the stream that was dealt.
+    """
+    if sum(lengths) != dealing.num_tokens:
+        raise ValueError(
+            f"lengths: {sum(lengths)} tokens in all, the chunks dealt hold {dealing.num_tokens}; "
+            "pad the stream with a last document without labels"
+        )
+    own = Own(dealing, lengths, rank)
+    sizes = torch.tensor([len(part.rows) for part in own.parts])
+    # Position of a token = its local row + what its part's rows differ from positions by.
+    shifts = torch.tensor(
+        [part.tokens.start - part.document.start - part.rows.start for part in own.parts]
+    )
+    return SequenceShare(
+        dealing,
+        rank,
+        tuple(int(length) for length in lengths),
+        dealing.ranges(rank),
+        torch.arange(dealing.local_tokens) + shifts.repeat_interleave(sizes),
+        MappingProxyType(
+            {window: route(dealing, lengths, rank, window, transport) for window in windows}
+        ),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class ShardedLayout(PackedLayout):
+    """A stream cut among ranks, as one of them sees it.
+
+    cu_seqlens, max_seqlen and lengths describe the WHOLE stream, positions_T the local tokens.
+    """
+
+    dealing: Dealing
+    rank: int
+    routes: Mapping[int | None, Route]
+
+    @classmethod
+    def from_share(
+        cls, share: SequenceShare, device: torch.device | str = "cpu"
+    ) -> "ShardedLayout":
+        """Copy a share to the device; the host does not wait."""
+        offsets = torch.tensor([0, *accumulate(share.lengths)], dtype=torch.int32)
+        routes = {window: found.to(device) for window, found in share.routes.items()}
+        return cls(
+            cu_seqlens=to_device(offsets, device),
+            max_seqlen=max(share.lengths),
+            positions_T=to_device(share.positions_T, device),
+            lengths=share.lengths,
+            dealing=share.dealing,
+            rank=share.rank,
+            routes=MappingProxyType(routes),
+        )
+
+    @property
+    def local_tokens(self) -> int:
+        """Tokens held by this rank (and by every other)."""
+        return self.dealing.local_tokens

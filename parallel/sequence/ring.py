@@ -1,0 +1,135 @@
+"""Full layers on a stream that is cut among ranks: keys travel round the ring, and only those that are needed.
+
+In step s a rank receives from the rank s behind it the keys of documents that reach from there into its own chunks,
+and sends as much to the rank s further on. The next message is under way while the last one is worked on:
+
+    forward    keys 1  keys 2  keys 3                          =: on the way, computing below
+               =======|=======|=======|
+               local   part 1  part 2  part 3                  joined by log-sum-exp (merge.py)
+
+    backward   keys 1  keys 2  keys 3
+               =======|=======|=======|
+               local   part 1  part 2  part 3
+                              |=======|=======|=======|
+                               grads 1 grads 2 grads 3         dK, dV to their owner; only the last is waited for
+
+Two buffers for keys, one in use and one filling, serve all layers; the backward receives keys again
+rather than keep them, and needs three buffers for gradients (two leaving in turn, one arriving). Gradients are float32
+(float64 for float64) on the wire and in the owner's sum, added in the order of steps: two runs are bit-identical.
+
+Where little moves (`route.py`), one exchange takes the place of all steps, and where nothing does there is no
+communication at all.
+
+Shape letters: T local tokens, R rows of a message; 2 is key and value; H query heads, G key/value heads,
+K head dimension.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from model.attention_segments import choose_segment_kernel
+from model.packed_layout import PackedLayout
+from parallel.mesh import AxisGroup
+from parallel.sequence.exchanged import attend_exchanged
+from parallel.sequence.layout import ShardedLayout
+from parallel.sequence.local import Attended, Gradients, attend_calls, attend_calls_backward
+from parallel.sequence.merge import merge_part, put_part
+from parallel.sequence.route import Route, Step
+from parallel.sequence.traffic import TrafficMeter
+from parallel.sequence.wire import Buffers, Transfer, Wire, add_rows, gather_rows
+
+
+class RingCore:
+    """The attention core of all full layers of a model. Give it the axis `mesh.sequence`."""
+
+    def __init__(self, axis: AxisGroup, meter: TrafficMeter | None = None) -> None:
+        self.wire = Wire(axis, "full", meter or TrafficMeter())
+        self.buffers = Buffers()
+
+    def __call__(
+        self,
+        q_THK: Tensor,
+        k_TGK: Tensor,
+        v_TGK: Tensor,
+        layout: PackedLayout,
+        window: int | None,
+    ) -> Tensor:
+        """See `AttentionCore`: local tokens in, local tokens out. Collective over the axis."""
+        assert isinstance(layout, ShardedLayout), "a sequence rank needs its share of the stream"
+        assert window is None, "layers with a window have WindowCore"
+        route = layout.routes[window]
+        if not route.steps:
+            return attend_exchanged(
+                q_THK, k_TGK, v_TGK, route=route, wire=self.wire, join=merge_part
+            )
+        run = _RingAttention.apply
+        o_THK: Tensor = run(q_THK, k_TGK, v_TGK, route, self)  # type: ignore[no-untyped-call]
+        return o_THK
+
+    def start_keys(self, route: Route, index: int, kv_T2GK: Tensor) -> Transfer:
+        """Start step number `index`, if there is one: its keys arrive in one of the two buffers."""
+        if index == len(route.steps):
+            return Transfer.nothing(kv_T2GK)
+        step = route.steps[index]
+        arriving = self.buffers.rows(f"keys {index % 2}", step.receive_rows, len(kv_T2GK), kv_T2GK)
+        return self.wire.swap(gather_rows(kv_T2GK, step.send), step.distance, arriving)
+
+    def start_gradients(self, step: Step, dkv_R2GK: Tensor, like_T2GK: Tensor) -> Transfer:
+        """Send the gradients of a step's keys back, and receive those of what was sent in it."""
+        arriving = self.buffers.rows("gradients in", step.send_rows, len(like_T2GK), like_T2GK)
+        return self.wire.swap(dkv_R2GK, -step.distance, arriving)
+
+
+class _RingAttention(torch.autograd.Function):
+    """Keeps queries, own keys and values, output and log-sum-exp; nothing that was received."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, route: Route, core: RingCore
+    ) -> Tensor:
+        kernel = choose_segment_kernel(q_THK.device, q_THK.dtype)
+        kv_T2GK = torch.stack((k_TGK, v_TGK), dim=1)
+        pending = core.start_keys(route, 0, kv_T2GK)
+        wide = torch.promote_types(q_THK.dtype, torch.float32)
+        o = torch.empty_like(q_THK, dtype=wide)
+        lse_TH = q_THK.new_empty(q_THK.shape[:2], dtype=wide)
+        attend_calls(kernel, route.local, q_THK, kv_T2GK, (o, lse_TH), put_part)
+        for index, step in enumerate(route.steps):
+            came_R2GK = core.wire.receive(pending, "forward")
+            pending = core.start_keys(route, index + 1, kv_T2GK)
+            attend_calls(kernel, step.calls, q_THK, came_R2GK, (o, lse_TH), merge_part)
+        o_THK = o.to(q_THK.dtype)
+        ctx.route, ctx.core = route, core
+        ctx.save_for_backward(q_THK, kv_T2GK, o_THK, lse_TH)
+        return o_THK
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, do_THK: Tensor) -> tuple[Tensor | None, ...]:
+        q_THK, kv_T2GK, o_THK, lse_TH = ctx.saved_tensors
+        route: Route = ctx.route
+        core: RingCore = ctx.core
+        kernel = choose_segment_kernel(q_THK.device, q_THK.dtype)
+        attended = Attended(q_THK, o_THK, lse_TH)
+        do_THK = do_THK.contiguous()
+        pending = core.start_keys(route, 0, kv_T2GK)
+        sums = Gradients.zeros(q_THK, kv_T2GK)
+        attend_calls_backward(kernel, route.local, do_THK, attended, kv_T2GK, sums)
+        returning = Transfer.nothing(sums.dkv_T2GK)
+        returned: tuple[range, ...] = ()
+        for index, step in enumerate(route.steps):
+            came_R2GK = core.wire.receive(pending, "backward")
+            pending = core.start_keys(route, index + 1, kv_T2GK)
+            dcame_R2GK = core.buffers.rows(
+                f"gradients out {index % 2}", step.receive_rows, len(kv_T2GK), sums.dkv_T2GK
+            ).zero_()
+            parts = Gradients(sums.dq_THK, dcame_R2GK)
+            attend_calls_backward(kernel, step.calls, do_THK, attended, came_R2GK, parts)
+            add_rows(sums.dkv_T2GK, returned, core.wire.receive(returning, "backward"))
+            returning = core.start_gradients(step, dcame_R2GK, sums.dkv_T2GK)
+            returned = step.send
+        add_rows(sums.dkv_T2GK, returned, core.wire.receive(returning, "backward"))
+        return (*sums.like(q_THK, kv_T2GK), None, None)

@@ -1,0 +1,323 @@
+"""What one rank does in a layer of one kind: which kernels it calls on which rows, and what it sends.
+
+Local rows are the rank's own tokens in stream order. Three kinds of work:
+
+    local      queries and keys of this rank. Full layers: ONE causal call, a document's own tokens in order,
+               gaps between chunks closed up (what lies in a gap is added by the other calls).
+    exchange   keys of other ranks, brought by one all-to-all and laid out by `assembly`.
+    steps      keys of the rank `distance` behind on the ring, one message a step.
+
+Two chunks can share one document at most, so in a full layer the queries of a chunk see either all or nothing
+of a piece from before the chunk: rectangles, no mask. In a layer with a window the queries of a chunk whose window
+begins before it ("heads", at most window - 1 of them) get a call of their own over the keys before the chunk
+and those of the chunk, put end to end:
+
+    window 4, a document over the border      | own chunk: a b c d e f g
+    local: d e f g over a .. g                | heads: a b c over x y z + a b c      (x y z: from other ranks)
+
+Pure host integers, with the index tensors of `Segments`.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
+from typing import Literal, NamedTuple
+
+import torch
+
+from model.attention_segments import Segments
+from parallel.sequence.dealing import Dealing
+from parallel.sequence.plan import KeyPlan, plan_keys
+
+# How full layers get their keys. "auto": by one exchange where little moves, in ring steps otherwise.
+Transport = Literal["auto", "ring", "exchange"]
+# Little: the busiest rank receives at most this part of what it holds itself.
+_LITTLE = 0.25
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel call: these rows of the queries over these rows of the keys."""
+
+    queries: range
+    keys: range
+    segments: Segments
+
+    def to(self, device: torch.device | str) -> "Call":
+        """The same with index tensors on another device."""
+        return replace(self, segments=self.segments.to(device))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step along the ring. send: local rows for the rank `distance` further on."""
+
+    distance: int
+    send: tuple[range, ...]
+    receive_rows: int
+    calls: tuple[Call, ...]
+
+    @property
+    def send_rows(self) -> int:
+        """Tokens sent."""
+        return sum(len(piece) for piece in self.send)
+
+
+class Rows(NamedTuple):
+    """Rows of what came by the wire, or of the rank's own."""
+
+    came: bool
+    rows: range
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One all-to-all. send: local rows, by receiving rank. assembly: the rows that make up the calls' keys."""
+
+    send: tuple[range, ...]
+    send_rows: tuple[int, ...]
+    receive_rows: tuple[int, ...]
+    assembly: tuple[Rows, ...]
+    calls: tuple[Call, ...]
+
+
+@dataclass(frozen=True)
+class Route:
+    """All of a rank's work in a layer of one kind. Either an exchange, or steps, or nothing beyond local."""
+
+    local: tuple[Call, ...]
+    exchange: Exchange | None = None
+    steps: tuple[Step, ...] = ()
+
+    def to(self, device: torch.device | str) -> "Route":
+        """The same with index tensors on another device."""
+
+        def moved(calls: tuple[Call, ...]) -> tuple[Call, ...]:
+            return tuple(call.to(device) for call in calls)
+
+        exchange = self.exchange
+        return Route(
+            moved(self.local),
+            replace(exchange, calls=moved(exchange.calls)) if exchange else None,
+            tuple(replace(step, calls=moved(step.calls)) for step in self.steps),
+        )
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """Every call."""
+        exchanged = self.exchange.calls if self.exchange else ()
+        return (*self.local, *exchanged, *(call for step in self.steps for call in step.calls))
+
+
+def route(
+    dealing: Dealing, lengths: Sequence[int], rank: int, window: int | None, transport: Transport
+) -> Route:
+    """The work of `rank` for documents of these lengths in the layers that have this window."""
+    own = Own(dealing, lengths, rank)
+    plan = plan_keys(dealing, lengths, window)
+    most = max(plan.tokens_received(r) for r in range(dealing.size))
+    if window is not None:
+        exchange = _exchange_heads(own, plan, window) if most else None
+        return Route(own.local_windowed(window), exchange)
+    if most == 0:
+        return Route(own.local_full())
+    if transport == "auto":
+        transport = "exchange" if most <= _LITTLE * dealing.local_tokens else "ring"
+    if transport == "exchange":
+        return Route(own.local_full(), _exchange_rectangles(own, plan))
+    return Route(own.local_full(), steps=tuple(_steps(own, plan, dealing.size)))
+
+
+class Part(NamedTuple):
+    """A run of one document's tokens without a gap, as stream positions and as local rows."""
+
+    document: range
+    tokens: range
+    rows: range
+
+    @property
+    def begins_elsewhere(self) -> bool:
+        """Whether the token before it is in the same document, and so on another rank."""
+        return self.tokens.start > self.document.start
+
+    def head(self, window: int) -> int:
+        """Its queries whose window begins before it."""
+        return min(len(self.rows), window - 1) if self.begins_elsewhere else 0
+
+
+class Own:
+    """The tokens of one rank, cut where documents or its ranges end."""
+
+    def __init__(self, dealing: Dealing, lengths: Sequence[int], rank: int) -> None:
+        self.rank = rank
+        self.parts: list[Part] = []
+        starts = [0, *accumulate(lengths)]
+        row = 0
+        for held in dealing.ranges(rank):
+            position, document = held.start, bisect_right(starts, held.start) - 1
+            while position < held.stop:
+                stop = min(held.stop, starts[document + 1])
+                rows = range(row, row + stop - position)
+                whole = range(starts[document], starts[document + 1])
+                self.parts.append(Part(whole, range(position, stop), rows))
+                position, row, document = stop, rows.stop, document + 1
+        self._starts = [part.tokens.start for part in self.parts]
+
+    def rows(self, pieces: Iterable[range]) -> tuple[range, ...]:
+        """Local rows of stream ranges that this rank holds, neighbours joined."""
+        found: list[range] = []
+        for piece in pieces:
+            part = self.parts[bisect_right(self._starts, piece.start) - 1]
+            first = part.rows.start + piece.start - part.tokens.start
+            _append(found, range(first, first + len(piece)))
+        return tuple(found)
+
+    def local_full(self) -> tuple[Call, ...]:
+        """Causal within every document; its tokens here lie in stream order, so gaps do not matter."""
+        lengths = [
+            sum(len(part.rows) for part in parts)
+            for _, parts in groupby(self.parts, key=lambda part: part.document)
+        ]
+        rows = range(sum(lengths))
+        return (Call(rows, rows, Segments.from_lengths(lengths, lengths, causal=True)),)
+
+    def local_windowed(self, window: int) -> tuple[Call, ...]:
+        """All queries that see no key from before their chunk."""
+        problems = [(part.rows[part.head(window) :], part.rows) for part in self.parts]
+        return _calls(problems, causal=True, window=window)
+
+
+def _exchange_rectangles(own: Own, plan: KeyPlan) -> Exchange:
+    """The keys are assembled in stream order, so those before a chunk in its document lie together."""
+    came = sorted(_arrivals(plan.receives[own.rank]))
+    order: list[range] = []
+    for _, _, rows in came:
+        _append(order, rows)
+    pieces = [range(start, stop) for start, stop, _ in came]
+    return Exchange(
+        *_sizes(own, plan),
+        assembly=tuple(Rows(True, rows) for rows in order),
+        calls=_rectangles(own, pieces),
+    )
+
+
+def _exchange_heads(own: Own, plan: KeyPlan, window: int) -> Exchange:
+    """For every head: the window - 1 keys before it, wherever they are, and its own."""
+    known = [(start, stop, True, rows) for start, stop, rows in _arrivals(plan.receives[own.rank])]
+    known += [(p.tokens.start, p.tokens.stop, False, p.rows) for p in own.parts]
+    known.sort(key=lambda entry: entry[0])
+    starts = [entry[0] for entry in known]
+    assembly: list[Rows] = []
+    problems: list[tuple[range, range]] = []
+    assembled = 0
+    for part in own.parts:
+        head = part.head(window)
+        if head == 0:
+            continue
+        first = max(part.document.start, part.tokens.start - (window - 1))
+        keys = range(first, part.tokens.start + head)
+        index, position = bisect_right(starts, first) - 1, first
+        while position < keys.stop:
+            start, stop, came, rows = known[index]
+            until = min(stop, keys.stop)
+            assert start <= position < until, "the plan left a key out"
+            assembly.append(Rows(came, rows[position - start : until - start]))
+            position, index = until, index + 1
+        problems.append((part.rows[:head], range(assembled, assembled + len(keys))))
+        assembled += len(keys)
+    return Exchange(
+        *_sizes(own, plan),
+        assembly=tuple(assembly),
+        calls=_calls(problems, causal=True, window=window),
+    )
+
+
+def _steps(own: Own, plan: KeyPlan, size: int) -> Iterable[Step]:
+    """Steps in which nobody anywhere sends anything are left out, by all ranks."""
+    for distance in range(1, size):
+        if not any(plan.receives[rank][rank - distance] for rank in range(size)):
+            continue
+        pieces = plan.receives[own.rank][own.rank - distance]
+        yield Step(
+            distance,
+            own.rows(plan.receives[(own.rank + distance) % size][own.rank]),
+            sum(len(piece) for piece in pieces),
+            _rectangles(own, pieces),
+        )
+
+
+def _sizes(own: Own, plan: KeyPlan) -> tuple[tuple[range, ...], tuple[int, ...], tuple[int, ...]]:
+    """What to send, how many rows to whom, how many from whom."""
+    sends = [received[own.rank] for received in plan.receives]
+    return (
+        tuple(rows for pieces in sends for rows in own.rows(pieces)),
+        tuple(sum(len(piece) for piece in pieces) for pieces in sends),
+        tuple(sum(len(piece) for piece in pieces) for pieces in plan.receives[own.rank]),
+    )
+
+
+def _arrivals(received: Sequence[Sequence[range]]) -> Iterable[tuple[int, int, range]]:
+    """Stream start and stop of every piece and the rows it takes on the wire, in order of arrival."""
+    row = 0
+    for pieces in received:
+        for piece in pieces:
+            yield piece.start, piece.stop, range(row, row + len(piece))
+            row += len(piece)
+
+
+def _rectangles(own: Own, pieces: Sequence[range]) -> tuple[Call, ...]:
+    """Every part of a document over the keys of these pieces, in order, that come before it in there."""
+    problems: list[tuple[range, range]] = []
+    for part in own.parts:
+        if not part.begins_elsewhere:
+            continue
+        keys = range(
+            _tokens_before(pieces, part.document.start), _tokens_before(pieces, part.tokens.start)
+        )
+        if not keys:
+            continue
+        if problems and problems[-1][1] == keys and problems[-1][0].stop == part.rows.start:
+            queries = range(problems.pop()[0].start, part.rows.stop)
+            problems.append((queries, keys))
+        else:
+            problems.append((part.rows, keys))
+    return _calls(problems, causal=False, window=None)
+
+
+def _tokens_before(pieces: Sequence[range], position: int) -> int:
+    return sum(max(0, min(piece.stop, position) - piece.start) for piece in pieces)
+
+
+def _calls(
+    problems: Sequence[tuple[range, range]], *, causal: bool, window: int | None
+) -> tuple[Call, ...]:
+    """Problems whose queries and keys follow one another share a call."""
+    runs: list[list[tuple[range, range]]] = []
+    for queries, keys in problems:
+        if not queries:
+            continue
+        if runs and (runs[-1][-1][0].stop, runs[-1][-1][1].stop) == (queries.start, keys.start):
+            runs[-1].append((queries, keys))
+        else:
+            runs.append([(queries, keys)])
+    return tuple(
+        Call(
+            range(run[0][0].start, run[-1][0].stop),
+            range(run[0][1].start, run[-1][1].stop),
+            Segments.from_lengths(
+                [len(queries) for queries, _ in run],
+                [len(keys) for _, keys in run],
+                causal=causal,
+                window=window,
+            ),
+        )
+        for run in runs
+    )
+
+
+def _append(ranges: list[range], more: range) -> None:
+    if ranges and ranges[-1].stop == more.start:
+        ranges[-1] = range(ranges[-1].start, more.stop)
+    else:
+        ranges.append(more)

@@ -1,0 +1,44 @@
+"""Windowed layers on a stream that is cut among ranks: one exchange of the keys before each chunk.
+
+    rank 0's chunk            rank 1's chunk
+    . . . . . . w x y z  |  a b c d e f g h . .        window 4, one document
+              -> x y z ->  a b c                       heads: sees x y z and its own
+                           d e f g h . .               sees own keys only; computed during the transfer
+
+No query is in two calls, so nothing is merged. A window that is longer than a shard, or spans several ranks, is
+the same exchange with more senders.
+
+Shape letters: T local tokens, H query heads, G key/value heads, K head dimension.
+"""
+
+from torch import Tensor
+
+from model.packed_layout import PackedLayout
+from parallel.mesh import AxisGroup
+from parallel.sequence.exchanged import attend_exchanged
+from parallel.sequence.layout import ShardedLayout
+from parallel.sequence.merge import put_part
+from parallel.sequence.traffic import TrafficMeter
+from parallel.sequence.wire import Wire
+
+
+class WindowCore:
+    """The attention core of all windowed layers of a model. Give it the axis `mesh.window`."""
+
+    def __init__(self, axis: AxisGroup, meter: TrafficMeter | None = None) -> None:
+        self.wire = Wire(axis, "window", meter or TrafficMeter())
+
+    def __call__(
+        self,
+        q_THK: Tensor,
+        k_TGK: Tensor,
+        v_TGK: Tensor,
+        layout: PackedLayout,
+        window: int | None,
+    ) -> Tensor:
+        """See `AttentionCore`: local tokens in, local tokens out. Collective over the axis."""
+        assert isinstance(layout, ShardedLayout), "a sequence rank needs its share of the stream"
+        assert window is not None, "layers without a window have RingCore"
+        return attend_exchanged(
+            q_THK, k_TGK, v_TGK, route=layout.routes[window], wire=self.wire, join=put_part
+        )

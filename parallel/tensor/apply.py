@@ -1,0 +1,54 @@
+"""Put a Transformer, or a stage of one, on the tensor axis.
+
+    build on the meta device -> cut_model -> materialise with initialise_cut -> sum_replicated_gradients, mark_owners
+
+Parameters stay plain tensors under the same names, so ZeRO can flatten them and checkpoints find them.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.initialization import initialize_parameter
+from model.transformer import Transformer
+from parallel.mesh import AxisGroup
+from parallel.tensor.block import cut_block
+from parallel.tensor.cut import cut_of
+from parallel.tensor.vocabulary import VocabularyParallelEmbedding, VocabularyParallelLoss
+
+
+def cut_model(model: Transformer, group: AxisGroup) -> None:
+    """Keep this rank's part of every parameter and replace what runs between them. In place.
+
+    On one rank nothing changes. Works on meta and on real parameters, and on a pipeline stage without
+    embedding or head. Afterwards: tokens in, the cut residual stream (T / n, D) out; `loss` and
+    `token_losses` take that and the targets of all tokens; `logits` is not for a cut model.
+    """
+    if group.size == 1:
+        return
+    for prefix, module in model.named_modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            cut = cut_of(f"{prefix}.{name}", model.config, group.rank, group.size)
+            if cut.parts > 1:
+                part = cut.of(parameter.detach())
+                part = part.clone(memory_format=torch.contiguous_format)
+                setattr(module, name, nn.Parameter(part))
+        if isinstance(module, nn.Linear):
+            module.out_features, module.in_features = module.weight.shape
+    for index, block in model.layers.items():
+        model.layers[index] = cut_block(block, group)
+    if isinstance(model.embedding, nn.Embedding):
+        weight_VD = nn.Parameter(model.embedding.weight.detach())
+        model.embedding = VocabularyParallelEmbedding(weight_VD, group)
+    model.head_loss = VocabularyParallelLoss(group)
+
+
+def initialise_cut(
+    name: str, tensor: Tensor, config: ModelConfig, seed: int, group: AxisGroup
+) -> None:
+    """Fill this rank's part of the parameter called `name`: that slice of the logical initial values."""
+    cut = cut_of(name, config, group.rank, group.size)
+    full = torch.empty(cut.full_shape(tuple(tensor.shape)), dtype=tensor.dtype)
+    initialize_parameter(name, full, config, seed)
+    with torch.no_grad():
+        tensor.copy_(cut.of(full))

@@ -1,0 +1,80 @@
+"""The residual blocks on the tensor axis, their transfers beside the products of the feed-forward.
+
+Parallel block, with the stream in pieces A to D (`parallel.tensor.residual`):
+
+    compute            | ff(A) | ff(B) |    attention(all)   | ff(C) | ff(D)  |
+    wire     gather A  |  gather B, C, D                     |  sum A, B, C   | sum D
+
+The backward runs the same schedule from right to left (`parallel.collectives`). Only the first gather and
+the last sum are waited for where a piece's products take as long as its transfer; the bytes are those of one
+gather and one scatter of the stream. The sequential block does so around its feed-forward, while attention
+waits for its tokens and its sums.
+
+A recomputation does not repeat the sums at the end of a block.
+
+Shape letters: T tokens, D width.
+"""
+
+from itertools import chain
+
+from torch import Tensor, nn
+
+from model.block import ParallelBlock, SequentialBlock
+from model.packed_layout import PackedLayout
+from model.rope import Rotation
+from parallel.mesh import AxisGroup
+from parallel.tensor.residual import Arriving, Leaving, enter, leave, pieces
+
+
+class TensorParallelBlock(nn.Module):
+    """`ParallelBlock` with cut matrices, under the same names."""
+
+    def __init__(self, block: ParallelBlock, group: AxisGroup) -> None:
+        super().__init__()
+        self.norm = block.norm
+        self.attention = block.attention
+        self.feed_forward = block.feed_forward
+        self._group = group
+
+    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
+        """(T / n, D) to (T / n, D); layout and rotation are of all tokens."""
+        arriving = Arriving(self.norm(x_TD), self._group)
+        early = arriving.count // 2
+        f_TD = [self.feed_forward(arriving.piece()) for _ in range(early)]
+        n_TD = [arriving.piece() for _ in range(early, arriving.count)]
+        a_TD = pieces(self.attention(arriving.whole(), layout, rotation), self._group.size)
+        leaving = Leaving(self._group, ends_block=True)
+        # `map` is lazy: a sum is on its way before the next piece's feed-forward.
+        for a, f in zip(a_TD, chain(f_TD, map(self.feed_forward, n_TD)), strict=True):
+            leaving.send(a + f)
+        return x_TD + leaving.landed()
+
+
+class TensorSequentialBlock(nn.Module):
+    """`SequentialBlock` with cut matrices, under the same names."""
+
+    def __init__(self, block: SequentialBlock, group: AxisGroup) -> None:
+        super().__init__()
+        self.norm = block.norm
+        self.attention = block.attention
+        self.feed_forward_norm = block.feed_forward_norm
+        self.feed_forward = block.feed_forward
+        self._group = group
+
+    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
+        """(T / n, D) to (T / n, D); layout and rotation are of all tokens."""
+        n_TD = enter(self.norm(x_TD), self._group)
+        h_TD = x_TD + leave(self.attention(n_TD, layout, rotation), self._group)
+        arriving = Arriving(self.feed_forward_norm(h_TD), self._group)
+        leaving = Leaving(self._group, ends_block=True)
+        for _ in range(arriving.count):
+            leaving.send(self.feed_forward(arriving.piece()))
+        return h_TD + leaving.landed()
+
+
+def cut_block(block: nn.Module, group: AxisGroup) -> nn.Module:
+    """The block that takes the place of `block`, with its modules."""
+    if isinstance(block, ParallelBlock):
+        return TensorParallelBlock(block, group)
+    assert isinstance(block, SequentialBlock)
+    return TensorSequentialBlock(block, group)

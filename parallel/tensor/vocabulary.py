@@ -1,0 +1,184 @@
+"""The vocabulary cut among tensor ranks: embedding, and the head loss in chunks.
+
+Rank r holds the r-th part of the vocabulary's rows, and its own tokens' hidden states. The
+loss walks the tokens in chunks made of the same few rows of EVERY rank's part, so that one gather brings a
+chunk together, and neither all hidden states nor all logits are ever in one place:
+
+    rank 0's tokens  [ c0 | c1 | c2 ]      chunk c1 = rows c1 of rank 0, rows c1 of rank 1
+    rank 1's tokens  [ c0 | c1 | c2 ]      (which tokens these are: `by_rank`)
+
+    gather c1's hidden states      while c0 is computed
+    logits of this rank's columns  -> their log-sum-exp and the target's logit -> gathered: two numbers a token
+    gradient of these logits       -> partial d hidden, scattered and summed while c2's logits are made
+                                   -> d weight of this rank's rows, complete
+
+Log-sum-exps of the parts combine to that of the whole. All ranks combine the same numbers in the same
+order, so every rank has the same loss, bit by bit.
+
+Shape letters: T tokens, C tokens of one chunk, D width, V this rank's part of the vocabulary, N tensor ranks.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.loss import (
+    LossSums,
+    Walked,
+    add_product,
+    chunks_of,
+    gradient_in_place,
+    picked_logits,
+    rows_at_once,
+    scaled_logits,
+    sums_of_walk,
+    valid_losses,
+)
+from model.norm import statistics_dtype
+from parallel.collectives import Flight, add_up, launch_exchange, launch_gather
+from parallel.mesh import AxisGroup
+from parallel.tensor.residual import by_rank, in_stream_order, leave
+
+
+class VocabularyParallelEmbedding(nn.Module):
+    """Looks up the tokens of this rank's vocabulary and leaves each rank the sum for its part of the tokens."""
+
+    def __init__(self, weight_VD: nn.Parameter, group: AxisGroup) -> None:
+        super().__init__()
+        self.weight = weight_VD
+        self._group = group
+
+    def forward(self, tokens_T: Tensor) -> Tensor:
+        """int64 (T,), all tokens, to (T / n, D). Exact: all summands but one are zero."""
+        num_rows = self.weight.shape[0]
+        elsewhere_T = tokens_T // num_rows != self._group.rank
+        # The remainder is the own row, or any row: those lookups are masked, and spread so that the
+        # backward does not add all of them up in one.
+        x_TD = F.embedding(tokens_T % num_rows, self.weight)
+        return leave(x_TD.masked_fill(elsewhere_T[:, None], 0.0), self._group)
+
+
+class VocabularyParallelLoss:
+    """The head loss where hidden states are cut by tokens and the head by vocabulary.
+
+    hidden_TD is (T / n, D), weight_VD this rank's rows, targets_T of ALL tokens (T,), on every rank. Losses
+    are equal on all ranks, gradients are of the one loss that all ranks share.
+    """
+
+    def __init__(self, group: AxisGroup) -> None:
+        self._group = group
+
+    def sums(
+        self,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        targets_T: Tensor,
+        *,
+        logit_scale: float = 1.0,
+        z_loss: float = 0.0,
+    ) -> LossSums:
+        """See `LossSums`; of all tokens, on every rank."""
+        walk = partial(self._walk, targets_T=targets_T, logit_scale=logit_scale, z_loss=z_loss)
+        return sums_of_walk(walk, hidden_TD, weight_VD, targets_T, z_loss)
+
+    @torch.no_grad()
+    def per_token(
+        self,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        targets_T: Tensor,
+        *,
+        logit_scale: float = 1.0,
+    ) -> Tensor:
+        """Natural-log losses of all tokens (T,) on every rank, 0 where ignored."""
+        targets_NT = by_rank(targets_T, self._group.size)
+        losses_NT = torch.empty_like(targets_NT, dtype=statistics_dtype(hidden_TD.dtype))
+        for rows, hidden_CD in self._chunks(hidden_TD, weight_VD):
+            logits_CV = scaled_logits(hidden_CD, weight_VD, logit_scale)
+            losses_C, _ = self._losses(logits_CV, targets_NT[:, rows].flatten())
+            losses_NT[:, rows] = losses_C.view(self._group.size, -1)
+        return in_stream_order(losses_NT)
+
+    def _walk(
+        self,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        wants_d_hidden: bool,
+        wants_d_weight: bool,
+        *,
+        targets_T: Tensor,
+        logit_scale: float,
+        z_loss: float,
+    ) -> Walked:
+        wide = statistics_dtype(hidden_TD.dtype)
+        loss_sum, z_sum = hidden_TD.new_zeros((2,), dtype=wide)
+        returning = _Returning(torch.empty_like(hidden_TD), self._group)
+        d_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if wants_d_weight else None
+        targets_NT = by_rank(targets_T, self._group.size)
+        for rows, hidden_CD in self._chunks(hidden_TD, weight_VD):
+            targets_C = targets_NT[:, rows].flatten()
+            logits_CV = scaled_logits(hidden_CD, weight_VD, logit_scale)
+            losses_C, lse_C = self._losses(logits_CV, targets_C)
+            loss_sum += losses_C.sum()
+            z_sum += lse_C.square().sum()
+            if not wants_d_hidden and d_weight_VD is None:
+                continue
+            first = self._group.rank * weight_VD.shape[0]
+            d_logits_CV = gradient_in_place(logits_CV, targets_C, lse_C, z_loss=z_loss, first=first)
+            d_logits_CV = d_logits_CV.mul_(logit_scale).to(weight_VD.dtype)
+            if wants_d_hidden:
+                returning.send(rows, d_logits_CV @ weight_VD)
+            if d_weight_VD is not None:
+                add_product(d_weight_VD, d_logits_CV.t(), hidden_CD)
+        return loss_sum, z_sum, returning.all_landed() if wants_d_hidden else None, d_weight_VD
+
+    def _chunks(self, hidden_TD: Tensor, weight_VD: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The rows of each rank's part, and their hidden states from all ranks, (n * rows, D).
+
+        The next chunk is on its way while the caller computes with this one.
+        """
+        at_once = rows_at_once(hidden_TD, weight_VD.shape[0])
+        chunks = chunks_of(hidden_TD.shape[0], max(1, at_once // self._group.size))
+        arriving = launch_gather(hidden_TD[chunks[0]], self._group)
+        for index, rows in enumerate(chunks):
+            hidden_CD = arriving.land()
+            if index + 1 < len(chunks):
+                arriving = launch_gather(hidden_TD[chunks[index + 1]], self._group)
+            yield rows, hidden_CD
+
+    def _losses(self, logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses and log-sum-exps over the whole vocabulary, both 0 where the target is ignored."""
+        first = self._group.rank * logits_CV.shape[1]
+        own_2C = torch.stack(
+            (logits_CV.logsumexp(dim=-1), picked_logits(logits_CV, targets_C, first))
+        )
+        parts_N2C = launch_gather(own_2C, self._group).land().view(-1, *own_2C.shape)
+        return valid_losses(parts_N2C[:, 0].logsumexp(0), parts_N2C[:, 1].sum(0), targets_C)
+
+
+class _Returning:
+    """Partial gradients of hidden states on their way to the ranks whose tokens they are; one at a time."""
+
+    def __init__(self, d_hidden_TD: Tensor, group: AxisGroup) -> None:
+        self._d_hidden_TD = d_hidden_TD
+        self._group = group
+        self._under_way: tuple[slice, Flight] | None = None
+
+    def send(self, rows: slice, partial_CD: Tensor) -> None:
+        """Start the exchange of one chunk; the one before has had a whole chunk's products of time."""
+        self._land()
+        self._under_way = rows, launch_exchange(partial_CD, self._group)
+
+    def all_landed(self) -> Tensor:
+        """The sums of this rank's tokens, (T / n, D)."""
+        self._land()
+        return self._d_hidden_TD
+
+    def _land(self) -> None:
+        if self._under_way is not None:
+            rows, flight = self._under_way
+            self._d_hidden_TD[rows] = add_up(flight.land(), self._group.size)
+            self._under_way = None

@@ -1,0 +1,226 @@
+"""Idle time of pipeline schedules, measured beside what they promise, with a picture of each.
+
+    PYTHONPATH=. python tests/benchmark/pipeline_bubble.py
+
+Two kinds of runs through the real runner, gloo transfers included:
+
+- `pretended`: four ranks whose layers sleep for as long as their FLOPs say (a full layer longer than a
+  windowed one, each backward as long as its forward for inputs and for weights) instead of computing, as
+  if every rank had a device of its own. This shows the schedules themselves.
+- `computed`: two ranks that share this machine's cores and really train a small model.
+
+"stages even" is the share of the mean rank's work in the busiest one's. Prints a table, writes
+`outputs/benchmarks/pipeline_bubble.json` and one SVG a run beside it.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.attention_core import choose_core
+from model.config import ModelConfig
+from model.initialization import initialize
+from model.packed_layout import PackedLayout
+from model.rope import Rotation
+from model.transformer import Transformer
+from parallel.config import ParallelConfig
+from parallel.mesh import start
+from parallel.pipeline.balance import head_cost, layer_costs, rank_costs
+from parallel.pipeline.placement import place_stages
+from parallel.pipeline.runner import PipelineRunner
+from parallel.pipeline.schedule import TimedAction, bubble, ideal_bubble
+from parallel.pipeline.split import split_layers
+from parallel.pipeline.timeline import (
+    Recorder,
+    replayed_bubble,
+    timeline_table,
+    write_timeline,
+)
+from parallel.testing import run_on_ranks
+from parallel.topology import Topology
+
+FOLDER = Path("outputs/benchmarks")
+CPU = torch.device("cpu")
+TOKENS = 1024
+# Seconds that all layers' forwards sleep together for one micro-batch.
+PRETENDED_SECONDS = 0.16
+WARM_UP_STEPS, MEASURED_STEPS = 1, 3
+MODEL = ModelConfig(
+    num_layers=16,
+    hidden_size=128,
+    intermediate_size=352,
+    num_heads=4,
+    num_kv_heads=2,
+    vocab_size=2048,
+    window=128,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement."""
+
+    kind: str
+    schedule: str
+    ranks: int
+    micro_batches: int
+
+
+CASES = (
+    *(
+        Case("pretended", schedule, 4, m)
+        for schedule in ("1f1b", "interleaved_1f1b", "zbv")
+        for m in (8, 16)
+    ),
+    *(Case("computed", schedule, 2, 8) for schedule in ("1f1b", "interleaved_1f1b", "zbv")),
+)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A micro-batch."""
+
+    tokens_T: Tensor
+    targets_T: Tensor
+    layout: PackedLayout
+
+
+class Sleep(torch.autograd.Function):
+    """Takes some time forward and some backward, and changes nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, forward_seconds: float, backward_seconds: float) -> Tensor:
+        ctx.seconds = backward_seconds
+        time.sleep(forward_seconds)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        time.sleep(ctx.seconds)
+        return gradient, None, None
+
+
+def pretender(config: ModelConfig) -> Callable[[nn.Module, Tensor, PackedLayout, Rotation], Tensor]:
+    """A layer runner that sleeps; gradients of inputs and weights cost as much as the forward, each."""
+    costs = layer_costs(config, TOKENS)
+    seconds = {
+        config.window: PRETENDED_SECONDS * costs[0] / sum(costs),
+        None: PRETENDED_SECONDS * costs[3] / sum(costs),
+    }
+
+    def run(layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
+        cost = seconds[layer.attention.spec.window]
+        weight_D = Sleep.apply(layer.norm.weight, 0.0, cost)
+        return Sleep.apply(x_TD, cost, cost) * weight_D
+
+    return run
+
+
+def streams(config: ModelConfig, count: int) -> list[Stream]:
+    """Packed streams of three documents each."""
+    layout = PackedLayout.from_lengths((TOKENS // 2, TOKENS // 4, TOKENS // 4))
+    found = []
+    for number in range(count):
+        generator = torch.Generator().manual_seed(number)
+        tokens_T = torch.randint(0, config.vocab_size, (TOKENS,), generator=generator)
+        found.append(Stream(tokens_T, tokens_T.roll(-1), layout))
+    return found
+
+
+def run_case(case: Case) -> list[list[TimedAction]]:
+    """What all ranks did in every measured step."""
+    config, parallel = configs(case)
+
+    def work(rank: int, world_size: int) -> list[list[TimedAction]]:
+        mesh = start(CPU, 120, Topology(pipeline=case.ranks))
+        placement = place_stages(parallel)
+        layers = split_layers(config, parallel, TOKENS)
+        stages = []
+        for stage in placement.stages_of(rank):
+            ends = {"has_embedding": stage == 0, "has_head": stage == placement.num_stages - 1}
+            core = choose_core("auto", CPU, torch.float32)
+            model = Transformer(config, core, layer_indices=layers[stage], **ends)
+            initialize(model, config, seed=0)
+            if case.kind == "pretended":
+                model.run_layer = pretender(config)
+            stages.append(model)
+        runner = PipelineRunner(stages, placement, mesh)
+        recorder = Recorder(mesh)
+        batch = streams(config, case.micro_batches)
+        found = []
+        for step in range(WARM_UP_STEPS + MEASURED_STEPS):
+            runner.recorder = recorder
+            recorder.start()
+            runner.forward_backward(
+                batch, 1e4, lambda last, hidden, one: last.loss(hidden, one.targets_T).total
+            )
+            if step >= WARM_UP_STEPS:
+                found.append(recorder.gather())
+        return found
+
+    return run_on_ranks(work, case.ranks, timeout=300)[0]
+
+
+def configs(case: Case) -> tuple[ModelConfig, ParallelConfig]:
+    """The model and layout of a case; a pretended model is narrow, so that sleeping is all it does."""
+    parallel = ParallelConfig(pipeline=case.ranks, pipeline_schedule=case.schedule)
+    if case.kind == "computed":
+        return MODEL, parallel
+    narrow = {"hidden_size": 16, "intermediate_size": 16, "vocab_size": 64, "tie_embeddings": False}
+    return ModelConfig(**asdict(MODEL) | narrow), parallel
+
+
+def main() -> None:
+    """Run every case, print the table, write the files."""
+    write = sys.stdout.write
+    write(f"{MODEL.num_layers} layers, every fourth full, {TOKENS} tokens a micro-batch\n")
+    write(f"{'runs':11}{'schedule':18}{'ranks':>6}{'micro':>7}{'step s':>8}")
+    write(f"{'measured':>10}{'same work':>11}{'ideal':>8}{'even':>7}\n")
+    record = []
+    for case in CASES:
+        config, parallel = configs(case)
+        placement = place_stages(parallel)
+        steps = run_case(case)
+        # The quickest step: on a shared machine the others waited for somebody else.
+        timed = min(steps, key=lambda step: max(one.end for one in step))
+        sizes = [len(layers) for layers in split_layers(config, parallel, TOKENS)]
+        costs = layer_costs(config, TOKENS)
+        work = rank_costs(sizes, costs, head_cost(config, TOKENS), placement)
+        row = {
+            **asdict(case),
+            "layers_of_stages": sizes,
+            "seconds": max(one.end for one in timed) - min(one.start for one in timed),
+            "measured_bubble": bubble(timed, case.ranks),
+            "same_durations_bubble": replayed_bubble(timed, placement, case.micro_batches),
+            "ideal_bubble": ideal_bubble(placement, case.micro_batches),
+            "mean_rank_over_busiest": sum(work) / len(work) / max(work),
+        }
+        record.append(row)
+        write(f"{case.kind:11}{case.schedule:18}{case.ranks:6}{case.micro_batches:7}")
+        write(f"{row['seconds']:8.3f}{row['measured_bubble']:10.1%}")
+        write(f"{row['same_durations_bubble']:11.1%}{row['ideal_bubble']:8.1%}")
+        write(f"{row['mean_rank_over_busiest']:7.1%}\n")
+        sys.stdout.flush()
+        name = f"pipeline_{case.kind}_{case.schedule}_{case.micro_batches}"
+        title = (
+            f"{case.schedule}: {case.ranks} ranks, {case.micro_batches} micro-batches, bubble "
+            f"{row['measured_bubble']:.1%} (ideal {row['ideal_bubble']:.1%})"
+        )
+        write_timeline(FOLDER / f"{name}.svg", timed, title)
+        (FOLDER / f"{name}.txt").write_text(
+            timeline_table(timed, placement, case.micro_batches) + "\n"
+        )
+    (FOLDER / "pipeline_bubble.json").write_text(
+        json.dumps({"torch": torch.__version__, "cases": record}, indent=2) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

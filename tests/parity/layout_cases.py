@@ -1,0 +1,154 @@
+"""Layouts that the parity tests run: a pairwise covering array over everything that may interact.
+
+Every pair of values of two factors that is possible at all on at most eight processes stands in at least
+one case; `test_layouts.py` proves it by enumeration. Twenty-odd cases instead of two thousand.
+"""
+
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, fields
+from itertools import combinations, product
+
+from model.config import ModelConfig
+from parallel.config import ParallelConfig
+from parallel.pipeline.split import pipeline_problems
+
+MOST_RANKS = 8
+TOKENS = 96
+
+_SHAPE = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_heads": 4,
+    "head_dim": 8,
+    "vocab_size": 40,
+    "attention_backend": "dense",
+}
+# Seven layers: two, four and eight stages do not divide them, and the last one is windowed. In `cohere`
+# four tensor ranks share two key heads. `llama` has one key head, and a window larger than a rank's share.
+MODELS = {
+    "cohere": ModelConfig(
+        **_SHAPE,
+        num_layers=7,
+        num_kv_heads=2,
+        window=7,
+        layer_pattern=["window_rope", "full_nope", "window_rope"],
+    ),
+    "llama": ModelConfig(
+        **_SHAPE,
+        num_layers=7,
+        num_kv_heads=1,
+        window=40,
+        layer_pattern=["window_rope", "full_rope"],
+        block="sequential",
+        norm="rmsnorm",
+        qk_norm=True,
+        tie_embeddings=False,
+        logit_scale=0.5,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layout of one model. `schedule` and `dealing` are "-" where their axis has one rank."""
+
+    tensor: int
+    pipeline: int
+    sequence: int
+    data: int
+    schedule: str
+    dealing: str
+    # On every data rank.
+    micro_batches: int
+    model: str
+    keep: str
+
+    @property
+    def ranks(self) -> int:
+        """Processes."""
+        return self.tensor * self.pipeline * self.sequence * self.data
+
+    def parallel(self, zero_stage: int = 1) -> ParallelConfig:
+        """As a configuration says it."""
+        named = {} if self.schedule == "-" else {"pipeline_schedule": self.schedule}
+        if self.dealing != "-":
+            named["sequence_layout"] = self.dealing
+        return ParallelConfig(
+            tensor=self.tensor,
+            pipeline=self.pipeline,
+            sequence=self.sequence,
+            zero_stage=zero_stage,
+            **named,
+        )
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the case fits the processes and breaks no rule."""
+        if not 2 <= self.ranks <= MOST_RANKS:
+            return False
+        if (self.pipeline == 1) != (self.schedule == "-"):
+            return False
+        if (self.sequence == 1) != (self.dealing == "-"):
+            return False
+        return self.pipeline == 1 or not pipeline_problems(
+            MODELS[self.model],
+            self.parallel(),
+            micro_batches=self.micro_batches,
+            keep_for_backward=self.keep,
+        )
+
+
+FACTORS: dict[str, tuple[object, ...]] = {
+    "tensor": (1, 2, 4),
+    "pipeline": (1, 2, 4),
+    "sequence": (1, 2, 3, 4),
+    "data": (1, 2),
+    "schedule": ("-", "1f1b", "interleaved_1f1b", "zbv"),
+    "dealing": ("-", "contiguous", "zigzag", "balanced"),
+    "micro_batches": (1, 2, 4),
+    "model": tuple(MODELS),
+    "keep": ("everything", "input"),
+}
+Pair = tuple[str, object, str, object]
+
+
+def possible_cases() -> list[Case]:
+    """Every combination of factors that is possible."""
+    combined = (Case(*values) for values in product(*FACTORS.values()))  # type: ignore[arg-type]
+    return [case for case in combined if case.is_possible]
+
+
+def pairs(case: Case) -> Iterator[Pair]:
+    """The pairs of values that a case holds."""
+    values = zip((field.name for field in fields(Case)), astuple(case), strict=True)
+    return ((a, x, b, y) for (a, x), (b, y) in combinations(values, 2))
+
+
+# tensor, pipeline, sequence, data, schedule, dealing, micro-batches, model, keep
+CASES: tuple[Case, ...] = (
+    Case(1, 1, 3, 2, "-", "zigzag", 4, "llama", "everything"),
+    Case(1, 2, 3, 1, "1f1b", "balanced", 2, "llama", "everything"),
+    Case(1, 2, 3, 1, "interleaved_1f1b", "contiguous", 1, "cohere", "input"),
+    Case(1, 2, 3, 1, "zbv", "contiguous", 1, "llama", "everything"),
+    Case(2, 1, 3, 1, "-", "zigzag", 1, "llama", "everything"),
+    Case(1, 1, 4, 2, "-", "balanced", 1, "cohere", "input"),
+    Case(1, 2, 2, 2, "interleaved_1f1b", "contiguous", 1, "cohere", "input"),
+    Case(1, 2, 4, 1, "1f1b", "zigzag", 2, "cohere", "input"),
+    Case(1, 2, 4, 1, "interleaved_1f1b", "balanced", 1, "cohere", "input"),
+    Case(1, 2, 4, 1, "zbv", "zigzag", 2, "cohere", "everything"),
+    Case(1, 4, 1, 2, "zbv", "-", 1, "llama", "everything"),
+    Case(1, 4, 2, 1, "1f1b", "contiguous", 4, "cohere", "input"),
+    Case(1, 4, 2, 1, "interleaved_1f1b", "balanced", 1, "llama", "everything"),
+    Case(1, 4, 2, 1, "interleaved_1f1b", "zigzag", 1, "cohere", "input"),
+    Case(2, 1, 4, 1, "-", "contiguous", 4, "llama", "input"),
+    Case(2, 2, 1, 2, "1f1b", "-", 2, "llama", "input"),
+    Case(2, 2, 2, 1, "zbv", "balanced", 4, "cohere", "everything"),
+    Case(2, 4, 1, 1, "interleaved_1f1b", "-", 2, "cohere", "everything"),
+    Case(4, 1, 1, 2, "-", "-", 1, "cohere", "everything"),
+    Case(4, 1, 2, 1, "-", "balanced", 1, "cohere", "input"),
+    Case(4, 1, 2, 1, "-", "contiguous", 2, "llama", "everything"),
+    Case(4, 1, 2, 1, "-", "zigzag", 1, "llama", "everything"),
+    Case(4, 2, 1, 1, "1f1b", "-", 2, "llama", "input"),
+    Case(4, 2, 1, 1, "interleaved_1f1b", "-", 4, "cohere", "input"),
+    Case(4, 2, 1, 1, "zbv", "-", 1, "llama", "everything"),
+)

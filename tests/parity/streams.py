@@ -1,0 +1,52 @@
+"""Hostile packed streams for the parity tests, and each rank's part of them."""
+
+import torch
+
+from data.batch import IGNORE, PackedBatch
+from model.config import ModelConfig
+from parallel.config import ParallelConfig
+from parallel.mesh import Mesh
+from tests.parity.layout_cases import MODELS, TOKENS, Case
+from train.build_trainer import dealer
+
+BASE, Z_LOSS, SEED = 500.0, 1e-3, 11
+# Segment lengths of the streams, in turn; the last segment of the first is padding.
+STREAMS = (
+    (1, 70, 1, 1, 20, 3),
+    (TOKENS,),
+    (5, 1, 2, 8, 1, 1, 30, 40, 8),
+    (TOKENS,),  # no label at all
+)
+WITHOUT_LABEL = 3
+
+
+def streams(case: Case, first: int = 0) -> list[PackedBatch]:
+    """The global batch: micro-batch m of data rank d is number m * data + d, as `rows_of_rank` deals."""
+    many = case.micro_batches * case.data
+    return [_stream(first + number, MODELS[case.model], many) for number in range(many)]
+
+
+def _stream(number: int, model: ModelConfig, many: int) -> PackedBatch:
+    lengths = STREAMS[number % len(STREAMS)]
+    generator = torch.Generator().manual_seed(number)
+    tokens_T = torch.randint(0, model.vocab_size, (TOKENS,), generator=generator)
+    targets_T = tokens_T.roll(-1)
+    targets_T[torch.tensor(lengths).cumsum(0) - 1] = IGNORE
+    if number % len(STREAMS) == 0:
+        targets_T[TOKENS - lengths[-1] :] = IGNORE
+    if number % len(STREAMS) == WITHOUT_LABEL and many > 1:
+        targets_T[:] = IGNORE
+    return PackedBatch(tokens_T, targets_T, lengths, int((targets_T != IGNORE).sum()), 0, ())
+
+
+def part_of_rank(
+    stream: PackedBatch, model: ModelConfig, mesh: Mesh, parallel: ParallelConfig
+) -> PackedBatch:
+    """What a sequence rank holds of a stream."""
+    deal = dealer(model, mesh, parallel)
+    if deal is None:
+        return stream
+    share = deal(stream.lengths)
+    index = torch.cat([torch.arange(r.start, r.stop) for r in share.ranges])
+    tokens_T, targets_T = stream.tokens_T[index], stream.targets_T[index]
+    return PackedBatch(tokens_T, targets_T, stream.lengths, stream.valid_tokens, 0, (), share)

@@ -1,0 +1,248 @@
+"""The engine on every axis at once: three AdamW steps in float32 equal one process, whatever the layout.
+
+The oracle is plain torch: dense attention, `clip_grad_norm_`, `AdamW`. Compared are every step's loss and
+gradient norm and the weights after the last one. Then: a checkpoint moves between all layouts bit by bit.
+"""
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data.batch import BatchShape, PackedBatch
+from data.loader import GlobalBatch
+from model.attention_core import choose_core
+from model.config import ModelConfig
+from model.initialization import initialize
+from model.packed_layout import PackedLayout
+from model.transformer import Transformer
+from parallel import checkpoint as tensors
+from parallel.config import OptimizerConfig, ParallelConfig
+from parallel.deepspeed_engine import has_decay
+from parallel.mesh import Mesh, World, arrange, start
+from parallel.testing import run_on_ranks
+from tests.parity.layout_cases import MODELS, TOKENS, Case
+from tests.parity.streams import BASE, SEED, Z_LOSS, part_of_rank, streams
+from train.build_trainer import build_trainer
+from train.compose import compose_run
+from train.config import RunConfig
+from train.rope_base import BaseCurve
+from train.schedule import Point, Stage
+from train.step import optimizer_step
+from train.trainer import Trainer
+
+CPU = torch.device("cpu")
+STEPS, RATE, CLIP = 3, 1e-2, 0.5
+# At 1e-8 Adam turns rounding of near-zero gradients into differences of the weights.
+OPTIMIZER = OptimizerConfig(epsilon=1e-4, weight_decay=0.2, gradient_clipping=CLIP)
+# Each ZeRO stage on tensor x sequence; every schedule, dealing and model with the other axes.
+STEP_CASES = (
+    (Case(1, 2, 2, 1, "1f1b", "balanced", 2, "cohere", "input"), 1),
+    (Case(2, 1, 2, 1, "-", "zigzag", 2, "llama", "everything"), 1),
+    (Case(2, 1, 2, 1, "-", "zigzag", 2, "llama", "everything"), 2),
+    (Case(2, 1, 2, 1, "-", "zigzag", 2, "llama", "everything"), 3),
+    (Case(4, 1, 1, 1, "-", "-", 1, "cohere", "everything"), 2),
+    (Case(2, 2, 1, 1, "zbv", "-", 4, "llama", "everything"), 1),
+    (Case(1, 1, 3, 2, "-", "contiguous", 1, "cohere", "everything"), 3),
+    (Case(1, 1, 4, 2, "-", "balanced", 1, "cohere", "input"), 1),
+    (Case(2, 2, 2, 1, "zbv", "balanced", 2, "cohere", "everything"), 1),
+    (Case(1, 4, 1, 2, "interleaved_1f1b", "-", 4, "cohere", "everything"), 1),
+    (Case(4, 2, 1, 1, "1f1b", "-", 2, "llama", "input"), 1),
+    (Case(2, 1, 2, 2, "-", "balanced", 1, "llama", "everything"), 2),
+)
+
+
+def configured(model: ModelConfig, parallel: ParallelConfig, precision: str) -> RunConfig:
+    config = compose_run(["schedule=small"])
+    config.model, config.optimizer, config.parallel = model, OPTIMIZER, parallel
+    config.seed = SEED
+    config.train.precision = precision
+    config.train.z_loss = Z_LOSS
+    return config
+
+
+def trainer_of(mesh: Mesh, model: ModelConfig, parallel: ParallelConfig, **train: Any) -> Trainer:
+    config = configured(model, parallel, train.pop("precision", "float32"))
+    for key, value in train.items():
+        setattr(config.train, key, value)
+    return build_trainer(config, mesh, parallel, sequence_length=TOKENS)
+
+
+def step(trainer: Trainer, mesh: Mesh, case: Case, parallel: ParallelConfig, number: int) -> Any:
+    everything = streams(case, first=number * 8)
+    mine = tuple(
+        part_of_rank(stream, MODELS[case.model], mesh, parallel)
+        for stream in everything[mesh.data.rank :: mesh.data.size]
+    )
+    shape = BatchShape(TOKENS, len(everything) * TOKENS, TOKENS, (1.0,))
+    batch = GlobalBatch(shape, mine, sum(s.valid_tokens for s in everything), 0, {})
+    stage = Stage("only", 0, 0, STEPS, shape, BaseCurve(((0, BASE),)), None)
+    model = MODELS[case.model]
+    return optimizer_step(
+        trainer, mesh, batch, point=Point(stage, RATE, BASE), model=model, stop=False
+    )
+
+
+def oracle(case: Case) -> tuple[list[float], list[float], dict[str, Tensor]]:
+    config = MODELS[case.model]
+    model = Transformer(config, choose_core("dense", CPU, torch.float32))
+    initialize(model, config, SEED)
+    named = list(model.named_parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [p for n, p in named if has_decay(n)], "weight_decay": 0.2},
+        {"params": [p for n, p in named if not has_decay(n)], "weight_decay": 0.0},
+    ]
+    adam = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), eps=OPTIMIZER.epsilon)
+    losses, norms = [], []
+    for number in range(STEPS):
+        batch = streams(case, first=number * 8)
+        valid = sum(b.valid_tokens for b in batch)
+        adam.zero_grad()
+        losses.append(sum(_backward(model, b, valid) for b in batch))
+        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
+        adam.step()
+    return losses, norms, {n: p.detach() for n, p in named}
+
+
+def _backward(model: Transformer, batch: PackedBatch, valid: int) -> float:
+    hidden_TD = model(batch.tokens_T, PackedLayout.from_lengths(batch.lengths), BASE)
+    sums = model.loss(hidden_TD, batch.targets_T, Z_LOSS)
+    (sums.total / valid).backward()
+    return float(sums.loss_sum) / valid
+
+
+def weights(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
+    """Every tensor of this rank's stage, whole. Collective."""
+    engine = trainer.engine
+    return {
+        name: {kind: tensor.clone() for kind, tensor in engine.full_tensors(name).items()}
+        for name in engine.parameters.named
+    }
+
+
+@lru_cache(maxsize=1)
+def results(ranks: int) -> dict[tuple[Case, int], list[Any]]:
+    """What every rank found for every case of this size: one world that re-forms from case to case."""
+    cases = [(case, zero_stage) for case, zero_stage in STEP_CASES if case.ranks == ranks]
+
+    def three_steps(world: World, case: Case, zero_stage: int) -> Any:
+        parallel = case.parallel(zero_stage)
+        mesh = arrange(world, parallel.topology(ranks))
+        trainer = trainer_of(mesh, MODELS[case.model], parallel, keep_for_backward=case.keep)
+        found = [step(trainer, mesh, case, parallel, number) for number in range(STEPS)]
+        assert all(result.applied for result in found)
+        trained = weights(trainer)
+        trainer.engine.close()
+        return [r.loss for r in found], [r.gradient_norm for r in found], trained
+
+    def work(rank: int, world_size: int) -> Any:
+        world = start(CPU, 60).world
+        return [three_steps(world, case, zero_stage) for case, zero_stage in cases]
+
+    found = run_on_ranks(work, ranks, timeout=300)
+    return {case: [of_rank[number] for of_rank in found] for number, case in enumerate(cases)}
+
+
+@pytest.mark.parametrize(("case", "zero_stage"), STEP_CASES, ids=str)
+def test_three_steps_equal_one_process(case: Case, zero_stage: int) -> None:
+    losses, norms, expected = oracle(case)
+    for found_losses, found_norms, found in results(case.ranks)[case, zero_stage]:
+        # float32: a few units in the last place over sums of some hundred terms.
+        assert found_losses == pytest.approx(losses, rel=2e-6)
+        assert found_norms == pytest.approx(norms, rel=1e-5)
+        for name, tensors_of in found.items():
+            torch.testing.assert_close(
+                tensors_of["weight"], expected[name], rtol=1e-4, atol=2e-6, msg=f"{name} {case}"
+            )
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "zbv"])
+def test_bfloat16_stages_accumulate_in_float32(schedule: str) -> None:
+    """32 equal micro-batches give the gradient of two; summed in bfloat16 they would not, by 1e-2."""
+    model = replace(MODELS["cohere"], num_layers=3)
+    parallel = ParallelConfig(pipeline=2, pipeline_schedule=schedule)
+
+    def work(rank: int, world_size: int) -> list[float]:
+        mesh = start(CPU, 60, parallel.topology(world_size))
+        norms = []
+        for copies in (2, 32):
+            trainer = trainer_of(mesh, model, parallel, precision="bfloat16")
+            one = streams(STEP_CASES[0][0])[0]
+            shape = BatchShape(TOKENS, copies * TOKENS, TOKENS, (1.0,))
+            batch = GlobalBatch(shape, (one,) * copies, copies * one.valid_tokens, 0, {})
+            stage = Stage("only", 0, 0, STEPS, shape, BaseCurve(((0, BASE),)), None)
+            at = Point(stage, RATE, BASE)
+            result = optimizer_step(trainer, mesh, batch, point=at, model=model, stop=False)
+            norms.append(result.gradient_norm)
+            trainer.engine.close()
+        return norms
+
+    for few, many in run_on_ranks(work, 2):
+        assert many == pytest.approx(few, rel=1e-5)
+
+
+LAYOUTS = (
+    ParallelConfig(tensor=2, sequence=2, zero_stage=1),
+    ParallelConfig(pipeline=2, sequence=2, zero_stage=1, sequence_layout="balanced"),
+    ParallelConfig(tensor=4, zero_stage=1),
+    ParallelConfig(tensor=2, zero_stage=3),
+    ParallelConfig(sequence=4, zero_stage=2),
+    ParallelConfig(tensor=2, pipeline=2, zero_stage=1, pipeline_schedule="zbv"),
+    ParallelConfig(zero_stage=3),
+    ParallelConfig(pipeline=4, zero_stage=1),
+)
+
+
+@pytest.mark.parametrize(("model", "precision"), [("cohere", "float32"), ("llama", "bfloat16")])
+def test_a_checkpoint_moves_between_all_layouts_in_one_process(
+    model: str, precision: str, tmp_path: Path
+) -> None:
+    """Each layout in turn: built anew in the same processes, loaded, compared, stepped, saved."""
+    case = Case(1, 1, 1, 1, "-", "-", 4, model, "everything")
+    config = replace(MODELS[model], num_layers=5)
+
+    def work(rank: int, world_size: int) -> list[str]:
+        mesh = start(CPU, 60)
+        before: dict[str, dict[str, Tensor]] = {}
+        wrong: list[str] = []
+        for number, parallel in enumerate(LAYOUTS):
+            mesh = arrange(mesh.world, parallel.topology(world_size))
+            trainer = trainer_of(mesh, config, parallel, precision=precision)
+            if number > 0:
+                tensors.read(trainer.engine, tmp_path / str(number - 1), adam_steps=number)
+                wrong += differences(everything(trainer, mesh), before, parallel)
+                assert trainer.engine.adam_steps() == number
+            result = step(trainer, mesh, case, parallel, number)
+            assert result.applied
+            before = everything(trainer, mesh)
+            tensors.write(tensors.gather_owned(trainer.engine), tmp_path / str(number), mesh)
+            trainer.engine.close()
+        return wrong
+
+    for wrong in run_on_ranks(work, 4):
+        assert wrong == []
+
+
+def everything(trainer: Trainer, mesh: Mesh) -> dict[str, dict[str, Tensor]]:
+    """Every tensor of the whole model, on every rank."""
+    parts = mesh.gather_objects(weights(trainer))
+    return {name: found for part in parts for name, found in part.items()}
+
+
+def differences(
+    found: dict[str, dict[str, Tensor]],
+    wanted: dict[str, dict[str, Tensor]],
+    parallel: ParallelConfig,
+) -> list[str]:
+    if found.keys() != wanted.keys():
+        return [f"{parallel}: {found.keys() ^ wanted.keys()}"]
+    return [
+        f"{parallel}: {kind} of {name}"
+        for name in found
+        for kind in found[name]
+        if not torch.equal(found[name][kind], wanted[name][kind])
+    ]

@@ -1,0 +1,142 @@
+"""Every layout gives the numbers of one process: loss, valid tokens and every gradient, in float64.
+
+The oracle is the whole model with dense attention on one process. The cases are a pairwise covering array
+(`layout_cases.py`). Streams are hostile: a document over three ranks, documents of length 1, a window over
+the border of a rank and one larger than a rank's share, padding at the end, a stream without any label.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from model.attention_core import choose_core
+from model.initialization import initialize
+from model.packed_layout import PackedLayout
+from model.transformer import Transformer
+from parallel.mesh import Mesh, arrange, gather, start
+from parallel.parallelize import LocalModel, build_local, finish
+from parallel.pipeline.runner import PipelineRunner
+from parallel.pipeline.tied import TiedWeight
+from parallel.sequence.traffic import TrafficMeter
+from parallel.tensor.apply import initialise_cut
+from parallel.testing import run_on_ranks
+from tests.parity.layout_cases import CASES, MODELS, TOKENS, Case, pairs, possible_cases
+from tests.parity.streams import BASE, SEED, Z_LOSS, part_of_rank, streams
+from train.objective import to_device
+
+
+def oracle(case: Case) -> tuple[float, dict[str, Tensor]]:
+    """Loss per valid token and gradients of one process."""
+    config = MODELS[case.model]
+    model = Transformer(config, choose_core("dense", "cpu", torch.float64)).double()
+    initialize(model, config, SEED)
+    batch = streams(case)
+    valid = sum(b.valid_tokens for b in batch)
+    loss = torch.zeros((), dtype=torch.float64)
+    for b in batch:
+        hidden_TD = model(b.tokens_T, PackedLayout.from_lengths(b.lengths), BASE)
+        sums = model.loss(hidden_TD, b.targets_T, Z_LOSS)
+        (sums.total / valid).backward()
+        loss += sums.loss_sum.detach() / valid
+    return float(loss), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+def build(case: Case, mesh: Mesh) -> LocalModel:
+    """This rank's part of the model with its initial weights in float64, without DeepSpeed."""
+    config = MODELS[case.model]
+    core = choose_core("dense", "cpu", torch.float64)
+    local = build_local(
+        config, core, mesh, case.parallel(), sequence_length=TOKENS, traffic=TrafficMeter()
+    )
+    for stage in local.stages:
+        stage.to_empty(device="cpu").double()
+        stage.keep_for_backward(case.keep)
+        for name, parameter in stage.named_parameters():
+            initialise_cut(name, parameter.data, config, SEED, mesh.tensor)
+    return local
+
+
+def gradients(case: Case, mesh: Mesh) -> tuple[float, int, dict[str, Tensor]]:
+    """Loss, valid tokens of this rank's stage and every gradient it answers for, whole."""
+    local = build(case, mesh)
+    parameters, tied = finish(local, mesh)
+    valid = sum(b.valid_tokens for b in streams(case))
+    sums = torch.zeros(2, dtype=torch.float64)
+
+    def loss_of(stage: Transformer, hidden_TD: Tensor, micro_batch: Any) -> Tensor:
+        found = stage.loss(hidden_TD, micro_batch.targets_T, Z_LOSS)
+        if mesh.tensor.rank == 0:
+            sums[0] += found.loss_sum.detach() / valid
+            sums[1] += found.valid_tokens
+        return found.total / valid
+
+    micro_batches = [
+        to_device(part_of_rank(b, MODELS[case.model], mesh, case.parallel()), mesh.device)
+        for b in streams(case)[mesh.data.rank :: mesh.data.size]
+    ]
+    if mesh.pipeline.size == 1:
+        (model,) = local.stages
+        for micro_batch in micro_batches:
+            hidden_TD = model(micro_batch.tokens_T, micro_batch.layout, BASE)
+            loss_of(model, hidden_TD, micro_batch).backward()
+    else:
+        runner = PipelineRunner(local.stages, local.placement, mesh)
+        runner.forward_backward(micro_batches, BASE, loss_of)
+        add_tied(tied, parameters.named.get("embedding.weight"))
+    mesh.sum_over_world(sums)
+    found = {}
+    for name, parameter in parameters.named.items():
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        dist.all_reduce(gradient, group=mesh.zero.group)
+        found[name] = parameters.joined(name, gather(gradient, mesh.tensor))
+    return float(sums[0]), int(sums[1]), found
+
+
+def add_tied(tied: TiedWeight, embedding: Tensor | None) -> None:
+    tied.add_gradient(None if embedding is None else embedding.grad)
+
+
+@lru_cache(maxsize=1)
+def results(ranks: int) -> dict[Case, list[tuple[float, int, dict[str, Tensor]]]]:
+    """What every rank found for every case of this size: one world that re-forms from case to case."""
+    cases = [case for case in CASES if case.ranks == ranks]
+
+    def work(rank: int, world_size: int) -> Any:
+        world = start(torch.device("cpu"), 60).world
+        return [gradients(case, arrange(world, case.parallel().topology(ranks))) for case in cases]
+
+    found = run_on_ranks(work, ranks, timeout=300)
+    return {case: [of_rank[number] for of_rank in found] for number, case in enumerate(cases)}
+
+
+def check(case: Case, results: list[tuple[float, int, dict[str, Tensor]]]) -> None:
+    """Every rank's results against the oracle's."""
+    loss, expected = oracle(case)
+    valid = sum(b.valid_tokens for b in streams(case))
+    seen: set[str] = set()
+    for found_loss, found_valid, found in results:
+        assert found_loss == pytest.approx(loss, rel=1e-12)
+        assert found_valid == valid
+        for name, gradient in found.items():
+            scale = float(expected[name].abs().max())
+            torch.testing.assert_close(
+                gradient, expected[name], rtol=1e-10, atol=1e-10 * scale, msg=f"{name} {case}"
+            )
+        seen |= found.keys()
+    assert seen == expected.keys()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_gradient_equals_one_process(case: Case) -> None:
+    check(case, results(case.ranks)[case])
+
+
+def test_the_cases_cover_every_possible_pair() -> None:
+    wanted = {pair for case in possible_cases() for pair in pairs(case)}
+    covered = {pair for case in CASES for pair in pairs(case)}
+    assert all(case.is_possible for case in CASES)
+    assert wanted - covered == set()

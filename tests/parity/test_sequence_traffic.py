@@ -1,0 +1,130 @@
+"""Bytes that really arrived, forward and backward, equal what the dense mask says must travel, to the byte.
+
+Forward: a rank receives key and value, once, of every token on another rank that some query of its own attends.
+
+    received  x 2 x G x K x itemsize                     received: such tokens of other ranks
+
+Backward: every rank gets back the gradients of key and value of what it gave, from each rank it gave them to,
+in float32 (float64 for float64). In ring steps it also receives the forward's keys again, which it did not keep.
+
+    given x 2 x G x K x itemsize of the sum              given: own tokens that another rank attends,
+  + received x 2 x G x K x itemsize   (ring steps)              once for each such rank
+"""
+
+import itertools
+import random
+
+import torch
+
+from model.attention_dense import visible_TS
+from model.packed_layout import PackedLayout
+from parallel.mesh import start
+from parallel.sequence.dealing import Dealing, deal_contiguous, deal_zigzag
+from parallel.sequence.layout import ShardedLayout, build_share
+from parallel.sequence.ring import RingCore
+from parallel.sequence.traffic import TrafficMeter
+from parallel.sequence.window import WindowCore
+from parallel.testing import run_on_ranks
+from parallel.topology import Topology
+
+SIZE, TOKENS, KEY_HEADS, HEAD_DIM = 4, 96, 2, 4
+WINDOWS = (1, 2, 7, 24, 40, 200)
+
+
+def random_case(seed):
+    """A dealing of some kind and documents of very different lengths."""
+    draw = random.Random(seed)
+    chunks = draw.sample(range(3 * SIZE), 3 * SIZE)
+    dealing = draw.choice(
+        [
+            deal_contiguous(TOKENS, SIZE),
+            deal_zigzag(TOKENS, SIZE),
+            Dealing(
+                TOKENS // len(chunks), tuple(tuple(sorted(chunks[r::SIZE])) for r in range(SIZE))
+            ),
+        ]
+    )
+    borders = sorted(draw.sample(range(1, TOKENS), draw.choice([0, 1, 3, 8, 30])))
+    ends = [0, *borders, TOKENS]
+    return dealing, [b - a for a, b in itertools.pairwise(ends)]
+
+
+def attended(dealing, lengths, window):
+    """counts[rank][source]: tokens of `source` that some query of `rank` attends."""
+    seen = visible_TS(PackedLayout.from_lengths(lengths), window)
+    held = [
+        torch.tensor([p for chunk in chunks for p in dealing.chunk_range(chunk)])
+        for chunks in dealing.chunks
+    ]
+    return [
+        [
+            int(seen[queries][:, keys].any(dim=0).sum()) if rank != source else 0
+            for source, keys in enumerate(held)
+        ]
+        for rank, queries in enumerate(held)
+    ]
+
+
+def expected_bytes(counts, rank, steps, dtype):
+    """Forward and backward, by the rule above."""
+    token = 2 * KEY_HEADS * HEAD_DIM
+    received = sum(counts[rank]) * token * dtype.itemsize
+    given = sum(row[rank] for row in counts) * token * max(dtype.itemsize, 4)
+    return received, given + (received if steps else 0)
+
+
+def test_received_bytes_equal_the_count_from_the_dense_mask():
+    dtypes = (torch.float64, torch.bfloat16)
+    cases = [(*random_case(seed), dtypes[seed % 2]) for seed in range(12)]
+
+    def work(rank, world_size):
+        mesh = start(torch.device("cpu"), 60, Topology(sequence=SIZE))
+        meter = TrafficMeter()
+        ring, windowed = RingCore(mesh.sequence, meter), WindowCore(mesh.window, meter)
+        used = set()
+        for dealing, lengths, dtype in cases:
+            layers = [(None, t) for t in ("auto", "ring", "exchange")]
+            for window, transport in [*layers, *((w, "auto") for w in WINDOWS)]:
+                share = build_share(dealing, lengths, rank, {window}, transport)
+                layout = ShardedLayout.from_share(share)
+                q, k, v = (
+                    torch.randn(TOKENS // SIZE, n, HEAD_DIM, dtype=dtype).requires_grad_()
+                    for n in (2 * KEY_HEADS, KEY_HEADS, KEY_HEADS)
+                )
+                core, kind = (ring, "full") if window is None else (windowed, "window")
+                counts = attended(dealing, lengths, window)
+                steps = layout.routes[window].steps
+                forward, backward = expected_bytes(counts, rank, steps, dtype)
+                meter.reset()
+                out = core(q, k, v, layout, window)
+                nothing = dict.fromkeys(meter.bytes, 0)
+                assert meter.bytes == nothing | {(kind, "forward"): forward}
+                out.sum().backward()
+                assert meter.bytes == nothing | {
+                    (kind, "forward"): forward,
+                    (kind, "backward"): backward,
+                }
+                assert meter.total == forward + backward
+                used.add((window, len(steps) > 0, forward > 0))
+        return used
+
+    used = set().union(*run_on_ranks(work, SIZE))
+    # Full layers both ways, and windows, with something to move; window 1 never has.
+    assert {(None, True, True), (None, False, True), (7, False, True)} <= used
+    assert (1, False, True) not in used
+
+
+def test_nothing_to_move_starts_no_collective():
+    """Documents that end where shards do: no rank calls the network."""
+
+    def work(rank, world_size):
+        mesh = start(torch.device("cpu"), 60, Topology(sequence=SIZE))
+        dealing = deal_contiguous(TOKENS, SIZE)
+        layout = ShardedLayout.from_share(build_share(dealing, [24] * 4, rank, {None, 9}))
+        for window, core in ((None, RingCore(mesh.sequence)), (9, WindowCore(mesh.window))):
+            core.wire = None
+            q = torch.randn(24, 2, HEAD_DIM, requires_grad=True)
+            core(q, q, q, layout, window).sum().backward()
+        return True
+
+    assert all(run_on_ranks(work, SIZE))

@@ -1,0 +1,232 @@
+"""Costs of a layout as pure integers: against models that are built, closed forms, and what the document says.
+
+The comparison of layouts in docs/parallelism.md is `comparison()`; a changed formula changes the document.
+"""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.attention_core import choose_core
+from model.config import ModelConfig
+from model.flops import parameter_count
+from model.layer_pattern import expand_pattern
+from model.transformer import Transformer
+from parallel.config import ParallelConfig
+from parallel.costs import (
+    Received,
+    StageShape,
+    hand_over_bytes,
+    key_bytes,
+    pipeline_received,
+    sequence_received,
+    stages_of_rank,
+    tensor_received,
+    tied_received,
+    whole_model,
+    zero_received,
+)
+from parallel.memory_costs import (
+    head_memory,
+    layer_activations,
+    micro_batches_in_flight,
+    model_memory,
+    rank_parameters,
+    ring_buffers,
+    stage_activations,
+    stage_parameters,
+)
+from parallel.mesh import AxisGroup
+from parallel.pipeline.placement import place_stages
+from parallel.pipeline.split import split_layers
+from parallel.sequence.balance import deal
+from parallel.sequence.plan import plan_keys
+from parallel.tensor.apply import cut_model
+from train.compose import compose_run
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "parallelism.md"
+PRESETS = ("tiny", "125m", "1b", "8b")
+
+
+def preset(name: str, recipe: str = "rnope_swa") -> ModelConfig:
+    """A model as the command line names it."""
+    return compose_run([f"model={name}", f"recipe={recipe}"]).model
+
+
+@pytest.mark.parametrize("recipe", ["rnope_swa", "llama", "qk_norm"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_whole_stage_has_the_parameters_of_the_model(name: str, recipe: str) -> None:
+    config = preset(name, recipe)
+    assert stage_parameters(whole_model(config)) == parameter_count(config)
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+@pytest.mark.parametrize("name", ["1b", "8b"])
+def test_a_cut_model_has_the_parameters_of_its_formula(name: str, ranks: int) -> None:
+    """Built on the meta device, every tensor rank; eight ranks share the four key heads of `1b`."""
+    config = preset(name)
+    for rank in range(ranks):
+        with torch.device("meta"):
+            model = Transformer(config, choose_core("dense", "cpu", torch.float32))
+        cut_model(model, AxisGroup(rank, tuple(range(ranks)), None))
+        held = sum(parameter.numel() for parameter in model.parameters())
+        assert held == stage_parameters(whole_model(config, tensor=ranks))
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved_1f1b", "zbv"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_pipeline_ranks_train_every_parameter_once(schedule: str, tied: bool) -> None:
+    config = replace(preset("8b"), tie_embeddings=tied)
+    parallel = ParallelConfig(pipeline=4, pipeline_schedule=schedule)
+    placement, layers = place_stages(parallel), split_layers(config, parallel, 8192)
+    ranks = [
+        rank_parameters(stages_of_rank(config, placement, layers, rank, tensor=1, element=2))
+        for rank in range(4)
+    ]
+    assert sum(trained for _, trained in ranks) == parameter_count(config)
+    copies = 1 if tied and schedule != "zbv" else 0
+    held_twice = copies * config.vocab_size * config.hidden_size
+    assert sum(held for held, _ in ranks) == parameter_count(config) + held_twice
+
+
+def test_one_rank_receives_nothing_on_any_axis() -> None:
+    stage = whole_model(preset("tiny"))
+    assert tensor_received(stage, 4096) == Received(0, 0)
+    placement = place_stages(ParallelConfig())
+    assert pipeline_received(placement, 0, micro_batches=4, hand_over=100) == Received(0, 0)
+    assert tied_received(stage, placement, 0) == 0
+    for zero_stage in (0, 1, 2, 3):
+        received = zero_received(1000, ranks=1, zero_stage=zero_stage, element=2, micro_batches=2)
+        assert (received.gradients, received.weights) == (0, 0)
+
+
+def test_every_hand_over_has_one_receiver() -> None:
+    """Over all ranks: (stages - 1) messages each way, less the one at the point of a V."""
+    for schedule, messages in (("1f1b", 3), ("interleaved_1f1b", 7), ("zbv", 6)):
+        placement = place_stages(ParallelConfig(pipeline=4, pipeline_schedule=schedule))
+        received = [
+            pipeline_received(placement, rank, micro_batches=5, hand_over=10) for rank in range(4)
+        ]
+        assert sum(one.forward for one in received) == messages * 50
+        assert sum(one.backward for one in received) == messages * 50
+
+
+def test_micro_batches_in_flight_follow_the_schedules() -> None:
+    """1F1B: as many as there are ranks behind. A V keeps two stages for each rank, all ranks alike."""
+    for micro_batches in (4, 16):
+        one = place_stages(ParallelConfig(pipeline=4))
+        assert micro_batches_in_flight(one, micro_batches) == (4, 3, 2, 1)
+    vee = place_stages(ParallelConfig(pipeline=4, pipeline_schedule="zbv"))
+    assert set(micro_batches_in_flight(vee, 16)) == {8}
+
+
+def test_memory_under_zero_adds_up_to_the_known_bytes_a_parameter() -> None:
+    """bfloat16, many ranks: 2 + 6, 2, 0 bytes a parameter remain, float32 4 + 4, 4, 0; one rank holds it all."""
+    numbers = {(1, 2): 8, (2, 2): 2, (3, 2): 0, (1, 4): 8, (2, 4): 4, (3, 4): 0}
+    for (zero_stage, element), expected in numbers.items():
+        memory = model_memory(
+            10**6, 10**6, ranks=10**6, zero_stage=zero_stage, element=element, bucket_elements=0
+        )
+        assert round(memory.total / 10**6) == expected
+    alone = model_memory(10**6, 10**6, ranks=1, zero_stage=3, element=2, bucket_elements=0)
+    assert alone.total == (2 + 4 + 12) * 10**6
+
+
+def test_key_heads_are_never_less_than_one() -> None:
+    config = preset("1b")
+    assert [key_bytes(whole_model(config, tensor=t)) for t in (1, 2, 4, 8)] == [
+        2 * heads * 128 * 2 for heads in (4, 2, 1, 1)
+    ]
+
+
+def test_the_document_shows_these_numbers() -> None:
+    assert comparison() in DOCUMENT.read_text(), f"docs/parallelism.md: put\n{comparison()}"
+
+
+# tensor, pipeline, sequence, ZeRO stage, what layers keep.
+LAYOUTS = (
+    (8, 1, 1, 1, "input"),
+    (8, 1, 4, 1, "everything"),
+    (4, 1, 8, 1, "everything"),
+    (4, 1, 2, 1, "input"),
+    (2, 1, 8, 1, "everything"),
+    (1, 1, 8, 3, "input"),
+    (1, 1, 64, 1, "input"),
+    (8, 2, 4, 1, "everything"),
+)
+WORLD, STREAM, BATCH = 64, 131_072, 4_194_304
+
+
+def comparison() -> str:
+    """Layouts of `model=8b` for one 128k document a stream on 64 GPUs: GB held, GB received in a step."""
+    lines = [
+        "| tensor x pipeline x sequence x data | ZeRO, kept | P on a rank | model | activations | held in all "
+        "| tensor | sequence | pipeline | ZeRO |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for layout in LAYOUTS:
+        rows = [_row(*layout, rank=rank) for rank in range(layout[1])]
+        lines.append(max(rows)[1])
+    return "\n".join(lines)
+
+
+def _row(
+    tensor: int, pipeline: int, sequence: int, zero_stage: int, keep: str, *, rank: int
+) -> tuple[int, str]:
+    """Bytes held by a rank of this pipeline coordinate, and its line."""
+    config = preset("8b")
+    parallel = ParallelConfig(
+        tensor=tensor, pipeline=pipeline, sequence=sequence, zero_stage=zero_stage
+    )
+    data = WORLD // (tensor * pipeline * sequence)
+    micro_batches, tokens = BATCH // STREAM // data, STREAM // sequence
+    placement, layers = place_stages(parallel), split_layers(config, parallel, STREAM)
+    stages = stages_of_rank(config, placement, layers, rank, tensor=tensor, element=2)
+    (stage,) = stages
+    held, trained = rank_parameters(stages)
+    ranks = data * sequence
+    memory = model_memory(
+        held, trained, ranks=ranks, zero_stage=zero_stage, element=2, bucket_elements=50_000_000
+    )
+    keys, ring = _sequence(stage, sequence, keep)
+    activations = stage_activations(
+        stage, tokens, keep_for_backward=keep, received_keys=keys if keep == "everything" else 0
+    )
+    activations *= micro_batches_in_flight(placement, micro_batches)[rank]
+    activations += layer_activations(stage, tokens) if keep == "input" else 0
+    activations += head_memory(stage, tokens) + (ring_buffers(stage, tokens) if sequence > 1 else 0)
+    total = memory.total + activations
+    cut = tensor_received(stage, tokens, recomputed=keep == "input") * micro_batches
+    passed = pipeline_received(
+        placement, rank, micro_batches=micro_batches, hand_over=hand_over_bytes(stage, tokens)
+    )
+    over_stages = passed.total + tied_received(stage, placement, rank)
+    reduced = zero_received(
+        trained, ranks=ranks, zero_stage=zero_stage, element=2, micro_batches=micro_batches
+    )
+    figures = [trained, memory.total, activations, total, cut.total]
+    figures += [ring.total * micro_batches, over_stages, reduced.gradients + reduced.weights]
+    cells = " | ".join(f"{figure / 1e9:.1f}" for figure in figures)
+    name = f"{tensor} x {pipeline} x {sequence} x {data}"
+    return total, f"| {name} | {zero_stage}, {keep} | {cells} |"
+
+
+def _sequence(stage: StageShape, ranks: int, keep: str) -> tuple[int, Received]:
+    """Keys that layers keep, and bytes a micro-batch, of the middle rank for one document."""
+    windows = Counter(spec.window for spec in expand_pattern(stage.config))
+    held = Counter(expand_pattern(stage.config)[layer].window for layer in stage.layers)
+    dealing = deal("zigzag", [STREAM], ranks, windows)
+    kept, received = 0, Received()
+    for window, layers in held.items():
+        plan, rank = plan_keys(dealing, [STREAM], window), ranks // 2
+        kept += layers * plan.tokens_received(rank) if window is not None else 0
+        received += (
+            sequence_received(
+                stage, plan, rank, in_steps=window is None, recomputed=keep == "input"
+            )
+            * layers
+        )
+    return kept, received

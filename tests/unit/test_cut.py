@@ -1,0 +1,75 @@
+"""How parameters are cut: parts make the whole, heads stay with their queries, one owner each."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from model.attention_dense import DenseCore
+from model.config import ModelConfig
+from model.transformer import Transformer
+from parallel.tensor.cut import cut_of, tensor_problems
+from parallel.tensor.residual import by_rank, in_stream_order, pieces
+
+CONFIG = ModelConfig(
+    hidden_size=20,
+    intermediate_size=24,
+    num_heads=24,
+    num_kv_heads=2,
+    head_dim=4,
+    vocab_size=48,
+    qk_norm=True,
+    tie_embeddings=False,
+)
+SIZES = [(1, 2), (2, 2), (4, 2), (8, 2), (3, 3), (3, 1), (4, 4), (4, 1), (2, 6)]
+
+
+@pytest.mark.parametrize(("size", "heads"), SIZES)
+def test_parts_of_the_owners_make_the_whole(size: int, heads: int) -> None:
+    config = replace(CONFIG, num_kv_heads=heads)
+    for name, parameter in Transformer(config, DenseCore()).named_parameters():
+        full = torch.arange(parameter.numel()).view(parameter.shape)
+        cuts = [cut_of(name, config, rank, size) for rank in range(size)]
+        owned = [cut.of(full) for cut in cuts if cut.is_owner]
+        assert torch.equal(torch.cat(owned, dim=cuts[0].dim), full), name
+        assert all(cut.full_shape(tuple(cut.of(full).shape)) == full.shape for cut in cuts)
+        assert {(cut.parts, cut.replicas) for cut in cuts} == {(len(owned), size // len(owned))}
+        assert cuts[0].is_owner
+
+
+@pytest.mark.parametrize(("size", "heads"), SIZES)
+def test_a_rank_holds_the_key_heads_of_its_query_heads(size: int, heads: int) -> None:
+    config = replace(CONFIG, num_kv_heads=heads)
+    name = "layers.0.attention.{}_proj.weight"
+    queries_per_key = config.num_heads // heads
+    for rank in range(size):
+        q, k, v = (cut_of(name.format(which), config, rank, size) for which in "qkv")
+        query_heads = q.of(torch.arange(config.num_heads))
+        key_heads = k.of(torch.arange(heads))
+        assert torch.equal(
+            query_heads // queries_per_key,
+            key_heads.repeat_interleave(len(query_heads) // len(key_heads)),
+        )
+        assert k == v
+
+
+def test_what_cannot_be_cut_is_said_with_its_value() -> None:
+    assert tensor_problems(CONFIG, 2) == []
+    assert tensor_problems(replace(CONFIG, num_kv_heads=1), 8) == []
+    problems = tensor_problems(replace(CONFIG, vocab_size=50, num_kv_heads=3), 4)
+    assert len(problems) == 2
+    assert any("model.vocab_size=50" in p for p in problems)
+    assert any("model.num_kv_heads=3" in p for p in problems)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 21])
+def test_every_rank_has_its_share_of_every_piece(ranks: int, rows: int) -> None:
+    stream_T = torch.arange(rows * ranks)
+    tokens_NT = by_rank(stream_T, ranks)
+    assert tokens_NT.shape == (ranks, rows)
+    assert torch.equal(in_stream_order(tokens_NT), stream_T)
+    for piece, *own in zip(
+        pieces(stream_T, ranks), *(pieces(own_T) for own_T in tokens_NT), strict=True
+    ):
+        assert torch.equal(torch.cat(own), piece)

@@ -1,0 +1,87 @@
+"""The model on this rank under DeepSpeed, for one layout: what a change of layout makes anew."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from data.batch import Dealer
+from model.attention_core import choose_core
+from model.config import ModelConfig
+from model.flops import parameter_count
+from model.layer_pattern import expand_pattern
+from parallel.config import ParallelConfig
+from parallel.deepspeed_engine import TrainingEngine, materialise
+from parallel.deepspeed_settings import DTYPES, zero_settings
+from parallel.mesh import Mesh
+from parallel.parallelize import build_local, finish
+from parallel.pipeline.runner import PipelineRunner
+from parallel.sequence.balance import deal
+from parallel.sequence.layout import SequenceShare, build_share
+from parallel.sequence.traffic import TrafficMeter
+from parallel.tensor.apply import initialise_cut
+from train.config import RunConfig
+from train.objective import NextTokenLoss
+from train.trainer import StagedTrainer, Trainer, WholeTrainer
+
+
+def build_trainer(
+    config: RunConfig,
+    mesh: Mesh,
+    parallel: ParallelConfig,
+    *,
+    sequence_length: int,
+) -> Trainer:
+    """This rank's part of the model with its initial weights, its engine, and who drives them.
+
+    sequence_length: the longest of the stages to come, by which pipeline stages are balanced.
+    """
+    dtype, traffic = DTYPES[config.train.precision], TrafficMeter()
+    core = choose_core(config.model.attention_backend, mesh.device, dtype)
+    local = build_local(
+        config.model, core, mesh, parallel, sequence_length=sequence_length, traffic=traffic
+    )
+    settings = zero_settings(
+        parallel,
+        config.optimizer,
+        precision=config.train.precision,
+        num_parameters=parameter_count(config.model),
+        device=mesh.device,
+    )
+
+    def initialise(name: str, tensor: Tensor) -> None:
+        initialise_cut(name, tensor, config.model, config.seed, mesh.tensor)
+
+    for stage in local.stages:
+        stage.keep_for_backward(config.train.keep_for_backward)
+        materialise(
+            stage,
+            initialise,
+            device=mesh.device,
+            dtype=dtype,
+            zero3_settings=settings if parallel.zero_stage == 3 else None,
+            mesh=mesh,
+        )
+    parameters, tied = finish(local, mesh)
+    if mesh.pipeline.size == 1:
+        objective = NextTokenLoss(local.stages[0], config.train.z_loss)
+        engine = TrainingEngine(parameters, objective, mesh, parallel, config.optimizer, settings)
+        return WholeTrainer(engine, mesh, traffic)
+    engine = TrainingEngine(
+        parameters, local.module, mesh, parallel, config.optimizer, settings, tied
+    )
+    runner = PipelineRunner(local.stages, local.placement, mesh, engine.after_backward)
+    return StagedTrainer(engine, runner, mesh, traffic, z_loss=config.train.z_loss)
+
+
+def dealer(model: ModelConfig, mesh: Mesh, parallel: ParallelConfig) -> Dealer | None:
+    """How a stream is dealt to the sequence ranks, with the plans of its exchanges; None: it is not."""
+    if mesh.sequence.size == 1:
+        return None
+    windows = Counter(spec.window for spec in expand_pattern(model))
+
+    def share_of(lengths: Sequence[int]) -> SequenceShare:
+        dealing = deal(parallel.sequence_layout, lengths, mesh.sequence.size, windows)
+        return build_share(dealing, lengths, mesh.sequence.rank, tuple(windows))
+
+    return share_of
