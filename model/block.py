@@ -4,10 +4,6 @@
 
     sequential (Llama)   h = x + attention(norm(x))    y = h + feed_forward(feed_forward_norm(h))
 
-What attention and feed-forward read passes `enter`, what they give passes `leave`: nothing on one device.
-Tensor parallelism, which keeps the residual stream cut by tokens, gathers tokens in the one and adds up
-and cuts in the other.
-
 Shape letters: T tokens, D width.
 """
 
@@ -31,15 +27,11 @@ class ParallelBlock(nn.Module):
         self.norm = build_norm(config.norm, config.hidden_size, config.norm_eps)
         self.attention = Attention(config, spec, core)
         self.feed_forward = FeedForward(config.hidden_size, config.intermediate_size)
-        self.enter: nn.Module = nn.Identity()
-        self.leave: nn.Module = nn.Identity()
 
     def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
         """(T, D) to (T, D)."""
-        n_TD = self.enter(self.norm(x_TD))
-        output_TD: Tensor = x_TD + self.leave(
-            self.attention(n_TD, layout, rotation) + self.feed_forward(n_TD)
-        )
+        n_TD = self.norm(x_TD)
+        output_TD: Tensor = x_TD + self.attention(n_TD, layout, rotation) + self.feed_forward(n_TD)
         return output_TD
 
 
@@ -52,15 +44,11 @@ class SequentialBlock(nn.Module):
         self.attention = Attention(config, spec, core)
         self.feed_forward_norm = build_norm(config.norm, config.hidden_size, config.norm_eps)
         self.feed_forward = FeedForward(config.hidden_size, config.intermediate_size)
-        self.enter: nn.Module = nn.Identity()
-        self.leave: nn.Module = nn.Identity()
 
     def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
         """(T, D) to (T, D)."""
-        n_TD = self.enter(self.norm(x_TD))
-        h_TD = x_TD + self.leave(self.attention(n_TD, layout, rotation))
-        m_TD = self.enter(self.feed_forward_norm(h_TD))
-        output_TD: Tensor = h_TD + self.leave(self.feed_forward(m_TD))
+        h_TD = x_TD + self.attention(self.norm(x_TD), layout, rotation)
+        output_TD: Tensor = h_TD + self.feed_forward(self.feed_forward_norm(h_TD))
         return output_TD
 
 

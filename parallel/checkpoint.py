@@ -6,6 +6,7 @@ may go on under another layout. Gathering is collective and short; writing happe
 process group of its own, while training goes on. JSON, retention and `latest` live in train/.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -138,7 +139,9 @@ def _read_batch(
         for kind in KINDS
     }
     try:
-        load(state, checkpoint_id=folder, no_dist=True)
+        with warnings.catch_warnings():  # that no group was given: every rank reads for itself
+            warnings.simplefilter("ignore", UserWarning)
+            load(state, checkpoint_id=folder, no_dist=True)
     except (CheckpointException, OSError, EOFError, RuntimeError, UnpicklingError) as error:
         raise ValueError(
             f"checkpoint {folder}: its tensors are damaged ({error}); remove the folder to go on from the "

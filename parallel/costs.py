@@ -3,11 +3,11 @@
 `docs/parallelism.md` says these formulas in words; `tests/parity/test_costs.py` counts them in real runs. With
 n ranks on the axis, T tokens of a micro-batch on this sequence rank, e bytes an element, w = max(4, e):
 
-    tensor     a piece = T (n - 1) / n D e       a layer: 2 pieces forward, 2 backward (sequential block: 4, 4)
-               embedding: 1, 1                   head: 2 and 2 w T (n - 1), 0
-    sequence   a key = 2 G K e, its gradient 2 G K w       forward: keys; backward: gradients, in steps keys again
-    pipeline   a hand-over = T / tensor D e      for every stage and micro-batch, 1 forward, 1 backward
-    ZeRO       of P parameters (n - 1) / n:      gradients 2 w P (all-reduce) or w P, weights e P
+    tensor     a transfer = T (n - 1) / n D e      a layer: 2 forward, 2 backward (sequential block: 4, 4)
+                                                   embedding: 1, 1      head: 2 and 2 w T (n - 1) bytes, 0
+    sequence   a key = 2 G K e, its gradient 2 G K w      forward: keys; backward: gradients, in steps keys again
+    pipeline   a hand-over = T / tensor D e               a stage and micro-batch: 1 forward, 1 backward
+    ZeRO       P (n - 1) / n parameters                   gradients 8 bytes (all-reduce) or 4, weights e
 
 Pure integers. "Received" is what a network card brings in; as much is sent.
 
@@ -17,13 +17,10 @@ Letters: T tokens, D width, G key/value heads on this rank, K head dimension, P 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from model.config import ModelConfig
 from parallel.pipeline.placement import Placement
 from parallel.sequence.plan import KeyPlan
 from parallel.tensor.cut import cut_of
-from parallel.tensor.residual import pieces
 
 
 @dataclass(frozen=True)
@@ -101,37 +98,31 @@ def tensor_received(stage: StageShape, num_tokens: int, *, recomputed: bool = Fa
         return Received()
     layer = _tensor_layer(stage, num_tokens, recomputed)
     found = layer * len(stage.layers)
-    piece = _piece(stage, num_tokens)
+    transfer = _stream_transfer(stage, num_tokens)
     if stage.has_embedding:
-        found += Received(piece, piece)
+        found += Received(transfer, transfer)
     if stage.has_head:
         numbers = 2 * stage.wide * num_tokens * (stage.tensor - 1)
         found += Received(
-            2 * piece + numbers, _replica_sum(stage, "norm.weight", stage.config.hidden_size)
+            2 * transfer + numbers, _replica_sum(stage, "norm.weight", stage.config.hidden_size)
         )
     return found
 
 
 def _tensor_layer(stage: StageShape, num_tokens: int, recomputed: bool) -> Received:
     halves = 1 if stage.config.block == "parallel" else 2
-    piece = _piece(stage, num_tokens)
-    backward = 2 * halves * piece + _layer_replica_sums(stage)
+    transfer = _stream_transfer(stage, num_tokens)
+    backward = 2 * halves * transfer + _layer_replica_sums(stage)
     if recomputed:
-        # All of the forward again but its last message: nothing after it keeps anything.
-        backward += 2 * halves * piece - _last_message(stage, num_tokens)
-    return Received(2 * halves * piece, backward)
+        # All of the forward again but the sums at the end of the block.
+        backward += (2 * halves - 1) * transfer
+    return Received(2 * halves * transfer, backward)
 
 
-def _piece(stage: StageShape, num_tokens: int) -> int:
+def _stream_transfer(stage: StageShape, num_tokens: int) -> int:
     """One gather, or one scattered sum, of the residual stream."""
     local = num_tokens // stage.tensor
     return local * (stage.tensor - 1) * stage.config.hidden_size * stage.element
-
-
-def _last_message(stage: StageShape, num_tokens: int) -> int:
-    """The last of the pieces in which a stream moves."""
-    rows = len(pieces(torch.empty(num_tokens, 0), stage.tensor)[-1])
-    return rows // stage.tensor * (stage.tensor - 1) * stage.config.hidden_size * stage.element
 
 
 def _layer_replica_sums(stage: StageShape) -> int:

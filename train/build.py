@@ -203,6 +203,7 @@ def _trainer(
             mesh,
             leg[0].parallel,
             sequence_length=max(stage.shape.sequence_length for stage in leg),
+            picture=run_folder(config) / f"pipeline_{leg[0].name}.svg",
         )
     except ValueError as error:  # not a refusal of ours: it keeps its traceback
         raise RuntimeError("the engine could not be built") from error

@@ -2,6 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 from torch import Tensor
 
@@ -15,7 +18,10 @@ from parallel.deepspeed_engine import TrainingEngine, materialise
 from parallel.deepspeed_settings import DTYPES, zero_settings
 from parallel.mesh import Mesh
 from parallel.parallelize import build_local, finish
+from parallel.pipeline.placement import Placement
 from parallel.pipeline.runner import PipelineRunner
+from parallel.pipeline.schedule import TimedAction
+from parallel.pipeline.timeline import timeline_table, write_timeline
 from parallel.sequence.balance import deal
 from parallel.sequence.layout import SequenceShare, build_share
 from parallel.sequence.traffic import TrafficMeter
@@ -31,10 +37,12 @@ def build_trainer(
     parallel: ParallelConfig,
     *,
     sequence_length: int,
+    picture: Path | None = None,
 ) -> Trainer:
     """This rank's part of the model with its initial weights, its engine, and who drives them.
 
-    sequence_length: the longest of the stages to come, by which pipeline stages are balanced.
+    sequence_length: the longest of the stages to come, by which pipeline stages are balanced. picture:
+    where a pipeline draws one of its steps, with the table of idle time beside it; None: nowhere.
     """
     dtype, traffic = DTYPES[config.train.precision], TrafficMeter()
     core = choose_core(config.model.attention_backend, mesh.device, dtype)
@@ -71,7 +79,20 @@ def build_trainer(
         parameters, local.module, mesh, parallel, config.optimizer, settings, tied
     )
     runner = PipelineRunner(local.stages, local.placement, mesh, engine.after_backward)
-    return StagedTrainer(engine, runner, mesh, traffic, z_loss=config.train.z_loss)
+    draw = partial(_draw, picture)
+    return StagedTrainer(engine, runner, mesh, traffic, z_loss=config.train.z_loss, draw=draw)
+
+
+def _draw(
+    path: Path | None, timed: Sequence[TimedAction], placement: Placement, micro_batches: int
+) -> None:
+    if path is None:
+        return
+    table = timeline_table(timed, placement, micro_batches)
+    title = f"{placement.schedule}, {placement.ranks} pipeline ranks, {micro_batches} micro-batches"
+    with suppress(OSError):  # a full disk ends the run at its next row, not here on one rank alone
+        write_timeline(path, timed, title)
+        path.with_suffix(".txt").write_text(f"{title}\n{table}\n")
 
 
 def dealer(model: ModelConfig, mesh: Mesh, parallel: ParallelConfig) -> Dealer | None:

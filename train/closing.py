@@ -22,6 +22,7 @@ def closing_words(folder: Path, state: RunState, *, finished: bool) -> str:
     last = _last_row(folder / "evaluation.jsonl")
     if last:
         lines += _held_out(last)
+    lines += [f"Pipeline, one step drawn: {path}" for path in sorted(folder.glob("pipeline_*.svg"))]
     lines += [
         f"Report: {folder}/report.html",
         "",

@@ -13,11 +13,18 @@ from torch import Tensor, nn
 from model.transformer import Transformer
 from parallel.deepspeed_engine import TrainingEngine
 from parallel.mesh import Mesh
+from parallel.pipeline.placement import Placement
 from parallel.pipeline.runner import PipelineRunner
+from parallel.pipeline.schedule import TimedAction
+from parallel.pipeline.timeline import Recorder
 from parallel.sequence.traffic import TrafficMeter
 from train.objective import MicroBatch
 
 Weigh = Callable[[Tensor], Tensor]
+Draw = Callable[[list[TimedAction], Placement, int], None]
+"""Takes a recorded step: its actions, where stages live, number of micro-batches. Main rank only."""
+# The step of a pipeline that is drawn: allocators and caches are warm by then.
+_DRAWN_STEP = 3
 
 
 class Trainer(Protocol):
@@ -92,12 +99,15 @@ class StagedTrainer:
         traffic: TrafficMeter,
         *,
         z_loss: float,
+        draw: Draw,
     ) -> None:
         self.engine = engine
         self.traffic = traffic
         self._runner = runner
         self._mesh = mesh
         self._z_loss = z_loss
+        self._draw = draw
+        self._steps = 0
 
     def gradients(
         self, micro_batches: Sequence[MicroBatch], rope_base: float, weigh: Weigh
@@ -112,9 +122,18 @@ class StagedTrainer:
                 sums[1] += found.z_sum.detach()
             return weigh(found.total)
 
+        self._steps += 1
+        recorder = Recorder(self._mesh) if self._steps == _DRAWN_STEP else None
+        if recorder is not None:
+            recorder.start()
+        self._runner.recorder = recorder
         self.engine.run_pipeline(
             lambda: self._runner.forward_backward(micro_batches, rope_base, loss_of)
         )
+        if recorder is not None:
+            timed = recorder.gather()
+            if self._mesh.is_main:
+                self._draw(timed, self._runner.placement, len(micro_batches))
         return sums
 
     def token_losses(

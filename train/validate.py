@@ -164,6 +164,12 @@ def _layout_problems(config: RunConfig, schedule: Schedule, world_size: int) -> 
             found[f"{overlaid}{problem}"] = None
             continue
         data_size = layout.topology(world_size).data
+        backend = config.model.attention_backend
+        if layout.sequence > 1 and backend != "auto":
+            found[
+                f"model.attention_backend={backend}: has no effect with parallel.sequence="
+                f"{layout.sequence}, where the ring chooses its kernels; use auto"
+            ] = None
         problems = tensor_problems(config.model, layout.tensor)
         if layout.pipeline > 1:
             problems += pipeline_problems(

@@ -8,6 +8,7 @@ is counted by its saved tensors; what the engine holds, by the storages that exi
 import gc
 import warnings
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ from parallel.config import OptimizerConfig, ParallelConfig
 from parallel.costs import (
     Received,
     hand_over_bytes,
+    key_bytes,
+    key_gradient_bytes,
     pipeline_received,
     sequence_received,
     stages_of_rank,
@@ -38,6 +41,7 @@ from parallel.deepspeed_settings import DTYPES, zero_settings
 from parallel.memory_costs import (
     head_memory,
     layer_activations,
+    logits_chunk,
     model_memory,
     rank_parameters,
     ring_buffers,
@@ -56,6 +60,7 @@ from parallel.tensor.apply import initialise_cut
 from parallel.testing import run_on_ranks
 from tests.parity.received_bytes import KeptTensors, ReceivedBytes
 from tests.parity.streams import part_of_rank
+from tests.parity.test_sequence_memory import LiveBytes
 from train.objective import MicroBatch, NextTokenLoss, to_device
 
 CPU = torch.device("cpu")
@@ -63,6 +68,8 @@ BASE = 1e4
 # 120 tokens: what each of 2 or 4 tensor ranks holds does not divide into the pieces that travel.
 LENGTHS = (1, 70, 8, 41)
 TOKENS = sum(LENGTHS)
+SHORT = (4, 3, 5) * (TOKENS // 12)
+KEEPS = ("everything", "input")
 MODEL = ModelConfig(
     num_layers=3,
     hidden_size=24,
@@ -102,15 +109,18 @@ def built(
     return local
 
 
-def micro_batch(config: ModelConfig, mesh: Mesh, parallel: ParallelConfig) -> MicroBatch:
-    """This rank's part of the stream."""
+def micro_batch(
+    config: ModelConfig, mesh: Mesh, parallel: ParallelConfig, lengths: tuple[int, ...] = LENGTHS
+) -> MicroBatch:
+    """This rank's part of a stream of documents of these lengths."""
     tokens_T = torch.arange(TOKENS) * 7 % config.vocab_size
-    stream = PackedBatch(tokens_T, tokens_T.roll(-1), LENGTHS, TOKENS, 0, ())
+    stream = PackedBatch(tokens_T, tokens_T.roll(-1), lengths, TOKENS, 0, ())
     return to_device(part_of_rank(stream, config, mesh, parallel), CPU)
 
 
-def run_counted(model: Transformer, batch: MicroBatch) -> Received:
+def run_counted(model: Transformer, batch: MicroBatch, keep: str) -> Received:
     """Bytes received in one forward, loss included, and one backward."""
+    model.keep_for_backward(keep)
     with ReceivedBytes() as forward:
         total = model.loss(model(batch.tokens_T, batch.layout, BASE), batch.targets_T).total
     with ReceivedBytes() as backward:
@@ -118,61 +128,68 @@ def run_counted(model: Transformer, batch: MicroBatch) -> Received:
     return Received(forward.total, backward.total)
 
 
-@pytest.mark.parametrize("keep", ["everything", "input"])
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("name", MODELS)
-def test_tensor_ranks_receive_what_the_formula_says(name: str, ranks: int, keep: str) -> None:
+def test_tensor_ranks_receive_what_the_formula_says(name: str, ranks: int) -> None:
     config, parallel = MODELS[name], ParallelConfig(tensor=ranks)
 
-    def work(rank: int, world_size: int) -> Received:
+    def work(rank: int, world_size: int) -> list[Received]:
         mesh = start(CPU, 60, parallel.topology(world_size))
         local = built(config, mesh, parallel)
         finish(local, mesh)
-        local.stages[0].keep_for_backward(keep)
-        return run_counted(local.stages[0], micro_batch(config, mesh, parallel))
+        batch = micro_batch(config, mesh, parallel)
+        return [run_counted(local.stages[0], batch, keep) for keep in KEEPS]
 
     stage = whole_model(config, tensor=ranks, element=4)
-    expected = tensor_received(stage, TOKENS, recomputed=keep == "input")
+    expected = [tensor_received(stage, TOKENS, recomputed=keep == "input") for keep in KEEPS]
     assert run_on_ranks(work, ranks) == [expected] * ranks
 
 
-@pytest.mark.parametrize("keep", ["everything", "input"])
 @pytest.mark.parametrize(
     ("tensor", "ranks", "layout"), [(1, 2, "zigzag"), (1, 4, "balanced"), (2, 2, "contiguous")]
 )
-def test_sequence_ranks_receive_what_the_formula_says(
-    tensor: int, ranks: int, layout: str, keep: str
-) -> None:
-    """To the byte, by the meter and by the count below it; 70 tokens of a document make ring steps."""
+def test_sequence_ranks_receive_what_the_formula_says(tensor: int, ranks: int, layout: str) -> None:
+    """By the meter, and with the other axis by the count below it.
+
+    A document of 70 tokens makes ring steps; short ones are exchanged, whatever the layer.
+    """
     config = replace(MODEL, num_layers=4)
     parallel = ParallelConfig(sequence=ranks, tensor=tensor, sequence_layout=layout)
 
-    def work(rank: int, world_size: int) -> Any:
+    def work(rank: int, world_size: int) -> list[Any]:
         mesh, meter = start(CPU, 60, parallel.topology(world_size)), TrafficMeter()
         local = built(config, mesh, parallel, torch.bfloat16, meter)
         finish(local, mesh)
-        model = local.stages[0]
-        model.keep_for_backward(keep)
-        batch = micro_batch(config, mesh, parallel)
-        counted = run_counted(model, batch)
-        steps = {window: bool(route.steps) for window, route in batch.layout.routes.items()}
-        core = model.layers["1"].attention.core
-        held = sum(buffer.nbytes for buffer in core.buffers._slots.values())
-        return counted, meter.total, steps, batch.layout.dealing, held
+        found = []
+        for lengths, keep in product((LENGTHS, SHORT), KEEPS):
+            batch = micro_batch(config, mesh, parallel, lengths)
+            meter.reset()
+            counted = run_counted(local.stages[0], batch, keep)
+            steps = {window: bool(route.steps) for window, route in batch.layout.routes.items()}
+            found.append((lengths, keep, batch.layout.dealing, steps, counted, meter.total))
+        return [found, local.stages[0].layers["1"].attention.core.buffers.num_rows]
 
-    stage = whole_model(config, tensor=tensor, element=2)
-    for rank, (counted, met, steps, dealing, held) in enumerate(run_on_ranks(work, tensor * ranks)):
-        expected = Received()
-        for spec in expand_pattern(config):
-            plan = plan_keys(dealing, LENGTHS, spec.window)
-            expected += sequence_received(
-                stage, plan, rank // tensor, in_steps=steps[spec.window], recomputed=keep == "input"
-            )
-        assert met == expected.total
-        assert steps == {None: True, config.window: False}
-        on_other_axes = tensor_received(stage, TOKENS // ranks, recomputed=keep == "input")
-        assert counted == expected + on_other_axes
-        assert held <= ring_buffers(stage, TOKENS // ranks)
+    stage, tokens = whole_model(config, tensor=tensor, element=2), TOKENS // ranks
+    for rank, (found, rows) in enumerate(run_on_ranks(work, tensor * ranks)):
+        for lengths, keep, dealing, steps, counted, met in found:
+            assert steps == {None: lengths == LENGTHS, config.window: False}
+            expected = Received()
+            for spec in expand_pattern(config):
+                expected += sequence_received(
+                    stage,
+                    plan_keys(dealing, lengths, spec.window),
+                    rank // tensor,
+                    in_steps=steps[spec.window],
+                    recomputed=keep == "input",
+                )
+            assert met == expected.total
+            cut = tensor_received(stage, tokens, recomputed=keep == "input")
+            assert counted == expected + cut
+        held = sum(
+            rows_held * (key_bytes(stage) if slot.startswith("keys") else key_gradient_bytes(stage))
+            for slot, rows_held in rows.items()
+        )
+        assert 0 < held <= ring_buffers(stage, tokens)
 
 
 def loss_of(last: Transformer, hidden_TD: Tensor, batch: MicroBatch) -> Tensor:
@@ -278,7 +295,7 @@ def test_recomputed_layers_keep_their_input_and_the_head_its_gradients() -> None
     """Per layer one (T, D); the loss keeps d hidden and, in float32, d weight."""
     mesh_of_one = ParallelConfig()
 
-    def work(rank: int, world_size: int) -> tuple[int, int]:
+    def work(rank: int, world_size: int) -> tuple[int, int, int]:
         mesh = start(CPU, 60, mesh_of_one.topology(world_size))
         model = built(MODEL, mesh, mesh_of_one, torch.bfloat16).stages[0]
         model.keep_for_backward("input")
@@ -289,14 +306,16 @@ def test_recomputed_layers_keep_their_input_and_the_head_its_gradients() -> None
         with layers.hooks:
             for layer in model.layers.values():
                 x_TD = model.run_layer(layer, x_TD, batch.layout, rotation)
-        with head.hooks:
+        with head.hooks, LiveBytes() as live:
             model.loss(x_TD, batch.targets_T)
-        return layers.bytes, head.bytes
+        return layers.bytes, head.bytes, live.peak
 
-    ((layers, head),) = run_on_ranks(work, 1)
+    ((layers, head, peak),) = run_on_ranks(work, 1)
     stage = whole_model(MODEL, element=2)
     assert layers == stage_activations(stage, TOKENS, keep_for_backward="input")
     assert head == head_memory(stage, TOKENS)
+    chunk = logits_chunk(stage, rows=TOKENS)  # fewer than a chunk's 256 rows
+    assert head + chunk <= peak <= head + 3 * chunk
 
 
 @pytest.mark.parametrize("precision", DTYPES)

@@ -1,6 +1,5 @@
 """The real command under torchrun: killed and started again, alone or with other ranks."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,52 +10,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def command(ranks: int, arguments: list[str]) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    return [sys.executable, *launcher, "-m", "train", *arguments]
-
-
-def run(ranks: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command(ranks, arguments),
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def rows(outputs: Path, name: str) -> list[dict[str, Any]]:
-    path = outputs / name / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def kill_after(outputs: Path, name: str, step: int, ranks: int, arguments: list[str]) -> None:
-    """Start, wait until `step` is in the metrics, and kill -9 the launcher and all its ranks."""
-    metrics = outputs / name / "metrics.jsonl"
-    process = subprocess.Popen(
-        command(ranks, arguments),
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 240
-    while not metrics.exists() or metrics.read_text().count("\n") < step:
-        assert process.poll() is None, "ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    for found in subprocess.run(
-        ["pgrep", "-f", f"run_name={name} "], capture_output=True, text=True
-    ).stdout.split():
-        os.kill(int(found), signal.SIGKILL)
-    process.wait()
+from tests.smoke.command import ROOT, command, kill_after, rows, run
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,7 @@ from parallel.memory_costs import (
 )
 from parallel.mesh import AxisGroup
 from parallel.pipeline.placement import place_stages
+from parallel.pipeline.schedule import ideal_bubble
 from parallel.pipeline.split import split_layers
 from parallel.sequence.balance import deal
 from parallel.sequence.plan import plan_keys
@@ -142,8 +143,28 @@ def test_key_heads_are_never_less_than_one() -> None:
     ]
 
 
-def test_the_document_shows_these_numbers() -> None:
-    assert comparison() in DOCUMENT.read_text(), f"docs/parallelism.md: put\n{comparison()}"
+@pytest.mark.parametrize("table", ["schedules", "comparison"])
+def test_the_document_shows_these_numbers(table: str) -> None:
+    text = {"schedules": schedules, "comparison": comparison}[table]()
+    assert text in DOCUMENT.read_text(), f"docs/parallelism.md: put\n{text}"
+
+
+def schedules() -> str:
+    """Bubble, memory and messages of the three schedules on four ranks."""
+    lines = []
+    for name, layers in (("1f1b", 4), ("interleaved_1f1b", 8), ("zbv", 8)):
+        placement = place_stages(ParallelConfig(pipeline=4, pipeline_schedule=name))
+        idle = [f"{100 * ideal_bubble(placement, count):.1f} %" for count in (8, 32)]
+        assert micro_batches_in_flight(placement, 8) == micro_batches_in_flight(placement, 32)
+        kept = " ".join(str(most) for most in micro_batches_in_flight(placement, 8))
+        passed = [
+            pipeline_received(placement, rank, micro_batches=1, hand_over=1) for rank in range(4)
+        ]
+        messages = sum(one.forward for one in passed)
+        lines.append(
+            f"| `{name}` | {' / '.join(idle)} | {kept} stages of L / {layers} | {messages} |"
+        )
+    return "\n".join(lines)
 
 
 # tensor, pipeline, sequence, ZeRO stage, what layers keep.
