@@ -40,10 +40,24 @@ class Attention(nn.Module):
 
     def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
         """(T, D) to (T, D); tokens of different documents never mix."""
-        heads = (-1, self.head_dim)
-        q_THK = self.position(self.q_norm(self.q_proj(x_TD).unflatten(-1, heads)), rotation)
-        k_TGK = self.position(self.k_norm(self.k_proj(x_TD).unflatten(-1, heads)), rotation)
-        v_TGK = self.v_proj(x_TD).unflatten(-1, heads)
-        o_THK = self.core(q_THK, k_TGK, v_TGK, layout, self.spec.window)
-        output_TD: Tensor = self.o_proj(o_THK.flatten(-2))
+        output_TD: Tensor = self.o_proj(self.attend(*self.project(x_TD), layout, rotation))
         return output_TD
+
+    def project(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of these tokens, not yet rotated: each token by itself."""
+        heads = (-1, self.head_dim)
+        q_THK = self.q_norm(self.q_proj(x_TD).unflatten(-1, heads))
+        k_TGK = self.k_norm(self.k_proj(x_TD).unflatten(-1, heads))
+        return q_THK, k_TGK, self.v_proj(x_TD).unflatten(-1, heads)
+
+    def attend(
+        self,
+        q_THK: Tensor,
+        k_TGK: Tensor,
+        v_TGK: Tensor,
+        layout: PackedLayout,
+        rotation: Rotation,
+    ) -> Tensor:
+        """What `o_proj` reads, (T, H K): the part where tokens meet."""
+        q_THK, k_TGK = self.position(q_THK, rotation), self.position(k_TGK, rotation)
+        return self.core(q_THK, k_TGK, v_TGK, layout, self.spec.window).flatten(-2)

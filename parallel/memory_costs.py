@@ -27,6 +27,7 @@ from model.config import ModelConfig
 from parallel.costs import StageShape, hand_over_bytes, key_bytes, key_gradient_bytes
 from parallel.pipeline.placement import Placement
 from parallel.pipeline.schedule import compute_order
+from parallel.tensor.residual import PIECES
 
 _MASTER_AND_MOMENTS = 12
 
@@ -119,18 +120,22 @@ def layer_activations(stage: StageShape, num_tokens: int, *, received_keys: int 
     kept = num_tokens * (halves * gathered + attention + feed_forward)
     kept += halves * _norm(stage, num_tokens // tensor, config.hidden_size)
     if config.qk_norm:
-        kept += _norm(stage, num_tokens * heads, config.head_dim)
-        kept += _norm(stage, num_tokens * stage.key_heads, config.head_dim)
+        # A sequential block on the tensor axis projects, and normalises, its tokens piece by piece.
+        calls = min(PIECES, num_tokens // tensor) if halves == 2 and tensor > 1 else 1
+        kept += _norm(stage, num_tokens * heads, config.head_dim, calls)
+        kept += _norm(stage, num_tokens * stage.key_heads, config.head_dim, calls)
     return kept + received_keys * key_bytes(stage)
 
 
-def _norm(stage: StageShape, rows: int, width: int) -> int:
+def _norm(stage: StageShape, rows: int, width: int, calls: int = 1) -> int:
     """A norm keeps its input and each row's statistics, wide, and its weight if that had to be widened.
+
+    calls: how often it is called for these rows; each keeps a widened weight.
 
     RMSNorm keeps one statistic, not two, and the normalised rows besides (a fused kernel would not).
     """
     per_row = width + 2 if stage.config.norm == "layernorm" else 2 * width + 1
-    widened = width if stage.wide > stage.element else 0
+    widened = calls * width if stage.wide > stage.element else 0
     return stage.wide * (rows * per_row + widened)
 
 

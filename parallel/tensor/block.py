@@ -7,8 +7,8 @@ Parallel block, with the stream in pieces A to D (`parallel.tensor.residual`):
 
 The backward runs the same schedule from right to left (`parallel.collectives`). Only the first gather and
 the last sum are waited for where a piece's products take as long as its transfer; the bytes are those of one
-gather and one scatter of the stream. The sequential block does so around its feed-forward, while attention
-waits for its tokens and its sums.
+gather and one scatter of the stream. The sequential block does so twice: pieces pass through the projections
+of attention and, when all have met, through its last product, then likewise through the feed-forward.
 
 A recomputation does not repeat the sums at the end of a block.
 
@@ -17,13 +17,14 @@ Shape letters: T tokens, D width.
 
 from itertools import chain
 
+import torch
 from torch import Tensor, nn
 
 from model.block import ParallelBlock, SequentialBlock
 from model.packed_layout import PackedLayout
 from model.rope import Rotation
 from parallel.mesh import AxisGroup
-from parallel.tensor.residual import Arriving, Leaving, enter, leave, pieces
+from parallel.tensor.residual import Arriving, Leaving, pieces
 
 
 class TensorParallelBlock(nn.Module):
@@ -63,8 +64,14 @@ class TensorSequentialBlock(nn.Module):
 
     def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
         """(T / n, D) to (T / n, D); layout and rotation are of all tokens."""
-        n_TD = enter(self.norm(x_TD), self._group)
-        h_TD = x_TD + leave(self.attention(n_TD, layout, rotation), self._group)
+        arriving = Arriving(self.norm(x_TD), self._group)
+        projected = [self.attention.project(arriving.piece()) for _ in range(arriving.count)]
+        q_THK, k_TGK, v_TGK = (torch.cat(parts) for parts in zip(*projected, strict=True))
+        o_TD = self.attention.attend(q_THK, k_TGK, v_TGK, layout, rotation)
+        leaving = Leaving(self._group, ends_block=False)
+        for piece_TD in pieces(o_TD, self._group.size):
+            leaving.send(self.attention.o_proj(piece_TD))
+        h_TD = x_TD + leaving.landed()
         arriving = Arriving(self.feed_forward_norm(h_TD), self._group)
         leaving = Leaving(self._group, ends_block=True)
         for _ in range(arriving.count):

@@ -22,13 +22,13 @@ from torch.autograd.function import once_differentiable
 from parallel.collectives import InFlight, start_gather, start_scatter_sum
 from parallel.mesh import AxisGroup
 
-_PIECES = 4
+PIECES = 4
 
 
 def pieces(x_TD: Tensor, num_parts: int = 1) -> tuple[Tensor, ...]:
     """The pieces, views: of all tokens for `num_parts` tensor ranks, or of one rank's tokens."""
     rows = x_TD.shape[0] // num_parts
-    count = min(_PIECES, rows)
+    count = min(PIECES, rows)
     each, longer = divmod(rows, count)
     return x_TD.split_with_sizes([(each + (i < longer)) * num_parts for i in range(count)])
 

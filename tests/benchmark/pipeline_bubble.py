@@ -9,8 +9,9 @@ Two kinds of runs through the real runner, gloo transfers included:
   if every rank had a device of its own. This shows the schedules themselves.
 - `computed`: two ranks that share this machine's cores and really train a small model.
 
-"stages even" is the share of the mean rank's work in the busiest one's. Prints a table, writes
-`outputs/benchmarks/pipeline_bubble.json` and one SVG a run beside it.
+"same work" is the bubble that the measured durations would leave if transfers took no time; "ideal" that of equal
+stages; "even" is the share of the mean rank's work in the busiest one's. Prints a table, writes
+`outputs/benchmarks/pipeline_bubble.json`, one SVG a run beside it, and docs/pictures/pipeline.svg.
 """
 
 import json
@@ -47,11 +48,16 @@ from parallel.testing import run_on_ranks
 from parallel.topology import Topology
 
 FOLDER = Path("outputs/benchmarks")
+PICTURE = Path("docs/pictures/pipeline.svg")
 CPU = torch.device("cpu")
 TOKENS = 1024
 # Seconds that all layers' forwards sleep together for one micro-batch.
 PRETENDED_SECONDS = 0.16
 WARM_UP_STEPS, MEASURED_STEPS = 1, 3
+# In the picture: of the pretended runs, those with so many micro-batches.
+PICTURED = 8
+COLOURS = {"F": "#3465a4", "B": "#e08a1e", "I": "#e08a1e", "W": "#2e9a6a"}
+WORDS = {"F": "forward", "B": "backward (zbv: of inputs)", "W": "backward of weights"}
 MODEL = ModelConfig(
     num_layers=16,
     hidden_size=128,
@@ -177,13 +183,68 @@ def configs(case: Case) -> tuple[ModelConfig, ParallelConfig]:
     return ModelConfig(**asdict(MODEL) | narrow), parallel
 
 
+def draw(runs: list[tuple[Case, list[TimedAction]]]) -> str:
+    """Runs below one another on one scale of time: a row a rank, a box an action with its micro-batch."""
+    left, width, row, top = 70, 790, 24, 44
+    scale = width / max(_span(timed) for _, timed in runs)
+    parts = [_text(20, 24, "Three schedules, the same layers and micro-batches, one scale of time")]
+    for case, timed in runs:
+        idle, span = bubble(timed, case.ranks), _span(timed)
+        said = f"{case.schedule}: {span:.2f} s, {idle:.0%} idle"
+        parts.append(_text(20, top + 16, said))
+        begin = min(one.start for one in timed)
+        for rank in range(case.ranks):
+            y = top + 26 + rank * row
+            parts.append(_text(20, y + 15, f"rank {rank}"))
+            shape = f'x="{left}" y="{y}" width="{span * scale:.1f}" height="{row - 3}"'
+            parts.append(f'<rect class="i" {shape}/>')
+        for one in timed:
+            x, wide = left + (one.start - begin) * scale, (one.end - one.start) * scale
+            parts += _action(one, x, top + 26 + one.rank * row, wide, case.ranks)
+        top += 38 + case.ranks * row
+    x = 20
+    for kind, words in WORDS.items():
+        parts.append(f'<rect x="{x}" y="{top - 4}" width="12" height="12" fill="{COLOURS[kind]}"/>')
+        parts.append(_text(x + 18, top + 7, words))
+        x += 40 + 7 * len(words)
+    parts.append(_text(x, top + 7, "number: micro-batch; faint: the rank's second stage"))
+    body = "\n".join(parts)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 880 {top + 24}" width="880" '
+        'font-family="system-ui, sans-serif" font-size="13">\n'
+        "<style>.b{fill:#ffffff}.t{fill:#222222}.i{fill:#e6e9ee}\n"
+        "@media (prefers-color-scheme: dark)"
+        "{.b{fill:#14181d}.t{fill:#e6e6e6}.i{fill:#2a3038}}</style>\n"
+        f'<rect class="b" width="100%" height="100%"/>\n{body}\n</svg>\n'
+    )
+
+
+def _action(one: TimedAction, x: float, y: float, width: float, ranks: int) -> list[str]:
+    later = one.action.stage >= ranks
+    shape = f'x="{x:.1f}" y="{y}" width="{max(width, 0.5):.1f}" height="21"'
+    paint = f'fill="{COLOURS[one.action.kind]}" opacity="{0.6 if later else 1}"'
+    parts = [f'<rect {shape} {paint} stroke="#ffffff" stroke-width="0.6"/>']
+    if width > 9:
+        middle = f'x="{x + width / 2:.1f}" y="{y + 15}" text-anchor="middle" font-size="11"'
+        parts.append(f'<text {middle} fill="#ffffff">{one.action.micro_batch}</text>')
+    return parts
+
+
+def _text(x: float, y: float, words: str) -> str:
+    return f'<text class="t" x="{x}" y="{y}">{words}</text>'
+
+
+def _span(timed: list[TimedAction]) -> float:
+    return max(one.end for one in timed) - min(one.start for one in timed)
+
+
 def main() -> None:
     """Run every case, print the table, write the files."""
     write = sys.stdout.write
     write(f"{MODEL.num_layers} layers, every fourth full, {TOKENS} tokens a micro-batch\n")
     write(f"{'runs':11}{'schedule':18}{'ranks':>6}{'micro':>7}{'step s':>8}")
     write(f"{'measured':>10}{'same work':>11}{'ideal':>8}{'even':>7}\n")
-    record = []
+    record, pictured = [], []
     for case in CASES:
         config, parallel = configs(case)
         placement = place_stages(parallel)
@@ -196,13 +257,15 @@ def main() -> None:
         row = {
             **asdict(case),
             "layers_of_stages": sizes,
-            "seconds": max(one.end for one in timed) - min(one.start for one in timed),
+            "seconds": _span(timed),
             "measured_bubble": bubble(timed, case.ranks),
             "same_durations_bubble": replayed_bubble(timed, placement, case.micro_batches),
             "ideal_bubble": ideal_bubble(placement, case.micro_batches),
             "mean_rank_over_busiest": sum(work) / len(work) / max(work),
         }
         record.append(row)
+        if (case.kind, case.micro_batches) == ("pretended", PICTURED):
+            pictured.append((case, timed))
         write(f"{case.kind:11}{case.schedule:18}{case.ranks:6}{case.micro_batches:7}")
         write(f"{row['seconds']:8.3f}{row['measured_bubble']:10.1%}")
         write(f"{row['same_durations_bubble']:11.1%}{row['ideal_bubble']:8.1%}")
@@ -220,6 +283,7 @@ def main() -> None:
     (FOLDER / "pipeline_bubble.json").write_text(
         json.dumps({"torch": torch.__version__, "cases": record}, indent=2) + "\n"
     )
+    PICTURE.write_text(draw(pictured))
 
 
 if __name__ == "__main__":

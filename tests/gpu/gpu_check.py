@@ -2,9 +2,9 @@
 
     PYTHONPATH=. python tests/gpu/gpu_check.py [--parts NAME ...] [--rehearse]
 
-Kernels against the dense oracle, the whole model against float32, activation memory, training runs
-with a kill and a resume, and a throughput table. The tables are printed as Markdown; every number
-goes to `outputs/benchmarks/gpu_check.json`, again after each part. The exit status is 1 when
+Kernels against the dense oracle, ring attention on virtual ranks, the whole model against float32,
+activation memory, training runs with a kill and a resume, and throughput tables. The tables are printed
+as Markdown; every number goes to `outputs/benchmarks/gpu_check.json`, again after each part. The exit status is 1 when
 something fails, 0 when all is well or there is no GPU. `--rehearse` tries all of it, small, on a CPU.
 """
 
@@ -23,6 +23,9 @@ from attention_throughput import check_throughput
 from machine import Machine
 from model_accuracy import check_memory, check_model
 from outcome import Outcome
+from ring_accuracy import check_ring, check_waiting
+from ring_throughput import check_ring_throughput
+from segment_accuracy import check_segments
 from training_run import check_training, check_variants
 
 Check = Callable[[], Outcome]
@@ -33,10 +36,14 @@ def parts(machine: Machine, outputs: Path) -> dict[str, Check]:
     """What is checked, in this order: the cheap and telling first."""
     return {
         "attention": lambda: check_attention(machine),
+        "segments": lambda: check_segments(machine),
+        "ring": lambda: check_ring(machine),
+        "waiting": lambda: check_waiting(machine),
         "model": lambda: check_model(machine),
         "memory": lambda: check_memory(machine),
         "training": lambda: check_training(machine, outputs),
         "variants": lambda: check_variants(machine, outputs),
+        "ring_throughput": lambda: check_ring_throughput(machine),
         "throughput": lambda: check_throughput(machine),
     }
 

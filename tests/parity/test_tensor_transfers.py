@@ -1,5 +1,6 @@
 """What tensor ranks send each other: how many bytes, what is kept of it, and what is waited for."""
 
+import time
 from typing import Any
 
 import pytest
@@ -54,8 +55,17 @@ class Transfers:
 
         return started
 
-    def alive(self) -> int:
-        """Buffers of transfers that somebody still holds."""
+    def alive(self, expected: int) -> int:
+        """Buffers of transfers that somebody still holds, once it is no more than expected.
+
+        The transport's own thread may let go of a finished transfer a moment after we do.
+        """
+        deadline = time.monotonic() + 10.0
+        while (found := self._held()) > expected and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return found
+
+    def _held(self) -> int:
         return len({b.cdata for b in self.buffers if not b.expired()})
 
 
@@ -139,7 +149,7 @@ def test_the_loss_brings_together_one_chunk_at_a_time(monkeypatch) -> None:
         model.loss(x_TD, tokens_T, 1e-3).total.backward()
         with torch.no_grad():
             model.token_losses(x_TD, tokens_T)
-        return transfers.num_bytes, transfers.received[before:], transfers.alive()
+        return transfers.num_bytes, transfers.received[before:], transfers.alive(0)
 
     for num_bytes, received, alive in run_on_ranks(work, SIZE):
         statistics = 2 * 2 * TOKENS * 8 * (SIZE - 1)
@@ -158,9 +168,9 @@ def test_no_buffer_outlives_its_use(kept: str, monkeypatch: pytest.MonkeyPatch) 
         model.keep_for_backward(kept)
         transfers = Transfers(monkeypatch)
         y_TD = model(x_TD, LAYOUT, 1e4)
-        between = transfers.alive()
+        between = transfers.alive(expected)
         y_TD.sum().backward()
-        return between, transfers.alive()
+        return between, transfers.alive(0)
 
     expected = MODEL.num_layers if kept == "everything" else 0
     assert run_on_ranks(work, SIZE) == [(expected, 0)] * SIZE
@@ -196,8 +206,9 @@ class Wire:
         return self.counter.get_total_flops() + self.waited
 
 
-# A quarter of the parallel block's transfers has nothing to hide behind; nor has attention's half of the other's.
-@pytest.mark.parametrize(("block", "share"), [("parallel", 0.25), ("sequential", 0.625)])
+# The first piece of a gather and the last of a sum have nothing to hide behind; and in this model attention's
+# projections are shorter than a transfer, which the sequential block has around them too.
+@pytest.mark.parametrize(("block", "share"), [("parallel", 0.25), ("sequential", 0.375)])
 def test_transfers_hide_behind_products(block, share, monkeypatch) -> None:
     """On a simulated wire on which a transfer takes half as long as the products of its piece."""
 
@@ -211,7 +222,7 @@ def test_transfers_hide_behind_products(block, share, monkeypatch) -> None:
         return wire.waited, wire.busy
 
     for waited, busy in run_on_ranks(work, SIZE):
-        assert waited <= share * busy * 1.001
+        assert waited <= share * busy * 1.001, waited / busy
 
 
 def test_transfers_of_the_loss_hide_behind_its_products(monkeypatch) -> None:

@@ -1,0 +1,102 @@
+"""Memory of a sequence rank against the number of ranks that share a stream: one forward and backward.
+
+    PYTHONPATH=. python tests/benchmark/sequence_memory.py
+
+Every storage that an operation allocates is counted while it lives (`LiveBytes` of
+tests/parity/test_sequence_memory.py), so a peak is exact: no clock, no allocator, the same on every machine.
+Parameters and their gradients were there before and are not counted; they do not shrink on this axis. What should
+shrink like 1 / n: layer inputs, projections, feed-forward, own keys. What does not: buffers of keys under way (a
+shard's at most, two for keys and three for gradients, for all layers), keys that windows bring, one chunk of
+logits. `1` is one rank's MiB; the other columns are the rank that holds most over that. "largest" is the largest
+single tensor over one layer's keys and values of the whole stream: below 1, nobody ever gathers them.
+Prints a table and writes `outputs/benchmarks/sequence_memory.json`.
+"""
+
+import json
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from ring_side_by_side import MODELS, document_lengths
+
+from data.batch import PackedBatch
+from model.attention_core import choose_core
+from model.config import ModelConfig
+from parallel.config import SEQUENCE_LAYOUTS, ParallelConfig
+from parallel.mesh import start
+from parallel.parallelize import build_local, finish
+from parallel.sequence.traffic import TrafficMeter
+from parallel.tensor.apply import initialise_cut
+from parallel.testing import run_on_ranks
+from tests.parity.streams import part_of_rank
+from tests.parity.test_sequence_memory import LiveBytes
+from train.objective import to_device
+
+OUTPUT = Path("outputs/benchmarks/sequence_memory.json")
+TOKENS = 8192
+SIZES = (2, 4, 8)
+STREAMS = ("one", "mix")
+PROMISED = 0.30  # at 4 ranks
+
+
+def measure(
+    config: ModelConfig, lengths: tuple[int, ...], size: int, layout: str
+) -> tuple[int, int]:
+    """Most bytes that any rank holds, and of its largest tensor."""
+    parallel = ParallelConfig(sequence=size, sequence_layout=layout)
+
+    def work(rank: int, world_size: int) -> tuple[int, int]:
+        mesh = start(torch.device("cpu"), 300, parallel.topology(world_size))
+        core = choose_core("banded", "cpu", torch.float32)
+        local = build_local(
+            config, core, mesh, parallel, sequence_length=TOKENS, traffic=TrafficMeter()
+        )
+        (model,) = local.stages
+        model.to_empty(device="cpu")
+        for name, parameter in model.named_parameters():
+            initialise_cut(name, parameter.data, config, 0, mesh.tensor)
+            parameter.grad = torch.zeros_like(parameter)
+        finish(local, mesh)
+        tokens_T = torch.arange(TOKENS) * 7919 % config.vocab_size
+        stream = PackedBatch(tokens_T, tokens_T.roll(-1), lengths, TOKENS, 0, ())
+        batch = to_device(part_of_rank(stream, config, mesh, parallel), mesh.device)
+        with LiveBytes() as live:
+            hidden_TD = model(batch.tokens_T, batch.layout, 1e4)
+            model.loss(hidden_TD, batch.targets_T).total.backward()
+        return live.peak, live.largest
+
+    peaks, largest = zip(*run_on_ranks(work, size, timeout=300), strict=True)
+    return max(peaks), max(largest)
+
+
+def main() -> None:
+    """Print the table, write the file."""
+    torch.set_num_threads(1)
+    write = sys.stdout.write
+    shape = MODELS["hybrid"]
+    write(f"{TOKENS:,} tokens, width {shape.hidden_size}, window {shape.window}, ")
+    write(f"vocabulary {shape.vocab_size:,}, float32; promised at 4 ranks: {PROMISED:.0%}\n")
+    write(f"{'model':8}{'stream':8}{'layout':12}{'1, MiB':>8}")
+    write("".join(f"{size:>8}" for size in SIZES) + f"{'largest: 1':>13}")
+    write("".join(f"{size:>8}" for size in SIZES) + "\n")
+    record: list[dict[str, Any]] = []
+    for model, stream in product(MODELS, STREAMS):
+        config, lengths = MODELS[model], document_lengths(stream, TOKENS)
+        keys = TOKENS * 2 * config.num_kv_heads * config.head_dim * 4
+        alone, whole = measure(config, lengths, 1, "zigzag")
+        for layout in SEQUENCE_LAYOUTS:
+            found = [measure(config, lengths, size, layout) for size in SIZES]
+            write(f"{model:8}{stream:8}{layout:12}{alone / 2**20:8.1f}")
+            write("".join(f"{peak / alone:8.1%}" for peak, _ in found))
+            write(f"{whole / keys:13.2f}")
+            write("".join(f"{most / keys:8.2f}" for _, most in found) + "\n")
+            case = {"model": model, "stream": stream, "layout": layout, "one_rank": alone}
+            record.append(case | {str(n): peak for n, (peak, _) in zip(SIZES, found, strict=True)})
+    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+    OUTPUT.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

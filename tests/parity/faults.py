@@ -1,0 +1,310 @@
+"""Faults that somebody could make, planted one at a time into the code that runs.
+
+Each is a function that puts something slightly wrong in the place of something right. None hangs and none
+raises: all ranks go on and give wrong numbers. `test_planted_faults.py` runs each through the very checks
+that sound layouts have to pass. A new one is a function here and a row of FAULTS.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from data.batch import IGNORE, PackedBatch
+from parallel.pipeline.stage import Stage
+from parallel.pipeline.tied import TiedWeight
+from parallel.sequence.dealing import Dealing
+from parallel.sequence.layout import SequenceShare, build_share
+from parallel.sequence.merge import merge_part
+from parallel.sequence.plan import KeyPlan, plan_keys
+from parallel.sequence.route import Own, Route, Transport, route
+from parallel.sequence.wire import add_rows
+from parallel.tensor.cut import Cut, cut_of
+from tests.parity.layout_cases import Case
+from tests.parity.test_layouts import to_device
+from train.objective import MicroBatch
+from train.trainer import Weigh, WholeTrainer
+
+Patch = pytest.MonkeyPatch
+
+
+# Tensor.
+
+
+def _cut_otherwise(patch: Patch, layers: str, **changes: Any) -> None:
+    """For gradients and norm alone; how parameters are really cut stays."""
+
+    def wrongly(name: str, *arguments: Any) -> Cut:
+        cut = cut_of(name, *arguments)
+        return replace(cut, **changes) if re.search(layers, name) else cut
+
+    patch.setattr("parallel.tensor.gradients.cut_of", wrongly)
+
+
+def norm_gradients_are_not_summed(patch: Patch) -> None:
+    _cut_otherwise(patch, "norm", replicas=1)
+
+
+def key_value_replicas_are_not_summed(patch: Patch) -> None:
+    _cut_otherwise(patch, "k_proj|v_proj", replicas=1)
+
+
+def key_value_replica_counts_twice_in_the_norm(patch: Patch) -> None:
+    _cut_otherwise(patch, "k_proj|v_proj", is_owner=True)
+
+
+def targets_are_dealt_contiguously(patch: Patch) -> None:
+    """The residual stream is cut in pieces; the loss believes it is cut once."""
+
+    def by_rank(x_T: Tensor, num_ranks: int) -> Tensor:
+        return x_T.reshape(num_ranks, -1)
+
+    patch.setattr("parallel.tensor.vocabulary.by_rank", by_rank)
+
+
+def every_rank_counts_the_target(patch: Patch) -> None:
+    """A rank takes some column of its own for the target's where another rank has it."""
+
+    def columns(logits_CV: Tensor, targets_C: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        local_C = targets_C - first
+        return local_C.clamp(0, logits_CV.shape[1] - 1), torch.ones_like(local_C, dtype=torch.bool)
+
+    patch.setattr("model.loss._columns", columns)
+
+
+def every_tensor_rank_counts_the_loss(patch: Patch) -> None:
+    real = WholeTrainer.__init__
+
+    def counting(trainer: WholeTrainer, *arguments: Any) -> None:
+        real(trainer, *arguments)
+        trainer._counts = True
+
+    patch.setattr(WholeTrainer, "__init__", counting)
+
+
+# Sequence.
+
+
+def window_is_one_key_too_long(patch: Patch) -> None:
+    """In the plan and in every kernel call, so that nothing contradicts itself."""
+
+    def longer(
+        dealing: Dealing, lengths: Sequence[int], rank: int, window: int | None, how: Transport
+    ) -> Route:
+        return route(dealing, lengths, rank, window and window + 1, how)
+
+    patch.setattr("parallel.sequence.layout.route", longer)
+
+
+def halo_misses_its_first_key(patch: Patch) -> None:
+    """The key arrives, and the call over the border does not look at it."""
+
+    def shorter(call: Any, window: int) -> Any:
+        return replace(call, segments=replace(call.segments, window=window - 1))
+
+    def shortsighted(
+        dealing: Dealing, lengths: Sequence[int], rank: int, window: int | None, how: Transport
+    ) -> Route:
+        found = route(dealing, lengths, rank, window, how)
+        if window is None or found.exchange is None:
+            return found
+        calls = tuple(shorter(call, window) for call in found.exchange.calls)
+        return replace(found, exchange=replace(found.exchange, calls=calls))
+
+    patch.setattr("parallel.sequence.layout.route", shortsighted)
+
+
+class _WithoutBorders(Own):
+    """A document that a chunk begins inside of seems to have begun with the stream."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.parts = [
+            part._replace(document=range(part.document.stop)) if part.begins_elsewhere else part
+            for part in self.parts
+        ]
+
+
+def halo_reaches_into_another_document(patch: Patch) -> None:
+    def needed(start: int, starts: Sequence[int], window: int | None) -> range:
+        assert window is not None
+        return range(0 if start in starts else max(0, start - (window - 1)), start)
+
+    def reaching(
+        dealing: Dealing, lengths: Sequence[int], rank: int, window: int | None, how: Transport
+    ) -> Route:
+        with pytest.MonkeyPatch.context() as within:
+            if window is not None:
+                within.setattr("parallel.sequence.route.Own", _WithoutBorders)
+                within.setattr("parallel.sequence.plan._needed", needed)
+            return route(dealing, lengths, rank, window, how)
+
+    patch.setattr("parallel.sequence.layout.route", reaching)
+
+
+def full_layer_misses_keys_of_one_rank(patch: Patch) -> None:
+    """What rank 1 should get from rank 0 is neither sent nor attended."""
+
+    def forgetful(dealing: Dealing, lengths: Sequence[int], window: int | None) -> KeyPlan:
+        plan = plan_keys(dealing, lengths, window)
+        if window is not None:
+            return plan
+        receives = [list(sources) for sources in plan.receives]
+        receives[1][0] = ()
+        return replace(plan, receives=tuple(tuple(sources) for sources in receives))
+
+    patch.setattr("parallel.sequence.route.plan_keys", forgetful)
+
+
+def log_sum_exp_stays_that_of_the_first_part(patch: Patch) -> None:
+    """With one merge a query the output is right, and the backward starts from the wrong sum."""
+
+    def stale(o_THK: Tensor, lse_TH: Tensor, part_THK: Tensor, part_lse_TH: Tensor) -> None:
+        merge_part(o_THK, lse_TH.clone(), part_THK, part_lse_TH)
+
+    patch.setattr("parallel.sequence.ring.merge_part", stale)
+
+
+def key_gradients_return_to_the_wrong_rows(patch: Patch) -> None:
+    def shifted(x_T2GK: Tensor, pieces: tuple[range, ...], rows_R2GK: Tensor) -> None:
+        add_rows(x_T2GK, pieces, rows_R2GK.roll(1, 0))
+
+    patch.setattr("parallel.sequence.ring.add_rows", shifted)
+
+
+def halo_gradients_do_not_return(patch: Patch) -> None:
+    patch.setattr("parallel.sequence.exchanged.add_rows", lambda *_: None)
+
+
+def positions_restart_at_the_chunk(patch: Patch) -> None:
+    def restarted(dealing: Dealing, *arguments: Any) -> SequenceShare:
+        share = build_share(dealing, *arguments)
+        own_T = torch.cat([torch.arange(len(held)) for held in share.ranges])
+        return replace(share, positions_T=share.positions_T.minimum(own_T))
+
+    patch.setattr("train.build_trainer.build_share", restarted)
+
+
+def last_target_of_a_chunk_is_lost(patch: Patch) -> None:
+    """Its label is the first token of another rank."""
+
+    def forgetful(batch: PackedBatch, device: torch.device) -> MicroBatch:
+        targets_T = batch.targets_T.clone()
+        ends = torch.tensor([len(held) for held in batch.ranges]).cumsum(0)
+        targets_T[ends - 1] = IGNORE
+        return to_device(replace(batch, targets_T=targets_T), device)
+
+    patch.setattr("tests.parity.test_layouts.to_device", forgetful)
+
+
+# Pipeline.
+
+
+def first_layout_serves_all_micro_batches(patch: Patch) -> None:
+    def forward(stage: Stage, *arguments: Any, **_: Any) -> Any:
+        layout = stage._inputs.micro_batches[0].layout
+        return stage.module(*arguments, layout, stage._inputs.rope_base)
+
+    patch.setattr(Stage, "forward_maybe_with_nosync", forward)
+
+
+def tied_heads_gradient_is_not_added(patch: Patch) -> None:
+    """It arrives, and is added to a copy."""
+    real = TiedWeight.add_gradient
+
+    def lost(tied: TiedWeight, gradient: Tensor | None) -> None:
+        real(tied, None if gradient is None else gradient.clone())
+
+    patch.setattr(TiedWeight, "add_gradient", lost)
+
+
+def tied_head_does_not_follow(patch: Patch) -> None:
+    patch.setattr(TiedWeight, "follow", lambda _: None)
+
+
+# Weights of micro-batches and ranks in the loss.
+
+
+def _weighed(patch: Patch, weights: Callable[[WholeTrainer, Sequence[Any]], list[float]]) -> None:
+    """Micro-batch after micro-batch is weighed as it should be and by one of these besides."""
+    real = WholeTrainer.gradients
+
+    def gradients(
+        trainer: WholeTrainer, micro_batches: Sequence[Any], rope_base: float, weigh: Weigh
+    ) -> Tensor:
+        besides = iter(weights(trainer, micro_batches))
+        return real(trainer, micro_batches, rope_base, lambda total: weigh(total) * next(besides))
+
+    patch.setattr(WholeTrainer, "gradients", gradients)
+
+
+def every_micro_batch_weighs_the_same(patch: Patch) -> None:
+    """The mean over its own tokens, whatever their number, and then over micro-batches."""
+
+    def by_own_tokens(_: WholeTrainer, micro_batches: Sequence[Any]) -> list[float]:
+        valid = [int((one.targets_T != IGNORE).sum()) for one in micro_batches]
+        return [sum(valid) / len(valid) / max(1, own) for own in valid]
+
+    _weighed(patch, by_own_tokens)
+
+
+def loss_is_scaled_by_data_ranks_alone(patch: Patch) -> None:
+    """ZeRO averages over data x sequence ranks."""
+
+    def by_data(trainer: WholeTrainer, micro_batches: Sequence[Any]) -> list[float]:
+        mesh = trainer.engine.mesh
+        return [mesh.data.size / mesh.zero.size] * len(micro_batches)
+
+    _weighed(patch, by_data)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """plant: what is put in place. case: the layout it is run on. in_steps: through three steps of the
+    engine in float32, else through gradients in float64. shows, spares: patterns of what the check has to
+    name as wrong and of what it must not."""
+
+    plant: Callable[[Patch], None]
+    case: Case
+    in_steps: bool
+    shows: str
+    spares: str = "nothing is spared"
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return self.plant.__name__.replace("_", " ")
+
+
+# One key/value head for two ranks. Zigzag gives rank 1 the middle; most keys it lacks are with rank 0.
+TENSOR = Case(2, 1, 1, 1, "-", "-", 1, "llama", "everything")
+SEQUENCE = Case(1, 1, 2, 1, "-", "zigzag", 2, "llama", "everything")
+PIPELINE = Case(1, 2, 1, 1, "1f1b", "-", 2, "cohere", "everything")
+_KEYS = r"k_proj|v_proj"
+FAULTS = (
+    Fault(norm_gradients_are_not_summed, TENSOR, False, r"\.norm", "loss|proj|embedding|head"),
+    Fault(key_value_replicas_are_not_summed, TENSOR, False, _KEYS, "loss|norm|[qo]_proj|head"),
+    Fault(key_value_replica_counts_twice_in_the_norm, TENSOR, True, "gradient norm of step 1"),
+    Fault(targets_are_dealt_contiguously, TENSOR, False, "loss", "valid tokens"),
+    Fault(every_rank_counts_the_target, TENSOR, False, "loss", "valid tokens"),
+    Fault(every_tensor_rank_counts_the_loss, TENSOR, True, "loss of step 1"),
+    Fault(window_is_one_key_too_long, SEQUENCE, False, "loss"),
+    Fault(halo_misses_its_first_key, SEQUENCE, False, "loss"),
+    Fault(halo_reaches_into_another_document, SEQUENCE, False, "loss"),
+    Fault(full_layer_misses_keys_of_one_rank, SEQUENCE, False, "loss"),
+    # A wrong backward: what layers above the last full (5) or windowed (6) one get is still right.
+    Fault(log_sum_exp_stays_that_of_the_first_part, SEQUENCE, False, "5.*q_proj", "loss|layers.6"),
+    Fault(key_gradients_return_to_the_wrong_rows, SEQUENCE, False, _KEYS, "loss|layers.6"),
+    Fault(halo_gradients_do_not_return, SEQUENCE, False, _KEYS, r"loss|6\.attention\.[qo]_proj"),
+    Fault(positions_restart_at_the_chunk, SEQUENCE, False, "loss"),
+    Fault(last_target_of_a_chunk_is_lost, SEQUENCE, False, "valid tokens"),
+    Fault(first_layout_serves_all_micro_batches, PIPELINE, False, "loss"),
+    Fault(tied_heads_gradient_is_not_added, PIPELINE, False, "embedding", "loss|layers"),
+    Fault(tied_head_does_not_follow, PIPELINE, True, "loss of step 2"),
+    Fault(every_micro_batch_weighs_the_same, SEQUENCE, True, "gradient norm of step 1"),
+    Fault(loss_is_scaled_by_data_ranks_alone, SEQUENCE, True, "gradient norm of step 1"),
+)
