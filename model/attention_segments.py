@@ -155,10 +155,12 @@ class BandedSegments:
 
 
 class FlashSegments:
-    """torch's own flash kernels, called below autograd. Head dimension at most 256.
+    """torch's own flash kernels, called below autograd. Head dimension a multiple of 8, at most 256.
 
     The two operators have had one calling convention from torch 2.11 to 2.13: limits of the window are
     counts of keys before and after the aligned one, -1 for none; log-sum-exp is (H, T) in float32.
+    Rows may lie apart, so a slice of keys and values side by side is not copied. Gradients of queries are
+    added up in no fixed order, unless `torch.use_deterministic_algorithms(True)` is on.
     """
 
     device_types: ClassVar[tuple[str, ...]] = ("cuda",)

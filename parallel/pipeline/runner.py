@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from model.transformer import Transformer
@@ -23,6 +22,7 @@ from parallel.pipeline.placement import Placement
 from parallel.pipeline.schedule import SCHEDULES, forward_order
 from parallel.pipeline.stage import MicroBatch, Stage, StepInputs
 from parallel.pipeline.timeline import Recorder
+from parallel.pipeline.transfer import Delivery, start_receive, start_send
 
 Result = TypeVar("Result")
 LossOf = Callable[[Transformer, Tensor, Any], Tensor]
@@ -83,22 +83,21 @@ class PipelineRunner:
         Empty on ranks without the last stage. Micro-batches may differ in length.
         """
         results: list[Result] = []
-        received: dict[tuple[int, int], tuple[Tensor, dist.Work | None]] = {}
-        sent: deque[tuple[dist.Work | None, Tensor]] = deque()
+        received: dict[tuple[int, int], Delivery] = {}
+        sent: deque[Delivery] = deque()
         made: dict[tuple[int, int], Tensor] = {}
         order = forward_order(self.placement, len(micro_batches))[self._mesh.pipeline.rank]
         for step in order:
             stage, index = step.stage, step.micro_batch
             if step.what == "receive":
                 buffer_TD = self._buffer(micro_batches[index])
-                work = dist.irecv(buffer_TD, self._peer(stage - 1), self._mesh.pipeline.group)
-                received[stage, index] = (buffer_TD, work)
+                peer = self.placement.rank_of(stage - 1)
+                received[stage, index] = start_receive(buffer_TD, peer, self._mesh.pipeline)
             elif step.what == "send":
-                hidden_TD = made.pop((stage, index))
-                work = dist.isend(hidden_TD, self._peer(stage + 1), self._mesh.pipeline.group)
-                sent.append((work, hidden_TD))
+                peer = self.placement.rank_of(stage + 1)
+                sent.append(start_send(made.pop((stage, index)), peer, self._mesh.pipeline))
                 if len(sent) > self.placement.ranks:
-                    _wait(sent.popleft()[0])
+                    sent.popleft().wait()
             else:
                 input_T = self._input(micro_batches[index], stage, index, received, made)
                 module = self._stages[stage]
@@ -107,8 +106,8 @@ class PipelineRunner:
                     results.append(consume(module, hidden_TD, micro_batches[index]))
                 else:
                     made[stage, index] = hidden_TD
-        for work, _ in sent:
-            _wait(work)
+        for transfer in sent:
+            transfer.wait()
         return results
 
     def _input(
@@ -116,7 +115,7 @@ class PipelineRunner:
         micro_batch: MicroBatch,
         stage: int,
         index: int,
-        received: dict[tuple[int, int], tuple[Tensor, dist.Work | None]],
+        received: dict[tuple[int, int], Delivery],
         made: dict[tuple[int, int], Tensor],
     ) -> Tensor:
         """Tokens for the first stage, else hidden states: from another rank, or from this one (a V)."""
@@ -124,9 +123,7 @@ class PipelineRunner:
             return micro_batch.tokens_T
         if (stage, index) not in received:
             return made.pop((stage - 1, index))
-        hidden_TD, work = received.pop((stage, index))
-        _wait(work)
-        return hidden_TD
+        return received.pop((stage, index)).wait()
 
     def _schedule(self, num_micro_batches: int, num_tokens: int) -> tuple[Any, list[Stage]]:
         """torch's schedule for these shapes; all pipeline ranks ask for the same ones in the same order."""
@@ -167,11 +164,3 @@ class PipelineRunner:
         rows = len(micro_batch.tokens_T) // self._mesh.tensor.size
         parameter = next(module.parameters())
         return parameter.new_empty((rows, module.config.hidden_size))
-
-    def _peer(self, stage: int) -> int:
-        return self._mesh.pipeline.ranks[self.placement.rank_of(stage)]
-
-
-def _wait(work: dist.Work | None) -> None:
-    if work is not None:
-        work.wait()

@@ -181,8 +181,8 @@ def forward_order(placement: Placement, micro_batches: int) -> list[list[Transfe
     """Every rank's steps of a forward-only pass.
 
     Ranks with several stages take one stage for as many micro-batches as there are ranks, then the next.
-    A receive stands in the list where its send happens, so two ranks name their transfers in one order:
-    NCCL, which runs a pair's transfers one after the other, cannot lock up.
+    A receive stands in the list where its send happens, so every rank starts its transfers in the order
+    of one common list: NCCL, which runs a rank's transfers one after the other, cannot lock up.
     """
     ranks = placement.ranks
     waiting = [

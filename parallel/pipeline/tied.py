@@ -17,13 +17,13 @@ Shape letters: V vocabulary (of this tensor rank), D width.
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.norm import statistics_dtype
 from model.transformer import Transformer
 from parallel.mesh import Mesh
 from parallel.pipeline.placement import Placement
+from parallel.pipeline.transfer import start_receive, start_send
 
 
 class TiedWeight:
@@ -77,13 +77,13 @@ class TiedWeight:
             self.collect()
             assert self._collected_VD is not None, "no backward has reached the head"
             collected_VD, self._collected_VD = self._collected_VD, None
-            dist.send(collected_VD, self._pipeline.ranks[self._holder], self._pipeline.group)
+            start_send(collected_VD, self._holder, self._pipeline).wait()
         if self._leader is not None:
             assert gradient is not None, "the embedding has no gradient"
             other_VD = torch.empty(
                 self._leader.shape, dtype=statistics_dtype(gradient.dtype), device=gradient.device
             )
-            dist.recv(other_VD, self._pipeline.ranks[self._last], self._pipeline.group)
+            start_receive(other_VD, self._last, self._pipeline).wait()
             gradient += other_VD.view(gradient.shape)
 
     @torch.no_grad()
@@ -91,10 +91,10 @@ class TiedWeight:
         """After a step or a restore: the head's copy becomes the embedding's weight."""
         if self._leader is not None:
             weight_VD = self._leader.detach()
-            dist.send(weight_VD, self._pipeline.ranks[self._last], self._pipeline.group)
+            start_send(weight_VD, self._last, self._pipeline).wait()
         if self.follower is not None:
             weight_VD = self.follower.detach()
-            dist.recv(weight_VD, self._pipeline.ranks[self._holder], self._pipeline.group)
+            start_receive(weight_VD, self._holder, self._pipeline).wait()
 
 
 def _weight(module: nn.Module) -> nn.Parameter:

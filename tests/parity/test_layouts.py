@@ -152,6 +152,29 @@ def test_every_gradient_equals_one_process(case: Case) -> None:
     check(case, results(case.ranks)[case])
 
 
+def test_a_pipeline_alone_keeps_every_bit() -> None:
+    """Its ranks add nothing up but the two uses of a tied weight."""
+    cases = [
+        Case(1, 2, 1, 1, schedule, "-", 4, model, "everything")
+        for schedule in ("1f1b", "interleaved_1f1b", "zbv")
+        for model in MODELS
+    ]
+
+    def work(rank: int, world_size: int) -> list[str]:
+        world, wrong = start(torch.device("cpu"), 60).world, []
+        for case in cases:
+            loss, _, found = gradients(case, arrange(world, case.parallel().topology(world_size)))
+            expected_loss, expected = oracle(case)
+            if MODELS[case.model].tie_embeddings:
+                found.pop("embedding.weight", None)
+            wrong += [f"{n} {case}" for n in found if not torch.equal(found[n], expected[n])]
+            wrong += [f"loss {case}"] * (loss != expected_loss)
+        return wrong
+
+    for wrong in run_on_ranks(work, 2):
+        assert wrong == []
+
+
 def test_the_cases_cover_every_possible_pair() -> None:
     wanted = {pair for case in possible_cases() for pair in pairs(case)}
     covered = {pair for case in CASES for pair in pairs(case)}
