@@ -292,7 +292,12 @@ def _axis_group(world: World, topology: Topology, name: str, axes: tuple[Axis, .
 def _group(world: World, name: str, ranks: tuple[int, ...]) -> dist.ProcessGroup:
     """The group of these ranks for this purpose; every rank of the world makes every group."""
     if (name, ranks) not in world.groups:
-        group = dist.new_group(list(ranks), timeout=world.timeout, group_desc=f"{name}{ranks}")
+        # Bound to its device a group has one NCCL communicator for single and batched transfers. Without
+        # it torch 2.13 sends a batch of one kind on another one, where the peer's mixed batch never is.
+        bound = world.device if name == "pipeline" and world.device.type == "cuda" else None
+        group = dist.new_group(
+            list(ranks), timeout=world.timeout, group_desc=f"{name}{ranks}", device_id=bound
+        )
         world.groups[name, ranks] = group
         if world.rank in ranks:
             _warm(group, world.device)

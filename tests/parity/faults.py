@@ -212,7 +212,7 @@ def first_layout_serves_all_micro_batches(patch: Patch) -> None:
     patch.setattr(Stage, "forward_maybe_with_nosync", forward)
 
 
-def tied_heads_gradient_is_not_added(patch: Patch) -> None:
+def gradient_of_the_tied_head_is_not_added(patch: Patch) -> None:
     """It arrives, and is added to a copy."""
     real = TiedWeight.add_gradient
 
@@ -303,7 +303,7 @@ FAULTS = (
     Fault(positions_restart_at_the_chunk, SEQUENCE, False, "loss"),
     Fault(last_target_of_a_chunk_is_lost, SEQUENCE, False, "valid tokens"),
     Fault(first_layout_serves_all_micro_batches, PIPELINE, False, "loss"),
-    Fault(tied_heads_gradient_is_not_added, PIPELINE, False, "embedding", "loss|layers"),
+    Fault(gradient_of_the_tied_head_is_not_added, PIPELINE, False, "embedding", "loss|layers"),
     Fault(tied_head_does_not_follow, PIPELINE, True, "loss of step 2"),
     Fault(every_micro_batch_weighs_the_same, SEQUENCE, True, "gradient norm of step 1"),
     Fault(loss_is_scaled_by_data_ranks_alone, SEQUENCE, True, "gradient norm of step 1"),

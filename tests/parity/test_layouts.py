@@ -117,7 +117,7 @@ def results(ranks: int) -> dict[Case, list[tuple[float, int, dict[str, Tensor]]]
 def errors(case: Case, results: list[tuple[float, int, dict[str, Tensor]]]) -> dict[str, float]:
     """By the oracle: the largest relative error on any rank of loss, valid tokens and every gradient.
 
-    Of a gradient: relative to its largest element. Infinite for one that nobody, or nobody else, has.
+    Of a gradient: relative to its largest element. Infinite for a name that only the ranks have, or only the oracle.
     """
     loss, expected = oracle(case)
     valid = sum(b.valid_tokens for b in streams(case))
