@@ -10,8 +10,8 @@ the two rivals of `plain_ring.py` in turn. Ours deals chunks `balanced`, the riv
     one      one document                         mix     half the stream, a quarter, the rest short
     short    documents of 512 to 1,536 tokens, packed
 
-First all cores must agree in float64. A ratio is theirs over ours in one round; rounds follow one another, and
-the median and range over rounds are printed. "wall" is the slowest rank's time; "cpu" is what all ranks spent
+First all cores must agree in float64, and every loss in float32. A ratio is theirs over ours in one round; the median
+and range over rounds are printed. "wall" is the slowest rank's time; "cpu" is what all ranks spent
 together, which another job on the machine does not lengthen. 4 ranks share 2 cores, so their wall time shows total
 work and hardly how level it is. On one machine a message costs a copy: "bytes" says what it would be on a network.
 Prints two tables and writes `outputs/benchmarks/ring_side_by_side.json`.
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -55,7 +55,6 @@ from parallel.topology import Topology
 OUTPUT = Path("outputs/benchmarks/ring_side_by_side.json")
 CPU = torch.device("cpu")
 SIZES = (2, 4)
-LENGTHS = (8192, 16384, 32768)
 STREAMS = ("one", "mix", "short")
 RIVALS: tuple[Rival, ...] = ("masked", "tiles")
 CORES = ("ours", *RIVALS)
@@ -73,10 +72,24 @@ MODELS = {
     "hybrid": ModelConfig(num_layers=4, **SHAPE),
     "full": ModelConfig(num_layers=2, layer_pattern=["full_nope"], **SHAPE),
 }
-# Rounds of a case: at least, at most, and seconds after which no further one begins.
-LEAST, MOST, SECONDS = 2, 5, 6.0
-# Tokens of the attention-only table, and of streams that warm up.
-ALONE_TOKENS, WARM_UP_TOKENS = 16384, 2048
+
+
+class Extent(NamedTuple):
+    """What is measured at one length: rounds, and which streams and cores, so that the whole takes minutes."""
+
+    rounds: int
+    streams: tuple[str, ...] = STREAMS
+    cores: tuple[str, ...] = CORES
+
+
+LENGTHS = {
+    8192: Extent(3),
+    16384: Extent(2),
+    32768: Extent(1, ("one", "mix"), ("ours", "masked")),
+}
+WARM_UP_TOKENS, WARM_UP = 2048, Extent(1)
+# The table of attention alone.
+ALONE_TOKENS, ALONE_ROUNDS = 16384, 3
 HOSTILE = ((1152,), (37, 900, 15, 200), (1, 1, 574, 1, 320, 255), (72,) * 16)
 HOSTILE_WINDOWS = (None, 5, 70, 400)
 
@@ -184,17 +197,14 @@ def timed(step: Callable[[], object]) -> tuple[float, float]:
     return table[:, 0].max().item(), table[:, 1].sum().item()
 
 
-def rounds(steps: Mapping[str, Callable[[], object]]) -> dict[str, list[tuple[float, float]]]:
+def alternate(
+    steps: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, list[tuple[float, float]]]:
     """Times of all cores, one after the other, there and back, round after round. Collective."""
     found: dict[str, list[tuple[float, float]]] = {core: [] for core in steps}
-    spent = 0.0
-    for number in range(MOST):
-        if number >= LEAST and spent > SECONDS:
-            break
+    for number in range(rounds):
         for core in sorted(steps, key=CORES.index, reverse=number % 2 == 1):
             found[core].append(timed(steps[core]))
-        # Equal on all ranks, so all stop together.
-        spent += sum(times[-1][0] for times in found.values())
     return found
 
 
@@ -212,7 +222,9 @@ def train_step(
     losses.append(sums.loss_sum)
 
 
-def measure_model(name: str, stream: str, num_tokens: int, mesh: Mesh) -> dict[str, Any]:
+def measure_model(
+    name: str, stream: str, num_tokens: int, extent: Extent, mesh: Mesh
+) -> dict[str, Any]:
     """One line of the first table."""
     config, lengths = MODELS[name], document_lengths(stream, num_tokens)
     windows = Counter(spec.window for spec in expand_pattern(config))
@@ -222,23 +234,21 @@ def measure_model(name: str, stream: str, num_tokens: int, mesh: Mesh) -> dict[s
     tokens_T = torch.randint(0, config.vocab_size, (num_tokens,), generator=generator)
     targets_T = tokens_T.roll(-1)
     targets_T[torch.tensor(lengths).cumsum(0) - 1] = IGNORE
-    held = {core: hold(core, lengths, windows, mesh) for core in CORES}
-    losses: dict[str, list[Tensor]] = {core: [] for core in CORES}
-    found = rounds(
-        {
-            core: partial(train_step, model, held[core], tokens_T, targets_T, losses[core])
-            for core in CORES
-        }
-    )
-    steps = len(found["ours"])
+    held = {core: hold(core, lengths, windows, mesh) for core in extent.cores}
+    losses: dict[str, list[Tensor]] = {core: [] for core in held}
+    steps = {
+        core: partial(train_step, model, one, tokens_T, targets_T, losses[core])
+        for core, one in held.items()
+    }
+    found = alternate(steps, extent.rounds)
     totals = torch.tensor(
-        [[losses[core][0].item(), held[core].meter.total / steps] for core in CORES],
+        [[losses[core][0].item(), held[core].meter.total / extent.rounds] for core in held],
         dtype=torch.float64,
     )
     ours, *others = mesh.sum_over_world(totals).tolist()
     # The same weights and tokens, in float32.
     assert all(abs(loss / ours[0] - 1) < 1e-5 for loss, _ in others), (ours, others)
-    received = dict(zip(CORES, (ours[1], *(total for _, total in others)), strict=True))
+    received = dict(zip(held, (ours[1], *(total for _, total in others)), strict=True))
     case = {"model": name, "stream": stream, "tokens": num_tokens, "ranks": mesh.sequence.size}
     return case | {"seconds": found, "bytes": received}
 
@@ -249,18 +259,13 @@ def measure_layer(window: int | None, stream: str, mesh: Mesh) -> dict[str, Any]
     held = {core: hold(core, lengths, {window: 1}, mesh) for core in CORES}
     shape = (ALONE_TOKENS // mesh.sequence.size, 4, 32)
     tensors = [torch.randn(shape[0], n, shape[2]) for n in (4, 2, 2, 4)]
-    found = rounds(
-        {
-            core: partial(
-                attend,
-                held[core].full if window is None else held[core].windowed,
-                tensors,
-                held[core].layout,
-                window,
-            )
-            for core in CORES
-        }
-    )
+    steps = {
+        core: partial(
+            attend, one.full if window is None else one.windowed, tensors, one.layout, window
+        )
+        for core, one in held.items()
+    }
+    found = alternate(steps, ALONE_ROUNDS)
     kind = "full" if window is None else "window"
     return {"layer": kind, "stream": stream, "ranks": mesh.sequence.size, "seconds": found}
 
@@ -272,15 +277,13 @@ def run_world(size: int) -> dict[str, Any]:
         mesh = start(CPU, 600, Topology(sequence=size))
         difference = check_agreement(mesh)
         for name in MODELS:
-            measure_model(name, "mix", WARM_UP_TOKENS, mesh)
+            measure_model(name, "mix", WARM_UP_TOKENS, WARM_UP, mesh)
         layers, models = [], []
         for window, stream in product((WINDOW, None), STREAMS):
             layers.append(measure_layer(window, stream, mesh))
-        for case in product(MODELS, STREAMS, LENGTHS):
-            started = time.monotonic()
-            models.append(measure_model(*case, mesh))
-            if rank == 0:
-                sys.stderr.write(f"{size} ranks, {case}: {time.monotonic() - started:.1f} s\n")
+        for name, stream, (num_tokens, extent) in product(MODELS, STREAMS, LENGTHS.items()):
+            if stream in extent.streams:
+                models.append(measure_model(name, stream, num_tokens, extent, mesh))
         return {"difference": difference, "layers": layers, "models": models}
 
     return run_on_ranks(work, size, timeout=1800)[0]
@@ -293,24 +296,28 @@ def ratios(case: dict[str, Any], core: str, clock: int) -> list[float]:
 
 
 def spread(values: list[float]) -> str:
-    """Median and range."""
-    return f"{statistics.median(values):6.2f} ({min(values):.2f}-{max(values):.2f})"
+    """Median and range; of a single round no range."""
+    middle = f"{statistics.median(values):.2f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.2f}-{max(values):.2f})"
 
 
 def write_models(cases: list[dict[str, Any]]) -> None:
     """Whole training steps."""
     write = sys.stdout.write
     write("\nwhole steps; a plain ring over ours\n")
-    write(f"{'':33}{'masked':>26}{'':7}{'tiles':>18}{'':8}{'':>7}\n")
-    write(f"{'model':8}{'stream':7}{'tokens':>6}{'ranks':>6}{'ours s':>7}")
-    write(f"{'wall':>8}{'':13}{'cpu':>5}" * 2 + f"{'bytes':>8}\n")
+    write(f"{'':35}{'masked':>19}{'':12}{'tiles':>12}\n")
+    write(f"{'model':8}{'stream':7}{'tokens':>6}{'ranks':>6}{'ours s':>8}")
+    write(f"{'wall':>19}{'cpu':>6}" * 2 + f"{'bytes':>8}\n")
     for case in cases:
         ours = statistics.median(wall for wall, _ in case["seconds"]["ours"])
         write(f"{case['model']:8}{case['stream']:7}{case['tokens'] >> 10:>5}k{case['ranks']:>6}")
-        write(f"{ours:7.2f}")
+        write(f"{ours:8.2f}")
         for core in RIVALS:
+            if core not in case["seconds"]:
+                write(f"{'-':>19}{'-':>6}")
+                continue
             cpu = statistics.median(ratios(case, core, 1))
-            write(f"{spread(ratios(case, core, 0)):>21}{cpu:5.2f}")
+            write(f"{spread(ratios(case, core, 0)):>19}{cpu:6.2f}")
         received = case["bytes"]
         few = received["ours"] == 0
         write("    none\n" if few else f"{received['masked'] / received['ours']:8.1f}\n")
@@ -319,7 +326,9 @@ def write_models(cases: list[dict[str, Any]]) -> None:
 def write_layers(cases: list[dict[str, Any]]) -> None:
     """Attention alone."""
     write = sys.stdout.write
-    write(f"\nattention of one layer alone, {ALONE_TOKENS:,} tokens; cpu, a plain ring over ours\n")
+    write(
+        f"\nattention of one layer alone, {ALONE_TOKENS:,} tokens; cpu time, a plain ring over ours\n"
+    )
     write(f"{'layer':8}{'stream':7}{'ranks':>6}{'masked':>20}{'tiles':>20}\n")
     for case in cases:
         write(f"{case['layer']:8}{case['stream']:7}{case['ranks']:>6}")
