@@ -11,15 +11,16 @@ both sides had started the transfer. What was computed in between hides the dela
                              grads 1  grads 2  GRADS 3      only the last are waited for with nothing left to do
     by exchange     one message behind the local calls, forward and backward (windowed layers; short documents)
 
-So of the 3 (n - 1) transfers of a full layer on n ranks one is exposed, and of the others none. That is counted too,
-without a clock: `exposed` is the number of transfers between whose start and end the rank called no kernel. The
-delay is a part of the shortest forward computation that a transfer may hide behind (`cover`), measured before. Steps
-with and without it alternate; growth is the difference of the quickest of each, on the slowest rank.
+So of the 3 (n - 1) transfers of a full layer on n ranks one is exposed, and of the others none. That is also counted
+without a clock, as in tests/parity/test_sequence_overlap.py: a transfer is `exposed` if its rank called no kernel
+between starting it and waiting for it. The delay is half, and nine tenths, of the shortest forward computation that
+a transfer may hide behind (`cover`), measured before. Steps with and without it alternate; growth is the
+difference of the quickest of each, on the slowest rank.
 
     computed    2 ranks on this machine's cores; a layer alone, and training steps of a hybrid model
     pretended   ranks whose kernels sleep for as long as their visible pairs say, as if each had its own device
 
-`added` is the sum of the delays on the rank with most. Prints a table and writes
+`added` is the sum of the delays on the rank with most transfers. Prints a table and writes
 `outputs/benchmarks/overlap.json`. The promise: less than half of what was added shows.
 """
 
@@ -27,7 +28,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -43,25 +44,23 @@ from model.attention_segments import BandedSegments, SegmentKernel, Segments
 from model.initialization import initialize
 from model.transformer import Transformer
 from parallel.mesh import Mesh, start
-from parallel.sequence import exchanged, ring
 from parallel.sequence.dealing import deal_zigzag
 from parallel.sequence.layout import ShardedLayout, build_share
 from parallel.sequence.local import attend_calls
 from parallel.sequence.merge import put_part
-from parallel.sequence.ring import RingCore
 from parallel.sequence.route import Call, Route
 from parallel.sequence.traffic import TrafficMeter
-from parallel.sequence.window import WindowCore
 from parallel.sequence.wire import Transfer, Wire
 from parallel.testing import run_on_ranks
 from parallel.topology import Topology
+from tests.parity.test_sequence_overlap import Watch, WatchedTransfer, watched_cores
 
 OUTPUT = Path("outputs/benchmarks/overlap.json")
 CPU = torch.device("cpu")
 TOKENS = 8192
 SHORT = 1000
-FRACTIONS = (0.25, 0.5, 0.9)
-ROUNDS = 5
+FRACTIONS = (0.5, 0.9)
+ROUNDS = 8
 # Kind of layer -> its window and the documents of its stream.
 LAYERS: dict[str, tuple[int | None, tuple[int, ...]]] = {
     "full, ring": (None, (TOKENS,)),
@@ -75,32 +74,27 @@ SECONDS_A_PAIR, BACKWARD_OVER_FORWARD = 2e-8, 2.5
 
 
 @dataclass
-class Delays:
-    """Seconds that each transfer takes at least; how many there were, how many exposed; kernel calls."""
+class Delays(Watch):
+    """What is counted, and the seconds that each transfer takes at least."""
 
     seconds: float = 0.0
-    count: int = 0
-    exposed: int = 0
-    calls: int = 0
 
     def begin(self, seconds: float) -> None:
         """Count from 0, with another delay."""
-        self.seconds, self.count, self.exposed = seconds, 0, 0
+        self.seconds, self.transfers, self.exposed = seconds, 0, 0
 
 
-class LateTransfer(Transfer):
+class LateTransfer(WatchedTransfer):
     """A transfer that takes its delay from when both sides had started it."""
 
     def __init__(self, transfer: Transfer, stamps: Transfer, delays: Delays) -> None:
-        self._transfer, self._stamps, self._delays = transfer, stamps, delays
-        self._started, self._seconds = time.perf_counter(), delays.seconds
-        self._calls = delays.calls
-        delays.count += 1
+        super().__init__(transfer, delays)
+        self._stamps, self._seconds = stamps, delays.seconds
+        self._started = time.perf_counter()
 
     def wait(self) -> Tensor:
         """The received rows."""
-        self._delays.exposed += self._calls == self._delays.calls
-        rows = self._transfer.wait()
+        rows = super().wait()
         # One clock serves all processes of a machine.
         started = max(self._started, *self._stamps.wait().tolist(), 0.0)
         time.sleep(max(0.0, started + self._seconds - time.perf_counter()))
@@ -111,7 +105,7 @@ class LateTransfer(Transfer):
 class SlowWire(Wire):
     """The same wire, but every message takes a while. Beside each goes the time at which it was sent."""
 
-    delays: Delays = field(default_factory=Delays)
+    delays: Delays
 
     def swap(self, send_R2GK: Tensor, distance: int, receive_R2GK: Tensor) -> Transfer:
         """See `Wire`."""
@@ -153,23 +147,6 @@ class Sleeper:
         return torch.zeros_like(q_THK), torch.zeros_like(k_SGK), torch.zeros_like(v_SGK)
 
 
-class Watched:
-    """A `SegmentKernel` whose calls are counted."""
-
-    def __init__(self, kernel: Any, delays: Delays) -> None:
-        self._kernel, self._delays = kernel, delays
-
-    def forward(self, *given: Any) -> Any:
-        """As the kernel does."""
-        self._delays.calls += 1
-        return self._kernel.forward(*given)
-
-    def backward(self, *given: Any) -> Any:
-        """As the kernel does."""
-        self._delays.calls += 1
-        return self._kernel.backward(*given)
-
-
 def visible_pairs(segments: Segments) -> int:
     """Queries times the keys they see."""
     total = 0
@@ -183,17 +160,6 @@ def visible_pairs(segments: Segments) -> int:
         total += growing * (keys - queries) + growing * (growing + 1) // 2
         total += (queries - growing) * window
     return total
-
-
-def cores(kind: str, mesh: Mesh, delays: Delays) -> tuple[RingCore, WindowCore]:
-    """Ours, on slow wires, with kernels that are watched, or that sleep. In this process only."""
-    kernel = Watched(Sleeper() if kind == "pretended" else BandedSegments(), delays)
-    for module in (ring, exchanged):
-        module.choose_segment_kernel = lambda *_: kernel
-    full, windowed, meter = RingCore(mesh.sequence), WindowCore(mesh.window), TrafficMeter()
-    full.wire = SlowWire(mesh.sequence, "full", meter, delays)
-    windowed.wire = SlowWire(mesh.window, "window", meter, delays)
-    return full, windowed
 
 
 def shortest_cover(route: Route, kernel: SegmentKernel, q_THK: Tensor, kv_T2GK: Tensor) -> float:
@@ -231,7 +197,7 @@ def grow(step: Callable[[], tuple[float, float]], delays: Delays, delay: float) 
     for number in range(2 * ROUNDS):
         delays.begin(delay * (number % 2))
         dist.barrier()
-        *seconds, count, exposed = longest([*step(), delays.count, delays.exposed])
+        *seconds, count, exposed = longest([*step(), delays.transfers, delays.exposed])
         (late if number % 2 else without).append(seconds)
         counts.append(count)
     # The quickest of each: on a shared machine the others waited for somebody else.
@@ -269,11 +235,11 @@ def layer_step(
 def measure_layers(kind: str, mesh: Mesh) -> list[dict[str, Any]]:
     """Every kind of layer and delay."""
     delays, size, rank = Delays(), mesh.sequence.size, mesh.sequence.rank
-    full, windowed = cores(kind, mesh, delays)
     kernel: Any = BandedSegments()
     heads = (SHAPE["num_heads"], SHAPE["num_kv_heads"], SHAPE["head_dim"])
     if kind == "pretended":
         kernel, heads = Sleeper(), (1, 1, 4)
+    full, windowed = watched_cores(mesh, delays, kernel, SlowWire)
     dealing = deal_zigzag(TOKENS, size)
     tensors = [
         torch.randn(TOKENS // size, n, heads[2]) for n in (heads[0], heads[1], heads[1], heads[0])
@@ -303,7 +269,8 @@ def measure_model(covers: Mapping[str, float], mesh: Mesh) -> list[dict[str, Any
     dealing = deal_zigzag(TOKENS, size)
     share = build_share(dealing, (TOKENS,), rank, {WINDOW, None}, "ring")
     layout = ShardedLayout.from_share(share)
-    held = Held(layout, positions(dealing, rank), *cores("computed", mesh, delays), TrafficMeter())
+    cores = watched_cores(mesh, delays, BandedSegments(), SlowWire)
+    held = Held(layout, positions(dealing, rank), *cores, TrafficMeter())
     tokens_T = torch.arange(TOKENS) * 7919 % config.vocab_size
 
     def step() -> tuple[float, float]:
@@ -330,7 +297,7 @@ def run(kind: str, size: int) -> list[dict[str, Any]]:
             found += measure_model({case["layer"]: case["cover"] for case in found}, mesh)
         return found
 
-    return run_on_ranks(work, size, timeout=600)[0]
+    return run_on_ranks(work, size, timeout=1800)[0]
 
 
 def main() -> None:

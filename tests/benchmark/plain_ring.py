@@ -14,7 +14,7 @@ of the rectangle from some row on (its document's start, its window's), so a mas
 
     masked   a rectangle that somebody sees is computed whole, masked unless all of it is seen
     tiles    128 queries at a time, over the keys from the first that one of them sees: what a block-sparse
-             kernel skips at best. No framework known to us has this in a ring; it shows what masks alone cost.
+             kernel skips at best. It shows what masks alone cost.
 
 To be fair they have our kernels, our log-sum-exp merge, wire and double buffering; what is on the rank itself is
 the same causal call as ours, windowed where the layer is; plans are made once a stream; a rectangle without

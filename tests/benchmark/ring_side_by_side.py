@@ -84,7 +84,7 @@ class Extent(NamedTuple):
 
 LENGTHS = {
     8192: Extent(3),
-    16384: Extent(2),
+    16384: Extent(2, cores=("ours", "masked")),
     32768: Extent(1, ("one", "mix"), ("ours", "masked")),
 }
 WARM_UP_TOKENS, WARM_UP = 2048, Extent(1)

@@ -17,7 +17,20 @@ from pathlib import Path
 
 DOCUMENT = Path("docs/benchmarks.md")
 FOLDER = Path(__file__).parent
-NAMES = ("attention", "packing", "step_profile", "resume", "kills", "traffic", "balance")
+NAMES = (
+    "attention",
+    "packing",
+    "step_profile",
+    "resume",
+    "kills",
+    "traffic",
+    "balance",
+    "ring_side_by_side",
+    "overlap",
+    "sequence_memory",
+    "ring_error",
+    "pipeline_bubble",
+)
 
 
 def measure(name: str) -> str:

@@ -8,7 +8,8 @@ Parameters and their gradients were there before and are not counted; they do no
 shrink like 1 / n: layer inputs, projections, feed-forward, own keys. What does not: buffers of keys under way (a
 shard's at most, two for keys and three for gradients, for all layers), keys that windows bring, one chunk of
 logits. `1` is one rank's MiB; the other columns are the rank that holds most over that. "largest" is the largest
-single tensor over one layer's keys and values of the whole stream: below 1, nobody ever gathers them.
+single tensor over one layer's keys and values of the whole stream: below 1, nobody gathers them (on few ranks the
+widest tensor of the rank's own feed-forward is above it).
 Prints a table and writes `outputs/benchmarks/sequence_memory.json`.
 """
 
