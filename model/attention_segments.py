@@ -165,6 +165,7 @@ class FlashSegments:
 
     device_types: ClassVar[tuple[str, ...]] = ("cuda",)
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16)
+    head_dims: ClassVar[range] = range(8, 257, 8)
 
     def forward(
         self, q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, segments: Segments
@@ -216,14 +217,13 @@ class FlashSegments:
         return dq_THK, dk_SGK, dv_SGK
 
 
-def choose_segment_kernel(device: torch.device | str, dtype: torch.dtype) -> SegmentKernel:
-    """The fastest implementation for this device and dtype."""
-    kernels: tuple[SegmentKernel, ...] = (FlashSegments(), BandedSegments())
-    return next(
-        kernel
-        for kernel in kernels
-        if torch.device(device).type in kernel.device_types and dtype in kernel.dtypes
-    )
+def choose_segment_kernel(
+    device: torch.device | str, dtype: torch.dtype, head_dim: int
+) -> SegmentKernel:
+    """The fastest implementation for this device, dtype and head dimension."""
+    flash = FlashSegments()
+    serves = torch.device(device).type in flash.device_types and dtype in flash.dtypes
+    return flash if serves and head_dim in flash.head_dims else BandedSegments()
 
 
 def _limits(segments: Segments) -> tuple[int, int]:

@@ -8,6 +8,7 @@ process group of its own, while training goes on. JSON, retention and `latest` l
 
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -25,6 +26,10 @@ from parallel.mesh import Mesh
 KINDS = ("weight", *ADAM_STATES)
 # Full tensors read at once while loading: bounds host memory, not speed.
 READ_ELEMENTS = 2**28
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint's tensors cannot be read."""
 
 
 def owners(sizes: Sequence[int], num_ranks: int) -> list[int]:
@@ -76,7 +81,7 @@ def read(engine: TrainingEngine, folder: Path, *, adam_steps: int) -> None:
     wanted = {name: parameters.full_shape(name) for name in parameters.named}
     everywhere = {name for names in engine.mesh.gather_objects(list(wanted)) for name in names}
     engine.mesh.together(lambda: _refuse_others(folder, shapes, wanted, everywhere))
-    engine.restore(_stream(folder, wanted), adam_steps)
+    engine.restore(_stream(folder, wanted, engine.mesh), adam_steps)
 
 
 def _refuse_others(
@@ -116,36 +121,41 @@ def stored_shapes(folder: Path) -> dict[str, torch.Size]:
     }
 
 
-def _stream(folder: Path, wanted: dict[str, torch.Size]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    batch: list[str] = []
+def _stream(
+    folder: Path, wanted: dict[str, torch.Size], mesh: Mesh
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every parameter's tensors, in batches. All ranks read as often, so that what one finds damaged (its
+    pipeline stage's file, say) is raised on all."""
+    batches: list[list[str]] = [[]]
     elements = 0
     for name, shape in wanted.items():
-        batch.append(name)
-        elements += len(KINDS) * shape.numel()
         if elements >= READ_ELEMENTS:
-            yield from _read_batch(folder, batch, wanted)
-            batch, elements = [], 0
-    yield from _read_batch(folder, batch, wanted)
+            batches.append([])
+            elements = 0
+        batches[-1].append(name)
+        elements += len(KINDS) * shape.numel()
+    most = max(mesh.gather_objects(len(batches)))
+    for names in [*batches, *([[]] * (most - len(batches)))]:
+        state = mesh.together(partial(_read_batch, folder, names, wanted))
+        for name in names:
+            yield name, {kind: state[f"{kind}/{name}"] for kind in KINDS}
 
 
-def _read_batch(
-    folder: Path, names: list[str], wanted: dict[str, torch.Size]
-) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    if not names:
-        return
+def _read_batch(folder: Path, names: list[str], wanted: dict[str, torch.Size]) -> dict[str, Tensor]:
     state = {
         f"{kind}/{name}": torch.empty(wanted[name], dtype=torch.float32)
         for name in names
         for kind in KINDS
     }
+    if not names:
+        return state
     try:
         with warnings.catch_warnings():  # that no group was given: every rank reads for itself
             warnings.simplefilter("ignore", UserWarning)
             load(state, checkpoint_id=folder, no_dist=True)
     except (CheckpointException, OSError, EOFError, RuntimeError, UnpicklingError) as error:
-        raise ValueError(
+        raise DamagedCheckpoint(
             f"checkpoint {folder}: its tensors are damaged ({error}); remove the folder to go on from the "
             "one before, or name another with checkpoint.resume=DIR"
         ) from error
-    for name in names:
-        yield name, {kind: state[f"{kind}/{name}"] for kind in KINDS}
+    return state

@@ -106,6 +106,30 @@ def materialise(
             )
 
 
+def _decay_groups(
+    parameters: NamedParameters, weight_decay: float, mesh: Mesh, objective: nn.Module
+) -> list[dict[str, Any]]:
+    """Optimizer groups with and without decay; the same number of them on every pipeline rank.
+
+    DeepSpeed reduces the norm over pipeline ranks once a group. A stage with nothing for a group (the head
+    alone, tied: its one weight is a norm's) gets a number there that no gradient ever reaches.
+    """
+    named = parameters.named.items()
+    groups: list[dict[str, Any]] = [
+        {"params": [p for n, p in named if has_decay(n)], "weight_decay": weight_decay},
+        {"params": [p for n, p in named if not has_decay(n)], "weight_decay": 0.0},
+    ]
+    if mesh.pipeline.size == 1:
+        return [group for group in groups if group["params"]]
+    dtype = next(iter(parameters.named.values())).dtype
+    for group in groups:
+        if not group["params"]:
+            placeholder = nn.Parameter(torch.zeros(1, dtype=dtype, device=mesh.device))
+            objective.register_parameter("placeholder", placeholder)  # DeepSpeed looks it up there
+            group["params"] = [placeholder]
+    return groups
+
+
 class TrainingEngine:
     """Parameters, their sharded AdamW and the steps between them.
 
@@ -123,16 +147,9 @@ class TrainingEngine:
         settings: dict[str, Any],
         tied: TiedWeight | None = None,
     ) -> None:
-        named = list(parameters.named.items())
-        groups = [
-            {
-                "params": [p for n, p in named if has_decay(n)],
-                "weight_decay": optimizer.weight_decay,
-            },
-            {"params": [p for n, p in named if not has_decay(n)], "weight_decay": 0.0},
-        ]
+        groups = _decay_groups(parameters, optimizer.weight_decay, mesh, objective)
         adam = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            groups,
             lr=0.0,
             betas=(optimizer.beta1, optimizer.beta2),
             eps=optimizer.epsilon,

@@ -39,7 +39,7 @@ class AxisGroup:
     """One axis of the grid (or the product of several) as this rank sees it.
 
     ranks: the global ranks of the group, in order of their coordinate. `group` is None where there is
-    nobody else: whoever would talk looks at `size` first.
+    nobody else (whoever would talk looks at `size` first), and on the data axis, where nothing travels.
     """
 
     rank: int
@@ -137,11 +137,6 @@ class Mesh:
         """This rank's number among the ranks of its pipeline stage, and how many they are."""
         size = self.world_size // self.pipeline.size
         return self.rank % size, size
-
-    @property
-    def is_last_stage(self) -> bool:
-        """Whether this rank is in the last group of the pipeline, by rank."""
-        return self.pipeline.rank == self.pipeline.size - 1
 
     @property
     def is_main(self) -> bool:
@@ -275,13 +270,15 @@ _GROUPS: dict[str, tuple[Axis, ...]] = {
 }
 # DeepSpeed asks for these groups even where they have one member.
 _ALWAYS_A_GROUP = ("zero", "model")
+# Gradients are averaged over data x sequence; nothing travels on the data axis alone.
+_NEVER_A_GROUP = ("data",)
 
 
 def _axis_group(world: World, topology: Topology, name: str, axes: tuple[Axis, ...]) -> AxisGroup:
     own: AxisGroup | None = None
     for ranks in topology.groups(*axes):
         group = None
-        if len(ranks) > 1 or name in _ALWAYS_A_GROUP:
+        if (len(ranks) > 1 or name in _ALWAYS_A_GROUP) and name not in _NEVER_A_GROUP:
             group = _group(world, name, ranks)
         if world.rank in ranks:
             own = AxisGroup(ranks.index(world.rank), ranks, group)

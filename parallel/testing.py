@@ -67,8 +67,9 @@ def _worker(function: Callable[[int, int], Any], rank: int, world_size: int, fol
         )
         result = function(rank, world_size)
         torch.save(result, Path(folder) / f"result-{rank}")
-        dist.barrier()
-        dist.destroy_process_group()
+        if dist.is_initialized():  # not if the function ended the world itself
+            dist.barrier()
+            dist.destroy_process_group()
     except BaseException:
         (Path(folder) / f"error-{rank}").write_text(traceback.format_exc())
         raise

@@ -4,12 +4,15 @@ What can be refused is refused here, before the engine exists: the corpus, the c
 """
 
 import dataclasses
+import gc
 import platform
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from data.evaluation import evaluation_batches
 from data.loader import Loader
@@ -181,12 +184,21 @@ def reform(run: Run, corpus: Corpus) -> None:
     """Go on in the layout of the stage that begins now, from the checkpoint of the one that ended. Collective.
 
     The processes stay; grid, engine and pipeline are made anew, and the tensors come from the checkpoint,
-    which any layout can read: so a run that is killed here and started again does exactly the same.
+    which any layout can read: so a run that is killed here and started again does exactly the same. The old
+    engine is gone before the new one is built.
+
+    Raises:
+        DamagedCheckpoint: what was written a moment ago cannot be read.
     """
     run.checkpoints.wait()
     folder = run.mesh.broadcast_object(checkpoint.latest(run.folder / "checkpoints"))
     stage = run.schedule.stage_at(run.state.tokens_seen)
     run.trainer.engine.close()
+    del run.trainer  # with the cycles inside DeepSpeed, which only a collection breaks
+    run.held_out = None
+    gc.collect()
+    if run.mesh.device.type == "cuda":
+        torch.cuda.empty_cache()
     run.mesh = arrange(run.mesh.world, stage.parallel.topology(run.mesh.world_size))
     run.trainer = _trainer(run.config, run.mesh, run.schedule, run.state, folder)
     run.held_out = _held_out(run.config, run.mesh, corpus, stage)

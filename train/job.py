@@ -9,6 +9,7 @@ from data.loader import Loader
 from model.attention_core import choose_core
 from model.flops import parameter_count
 from parallel import mesh as world
+from parallel.checkpoint import DamagedCheckpoint
 from parallel.deepspeed_settings import DTYPES
 from parallel.mesh import Mesh
 from train import build, validate
@@ -20,6 +21,7 @@ from train.refusal import FAILURE, refuse, refuse_alone
 from train.report import write_report
 from train.run_log import write_summary
 from train.schedule import build_schedule
+from train.stop_signal import StopSignal
 
 
 def run_job(config: RunConfig) -> int:
@@ -82,14 +84,14 @@ def _train(config: RunConfig, mesh: Mesh) -> int:
     for line in _opening_words(run, resume):
         progress.line(line)
     finished, failure = True, ""
-    with progress:
+    with progress, StopSignal() as signal:
         try:
-            finished = _train_leg(run, loader, progress)
+            finished = _train_leg(run, loader, progress, signal)
             while finished and not run.is_over:
                 build.reform(run, corpus)
                 progress.line(f"{config.run_name}: now {_describe_layout(run)}")
-                finished = _train_leg(run, build.build_loader(run, corpus), progress)
-        except NonFiniteStep as error:
+                finished = _train_leg(run, build.build_loader(run, corpus), progress, signal)
+        except (NonFiniteStep, DamagedCheckpoint) as error:
             failure = str(error)
     run.checkpoints.close()
     _close_logs(run, started, failed=bool(failure))
@@ -100,10 +102,10 @@ def _train(config: RunConfig, mesh: Mesh) -> int:
     return 0
 
 
-def _train_leg(run: Run, loader: Loader, progress: Progress) -> bool:
+def _train_leg(run: Run, loader: Loader, progress: Progress, signal: StopSignal) -> bool:
     """Train while the layout stays; returns False if a signal ended it."""
     with loader:
-        return train(run, loader, progress)
+        return train(run, loader, progress, signal)
 
 
 def _describe_layout(run: Run) -> str:

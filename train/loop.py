@@ -63,40 +63,42 @@ class Run:
         return is_over(self.config, self.schedule, self.state)
 
 
-def train(run: Run, batches: Iterable[GlobalBatch], progress: Progress) -> bool:
-    """Run to the end of the batches; returns False if a signal ended it before.
+def train(run: Run, batches: Iterable[GlobalBatch], progress: Progress, signal: StopSignal) -> bool:
+    """Run to the end of the batches; returns False if `signal`, on any rank, ended it before.
 
     Raises:
         NonFiniteStep: see `train.max_skipped_steps`; the weights are those of the step before.
+        OSError: a log or a checkpoint could not be written; on every rank.
     """
     drawn = time.perf_counter()
-    with StopSignal() as signal:
-        for batch in batches:
-            point = run.schedule.at(run.state.tokens_seen)
-            waited = time.perf_counter() - drawn
-            result = optimizer_step(
-                run.trainer,
-                run.mesh,
-                batch,
-                point=point,
-                model=run.config.model,
-                stop=signal.requested or run.failure is not None,
-            )
-            if result.stop_votes:
-                run.mesh.together(lambda: _raise(run.failure))
-            if not result.applied:
-                _skip_or_stop(run, batch, result)
-            _advance(run, batch, point)
-            row = _metrics(run, batch, point, result, waited, time.perf_counter() - drawn)
-            _write(run, row)
-            progress.step(row)
-            stopping = result.stop_votes > 0
-            _evaluate_and_save(run, point, progress, stopping=stopping)
-            if stopping and not run.is_over:
-                return False
-            drawn = time.perf_counter()
+    for batch in batches:
+        point = run.schedule.at(run.state.tokens_seen)
+        waited = time.perf_counter() - drawn
+        result = optimizer_step(
+            run.trainer,
+            run.mesh,
+            batch,
+            point=point,
+            model=run.config.model,
+            stop=signal.requested or run.failure is not None,
+        )
+        if result.stop_votes:
+            run.mesh.together(lambda: _raise(run.failure))
+        if not result.applied:
+            _skip_or_stop(run, batch, result)
+        _advance(run, batch, point)
+        row = _metrics(run, batch, point, result, waited, time.perf_counter() - drawn)
+        _write(run, row)
+        progress.step(row)
+        stopping = result.stop_votes > 0
+        _evaluate_and_save(run, point, progress, stopping=stopping)
+        if stopping and not run.is_over:
+            return False
+        drawn = time.perf_counter()
     run.checkpoints.wait()
-    return True
+    run.mesh.together(lambda: _raise(run.failure))
+    # A signal that came too late for a vote in the last step: the stage's checkpoint is there already.
+    return run.is_over or not any(run.mesh.gather_objects(signal.requested))
 
 
 def _evaluate_and_save(run: Run, point: Point, progress: Progress, *, stopping: bool) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from itertools import takewhile
+from itertools import groupby
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -86,10 +86,14 @@ class Schedule:
         return Point(stage, rate, stage.base.at(tokens_seen - stage.start))
 
     def leg(self, tokens_seen: int) -> tuple[Stage, ...]:
-        """The stages from the one at `tokens_seen` on that share its layout: one engine serves them."""
-        first = self.stage_at(tokens_seen)
-        rest = self.stages[first.index :]
-        return tuple(takewhile(lambda stage: stage.parallel == first.parallel, rest))
+        """The stages around the one at `tokens_seen` that share its layout without a break: one engine
+        serves them, and it is the same one wherever among them a run begins."""
+        here = self.stage_at(tokens_seen)
+        for layout, stages in groupby(self.stages, key=lambda stage: stage.parallel):
+            members = tuple(stages)
+            if layout == here.parallel and members[0].index <= here.index <= members[-1].index:
+                return members
+        raise AssertionError("every stage is in a group")
 
     def shapes(self, tokens_seen: int, until: int | None = None) -> Iterator[BatchShape]:
         """Shape of every batch from `tokens_seen` to the end of the run, or to `until` tokens seen."""

@@ -36,11 +36,7 @@ def problems(config: RunConfig, world_size: int) -> list[str]:
     """Every reason why this run cannot start on `world_size` ranks, one clear line each."""
     found = config.model.problems() + config.data.problems() + config.parallel.problems()
     found += (
-        config.optimizer.problems()
-        + _choices(config)
-        + _numbers(config)
-        + _idle_settings(config)
-        + _unsound(config)
+        config.optimizer.problems() + _choices(config) + _numbers(config) + _idle_settings(config)
     )
     if config.model.problems():  # the schedule's own rules are looked at all the same
         config = dataclasses.replace(config, model=ModelConfig())
@@ -140,16 +136,6 @@ def _idle_settings(config: RunConfig) -> list[str]:
     return found
 
 
-def _unsound(config: RunConfig) -> list[str]:
-    """Pairs that DeepSpeed would take and get wrong."""
-    if config.parallel.zero_stage == 0 and config.train.precision != "float32":
-        return [
-            f"parallel.zero_stage=0: with train.precision={config.train.precision} there would be no "
-            "float32 master weights; use parallel.zero_stage=1, or train.precision=float32"
-        ]
-    return []
-
-
 def _layout_problems(config: RunConfig, schedule: Schedule, world_size: int) -> list[str]:
     """Layouts that do not fit the world, the model or the batches of a stage; each said once."""
     found: dict[str, None] = {}
@@ -163,6 +149,11 @@ def _layout_problems(config: RunConfig, schedule: Schedule, world_size: int) -> 
         if problem:
             found[f"{overlaid}{problem}"] = None
             continue
+        if layout.zero_stage == 0 and config.train.precision != "float32":
+            found[
+                f"{overlaid}parallel.zero_stage=0: with train.precision={config.train.precision} there "
+                "would be no float32 master weights; use zero_stage=1, or train.precision=float32"
+            ] = None
         data_size = layout.topology(world_size).data
         backend = config.model.attention_backend
         if layout.sequence > 1 and backend != "auto":

@@ -57,7 +57,7 @@ class ExchangedAttention(torch.autograd.Function):
         wire: Wire,
         join: Join,
     ) -> Tensor:
-        kernel = choose_segment_kernel(q_THK.device, q_THK.dtype)
+        kernel = choose_segment_kernel(q_THK.device, q_THK.dtype, q_THK.shape[-1])
         exchange = route.exchange
         kv_T2GK = torch.stack((k_TGK, v_TGK), dim=1)
         pending = None
@@ -86,7 +86,7 @@ class ExchangedAttention(torch.autograd.Function):
         q_THK, kv_T2GK, o_THK, lse_TH, came_R2GK = ctx.saved_tensors
         route: Route = ctx.route
         wire: Wire = ctx.wire
-        kernel = choose_segment_kernel(q_THK.device, q_THK.dtype)
+        kernel = choose_segment_kernel(q_THK.device, q_THK.dtype, q_THK.shape[-1])
         attended = Attended(q_THK, o_THK, lse_TH)
         do_THK = do_THK.contiguous()
         sums = Gradients.zeros(q_THK, kv_T2GK)

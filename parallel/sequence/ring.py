@@ -90,7 +90,7 @@ class _RingAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, route: Route, core: RingCore
     ) -> Tensor:
-        kernel = choose_segment_kernel(q_THK.device, q_THK.dtype)
+        kernel = choose_segment_kernel(q_THK.device, q_THK.dtype, q_THK.shape[-1])
         kv_T2GK = torch.stack((k_TGK, v_TGK), dim=1)
         pending = core.start_keys(route, 0, kv_T2GK)
         wide = torch.promote_types(q_THK.dtype, torch.float32)
@@ -112,7 +112,7 @@ class _RingAttention(torch.autograd.Function):
         q_THK, kv_T2GK, o_THK, lse_TH = ctx.saved_tensors
         route: Route = ctx.route
         core: RingCore = ctx.core
-        kernel = choose_segment_kernel(q_THK.device, q_THK.dtype)
+        kernel = choose_segment_kernel(q_THK.device, q_THK.dtype, q_THK.shape[-1])
         attended = Attended(q_THK, o_THK, lse_TH)
         do_THK = do_THK.contiguous()
         pending = core.start_keys(route, 0, kv_T2GK)

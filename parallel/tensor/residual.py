@@ -91,14 +91,6 @@ class Leaving:
         return torch.cat([piece.finish() for piece in self._under_way])
 
 
-def enter(x_TD: Tensor, group: AxisGroup) -> Tensor:
-    """From this rank's tokens (T / n, D) to all tokens (T, D)."""
-    arriving = Arriving(x_TD, group)
-    for _ in range(arriving.count):
-        arriving.piece()
-    return arriving.whole()
-
-
 def leave(x_TD: Tensor, group: AxisGroup) -> Tensor:
     """From partial sums for all tokens (T, D) to the sums for this rank's (T / n, D)."""
     leaving = Leaving(group, ends_block=False)

@@ -191,7 +191,7 @@ def cases(machine: Machine) -> Iterator[Case]:
 
 def check_segments(machine: Machine) -> Outcome:
     """All cases on the kernel that serves this device."""
-    kernel = choose_segment_kernel(machine.device, torch.bfloat16)
+    kernel = choose_segment_kernel(machine.device, torch.bfloat16, HEAD_DIMS[0])
     outcome = Outcome(
         f"Segment kernel ({type(kernel).__name__}) in bfloat16 against float64: largest errors",
         ("shape", *TENSORS, "log-sum-exp", "worst share of the bound"),

@@ -26,6 +26,7 @@ from train.compose import compose_run
 from train.loop import Run, train
 from train.progress import Progress
 from train.schedule import build_schedule
+from train.stop_signal import StopSignal
 
 CHECKPOINT_EVERY = 20
 DIES_IN_STEP = 47  # after the checkpoint of step 40 is complete, before the one of step 60
@@ -60,7 +61,7 @@ def world(arguments: list[str], folder: Path, ranks: int, *, dies: bool) -> None
         progress = Progress(schedule, tokens_seen=0, total_tokens=1, seconds=1, speaks=False)
         path = folder / f"spans-{'first' if dies else 'second'}-{rank}.jsonl"
         with build.build_loader(run, corpus) as loader:
-            train(run, written_down(run, loader, path, dies), progress)
+            train(run, written_down(run, loader, path, dies), progress, StopSignal())
         run.checkpoints.close()
 
     run_on_ranks(work, ranks)

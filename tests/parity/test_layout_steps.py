@@ -176,6 +176,25 @@ def test_three_steps_equal_one_process(case: Case, zero_stage: int) -> None:
     check(case, results(case.ranks)[case, zero_stage])
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_stage_with_the_head_alone_takes_its_steps(precision: str) -> None:
+    """Tied, it trains one norm: an optimizer group less than the other stages has, if nobody cared."""
+    case = Case(1, 2, 1, 1, "1f1b", "-", 2, "cohere", "everything")
+    parallel = replace(case.parallel(), pipeline_split=[7, 0])
+
+    def work(rank: int, world_size: int) -> list[float]:
+        mesh = start(CPU, 60, parallel.topology(world_size))
+        trainer = trainer_of(mesh, MODELS["cohere"], parallel, precision=precision)
+        found = [step(trainer, mesh, case, parallel, number) for number in range(STEPS)]
+        return [value for result in found for value in (result.loss, result.gradient_norm)]
+
+    losses, norms, _ = oracle(case)
+    expected = [value for pair in zip(losses, norms, strict=True) for value in pair]
+    tolerance = 1e-5 if precision == "float32" else 4e-2
+    for found in run_on_ranks(work, 2):
+        assert found == pytest.approx(expected, rel=tolerance)
+
+
 @pytest.mark.parametrize("schedule", ["1f1b", "zbv"])
 def test_bfloat16_stages_accumulate_in_float32(schedule: str) -> None:
     """32 equal micro-batches give the gradient of two; summed in bfloat16 they would not, by 1e-2."""

@@ -28,6 +28,7 @@ from train.evaluate import HeldOut, bucket_edges, evaluate
 from train.loop import NonFiniteStep, Run, train
 from train.progress import Progress
 from train.schedule import Point, Schedule, build_schedule
+from train.stop_signal import StopSignal
 
 CPU = torch.device("cpu")
 LENGTH = 128
@@ -127,7 +128,7 @@ def train_through_a_bad_step(arguments: list[str]) -> Run:
     run.schedule = BadAtStepThree(schedule.stages, schedule.learning_rate)
     progress = Progress(schedule, tokens_seen=0, total_tokens=10**9, seconds=0, speaks=mesh.is_main)
     with build.build_loader(run, corpus) as loader:
-        train(run, loader, progress)
+        train(run, loader, progress, StopSignal())
     run.checkpoints.close()
     assert config.run_name == "small"
     return run
@@ -216,7 +217,7 @@ def test_saving_leaves_no_trace_in_the_run(
                             tensors.gather_owned(run.trainer.engine)
                         yield batch
 
-                train(run, watched(), progress)
+                train(run, watched(), progress, StopSignal())
             run.checkpoints.close()
 
         run_on_ranks(work, 2)

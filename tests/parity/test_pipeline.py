@@ -177,7 +177,7 @@ def pipeline_step(
 def over_data(named: dict[str, Tensor], mesh: Mesh) -> dict[str, Tensor]:
     if mesh.data.size > 1:
         for gradient in named.values():
-            dist.all_reduce(gradient, group=mesh.data.group)
+            dist.all_reduce(gradient, group=mesh.zero.group)
     return {name: gradient.clone() for name, gradient in named.items()}
 
 

@@ -62,7 +62,7 @@ def check(lengths, causal, window, heads=(4, 2)):
     queries, keys = lengths
     q, k, v, do = streams(sum(queries), sum(keys), heads)
     segments = Segments.from_lengths(queries, keys, causal=causal, window=window)
-    kernel = choose_segment_kernel("cpu", q.dtype)
+    kernel = choose_segment_kernel("cpu", q.dtype, q.shape[-1])
     o, lse = kernel.forward(q, k, v, segments)
     gradients = kernel.backward(do, q, k, v, o, lse, segments)
     leaves = [x.requires_grad_() for x in (q, k, v)]
@@ -133,9 +133,10 @@ def test_half_precision_is_computed_in_float32():
 
 
 def test_the_kernel_follows_device_and_dtype():
-    assert isinstance(choose_segment_kernel("cpu", torch.bfloat16), BandedSegments)
-    assert isinstance(choose_segment_kernel("cuda", torch.bfloat16), FlashSegments)
-    assert isinstance(choose_segment_kernel("cuda", torch.float32), BandedSegments)
+    assert isinstance(choose_segment_kernel("cpu", torch.bfloat16, 64), BandedSegments)
+    assert isinstance(choose_segment_kernel("cuda", torch.bfloat16, 64), FlashSegments)
+    assert isinstance(choose_segment_kernel("cuda", torch.float32, 64), BandedSegments)
+    assert isinstance(choose_segment_kernel("cuda", torch.bfloat16, 20), BandedSegments)
 
 
 class StandInOperators:

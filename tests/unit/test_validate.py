@@ -133,6 +133,7 @@ def test_full_rope_below_the_bound_is_warned_of_and_safe_is_not() -> None:
         ),
         (["parallel.tensor=2", "model.num_kv_heads=3"], "num_kv_heads=3 must divide it or be"),
         (["parallel.sequence=2", "model.attention_backend=dense"], "the ring chooses its kernels"),
+        (["schedule.stages.long.parallel={zero_stage: 0}"], "no float32 master weights"),
         (["parallel.pipeline=2", "parallel.zero_stage=2"], "use parallel.zero_stage=1"),
         (["parallel.pipeline=2", "parallel.zero_stage=3"], "use parallel.zero_stage=1"),
         (
