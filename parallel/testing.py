@@ -3,6 +3,7 @@
 Ranks are forked, so the function may be a closure of the test and importing torch is paid once.
 """
 
+import gc
 import multiprocessing
 import os
 import tempfile
@@ -59,6 +60,8 @@ def run_on_ranks(
 
 def _worker(function: Callable[[int, int], Any], rank: int, world_size: int, folder: str) -> None:
     torch.set_num_threads(1)
+    # What the parent imported is not looked through again by every collection of every rank.
+    gc.freeze()
     # What a launcher would say, so that code under test reads the same environment.
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
     try:

@@ -230,8 +230,7 @@ SPOILT = (
 )
 
 
-@pytest.mark.parametrize("rank_of_nan", [0, 3])
-def test_a_nan_in_one_gradient_of_one_rank_leaves_all_weights_untouched(rank_of_nan: int) -> None:
+def test_a_nan_in_one_gradient_of_one_rank_leaves_all_weights_untouched() -> None:
     """The loss is finite and so are all gradients but one: only the global norm can tell."""
     case = Case(1, 1, 1, 1, "-", "-", 4, "cohere", "everything")
     model = replace(MODELS["cohere"], num_layers=4)
@@ -239,13 +238,13 @@ def test_a_nan_in_one_gradient_of_one_rank_leaves_all_weights_untouched(rank_of_
     def work(rank: int, world_size: int) -> list[str]:
         world = start(CPU, 60).world
         wrong = []
-        for parallel, precision in SPOILT:
+        for number, (parallel, precision) in enumerate(SPOILT):
             mesh = arrange(world, parallel.topology(world_size))
             trainer = trainer_of(mesh, model, parallel, precision=precision)
             step(trainer, mesh, case, parallel, 0)
             before = everything(trainer, mesh)
             handle = None
-            if rank == rank_of_nan:
+            if rank == (0, world_size - 1)[number % 2]:
                 named = trainer.engine.parameters.named
                 one = next(p for n, p in named.items() if "down_proj" in n)
                 handle = one.register_hook(lambda gradient: gradient * float("nan"))
@@ -268,11 +267,9 @@ def test_a_nan_in_one_gradient_of_one_rank_leaves_all_weights_untouched(rank_of_
 LAYOUTS = (
     ParallelConfig(tensor=2, sequence=2, zero_stage=1),
     ParallelConfig(pipeline=2, sequence=2, zero_stage=1, sequence_layout="balanced"),
-    ParallelConfig(tensor=4, zero_stage=1),
-    ParallelConfig(tensor=2, zero_stage=3),
+    ParallelConfig(tensor=4, zero_stage=3),
     ParallelConfig(sequence=4, zero_stage=2),
     ParallelConfig(tensor=2, pipeline=2, zero_stage=1, pipeline_schedule="zbv"),
-    ParallelConfig(zero_stage=3),
     ParallelConfig(pipeline=4, zero_stage=1),
 )
 
