@@ -3,11 +3,13 @@
 # PY: the interpreter of an environment that is ready (a cluster's container, a GPU host with its own torch);
 #     nothing is installed then. Default: .venv, made from pyproject.toml.
 # EXPERIMENT: what `make train` runs, a file of conf/experiment. Default: quickstart.
+# JOBS: files that `make test` runs at a time; ranks wait for each other, so more than cores. Default: 3.
 # NPROC: ranks of `make train`. Default: 2 (what the quickstart's batches fit), 1 on a host with one GPU.
 
 PYTHON ?= python3
 PY ?= .venv/bin/python
 EXPERIMENT ?= quickstart
+JOBS ?= 3
 NPROC ?= $(shell $(PY) -c "import torch; print(min(2, torch.cuda.device_count()) or 2)" 2>/dev/null || echo 2)
 # One thread a rank on the CPU: two ranks share two cores.
 export OMP_NUM_THREADS ?= 1
@@ -36,7 +38,7 @@ train: $(READY)  ## the quickstart: prepare the corpus, train through three stag
 	@$(PY) -m torch.distributed.run --standalone --nproc-per-node $(NPROC) -m train experiment=$(EXPERIMENT) $(ARGS)
 
 test: $(READY)  ## the test suite (CPU)
-	@$(PY) -m pytest -q $(ARGS)
+	@$(PY) -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(READY)  ## lint, format check, types
 	@$(PY) -m ruff check .

@@ -83,13 +83,13 @@ class Extent(NamedTuple):
 
 
 LENGTHS = {
-    8192: Extent(3),
-    16384: Extent(2, cores=("ours", "masked")),
+    8192: Extent(2),
+    16384: Extent(1, cores=("ours", "masked")),
     32768: Extent(1, ("one", "mix"), ("ours", "masked")),
 }
 WARM_UP_TOKENS, WARM_UP = 2048, Extent(1)
 # The table of attention alone.
-ALONE_TOKENS, ALONE_ROUNDS = 16384, 3
+ALONE_TOKENS, ALONE_ROUNDS = 16384, 2
 HOSTILE = ((1152,), (37, 900, 15, 200), (1, 1, 574, 1, 320, 255), (72,) * 16)
 HOSTILE_WINDOWS = (None, 5, 70, 400)
 

@@ -267,7 +267,7 @@ def test_a_nan_in_one_gradient_of_one_rank_leaves_all_weights_untouched() -> Non
 LAYOUTS = (
     ParallelConfig(tensor=2, sequence=2, zero_stage=1),
     ParallelConfig(pipeline=2, sequence=2, zero_stage=1, sequence_layout="balanced"),
-    ParallelConfig(tensor=4, zero_stage=3),
+    ParallelConfig(tensor=2, zero_stage=3),
     ParallelConfig(sequence=4, zero_stage=2),
     ParallelConfig(tensor=2, pipeline=2, zero_stage=1, pipeline_schedule="zbv"),
     ParallelConfig(pipeline=4, zero_stage=1),
