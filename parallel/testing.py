@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 
 def run_on_ranks(
-    function: Callable[[int, int], Any], world_size: int, *, timeout: float = 120.0
+    function: Callable[[int, int], Any], world_size: int, *, timeout: float = 300.0
 ) -> list[Any]:
     """Call `function(rank, world_size)` on every rank inside a gloo world.
 
