@@ -22,53 +22,22 @@ from typing import Any
 import torch
 from ring_side_by_side import MODELS, document_lengths
 
-from data.batch import PackedBatch
-from model.attention_core import choose_core
 from model.config import ModelConfig
-from parallel.config import SEQUENCE_LAYOUTS, ParallelConfig
-from parallel.mesh import start
-from parallel.parallelize import build_local, finish
-from parallel.sequence.traffic import TrafficMeter
-from parallel.tensor.apply import initialise_cut
-from parallel.testing import run_on_ranks
-from tests.parity.streams import part_of_rank
-from tests.parity.test_sequence_memory import LiveBytes
-from train.objective import to_device
+from parallel.config import SEQUENCE_LAYOUTS
+from tests.parity.test_sequence_memory import TOKENS, measure
 
 OUTPUT = Path("outputs/benchmarks/sequence_memory.json")
-TOKENS = 8192
 SIZES = (2, 4, 8)
 STREAMS = ("one", "mix")
 PROMISED = 0.30  # at 4 ranks
 
 
-def measure(
+def busiest(
     config: ModelConfig, lengths: tuple[int, ...], size: int, layout: str
 ) -> tuple[int, int]:
     """Most bytes that any rank holds, and of its largest tensor."""
-    parallel = ParallelConfig(sequence=size, sequence_layout=layout)
-
-    def work(rank: int, world_size: int) -> tuple[int, int]:
-        mesh = start(torch.device("cpu"), 300, parallel.topology(world_size))
-        core = choose_core("banded", "cpu", torch.float32)
-        local = build_local(
-            config, core, mesh, parallel, sequence_length=TOKENS, traffic=TrafficMeter()
-        )
-        (model,) = local.stages
-        model.to_empty(device="cpu")
-        for name, parameter in model.named_parameters():
-            initialise_cut(name, parameter.data, config, 0, mesh.tensor)
-            parameter.grad = torch.zeros_like(parameter)
-        finish(local, mesh)
-        tokens_T = torch.arange(TOKENS) * 7919 % config.vocab_size
-        stream = PackedBatch(tokens_T, tokens_T.roll(-1), lengths, TOKENS, 0, ())
-        batch = to_device(part_of_rank(stream, config, mesh, parallel), mesh.device)
-        with LiveBytes() as live:
-            hidden_TD = model(batch.tokens_T, batch.layout, 1e4)
-            model.loss(hidden_TD, batch.targets_T).total.backward()
-        return live.peak, live.largest
-
-    peaks, largest = zip(*run_on_ranks(work, size, timeout=300), strict=True)
+    found = measure(config, lengths, size, layout, count_weight_gradients=False)
+    peaks, largest = zip(*found, strict=True)
     return max(peaks), max(largest)
 
 
@@ -86,9 +55,9 @@ def main() -> None:
     for model, stream in product(MODELS, STREAMS):
         config, lengths = MODELS[model], document_lengths(stream, TOKENS)
         keys = TOKENS * 2 * config.num_kv_heads * config.head_dim * 4
-        alone, whole = measure(config, lengths, 1, "zigzag")
+        alone, whole = busiest(config, lengths, 1, "zigzag")
         for layout in SEQUENCE_LAYOUTS:
-            found = [measure(config, lengths, size, layout) for size in SIZES]
+            found = [busiest(config, lengths, size, layout) for size in SIZES]
             write(f"{model:8}{stream:8}{layout:12}{alone / 2**20:8.1f}")
             write("".join(f"{peak / alone:8.1%}" for peak, _ in found))
             write(f"{whole / keys:13.2f}")

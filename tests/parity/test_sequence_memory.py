@@ -17,7 +17,7 @@ from data.batch import PackedBatch
 from model.attention_core import choose_core
 from model.config import ModelConfig
 from parallel.config import ParallelConfig
-from parallel.mesh import Mesh, start
+from parallel.mesh import start
 from parallel.parallelize import build_local, finish
 from parallel.sequence.traffic import TrafficMeter
 from parallel.tensor.apply import initialise_cut
@@ -76,22 +76,33 @@ def _real(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.device.type == "cpu"
 
 
-def measure(sequence: int, layout: str, lengths: tuple[int, ...]) -> list[tuple[int, int]]:
+def measure(
+    config: ModelConfig,
+    lengths: tuple[int, ...],
+    sequence: int,
+    layout: str,
+    *,
+    count_weight_gradients: bool = True,
+) -> list[tuple[int, int]]:
     """(peak, largest) bytes of one forward and backward on every rank."""
     parallel = ParallelConfig(sequence=sequence, sequence_layout=layout)
 
     def work(rank: int, world_size: int) -> tuple[int, int]:
-        mesh = start(torch.device("cpu"), 60, parallel.topology(world_size))
+        mesh = start(torch.device("cpu"), 300, parallel.topology(world_size))
         core = choose_core("banded", "cpu", torch.float32)
         local = build_local(
-            MODEL, core, mesh, parallel, sequence_length=TOKENS, traffic=TrafficMeter()
+            config, core, mesh, parallel, sequence_length=TOKENS, traffic=TrafficMeter()
         )
         (model,) = local.stages
         model.to_empty(device="cpu")
         for name, parameter in model.named_parameters():
-            initialise_cut(name, parameter.data, MODEL, 0, mesh.tensor)
+            initialise_cut(name, parameter.data, config, 0, mesh.tensor)
+            if not count_weight_gradients:
+                parameter.grad = torch.zeros_like(parameter)
         finish(local, mesh)
-        batch = part(lengths, mesh, parallel)
+        tokens_T = torch.arange(TOKENS) * 7919 % config.vocab_size
+        stream = PackedBatch(tokens_T, tokens_T.roll(-1), lengths, TOKENS, 0, ())
+        batch = to_device(part_of_rank(stream, config, mesh, parallel), mesh.device)
         with LiveBytes() as live:
             hidden_TD = model(batch.tokens_T, batch.layout, 1e4)
             model.loss(hidden_TD, batch.targets_T).total.backward()
@@ -100,17 +111,11 @@ def measure(sequence: int, layout: str, lengths: tuple[int, ...]) -> list[tuple[
     return run_on_ranks(work, sequence)
 
 
-def part(lengths: tuple[int, ...], mesh: Mesh, parallel: ParallelConfig) -> Any:
-    tokens_T = torch.arange(TOKENS) * 7919 % MODEL.vocab_size
-    stream = PackedBatch(tokens_T, tokens_T.roll(-1), lengths, TOKENS, 0, ())
-    return to_device(part_of_rank(stream, MODEL, mesh, parallel), mesh.device)
-
-
 def test_four_ranks_hold_at_most_three_tenths_each() -> None:
     for lengths in ((TOKENS,), (5000, 192, 1000, 2000)):
-        ((alone, _),) = measure(1, "zigzag", lengths)
+        ((alone, _),) = measure(MODEL, lengths, 1, "zigzag")
         for layout in ("zigzag", "balanced", "contiguous"):
-            for peak, _ in measure(4, layout, lengths):
+            for peak, _ in measure(MODEL, lengths, 4, layout):
                 assert peak <= 0.30 * alone, (layout, lengths, peak / alone)
 
 
@@ -118,5 +123,5 @@ def test_nothing_of_the_whole_stream_is_ever_one_tensor() -> None:
     """The smallest thing worth gathering is the keys of one layer: T x G x K floats."""
     whole_keys = TOKENS * MODEL.num_kv_heads * MODEL.head_dim * 4
     for layout in ("zigzag", "balanced"):
-        for _, largest in measure(4, layout, (TOKENS,)):
+        for _, largest in measure(MODEL, (TOKENS,), 4, layout):
             assert largest < whole_keys, layout

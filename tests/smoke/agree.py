@@ -21,7 +21,7 @@ def main() -> None:
     )
     if len(first) != len(second) or not first:
         sys.exit(f"{len(first)} and {len(second)} steps")
-    worst = 0.0
+    worst = worst_norm = 0.0
     for one, other in zip(first, second, strict=True):
         for key in EXACT:
             if one[key] != other[key]:
@@ -29,7 +29,11 @@ def main() -> None:
         if not math.isclose(one["loss"], other["loss"], rel_tol=RELATIVE):
             sys.exit(f"step {one['step']}: losses {one['loss']} and {other['loss']}")
         worst = max(worst, abs(one["loss"] / other["loss"] - 1.0))
-    sys.stdout.write(f"{len(first)} steps agree, losses to {worst:.1e} relative\n")
+        norm = abs(one["gradient_norm"] / other["gradient_norm"] - 1.0)
+        worst_norm = max(worst_norm, norm)
+    sys.stdout.write(
+        f"{len(first)} steps agree, losses to {worst:.1e} relative (gradient norms: {worst_norm:.1e})\n"
+    )
 
 
 if __name__ == "__main__":
