@@ -1,7 +1,8 @@
 """`python -m train KEY=VALUE ...`, alone or under torchrun, deepspeed or srun.
 
 All mistakes in the configuration are reported together by the main rank, one line each, before anything
-starts; the exit status is 2 then, and 1 where a run that had started failed.
+starts; the exit status is 2 then, 1 where a run that had started failed, and 75 where it was asked to stop
+before its end and saved.
 """
 
 # ruff: noqa: E402  (the packages are looked at before they are imported)

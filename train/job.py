@@ -17,7 +17,7 @@ from train.closing import closing_words
 from train.config import RunConfig
 from train.loop import NonFiniteStep, Run, is_over, train
 from train.progress import Progress
-from train.refusal import FAILURE, refuse, refuse_alone
+from train.refusal import FAILURE, STOPPED, refuse, refuse_alone
 from train.report import write_report
 from train.run_log import write_summary
 from train.schedule import build_schedule
@@ -99,7 +99,7 @@ def _train(config: RunConfig, mesh: Mesh) -> int:
         return refuse([failure], FAILURE)
     if mesh.is_main:
         sys.stdout.write(closing_words(run.folder, run.state, finished=finished))
-    return 0
+    return 0 if finished else STOPPED
 
 
 def _train_leg(run: Run, loader: Loader, progress: Progress, signal: StopSignal) -> bool:

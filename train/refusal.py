@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 from parallel.mesh import launched_rank
 
-MISTAKE = 2
 FAILURE = 1
+MISTAKE = 2
+# Asked to stop before the end, and saved: the same command goes on. (sysexits.h: EX_TEMPFAIL)
+STOPPED = 75
 
 
 def refuse(lines: Sequence[str], status: int = MISTAKE) -> int:
