@@ -8,6 +8,8 @@ from parallel.topology import Topology
 ZERO_STAGES = (0, 1, 2, 3)
 PIPELINE_SCHEDULES = ("1f1b", "interleaved_1f1b", "zbv")
 SEQUENCE_LAYOUTS = ("zigzag", "balanced", "contiguous")
+# Whom a rank may wait for: an axis (data: whoever ZeRO shards over), or the groups of the whole world.
+TIMED = ("tensor", "sequence", "pipeline", "data", "control", "checkpoint")
 
 
 @dataclass
@@ -30,8 +32,12 @@ class ParallelConfig:
     zero_stage: int = 1
     # Elements reduced and gathered at once by ZeRO; part of what bit-identical resume means.
     bucket_elements: int = 50_000_000
-    # Seconds a collective may wait for a peer before the run is declared dead.
-    timeout_seconds: int = 1800
+    # Seconds a rank may wait for its peers before the run is declared hung, named, and ended.
+    timeout_seconds: float = 600.0
+    # The same for single axes: {tensor: 60, pipeline: 300}; also control (verdicts, preparation) and checkpoint.
+    timeouts: dict[str, float] = field(default_factory=dict)
+    # The same for everything before the first step of a layout is done: kernels are compiled, caches are cold.
+    first_step_seconds: float = 1800.0
 
     def topology(self, world_size: int) -> Topology:
         """The grid of this layout on `world_size` ranks; ask `world_problem` first."""
@@ -79,9 +85,24 @@ class ParallelConfig:
             )
         if self.zero_stage not in ZERO_STAGES:
             found.append(f"parallel.zero_stage={self.zero_stage}: unknown stage; use 0, 1, 2 or 3")
-        for name in ("bucket_elements", "timeout_seconds"):
-            if getattr(self, name) < 1:
-                found.append(f"parallel.{name}={getattr(self, name)}: must be positive")
+        if self.bucket_elements < 1:
+            found.append(f"parallel.bucket_elements={self.bucket_elements}: must be positive")
+        return found + self._timeout_problems()
+
+    def _timeout_problems(self) -> list[str]:
+        found = [
+            f"parallel.timeouts.{name}: unknown; there are {', '.join(TIMED)}"
+            for name in self.timeouts
+            if name not in TIMED
+        ]
+        named = {f"timeouts.{name}": seconds for name, seconds in self.timeouts.items()}
+        for name in ("timeout_seconds", "first_step_seconds"):
+            named[name] = getattr(self, name)
+        found += [
+            f"parallel.{name}={seconds}: must be a number of seconds, at least 1"
+            for name, seconds in named.items()
+            if not 1.0 <= seconds < math.inf
+        ]
         return found
 
 

@@ -7,14 +7,17 @@ MASTER_*; without them the run is a world of one process.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
+from parallel.timeouts import Timeouts, axis_name
 from parallel.topology import Axis, Topology
+from parallel.watch.verdict import Members
 
 T = TypeVar("T")
 
@@ -51,6 +54,11 @@ class AxisGroup:
         """Length of the axis."""
         return len(self.ranks)
 
+    @property
+    def description(self) -> str:
+        """What the flight recorder and the watch call the group."""
+        return "" if self.group is None else str(self.group.group_desc)
+
 
 def gather(part: Tensor, ranks: AxisGroup) -> list[Tensor]:
     """Every rank's tensor of this shape, in order of rank. Collective; without gradients."""
@@ -73,9 +81,13 @@ class World:
     checkpoint_group: dist.ProcessGroup
     # CPU objects (verdicts, file lists) travel here, whatever the device.
     control_group: dist.ProcessGroup
-    timeout: timedelta
+    timeouts: Timeouts
     # By purpose and members: a layout that comes back finds its groups again.
     groups: dict[tuple[str, tuple[int, ...]], dist.ProcessGroup]
+    # By description (which the flight recorder shows): axis and ranks of every group of this rank.
+    members: dict[str, Members]
+    # A connection of its own to where the ranks met, for the watch; None in tests that met otherwise.
+    store: Store | None
 
 
 @dataclass(frozen=True)
@@ -206,21 +218,35 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def start(device: torch.device, timeout_seconds: int, topology: Topology | None = None) -> Mesh:
+def start(
+    device: torch.device, timeouts: Timeouts | float, topology: Topology | None = None
+) -> Mesh:
     """Join the world as a grid (by default: everyone on the data axis). End with `stop`.
+
+    timeouts: how long to wait for peers; a number stands for all of them, in seconds.
 
     Raises:
         ValueError: the environment speaks of several processes but not of where they meet.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    timeout = timedelta(seconds=timeout_seconds)
+    if not isinstance(timeouts, Timeouts):
+        timeouts = Timeouts(timeouts)
+    timeout = timeouts.of_backend("world", started=False)
+    os.environ.setdefault(
+        "TORCH_FR_BUFFER_SIZE", "2000"
+    )  # torch's flight recorder: so many collectives
+    store: Store | None = None
     backend = "nccl" if device.type == "cuda" else "gloo"
     rank, world_size = launched_rank(), launched_world_size()
     if dist.is_initialized():  # by parallel/testing.py
         rank, world_size = dist.get_rank(), dist.get_world_size()
     elif "MASTER_ADDR" in os.environ:
-        dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=timeout)
+        where = next(rendezvous("env://", rank, world_size, timeout=timeout))[0]
+        store = next(rendezvous("env://", rank, world_size, timeout=timeout))[0]
+        dist.init_process_group(
+            backend, store=where, rank=rank, world_size=world_size, timeout=timeout
+        )
     elif world_size > 1:
         raise ValueError(
             f"WORLD_SIZE={world_size} is set but MASTER_ADDR is not: start with torchrun, or unset "
@@ -228,21 +254,47 @@ def start(device: torch.device, timeout_seconds: int, topology: Topology | None 
         )
     else:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
-        store = dist.HashStore()  # type: ignore[attr-defined]  # public, not in __all__
-        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+        alone = dist.HashStore()  # type: ignore[attr-defined]  # public, not in __all__
+        dist.init_process_group(backend, store=alone, rank=0, world_size=1, timeout=timeout)
     world = World(
         rank,
         world_size,
         device,
-        checkpoint_group=dist.new_group(backend="gloo", timeout=timeout),
-        control_group=dist.new_group(backend="gloo", timeout=timeout),
-        timeout=timeout,
+        checkpoint_group=_group_of_all("checkpoint", timeouts),
+        control_group=_group_of_all("control", timeouts),
+        timeouts=timeouts,
         groups={},
+        members={
+            name: Members(name, tuple(range(world_size))) for name in ("control", "checkpoint")
+        }
+        | {str(_everyone().group_desc): Members("world", tuple(range(world_size)))},
+        store=store,
     )
     _warm(None, device)
     for group in (world.checkpoint_group, world.control_group):
         dist.barrier(group=group)
     return arrange(world, topology or Topology(data=world_size))
+
+
+def _everyone() -> dist.ProcessGroup:
+    assert dist.group.WORLD is not None
+    return dist.group.WORLD
+
+
+def _group_of_all(name: str, timeouts: Timeouts) -> dist.ProcessGroup:
+    timeout = timeouts.of_backend(name, started=False)
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout, group_desc=name)
+    return group
+
+
+def limit_waits(world: World, *, started: bool) -> None:
+    """Tell every backend how long to wait, before or after the first step of a layout."""
+    named = [(name, group) for (name, _), group in world.groups.items()]
+    named += [("control", world.control_group), ("checkpoint", world.checkpoint_group)]
+    for name, group in [*named, ("world", _everyone())]:
+        # A group this rank is not in has no timeout; torch before 2.13 keeps the long one.
+        if hasattr(group, "set_timeout"):
+            group.set_timeout(world.timeouts.of_backend(name, started=started))
 
 
 def arrange(world: World, topology: Topology) -> Mesh:
@@ -292,11 +344,12 @@ def _group(world: World, name: str, ranks: tuple[int, ...]) -> dist.ProcessGroup
         # Bound to its device a group has one NCCL communicator for single and batched transfers. Without
         # it torch 2.13 sends a batch of one kind on another one, where the peer's mixed batch never is.
         bound = world.device if name == "pipeline" and world.device.type == "cuda" else None
-        group = dist.new_group(
-            list(ranks), timeout=world.timeout, group_desc=f"{name}{ranks}", device_id=bound
-        )
+        described = f"{axis_name(name)}#{len(world.groups)}"
+        timeout = world.timeouts.of_backend(name, started=False)
+        group = dist.new_group(list(ranks), timeout=timeout, group_desc=described, device_id=bound)
         world.groups[name, ranks] = group
         if world.rank in ranks:
+            world.members[described] = Members(axis_name(name), ranks)
             _warm(group, world.device)
     return world.groups[name, ranks]
 

@@ -10,8 +10,10 @@ from model.attention_core import choose_core
 from model.flops import parameter_count
 from parallel import mesh as world
 from parallel.checkpoint import DamagedCheckpoint
+from parallel.config import ParallelConfig
 from parallel.deepspeed_settings import DTYPES
 from parallel.mesh import Mesh
+from parallel.timeouts import Timeouts
 from train import build, validate
 from train.closing import closing_words
 from train.config import RunConfig
@@ -22,6 +24,7 @@ from train.report import write_report
 from train.run_log import write_summary
 from train.schedule import build_schedule
 from train.stop_signal import StopSignal
+from train.supervisor import Supervisor
 
 
 def run_job(config: RunConfig) -> int:
@@ -29,11 +32,22 @@ def run_job(config: RunConfig) -> int:
     try:
         device = world.choose_device(config.train.device)
         choose_core(config.model.attention_backend, device, DTYPES[config.train.precision])
-        mesh = world.start(device, config.parallel.timeout_seconds)
+        mesh = world.start(device, _timeouts(config.parallel))
     except ValueError as error:
         return refuse_alone(str(error))
+    with Supervisor(mesh, build.run_folder(config)) as supervisor:
+        status = _supervised(config, mesh, supervisor)
+    world.stop()
+    return status
+
+
+def _timeouts(parallel: ParallelConfig) -> Timeouts:
+    return Timeouts(parallel.timeout_seconds, parallel.timeouts, parallel.first_step_seconds)
+
+
+def _supervised(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> int:
     try:
-        status = _train(config, mesh)
+        return _train(config, mesh, supervisor)
     except OSError as error:
         if not _disk_is_full(error):
             raise
@@ -44,18 +58,17 @@ def run_job(config: RunConfig) -> int:
             ],
             FAILURE,
         )
-    world.stop()
-    return status
 
 
 def _disk_is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
-def _train(config: RunConfig, mesh: Mesh) -> int:
+def _train(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> int:
     schedule, _ = build_schedule(config)
     assert schedule is not None, "validated before"
     try:
+        supervisor.phase("data preparation")
         corpus = build.prepare_corpus(config, mesh)
         resume, state = build.start_state(config, mesh, schedule=schedule, corpus=corpus)
         if is_over(config, schedule, state):
@@ -67,11 +80,14 @@ def _train(config: RunConfig, mesh: Mesh) -> int:
             return 0
         first = schedule.stage_at(state.tokens_seen)
         mesh = world.arrange(mesh.world, first.parallel.topology(mesh.world_size))
+        supervisor.phase("building the model")
         run = build.build_run(
             config, mesh, schedule=schedule, corpus=corpus, state=state, resume=resume
         )
+        run.supervisor = supervisor
         loader = build.build_loader(run, corpus)
     except ValueError as error:
+        supervisor.refused(str(error))
         return refuse(str(error).splitlines())
     started = datetime.now(UTC)
     progress = Progress(
@@ -88,6 +104,8 @@ def _train(config: RunConfig, mesh: Mesh) -> int:
         try:
             finished = _train_leg(run, loader, progress, signal)
             while finished and not run.is_over:
+                supervisor.phase("layout change")
+                supervisor.layout_changes()
                 build.reform(run, corpus)
                 progress.line(f"{config.run_name}: now {_describe_layout(run)}")
                 finished = _train_leg(run, build.build_loader(run, corpus), progress, signal)
@@ -96,6 +114,7 @@ def _train(config: RunConfig, mesh: Mesh) -> int:
     run.checkpoints.close()
     _close_logs(run, started, failed=bool(failure))
     if failure:
+        supervisor.refused(failure)
         return refuse([failure], FAILURE)
     if mesh.is_main:
         sys.stdout.write(closing_words(run.folder, run.state, finished=finished))

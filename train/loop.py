@@ -3,7 +3,7 @@
 import json
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from data.loader import GlobalBatch
 from model.layer_pattern import expand_pattern
 from parallel.mesh import Mesh
+from parallel.watch.waiting import waiting
 from train.checkpoint import Checkpoints, RunState, write_durably
 from train.config import RunConfig
 from train.evaluate import HeldOut, evaluate
@@ -22,6 +23,7 @@ from train.run_log import RunLog, finite
 from train.schedule import Point, Schedule, Stage
 from train.step import StepResult, optimizer_step, what_was_seen
 from train.stop_signal import StopSignal
+from train.supervisor import Supervisor
 from train.trainer import Trainer
 from train.wandb_log import WandbLog
 
@@ -48,6 +50,13 @@ class Run:
     wandb: WandbLog | None = None
     # Main rank only: why a log could not be written. The other ranks learn of it with the next step.
     failure: OSError | None = None
+    # None where nobody watches: in tests of the loop alone.
+    supervisor: Supervisor | None = None
+
+    def phase(self, name: str) -> None:
+        """Say what the run does from now on."""
+        if self.supervisor is not None:
+            self.supervisor.phase(name)
 
     @property
     def total_tokens(self) -> int:
@@ -71,7 +80,8 @@ def train(run: Run, batches: Iterable[GlobalBatch], progress: Progress, signal: 
         OSError: a log or a checkpoint could not be written; on every rank.
     """
     drawn = time.perf_counter()
-    for batch in batches:
+    for index, batch in enumerate(_drawn(batches)):
+        run.phase(f"step {run.state.step + 1}")
         point = run.schedule.at(run.state.tokens_seen)
         waited = time.perf_counter() - drawn
         result = optimizer_step(
@@ -82,6 +92,8 @@ def train(run: Run, batches: Iterable[GlobalBatch], progress: Progress, signal: 
             model=run.config.model,
             stop=signal.requested or run.failure is not None,
         )
+        if index == 0 and run.supervisor is not None:
+            run.supervisor.first_step_done()
         if result.stop_votes:
             run.mesh.together(lambda: _raise(run.failure))
         if not result.applied:
@@ -99,6 +111,17 @@ def train(run: Run, batches: Iterable[GlobalBatch], progress: Progress, signal: 
     run.mesh.together(lambda: _raise(run.failure))
     # A signal that came too late for a vote in the last step: the stage's checkpoint is there already.
     return run.is_over or not any(run.mesh.gather_objects(signal.requested))
+
+
+def _drawn(batches: Iterable[GlobalBatch]) -> Iterator[GlobalBatch]:
+    """The batches; while one is not ready, the watch knows what this rank waits for."""
+    iterator = iter(batches)
+    while True:
+        with waiting("", "its next batch from the loader"):
+            batch = next(iterator, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _evaluate_and_save(run: Run, point: Point, progress: Progress, *, stopping: bool) -> None:
@@ -123,6 +146,7 @@ def is_over(config: RunConfig, schedule: Schedule, state: RunState) -> bool:
 
 
 def _save(run: Run) -> None:
+    run.phase("checkpoint")
     if run.log is not None:
         run.log.sync()
     run.checkpoints.save(run.trainer.engine, run.state)
@@ -218,6 +242,7 @@ def _write(run: Run, row: dict[str, Any]) -> None:
 def _evaluate(run: Run, point: Point, progress: Progress) -> None:
     if run.held_out is None:
         return
+    run.phase("evaluation")
     result = evaluate(run.trainer, run.mesh, run.held_out(point.stage), point.rope_base)
     row = {
         "step": run.state.step,

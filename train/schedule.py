@@ -187,7 +187,7 @@ def _resolve(
 
 
 # What belongs to the processes, not to the layout of a stage.
-_OF_THE_RUN = {"timeout_seconds"}
+_OF_THE_RUN = {"timeout_seconds", "timeouts", "first_step_seconds"}
 
 
 def _stage_layout(

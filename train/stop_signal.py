@@ -29,6 +29,8 @@ class StopSignal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is not None:
+            return  # the run fails: the launcher's SIGTERM may not cut its last words short
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

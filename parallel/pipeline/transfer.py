@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from parallel.mesh import AxisGroup
+from parallel.watch.waiting import waiting
 
 
 class Delivery:
@@ -23,11 +24,13 @@ class Delivery:
     ) -> None:
         message = dist.P2POp(call, tensor, group.ranks[peer], group.group)
         self._works, self._tensor = dist.batch_isend_irecv([message]), tensor
+        self._group, self._what = group, f"{call.__name__} with rank {group.ranks[peer]}"
 
     def wait(self) -> Tensor:
         """The tensor, sent or received. On a GPU only the current stream waits."""
-        for work in self._works:
-            work.wait()
+        with waiting(self._group.description, self._what):
+            for work in self._works:
+                work.wait()
         return self._tensor
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from parallel.mesh import AxisGroup
 from parallel.sequence.traffic import Direction, Kind, TrafficMeter
+from parallel.watch.waiting import waiting
 
 
 class Transfer:
@@ -77,7 +78,8 @@ class Wire:
 
     def receive(self, transfer: Transfer, direction: Direction) -> Tensor:
         """Wait for a transfer and count what it brought."""
-        received_R2GK = transfer.wait()
+        with waiting(self.axis.description, "ring transfer"):
+            received_R2GK = transfer.wait()
         self.meter.add(self.kind, direction, received_R2GK.nbytes)
         return received_R2GK
 

@@ -1,0 +1,180 @@
+"""From what every rank says about itself to the one sentence that names who is missing. No clocks, no network."""
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass
+
+from parallel.watch.waiting import Wait
+
+
+@dataclass(frozen=True)
+class Status:
+    """What one rank last said about itself."""
+
+    rank: int
+    host: str
+    process: int
+    # What the run is doing there: "step 12", "evaluation", ...; and for how long, in seconds.
+    phase: str
+    seconds: float
+    waits: tuple[Wait, ...]
+    # Grows with every sign of life.
+    beat: int = 0
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, object]) -> "Status":
+        """From `to_dict`."""
+        waits = tuple(Wait(**wait) for wait in content.pop("waits"))  # type: ignore[attr-defined]
+        return cls(waits=waits, **content)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Members:
+    """The ranks of a process group and the axis it belongs to."""
+
+    axis: str
+    ranks: tuple[int, ...]
+
+
+def verdict(
+    judge: Status,
+    statuses: Mapping[int, Status],
+    silent: Set[int],
+    groups: Mapping[str, Members],
+) -> str:
+    """Who keeps `judge` waiting, in one line.
+
+    statuses: the last words of every rank that ever spoke. silent: the ranks that give no sign of life.
+    groups: by description, as the waits name them.
+    """
+    if silent:
+        waited = describe_wait(_waits_for(silent, judge, statuses, groups), groups)
+        return f"{waited}; no sign of life from {name_ranks(sorted(silent), statuses)}"
+    waited = describe_wait(judge, groups)
+    path = _follow(judge, statuses, groups)
+    last = path[-1]
+    if last in path[:-1]:
+        ring = "; ".join(describe_wait(status, groups) for status in path[:-1])
+        return f"ranks wait for each other in a ring: {ring}"
+    if last is judge:
+        return f"{waited}; every other rank has come or gone on"
+    if last.waits:  # for something that is no group of ranks: its data
+        return f"{waited}; {describe_wait(last, groups)}"
+    return (
+        f"{waited}; rank {last.rank} on {last.host} (process {last.process}) is not there: it has been in "
+        f"{last.phase} for {last.seconds:.0f} s, waiting for no one"
+    )
+
+
+def describe_wait(status: Status, groups: Mapping[str, Members]) -> str:
+    """What a rank waits for, with its axis and peers."""
+    who = f"rank {status.rank} on {status.host}"
+    if not status.waits:
+        return f"{who} is in {status.phase}"
+    wait = status.waits[0]
+    members = groups.get(wait.group)
+    where = ""
+    if members is not None:
+        where = f" on axis {members.axis} (ranks {compact(members.ranks)})"
+    return f"{who} has waited {wait.seconds:.0f} s in {wait.operation}{where}, {status.phase}"
+
+
+def compact(ranks: Sequence[int]) -> str:
+    """[0, 1, 2, 3, 8] as "0-3, 8"."""
+    parts: list[list[int]] = []
+    for rank in ranks:
+        if parts and rank == parts[-1][-1] + 1:
+            parts[-1].append(rank)
+        else:
+            parts.append([rank])
+    return ", ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
+
+
+def _waits_for(
+    silent: Set[int],
+    judge: Status,
+    statuses: Mapping[int, Status],
+    groups: Mapping[str, Members],
+) -> Status:
+    """The first living rank that waits in a group of a silent one; others may wait for that rank in turn."""
+    for status in (judge, *(statuses[rank] for rank in sorted(statuses))):
+        members = groups.get(status.waits[0].group) if status.waits else None
+        if (
+            members is not None
+            and status.rank not in silent
+            and not silent.isdisjoint(members.ranks)
+        ):
+            return status
+    return judge
+
+
+def _follow(
+    judge: Status, statuses: Mapping[int, Status], groups: Mapping[str, Members]
+) -> list[Status]:
+    """From a waiting rank over those it waits for to one that waits for no rank; a closed ring if there is none."""
+    ring: list[Status] = []
+    paths, seen = [[judge]], {judge.rank}
+    while paths:
+        path = paths.pop(0)
+        missing = _missing_from(path[-1], statuses, groups)
+        if not missing:
+            return path
+        for status in missing:
+            if status.rank not in seen:
+                seen.add(status.rank)
+                paths.append([*path, status])
+            elif not ring and status in path:
+                ring = [*path[path.index(status) :], status]
+    return ring or [judge]
+
+
+def _missing_from(
+    waiter: Status, statuses: Mapping[int, Status], groups: Mapping[str, Members]
+) -> list[Status]:
+    """Members of the group `waiter` waits in that have not come to the same operation."""
+    if not waiter.waits:
+        return []
+    wait = waiter.waits[0]
+    members = groups.get(wait.group)
+    if members is None:
+        return []
+    arrived: Callable[[Status], bool]
+    if wait.number is None:  # a message: whoever waits in the same group exchanges messages too
+        arrived = lambda status: any(w.group == wait.group for w in status.waits)  # noqa: E731
+    else:
+        number = wait.number
+        arrived = lambda status: any(  # noqa: E731
+            w.group == wait.group and w.number is not None and w.number >= number
+            for w in status.waits
+        )
+    others = [statuses[r] for r in members.ranks if r != waiter.rank and r in statuses]
+    return [status for status in others if not arrived(status)]
+
+
+def name_ranks(ranks: Sequence[int], statuses: Mapping[int, Status]) -> str:
+    """Ranks by host, with process and last words of the first of each host."""
+    by_host: dict[str, list[int]] = {}
+    for rank in ranks:
+        host = statuses[rank].host if rank in statuses else "an unknown host"
+        by_host.setdefault(host, []).append(rank)
+    named = []
+    for host, members in by_host.items():
+        everyone = [rank for rank, status in statuses.items() if status.host == host]
+        lost = len(everyone) > 1 and sorted(everyone) == members
+        text = f"rank{'s' if len(members) > 1 else ''} {compact(members)} on {host}"
+        if lost:
+            text += f" (all of {host}'s: the host is down, stopped or cut off)"
+        if members[0] in statuses:
+            last = statuses[members[0]]
+            text += f" (process {last.process}), last seen in {_last_words(last)}"
+        named.append(text)
+    return "; ".join(named)
+
+
+def _last_words(status: Status) -> str:
+    if not status.waits:
+        return status.phase
+    return f"{status.phase}, waiting in {status.waits[0].operation}"

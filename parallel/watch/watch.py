@@ -1,0 +1,163 @@
+"""The watch of one rank: says that it lives, and ends the run when its peers do not come.
+
+Two daemon threads. One leaves this rank's last words on the board; it stops when the process is stopped or the
+link to the board is cut, and that silence is what the others notice. The other looks at what this process is
+waiting for. When that exceeds the limit of its axis, the first rank to notice asks the board who is missing,
+tells the others and they all call `on_hang` with the one sentence, which is not expected to return.
+
+From hang to end: the limit, at most a quarter of it, and 5 s where the board is out of reach.
+"""
+
+import dataclasses
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch.distributed as dist
+
+from parallel.timeouts import Timeouts
+from parallel.watch.board import Board, in_time
+from parallel.watch.verdict import Members, Status, describe_wait, verdict
+from parallel.watch.waiting import Wait, pending
+
+# Seconds between signs of life: a fraction of the shortest limit, within these.
+_FASTEST, _SLOWEST, _FRACTION = 0.25, 10.0, 16.0
+# Signs of life that a rank may miss.
+_MISSED = 2.5
+
+
+class Watch:
+    """Watches while entered. `phase` and `started` are the run's to set."""
+
+    def __init__(
+        self,
+        board: Board,
+        *,
+        rank: int,
+        world_size: int,
+        timeouts: Timeouts,
+        groups: Mapping[str, Members],
+        on_hang: Callable[[str], None],
+    ) -> None:
+        """groups: by description; may grow while the watch runs.
+
+        on_hang: gets the sentence on every rank that waits too long, in the watch's thread.
+        """
+        self._board = board
+        self._ranks = range(world_size)
+        self._timeouts = timeouts
+        self._groups = groups
+        self._on_hang = on_hang
+        limits = [timeouts.seconds, *timeouts.by_axis.values()]
+        self._interval = min(_SLOWEST, max(_FASTEST, min(limits) / _FRACTION))
+        self._me = Status(rank, socket.gethostname(), os.getpid(), "start", 0.0, ())
+        self._since = time.monotonic()
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for name, work in (("watch_life", self._live), ("watch", self._look))
+        ]
+        # Whether a step has been done in this layout: from then on the short limits hold.
+        self.started = False
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+
+    def phase(self, name: str) -> None:
+        """What the run is doing on this rank from now on."""
+        self._me = dataclasses.replace(self._me, phase=name)
+        self._since = time.monotonic()
+
+    def explain(self, error: Exception) -> str:
+        """Why a transfer failed, in one line: who gives no sign of life, or what another rank found."""
+        return self._ask() or f"{self._words(self.status())}: {str(error).splitlines()[0]}"
+
+    def status(self) -> Status:
+        """This rank's own, now."""
+        elapsed = time.monotonic() - self._since
+        return dataclasses.replace(self._me, seconds=elapsed, waits=tuple(pending()[:4]))
+
+    def _live(self) -> None:
+        beat = 0
+        while not self._over.is_set():
+            beat += 1
+            status = dataclasses.replace(self.status(), beat=beat)
+            in_time(lambda status=status: self._board.publish(status), self._interval)  # type: ignore[misc]
+            self._over.wait(self._interval)
+
+    def _look(self) -> None:
+        while not self._over.wait(self._interval):
+            late = [wait for wait in pending() if wait.seconds > self._limit(wait)]
+            if not late:
+                continue
+            sentence = self._ask() or (
+                f"{self._words(self.status())}; the store of the run does not answer: rank 0's host is "
+                "down, stopped, or cut off from here"
+            )
+            if not self._over.is_set():
+                self._on_hang(sentence)
+            return
+
+    def _limit(self, wait: Wait) -> float:
+        members = self._groups.get(wait.group)
+        axis = members.axis if members is not None else "control"
+        return self._timeouts.of(axis, started=self.started)
+
+    def _words(self, status: Status) -> str:
+        return describe_wait(status, self._groups)
+
+    def _ask(self) -> str | None:
+        """The verdict: found by this rank if it is the first to ask, else as announced; None: no answer."""
+        patience = (_MISSED + 2) * self._interval + 2.0
+        if in_time(self._board.claim, 2.0):
+            return in_time(self._judge, patience)
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            announced = in_time(self._board.announced, 2.0)
+            if announced is not None:
+                return announced
+            time.sleep(0.1)
+        return None
+
+    def _judge(self) -> str:
+        me, first = self.status(), self._board.read(self._ranks)
+        silent = {rank for rank, status in first.items() if _is_gone(status, me)}
+        last = first
+        if not silent:
+            time.sleep(_MISSED * self._interval)
+            last = self._board.read(self._ranks)
+            unheard = {r for r, status in last.items() if first.get(r, me).beat == status.beat}
+            silent = (unheard | (set(self._ranks) - last.keys())) - {me.rank}
+        found = verdict(me, {**last, me.rank: me}, silent, self._groups)
+        self._board.announce(found)
+        return found
+
+
+def _is_gone(status: Status, me: Status) -> bool:
+    """Whether that process has ended; seen only from its own host."""
+    return status.host == me.host and not Path(f"/proc/{status.process}").exists()
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an exception says that a peer went away or did not answer. Gloo has no class for it."""
+    if isinstance(error, dist.DistError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        sign in text for sign in ("gloo", "Connection closed by peer", "Connection reset by peer")
+    )

@@ -1,0 +1,130 @@
+"""Who is missing, from what every rank says about itself: invented worlds with one thing wrong."""
+
+import threading
+
+import pytest
+
+from parallel.timeouts import Timeouts
+from parallel.watch.verdict import Members, Status, compact, verdict
+from parallel.watch.waiting import Wait, pending, waiting
+
+GROUPS = {
+    "tensor#0": Members("tensor", (0, 1)),
+    "tensor#1": Members("tensor", (2, 3)),
+    "sequence#2": Members("sequence", (0, 2)),
+    "sequence#3": Members("sequence", (1, 3)),
+    "data#4": Members("data", (0, 1, 2, 3)),
+}
+
+
+def status(rank: int, *waits: Wait, phase: str = "step 7", seconds: float = 9.0) -> Status:
+    return Status(rank, f"n{rank // 2 + 1}", 100 + rank, phase, seconds, waits, beat=3)
+
+
+def world(*statuses: Status) -> dict[int, Status]:
+    return {one.rank: one for one in statuses}
+
+
+def test_a_silent_rank_is_named_with_host_process_and_last_words() -> None:
+    everyone = world(
+        status(0, Wait("data#4", "all_reduce", 8, 31.0)),
+        status(1, Wait("data#4", "all_reduce", 8, 31.0)),
+        status(2, Wait("data#4", "all_reduce", 8, 30.0)),
+        status(3, phase="evaluation"),
+    )
+    found = verdict(everyone[0], everyone, {3}, GROUPS)
+    assert "rank 0 on n1 has waited 31 s in all_reduce on axis data (ranks 0-3), step 7" in found
+    assert "no sign of life from rank 3 on n2 (process 103), last seen in evaluation" in found
+
+
+def test_the_axis_named_is_the_one_on_which_the_silent_rank_is_missed() -> None:
+    """Rank 0 waits for rank 1, which waits for rank 3: the axis that matters is rank 1's."""
+    everyone = world(
+        status(0, Wait("tensor#0", "all_gather", 5, 31.0)),
+        status(1, Wait("sequence#3", "ring transfer", None, 31.0)),
+        status(2, Wait("tensor#1", "all_gather", 5, 30.0)),
+        status(3),
+    )
+    found = verdict(everyone[0], everyone, {3}, GROUPS)
+    assert "rank 1 on n1 has waited 31 s in ring transfer on axis sequence (ranks 1, 3)" in found
+
+
+def test_a_silent_host_is_named_as_a_whole() -> None:
+    everyone = world(*(status(rank, Wait("data#4", "all_reduce", 8, 31.0)) for rank in range(4)))
+    found = verdict(everyone[0], everyone, {2, 3}, GROUPS)
+    assert "ranks 2-3 on n2 (all of n2's: the host is down, stopped or cut off)" in found
+
+
+def test_a_living_rank_that_did_not_come_is_found_through_those_that_wait_for_it() -> None:
+    """0 waits for 1, 1 for 3, 3 for 2, and 2 waits for nobody: it is the one."""
+    everyone = world(
+        status(0, Wait("tensor#0", "all_gather", 5, 31.0)),
+        status(1, Wait("sequence#3", "ring transfer", None, 31.0)),
+        status(2, phase="checkpoint", seconds=77.0),
+        status(3, Wait("tensor#1", "all_gather", 5, 30.0)),
+    )
+    found = verdict(everyone[0], everyone, set(), GROUPS)
+    assert "rank 2 on n2 (process 102) is not there: it has been in checkpoint for 77 s" in found
+
+
+def test_a_rank_one_collective_behind_is_not_taken_for_arrived() -> None:
+    everyone = world(
+        status(0, Wait("tensor#0", "all_gather", 6, 31.0)),
+        status(1, Wait("data#4", "all_reduce", 2, 30.0)),
+        status(2, Wait("tensor#1", "all_gather", 6, 30.0)),
+        status(3, Wait("", "its next batch from the loader", None, 29.0)),
+    )
+    found = verdict(everyone[0], everyone, set(), GROUPS)
+    assert found.endswith("rank 3 on n2 has waited 29 s in its next batch from the loader, step 7")
+
+
+def test_ranks_that_wait_for_each_other_are_shown_as_a_ring() -> None:
+    everyone = world(
+        status(0, Wait("tensor#0", "all_gather", 5, 31.0)),
+        status(1, Wait("sequence#3", "all_reduce", 4, 31.0)),
+        status(2, Wait("sequence#2", "all_reduce", 4, 31.0)),
+        status(3, Wait("tensor#1", "all_gather", 5, 30.0)),
+    )
+    found = verdict(everyone[0], everyone, set(), GROUPS)
+    assert found.startswith("ranks wait for each other in a ring: rank 0 on n1 has waited 31 s")
+    assert found.count(" has waited ") == 4
+
+
+def test_ranks_are_written_in_ranges() -> None:
+    assert compact([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
+
+
+def test_a_thread_that_blocks_says_in_what() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def block() -> None:
+        with waiting("sequence#2", "ring transfer"):
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=block)
+    thread.start()
+    entered.wait(10)
+    during = [(wait.group, wait.operation, wait.number) for wait in pending()]
+    leave.set()
+    thread.join()
+    assert during == [("sequence#2", "ring transfer", None)]
+    assert pending() == []
+
+
+@pytest.mark.parametrize(
+    ("purpose", "started", "seconds"),
+    [
+        ("tensor", True, 60.0),
+        ("window", True, 40.0),
+        ("zero", True, 600.0),
+        ("control", True, 600.0),
+        ("tensor", False, 1800.0),
+    ],
+)
+def test_limits_are_per_axis_and_long_before_the_first_step(
+    purpose: str, started: bool, seconds: float
+) -> None:
+    timeouts = Timeouts(600.0, {"tensor": 60.0, "sequence": 40.0}, first_step=1800.0)
+    assert timeouts.of(purpose, started=started) == seconds
+    assert timeouts.of_backend(purpose, started=started).total_seconds() == 1.5 * seconds

@@ -1,0 +1,108 @@
+"""One rank's guard over a run: its phases, its limits for waiting, its last words."""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from parallel.mesh import Mesh, limit_waits
+from parallel.watch.board import Board
+from parallel.watch.waiting import flight_record
+from parallel.watch.watch import Watch, is_lost_peer
+from train.journal import Journal, put_error_aside
+from train.refusal import FAILURE
+
+
+class Supervisor:
+    """Made on every rank after the world has started; while entered, hangs end the run."""
+
+    def __init__(self, mesh: Mesh, folder: Path) -> None:
+        self._world = mesh.world
+        if mesh.is_main:
+            put_error_aside(folder)
+        self._journal = Journal(folder, mesh.rank)
+        self._watch: Watch | None = None
+        if mesh.world.store is not None:
+            self._watch = Watch(
+                Board(mesh.world.store, mesh.rank),
+                rank=mesh.rank,
+                world_size=mesh.world_size,
+                timeouts=mesh.world.timeouts,
+                groups=mesh.world.members,
+                on_hang=self._end,
+            )
+
+    def __enter__(self) -> Self:
+        if self._watch is not None:
+            self._watch.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """What nobody expected ends this process here: its threads may wait for peers for ever."""
+        if isinstance(error, Exception):
+            self._fail(error)
+        if self._watch is not None:
+            self._watch.__exit__(kind, error, trace)
+        self._journal.close()
+
+    def phase(self, name: str) -> None:
+        """What the run does from now on."""
+        if self._watch is not None:
+            self._watch.phase(name)
+        if not name.startswith("step "):
+            self._journal.line(name)
+
+    def line(self, text: str) -> None:
+        """One line in this rank's file."""
+        self._journal.line(text)
+
+    def first_step_done(self) -> None:
+        """From now on the short limits hold."""
+        self._limit(started=True)
+
+    def layout_changes(self) -> None:
+        """Until the first step of the next layout the long limits hold."""
+        self._limit(started=False)
+
+    def refused(self, text: str) -> None:
+        """The run ends for a reason that every rank knows; keep it."""
+        self._journal.error(text)
+
+    def _limit(self, *, started: bool) -> None:
+        limit_waits(self._world, started=started)
+        if self._watch is not None:
+            self._watch.started = started
+
+    def _fail(self, error: Exception) -> None:
+        text = "".join(traceback.format_exception(error))
+        if self._watch is not None and is_lost_peer(error):
+            sentence = self._watch.explain(error)
+            if self._journal.error(f"{sentence}\n\n{text}"):
+                self._say(sentence)
+        elif self._journal.error(text):
+            sys.stderr.write(text)
+        self._exit()
+
+    def _end(self, sentence: str) -> None:
+        """A hang: the main thread may be blocked for ever, so the process ends from the watch's thread."""
+        self._journal.hang(sentence, flight_record())
+        if self._journal.error(f"nothing moves: {sentence}"):
+            self._say(f"nothing moves: {sentence}")
+        self._exit()
+
+    def _say(self, sentence: str) -> None:
+        sys.stderr.write(
+            f"train: rank {self._world.rank}: {sentence}; the same command goes on from the last checkpoint\n"
+        )
+
+    def _exit(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(FAILURE)
