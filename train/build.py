@@ -31,6 +31,7 @@ from train.evaluate import HeldOut
 from train.loop import Run, bases_by_kind
 from train.run_log import RunLog, write_config
 from train.schedule import Schedule, Stage
+from train.stragglers import Stragglers
 from train.trainer import Trainer
 from train.wandb_log import WandbLog
 
@@ -174,6 +175,9 @@ def build_run(
         state=state,
         checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint.keep, mesh),
         held_out=_held_out(config, mesh, corpus, schedule.stage_at(state.tokens_seen)),
+        stragglers=Stragglers(
+            mesh, config.logging.straggler_steps, config.logging.straggler_factor
+        ),
     )
     _note_layout(run)
     run.log, run.wandb = mesh.together(lambda: _open_logs(config, mesh, folder, state.step))

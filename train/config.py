@@ -86,6 +86,8 @@ class TrainConfig:
     keep_for_backward: str = "everything"
     # Weight of the squared log-partition function in the loss; 0 is off.
     z_loss: float = 0.0
+    # Choose only kernels that give the same bits every time; on GPUs slower.
+    deterministic: bool = False
     # Optimizer steps with a non-finite loss or gradient that are skipped before the run stops.
     max_skipped_steps: int = 0
 
@@ -132,8 +134,12 @@ class LoggingConfig:
     """What is written while training."""
 
     wandb: WandbConfig = field(default_factory=WandbConfig)
-    # Seconds between console lines where no terminal shows the progress bar.
+    # Seconds between console lines where no terminal shows the progress bar, and between those of log.txt.
     console_seconds: float = 10.0
+    # Optimizer steps between two comparisons of the ranks' speeds; 0: never.
+    straggler_steps: int = 20
+    # A rank that takes so many times the median is named.
+    straggler_factor: float = 1.5
 
 
 @dataclass

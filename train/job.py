@@ -17,6 +17,7 @@ from parallel.timeouts import Timeouts
 from train import build, validate
 from train.closing import closing_words
 from train.config import RunConfig
+from train.determinism import make_deterministic
 from train.loop import NonFiniteStep, Run, is_over, train
 from train.progress import Progress
 from train.refusal import FAILURE, STOPPED, refuse, refuse_alone
@@ -29,6 +30,8 @@ from train.supervisor import Supervisor
 
 def run_job(config: RunConfig) -> int:
     """Start the world, train, end the world. Returns the exit status."""
+    if config.train.deterministic:
+        make_deterministic()
     try:
         device = world.choose_device(config.train.device)
         choose_core(config.model.attention_backend, device, DTYPES[config.train.precision])
@@ -96,6 +99,7 @@ def _train(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> int:
         total_tokens=run.total_tokens,
         seconds=config.logging.console_seconds,
         speaks=mesh.is_main,
+        log=run.folder / "log.txt",
     )
     for line in _opening_words(run, resume):
         progress.line(line)

@@ -23,6 +23,7 @@ from train.run_log import RunLog, finite
 from train.schedule import Point, Schedule, Stage
 from train.step import StepResult, optimizer_step, what_was_seen
 from train.stop_signal import StopSignal
+from train.stragglers import Stragglers
 from train.supervisor import Supervisor
 from train.trainer import Trainer
 from train.wandb_log import WandbLog
@@ -50,6 +51,7 @@ class Run:
     wandb: WandbLog | None = None
     # Main rank only: why a log could not be written. The other ranks learn of it with the next step.
     failure: OSError | None = None
+    stragglers: Stragglers | None = None
     # None where nobody watches: in tests of the loop alone.
     supervisor: Supervisor | None = None
 
@@ -100,6 +102,7 @@ def train(run: Run, batches: Iterable[GlobalBatch], progress: Progress, signal: 
             _skip_or_stop(run, batch, result)
         _advance(run, batch, point)
         row = _metrics(run, batch, point, result, waited, time.perf_counter() - drawn)
+        _compare_ranks(run, row, progress)
         _write(run, row)
         progress.step(row)
         stopping = result.stop_votes > 0
@@ -220,6 +223,17 @@ def _metrics(
         row["z_loss"] = result.z_loss
     cleaned: dict[str, Any] = finite(row)
     return cleaned
+
+
+def _compare_ranks(run: Run, row: dict[str, Any], progress: Progress) -> None:
+    """Now and then: which rank is slow. Collective."""
+    if run.stragglers is None:
+        return
+    found, lines = run.stragglers.step(row["seconds"]["data"])
+    if found is not None:
+        row["stragglers"] = found
+    for line in lines:
+        progress.line(line)
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -1,12 +1,18 @@
-"""What a person sees while a run goes on: a progress bar on a terminal, a line now and then elsewhere."""
+"""What a person sees while a run goes on: a progress bar on a terminal, a line now and then elsewhere.
 
+The lines also go to the run's log.txt, with the time.
+"""
+
+import contextlib
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
 
+from train.journal import now
 from train.schedule import Schedule
 
 
@@ -16,7 +22,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 class Progress:
-    """The console of the main rank; other ranks get one that says nothing."""
+    """The console and log.txt of the main rank; other ranks get one that says nothing."""
 
     def __init__(
         self,
@@ -26,10 +32,12 @@ class Progress:
         total_tokens: int,
         seconds: float,
         speaks: bool,
+        log: Path | None = None,
     ) -> None:
         self._schedule = schedule
         self._seconds = seconds
         self._speaks = speaks
+        self._log = log
         self._total = total_tokens
         self._said = 0.0
         self._started = time.monotonic()
@@ -67,27 +75,39 @@ class Progress:
             self._bar.set_description_str(f"{where} len {row['sequence_length']:,}", refresh=False)
             self._bar.set_postfix_str(f"loss {number(row['loss'])}", refresh=False)
             self._bar.update(row["batch_tokens"])
-            return
-        now = time.monotonic()
+        moment = time.monotonic()
         last = row["tokens_seen"] >= self._total
-        if now - self._said < self._seconds and not last:
+        if moment - self._said < self._seconds and not last:
             return
-        self._said = now
+        self._said = moment
         done = row["tokens_seen"] - self._first
-        left = (self._total - row["tokens_seen"]) * (now - self._started) / max(1, done)
-        self.line(
+        left = (self._total - row["tokens_seen"]) * (moment - self._started) / max(1, done)
+        text = (
             f"step {row['step']:>6} | {where} | len {row['sequence_length']:,} | loss {number(row['loss'], 4)} | "
             f"norm {number(row['gradient_norm'], 2)} | lr {row['learning_rate']:.2e} | "
             f"{row['tokens_per_second']:,.0f} tok/s | {row['tokens_seen'] / self._total:4.0%} | "
             f"{_clock(left)} left"
         )
+        self._keep(text)
+        if self._bar.disable:
+            self._say(text)
 
     def line(self, text: str) -> None:
         """Show one line without breaking the bar."""
         if self._speaks:
+            self._keep(text)
             self._bar.clear()
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+    def _keep(self, text: str) -> None:
+        if self._log is None:
+            return
+        with contextlib.suppress(OSError), self._log.open("a") as file:  # a full disk: not here
+            file.write(f"{now()} {text}\n")
 
 
 def _clock(seconds: float) -> str:

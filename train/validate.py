@@ -110,6 +110,8 @@ def _numbers(config: RunConfig) -> list[str]:
         ("checkpoint.every_steps", config.checkpoint.every_steps, 0),
         ("checkpoint.keep", config.checkpoint.keep, 1),
         ("logging.console_seconds", config.logging.console_seconds, 0),
+        ("logging.straggler_steps", config.logging.straggler_steps, 0),
+        ("logging.straggler_factor", config.logging.straggler_factor, 1),
     ):
         if value is not None and not least <= value < math.inf:
             found.append(f"{key}={value}: must be a number from {least} up")

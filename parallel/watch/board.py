@@ -7,6 +7,7 @@ reads, once, when something hangs.
 import json
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
@@ -17,6 +18,14 @@ from parallel.watch.verdict import Status
 T = TypeVar("T")
 # Ranks asked for in one message.
 _AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one rank found out for all: the sentence, and (host, process) of whoever gives no sign of life."""
+
+    sentence: str
+    silent: tuple[tuple[str, int], ...]
 
 
 class Board:
@@ -46,15 +55,16 @@ class Board:
         """Whether this rank is the first to ask what has happened, and so the one to find out."""
         return self._store.compare_set("judge", "", str(self._rank)) == str(self._rank).encode()
 
-    def announce(self, verdict: str) -> None:
+    def announce(self, found: Finding) -> None:
         """Tell the others what was found."""
-        self._store.set("verdict", verdict)
+        self._store.set("finding", json.dumps([found.sentence, found.silent]))
 
-    def announced(self) -> str | None:
+    def announced(self) -> Finding | None:
         """What another rank found; None: nothing yet."""
-        if not self._store.check(["verdict"]):
+        if not self._store.check(["finding"]):
             return None
-        return bytes(self._store.get("verdict")).decode()
+        sentence, silent = json.loads(self._store.get("finding"))
+        return Finding(sentence, tuple((host, process) for host, process in silent))
 
 
 def in_time(work: Callable[[], T], seconds: float) -> T | None:

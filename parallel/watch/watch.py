@@ -8,8 +8,10 @@ tells the others and they all call `on_hang` with the one sentence, which is not
 From hang to end: the limit, at most a quarter of it, and 5 s where the board is out of reach.
 """
 
+import contextlib
 import dataclasses
 import os
+import signal
 import socket
 import threading
 import time
@@ -21,7 +23,7 @@ from typing import Self
 import torch.distributed as dist
 
 from parallel.timeouts import Timeouts
-from parallel.watch.board import Board, in_time
+from parallel.watch.board import Board, Finding, in_time
 from parallel.watch.verdict import Members, Status, describe_wait, verdict
 from parallel.watch.waiting import Wait, pending
 
@@ -85,7 +87,11 @@ class Watch:
 
     def explain(self, error: Exception) -> str:
         """Why a transfer failed, in one line: who gives no sign of life, or what another rank found."""
-        return self._ask() or f"{self._words(self.status())}: {str(error).splitlines()[0]}"
+        found = self._ask()
+        if found is None:
+            return f"{self._words(self.status())}: {str(error).splitlines()[0]}"
+        self._end_silent(found)
+        return found.sentence
 
     def status(self) -> Status:
         """This rank's own, now."""
@@ -105,13 +111,22 @@ class Watch:
             late = [wait for wait in pending() if wait.seconds > self._limit(wait)]
             if not late:
                 continue
-            sentence = self._ask() or (
+            found = self._ask() or Finding(
                 f"{self._words(self.status())}; the store of the run does not answer: rank 0's host is "
-                "down, stopped, or cut off from here"
+                "down, stopped, or cut off from here",
+                (),
             )
             if not self._over.is_set():
-                self._on_hang(sentence)
+                self._end_silent(found)
+                self._on_hang(found.sentence)
             return
+
+    def _end_silent(self, found: Finding) -> None:
+        """Kill the silent ranks of this host: a stopped process would keep its launcher waiting."""
+        for host, process in found.silent:
+            if host == self._me.host:
+                with contextlib.suppress(OSError):
+                    os.kill(process, signal.SIGKILL)
 
     def _limit(self, wait: Wait) -> float:
         members = self._groups.get(wait.group)
@@ -121,7 +136,7 @@ class Watch:
     def _words(self, status: Status) -> str:
         return describe_wait(status, self._groups)
 
-    def _ask(self) -> str | None:
+    def _ask(self) -> Finding | None:
         """The verdict: found by this rank if it is the first to ask, else as announced; None: no answer."""
         patience = (_MISSED + 2) * self._interval + 2.0
         if in_time(self._board.claim, 2.0):
@@ -134,7 +149,7 @@ class Watch:
             time.sleep(0.1)
         return None
 
-    def _judge(self) -> str:
+    def _judge(self) -> Finding:
         me, first = self.status(), self._board.read(self._ranks)
         silent = {rank for rank, status in first.items() if _is_gone(status, me)}
         last = first
@@ -143,7 +158,11 @@ class Watch:
             last = self._board.read(self._ranks)
             unheard = {r for r, status in last.items() if first.get(r, me).beat == status.beat}
             silent = (unheard | (set(self._ranks) - last.keys())) - {me.rank}
-        found = verdict(me, {**last, me.rank: me}, silent, self._groups)
+        last = {**last, me.rank: me}
+        found = Finding(
+            verdict(me, last, silent, self._groups),
+            tuple((last[rank].host, last[rank].process) for rank in sorted(silent) if rank in last),
+        )
         self._board.announce(found)
         return found
 

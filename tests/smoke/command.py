@@ -55,3 +55,25 @@ def kill_after(outputs: Path, name: str, step: int, ranks: int, arguments: list[
     ).stdout.split():
         os.kill(int(found), signal.SIGKILL)
     process.wait()
+
+
+def when_steps(
+    metrics: Path, steps: int, process: subprocess.Popen[str], *, pid_of_rank: int
+) -> int:
+    """Wait until so many steps are in the metrics; returns the process of a rank that `process` launched."""
+    deadline = time.monotonic() + 240
+    while not metrics.exists() or metrics.read_text().count("\n") < steps:
+        assert process.poll() is None, "ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for pid in children(process.pid):
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if f"RANK={pid_of_rank}".encode() in environment:
+            return pid
+    raise AssertionError(f"no process of rank {pid_of_rank}")
+
+
+def children(pid: int) -> list[int]:
+    """Processes that `pid` started and that still run."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found]

@@ -1,6 +1,7 @@
 """The real command under torchrun: killed and started again, alone or with other ranks."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.smoke.command import ROOT, command, kill_after, rows, run
+from tests.smoke.command import ROOT, command, kill_after, rows, run, when_steps
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,44 @@ def test_a_stop_signal_saves_and_the_same_command_goes_on(straight: tuple[Path, 
     assert f"step {stopped_at}," in finished.stderr
     expected, found = rows(outputs, "straight"), rows(outputs, "stopped")
     assert [row["loss"] for row in found] == [row["loss"] for row in expected]
+
+
+def test_a_stopped_rank_is_named_the_run_ends_in_time_and_goes_on(
+    straight: tuple[Path, Any],
+) -> None:
+    """SIGSTOP: to its peers the rank hangs. Twice the limit is what the run may take to end."""
+    outputs, arguments = straight
+    limit = 6.0
+    own = arguments("hung", **{"parallel.timeout_seconds": str(limit)})
+    launcher = command(2, own)
+    launcher.insert(launcher.index("--standalone"), "--shutdown-timeout=2")
+    metrics = outputs / "hung/metrics.jsonl"
+    with subprocess.Popen(
+        launcher,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        victim = int(when_steps(metrics, 12, process, pid_of_rank=1))
+        os.kill(victim, signal.SIGSTOP)
+        stopped = time.monotonic()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert time.monotonic() - stopped < 2 * limit
+    assert said.count("train: rank 0: nothing moves:") == 1
+    error = (outputs / "hung/error.txt").read_text()
+    assert re.search(r"rank 0 on \S+ has waited \d+ s in \w+ on axis data \(ranks 0-1\)", error)
+    assert re.search(rf"no sign of life from rank 1 on \S+ \(process {victim}\)", error)
+    reached = len(metrics.read_text().splitlines())
+    finished = run(2, own)
+    assert finished.returncode == 0, finished.stderr
+    resumed = int(re.search(r"going on from .*: step (\d+),", finished.stderr).group(1))  # type: ignore[union-attr]
+    assert reached - resumed <= 7, "more than checkpoint.every_steps steps lost"
+    assert [row["loss"] for row in rows(outputs, "hung")] == [
+        row["loss"] for row in rows(outputs, "straight")
+    ]
 
 
 def test_one_process_needs_no_launcher(small_run: Any, tmp_path: Path) -> None:
