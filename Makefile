@@ -18,7 +18,7 @@ READY = .venv/.ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check format benchmark gpu-check clean
+.PHONY: help setup train test check format benchmark soak gpu-check clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ format: $(READY)  ## format the code
 
 benchmark: $(READY)  ## measure, write docs/benchmarks.md and outputs/benchmarks/*.json
 	@PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PY) tests/benchmark/run_all.py $(ARGS)
+
+soak: $(READY)  ## a hundred kills, hangs on every axis: write docs/reliability.md (an hour)
+	@PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PY) tests/soak/run_all.py $(ARGS)
 
 gpu-check: $(READY)  ## on a GPU host: kernels against the oracle, a short run, a throughput table
 	@PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PY) tests/gpu/gpu_check.py $(ARGS)

@@ -23,6 +23,7 @@ class Supervisor:
         if mesh.is_main:
             put_error_aside(folder)
         self._journal = Journal(folder, mesh.rank)
+        self._kind = ""
         self._watch: Watch | None = None
         if mesh.world.store is not None:
             self._watch = Watch(
@@ -53,11 +54,13 @@ class Supervisor:
         self._journal.close()
 
     def phase(self, name: str) -> None:
-        """What the run does from now on."""
+        """What the run does from now on. Of steps in a row only the first is written down."""
         if self._watch is not None:
             self._watch.phase(name)
-        if not name.startswith("step "):
+        kind = name.partition(" ")[0]
+        if kind != self._kind:
             self._journal.line(name)
+        self._kind = kind
 
     def line(self, text: str) -> None:
         """One line in this rank's file."""

@@ -22,7 +22,7 @@ NAMES = (
     "packing",
     "step_profile",
     "resume",
-    "kills",
+    "deterministic",
     "traffic",
     "balance",
     "ring_side_by_side",

@@ -26,7 +26,7 @@ from outcome import Outcome
 from ring_accuracy import check_ring, check_waiting
 from ring_throughput import check_ring_throughput
 from segment_accuracy import check_segments
-from training_run import check_training, check_variants
+from training_run import check_deterministic, check_training, check_variants
 
 Check = Callable[[], Outcome]
 BEGIN, END = "<!-- gpu_check: begin -->", "<!-- gpu_check: end -->"
@@ -42,6 +42,7 @@ def parts(machine: Machine, outputs: Path) -> dict[str, Check]:
         "model": lambda: check_model(machine),
         "memory": lambda: check_memory(machine),
         "training": lambda: check_training(machine, outputs),
+        "deterministic": lambda: check_deterministic(machine, outputs),
         "variants": lambda: check_variants(machine, outputs),
         "ring_throughput": lambda: check_ring_throughput(machine),
         "throughput": lambda: check_throughput(machine),

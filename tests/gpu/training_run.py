@@ -3,6 +3,7 @@
     straight   under torchrun, 1,024 then 8,192 tokens, start to end
     killed     the same run without a launcher, killed by SIGKILL behind a checkpoint, then continued
                under torchrun: every step stands once and the losses are those of `straight`
+    deterministic  `straight` twice more in deterministic mode: the same bits, at what speed
     variants   a tiny model for a few steps: ZeRO-1, 2 and 3, float32, offload; losses agree
 
 The corpus is the embedded one, so nothing has to be brought along.
@@ -219,6 +220,31 @@ def check_variants(machine: Machine, outputs: Path) -> Outcome:
         f"{VARIANT_STEPS} steps of 512 tokens: proof that each works and agrees with the first, "
         "nothing about speed."
     )
+    return outcome
+
+
+def check_deterministic(machine: Machine, outputs: Path) -> Outcome:
+    """The main run twice in deterministic mode: the same bits; and what the mode costs."""
+    outputs.mkdir(parents=True, exist_ok=True)
+    runner = Runner(machine, outputs.resolve())
+    outcome = Outcome(
+        f"Deterministic mode, {runner.plan.model}",
+        ("run", "steps", "tokens/s", "model TFLOP/s", "peak GiB", "loss"),
+    )
+    found = {}
+    for run, switch in (("default", "false"), ("first", "true"), ("second", "true")):
+        name = _fresh(runner, f"deterministic_{run}")
+        done = runner.launch(name, [*runner.main_run(name), f"train.deterministic={switch}"])
+        rows = found[run] = runner.rows(name)
+        if done.returncode or not rows:
+            outcome.failures.append(f"{name}: status {done.returncode}: {_tail(done.stderr)}")
+            return outcome
+        outcome.numbers.append({"run": run, "rows": rows})
+        outcome.rows.append((run, str(len(rows)), *_speed(rows)))
+    first, second = (
+        [(row["loss"], row["gradient_norm"]) for row in found[run]] for run in ("first", "second")
+    )
+    outcome.expect(first == second, "two deterministic runs differ")
     return outcome
 
 
