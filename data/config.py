@@ -1,5 +1,6 @@
 """The knobs of the data folder."""
 
+import os
 from dataclasses import dataclass, field
 
 from data.indexed_dataset import bin_path, idx_path
@@ -39,10 +40,22 @@ class DataConfig:
     seed: int = 0
     """Of the order of documents and of the packing lottery."""
     full_check: bool = False
-    """Compare every byte of the token files at start; otherwise large files are spot-checked."""
+    """Compare every byte of the token files at start; otherwise, of tokens beyond 256 MiB, only some
+    blocks then and every page as it is read."""
 
     def problems(self) -> list[str]:
-        """Every rule that is broken, one clear line each; keys relative to the run ("data.")."""
+        """Everything that is wrong, one clear line each; keys relative to the run ("data.")."""
+        return self.rules() + self.missing()
+
+    def missing(self) -> list[str]:
+        """Which token files are not there, on this host."""
+        prefixes = {f"data.sources.{name}.prefix": s.prefix for name, s in self.sources.items()}
+        if self.heldout:
+            prefixes["data.heldout"] = self.heldout
+        return [line for key, prefix in prefixes.items() for line in missing_files(key, prefix)]
+
+    def rules(self) -> list[str]:
+        """What is wrong on any host."""
         found = []
         if self.corpus and self.corpus not in EMBEDDED_CORPORA:
             found.append(
@@ -67,13 +80,13 @@ class DataConfig:
         found += self._source_problems()
         if self.packing not in METHODS:
             found.append(f"data.packing={self.packing}: unknown; use {' or '.join(METHODS)}")
-        for name, value, default in (
-            ("look_ahead", self.look_ahead, DEFAULT_LOOK_AHEAD),
-            ("prefetch", self.prefetch, 2),
-            ("workers", self.workers, 2),
+        for name, value, most, default in (
+            ("look_ahead", self.look_ahead, 10_000_000, DEFAULT_LOOK_AHEAD),
+            ("prefetch", self.prefetch, 10_000, 2),
+            ("workers", self.workers, 1_000, 2),
         ):
-            if value < 1:
-                found.append(f"data.{name}={value}: must be at least 1; use {default}")
+            if not 1 <= value <= most:
+                found.append(f"data.{name}={value}: must be from 1 to {most}; use {default}")
         return found
 
     def _source_problems(self) -> list[str]:
@@ -83,11 +96,8 @@ class DataConfig:
                 found.append(
                     f"data.sources.{name}.weight={source.weight}: must be 0 or more; use 1.0"
                 )
-            found += missing_files(f"data.sources.{name}.prefix", source.prefix)
         if self.sources and not any(source.weight > 0 for source in self.sources.values()):
             found.append("data.sources: every weight is 0; give one of them weight=1.0")
-        if self.heldout:
-            found += missing_files("data.heldout", self.heldout)
         return found
 
 
@@ -95,7 +105,8 @@ def missing_files(key: str, prefix: str) -> list[str]:
     """One line when the token files of `prefix` are not there, saying how to make them."""
     if not prefix:
         return [f"{key}: is empty; name the prefix of token files made by `python -m data.prepare`"]
-    missing = [str(path) for path in (bin_path(prefix), idx_path(prefix)) if not path.is_file()]
+    # os.path knows a name that is too long, or a folder that may not be entered, as "no file"; Path raises.
+    missing = [str(p) for p in (bin_path(prefix), idx_path(prefix)) if not os.path.isfile(p)]  # noqa: PTH113
     if not missing:
         return []
     return [

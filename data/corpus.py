@@ -11,7 +11,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.manifest import Manifest, manifest_path, verify, write_json
+from data.manifest import Manifest, OtherVersion, manifest_path, verify, write_whole
 from data.prepare import PrepareOptions, prepare
 from data.readers import BadRecord, Document, read_documents
 from data.tokenizer import Tokenizer, train_on_files
@@ -95,6 +95,8 @@ def _refuse_damage(prefix: str, folder: Path) -> None:
     """Files that were made and then changed are somebody's to look at, not to be replaced silently."""
     try:
         verify(prefix)
+    except OtherVersion:
+        pass  # whole, and made anew
     except ValueError as error:
         raise ValueError(f"{error}. Or remove {folder}: the next run makes it anew") from error
 
@@ -125,4 +127,5 @@ def _make_tokenizer(path: str, files: list[str], recipe: Manifest, show_progress
         text_field="",
         show_progress=show_progress,
     )
-    write_json(record, {**recipe, "sha256": tokenizer.sha256})
+    made = {**recipe, "sha256": tokenizer.sha256}
+    write_whole(record, json.dumps(made, indent=1).encode() + b"\n")

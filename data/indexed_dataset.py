@@ -10,15 +10,18 @@
            int64    D + 1 document indices: document d = sequences [index[d], index[d + 1])
 
 Everything little-endian.  Our own files hold one sequence per document; files of Megatron's tools
-with several are read as well.  Opening maps both files and reads a few bytes of them.
+with several are read as well.  Opening maps the index and reads a few bytes of both files.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+
+from data.token_file import DamagedData, TokenFile
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -46,14 +49,20 @@ def idx_path(prefix: str | Path) -> Path:
     return Path(f"{prefix}.idx")
 
 
-class IndexedDataset:
-    """Documents of tokens behind a memory map; opening costs the same for any size.
+def crc_path(prefix: str | Path) -> Path:
+    """PREFIX.crc: checksums of the pages of PREFIX.bin (token_file.py)."""
+    return Path(f"{prefix}.crc")
 
+
+class IndexedDataset:
+    """Documents of tokens; opening costs the same for any size.
+
+    With `page_bytes`, tokens are checked against PREFIX.crc as they are read.
     Attributes: prefix, dtype, num_documents, num_sequences, num_tokens.
     ValueError naming the file when it is missing, foreign, or not as long as it says.
     """
 
-    def __init__(self, prefix: str | Path) -> None:
+    def __init__(self, prefix: str | Path, *, page_bytes: int | None = None) -> None:
         self.prefix = str(prefix)
         self._idx = idx_path(prefix)
         self._bin = bin_path(prefix)
@@ -66,9 +75,11 @@ class IndexedDataset:
         code, self.num_sequences, num_indices = _read_header(self._idx)
         self.dtype = DTYPES[code]
         self.num_documents = num_indices - 1
-        expected = HEADER.size + 12 * self.num_sequences + 8 * num_indices
-        _check_size(self._idx, expected)
-        index = np.memmap(self._idx, mode="r", dtype=np.uint8)
+        self._idx_bytes = HEADER.size + 12 * self.num_sequences + 8 * num_indices
+        _check_size(self._idx, self._idx_bytes)
+        self._idx_file = self._idx.open("rb", buffering=0)
+        # As a plain array: indexing a memmap object costs several times as much.
+        index = np.asarray(np.memmap(self._idx_file, mode="r", dtype=np.uint8))
         at = HEADER.size
         self._sizes = index[at : at + 4 * self.num_sequences].view("<i4")
         at += 4 * self.num_sequences
@@ -79,9 +90,15 @@ class IndexedDataset:
         _check_size(self._bin, end)
         self.num_tokens = end // self.dtype.itemsize
         self._tokens = (
-            np.memmap(self._bin, mode="r", dtype=self.dtype)
-            if self.num_tokens
-            else np.empty(0, dtype=self.dtype)
+            TokenFile(self._bin, self.dtype, self.num_tokens)
+            if page_bytes is None
+            else TokenFile(
+                self._bin,
+                self.dtype,
+                self.num_tokens,
+                checksums=crc_path(prefix),
+                page_bytes=page_bytes,
+            )
         )
 
     def _check_ends(self) -> int:
@@ -101,6 +118,7 @@ class IndexedDataset:
 
     def document_lengths(self, documents: np.ndarray) -> np.ndarray:
         """int64 lengths in tokens of the documents asked for; only their index entries are read."""
+        self._check_index()
         first = self._documents[documents]
         last = self._documents[documents + 1] - 1
         if (first == last).all():
@@ -110,6 +128,15 @@ class IndexedDataset:
         begin = self._pointers[first]
         end = self._pointers[last] + self._sizes[last].astype(np.int64) * self.dtype.itemsize
         return np.where(empty, 0, (end - begin) // self.dtype.itemsize).astype(np.int64)
+
+    def _check_index(self) -> None:
+        """A map of a file that was cut off kills the process where it is touched: look first."""
+        found = os.fstat(self._idx_file.fileno()).st_size
+        if found < self._idx_bytes:
+            raise DamagedData(
+                f"{self._idx}: expected {self._idx_bytes} bytes, found {found}; it became shorter"
+                " while it was in use, copy it again"
+            )
 
     def document_length(self, document: int) -> int:
         """Tokens of one document."""
@@ -121,24 +148,24 @@ class IndexedDataset:
             yield self.document_lengths(np.arange(start, min(start + CHUNK, self.num_documents)))
 
     def read(self, document: int, start: int, length: int) -> np.ndarray:
-        """Tokens [start, start + length) of a document: a view of the memory map.
+        """Tokens [start, start + length) of a document, read-only.
 
-        ValueError when the piece does not lie inside the document or the file.
+        DamagedData when they cannot be read, or the piece lies outside the document or the file.
         """
         size = self.document_length(document)
         if not length and 0 <= start <= size:
-            return self._tokens[:0]
+            return self._tokens.read(0, 0)
         first = int(self._pointers[int(self._documents[document])]) // self.dtype.itemsize
         if start < 0 or length < 0 or start + length > size or first + size > self.num_tokens:
-            raise ValueError(
+            raise DamagedData(
                 f"{self._bin}: tokens [{start}, {start + length}) of document {document} were asked"
                 f" for, it has {size}; the index does not fit the tokens, prepare it again"
             )
-        return self._tokens[first + start : first + start + length]
+        return self._tokens.read(first + start, first + start + length)
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
-        """Tokens [start, stop) of the whole file, documents end to end: a view."""
-        return self._tokens[start:stop]
+        """Tokens [start, stop) of the whole file, documents end to end, read-only."""
+        return self._tokens.read(start, stop)
 
 
 def _read_header(path: Path) -> tuple[int, int, int]:

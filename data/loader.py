@@ -1,6 +1,6 @@
 """Plans and reads global batches ahead of the trainer, in one background thread.
 
-    shapes -> planner.plan (lengths only, whole batch) -> rows of this rank -> memory map -> batch
+    shapes -> planner.plan (lengths only, whole batch) -> rows of this rank -> token files -> batch
 
 Every rank plans the whole batch, so counts over all ranks need no communication; each reads only
 the tokens of its own rows, which are dealt as `rows_of_rank` (batch.py) says.

@@ -3,8 +3,12 @@
     python -m data.manifest PREFIX [--full]      check token files against their manifest
     python -m data.manifest PREFIX --create      describe files of another tool (Megatron)
 
-Checksums are a SHA-256 of each file and a CRC-32 per block of it.  The check at start-up
-costs the same for any size: all of a file of up to 256 MiB, else first, last and two more blocks.
+Checksums are a SHA-256 of each file, a CRC-32 per block of it, and in PREFIX.crc a CRC-32 per page
+of the tokens.  The manifest itself is sealed (sealed_json.py).  No changed byte is trained on:
+
+    at start-up   manifest, index and page checksums whole; tokens of up to 256 MiB whole, of more
+                  the first, the last and two more blocks, or everything (`full`)
+    in the run    every page of tokens, each time it is read (token_file.py)
 """
 
 import argparse
@@ -15,21 +19,30 @@ import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from data.documents import mix_integers
-from data.indexed_dataset import IndexedDataset, bin_path, idx_path
+from data.indexed_dataset import IndexedDataset, bin_path, crc_path, idx_path
+from data.sealed_json import BrokenSeal, seal, unseal
+from data.token_file import ENTRY, PAGE_BYTES
 
 FORMAT = "ropewalk-tokens"
-VERSION = 1
+VERSION = 2
 BLOCK_BYTES = 64 << 20
 MAX_BLOCKS = 4_096
 SPOT_BLOCKS = 4
-"""Files of up to this many blocks (256 MiB) are checked whole, of longer ones as many blocks."""
+"""Tokens of up to this many blocks (256 MiB) are checked whole, of more as many blocks."""
 
 READ_BYTES = 4 << 20
+"""A multiple of the page."""
 
 Manifest = dict[str, Any]
+
+
+class OtherVersion(ValueError):
+    """A manifest that another version of this package wrote."""
 
 
 def manifest_path(prefix: str | Path) -> Path:
@@ -37,19 +50,21 @@ def manifest_path(prefix: str | Path) -> Path:
     return Path(f"{prefix}.manifest.json")
 
 
-def write_json(path: Path, value: Manifest) -> None:
-    """Write JSON to a file, whole or not at all."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
+    with partial.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
 
 
-def describe_file(path: Path) -> Manifest:
-    """Size, SHA-256 and block checksums of a file, in one pass."""
+def describe_file(path: Path, page_checksums: BinaryIO | None = None) -> Manifest:
+    """Size, SHA-256 and block checksums of a file, in one pass.
+
+    page_checksums: gets the CRC-32 of every page too.
+    """
     size = path.stat().st_size
     block_bytes = BLOCK_BYTES
     while size > block_bytes * MAX_BLOCKS:
@@ -66,6 +81,8 @@ def describe_file(path: Path) -> Manifest:
                     raise ValueError(f"{path}: became shorter while it was read")
                 whole.update(piece)
                 checksum = zlib.crc32(piece, checksum)
+                if page_checksums is not None:
+                    page_checksums.write(_page_checksums(piece))
                 remaining -= len(piece)
             blocks.append(checksum)
     return {
@@ -76,23 +93,37 @@ def describe_file(path: Path) -> Manifest:
     }
 
 
+def _page_checksums(piece: bytes) -> bytes:
+    view = memoryview(piece)
+    pages = [zlib.crc32(view[at : at + PAGE_BYTES]) for at in range(0, len(piece), PAGE_BYTES)]
+    return np.array(pages, dtype=ENTRY).tobytes()
+
+
 def describe(prefix: str | Path, details: Manifest) -> Manifest:
-    """The manifest of finished token files; `details` says where they came from."""
-    return describe_files(IndexedDataset(prefix), bin_path(prefix), idx_path(prefix), details)
+    """Write PREFIX.crc for finished token files and return their manifest.
 
-
-def describe_files(
-    dataset: IndexedDataset, tokens: Path, index: Path, details: Manifest
-) -> Manifest:
-    """The manifest of `dataset`, whose files are `tokens` and `index`."""
+    details: where the files came from.
+    """
+    dataset, checksums = IndexedDataset(prefix), crc_path(prefix)
+    partial = checksums.with_name(checksums.name + ".partial")
+    with partial.open("wb") as file:
+        tokens = describe_file(bin_path(prefix), file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(checksums)
     return {
         "format": FORMAT,
         "version": VERSION,
         "documents": dataset.num_documents,
         "tokens": dataset.num_tokens,
         "dtype": dataset.dtype.name,
+        "page_bytes": PAGE_BYTES,
         **details,
-        "files": {"bin": describe_file(tokens), "idx": describe_file(index)},
+        "files": {
+            "bin": tokens,
+            "idx": describe_file(idx_path(prefix)),
+            "crc": describe_file(checksums),
+        },
     }
 
 
@@ -104,26 +135,45 @@ def load(prefix: str | Path) -> Manifest:
             f"{path}: no such file; prepare the corpus again, or describe token files of another"
             f" tool with `python -m data.manifest {prefix} --create --vocab-size N --eos-id I`"
         )
+    raw = path.read_bytes()
     try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
+        value = unseal(raw)
+    except BrokenSeal as error:
+        _refuse_foreign(path, _parsed(path, raw))
+        raise ValueError(
+            f"{path}: damaged ({error}); copy it again or prepare the corpus again"
+        ) from None
+    _refuse_foreign(path, value)
+    return value
+
+
+def _parsed(path: Path, raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error}); prepare the corpus again") from None
+
+
+def _refuse_foreign(path: Path, value: Any) -> None:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise ValueError(f"{path}: not a manifest of token files; prepare the corpus again")
     if value.get("version") != VERSION:
-        raise ValueError(
+        raise OtherVersion(
             f"{path}: version {value.get('version')}, expected {VERSION}; prepare the corpus again"
         )
-    return value
 
 
 def verify(prefix: str | Path, *, full: bool = False) -> Manifest:
     """Check token files against their manifest and return it; ValueError on the first difference.
 
-    Sizes and counts always; contents whole (`full`, or files up to 256 MiB) or a few blocks.
+    Sizes and counts always; tokens whole (`full`, or up to 256 MiB) or a few blocks; the rest whole.
     """
     manifest = load(prefix)
-    for path, name in ((idx_path(prefix), "idx"), (bin_path(prefix), "bin")):
+    for path, name in (
+        (idx_path(prefix), "idx"),
+        (crc_path(prefix), "crc"),
+        (bin_path(prefix), "bin"),
+    ):
         if not path.is_file():
             raise ValueError(f"{path}: no such file, its manifest is there; prepare it again")
         recorded = manifest["files"][name]
@@ -133,7 +183,7 @@ def verify(prefix: str | Path, *, full: bool = False) -> Manifest:
                 f"{path}: expected {recorded['bytes']} bytes, found {found}; copy it again or"
                 " prepare the corpus again"
             )
-        _check_blocks(path, recorded, full)
+        _check_blocks(path, recorded, full or name != "bin")
         if full and describe_file(path)["sha256"] != recorded["sha256"]:
             raise ValueError(f"{path}: SHA-256 differs from the manifest's; prepare it again")
     dataset = IndexedDataset(prefix)
@@ -212,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "file": Path(options.tokenizer).name,
                     "sha256": hashlib.sha256(content).hexdigest(),
                 }
-            write_json(manifest_path(options.prefix), describe(options.prefix, details))
+            write_whole(manifest_path(options.prefix), seal(describe(options.prefix, details)))
         manifest = verify(options.prefix, full=options.full)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"data.manifest: {error}\n")

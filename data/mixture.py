@@ -43,6 +43,8 @@ def mixture_weights(names: Sequence[str], weights: Mapping[str, float]) -> tuple
     total = sum(weights.values())
     if total <= 0:
         raise ValueError(f"mix={dict(weights)}: no source has a positive weight; give one 1.0")
+    if total == float("inf"):
+        raise ValueError(f"mix={dict(weights)}: adds up to infinity; give weights near 1.0")
     return tuple(weights.get(name, 0.0) / total for name in names)
 
 

@@ -8,12 +8,13 @@ c counts, N tokens, V vocabulary, t(h) = number of different tokens seen after h
 has learnt anything beyond neighbours is below the bigram.
 """
 
+import hashlib
+import io
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from data.batch import IGNORE
 from data.indexed_dataset import IndexedDataset
 
 CHUNK_TOKENS = 1 << 22
-VERSION = 1
+VERSION = 2
 
 
 class NgramLosses(NamedTuple):
@@ -126,22 +127,38 @@ def _ends(dataset: IndexedDataset, max_tokens: int) -> np.ndarray:
 def cached_fit(
     dataset: IndexedDataset, vocab_size: int, *, max_tokens: int, sha256: str
 ) -> NgramYardstick:
-    """`fit`, kept in PREFIX.ngram.npz for the token file of checksum `sha256`."""
-    path = Path(f"{dataset.prefix}.ngram.npz")
+    """`fit`, kept in PREFIX.ngram for the token file of checksum `sha256`.
+
+    PREFIX.ngram is 32 bytes of SHA-256 and the .npz file they are of.
+    """
+    path = Path(f"{dataset.prefix}.ngram")
     key = f"{VERSION} {sha256} {vocab_size} {max_tokens}"
-    if path.is_file():
-        try:
-            with np.load(path) as kept:
-                if str(kept["key"]) == key:
-                    return NgramYardstick(kept["counts"], kept["pairs"], kept["pair_counts"])
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-            pass  # not a whole file of ours: count again
+    kept = _kept(path, key)
+    if kept is not None:
+        return kept
     made = fit(dataset, vocab_size, max_tokens=max_tokens)
+    archive = io.BytesIO()
+    np.savez(archive, key=key, counts=made.counts, pairs=made.pairs, pair_counts=made.pair_counts)
+    content = archive.getvalue()
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with suppress(OSError):  # a folder that cannot be written: count again next time
-        with partial.open("wb") as file:
-            np.savez(
-                file, key=key, counts=made.counts, pairs=made.pairs, pair_counts=made.pair_counts
-            )
-        partial.replace(path)
+        try:
+            partial.write_bytes(hashlib.sha256(content).digest() + content)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     return made
+
+
+def _kept(path: Path, key: str) -> NgramYardstick | None:
+    """What the cache holds under this key; None when there is none, or none that is whole."""
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(raw[32:]).digest() != raw[:32]:
+        return None
+    with np.load(io.BytesIO(raw[32:]), allow_pickle=False) as kept:
+        if str(kept["key"]) != key:
+            return None
+        return NgramYardstick(kept["counts"], kept["pairs"], kept["pair_counts"])

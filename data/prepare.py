@@ -1,4 +1,4 @@
-"""Documents to token files: PREFIX.bin, PREFIX.idx, PREFIX.manifest.json.
+"""Documents to token files: PREFIX.bin, PREFIX.idx, PREFIX.crc, PREFIX.manifest.json.
 
     python -m data.prepare --input PATH [PATH ...] --output PREFIX --tokenizer MODEL [--workers N]
 
@@ -27,8 +27,11 @@ from data.append_journal import AppendJournal, State
 from data.block_encoder import EncodedBlock
 from data.documents import held_out
 from data.indexed_dataset import bin_path, idx_path, write_index
-from data.manifest import Manifest, describe, load, manifest_path, verify, write_json
-from data.readers import START, BadRecord, Block, Position, format_of, list_files
+from data.input_files import Inputs, list_files
+from data.manifest import Manifest, describe, load, manifest_path, verify, write_whole
+from data.printable import one_line
+from data.readers import START, BadRecord, Block, Position, format_of
+from data.sealed_json import seal
 from data.tokenizer import Tokenizer
 from data.worker_pool import WorkerPool
 
@@ -39,6 +42,8 @@ COMMIT_BYTES = 32 << 20
 
 NAMED_BAD_RECORDS = 50
 NAMED_INPUTS = 50
+MOST_WORKERS = 1024
+OWN_SUFFIXES = ("bin", "idx", "crc", "manifest.json", "errors.jsonl", "journal", "ngram.npz")
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -68,8 +73,11 @@ class PrepareOptions:
     def problems(self) -> list[str]:
         """Every rule that is broken, one clear line each."""
         found = []
-        if self.workers < 1:
-            found.append(f"workers={self.workers}: must be at least 1; use 1")
+        if not 1 <= self.workers <= MOST_WORKERS:
+            found.append(f"workers={self.workers}: must be from 1 to {MOST_WORKERS}; use 1")
+        for prefix in self.prefixes:
+            if prefix.endswith((os.sep, f"{os.sep}.", f"{os.sep}..")) or prefix in ("", ".", ".."):
+                found.append(f"output={prefix}: is a folder; add what files in it begin with")
         if self.on_error not in ("fail", "skip"):
             found.append(f"on_error={self.on_error}: unknown; use fail or skip")
         if bool(self.heldout_output) != (self.heldout_fraction > 0):
@@ -79,7 +87,7 @@ class PrepareOptions:
             )
         if not 0 <= self.heldout_fraction < 1:
             found.append(f"heldout_fraction={self.heldout_fraction}: must be in [0, 1); use 0.02")
-        if self.heldout_output == self.output:
+        if self.heldout_output and self.heldout_output == self.output:
             found.append(f"heldout_output={self.heldout_output}: is the output; use another prefix")
         return found
 
@@ -93,15 +101,15 @@ def prepare(options: PrepareOptions) -> tuple[Manifest, ...]:
     if problems:
         raise ValueError("; ".join(problems))
     tokenizer = Tokenizer(options.tokenizer)
-    files = _input_files(options)
-    fingerprint = _fingerprint(options, tokenizer, files)
+    inputs = Inputs.found(_input_files(options))
+    fingerprint = _fingerprint(options, tokenizer, inputs)
     made = _already_made(options, fingerprint)
     if made is not None:
         return made
     try:
         for prefix in options.prefixes:
             Path(prefix).parent.mkdir(parents=True, exist_ok=True)
-        return _Job(options, tokenizer, files, fingerprint).run()
+        return _Job(options, tokenizer, inputs, fingerprint).run()
     except OSError as error:
         if error.errno in OUT_OF_SPACE:
             raise ValueError(
@@ -113,21 +121,24 @@ def prepare(options: PrepareOptions) -> tuple[Manifest, ...]:
 
 def _input_files(options: PrepareOptions) -> list[str]:
     """Files of the inputs, without our own outputs should they lie in the same folder."""
-    own = tuple(f"{Path(prefix).absolute()}." for prefix in options.prefixes)
-    files = list_files(options.inputs).files
-    return [name for name in files if not str(Path(name).absolute()).startswith(own)]
+    heads = [f"{Path(prefix).absolute()}." for prefix in options.prefixes]
+
+    def is_own(name: str) -> bool:
+        absolute = os.path.abspath(name)  # noqa: PTH100 (called per file)
+        tails = [absolute.removeprefix(head) for head in heads if absolute.startswith(head)]
+        return any(tail in OWN_SUFFIXES or tail.endswith(".partial") for tail in tails)
+
+    return [name for name in list_files(options.inputs).files if not is_own(name)]
 
 
-def _fingerprint(options: PrepareOptions, tokenizer: Tokenizer, files: Sequence[str]) -> str:
+def _fingerprint(options: PrepareOptions, tokenizer: Tokenizer, inputs: Inputs) -> str:
     """Names what the result depends on: settings, tokenizer, and every input's size and time."""
     heldout = (options.heldout_fraction, options.seed) if options.heldout_output else ()
     digest = hashlib.sha256()
     settings = (TOOL_VERSION, tokenizer.sha256, options.text_field, heldout)
     digest.update(json.dumps(settings).encode())
-    for name in files:
-        status = Path(name).stat()
-        entry = json.dumps((name, status.st_size, status.st_mtime_ns))
-        digest.update(entry.encode("utf-8", "surrogateescape"))
+    for name, stamp in zip(inputs.files, inputs.stamps, strict=True):
+        digest.update(json.dumps((name, *stamp)).encode())
     return digest.hexdigest()
 
 
@@ -148,11 +159,11 @@ class _Job:
     """One run: reads blocks, hands them to workers, appends results, commits, finishes."""
 
     def __init__(
-        self, options: PrepareOptions, tokenizer: Tokenizer, files: list[str], fingerprint: str
+        self, options: PrepareOptions, tokenizer: Tokenizer, inputs: Inputs, fingerprint: str
     ) -> None:
         self.options = options
         self.tokenizer = tokenizer
-        self.files = files
+        self.inputs = inputs
         self.fingerprint = fingerprint
         self.errors = Path(f"{options.output}.errors.jsonl")
         partial = [
@@ -177,6 +188,7 @@ class _Job:
             self._restore(state)
         try:
             self._encode_all()
+            self.inputs.refuse_changed()
             self.journal.commit(self._state())
             return self._finish()
         finally:
@@ -201,14 +213,12 @@ class _Job:
 
     def _blocks(self) -> Iterator[tuple[Block, int]]:
         first, start = self.position
-        for number in range(first, len(self.files)):
-            path = self.files[number]
+        for number, path in enumerate(self.inputs.files[first:], first):
             for block in format_of(path).blocks(path, start if number == first else START):
                 yield block, number
 
     def _encode_all(self) -> None:
-        sizes = [Path(name).stat().st_size for name in self.files]
-        before = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        before = np.cumsum([0, *(stamp.size for stamp in self.inputs.stamps)], dtype=np.int64)
         options = self.options
         consumed = int(before[self.position[0]])
         uncommitted = 0
@@ -285,7 +295,7 @@ class _Job:
             self.errors.unlink(missing_ok=True)
         manifests = tuple(describe(prefix, self._details()) for prefix in self.options.prefixes)
         for prefix, manifest in zip(self.options.prefixes, manifests, strict=True):
-            write_json(manifest_path(prefix), manifest)
+            write_whole(manifest_path(prefix), seal(manifest))
         for path in (*self.journal.files, self.journal.path):
             path.unlink(missing_ok=True)
         return manifests
@@ -314,7 +324,7 @@ class _Job:
             },
             "inputs": {
                 "paths": list(options.inputs[:NAMED_INPUTS]),
-                "files": len(self.files),
+                "files": len(self.inputs.files),
                 "text_field": options.text_field,
             },
             "heldout": heldout if options.heldout_output else {},
@@ -361,7 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         manifests = prepare(options)
     except (ValueError, OSError, RuntimeError) as error:
-        sys.stderr.write(f"data.prepare: {error}\n")
+        sys.stderr.write(f"data.prepare: {one_line(str(error))}\n")
         return 2
     for prefix, manifest in zip(options.prefixes, manifests, strict=True):
         sys.stderr.write(

@@ -4,13 +4,14 @@ A reader works in two halves so that many processes can share the work: `blocks`
 order with bounded memory and hands out blocks (a mebibyte of undecoded lines, or the name of a
 text file), `parse` turns a block into records and can run anywhere.  A record is a Document or a
 BadRecord; nothing is dropped without one.  A new format is a new row in FORMATS.
+
+JSON is Python's: NaN and Infinity are numbers, and of a name that stands twice the last counts.
 """
 
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, NamedTuple
 
 from data.file_streams import (
@@ -21,56 +22,14 @@ from data.file_streams import (
     LineStream,
     Opener,
     open_at,
+    open_regular,
 )
+from data.input_files import size_of
+from data.printable import one_line
 
 BLOCK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 1 << 30
 """A longer line or text file is a bad record: it would have to fit into memory several times."""
-
-BINARY_SUFFIXES = frozenset(
-    [
-        ".a",
-        ".bin",
-        ".bmp",
-        ".class",
-        ".db",
-        ".dll",
-        ".dylib",
-        ".egg",
-        ".exe",
-        ".gif",
-        ".ico",
-        ".idx",
-        ".jpeg",
-        ".jpg",
-        ".mo",
-        ".mp3",
-        ".mp4",
-        ".npy",
-        ".npz",
-        ".o",
-        ".otf",
-        ".pdf",
-        ".pickle",
-        ".pkl",
-        ".png",
-        ".pt",
-        ".pth",
-        ".pyc",
-        ".pyd",
-        ".pyo",
-        ".safetensors",
-        ".so",
-        ".sqlite",
-        ".ttf",
-        ".wav",
-        ".webp",
-        ".whl",
-        ".woff",
-        ".woff2",
-    ]
-)
-"""Files that a folder may hold and that are no documents: passed over, and counted."""
 
 UNREADABLE_SUFFIXES = [
     ".7z",
@@ -114,7 +73,7 @@ class BadRecord:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.reason}"
+        return f"{one_line(self.path)}:{self.line}: {self.reason}"
 
 
 class Position(NamedTuple):
@@ -157,7 +116,7 @@ def _json_blocks(opener: Opener) -> Callable[[str, Position], Iterator[Block]]:
         if start == DAMAGED:
             return
         try:
-            with Path(path).open("rb") as file:
+            with open_regular(path) as file:
                 stream = open_at(file, opener, start.offset)
                 ended = False
                 while not ended:
@@ -166,11 +125,14 @@ def _json_blocks(opener: Opener) -> Callable[[str, Position], Iterator[Block]]:
                     if block.lines or block.bad:
                         yield block
         except STREAM_ERRORS as error:
-            reason = f"cannot be read ({error})"
-            bad = BadRecord(path, at.line, "unreadable", reason)
-            yield Block(path, (), (bad,), DAMAGED, 0)
+            yield Block(path, (), (_unreadable(path, at.line, error),), DAMAGED, 0)
 
     return blocks
+
+
+def _unreadable(path: str, line: int, error: Exception) -> BadRecord:
+    why = getattr(error, "strerror", None) or str(error)
+    return BadRecord(path, line, "unreadable", f"cannot be read ({why})")
 
 
 def _read_block(
@@ -233,7 +195,7 @@ def _json_record(block: Block, number: int, line: bytes, text_field: str) -> Doc
         kind = type(value).__name__
         return BadRecord(path, number, "field", f"the record is a JSON {kind}, not an object")
     if text_field not in value:
-        names = ", ".join(sorted(value)[:8]) or "none"
+        names = one_line(", ".join(sorted(value)[:8]) or "none")
         return BadRecord(path, number, "field", f"no field {text_field!r} (fields: {names})")
     text = value[text_field]
     if not isinstance(text, str):
@@ -255,21 +217,22 @@ def _checked(text: str, path: str, number: int, consumed: int) -> Document | Bad
 
 def _text_blocks(path: str, start: Position) -> Iterator[Block]:
     if start == START:
-        size = Path(path).stat().st_size
+        size = size_of(path)
         yield Block(path, (), (), Position(size, 2), size)
 
 
 def _parse_text(block: Block, text_field: str) -> Iterator[Document | BadRecord]:
     del text_field
+    size = size_of(block.path)
+    if size > MAX_RECORD_BYTES:
+        reason = f"the file has {size} bytes, more than {MAX_RECORD_BYTES}; cut it into records"
+        yield BadRecord(block.path, 1, "too_long", reason)
+        return
     try:
-        size = Path(block.path).stat().st_size
-        if size > MAX_RECORD_BYTES:
-            reason = f"the file has {size} bytes, more than {MAX_RECORD_BYTES}; cut it into records"
-            yield BadRecord(block.path, 1, "too_long", reason)
-            return
-        content = Path(block.path).read_bytes()
+        with open_regular(block.path) as file:
+            content = file.read(MAX_RECORD_BYTES)
     except OSError as error:
-        yield BadRecord(block.path, 1, "unreadable", f"cannot be read ({error.strerror})")
+        yield _unreadable(block.path, 1, error)
         return
     try:
         yield _checked(content.decode(), block.path, 1, block.consumed)
@@ -304,41 +267,6 @@ def format_of(path: str) -> Format:
     return UNREADABLE if name.endswith(tuple(UNREADABLE_SUFFIXES)) else TEXT
 
 
-class FileList(NamedTuple):
-    """Input files in a fixed order, and how many files of folders were passed over as binary."""
-
-    files: list[str]
-    passed_over: int
-
-
-def list_files(inputs: Sequence[str | Path]) -> FileList:
-    """Files in the order given, folders walked recursively in the order of their sorted names.
-
-    In folders, hidden names (".git") and BINARY_SUFFIXES are passed over, links to folders are not
-    followed; a file named explicitly is always taken.  ValueError for a path that does not exist.
-    """
-    files: list[str] = []
-    passed_over = 0
-    for given in inputs:
-        path = Path(given)
-        if path.is_file():
-            files.append(str(path))
-            continue
-        if not path.is_dir():
-            raise ValueError(f"input={given}: no such file or folder")
-        for folder, folders, names in os.walk(path):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(names):
-                full = os.path.join(folder, name)  # noqa: PTH118
-                if name.startswith(".") or not Path(full).is_file():
-                    continue
-                if os.path.splitext(name)[1].lower() in BINARY_SUFFIXES:  # noqa: PTH122
-                    passed_over += 1
-                else:
-                    files.append(full)
-    return FileList(files, passed_over)
-
-
 def read_documents(files: Sequence[str], *, text_field: str) -> Iterator[Document | BadRecord]:
     """Every record of every file, in order; `consumed` counts over all files."""
     before = 0
@@ -350,4 +278,4 @@ def read_documents(files: Sequence[str], *, text_field: str) -> Iterator[Documen
                     yield Document(record.text, path, record.line, before + record.consumed)
                 else:
                     yield record
-        before += Path(path).stat().st_size
+        before += size_of(path)

@@ -33,7 +33,7 @@ class TokenSource:
         return self.dataset.document_lengths(documents)
 
     def read(self, document: int, start: int, length: int) -> np.ndarray:
-        """Tokens [start, start + length) of a document, from the memory map."""
+        """Tokens [start, start + length) of a document."""
         return self.dataset.read(document, start, length)
 
 
@@ -78,6 +78,16 @@ def make_corpus(
         )
 
 
+def corpus_prefixes(
+    config: DataConfig, directory: str | Path, vocab_size: int
+) -> tuple[dict[str, str], str]:
+    """Prefixes of the token files to train on, by source, and of the held-out ones ("": none)."""
+    if config.corpus:
+        made: PreparedCorpus = quickstart_files(quickstart_folder(config, directory, vocab_size))
+        return {config.corpus: made.train}, made.heldout
+    return {name: source.prefix for name, source in config.sources.items()}, config.heldout
+
+
 def open_corpus(
     config: DataConfig, directory: str | Path, vocab_size: int, *, check: bool = True
 ) -> Corpus:
@@ -86,13 +96,7 @@ def open_corpus(
     ValueError when files are missing or damaged, when tokenizers differ between sources, or when
     the model's `vocab_size` is too small for them.
     """
-    if config.corpus:
-        made: PreparedCorpus = quickstart_files(quickstart_folder(config, directory, vocab_size))
-        prefixes = {config.corpus: made.train}
-        heldout = made.heldout
-    else:
-        prefixes = {name: source.prefix for name, source in config.sources.items()}
-        heldout = config.heldout
+    prefixes, heldout = corpus_prefixes(config, directory, vocab_size)
     sources = tuple(
         open_source(name, prefix, check=check, full=config.full_check)
         for name, prefix in prefixes.items()
@@ -106,8 +110,8 @@ def open_corpus(
 
 def open_source(name: str, prefix: str, *, check: bool = True, full: bool = False) -> TokenSource:
     """Open one pair of token files; ValueError when something about them is wrong."""
-    dataset = IndexedDataset(prefix)
     described = manifest.verify(prefix, full=full) if check else manifest.load(prefix)
+    dataset = IndexedDataset(prefix, page_bytes=int(described["page_bytes"]))
     return TokenSource(
         name=name,
         dataset=dataset,

@@ -19,7 +19,9 @@ import numpy as np
 import sentencepiece
 from tqdm import tqdm
 
-from data.readers import Document, list_files, read_documents
+from data.input_files import list_files, size_of
+from data.printable import one_line
+from data.readers import Document, read_documents
 
 META_SYMBOL = "\u2581"
 EOS_ID = 1
@@ -176,7 +178,7 @@ def train_on_files(
 ) -> Tokenizer:
     """Train on an even sample of `inputs`; every file is read once, bad records are left out."""
     files = list_files(inputs).files
-    total = sum(Path(name).stat().st_size for name in files)
+    total = sum(map(size_of, files))
     with tqdm(
         total=total,
         unit="B",
@@ -222,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text_field=options.text_field,
         )
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"data.tokenizer: {error}\n")
+        sys.stderr.write(f"data.tokenizer: {one_line(str(error))}\n")
         return 2
     sys.stderr.write(
         f"{options.output}: {tokenizer.vocab_size} pieces, sha256 {tokenizer.sha256}\n"

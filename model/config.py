@@ -8,16 +8,18 @@ from model.layer_pattern import LAYER_KINDS
 BLOCKS = ("parallel", "sequential")
 NORMS = ("layernorm", "rmsnorm")
 ATTENTION_BACKENDS = ("auto", "dense", "banded", "flash_attn", "varlen")
-_POSITIVE_SIZES = (
-    "num_layers",
-    "hidden_size",
-    "intermediate_size",
-    "num_heads",
-    "num_kv_heads",
-    "head_dim",
-    "vocab_size",
-    "window",
-)
+# The least that has a meaning, and far beyond any model: a slip of the finger is not worked on for hours.
+_SIZES = {
+    "num_layers": (1, 10_000),
+    "hidden_size": (1, 1_000_000),
+    "intermediate_size": (1, 10_000_000),
+    "num_heads": (1, 10_000),
+    "num_kv_heads": (1, 10_000),
+    "head_dim": (1, 10_000),
+    "vocab_size": (2, 100_000_000),
+    # Kernels count keys in 32 bits.
+    "window": (1, 2**31 - 1),
+}
 
 
 def _default_pattern() -> list[str]:
@@ -66,11 +68,16 @@ class ModelConfig:
 
     def _size_problems(self) -> list[str]:
         found = [
-            f"model.{name}={getattr(self, name)}: must be at least 1; give a positive number"
-            for name in _POSITIVE_SIZES
-            if getattr(self, name) < 1
+            f"model.{name}={getattr(self, name)}: must be from {least} to {most}; give a number in between"
+            for name, (least, most) in _SIZES.items()
+            if not least <= getattr(self, name) <= most
         ]
-        if min(self.num_heads, self.num_kv_heads) >= 1 and self.num_heads % self.num_kv_heads:
+        heads = min(self.num_heads, self.num_kv_heads)
+        if (
+            1 <= heads
+            and self.num_heads <= _SIZES["num_heads"][1]
+            and self.num_heads % self.num_kv_heads
+        ):
             divisors = [n for n in range(1, self.num_heads + 1) if self.num_heads % n == 0]
             found.append(
                 f"model.num_heads={self.num_heads}: must be divisible by "

@@ -1,39 +1,50 @@
 """Tensors of a checkpoint, in one format for every layout.
 
-torch.distributed.checkpoint (DCP) holds full logical float32 tensors by parameter name:
-`weight/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`. Neither ranks nor ZeRO stages appear in it, so a run
-may go on under another layout. Gathering is collective and short; writing happens in a thread, on a
-process group of its own, while training goes on. JSON, retention and `latest` live in train/.
+Full logical float32 tensors by parameter name: `weight/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, each in the
+file of the one rank that wrote it, and an index of files and tensors. Neither axes nor ZeRO stages appear
+in it, so a run may go on under another layout. Gathering is collective and short; writing happens in a thread,
+on a process group of its own, while training goes on. JSON, retention and `latest` live in train/.
 """
 
-import warnings
-from collections.abc import Iterator, Sequence
-from functools import partial
+import errno
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import TypedDict
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 
 from parallel.deepspeed_engine import ADAM_STATES, TrainingEngine
 from parallel.mesh import Mesh
+from parallel.tensor_files import FileRecord, file_record, map_tensors, write_tensors
 
 KINDS = ("weight", *ADAM_STATES)
-# Full tensors read at once while loading: bounds host memory, not speed.
-READ_ELEMENTS = 2**28
+# Between two words about a long verification.
+PROGRESS_SECONDS = 10.0
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint's tensors cannot be read."""
+    """A checkpoint is not what was written."""
+
+
+class TensorRecord(TypedDict):
+    """Where a tensor is and what it must be."""
+
+    file: str
+    shape: list[int]
+    dtype: str
+
+
+class Index(TypedDict):
+    """Everything that the ranks wrote."""
+
+    files: dict[str, FileRecord]
+    tensors: dict[str, TensorRecord]
 
 
 def owners(sizes: Sequence[int], num_ranks: int) -> list[int]:
-    """Which rank writes each tensor, so that bytes are spread evenly: largest first, to the lightest."""
+    """Which rank takes each item, so that bytes are spread evenly: largest first, to the lightest."""
     load = [0] * num_ranks
     owner = [0] * len(sizes)
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
@@ -57,31 +68,120 @@ def gather_owned(engine: TrainingEngine) -> dict[str, Tensor]:
     return owned
 
 
-def write(owned: dict[str, Tensor], folder: Path, mesh: Mesh) -> None:
+def write(owned: dict[str, Tensor], folder: Path, mesh: Mesh) -> Index:
     """Write every rank's tensors under `folder`; returns when all ranks have. Collective.
 
-    Meant for a background thread. Raises OSError when the file system refuses.
+    Meant for a background thread.
+
+    Raises:
+        OSError: on every rank, which one the file system refused, and why.
     """
-    writer = FileSystemWriter(folder, single_file_per_rank=True, sync_files=True)
+    part = mesh.together(lambda: _write_own(owned, folder, mesh.rank), mesh.checkpoint_group)
+    parts = mesh.gather_objects(part, mesh.checkpoint_group)
+    return {
+        "files": {name: record for part in parts for name, record in part["files"].items()},
+        "tensors": {key: record for part in parts for key, record in part["tensors"].items()},
+    }
+
+
+def _write_own(owned: dict[str, Tensor], folder: Path, rank: int) -> Index:
+    if not owned:  # more ranks than tensors
+        return {"files": {}, "tensors": {}}
+    name = f"rank_{rank:05d}.safetensors"
     try:
-        save(owned, storage_writer=writer, process_group=mesh.checkpoint_group)
-    except CheckpointException as error:
-        first = next(iter(error.failures.values()))[0]
-        raise OSError(f"checkpoint {folder} could not be written: {first}") from error
+        record = write_tensors(folder / name, owned)
+    except OSError as error:
+        raise OSError(f"rank {rank}: {name}: {error.strerror or error}") from error
+    tensors: dict[str, TensorRecord] = {
+        key: {"file": name, "shape": list(tensor.shape), "dtype": "float32"}
+        for key, tensor in owned.items()
+    }
+    return {"files": {name: record}, "tensors": tensors}
 
 
-def read(engine: TrainingEngine, folder: Path, *, adam_steps: int) -> None:
+def verify(folder: Path, index: Index, mesh: Mesh, tell: Callable[[str], None]) -> None:
+    """Compare every file with its size and SHA-256, each on one rank. Collective.
+
+    Raises:
+        DamagedCheckpoint: on every rank, the first file that differs, with what was expected and found.
+        ValueError: a rank cannot read a file for a reason that is none of the file's.
+    """
+    sizes = {name: record["bytes"] for name, record in index["files"].items()}
+    owner = owners(list(sizes.values()), mesh.world_size)
+    mine = [name for name, rank in zip(sizes, owner, strict=True) if rank == mesh.rank]
+    say = _share_done(folder, sum(sizes[name] for name in mine), sum(sizes.values()), tell)
+
+    def compare() -> None:
+        for name in mine:
+            _compare(folder, name, index["files"][name], mesh.rank, say)
+
+    # Sizes first: a file that is not there is not worth reading the others.
+    mesh.together(lambda: _compare_sizes(folder, index) if mesh.is_main else None)
+    mesh.together(compare)
+
+
+def _compare_sizes(folder: Path, index: Index) -> None:
+    for name, record in index["files"].items():
+        try:
+            found = (folder / name).stat().st_size
+        except FileNotFoundError:
+            raise DamagedCheckpoint(f"checkpoint {folder}: {name} is missing") from None
+        if found != record["bytes"]:
+            raise DamagedCheckpoint(
+                f"checkpoint {folder}: {name} is damaged: expected {record['bytes']:,} bytes, found {found:,}"
+            )
+
+
+def _compare(
+    folder: Path, name: str, record: FileRecord, rank: int, progress: Callable[[int], None]
+) -> None:
+    try:
+        found = file_record(folder / name, progress)
+    except OSError as error:
+        line = f"checkpoint {folder}: {name} cannot be read by rank {rank} ({error.strerror})"
+        if error.errno == errno.EIO:
+            raise DamagedCheckpoint(line) from error
+        # Not the file's fault: it must not be set aside because one host does not see it.
+        raise ValueError(f"{line}; all hosts must see it under the same path") from error
+    if found != record:
+        raise DamagedCheckpoint(
+            f"checkpoint {folder}: {name} is damaged: expected sha256 {record['sha256']}, found "
+            f"{found['sha256']}"
+        )
+
+
+def _share_done(
+    folder: Path, share: int, total: int, tell: Callable[[str], None]
+) -> Callable[[int], None]:
+    """Counts bytes of this rank's share, and says now and then how far it is."""
+    done, said = 0, time.monotonic()
+
+    def count(size: int) -> None:
+        nonlocal done, said
+        done += size
+        if time.monotonic() - said >= PROGRESS_SECONDS:
+            said = time.monotonic()
+            tell(f"checking {folder}: {done / share:.0%} of {total / 1e9:,.1f} GB")
+
+    return count
+
+
+def read(engine: TrainingEngine, folder: Path, index: Index, *, adam_steps: int) -> None:
     """Load weights and moments from `folder` into `engine`, whatever layout wrote them. Collective.
+
+    Tensors are mapped, so a rank reads what it keeps and no more; `verify` them first.
 
     Raises:
         ValueError: the checkpoint lacks a parameter or has one of another shape.
+        DamagedCheckpoint: a file does not hold what the index says.
     """
-    shapes = stored_shapes(folder)
+    shapes = {key: torch.Size(record["shape"]) for key, record in index["tensors"].items()}
     parameters = engine.parameters
     wanted = {name: parameters.full_shape(name) for name in parameters.named}
     everywhere = {name for names in engine.mesh.gather_objects(list(wanted)) for name in names}
     engine.mesh.together(lambda: _refuse_others(folder, shapes, wanted, everywhere))
-    engine.restore(_stream(folder, wanted, engine.mesh), adam_steps)
+    tensors = engine.mesh.together(lambda: _map(folder, index, shapes, wanted))
+    engine.restore(_by_name(tensors, wanted), adam_steps)
 
 
 def _refuse_others(
@@ -104,58 +204,52 @@ def _refuse_others(
         )
 
 
-def stored_shapes(folder: Path) -> dict[str, torch.Size]:
-    """Logical shape of every tensor in a checkpoint, by its key.
+def _map(
+    folder: Path, index: Index, shapes: dict[str, torch.Size], wanted: dict[str, torch.Size]
+) -> dict[str, Tensor]:
+    """The wanted parameters' tensors of every kind, by key."""
+    by_file: dict[str, dict[str, torch.Size]] = {}
+    for name, shape in wanted.items():
+        for kind in KINDS:
+            key = f"{kind}/{name}"
+            if shapes.get(key) != shape:
+                raise DamagedCheckpoint(f"checkpoint {folder}: its index does not fit {key}")
+            by_file.setdefault(index["tensors"][key]["file"], {})[key] = shape
+    tensors: dict[str, Tensor] = {}
+    try:
+        for file, keys in by_file.items():
+            tensors |= map_tensors(folder / file, keys)
+    except (OSError, ValueError) as error:
+        raise DamagedCheckpoint(f"checkpoint {folder}: {error}") from error
+    return tensors
+
+
+def _by_name(
+    tensors: dict[str, Tensor], wanted: dict[str, torch.Size]
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    for name in wanted:
+        yield name, {kind: tensors.pop(f"{kind}/{name}") for kind in KINDS}
+
+
+def checked_index(content: dict[str, object]) -> Index:
+    """An index as it was read from JSON.
 
     Raises:
-        ValueError: the folder holds no readable checkpoint.
+        ValueError: it names files outside the folder, or is not an index.
     """
-    try:
-        metadata = FileSystemReader(folder).read_metadata()
-    except (OSError, EOFError, KeyError, ValueError, AttributeError, UnpicklingError) as error:
-        raise ValueError(f"{folder}: no readable checkpoint there ({error})") from error
-    return {
-        key: entry.size
-        for key, entry in metadata.state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata)
-    }
-
-
-def _stream(
-    folder: Path, wanted: dict[str, torch.Size], mesh: Mesh
-) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every parameter's tensors, in batches. All ranks read as often, so that what one finds damaged (its
-    pipeline stage's file, say) is raised on all."""
-    batches: list[list[str]] = [[]]
-    elements = 0
-    for name, shape in wanted.items():
-        if elements >= READ_ELEMENTS:
-            batches.append([])
-            elements = 0
-        batches[-1].append(name)
-        elements += len(KINDS) * shape.numel()
-    most = max(mesh.gather_objects(len(batches)))
-    for names in [*batches, *([[]] * (most - len(batches)))]:
-        state = mesh.together(partial(_read_batch, folder, names, wanted))
-        for name in names:
-            yield name, {kind: state[f"{kind}/{name}"] for kind in KINDS}
-
-
-def _read_batch(folder: Path, names: list[str], wanted: dict[str, torch.Size]) -> dict[str, Tensor]:
-    state = {
-        f"{kind}/{name}": torch.empty(wanted[name], dtype=torch.float32)
-        for name in names
-        for kind in KINDS
-    }
-    if not names:
-        return state
-    try:
-        with warnings.catch_warnings():  # that no group was given: every rank reads for itself
-            warnings.simplefilter("ignore", UserWarning)
-            load(state, checkpoint_id=folder, no_dist=True)
-    except (CheckpointException, OSError, EOFError, RuntimeError, UnpicklingError) as error:
-        raise DamagedCheckpoint(
-            f"checkpoint {folder}: its tensors are damaged ({error}); remove the folder to go on from the "
-            "one before, or name another with checkpoint.resume=DIR"
-        ) from error
-    return state
+    files, tensors = content.get("files"), content.get("tensors")
+    if not isinstance(files, dict) or not isinstance(tensors, dict):
+        raise ValueError("it has no tables of files and tensors")
+    for name, record in files.items():
+        if not name or Path(name).name != name:
+            raise ValueError(f"{name!a} is not a name of a file in its folder")
+        types = {key: type(value) for key, value in record.items()} if type(record) is dict else {}
+        if types != {"bytes": int, "sha256": str}:
+            raise ValueError(f"{name!a} has no size and sha256")
+    for key, record in tensors.items():
+        if not (isinstance(record, dict) and record.get("file") in files):
+            raise ValueError(f"{key!a} is in no file")
+        shape = record.get("shape")
+        if not (isinstance(shape, list) and all(isinstance(size, int) for size in shape)):
+            raise ValueError(f"{key!a} has no shape")
+    return {"files": files, "tensors": tensors}

@@ -8,6 +8,8 @@ from parallel.topology import Topology
 ZERO_STAGES = (0, 1, 2, 3)
 PIPELINE_SCHEDULES = ("1f1b", "interleaved_1f1b", "zbv")
 SEQUENCE_LAYOUTS = ("zigzag", "balanced", "contiguous")
+# Four months: what backends count in nanoseconds stays within 64 bits.
+MOST_SECONDS = 10_000_000
 # Whom a rank may wait for: an axis (data: whoever ZeRO shards over), or the groups of the whole world.
 TIMED = ("tensor", "sequence", "pipeline", "data", "control", "checkpoint")
 
@@ -99,9 +101,9 @@ class ParallelConfig:
         for name in ("timeout_seconds", "first_step_seconds"):
             named[name] = getattr(self, name)
         found += [
-            f"parallel.{name}={seconds}: must be a number of seconds, at least 1"
+            f"parallel.{name}={seconds}: must be a number of seconds, from 1 to {MOST_SECONDS}"
             for name, seconds in named.items()
-            if not 1.0 <= seconds < math.inf
+            if not 1.0 <= seconds <= MOST_SECONDS
         ]
         return found
 

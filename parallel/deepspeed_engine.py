@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -52,6 +53,13 @@ _MASTER_PARTITIONS = {
     "DeepSpeedZeroOptimizer": "single_partition_of_fp32_groups",
     "BF16_Optimizer": "fp32_groups_flat_partition",
     "DeepSpeedZeroOptimizer_Stage3": "fp32_partitioned_groups_flat",
+}
+# Where each keeps what this rank holds of the reduced gradients until the step: lists of tensors by group, or
+# one flat tensor a group.
+_REDUCED_GRADIENTS = {
+    "DeepSpeedZeroOptimizer": "averaged_gradients",
+    "BF16_Optimizer": "fp32_groups_gradients_flat",
+    "DeepSpeedZeroOptimizer_Stage3": "averaged_gradients",
 }
 
 
@@ -219,6 +227,18 @@ class TrainingEngine:
         """The module's forward; call under `no_grad`. Collective with ZeRO-3."""
         return self._engine.module(*args, **kwargs)
 
+    def spoil_gradients(self) -> None:
+        """Make what was reduced NaN: then the next `step` touches nothing, on any rank."""
+        zero = self._engine.optimizer
+        if self._zero_stage == 0:
+            reduced = [p.grad for p in self.parameters.named.values()]
+        else:
+            held = getattr(zero, _REDUCED_GRADIENTS[type(zero).__name__])
+            reduced = list(chain.from_iterable(held.values())) if isinstance(held, dict) else held
+        for gradient in reduced:
+            if gradient is not None:
+                gradient.fill_(math.nan)
+
     def step(self, learning_rate: float) -> StepOutcome:
         """One AdamW step, unless a gradient is not finite anywhere: then nothing is touched."""
         for group in self._engine.optimizer.param_groups:
@@ -309,9 +329,10 @@ class TrainingEngine:
             flat = full.flatten()
             ranks = self.mesh.zero
             size = -(-flat.numel() // ranks.size)
-            padded = torch.zeros(size * ranks.size, dtype=flat.dtype, device=flat.device)
-            padded[: flat.numel()] = flat
-            shard = padded[size * ranks.rank : size * (ranks.rank + 1)]
+            part = flat[
+                size * ranks.rank : size * (ranks.rank + 1)
+            ]  # all that a mapped file is read for
+            shard = nn.functional.pad(part, (0, size - part.numel()))
             if state is None:
                 safe_set_local_fp32_param(parameter, shard)
             else:

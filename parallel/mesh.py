@@ -1,8 +1,4 @@
-"""The process groups of a run, and the only reader of the launcher's environment.
-
-torchrun, the deepspeed launcher and Slurm recipes all set RANK, LOCAL_RANK, WORLD_SIZE and
-MASTER_*; without them the run is a world of one process.
-"""
+"""The process groups of a run: who talks to whom, and on which group."""
 
 import os
 from collections.abc import Callable
@@ -12,29 +8,17 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import Store
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 
+from parallel.council import Council
+from parallel.launcher import launched_local_rank
+from parallel.meeting import Meeting, meet_all
 from parallel.timeouts import Timeouts, axis_name
 from parallel.topology import Axis, Topology
-from parallel.watch.verdict import Members
+from parallel.watch.verdict import Members, compact
+from parallel.watch.waiting import waiting
 
 T = TypeVar("T")
-
-
-def launched_rank() -> int:
-    """Global rank the launcher gave this process (0 without a launcher)."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def launched_world_size() -> int:
-    """Number of processes the launcher started (1 without a launcher)."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def launched_local_rank() -> int:
-    """Rank of this process on its own host."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 @dataclass(frozen=True)
@@ -172,11 +156,16 @@ class Mesh:
         dist.broadcast_object_list(box, src=0, group=self.control_group)
         return box[0]
 
-    def gather_objects(self, value: Any) -> list[Any]:
+    def gather_objects(self, value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
         """Every rank's `value`, in rank order, on every rank."""
         box: list[Any] = [None] * self.world_size
-        dist.all_gather_object(box, value, group=self.control_group)
+        dist.all_gather_object(box, value, group=group or self.control_group)
         return box
+
+    def council(self, purpose: str) -> Council:
+        """Where ranks can be heard that no group reaches; one for every purpose."""
+        store = self.world.store or _get_default_store()
+        return Council(PrefixStore(purpose, store), self.rank, self.world_size)
 
     def together(self, work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
         """`work()` on every rank; if any rank refuses, every rank raises that rank's reason. Collective.
@@ -219,14 +208,18 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def start(
-    device: torch.device, timeouts: Timeouts | float, topology: Topology | None = None
+    device: torch.device,
+    timeouts: Timeouts | float,
+    topology: Topology | None = None,
+    meeting: Meeting | None = None,
 ) -> Mesh:
     """Join the world as a grid (by default: everyone on the data axis). End with `stop`.
 
-    timeouts: how long to wait for peers; a number stands for all of them, in seconds.
+    timeouts: how long to wait for peers; a number stands for all of them, in seconds. meeting: where the
+    ranks have met; by default they meet here.
 
     Raises:
-        ValueError: the environment speaks of several processes but not of where they meet.
+        ValueError: the ranks cannot meet, in one line.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -238,24 +231,19 @@ def start(
     )  # torch's flight recorder: so many collectives
     store: Store | None = None
     backend = "nccl" if device.type == "cuda" else "gloo"
-    rank, world_size = launched_rank(), launched_world_size()
-    if dist.is_initialized():  # by parallel/testing.py
-        rank, world_size = dist.get_rank(), dist.get_world_size()
-    elif "MASTER_ADDR" in os.environ:
-        where = next(rendezvous("env://", rank, world_size, timeout=timeout))[0]
-        store = next(rendezvous("env://", rank, world_size, timeout=timeout))[0]
-        dist.init_process_group(
-            backend, store=where, rank=rank, world_size=world_size, timeout=timeout
-        )
-    elif world_size > 1:
-        raise ValueError(
-            f"WORLD_SIZE={world_size} is set but MASTER_ADDR is not: start with torchrun, or unset "
-            "WORLD_SIZE and RANK to run one process"
-        )
-    else:
+    if not dist.is_initialized():  # else by parallel/testing.py
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
-        alone = dist.HashStore()  # type: ignore[attr-defined]  # public, not in __all__
-        dist.init_process_group(backend, store=alone, rank=0, world_size=1, timeout=timeout)
+        meeting = meeting or meet_all(timeouts.of("control", started=False))
+        with waiting("", "making the group of all ranks"):
+            dist.init_process_group(
+                backend,
+                store=meeting.connect(),
+                rank=meeting.rank,
+                world_size=meeting.world_size,
+                timeout=timeout,
+            )
+        store = meeting.connect() if meeting.world_size > 1 else None
+    rank, world_size = dist.get_rank(), dist.get_world_size()
     world = World(
         rank,
         world_size,
@@ -270,9 +258,10 @@ def start(
         | {str(_everyone().group_desc): Members("world", tuple(range(world_size)))},
         store=store,
     )
-    _warm(None, device)
-    for group in (world.checkpoint_group, world.control_group):
-        dist.barrier(group=group)
+    with waiting("", "the first transfer among all ranks"):
+        _warm(None, device)
+        for group in (world.checkpoint_group, world.control_group):
+            dist.barrier(group=group)
     return arrange(world, topology or Topology(data=world_size))
 
 
@@ -283,7 +272,8 @@ def _everyone() -> dist.ProcessGroup:
 
 def _group_of_all(name: str, timeouts: Timeouts) -> dist.ProcessGroup:
     timeout = timeouts.of_backend(name, started=False)
-    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout, group_desc=name)
+    with waiting("", f"making the group of all ranks for {name}"):
+        group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout, group_desc=name)
     return group
 
 
@@ -307,11 +297,12 @@ def arrange(world: World, topology: Topology) -> Mesh:
         raise ValueError(
             f"{topology}: needs {topology.world_size} ranks, the world has {world.world_size}"
         )
-    groups = {name: _axis_group(world, topology, name, axes) for name, axes in _GROUPS.items()}
+    groups = {name: _axis_group(world, topology, name, axes) for name, axes in GROUPS.items()}
     return Mesh(world, topology, **groups)
 
 
-_GROUPS: dict[str, tuple[Axis, ...]] = {
+# What varies within a group of each purpose.
+GROUPS: dict[str, tuple[Axis, ...]] = {
     "tensor": ("tensor",),
     "sequence": ("sequence",),
     "window": ("sequence",),
@@ -346,11 +337,14 @@ def _group(world: World, name: str, ranks: tuple[int, ...]) -> dist.ProcessGroup
         bound = world.device if name == "pipeline" and world.device.type == "cuda" else None
         described = f"{axis_name(name)}#{len(world.groups)}"
         timeout = world.timeouts.of_backend(name, started=False)
-        group = dist.new_group(list(ranks), timeout=timeout, group_desc=described, device_id=bound)
-        world.groups[name, ranks] = group
-        if world.rank in ranks:
-            world.members[described] = Members(axis_name(name), ranks)
-            _warm(group, world.device)
+        with waiting("", f"making the group of axis {axis_name(name)} (ranks {compact(ranks)})"):
+            group = dist.new_group(
+                list(ranks), timeout=timeout, group_desc=described, device_id=bound
+            )
+            world.groups[name, ranks] = group
+            if world.rank in ranks:
+                world.members[described] = Members(axis_name(name), ranks)
+                _warm(group, world.device)
     return world.groups[name, ranks]
 
 

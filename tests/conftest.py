@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import settings
 
 # Before anything imports torch or deepspeed, and for the processes that tests start: the CPU, also on a GPU host.
 os.environ["DS_ACCELERATOR"] = "cpu"
@@ -14,6 +15,11 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from data.prepare import PrepareOptions, prepare
 from data.tokenizer import train_on_files
+
+# `make test` draws the same examples every time; `pytest --hypothesis-profile soak` others, and ten times as many.
+settings.register_profile("make_test", deadline=None, derandomize=True)
+settings.register_profile("soak", deadline=None, max_examples=1000, print_blob=True)
+settings.load_profile("make_test")
 
 
 class SmallCorpus(NamedTuple):

@@ -23,12 +23,14 @@ from model.config import ModelConfig
 from model.flops import parameter_count
 from parallel import checkpoint as checkpoint_tensors
 from parallel.mesh import Mesh, arrange
-from train import checkpoint, compose
+from train import checkpoint, checkpoint_folder, compose
 from train.build_trainer import build_trainer, dealer
 from train.checkpoint import Checkpoints, RunState
 from train.config import RunConfig
 from train.evaluate import HeldOut
 from train.loop import Run, bases_by_kind
+from train.progress import say
+from train.resume import sound_checkpoint
 from train.run_log import RunLog, write_config
 from train.schedule import Schedule, Stage
 from train.stragglers import Stragglers
@@ -49,6 +51,15 @@ def prepare_corpus(config: RunConfig, mesh: Mesh) -> Corpus:
             open_corpus(config.data, config.paths.prepared, config.model.vocab_size, check=True)
 
     mesh.together(make_and_check)
+    return open_prepared(config, mesh)
+
+
+def open_prepared(config: RunConfig, mesh: Mesh) -> Corpus:
+    """Open on every rank a corpus that has been made and checked.
+
+    Raises:
+        ValueError, OSError: on every rank, the reason of the first rank that has one.
+    """
     return mesh.together(
         lambda: open_corpus(
             config.data, config.paths.prepared, config.model.vocab_size, check=False
@@ -59,22 +70,23 @@ def prepare_corpus(config: RunConfig, mesh: Mesh) -> Corpus:
 def start_state(
     config: RunConfig, mesh: Mesh, *, schedule: Schedule, corpus: Corpus
 ) -> tuple[Path | None, RunState]:
-    """The checkpoint to go on from and where it stands, as the main rank finds them. Collective.
+    """The checkpoint to go on from, every byte of it verified, and where it stands. Collective.
 
     Raises:
         ValueError: on every rank, why the run cannot start there; one line per difference.
     """
-    found: tuple[Path | None, RunState] = (None, RunState())
+    resume = sound_checkpoint(
+        lambda: find_resume(config),
+        run_folder(config) / "checkpoints",
+        mesh,
+        lambda line: say(line, run_folder(config) / "log.txt") if mesh.is_main else None,
+    )
 
-    def look() -> None:
-        nonlocal found
-        if mesh.is_main:
-            resume = find_resume(config)
-            found = resume, load_state(config, schedule, corpus, resume)
+    def look() -> RunState:
+        return load_state(config, schedule, corpus, resume) if mesh.is_main else RunState()
 
-    mesh.together(look)
-    answer: tuple[Path | None, RunState] = mesh.broadcast_object(found)
-    return answer
+    state: RunState = mesh.broadcast_object(mesh.together(look))
+    return resume, state
 
 
 def find_resume(config: RunConfig) -> Path | None:
@@ -82,10 +94,15 @@ def find_resume(config: RunConfig) -> Path | None:
 
     Raises:
         ValueError: `checkpoint.resume` is never, or an older checkpoint of the same run, while the run's
-            folder holds results that would be overwritten.
+            folder holds results that would be overwritten; or all of the run's checkpoints are gone.
     """
     folder, wanted = run_folder(config), config.checkpoint.resume
-    own = checkpoint.latest(folder / "checkpoints")
+    own = checkpoint_folder.latest(folder / "checkpoints")
+    if own is None and checkpoint_folder.had_any(folder / "checkpoints"):
+        raise ValueError(
+            f"{folder}/checkpoints: no complete checkpoint is left there; put one back, start a new run "
+            "from another with run_name=NAME checkpoint.resume=DIR, or remove that folder to start anew"
+        )
     if wanted == "never" and (folder / "metrics.jsonl").exists():
         raise ValueError(
             f"checkpoint.resume=never: {folder} holds a run already; choose another run_name, go on "
@@ -181,6 +198,8 @@ def build_run(
     )
     _note_layout(run)
     run.log, run.wandb = mesh.together(lambda: _open_logs(config, mesh, folder, state.step))
+    if run.wandb is not None:
+        run.wandb.abandoned_steps = state.abandoned_steps
     return run
 
 
@@ -188,14 +207,30 @@ def reform(run: Run, corpus: Corpus) -> None:
     """Go on in the layout of the stage that begins now, from the checkpoint of the one that ended. Collective.
 
     The processes stay; grid, engine and pipeline are made anew, and the tensors come from the checkpoint,
-    which any layout can read: so a run that is killed here and started again does exactly the same. The old
-    engine is gone before the new one is built.
+    which any layout can read: so a run that is killed here and started again does exactly the same.
 
     Raises:
-        DamagedCheckpoint: what was written a moment ago cannot be read.
+        CheckpointFailed: that checkpoint could not be written.
+        DamagedCheckpoint: what was written a moment ago is not what lies there.
     """
-    run.checkpoints.wait()
-    folder = run.mesh.broadcast_object(checkpoint.latest(run.folder / "checkpoints"))
+    run.checkpoints.require()
+    folder = run.mesh.broadcast_object(checkpoint_folder.latest(run.folder / "checkpoints"))
+    rebuild(run, corpus, folder)
+
+
+def rebuild(run: Run, corpus: Corpus, folder: Path) -> None:
+    """Grid, engine and held-out share of the stage that `run.state` stands in, from a checkpoint. Collective.
+
+    The old engine is gone before the new one is built.
+
+    Raises:
+        DamagedCheckpoint: a file in `folder` is not what was written.
+    """
+    checkpoint.verify(
+        folder,
+        run.mesh,
+        lambda line: say(line, run.folder / "log.txt") if run.mesh.is_main else None,
+    )
     stage = run.schedule.stage_at(run.state.tokens_seen)
     run.trainer.engine.close()
     del run.trainer  # with the cycles inside DeepSpeed, which only a collection breaks
@@ -224,7 +259,8 @@ def _trainer(
     except ValueError as error:  # not a refusal of ours: it keeps its traceback
         raise RuntimeError("the engine could not be built") from error
     if resume is not None:
-        checkpoint_tensors.read(trainer.engine, resume, adam_steps=state.adam_steps)
+        index = mesh.together(lambda: checkpoint.read_index(resume))
+        checkpoint_tensors.read(trainer.engine, resume, index, adam_steps=state.adam_steps)
     return trainer
 
 
@@ -303,17 +339,19 @@ def _held_out(
         )
 
     def of_stage(stage: Stage) -> HeldOut:
-        streams = evaluation_batches(
-            corpus.heldout[0],
-            sequence_length=stage.shape.sequence_length,
-            micro_batch_tokens=stage.shape.micro_batch_tokens,
-            max_tokens=config.evaluation.max_tokens,
-            dp_rank=mesh.dp_rank,
-            dp_size=mesh.dp_size,
-            deal=dealer(config.model, mesh, begins.parallel),
+        streams = mesh.together(
+            lambda: evaluation_batches(
+                corpus.heldout[0],
+                sequence_length=stage.shape.sequence_length,
+                micro_batch_tokens=stage.shape.micro_batch_tokens,
+                max_tokens=config.evaluation.max_tokens,
+                dp_rank=mesh.dp_rank,
+                dp_size=mesh.dp_size,
+                deal=dealer(config.model, mesh, begins.parallel),
+            )
         )
         mesh.together(lambda: yardstick() if mesh.is_main else None)  # the others find the counts
-        return HeldOut(stage.shape.sequence_length, streams, yardstick())
+        return HeldOut(stage.shape.sequence_length, streams, mesh.together(yardstick))
 
     return of_stage
 

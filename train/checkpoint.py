@@ -1,32 +1,47 @@
 """When a checkpoint exists: JSON beside the tensors, atomic names, `latest`, retention.
 
-    checkpoints/step_00000123.partial/   being written; never read
-    checkpoints/step_00000123/           complete: tensors (parallel/checkpoint.py) and state.json
-    checkpoints/latest                   names the newest complete one
+    step_00000123.partial/   tensors (parallel/checkpoint.py), index.json, state.json: being written
+    step_00000123/           the same, complete: see train/checkpoint_folder.py
 
 A folder gets its final name only after every rank's tensors and the JSON are on the disk, so a kill at any
-moment leaves the previous checkpoint as it was. Gathering blocks training; writing does not.
+moment leaves the previous checkpoint as it was. Gathering blocks training; writing does not. A save that the
+file system refuses leaves nothing behind and does not end the run: the next one tries again.
 """
 
-import json
-import os
+import errno
 import shutil
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
+from data.sealed_json import BrokenSeal, seal, unseal
 from model.config import ModelConfig
 from parallel import checkpoint as tensors
+from parallel.checkpoint import DamagedCheckpoint, Index
 from parallel.deepspeed_engine import TrainingEngine
 from parallel.mesh import Mesh
+from train import checkpoint_folder
+from train.durable import reason, sync_folder, write_durably
 
-FORMAT = 1
+T = TypeVar("T")
+
+FORMAT = 2
 STATE = "state.json"
+INDEX = "index.json"
+# Why a file cannot be read, where the file is to blame and not this host's view of it.
+_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
 # Not part of what a model is: another kernel may go on with the same weights.
 _NOT_THE_MODEL = {"attention_backend", "init_std"}
+
+
+class CheckpointFailed(OSError):
+    """A checkpoint that the run cannot do without could not be written."""
 
 
 @dataclass
@@ -45,15 +60,26 @@ class RunState:
     model: dict[str, Any] = field(default_factory=dict)
     # What the cursor counts in: sources with their checksums, in order, and the seed.
     data: dict[str, Any] = field(default_factory=dict)
+    # What the next loss is compared with: losses of the last steps of this stage that did not spike; and how many
+    # steps in a row did, up to here. Empty unless train.spikes looks at them.
+    recent_losses: list[float] = field(default_factory=list)
+    spiking_steps: int = 0
+    # How often the run went back to a checkpoint because of spikes, and the steps it gave up then.
+    rollbacks: int = 0
+    abandoned_steps: int = 0
     # For the record; a checkpoint loads under any layout.
     layout: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
 
 class Checkpoints:
-    """The checkpoints of one run: at most one is being written at a time. Made on all ranks together."""
+    """The checkpoints of one run: at most one is being written at a time. Made on all ranks together.
+
+    failures: saves that came to nothing since this start, the same number on every rank.
+    """
 
     def __init__(self, folder: Path, keep: int, mesh: Mesh) -> None:
+        self.failures = 0
         self._folder = folder
         self._keep = keep
         self._mesh = mesh
@@ -64,30 +90,77 @@ class Checkpoints:
             # A new thread would open a context on the first GPU of the host.
             initializer=lambda: torch.cuda.set_device(mesh.device) if on_gpu else None,
         )
-        self._pending: Future[None] | None = None
+        self._pending: Future[str] | None = None
+        # Why the newest save failed; empty if it did not.
+        self._failure = ""
+        self._news: deque[str] = deque()
         mesh.together(lambda: self._sweep() if mesh.is_main else None)  # what a kill left
 
-    def save(self, engine: TrainingEngine, state: RunState) -> None:
+    def save(
+        self, engine: TrainingEngine, state: RunState, before: Callable[[], None] | None = None
+    ) -> None:
         """Gather and start writing a checkpoint; training may go on when this returns. Collective.
 
-        Raises:
-            OSError: the previous one could not be written.
+        before: called in the background first; what it cannot write (OSError) fails the save.
         """
         self.wait()
         state.adam_steps = engine.adam_steps()
         owned = tensors.gather_owned(engine)
-        text = json.dumps({"format": FORMAT, **asdict(state)}, indent=1)
-        self._pending = self._writer.submit(self._write, owned, text, state.step)
+        text = seal({"format": FORMAT, **asdict(state)})
+        self._pending = self._writer.submit(self._write, owned, text, state.step, before)
 
     def wait(self) -> None:
-        """Until the checkpoint being written is complete.
-
-        Raises:
-            OSError: on every rank, what stopped it on one of them.
-        """
+        """Until the checkpoint being written is complete, or has failed. The same on every rank."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.result()
+            self._failure = pending.result()
+
+    def require(self) -> None:
+        """`wait`, where the run cannot do without the newest checkpoint.
+
+        Raises:
+            CheckpointFailed: on every rank, why it could not be written.
+        """
+        self.wait()
+        if self._failure:
+            # It is no warning any more.
+            self._news = deque(line for line in self._news if self._failure not in line)
+            raise CheckpointFailed(
+                f"{self._failure}; mend that and start the same command again: it goes on from the last "
+                "complete checkpoint"
+            )
+
+    def news(self) -> list[str]:
+        """What went wrong since the last call, one line each; the main rank's to say."""
+        return [self._news.popleft() for _ in range(len(self._news))]
+
+    def forget_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps, for a run that goes on from an earlier one. Collective.
+
+        A restart would find them, and go on where this run no longer is.
+        """
+        self.wait()
+
+        def forget() -> None:
+            for later in checkpoint_folder.complete(self._folder):
+                if checkpoint_folder.step_of(later) > step:
+                    later.rename(later.with_name(f"{later.name}.partial"))
+            newest = checkpoint_folder.latest(self._folder)
+            if newest is not None:
+                write_durably(self._folder / checkpoint_folder.LATEST, newest.name)
+            self._sweep()
+
+        self._mesh.together(lambda: forget() if self._mesh.is_main else None)
+
+    def restate(self, state: RunState) -> None:
+        """Replace the state in the complete checkpoint of `state.step`: its tensors are still right. Collective.
+
+        One file takes another's place, so a kill leaves the checkpoint with the old state or the new one.
+        """
+        self.wait()
+        path = self._folder / checkpoint_folder.named(state.step) / STATE
+        text = seal({"format": FORMAT, **asdict(state)})
+        self._mesh.together(lambda: write_durably(path, text) if self._mesh.is_main else None)
 
     def close(self) -> None:
         """Finish the checkpoint being written and end the thread."""
@@ -96,79 +169,148 @@ class Checkpoints:
         finally:
             self._writer.shutdown()
 
-    def _write(self, owned: dict[str, Any], text: str, step: int) -> None:
-        """All ranks write, then the main rank names; whoever fails, every rank's `wait` raises it."""
-        final = self._folder / f"step_{step:08d}"
+    def _write(
+        self,
+        owned: dict[str, Tensor],
+        text: bytes,
+        step: int,
+        before: Callable[[], None] | None,
+    ) -> str:
+        """All ranks write, then the main rank names; returns why it failed, the same on every rank."""
+        final = self._folder / checkpoint_folder.named(step)
         partial = final.with_name(f"{final.name}.partial")
-        group = self._mesh.checkpoint_group
-        self._mesh.together(lambda: partial.mkdir(parents=True, exist_ok=True), group)
         try:
-            self._mesh.together(lambda: tensors.write(owned, partial, self._mesh), group)
-            self._mesh.together(lambda: self._name(partial, final, text), group)
-        except OSError:
-            shutil.rmtree(partial, ignore_errors=True)  # a full disk gets its room back
-            raise
+            # Together, even without it: the main rank may still be sweeping after the save before.
+            self._together(before or (lambda: None))
+            self._together(lambda: partial.mkdir(parents=True, exist_ok=True))
+            index = tensors.write(owned, partial, self._mesh)
+            self._together(
+                lambda: self._name(partial, final, text, index) if self._mesh.is_main else None
+            )
+        except OSError as error:
+            self.failures += 1
+            failure = f"the checkpoint of step {step:,} could not be written: {error}"
+            self._news.append(f"warning: {failure}; training goes on, the next save tries again")
+            if self._mesh.is_main:
+                shutil.rmtree(partial, ignore_errors=True)  # a full disk gets its room back
+            return failure
+        if self._mesh.is_main:
+            self._tidy(final)
+        return ""
 
-    def _name(self, partial: Path, final: Path, text: str) -> None:
-        if not self._mesh.is_main:
-            return
+    def _together(self, work: Callable[[], T]) -> T:
+        """`work` on every rank, on the writers' group; OSError on all, with the rank that has one."""
+
+        def on_this_rank() -> T:
+            try:
+                return work()
+            except OSError as error:
+                raise OSError(f"rank {self._mesh.rank}: {reason(error)}") from error
+
+        return self._mesh.together(on_this_rank, self._mesh.checkpoint_group)
+
+    def _name(self, partial: Path, final: Path, text: bytes, index: Index) -> None:
+        write_durably(partial / INDEX, seal({"format": FORMAT, **index}))
         write_durably(partial / STATE, text)
-        if final.exists():  # an unreadable one of the same step: a readable one is resumed from
+        if final.exists():  # of a run that went back to an earlier step and came here again
             final.rename(final.with_name(f"{final.name}.replaced.partial"))
         partial.rename(final)
-        write_durably(self._folder / "latest", final.name)
-        complete = sorted(self._folder.glob("step_????????"))
-        for old in complete[: -self._keep]:
-            if old != final:  # a name of its own first: half a folder must never count as complete
-                old.rename(old.with_name(f"{old.name}.partial"))
-        self._sweep()
+        sync_folder(self._folder)
+
+    def _tidy(self, newest: Path) -> None:
+        """Move `latest` and remove old checkpoints; what fails here costs room, not the checkpoint."""
+        try:
+            write_durably(self._folder / checkpoint_folder.LATEST, newest.name)
+            for old in checkpoint_folder.complete(self._folder)[self._keep :]:
+                if (
+                    old != newest
+                ):  # a name of its own first: half a folder must never count as complete
+                    old.rename(old.with_name(f"{old.name}.partial"))
+            self._sweep()
+        except OSError as error:
+            self._news.append(
+                f"warning: {newest} is complete, but old ones beside it remain: {reason(error)}"
+            )
 
     def _sweep(self) -> None:
         for partial in self._folder.glob("*.partial"):
             shutil.rmtree(partial)
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Replace `path` by `text` so that a kill leaves either the old or the new content."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint under `folder`, if there is one."""
-    named = folder / "latest"
-    if named.is_file() and (folder / named.read_text().strip() / STATE).is_file():
-        return folder / named.read_text().strip()
-    complete = [path for path in sorted(folder.glob("step_????????")) if (path / STATE).is_file()]
-    return complete[-1] if complete else None
-
-
 def read_state(folder: Path) -> RunState:
     """The JSON of a checkpoint.
 
     Raises:
-        ValueError: there is none, or another format's.
+        DamagedCheckpoint: it is not there, or not as it was written.
+        ValueError: it is another format's.
     """
-    path = folder / STATE
+    content = _unsealed(folder, STATE)
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"checkpoint {folder}: {STATE} is not readable ({error})") from error
-    if content.pop("format", None) != FORMAT:
-        raise ValueError(f"checkpoint {folder}: written in another format than {FORMAT}")
-    try:
-        return RunState(**content)
+        state = RunState(**content)
     except TypeError as error:
         raise ValueError(f"checkpoint {folder}: {STATE} is of another version ({error})") from error
+    for name, value in vars(RunState()).items():
+        if type(getattr(state, name)) is not type(value):
+            raise ValueError(
+                f"checkpoint {folder}: {STATE}: {name} must be a {type(value).__name__}"
+            )
+    return state
+
+
+def read_index(folder: Path) -> Index:
+    """What files and tensors a checkpoint must have.
+
+    Raises:
+        DamagedCheckpoint: the index is not there, or not as it was written.
+        ValueError: it is another format's, or names files outside the folder.
+    """
+    try:
+        return tensors.checked_index(_unsealed(folder, INDEX))
+    except DamagedCheckpoint:
+        raise
+    except ValueError as error:
+        raise ValueError(f"checkpoint {folder}: {INDEX}: {error}") from error
+
+
+def verify(folder: Path, mesh: Mesh, tell: Callable[[str], None]) -> Index:
+    """The index of a checkpoint of which every byte is as it was written. Collective.
+
+    Raises:
+        DamagedCheckpoint, ValueError: on every rank, what is wrong with which file.
+    """
+
+    def look() -> Index | None:
+        if not mesh.is_main:
+            return None
+        read_state(folder)
+        return read_index(folder)
+
+    index: Index = mesh.broadcast_object(mesh.together(look))
+    tensors.verify(folder, index, mesh, tell)
+    return index
+
+
+def _unsealed(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        kind = DamagedCheckpoint if error.errno in _DAMAGE else ValueError
+        raise kind(f"checkpoint {folder}: {name} is not readable ({error.strerror})") from error
+    try:
+        content = unseal(raw)
+    except BrokenSeal as error:
+        if raw.startswith(b'{\n "format": 1,'):
+            content = {"format": 1}
+        else:
+            raise DamagedCheckpoint(f"checkpoint {folder}: {name} is damaged: {error}") from error
+    found = content.pop("format", None)
+    if found != FORMAT:
+        raise ValueError(
+            f"checkpoint {folder}: written in format {found}, this version reads format {FORMAT}; go on "
+            "with the version that wrote it, or start a new run (another run_name)"
+        )
+    return content
 
 
 def differences(

@@ -1,29 +1,41 @@
 """YAML groups and command line -> one typed `RunConfig`, or every mistake in them at once.
 
-Hydra composes the groups of `conf/` (experiment=, model=, ...); plain KEY=VALUE overrides are then laid
-over the result by ourselves, because Hydra stops at the first key it does not know. The whole tree is
+Hydra composes the groups of `conf/` (experiment=, model=, ...); KEY=VALUE, +KEY=VALUE and ~KEY are then
+laid over the result by ourselves, because Hydra stops at the first key it does not know. The whole tree is
 checked against the dataclasses of `train/config.py`: unknown keys name the nearest known one, types are
 pydantic's job. The only import of hydra and omegaconf.
+
+A configuration is data and means the same on every rank: no YAML tag makes an object, no key names a
+function, and the one interpolation there is refers to another key. No `${oc.env:...}`, no clock.
 """
 
 import dataclasses
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from data.printable import one_line
 from train.config import RunConfig
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+# Of an argument or of a value: far beyond what anybody writes, and short enough to be parsed in a moment.
+MOST_CHARACTERS = 4096
+LARGEST_INTEGER = 2**63 - 1
+_UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError)
+_SCHEMA = TypeAdapter(RunConfig)
+_REFERENCE = re.compile(r"(?<!\\)\$\{[\w.]+\}")
 
 
 class ConfigMistakes(ValueError):
@@ -47,28 +59,23 @@ def compose_run(arguments: Sequence[str]) -> RunConfig:
     """
     mistakes: list[str] = []
     choices: list[str] = []
-    values: list[Override] = []
+    changes: list[Override] = []
     for override in _parse(arguments, mistakes):
-        if override.key_or_group in groups():
-            mistake = _choice_mistake(override)
-            if mistake:
-                mistakes.append(mistake)
-            else:
-                choices.append(override.input_line or "")
-        elif override.is_add() or override.is_delete():
-            choices.append(override.input_line or "")
+        if override.key_or_group not in groups():
+            changes.append(override)
+        elif mistake := _choice_mistake(override):
+            mistakes.append(f"{one_line(override.input_line or '')}: {mistake}")
         else:
-            values.append(override)
+            choices.append(f"{override.key_or_group}={override.value()}")
     tree = _compose(choices, mistakes)
     means_something = not mistakes
-    for override in values:
-        mistake = key_mistake(override.key_or_group, tree)
+    for override in changes:
+        try:
+            mistake = _change(tree, override)
+        except (OmegaConfBaseException, RecursionError) as error:
+            mistake = f"cannot be set ({_words(error)}); give a value such as --print shows"
         if mistake:
-            mistakes.append(f"{override.input_line}: {mistake}")
-        elif override.is_sweep_override():
-            mistakes.append(f"{override.input_line}: give one value; a list is written [1,2]")
-        else:
-            OmegaConf.update(tree, override.key_or_group, override.value(), force_add=True)
+            mistakes.append(f"{one_line(override.input_line or '')}: {mistake}")
     if not mistakes:
         return typed(tree)
     rest = None
@@ -82,11 +89,15 @@ def compose_run(arguments: Sequence[str]) -> RunConfig:
 
 def typed(tree: Any) -> RunConfig:
     """The dataclasses of a composed tree. Raises ConfigMistakes with every unknown key and wrong type."""
+    strange = list(_strange_values(OmegaConf.to_container(tree, resolve=False)))
+    if strange:
+        raise ConfigMistakes(strange)
     try:
         plain: Any = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigMistakes([str(error).splitlines()[0]]) from error
-    if isinstance(plain.get("run_name"), int):  # a job's number is a good name
+        line = f"{error.full_key}: {_words(error)}; give a value, or another key that there is"
+        raise ConfigMistakes([line]) from error
+    if type(plain.get("run_name")) is int:  # a job's number is a good name
         plain["run_name"] = str(plain["run_name"])
     unknown = [
         f"{key}: {mistake}" for key in _leaves(plain) if (mistake := key_mistake(key, plain))
@@ -94,7 +105,7 @@ def typed(tree: Any) -> RunConfig:
     if unknown:
         raise ConfigMistakes(unknown)
     try:
-        return TypeAdapter(RunConfig).validate_python(plain)
+        return _SCHEMA.validate_python(plain)
     except ValidationError as error:
         raise ConfigMistakes([_type_mistake(detail) for detail in error.errors()]) from error
 
@@ -153,34 +164,113 @@ def _needs_values(schema: Any) -> bool:
 def _parse(arguments: Sequence[str], mistakes: list[str]) -> list[Override]:
     parsed = []
     for argument in arguments:
+        if len(argument) > MOST_CHARACTERS:
+            mistakes.append(
+                f"{one_line(argument)}: longer than {MOST_CHARACTERS} characters; write it into a file of conf/"
+            )
+            continue
         try:
             parsed.append(OverridesParser.create().parse_override(argument))
-        except HydraException:
+        except (
+            HydraException,
+            ValueError,
+            RecursionError,
+        ):  # the last two: a number, a nesting too long
             mistakes.append(
-                f"{argument}: not an argument; write KEY=VALUE, for example train.max_steps=10"
+                f"{one_line(argument)}: not an argument; write KEY=VALUE, for example train.max_steps=10"
             )
     return parsed
 
 
 def _compose(choices: list[str], mistakes: list[str]) -> Any:
+    """The tree of these choices; where they cannot be composed, that of the defaults, and why not."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
+        for resolver in ("oc.env", "now"):  # nor may they choose a group
+            OmegaConf.clear_resolver(resolver)
         try:
             tree = compose("config", overrides=choices)
-        except (HydraException, OmegaConfBaseException) as error:
-            mistakes.append(str(error).splitlines()[0])
-            tree = compose("config")
+        except _UNREADABLE as error:
+            # A file of conf/ that is no YAML, asks for an object, names a file that is not there, or itself.
+            asked = " ".join(choices) or "conf/config.yaml"
+            mistakes.append(f"{asked}: {_words(error)}; mend the file in conf/")
+            tree = None
+    if tree is None:
+        if not choices:
+            raise ConfigMistakes(mistakes)
+        return _compose([], mistakes)
     OmegaConf.set_struct(tree, False)
     return tree
 
 
+def _change(tree: Any, override: Override) -> str | None:
+    """Lay KEY=VALUE, +KEY=VALUE or ~KEY over `tree`; or what is wrong with it, and nothing is changed."""
+    key = override.key_or_group
+    *path, name = key.split(".")
+    present = name in _children(tree, path)
+    if override.package is not None:
+        return "only a group has a package; write KEY=VALUE"
+    if override.is_sweep_override():
+        return "give one value; a list is written [1,2]"
+    if override.is_delete():
+        if not present:
+            return f"there is none to remove{_near(name, _children(tree, path))}"
+        holder = OmegaConf.select(tree, ".".join(path)) if path else tree
+        del holder[name]
+        return None
+    value = override.value()
+    if override.is_add() and present and not isinstance(value, dict):
+        return "is there already; write it without the plus sign"
+    if not override.is_add() and (mistake := key_mistake(key, tree)):
+        return mistake
+    both_are_mappings = isinstance(value, dict) and bool(_children(tree, key.split(".")))
+    OmegaConf.update(tree, key, value, merge=both_are_mappings, force_add=True)
+    return None
+
+
+def _words(error: Exception) -> str:
+    """What an error of another package says, in one line."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply, or refers to itself"
+    says = (str(error).strip() or str(error.__cause__)).partition("full_key:")[0]
+    return one_line(" ".join(says.split()))
+
+
+def _is_name(name: Any) -> bool:
+    """Whether KEY=VALUE could name it. (YAML has numbers, dates and nothing at all for keys.)"""
+    return isinstance(name, str) and name != "" and name.isprintable() and "." not in name
+
+
+def _strange_values(value: Any, key: str = "") -> Iterator[str]:
+    """What no value of a configuration may be, whatever its key."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if _is_name(name):
+                yield from _strange_values(inner, f"{key}.{name}" if key else name)
+            else:
+                where = key or "the configuration"
+                yield f"{where}: {one_line(repr(name))} is no name; use letters, digits, _ and -"
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _strange_values(inner, f"{key}.{index}")
+    elif isinstance(value, str):
+        if not value.isprintable():
+            yield f"{key}={one_line(value)}: holds a character that cannot be printed; leave it out"
+        elif len(value) > MOST_CHARACTERS:
+            yield f"{key}={one_line(value)}: longer than {MOST_CHARACTERS} characters; shorten it"
+        elif "${" in _REFERENCE.sub("", value, count=1):
+            yield f"{key}={value}: only another key can be referred to, as ${{seed}}; write the value itself"
+    elif isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        yield f"{key}: a number of {len(str(value))} digits; give one below 2^63"
+
+
 def _choice_mistake(override: Override) -> str | None:
-    known, chosen = groups()[override.key_or_group], override.value()
+    group, chosen = override.key_or_group, override.value()
+    known = groups()[group]
+    if override.type != OverrideType.CHANGE or override.package is not None:
+        return f"a group has one choice; write {group}=CHOICE, there are {', '.join(known)}"
     if chosen in known:
         return None
-    return (
-        f"{override.input_line}: no such {override.key_or_group}{_near(str(chosen), known)}; "
-        f"there are {', '.join(known)}"
-    )
+    return f"no such {group}{_near(str(chosen), known)}; there are {', '.join(known)}"
 
 
 def _type_mistake(detail: Any) -> str:
@@ -219,8 +309,8 @@ def _near(name: str, known: Any) -> str:
 
 def _children(tree: Any, path: Sequence[str]) -> list[str]:
     for part in path:
-        tree = tree.get(part, {}) if isinstance(tree, Mapping) or hasattr(tree, "get") else {}
-    return list(tree or {})
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return list(tree) if isinstance(tree, Mapping) else []
 
 
 def _leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[str]:

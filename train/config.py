@@ -16,6 +16,7 @@ DEVICES = ("auto", "cpu", "cuda")
 KEPT_FOR_BACKWARD = ("everything", "input", "input_on_cpu")
 WANDB_MODES = ("offline", "online", "disabled")
 ALLOWED_CHANGES = ("rope_base", "data")
+SPIKE_ACTIONS = ("ignore", "stop", "skip", "rollback")
 
 
 @dataclass
@@ -73,6 +74,23 @@ class ScheduleConfig:
 
 
 @dataclass
+class SpikesConfig:
+    """What is done about a loss far above those before it: see train/spikes.py."""
+
+    # ignore; stop or skip, both before the weights change; or rollback: go back to a checkpoint and step over
+    # the data.
+    action: str = "ignore"
+    # Steps of the stage that a loss is compared with; nothing is judged before half of them are there.
+    window: int = 128
+    # A step spikes when its loss is so many (robust) standard deviations above the median.
+    threshold: float = 6.0
+    # rollback: after so many steps in a row that spiked or were not finite.
+    patience: int = 3
+    # rollback: at most so often in the whole run.
+    max_rollbacks: int = 3
+
+
+@dataclass
 class TrainConfig:
     """The optimizer step and the machine under it."""
 
@@ -88,8 +106,9 @@ class TrainConfig:
     z_loss: float = 0.0
     # Choose only kernels that give the same bits every time; on GPUs slower.
     deterministic: bool = False
-    # Optimizer steps with a non-finite loss or gradient that are skipped before the run stops.
+    # Optimizer steps with a non-finite loss or gradient, or a spike, that are skipped before the run stops.
     max_skipped_steps: int = 0
+    spikes: SpikesConfig = field(default_factory=SpikesConfig)
 
 
 @dataclass
@@ -117,6 +136,25 @@ class CheckpointConfig:
     resume: str = "auto"
     # Differences between checkpoint and configuration that are meant: rope_base, data.
     allow_changes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class PreflightConfig:
+    """What every rank looks at before the first step: see docs/reliability.md."""
+
+    enabled: bool = True
+    # Try every group: do sums come out right, how fast is it, which link is slow.
+    links: bool = True
+    # Bytes of the messages that are timed; 0: 4 MiB between CPUs, 64 MiB between GPUs.
+    link_bytes: int = 0
+    # A link that is so many times slower than the median of its kind is named.
+    slow_link: float = 3.0
+    # A group whose transfer takes longer, in seconds, cannot talk.
+    timeout_seconds: float = 20.0
+    # Seconds in which all ranks must meet; then form the world; then look at their hosts.
+    join_seconds: float = 300.0
+    # A host whose clock is further from the main rank's is refused.
+    clock_seconds: float = 2.0
 
 
 @dataclass
@@ -158,3 +196,4 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    preflight: PreflightConfig = field(default_factory=PreflightConfig)

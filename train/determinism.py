@@ -17,4 +17,4 @@ def make_deterministic() -> None:
     os.environ.setdefault("NCCL_ALGO", "Ring")
     torch.use_deterministic_algorithms(True)
     # Nothing here reads memory it has not written; filling it would only cost.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

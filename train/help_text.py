@@ -18,6 +18,8 @@ Ropewalk: pretrain long-context language models through stages of growing length
 
 Flags
   --print    show the resolved configuration and stop       --check    validate it and stop
+  --folder   validate it, name the run's folder and stop
+  --preflight    under any launcher: look at every host and link, and stop
 
 The same command goes on where a run stopped. The command line wins over the files in conf/.
 A stage is a row of schedule.stages: +schedule.stages.longer={tokens: 1e6, ...} adds one,

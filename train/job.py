@@ -1,78 +1,104 @@
 """One job from its first collective to its closing words."""
 
-import errno
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
+
 from data.loader import Loader
+from data.sources import Corpus
 from model.attention_core import choose_core
 from model.flops import parameter_count
 from parallel import mesh as world
 from parallel.checkpoint import DamagedCheckpoint
 from parallel.config import ParallelConfig
 from parallel.deepspeed_settings import DTYPES
+from parallel.meeting import Meeting
 from parallel.mesh import Mesh
 from parallel.timeouts import Timeouts
 from train import build, validate
+from train.bad_step import LossSpike, NonFiniteStep
+from train.checkpoint import CheckpointFailed
 from train.closing import closing_words
 from train.config import RunConfig
 from train.determinism import make_deterministic
-from train.loop import NonFiniteStep, Run, is_over, train
-from train.progress import Progress
+from train.durable import reason
+from train.loop import Ending, Run, RunFailed, is_over, train
+from train.preflight import check as preflight
+from train.preflight.joining import joining
+from train.progress import Progress, say
 from train.refusal import FAILURE, STOPPED, refuse, refuse_alone
 from train.report import write_report
+from train.rollback import roll_back
 from train.run_log import write_summary
-from train.schedule import build_schedule
+from train.schedule import Schedule, build_schedule
 from train.stop_signal import StopSignal
 from train.supervisor import Supervisor
 
 
-def run_job(config: RunConfig) -> int:
+def run_job(config: RunConfig, meeting: Meeting | None = None) -> int:
     """Start the world, train, end the world. Returns the exit status."""
     if config.train.deterministic:
         make_deterministic()
     try:
-        device = world.choose_device(config.train.device)
-        choose_core(config.model.attention_backend, device, DTYPES[config.train.precision])
-        mesh = world.start(device, _timeouts(config.parallel))
+        mesh = _start_world(config, meeting)
     except ValueError as error:
         return refuse_alone(str(error))
     with Supervisor(mesh, build.run_folder(config)) as supervisor:
-        status = _supervised(config, mesh, supervisor)
+        status = _train(config, mesh, supervisor)
     world.stop()
     return status
+
+
+def run_preflight(config: RunConfig, meeting: Meeting | None = None) -> int:
+    """Start the world, look at everything, say what was found, end the world. Returns the exit status."""
+    schedule, _ = build_schedule(config)
+    assert schedule is not None, "validated before"
+    try:
+        mesh = _start_world(config, meeting)
+    except ValueError as error:
+        return refuse_alone(str(error))
+    try:
+        verdict = preflight.check(config, mesh, schedule)
+    except preflight.Unsound as error:
+        if mesh.is_main:
+            sys.stdout.write(error.verdict.tables)
+        return preflight.refuse_unsound(error)
+    if mesh.is_main:
+        lines = [f"warning: {line}" for line in verdict.warnings] + [verdict.summary]
+        sys.stdout.write("\n".join(lines) + f"\n\n{verdict.tables}")
+    world.stop()
+    return 0
+
+
+def _start_world(config: RunConfig, meeting: Meeting | None) -> Mesh:
+    device = choose_hardware(config)
+    with joining(meeting, config.preflight.join_seconds):
+        return world.start(device, _timeouts(config.parallel), meeting=meeting)
+
+
+def choose_hardware(config: RunConfig) -> torch.device:
+    """What this rank computes on.
+
+    Raises:
+        ValueError: this host has no such device, or no attention backend for it.
+    """
+    device = world.choose_device(config.train.device)
+    choose_core(config.model.attention_backend, device, DTYPES[config.train.precision])
+    return device
 
 
 def _timeouts(parallel: ParallelConfig) -> Timeouts:
     return Timeouts(parallel.timeout_seconds, parallel.timeouts, parallel.first_step_seconds)
 
 
-def _supervised(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> int:
-    try:
-        return _train(config, mesh, supervisor)
-    except OSError as error:
-        if not _disk_is_full(error):
-            raise
-        return refuse(
-            [
-                f"no space left for {config.paths.outputs} ({error}); free some and start the same "
-                "command again: it goes on from the last complete checkpoint"
-            ],
-            FAILURE,
-        )
-
-
-def _disk_is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-
-
 def _train(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> int:
     schedule, _ = build_schedule(config)
     assert schedule is not None, "validated before"
     try:
-        supervisor.phase("data preparation")
-        corpus = build.prepare_corpus(config, mesh)
+        supervisor.phase("preflight and data preparation")
+        corpus = _checked_corpus(config, mesh, schedule)
         resume, state = build.start_state(config, mesh, schedule=schedule, corpus=corpus)
         if is_over(config, schedule, state):
             if mesh.is_main:
@@ -89,9 +115,16 @@ def _train(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> int:
         )
         run.supervisor = supervisor
         loader = build.build_loader(run, corpus)
+    except preflight.Unsound as error:
+        supervisor.refused(str(error))
+        return preflight.refuse_unsound(error)
     except ValueError as error:
         supervisor.refused(str(error))
         return refuse(str(error).splitlines())
+    except OSError as error:
+        failure = f"{reason(error)}; mend that and start the same command again"
+        supervisor.refused(failure)
+        return refuse([failure], FAILURE)
     started = datetime.now(UTC)
     progress = Progress(
         schedule,
@@ -103,30 +136,51 @@ def _train(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> int:
     )
     for line in _opening_words(run, resume):
         progress.line(line)
-    finished, failure = True, ""
+    ending, failure = Ending.OVER, ""
     with progress, StopSignal() as signal:
         try:
-            finished = _train_leg(run, loader, progress, signal)
-            while finished and not run.is_over:
-                supervisor.phase("layout change")
+            ending = _train_leg(run, loader, progress, signal)
+            while ending is Ending.SPIKED or (ending is Ending.OVER and not run.is_over):
                 supervisor.layout_changes()
-                build.reform(run, corpus)
-                progress.line(f"{config.run_name}: now {_describe_layout(run)}")
-                finished = _train_leg(run, build.build_loader(run, corpus), progress, signal)
-        except (NonFiniteStep, DamagedCheckpoint) as error:
+                if ending is Ending.SPIKED:
+                    supervisor.phase("rollback")
+                    roll_back(run, corpus, progress.line)
+                else:
+                    supervisor.phase("layout change")
+                    build.reform(run, corpus)
+                    progress.line(f"{config.run_name}: now {_describe_layout(run)}")
+                ending = _train_leg(run, build.build_loader(run, corpus), progress, signal)
+        except (NonFiniteStep, LossSpike, RunFailed, CheckpointFailed, DamagedCheckpoint) as error:
             failure = str(error)
     run.checkpoints.close()
-    _close_logs(run, started, failed=bool(failure))
+    try:
+        run.mesh.together(lambda: _close_logs(run, started, failed=bool(failure)))
+    except OSError as error:
+        failure = failure or f"the run's last rows or its summary: {reason(error)}"
+    for line in run.news():
+        progress.line(line)
     if failure:
         supervisor.refused(failure)
         return refuse([failure], FAILURE)
     if mesh.is_main:
+        finished = ending is Ending.OVER
         sys.stdout.write(closing_words(run.folder, run.state, finished=finished))
-    return 0 if finished else STOPPED
+    return STOPPED if ending is Ending.ASKED else 0
 
 
-def _train_leg(run: Run, loader: Loader, progress: Progress, signal: StopSignal) -> bool:
-    """Train while the layout stays; returns False if a signal ended it."""
+def _checked_corpus(config: RunConfig, mesh: Mesh, schedule: Schedule) -> Corpus:
+    """What the run reads, after everything has been looked at."""
+    if not config.preflight.enabled:
+        return build.prepare_corpus(config, mesh)
+    verdict = preflight.check(config, mesh, schedule)
+    if mesh.is_main:
+        for line in [*(f"warning: {warning}" for warning in verdict.warnings), verdict.summary]:
+            say(line, build.run_folder(config) / "log.txt")
+    return build.open_prepared(config, mesh)
+
+
+def _train_leg(run: Run, loader: Loader, progress: Progress, signal: StopSignal) -> Ending:
+    """Train while the layout stays."""
     with loader:
         return train(run, loader, progress, signal)
 
@@ -174,6 +228,7 @@ def _close_logs(run: Run, started: datetime, *, failed: bool) -> None:
             "steps": run.state.step,
             "tokens_seen": run.state.tokens_seen,
             "skipped_steps": run.state.skipped_steps,
+            "rollbacks": run.state.rollbacks,
             "complete": run.is_over,
             "versions": run.state.versions,
         },

@@ -1,10 +1,11 @@
 """The loop: draw a batch, take a step, write it down; at the end of a stage evaluate and save."""
 
-import json
+import math
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from enum import Enum, auto
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from data.loader import GlobalBatch
 from model.layer_pattern import expand_pattern
 from parallel.mesh import Mesh
 from parallel.watch.waiting import waiting
-from train.checkpoint import Checkpoints, RunState, write_durably
+from train import bad_step, spikes
+from train.checkpoint import Checkpoints, RunState
 from train.config import RunConfig
 from train.evaluate import HeldOut, evaluate
 from train.progress import Progress, number
 from train.run_log import RunLog, finite
 from train.schedule import Point, Schedule, Stage
-from train.step import StepResult, optimizer_step, what_was_seen
+from train.step import StepResult, optimizer_step
 from train.stop_signal import StopSignal
 from train.stragglers import Stragglers
 from train.supervisor import Supervisor
@@ -29,8 +31,19 @@ from train.trainer import Trainer
 from train.wandb_log import WandbLog
 
 
-class NonFiniteStep(ValueError):
-    """Loss or gradient was not finite more often than the configuration allows."""
+class RunFailed(OSError):
+    """What one rank cannot read or write, and all of them end for."""
+
+
+class Ending(Enum):
+    """Why `train` came back."""
+
+    # No batch is left: the run is over, or its layout changes.
+    OVER = auto()
+    # A signal asked to stop; everything is saved.
+    ASKED = auto()
+    # Spike after spike: see train/rollback.py.
+    SPIKED = auto()
 
 
 @dataclass
@@ -49,8 +62,8 @@ class Run:
     # Main rank only: None elsewhere.
     log: RunLog | None = None
     wandb: WandbLog | None = None
-    # Main rank only: why a log could not be written. The other ranks learn of it with the next step.
-    failure: OSError | None = None
+    # What this rank could not read or write. The other ranks learn of it with the next step.
+    failure: ValueError | OSError | None = None
     stragglers: Stragglers | None = None
     # None where nobody watches: in tests of the loop alone.
     supervisor: Supervisor | None = None
@@ -59,6 +72,13 @@ class Run:
         """Say what the run does from now on."""
         if self.supervisor is not None:
             self.supervisor.phase(name)
+
+    def news(self) -> list[str]:
+        """What went wrong beside the training since the last call, one line each; the main rank's to say."""
+        lines = self.checkpoints.news()
+        for log in (self.log, self.wandb):
+            lines += log.news() if log is not None else []
+        return lines
 
     @property
     def total_tokens(self) -> int:
@@ -74,18 +94,22 @@ class Run:
         return is_over(self.config, self.schedule, self.state)
 
 
-def train(run: Run, batches: Iterable[GlobalBatch], progress: Progress, signal: StopSignal) -> bool:
-    """Run to the end of the batches; returns False if `signal`, on any rank, ended it before.
+def train(
+    run: Run, batches: Iterable[GlobalBatch], progress: Progress, signal: StopSignal
+) -> Ending:
+    """Run to the end of the batches, or until `signal`, on any rank, or spikes end it before.
 
     Raises:
-        NonFiniteStep: see `train.max_skipped_steps`; the weights are those of the step before.
-        OSError: a log or a checkpoint could not be written; on every rank.
+        NonFiniteStep, LossSpike: see `train.max_skipped_steps`; the weights are those of the step before.
+        RunFailed: on every rank, what one could not read or write; everything before it is saved.
+        CheckpointFailed: the last checkpoint, or the one a stop asked for, could not be written.
     """
     drawn = time.perf_counter()
-    for index, batch in enumerate(_drawn(batches)):
+    for index, batch in enumerate(_drawn(run, batches)):
         run.phase(f"step {run.state.step + 1}")
         point = run.schedule.at(run.state.tokens_seen)
         waited = time.perf_counter() - drawn
+        limit = spikes.limit_of_step(run.state, point.stage.name, run.config.train.spikes)
         result = optimizer_step(
             run.trainer,
             run.mesh,
@@ -93,38 +117,61 @@ def train(run: Run, batches: Iterable[GlobalBatch], progress: Progress, signal: 
             point=point,
             model=run.config.model,
             stop=signal.requested or run.failure is not None,
+            limit=math.inf if run.config.train.spikes.action == "rollback" else limit,
         )
         if index == 0 and run.supervisor is not None:
             run.supervisor.first_step_done()
-        if result.stop_votes:
-            run.mesh.together(lambda: _raise(run.failure))
-        if not result.applied:
-            _skip_or_stop(run, batch, result)
+        if not result.applied or result.loss > limit:
+            progress.line(_note(run, batch, result, limit))
         _advance(run, batch, point)
+        taken = result.loss if result.applied else math.nan
+        spikes.remember(run.state, taken, limit, run.config.train.spikes)
         row = _metrics(run, batch, point, result, waited, time.perf_counter() - drawn)
+        row |= _of_spikes(run, result, limit)
         _compare_ranks(run, row, progress)
         _write(run, row)
         progress.step(row)
+        if spikes.wants_back(run.state, run.config.train.spikes):
+            return Ending.SPIKED
         stopping = result.stop_votes > 0
         _evaluate_and_save(run, point, progress, stopping=stopping)
+        for line in run.news():
+            progress.line(line)
+        if stopping:
+            run.mesh.together(lambda: _raise(run.failure))
         if stopping and not run.is_over:
-            return False
+            return Ending.ASKED
         drawn = time.perf_counter()
-    run.checkpoints.wait()
+    run.checkpoints.require()
     run.mesh.together(lambda: _raise(run.failure))
     # A signal that came too late for a vote in the last step: the stage's checkpoint is there already.
-    return run.is_over or not any(run.mesh.gather_objects(signal.requested))
+    if run.is_over or not any(run.mesh.gather_objects(signal.requested)):
+        return Ending.OVER
+    return Ending.ASKED
 
 
-def _drawn(batches: Iterable[GlobalBatch]) -> Iterator[GlobalBatch]:
-    """The batches; while one is not ready, the watch knows what this rank waits for."""
+def _drawn(run: Run, batches: Iterable[GlobalBatch]) -> Iterator[GlobalBatch]:
+    """The batches, each drawn before the step on the one before it.
+
+    So what this rank cannot read is known in time for that step's vote, and no rank waits for a dead one.
+    """
     iterator = iter(batches)
-    while True:
-        with waiting("", "its next batch from the loader"):
-            batch = next(iterator, None)
-        if batch is None:
-            return
+    batch = _draw(run, iterator)
+    run.mesh.together(lambda: _raise(run.failure))
+    while batch is not None:
+        following = _draw(run, iterator)
         yield batch
+        batch = following
+
+
+def _draw(run: Run, batches: Iterator[GlobalBatch]) -> GlobalBatch | None:
+    """The next batch; None after the last, and where it cannot be read. The watch knows who waits for it."""
+    try:
+        with waiting("", "its next batch from the loader"):
+            return next(batches, None)
+    except (ValueError, OSError) as error:
+        run.failure = error
+        return None
 
 
 def _evaluate_and_save(run: Run, point: Point, progress: Progress, *, stopping: bool) -> None:
@@ -134,7 +181,7 @@ def _evaluate_and_save(run: Run, point: Point, progress: Progress, *, stopping: 
     stage_is_over = run.state.tokens_seen >= point.stage.end or run.is_over
     if stopping:
         _save(run)
-        run.checkpoints.wait()
+        run.checkpoints.require()
     if stage_is_over or _due(config.evaluation.every_steps, step):
         _evaluate(run, point, progress)
     if not stopping and (stage_is_over or _due(config.checkpoint.every_steps, step)):
@@ -150,14 +197,14 @@ def is_over(config: RunConfig, schedule: Schedule, state: RunState) -> bool:
 
 def _save(run: Run) -> None:
     run.phase("checkpoint")
-    if run.log is not None:
-        run.log.sync()
-    run.checkpoints.save(run.trainer.engine, run.state)
+    # A checkpoint must not outlive the rows before it.
+    rows = None if run.log is None else run.log.sync
+    run.checkpoints.save(run.trainer.engine, run.state, before=rows)
 
 
-def _raise(failure: OSError | None) -> None:
+def _raise(failure: ValueError | OSError | None) -> None:
     if failure is not None:
-        raise failure
+        raise RunFailed(str(failure)) from failure
 
 
 def _due(every: int, step: int) -> bool:
@@ -179,19 +226,25 @@ def bases_by_kind(config: RunConfig, base: float) -> dict[str, float]:
     return dict.fromkeys(sorted(kinds), base)
 
 
-def _skip_or_stop(run: Run, batch: GlobalBatch, result: StepResult) -> None:
-    step = run.state.step + 1
-    seen = what_was_seen(run.mesh, batch, result, step)
-    path = run.folder / f"nonfinite_step_{step:08d}.json"
-    if run.mesh.is_main:
-        write_durably(path, json.dumps(seen, indent=1))
-    run.state.skipped_steps += 1
-    if run.state.skipped_steps > run.config.train.max_skipped_steps:
-        raise NonFiniteStep(
-            f"step {step}: loss {result.loss}, gradient norm {result.gradient_norm}: not finite, the "
-            f"weights were not touched; {path} names ranks and documents; skip up to N such steps with "
-            "train.max_skipped_steps=N, or lower the learning rate"
-        )
+def _note(run: Run, batch: GlobalBatch, result: StepResult, limit: float) -> str:
+    state, config = run.state, run.config.train
+    return bad_step.note(
+        run.mesh, run.folder, batch, result, limit=limit, state=state, config=config
+    )
+
+
+def _of_spikes(run: Run, result: StepResult, limit: float) -> dict[str, Any]:
+    """What a row says about its step being skipped, and about spikes where they are looked for."""
+    row: dict[str, Any] = {}
+    if not result.applied:
+        row["skipped_because"] = "spike" if bad_step.is_spike(result, limit) else "not finite"
+    if run.config.train.spikes.action != "ignore":
+        row["spikes"] = {
+            "limit": limit if math.isfinite(limit) else None,
+            "in_a_row": run.state.spiking_steps,
+            "rollbacks": run.state.rollbacks,
+        }
+    return row
 
 
 def _metrics(
@@ -215,6 +268,7 @@ def _metrics(
         "model_flops_per_second": result.flops / seconds,
         "peak_memory_bytes": _peak_memory(run.mesh.device),
         "skipped": not result.applied,
+        "checkpoint_failures": run.checkpoints.failures,
         "seconds": {"data": waited, **result.seconds},
     }
     if result.received is not None:

@@ -21,6 +21,22 @@ def number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def say(text: str, log: Path) -> None:
+    """One line on the console and in log.txt; for the main rank, before there is a `Progress`."""
+    _keep(text, log)
+    _say(text)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _keep(text: str, log: Path) -> None:
+    with contextlib.suppress(OSError), log.open("a") as file:  # a full disk: not here
+        file.write(f"{now()} {text}\n")
+
+
 class Progress:
     """The console and log.txt of the main rank; other ranks get one that says nothing."""
 
@@ -74,7 +90,7 @@ class Progress:
         if not self._bar.disable:
             self._bar.set_description_str(f"{where} len {row['sequence_length']:,}", refresh=False)
             self._bar.set_postfix_str(f"loss {number(row['loss'])}", refresh=False)
-            self._bar.update(row["batch_tokens"])
+            self._bar.update(row["tokens_seen"] - self._bar.n)  # a rollback takes it back
         moment = time.monotonic()
         last = row["tokens_seen"] >= self._total
         if moment - self._said < self._seconds and not last:
@@ -90,24 +106,18 @@ class Progress:
         )
         self._keep(text)
         if self._bar.disable:
-            self._say(text)
+            _say(text)
 
     def line(self, text: str) -> None:
         """Show one line without breaking the bar."""
         if self._speaks:
             self._keep(text)
             self._bar.clear()
-            self._say(text)
-
-    def _say(self, text: str) -> None:
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+            _say(text)
 
     def _keep(self, text: str) -> None:
-        if self._log is None:
-            return
-        with contextlib.suppress(OSError), self._log.open("a") as file:  # a full disk: not here
-            file.write(f"{now()} {text}\n")
+        if self._log is not None:
+            _keep(text, self._log)
 
 
 def _clock(seconds: float) -> str:

@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from parallel.mesh import launched_rank
+from data.printable import one_line
+from parallel.launcher import launched_rank
 
 FAILURE = 1
 MISTAKE = 2
@@ -16,13 +17,13 @@ def refuse(lines: Sequence[str], status: int = MISTAKE) -> int:
     if launched_rank() == 0:
         count = f"{len(lines)} mistakes" if len(lines) > 1 else "error"
         head = f"train: {count}:" + ("\n  " if len(lines) > 1 else " ")
-        sys.stderr.write(head + "\n  ".join(lines) + "\n")
+        sys.stderr.write(head + "\n  ".join(map(one_line, lines)) + "\n")
         sys.stderr.flush()
     return status
 
 
 def refuse_alone(line: str) -> int:
     """Write a mistake that only this rank has, whichever it is; returns the exit status."""
-    sys.stderr.write(f"train: rank {launched_rank()}: {line}\n")
+    sys.stderr.write(f"train: rank {launched_rank()}: {one_line(line)}\n")
     sys.stderr.flush()
     return MISTAKE

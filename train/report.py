@@ -25,6 +25,7 @@ from train.report_record import (
     finite,
     known,
     length_label,
+    of_spikes,
     read_run,
     weighted_mean,
 )
@@ -115,6 +116,13 @@ def notes(record: RunRecord) -> list[str]:
     elif planned and seen < 0.999 * planned:
         lines.append(
             f"The run stands at {seen / planned:.1%} of its planned {compact(planned)} tokens."
+        )
+    rollbacks = of_spikes(record.steps[-1], "rollbacks") if record.steps else None
+    if rollbacks:
+        times = "once" if rollbacks == 1 else f"{rollbacks:.0f} times"
+        lines.append(
+            f"The run went back to a checkpoint {times}, because its loss spiked, and stepped over data: "
+            "see stepped_over.jsonl."
         )
     if record.steps and not record.evaluations:
         lines.append("There is no evaluation yet, so nothing here is held-out.")

@@ -134,6 +134,31 @@ def stage_lines(
     return traces
 
 
+def crosses(
+    record: RunRecord, rows: Sequence[Row], what: str, place: Callable[[Row], tuple[float, str]]
+) -> list[Row]:
+    """A cross for each of `rows`, one trace per stage. place: a cross's height, and what it says."""
+    traces = list[Row]()
+    for stage in record.stage_names:
+        here = [row for row in rows if str(row["stage"]) == stage]
+        places = [place(row) for row in here]
+        if not here:
+            continue
+        marker = {"symbol": "x", "size": 8, "color": "@ink", "line": {"color": "@card", "width": 1}}
+        traces.append(
+            {"type": "scatter", "mode": "markers", "name": f"{html.escape(stage)}, {what}"}
+            | {"x": [row["tokens_seen"] for row in here], "y": [height for height, _ in places]}
+            | {"marker": marker, "cliponaxis": False}
+            | {
+                "customdata": [
+                    [row["step"], says] for row, (_, says) in zip(here, places, strict=True)
+                ]
+            }
+            | {"hovertemplate": hover(stage, f"{what}, %{{customdata[1]}}")}
+        )
+    return traces
+
+
 def hover(stage: str, text: str) -> str:
     return f"<b>{html.escape(stage)}</b> · step %{{customdata[0]}}<br>{text}<extra></extra>"
 

@@ -12,6 +12,7 @@ from statistics import median
 
 from train.report_axes import (
     base_layout,
+    crosses,
     hover,
     layout_over_tokens,
     line_ends,
@@ -27,6 +28,7 @@ from train.report_record import (
     known,
     length_label,
     rounded,
+    spiked,
     weighted_mean,
     yardstick,
 )
@@ -74,6 +76,10 @@ def loss_figure(record: RunRecord) -> Figure:
     pad = 0.05 * (high - low) or 0.1
     layout = layout_over_tokens(record, {"range": [low - pad, high + pad]}, right=78)
     layout["annotations"] += margin_labels(labels, low - pad, high + pad, height=380)
+    spikes = [row for row in record.steps if spiked(row)]
+    data += crosses(
+        record, spikes, "spike", lambda row: (min(row["loss"], high), f"{row['loss']:.4f}")
+    )
     title = "Training loss"
     bigram = finite(record.evaluations[-1], "bigram_loss") if record.evaluations else None
     if newest:
@@ -84,6 +90,7 @@ def loss_figure(record: RunRecord) -> Figure:
     unit = "nats per token · faint: every step, bold: their trend"
     if newest:
         unit += ", points: held-out, at the stage's own sequence length"
+    unit += ", ✕: spike" if spikes else ""
     return Figure("loss", title, unit, data, layout, wide=True, height=380)
 
 
@@ -237,25 +244,12 @@ def gradient_norm_figure(record: RunRecord) -> Figure:
     data = stage_lines(record, "gradient_norm", lambda value: f"{value:.4g}", "norm", smoothed=True)
     skipped = [row for row in record.steps if row.get("skipped") is True]
     top = max(values, default=1.0)
-    for stage in record.stage_names:
-        rows = [row for row in skipped if str(row["stage"]) == stage]
-        norms = [finite(row, "gradient_norm") for row in rows]
-        marker = {"symbol": "x", "size": 8, "color": "@ink"}
-        if rows:
-            data.append(
-                {"type": "scatter", "mode": "markers", "name": f"{html.escape(stage)}, skipped"}
-                | {"x": [row["tokens_seen"] for row in rows], "y": [norm or top for norm in norms]}
-                | {"marker": marker | {"line": {"color": "@card", "width": 1}}}
-                | {
-                    "customdata": [
-                        [r["step"], n or "not finite"] for r, n in zip(rows, norms, strict=True)
-                    ]
-                }
-                | {
-                    "hovertemplate": hover(stage, "skipped, norm %{customdata[1]}"),
-                    "cliponaxis": False,
-                }
-            )
+
+    def place(row: Row) -> tuple[float, str]:
+        norm = finite(row, "gradient_norm")
+        return norm or top, str(row.get("skipped_because", "not finite"))
+
+    data += crosses(record, skipped, "skipped", place)
     title = f"Gradient norm, median {median(values):.2g}" if values else "Gradient norm"
     count = len(skipped)
     title += f"; {count} of {len(record.steps)} steps skipped" if count else "; no step skipped"

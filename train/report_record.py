@@ -152,6 +152,18 @@ def known(rows: Iterable[Row], key: str) -> list[float]:
     return [value for row in rows if (value := finite(row, key)) is not None]
 
 
+def spiked(row: Row) -> bool:
+    """Whether a step's loss was above the limit of train.spikes."""
+    loss, limit = finite(row, "loss"), of_spikes(row, "limit")
+    return loss is not None and limit is not None and loss > limit
+
+
+def of_spikes(row: Row, key: str) -> float | None:
+    """What a step's row says about spikes; None where nobody looked for them."""
+    spikes = row.get("spikes")
+    return finite(spikes, key) if isinstance(spikes, dict) else None
+
+
 def weighted_mean(rows: Iterable[Row], key: str, weight: str) -> float | None:
     """Mean of `key` weighted by `weight`, over the rows that have both; None where none has."""
     pairs = [(finite(row, key), finite(row, weight)) for row in rows]

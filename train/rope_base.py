@@ -35,6 +35,8 @@ _FIELDS = {
 }
 # Grid of `safe_base`: bases from 12x the published fit downwards, this many per factor of e.
 _GRID_PER_E = 800
+# The search looks at every distance, for thousands of bases: a minute for this one.
+MOST_SAFE_REACH = 2**20
 _BLOCK = 4096
 
 
@@ -103,8 +105,11 @@ def base_curve(value: Any, facts: StageFacts) -> BaseCurve:
     if name == "ramp":
         return _ramp(policy, facts)
     if name == "ntk":
-        return _constant(_ntk(facts))
+        return _constant(_number(_ntk(facts), ""))
     if name == "safe":
+        _refuse_one_pair(facts, "safe")
+        if facts.rotary_reach > MOST_SAFE_REACH:
+            raise ValueError(f": policy safe knows lengths up to {MOST_SAFE_REACH}; give a number")
         return _constant(safe_base(facts.rotary_reach, facts.head_dim))
     return _constant(_number(policy.get("base"), ".base" if isinstance(value, Mapping) else ""))
 
@@ -117,9 +122,9 @@ def _stepped(policy: Mapping[str, Any], facts: StageFacts) -> BaseCurve:
     steps = policy.get("steps")
     if not isinstance(steps, list) or not all(isinstance(s, list) and len(s) == 2 for s in steps):
         raise ValueError(".steps: must be a list of [tokens, base], the first at 0 tokens")
-    pairs = [(int(tokens), _number(base, ".steps")) for tokens, base in steps]
+    pairs = [(_tokens(tokens), _number(base, ".steps")) for tokens, base in steps]
     starts = [tokens for tokens, _ in pairs]
-    if starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= facts.tokens:
+    if starts[:1] != [0] or starts != sorted(set(starts)) or starts[-1] >= facts.tokens:
         raise ValueError(
             f".steps: tokens {starts} must start at 0, grow, and end before the stage's {facts.tokens}"
         )
@@ -134,7 +139,7 @@ def _ramp(policy: Mapping[str, Any], facts: StageFacts) -> BaseCurve:
     if start is None:
         raise ValueError(": policy ramp in the first stage needs a start")
     tokens = policy.get("tokens", facts.tokens)
-    if not isinstance(tokens, int | float) or not 0 < tokens <= facts.tokens:
+    if not _is_number(tokens) or not 1 <= tokens <= facts.tokens:
         raise ValueError(f".tokens={tokens}: must be in 1..{facts.tokens}, the stage's tokens")
     return BaseCurve(
         ((0, _number(start, ".start")), (int(tokens), _number(policy.get("end"), ".end")))
@@ -146,14 +151,31 @@ def _ntk(facts: StageFacts) -> float:
         raise ValueError(
             ": policy ntk needs a stage before this one; give the first stage a number"
         )
-    if facts.head_dim <= 2:
-        raise ValueError(f": policy ntk needs model.head_dim above 2, it is {facts.head_dim}")
+    _refuse_one_pair(facts, "ntk")
     growth = facts.sequence_length / facts.previous_length
     return float(facts.previous_base * growth ** (facts.head_dim / (facts.head_dim - 2)))
 
 
+def _refuse_one_pair(facts: StageFacts, policy: str) -> None:
+    """A single pair turns by one radian a token whatever the base is: there is nothing to choose."""
+    if facts.head_dim <= 2:
+        raise ValueError(
+            f": policy {policy} needs model.head_dim above 2, it is {facts.head_dim}; give a number"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _tokens(value: Any) -> int:
+    if not _is_number(value) or not math.isfinite(value) or value != int(value):
+        raise ValueError(f".steps: {value} is no number of tokens; give a whole one")
+    return int(value)
+
+
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 1.0 < value < math.inf:
+    if not _is_number(value) or not 1.0 < value < math.inf:
         raise ValueError(f"{where}={value}: a RoPE base must be a number above 1, usual is 10000")
     return float(value)
 

@@ -7,6 +7,7 @@ the packing makes of them.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -23,6 +24,12 @@ from parallel.config import ParallelConfig
 from train import learning_rate, rope_base
 from train.config import LearningRateConfig, RunConfig, StageConfig
 from train.rope_base import BaseCurve
+
+# Offsets in a stream are 32-bit integers.
+_MOST_TOKENS = 2**31 - 1
+_LAYOUT = TypeAdapter(ParallelConfig)
+_RATE = TypeAdapter(LearningRateConfig)
+_STAGE_NAME = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -204,7 +211,7 @@ def _stage_layout(
         return run, found
     try:
         merged = {**dataclasses.asdict(run), **overlay}
-        layout = TypeAdapter(ParallelConfig).validate_python(merged)
+        layout = _LAYOUT.validate_python(merged)
     except ValidationError as error:
         return run, [f"{key}.{detail['loc'][0]}: {detail['msg']}" for detail in error.errors()]
     problems = layout.problems() if overlay else []  # the run's own are reported as the run's
@@ -216,7 +223,7 @@ def _stage_rate(value: Any, key: str) -> tuple[LearningRateConfig | None, list[s
     known = list(LearningRateConfig.__dataclass_fields__)
     if value is None:
         return None, []
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return LearningRateConfig(shape="constant", peak=float(value)), []
     if not isinstance(value, Mapping):
         return None, [f"{key}={value}: must be a number or a mapping with {', '.join(known)}"]
@@ -224,7 +231,7 @@ def _stage_rate(value: Any, key: str) -> tuple[LearningRateConfig | None, list[s
     if unknown:
         return None, [f"{key}.{name}: unknown; there are {', '.join(known)}" for name in unknown]
     try:
-        return TypeAdapter(LearningRateConfig).validate_python(dict(value)), []
+        return _RATE.validate_python(dict(value)), []
     except ValidationError as error:
         details = error.errors()
         return None, [f"{key}.{detail['loc'][0]}: {detail['msg']}" for detail in details]
@@ -232,14 +239,22 @@ def _stage_rate(value: Any, key: str) -> tuple[LearningRateConfig | None, list[s
 
 def _row_problems(name: str, row: StageConfig) -> list[str]:
     """Rules between the numbers of one row."""
+    if not _STAGE_NAME.fullmatch(name):
+        return [
+            f"schedule.stages: {name!r} is no name for a stage, files are called after it; use up to 64 "
+            "letters, digits, _ and -"
+        ]
     key = f"schedule.stages.{name}"
     found = [
-        f"{key}.{field}={getattr(row, field)}: must be positive"
+        f"{key}.{field}={getattr(row, field)}: must be positive; give 1 or more"
         for field in ("tokens", "sequence_length", "batch_tokens", "micro_batch_tokens")
         if getattr(row, field) < 1
     ]
-    if found:
-        return found
-    if row.sequence_length < 2:
+    found += [
+        f"{key}.{field}={getattr(row, field)}: must be at most {_MOST_TOKENS}, what 32 bits can count"
+        for field in ("sequence_length", "batch_tokens", "micro_batch_tokens")
+        if getattr(row, field) > _MOST_TOKENS
+    ]
+    if row.sequence_length == 1:
         found.append(f"{key}.sequence_length=1: must be at least 2, one token predicts the next")
     return found

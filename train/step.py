@@ -1,12 +1,12 @@
-"""One optimizer step over a global batch, and the stop before a non-finite one.
+"""One optimizer step over a global batch, and the stop before one that is not finite or spikes.
 
 The loss is the sum over valid tokens divided by the valid tokens of the WHOLE global batch, so ranks and
 micro-batches may hold unequal numbers of them, or none.
 """
 
+import math
 import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,6 +40,9 @@ class StepResult:
     # Bytes that sequence parallelism received in this step, forward and backward, by kind of layer:
     # {"full": {"mean", "max"}, "window": {"mean", "max"}} over all ranks. None without it.
     received: dict[str, dict[str, float]] | None
+    # Of each micro-batch, the sum (z-loss included) that this rank differentiated; none outside the last
+    # pipeline stage.
+    totals: list[Tensor]
 
 
 def optimizer_step(
@@ -50,8 +53,10 @@ def optimizer_step(
     point: Point,
     model: ModelConfig,
     stop: bool,
+    limit: float = math.inf,
 ) -> StepResult:
-    """Forward, backward and AdamW over `batch`. A non-finite loss or gradient changes nothing.
+    """Forward, backward and AdamW over `batch`. A non-finite loss or gradient, or a loss above `limit`,
+    changes nothing.
 
     `stop`: this rank was asked to stop; the sum over ranks comes back, so that all stop together.
     """
@@ -60,7 +65,10 @@ def optimizer_step(
     # ZeRO averages over all ranks that hold the same parameters; the loss is a sum over them.
     per_token = mesh.zero.size / max(1, batch.valid_tokens)
 
+    totals: list[Tensor] = []
+
     def weigh(total: Tensor) -> Tensor:
+        totals.append(total.detach())
         return total * per_token * _poison(total.detach())
 
     micro_batches = [to_device(packed, mesh.device) for packed in batch.micro_batches]
@@ -73,9 +81,12 @@ def optimizer_step(
     mesh.sum_over_world(sums)
     loss_sum, z_sum, total_flops, stop_votes = sums.tolist()
     computed = time.perf_counter()
+    loss = loss_sum / max(1, batch.valid_tokens)
+    if loss > limit:  # the same number on every rank
+        trainer.engine.spoil_gradients()
     outcome = trainer.engine.step(point.learning_rate)
     return StepResult(
-        loss=loss_sum / max(1, batch.valid_tokens),
+        loss=loss,
         z_loss=z_sum / max(1, batch.valid_tokens),
         gradient_norm=outcome.gradient_norm,
         applied=outcome.applied,
@@ -86,6 +97,7 @@ def optimizer_step(
             "optimizer": time.perf_counter() - computed,
         },
         received=_received(mesh, trainer.traffic),
+        totals=totals,
     )
 
 
@@ -108,24 +120,3 @@ def _poison(total: Tensor) -> Tensor:
     """1, or NaN if `total` is not finite: then every gradient is NaN and no rank takes the step."""
     one = torch.ones_like(total)
     return torch.where(torch.isfinite(total), one, one * float("nan"))
-
-
-def what_was_seen(mesh: Mesh, batch: GlobalBatch, result: StepResult, step: int) -> dict[str, Any]:
-    """What a non-finite step had in hand: ranks and their documents. Collective.
-
-    Ranks that share streams (all axes but data) name the same documents.
-    """
-    mine = [
-        {"micro_batch": index, "documents": [asdict(span) for span in packed.spans]}
-        for index, packed in enumerate(batch.micro_batches)
-    ]
-    return {
-        "step": step,
-        "loss": repr(result.loss),
-        "gradient_norm": repr(result.gradient_norm),
-        "valid_tokens": batch.valid_tokens,
-        "ranks": [
-            {"rank": rank, "micro_batches": held}
-            for rank, held in enumerate(mesh.gather_objects(mine))
-        ],
-    }

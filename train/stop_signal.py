@@ -29,8 +29,8 @@ class StopSignal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            return  # the run fails: the launcher's SIGTERM may not cut its last words short
+        if kind is not None or self.requested:
+            return  # the run ends: a further SIGTERM may not cut its saving or its last words short
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

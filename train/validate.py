@@ -17,12 +17,13 @@ from parallel.config import ParallelConfig
 from parallel.pipeline.split import pipeline_problems
 from parallel.sequence.balance import dealing_problem
 from parallel.tensor.cut import tensor_problems
-from train import rope_base
+from train import checkpoint_folder, rope_base
 from train.config import (
     ALLOWED_CHANGES,
     DEVICES,
     KEPT_FOR_BACKWARD,
     PRECISIONS,
+    SPIKE_ACTIONS,
     WANDB_MODES,
     RunConfig,
 )
@@ -30,11 +31,18 @@ from train.schedule import Schedule, build_schedule
 
 # float32 weights and two Adam moments.
 CHECKPOINT_BYTES_PER_PARAMETER = 12
+# A folder's name may have 255 bytes.
+MOST_NAME_BYTES = 200
 
 
 def problems(config: RunConfig, world_size: int) -> list[str]:
     """Every reason why this run cannot start on `world_size` ranks, one clear line each."""
-    found = config.model.problems() + config.data.problems() + config.parallel.problems()
+    return rules(config, world_size) + places(config, room=not config.model.problems())
+
+
+def rules(config: RunConfig, world_size: int) -> list[str]:
+    """What is wrong on any host."""
+    found = config.model.problems() + config.data.rules() + config.parallel.problems()
     found += (
         config.optimizer.problems() + _choices(config) + _numbers(config) + _idle_settings(config)
     )
@@ -43,8 +51,14 @@ def problems(config: RunConfig, world_size: int) -> list[str]:
     schedule, mistakes = build_schedule(config)
     found += mistakes
     if schedule is not None:
-        found += _layout_problems(config, schedule, world_size)
-    return found + _room_problems(config)
+        found += _layout_problems(config, schedule, world_size) + _spike_problems(config, schedule)
+    return found
+
+
+def places(config: RunConfig, *, room: bool = True) -> list[str]:
+    """What is missing or full on this host. room: also whether the checkpoints have room, which asks the disk."""
+    found = config.data.missing() + _resume_problems(config)
+    return found + _room_problems(config) if room else found
 
 
 def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
@@ -86,6 +100,7 @@ def _choices(config: RunConfig) -> list[str]:
             ("train.precision", config.train.precision, PRECISIONS),
             ("train.device", config.train.device, DEVICES),
             ("train.keep_for_backward", config.train.keep_for_backward, KEPT_FOR_BACKWARD),
+            ("train.spikes.action", config.train.spikes.action, SPIKE_ACTIONS),
             ("logging.wandb.mode", config.logging.wandb.mode, WANDB_MODES),
         )
         if value not in known
@@ -98,30 +113,47 @@ def _choices(config: RunConfig) -> list[str]:
 
 def _numbers(config: RunConfig) -> list[str]:
     found = []
-    if not config.run_name or "/" in config.run_name or config.run_name.startswith("."):
-        found.append(f"run_name={config.run_name!r}: must be a plain folder name, such as my_run")
+    name = config.run_name
+    if not name or "/" in name or name.startswith(".") or len(name.encode()) > MOST_NAME_BYTES:
+        found.append(
+            f"run_name={name!r}: must be a plain folder name of at most {MOST_NAME_BYTES} bytes, such as my_run"
+        )
     for key, value, least in (
         ("seed", config.seed, 0),
         ("train.max_steps", config.train.max_steps, 1),
         ("train.max_skipped_steps", config.train.max_skipped_steps, 0),
         ("train.z_loss", config.train.z_loss, 0),
+        ("train.spikes.window", config.train.spikes.window, 8),
+        ("train.spikes.threshold", config.train.spikes.threshold, 1),
+        ("train.spikes.patience", config.train.spikes.patience, 1),
+        ("train.spikes.max_rollbacks", config.train.spikes.max_rollbacks, 1),
         ("evaluation.max_tokens", config.evaluation.max_tokens, 1),
         ("evaluation.every_steps", config.evaluation.every_steps, 0),
+        ("evaluation.yardstick_tokens", config.evaluation.yardstick_tokens, 1),
         ("checkpoint.every_steps", config.checkpoint.every_steps, 0),
         ("checkpoint.keep", config.checkpoint.keep, 1),
         ("logging.console_seconds", config.logging.console_seconds, 0),
         ("logging.straggler_steps", config.logging.straggler_steps, 0),
         ("logging.straggler_factor", config.logging.straggler_factor, 1),
+        ("preflight.link_bytes", config.preflight.link_bytes, 0),
+        ("preflight.slow_link", config.preflight.slow_link, 1),
+        ("preflight.timeout_seconds", config.preflight.timeout_seconds, 1),
+        ("preflight.join_seconds", config.preflight.join_seconds, 1),
+        ("preflight.clock_seconds", config.preflight.clock_seconds, 0),
     ):
         if value is not None and not least <= value < math.inf:
             found.append(f"{key}={value}: must be a number from {least} up")
-    resume = config.checkpoint.resume
-    if resume not in ("auto", "never") and not Path(resume).is_dir():
-        found.append(
-            f"checkpoint.resume={resume}: no such folder; give auto, never, or a checkpoint such as "
-            f"{config.paths.outputs}/{config.run_name}/checkpoints/step_00000100"
-        )
     return found
+
+
+def _resume_problems(config: RunConfig) -> list[str]:
+    resume = config.checkpoint.resume
+    if resume in ("auto", "never") or (resume and os.path.isdir(resume)):  # noqa: PTH112 (raises nothing)
+        return []
+    return [
+        f"checkpoint.resume={resume}: no such folder; give auto, never, or a checkpoint such as "
+        f"{config.paths.outputs}/{config.run_name}/checkpoints/step_00000100"
+    ]
 
 
 def _idle_settings(config: RunConfig) -> list[str]:
@@ -134,6 +166,36 @@ def _idle_settings(config: RunConfig) -> list[str]:
     if config.evaluation.every_steps and not (config.data.corpus or config.data.heldout):
         found.append(
             "evaluation.every_steps: has no effect without held-out files; give data.heldout"
+        )
+    return found
+
+
+def _spike_problems(config: RunConfig, schedule: Schedule) -> list[str]:
+    """Why the detector would never judge, or could not do what it is told to."""
+    spikes, every, keep = config.train.spikes, config.checkpoint.every_steps, config.checkpoint.keep
+    if spikes.action == "ignore":
+        return []
+    found = []
+    longest = max(stage.num_steps for stage in schedule.stages)
+    if longest <= spikes.window // 2:
+        found.append(
+            f"train.spikes.window={spikes.window}: nothing is judged in the first {spikes.window // 2} steps "
+            f"of a stage, and the longest has {longest}; use a smaller one, or train.spikes.action=ignore"
+        )
+    if spikes.action == "skip" and config.train.max_skipped_steps < 1:
+        found.append(
+            "train.spikes.action=skip: must come with train.max_skipped_steps of at least 1; set that, or "
+            "use stop"
+        )
+    if spikes.action == "rollback" and not every:
+        found.append(
+            "train.spikes.action=rollback: has no checkpoint near enough to go back to; set "
+            "checkpoint.every_steps"
+        )
+    elif spikes.action == "rollback" and (keep - 1) * every < spikes.patience - 1:
+        found.append(
+            f"train.spikes.patience={spikes.patience}: checkpoint.keep={keep} of every {every} steps do not "
+            "reach back before the first of so many spikes; keep more, or save less often"
         )
     return found
 
@@ -198,7 +260,16 @@ def _stream_problems(layout: ParallelConfig, micro_batch_tokens: int) -> list[st
 
 def _room_problems(config: RunConfig) -> list[str]:
     """Whether the run's folder can be written and holds the checkpoints that will lie there at once."""
-    outputs = Path(config.paths.outputs)
+    try:
+        return _room(config, Path(config.paths.outputs))
+    except OSError as error:
+        return [
+            f"paths.outputs={config.paths.outputs}: cannot be looked at ({error.strerror}); point paths.outputs "
+            "elsewhere"
+        ]
+
+
+def _room(config: RunConfig, outputs: Path) -> list[str]:
     folder = outputs.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -208,8 +279,9 @@ def _room_problems(config: RunConfig) -> list[str]:
             "point paths.outputs elsewhere"
         ]
     needed = (config.checkpoint.keep + 1) * one_checkpoint_bytes(config)
-    there = (outputs / config.run_name / "checkpoints").glob("step_*/*")
-    free = shutil.disk_usage(folder).free + sum(file.stat().st_size for file in there)
+    there = checkpoint_folder.complete(outputs / config.run_name / "checkpoints")
+    sizes = [file.stat().st_size for checkpoint in there for file in checkpoint.iterdir()]
+    free = shutil.disk_usage(folder).free + sum(sizes)
     if free >= needed:
         return []
     return [

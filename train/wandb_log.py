@@ -1,13 +1,21 @@
 """The only import of wandb: one run per job, its id kept over resumes.
 
 Offline runs with the same id are separate folders that `wandb sync` joins; online the server joins them.
+A folder or a process of W&B that fails ends its log, not the run: metrics.jsonl has every row.
 """
 
+import re
 import secrets
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from train.config import WandbConfig
+from train.durable import reason, write_durably
+
+_ID = re.compile(r"[0-9a-f]{8}")
 
 
 class WandbLog:
@@ -22,14 +30,22 @@ class WandbLog:
             ValueError: W&B refuses, for example online without a key.
         """
         self.run_id = ""
+        # Steps that rollbacks gave up: W&B drops what is logged at an earlier step than the last, so its count
+        # of steps goes on where the run's goes back.
+        self.abandoned_steps = 0
         self._run: Any = None
+        self._news: deque[str] = deque()
         if config.mode == "disabled":
             return
         import wandb
 
-        self.run_id = _kept_id(folder / "wandb" / "run_id")
+        self._wandb = wandb
         try:
+            self.run_id = self._kept_id(folder / "wandb" / "run_id")
             self._run = self._open(wandb, config, folder, run_name, settings)
+        except OSError as error:
+            self._give_up(reason(error))
+            return
         except wandb.errors.Error as error:
             raise ValueError(
                 f"logging.wandb.mode={config.mode}: W&B refuses ({error}); log in with `wandb login`, or "
@@ -67,7 +83,7 @@ class WandbLog:
                 for key, value in _flat(row).items()
                 if isinstance(value, int | float) and not isinstance(value, bool)
             }
-            self._run.log(numbers, step=row["step"])
+            self._keep_going(lambda: self._log(numbers, row["step"]))
 
     def evaluation(self, row: dict[str, Any]) -> None:
         """Numbers of one evaluation, under evaluation/."""
@@ -81,19 +97,48 @@ class WandbLog:
             for bucket in row["position_buckets"]:
                 if bucket["loss"] is not None:
                     numbers[f"evaluation/loss_from_position_{bucket['start']}"] = bucket["loss"]
-            self._run.log({**numbers, "tokens_seen": row["tokens_seen"]}, step=row["step"])
+            numbers["tokens_seen"] = row["tokens_seen"]
+            self._keep_going(lambda: self._log(numbers, row["step"]))
+
+    def _log(self, numbers: dict[str, Any], step: int) -> None:
+        self._run.log(numbers, step=step + self.abandoned_steps)
 
     def close(self, *, failed: bool = False) -> None:
         """End the run."""
         if self._run is not None:
-            self._run.finish(exit_code=1 if failed else 0)
+            self._keep_going(lambda: self._run.finish(exit_code=1 if failed else 0))
 
+    def news(self) -> list[str]:
+        """What went wrong since the last call, one line each."""
+        return [self._news.popleft() for _ in range(len(self._news))]
 
-def _kept_id(path: Path) -> str:
-    if not path.exists():
+    def _keep_going(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # W&B's errors have no base of their own but this
+            self._run = None
+            with suppress(Exception):
+                self._wandb.teardown()  # at exit it would raise the same once more
+            self._give_up(f"{type(error).__name__}: {error}")
+
+    def _give_up(self, why: str) -> None:
+        self._news.append(
+            f"warning: W&B logs nothing from here on ({' '.join(why.split())}); metrics.jsonl has every row, "
+            "and the next start of the run tries W&B again"
+        )
+
+    def _kept_id(self, path: Path) -> str:
+        """The id of the first start; a new one where the file is not readable as one."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(4))
-    return path.read_text().strip()
+        if path.exists():
+            with suppress(UnicodeDecodeError):
+                kept = path.read_text().strip()
+                if _ID.fullmatch(kept):
+                    return kept
+            self._news.append(f"warning: {path} holds no id of W&B's; a new W&B run begins here")
+        made = secrets.token_hex(4)
+        write_durably(path, made)
+        return made
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Which layers every pipeline stage holds, and what no pipeline can do."""
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, count
 
 from model.config import ModelConfig
 from parallel.config import ParallelConfig
@@ -56,11 +56,12 @@ def _micro_batch_problems(parallel: ParallelConfig, micro_batches: int) -> list[
         ]
     rounds = max(1, micro_batches // ranks)
     if schedule == "interleaved_1f1b" and micro_batches % rounds:
-        allowed = [m for m in range(1, 2 * micro_batches) if m % max(1, m // ranks) == 0]
-        nearest = sorted(allowed, key=lambda m: abs(m - micro_batches))[:2]
+        # Multiples of the ranks are whole rounds, so both searches are short.
+        below = next(m for m in count(micro_batches, -1) if m % max(1, m // ranks) == 0)
+        above = next(m for m in count(micro_batches) if m % max(1, m // ranks) == 0)
         return [
             f"{says} on parallel.pipeline={ranks} make {rounds} rounds, which must divide them; "
-            f"use {min(nearest)} or {max(nearest)}"
+            f"use {below} or {above}"
         ]
     return []
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from model.config import ModelConfig
 from parallel import checkpoint as tensors
@@ -15,7 +16,8 @@ from parallel.deepspeed_settings import DTYPES, zero_settings
 from parallel.mesh import Mesh, start
 from parallel.parameters import NamedParameters
 from parallel.testing import run_on_ranks
-from train.checkpoint import STATE, Checkpoints, RunState, differences, latest, read_state
+from train.checkpoint import Checkpoints, RunState, differences, read_index, read_state, verify
+from train.checkpoint_folder import latest
 
 CPU = torch.device("cpu")
 
@@ -87,6 +89,17 @@ def stages(precision: str) -> tuple[int, ...]:
     return (0, 1, 2, 3) if precision == "float32" else (1, 2, 3)
 
 
+def keep(engine: TrainingEngine, folder: Path) -> tensors.Index:
+    """Write the engine's tensors and, beside them, their index."""
+    if engine.mesh.is_main:
+        folder.mkdir()
+    engine.mesh.gather_objects(None)
+    index = tensors.write(tensors.gather_owned(engine), folder, engine.mesh)
+    if engine.mesh.is_main:
+        (folder / "index").write_text(json.dumps(index))
+    return index
+
+
 def write_and_go_on(folder: Path, precision: str) -> dict[int, list[float]]:
     """On two ranks, for each ZeRO stage: eight steps straight; three steps, saved, and five more."""
 
@@ -97,7 +110,7 @@ def write_and_go_on(folder: Path, precision: str) -> dict[int, list[float]]:
             straight[zero_stage] = train(build(mesh, zero_stage, precision), mesh, range(8))
             engine = build(mesh, zero_stage, precision)
             train(engine, mesh, range(3))
-            tensors.write(tensors.gather_owned(engine), folder / str(zero_stage), mesh)
+            keep(engine, folder / str(zero_stage))
         return straight
 
     return run_on_ranks(work, 2)[0]
@@ -111,7 +124,9 @@ def go_on(folder: Path, precision: str, ranks: int, zero_stage: int) -> dict[int
         losses = {}
         for wrote in stages(precision):
             engine = build(mesh, zero_stage, precision)
-            tensors.read(engine, folder / str(wrote), adam_steps=3)
+            index = json.loads((folder / str(wrote) / "index").read_text())
+            tensors.verify(folder / str(wrote), index, mesh, print)
+            tensors.read(engine, folder / str(wrote), index, adam_steps=3)
             losses[wrote] = train(engine, mesh, range(3, 8))
         return losses
 
@@ -136,10 +151,10 @@ def test_tensors_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
     def work(rank: int, world_size: int) -> str:
         mesh = start(CPU, 60)
         engine = build(mesh, 1, "float32")
-        tensors.write(tensors.gather_owned(engine), tmp_path / "saved", mesh)
+        index = keep(engine, tmp_path / "saved")
         engine = build(mesh, 1, "float32", width=34)
         with pytest.raises(ValueError, match="is of another model") as caught:
-            tensors.read(engine, tmp_path / "saved", adam_steps=1)
+            tensors.read(engine, tmp_path / "saved", index, adam_steps=1)
         return str(caught.value)
 
     (message,) = run_on_ranks(work, 1)
@@ -165,8 +180,66 @@ def test_only_complete_checkpoints_count_and_old_ones_go(tmp_path: Path) -> None
     ]
     assert latest(tmp_path) == tmp_path / "step_00000005"
     assert read_state(tmp_path / "step_00000005").adam_steps == 4
-    (tmp_path / "step_00000005" / STATE).unlink()  # somebody's hand; the one before still serves
-    assert latest(tmp_path) == tmp_path / "step_00000004"
+    index = read_index(tmp_path / "step_00000005")
+    # Each rank wrote what it owns, and every tensor is in one file.
+    assert sorted(index["files"]) == ["rank_00000.safetensors", "rank_00001.safetensors"]
+    for name in index["files"]:
+        found = load_file(tmp_path / "step_00000005" / name)
+        listed = {key for key, record in index["tensors"].items() if record["file"] == name}
+        assert found.keys() == listed
+        for key, tensor in found.items():
+            assert list(tensor.shape) == index["tensors"][key]["shape"]
+
+
+def test_damage_that_one_rank_finds_is_known_to_all(tmp_path: Path) -> None:
+    def work(rank: int, world_size: int) -> str:
+        mesh = start(CPU, 60)
+        engine = build(mesh, 1, "float32")
+        checkpoints = Checkpoints(tmp_path, keep=2, mesh=mesh)
+        checkpoints.save(engine, RunState(step=1))
+        checkpoints.close()
+        folder = tmp_path / "step_00000001"
+        if rank == 1:
+            path = folder / "rank_00001.safetensors"
+            content = bytearray(path.read_bytes())
+            content[-5] ^= 1
+            path.write_bytes(content)
+        mesh.gather_objects(None)
+        with pytest.raises(tensors.DamagedCheckpoint) as caught:
+            verify(folder, mesh, print)
+        return str(caught.value)
+
+    first, second = run_on_ranks(work, 2)
+    assert first == second
+    assert "rank_00001.safetensors is damaged: expected sha256" in first
+
+
+def test_one_rank_that_cannot_write_fails_the_save_on_all(tmp_path: Path) -> None:
+    def work(rank: int, world_size: int) -> tuple[int, str]:
+        mesh = start(CPU, 60)
+        engine = build(mesh, 1, "float32")
+        checkpoints = Checkpoints(tmp_path, keep=2, mesh=mesh)
+        checkpoints.save(engine, RunState(step=1))
+
+        def plant() -> None:
+            if rank == 1:  # a device that is always full, where its file would be
+                partial = tmp_path / "step_00000002.partial"
+                partial.mkdir()
+                (partial / "rank_00001.safetensors").symlink_to("/dev/full")
+
+        checkpoints.save(engine, RunState(step=2), before=plant)
+        checkpoints.wait()
+        checkpoints.save(engine, RunState(step=3))
+        checkpoints.require()
+        (line,) = checkpoints.news()
+        return checkpoints.failures, line
+
+    first, second = run_on_ranks(work, 2)
+    assert first == second
+    assert first[0] == 1
+    assert "step 2 could not be written: rank 1: rank_00001.safetensors: No space left" in first[1]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["latest", "step_00000001", "step_00000003"]
 
 
 def test_owners_spread_bytes_evenly() -> None:
@@ -175,16 +248,6 @@ def test_owners_spread_bytes_evenly() -> None:
     loads = [sum(s for s, o in zip(sizes, owner, strict=True) if o == rank) for rank in range(3)]
     assert max(loads) == 100
     assert tensors.owners(sizes, 1) == [0] * 6
-
-
-def test_unreadable_checkpoints_say_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not readable"):
-        read_state(tmp_path)
-    (tmp_path / STATE).write_text(json.dumps({"format": 99}))
-    with pytest.raises(ValueError, match="another format"):
-        read_state(tmp_path)
-    with pytest.raises(ValueError, match="no readable checkpoint"):
-        tensors.stored_shapes(tmp_path)
 
 
 def test_differences_are_errors_unless_allowed_by_name() -> None:

@@ -1,6 +1,6 @@
 """The tokens behind the surviving weights of a run that was killed and went on with other ranks.
 
-Every rank writes down the spans of each batch just before it trains on it. The first world dies in
+Every rank writes down the spans of each batch as it draws it, with its step. The first world dies in
 the middle of a step after a checkpoint; a second one, with another number of ranks, goes on from it.
 What the weights have seen is then: the first world's steps up to the checkpoint, and the second
 world's. Over an epoch that must be each token of each document, once.
@@ -36,8 +36,8 @@ def written_down(
     run: Run, batches: Iterable[GlobalBatch], path: Path, dies: bool
 ) -> Iterator[GlobalBatch]:
     with path.open("a") as file:
-        for batch in batches:
-            step = run.state.step + 1
+        # The loop draws a batch before it is done with the one before.
+        for step, batch in enumerate(batches, run.state.step + 1):
             spans = [astuple(span) for micro in batch.micro_batches for span in micro.spans]
             file.write(json.dumps([step, spans]) + "\n")
             file.flush()

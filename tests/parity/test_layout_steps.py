@@ -285,18 +285,21 @@ def test_a_checkpoint_moves_between_all_layouts_in_one_process(
     def work(rank: int, world_size: int) -> list[str]:
         mesh = start(CPU, 60)
         before: dict[str, dict[str, Tensor]] = {}
+        index = tensors.Index(files={}, tensors={})
         wrong: list[str] = []
         for number, parallel in enumerate(LAYOUTS):
             mesh = arrange(mesh.world, parallel.topology(world_size))
             trainer = trainer_of(mesh, config, parallel, precision=precision)
             if number > 0:
-                tensors.read(trainer.engine, tmp_path / str(number - 1), adam_steps=number)
+                tensors.read(trainer.engine, tmp_path / str(number - 1), index, adam_steps=number)
                 wrong += differences(everything(trainer, mesh), before, parallel)
                 assert trainer.engine.adam_steps() == number
             result = step(trainer, mesh, case, parallel, number)
             assert result.applied
             before = everything(trainer, mesh)
-            tensors.write(tensors.gather_owned(trainer.engine), tmp_path / str(number), mesh)
+            (tmp_path / str(number)).mkdir(exist_ok=True)
+            owned = tensors.gather_owned(trainer.engine)
+            index = tensors.write(owned, tmp_path / str(number), mesh)
             trainer.engine.close()
         return wrong
 

@@ -1,8 +1,7 @@
-"""The loop around the step: evaluation against an oracle, skipped steps, refusals, saving without trace."""
+"""The loop around the step: evaluation against an oracle, refusals, saving without trace."""
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,9 @@ from train import build
 from train.compose import compose_run
 from train.config import RunConfig
 from train.evaluate import HeldOut, bucket_edges, evaluate
-from train.loop import NonFiniteStep, Run, train
+from train.loop import Run, train
 from train.progress import Progress
-from train.schedule import Point, Schedule, build_schedule
+from train.schedule import Schedule, build_schedule
 from train.stop_signal import StopSignal
 
 CPU = torch.device("cpu")
@@ -112,62 +111,6 @@ def test_evaluation_is_the_mean_over_positions_on_any_layout(
         expected = losses[part].sum() / counts[part].sum()
         assert found[f"{key}_quarter_loss"] == pytest.approx(expected, rel=1e-6)
     assert 0 < found["bigram_loss"] < found["unigram_loss"]
-
-
-@dataclass(frozen=True)
-class BadAtStepThree(Schedule):
-    """A schedule whose third step runs under a base that is not a number."""
-
-    def at(self, tokens_seen: int) -> Point:
-        point = super().at(tokens_seen)
-        return replace(point, rope_base=float("nan")) if tokens_seen == 2 * 512 else point
-
-
-def train_through_a_bad_step(arguments: list[str]) -> Run:
-    config, mesh, schedule, corpus, run = started(arguments)
-    run.schedule = BadAtStepThree(schedule.stages, schedule.learning_rate)
-    progress = Progress(schedule, tokens_seen=0, total_tokens=10**9, seconds=0, speaks=mesh.is_main)
-    with build.build_loader(run, corpus) as loader:
-        train(run, loader, progress, StopSignal())
-    run.checkpoints.close()
-    assert config.run_name == "small"
-    return run
-
-
-def test_a_non_finite_step_may_be_skipped_and_says_what_it_saw(
-    small_run: Arguments, tmp_path: Path
-) -> None:
-    arguments = small_run(tmp_path, **{"train.max_skipped_steps": "1", "train.max_steps": "6"})
-
-    def work(rank: int, world_size: int) -> tuple[int, int]:
-        run = train_through_a_bad_step(arguments)
-        return run.trainer.engine.adam_steps(), run.state.skipped_steps
-
-    assert run_on_ranks(work, 2) == [(5, 1), (5, 1)]
-    rows = [
-        json.loads(line) for line in (tmp_path / "small/metrics.jsonl").read_text().splitlines()
-    ]
-    assert [row["skipped"] for row in rows] == [False, False, True, False, False, False]
-    assert (rows[2]["loss"], rows[2]["gradient_norm"]) == (None, None)
-    seen = json.loads((tmp_path / "small/nonfinite_step_00000003.json").read_text())
-    assert (seen["step"], seen["loss"]) == (3, "nan")
-    assert [held["rank"] for held in seen["ranks"]] == [0, 1]
-    for held in seen["ranks"]:
-        spans = [span for micro in held["micro_batches"] for span in micro["documents"]]
-        assert sum(span["length"] for span in spans) > 0
-
-
-def test_a_non_finite_step_stops_every_rank_by_default(
-    small_run: Arguments, tmp_path: Path
-) -> None:
-    def work(rank: int, world_size: int) -> str:
-        with pytest.raises(NonFiniteStep) as caught:
-            train_through_a_bad_step(small_run(tmp_path))
-        return str(caught.value)
-
-    first, second = run_on_ranks(work, 2)
-    assert first == second
-    assert "nonfinite_step_00000003.json names ranks and documents" in first
 
 
 def test_folders_that_hold_results_are_not_overwritten(

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from parallel import checkpoint as tensors
 from parallel.testing import run_on_ranks
 from train import build, loop
 from train.compose import compose_run
 from train.job import run_job
+from train.loop import Run
+from train.refusal import STOPPED
 
 Arguments = Callable[..., list[str]]
 SWITCH = 10
@@ -55,7 +56,7 @@ def test_a_signal_at_the_switch_saves_and_ends_the_run(
 
         patch.setattr(module, name, and_signal)
 
-    assert job(arguments, plant) == [0, 0]
+    assert job(arguments, plant) == [STOPPED, STOPPED]
     # In the evaluation before the switch nothing is left to do; in the switch one step carries the vote.
     stopped = SWITCH if when == "evaluation" else SWITCH + 1
     assert steps(tmp_path) == list(range(1, stopped + 1))
@@ -63,19 +64,28 @@ def test_a_signal_at_the_switch_saves_and_ends_the_run(
     assert steps(tmp_path) == list(range(1, 21))
 
 
-def test_damage_that_one_rank_finds_ends_all_of_them(small_run: Arguments, tmp_path: Path) -> None:
+def test_damage_that_one_rank_finds_ends_all_of_them(
+    small_run: Arguments, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     def plant(patch: pytest.MonkeyPatch, rank: int) -> None:
-        original = tensors._read_batch
+        original = build.rebuild
 
-        def damaged(folder: Path, names: list[str], wanted: Any) -> Any:
-            if rank == 1 and names:
-                raise tensors.DamagedCheckpoint(f"checkpoint {folder}: its tensors are damaged")
-            return original(folder, names, wanted)
+        def damaged(run: Run, corpus: Any, folder: Path) -> None:
+            if rank == 1:
+                path = folder / "rank_00001.safetensors"
+                content = bytearray(path.read_bytes())
+                content[-1] ^= 1
+                path.write_bytes(content)
+            run.mesh.gather_objects(None)
+            original(run, corpus, folder)
 
-        patch.setattr(tensors, "_read_batch", damaged)
+        patch.setattr(build, "rebuild", damaged)
 
     assert job(small_run(tmp_path, **OVERLAY), plant) == [1, 1]
     assert steps(tmp_path) == list(range(1, SWITCH + 1))
+    said = capfd.readouterr().err
+    assert said.count("rank_00001.safetensors is damaged: expected sha256") == 1
+    assert "Traceback" not in said
 
 
 def test_the_old_engine_is_gone_before_the_new_one_is_built(

@@ -169,7 +169,7 @@ def test_bfloat16_stays_near_float32(zero_stage: int) -> None:
     ("zero_stage", "precision"),
     [(0, "float32"), *((stage, p) for stage in (1, 2, 3) for p in ("float32", "bfloat16"))],
 )
-def test_non_finite_loss_on_one_rank_leaves_all_weights_untouched(
+def test_a_loss_that_is_not_finite_on_one_rank_or_too_high_leaves_everything_untouched(
     zero_stage: int, precision: str
 ) -> None:
     def work(rank: int, world_size: int) -> Any:
@@ -184,6 +184,15 @@ def test_non_finite_loss_on_one_rank_leaves_all_weights_untouched(
         spoilt = optimizer_step(
             trained, mesh, share(1, rank, 2), point=bad, model=MODEL, stop=False
         )
+        too_high = optimizer_step(
+            trained,
+            mesh,
+            share(1, rank, 2),
+            point=point(),
+            model=MODEL,
+            stop=False,
+            limit=first.loss / 2,
+        )
         same = all(
             torch.equal(tensor, trained.engine.full_tensors(name)[kind])
             for name, tensors in before.items()
@@ -196,15 +205,20 @@ def test_non_finite_loss_on_one_rank_leaves_all_weights_untouched(
             first.applied,
             spoilt.applied,
             spoilt.loss,
+            too_high.applied,
+            too_high.loss > first.loss / 2,
             same,
             trained.engine.adam_steps(),
             after.applied,
             after.loss,
         )
 
-    for first, spoilt, loss, same, adam_steps, after, after_loss in run_on_ranks(work, 2):
-        assert (first, spoilt, after) == (True, False, True)
+    for first, spoilt, loss, high, is_high, same, adam_steps, after, after_loss in run_on_ranks(
+        work, 2
+    ):
+        assert (first, spoilt, high, after) == (True, False, False, True)
         assert loss != loss
+        assert is_high
         assert same
         assert adam_steps == 2
         assert after_loss == after_loss

@@ -3,10 +3,10 @@
     PYTHONPATH=. python tests/soak/kills.py [--kills N] [--seed N]
 
 Two ranks walk through stages that change layout at every boundary (data, sequence, tensor). SIGKILL falls on
-one rank or on the launcher and all ranks, in a named phase: which one is read from the outside, from the
-rank's journal and the checkpoint folder, and checked again after the kill. Some kills are left to
-`torchrun --max-restarts`. Every run that was killed must have the undisturbed run's metrics and evaluations,
-bit for bit; a corpus whose preparation was killed must be the undisturbed one's.
+one rank or on both, in a named phase: which one is read from the outside, from the rank's journal and the
+checkpoint folder, and checked again after the kill. Some kills are left to `torchrun --max-restarts`. Every
+run that was killed must have the undisturbed run's metrics and evaluations, bit for bit; a corpus whose
+preparation was killed must be the undisturbed one's.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -46,12 +47,14 @@ LASTS = {
 }
 # How a phase begins in a rank's journal.
 WORDS = {
-    "data preparation": "data preparation",
+    "data preparation": "preflight and data preparation",
     "step": "step ",
     "evaluation": "evaluation",
     "stage switch": "layout change",
 }
 EVERY_STEPS = 3
+# Seconds in which a rank that lost its peer while they were still meeting may find out.
+PATIENCE = 20.0
 LAYOUTS = ("{}", "{sequence: 2}", "{tensor: 2}")
 NUM_STAGES = 14
 NOT_CLOCKS = (
@@ -82,7 +85,6 @@ class Record:
     kills: list[Kill] = field(default_factory=list)
     runs: int = 0
     equal: bool = True
-    misses: int = 0
 
     def missing(self, total: int) -> list[str]:
         """Phases that still want kills, each as often as it wants them."""
@@ -92,15 +94,14 @@ class Record:
         return [phase for phase, wanted in quota.items() for _ in range(wanted - done[phase])]
 
 
-def command(name: str, restarts: int = 0) -> list[str]:
-    """The real command of one life."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+def arguments(name: str) -> list[str]:
+    """The run: short stages, each in another layout."""
     stages = {
         f"s{index:02d}": "{tokens: 12288, sequence_length: 128, batch_tokens: 1024, micro_batch_tokens: 512, "
         f"parallel: {LAYOUTS[index % len(LAYOUTS)]}}}".replace(" ", "")
         for index in range(NUM_STAGES)
     }
-    arguments = [
+    return [
         "schedule=small",
         "~schedule.stages",
         "+schedule.stages={" + ",".join(f"{key}:{value}" for key, value in stages.items()) + "}",
@@ -118,28 +119,39 @@ def command(name: str, restarts: int = 0) -> list[str]:
         "evaluation.yardstick_tokens=200000",
         f"run_name={name}",
     ]
-    return [sys.executable, *launcher, f"--max-restarts={restarts}", "-m", "train", *arguments]
+
+
+def start(name: str, stderr: int = subprocess.DEVNULL) -> list["subprocess.Popen[str]"]:
+    """Two ranks, as a batch script starts them: no launcher stands between a rank and its death."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "train", *arguments(name)],
+            env=os.environ | told | {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr if rank == "0" else subprocess.DEVNULL,
+        )
+        for rank in ("0", "1")
+    ]
 
 
 class Life:
-    """One process tree, from its start to its death."""
+    """The processes of one start, until their death."""
 
-    def __init__(self, name: str, restarts: int = 0) -> None:
+    def __init__(self, name: str) -> None:
         self.folder = RUNS / name
         self._journal = self.folder / "ranks/rank_00000.log"
         self._from = self._journal.stat().st_size if self._journal.exists() else 0
-        self.process = subprocess.Popen(
-            command(name, restarts),
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self.ranks = start(name)
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended by itself."""
-        return self.process.poll() is not None
+        """Whether a rank has ended by itself."""
+        return any(rank.poll() is not None for rank in self.ranks)
 
     def phases(self) -> list[str]:
         """The lines of rank 0's journal in this life, without their times."""
@@ -151,51 +163,37 @@ class Life:
 
     def steps(self) -> int:
         """Steps in the metrics."""
-        path = self.folder / "metrics.jsonl"
-        return path.read_bytes().count(b"\n") if path.exists() else 0
+        return _lines(self.folder / "metrics.jsonl")
 
     def kept(self) -> int:
         """Step of the newest complete checkpoint."""
-        found = sorted(self.folder.glob("checkpoints/step_????????"))
-        return int(found[-1].name[5:]) if found else 0
+        return _newest(self.folder / "checkpoints")
 
     def is_in(self, phase: str) -> bool:
         """Whether it is in `phase` now."""
         if phase == "checkpoint write":
             return any(self.folder.glob("checkpoints/step_????????.partial"))
+        if phase == "data preparation" and corpus_is_complete(self.folder.name):
+            return False
         lines = self.phases()
         return bool(lines) and lines[-1].startswith(WORDS[phase])
 
-    def ranks(self) -> list[int]:
-        """Processes of the ranks."""
-        return children(self.process.pid) if not self.is_over else []
-
     def kill(self, draw: random.Random) -> str:
-        """SIGKILL to one rank or to everything; returns to whom."""
-        ranks = self.ranks()
-        victim = draw.choice(["rank 0", "rank 1", "everything"])
-        if victim == "everything" or len(ranks) < 2:
-            victim = "everything"
-            os.killpg(self.process.pid, signal.SIGKILL)
-            for rank in ranks:  # sessions of their own
-                _kill(rank)
-        else:
-            _kill(ranks[int(victim[-1])])
+        """SIGKILL to one rank or to both; returns to whom."""
+        victim = draw.choice(["rank 0", "rank 1", "both ranks"])
+        for number, rank in enumerate(self.ranks):
+            if victim in (f"rank {number}", "both ranks"):
+                rank.kill()
         return victim
 
     def bury(self) -> None:
-        """Wait until nothing of it is left."""
-        ranks = self.ranks()
-        self.process.wait()
-        for rank in ranks:
-            _kill(rank)
-
-
-def _kill(process: int) -> None:
-    try:
-        os.kill(process, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+        """Wait until nothing of it is left. A rank that lost its peer ends by itself, or as a launcher would end it."""
+        for rank in self.ranks:
+            try:
+                rank.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                rank.kill()
+                rank.wait()
 
 
 def strike(life: Life, phase: str, draw: random.Random) -> Kill | None:
@@ -219,26 +217,22 @@ def strike(life: Life, phase: str, draw: random.Random) -> Kill | None:
 def endure(name: str, record: Record, total: int, draw: random.Random) -> None:
     """One run, killed until it is complete or all kills are done; then let it finish."""
     record.runs += 1
-    prepared = False
-    while True:
-        wanted = record.missing(total)
-        if not wanted:
-            break
-        first = [phase for phase in wanted if phase == "data preparation"] if not prepared else []
+    while wanted := record.missing(total):
+        first = [phase for phase in wanted if phase == "data preparation"]
         others = [phase for phase in wanted if phase != "data preparation"]
-        if not first and not others:
+        possible = first if first and not corpus_is_complete(name) else others
+        if not possible:
             break
-        phase = draw.choice(first or others)
         life = Life(name)
+        phase = draw.choice(possible)
         kill = strike(life, phase, draw)
         life.bury()
         if kill is None:
-            if life.process.returncode == 0:
+            if all(rank.returncode == 0 for rank in life.ranks):
                 break  # complete
             raise RuntimeError(f"{name} failed by itself: see {life.folder}/error.txt")
         kill.kept = min(kill.reached, life.kept())
         record.kills.append(kill)
-        prepared = not [p for p in record.missing(total) if p == "data preparation"]
         sys.stderr.write(
             f"  kill {len(record.kills)}: {kill.phase}, {kill.victim}, step {kill.reached} -> {kill.kept}\n"
         )
@@ -249,30 +243,55 @@ def endure(name: str, record: Record, total: int, draw: random.Random) -> None:
 def endure_in_place(name: str, kills: int, record: Record, draw: random.Random) -> None:
     """A run whose dead ranks are started again by torchrun itself."""
     record.runs += 1
-    life = Life(name, restarts=kills)
-    for _ in range(kills):
-        before = life.steps()
-        while life.steps() <= before + 4 and not life.is_over:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = subprocess.Popen(
+        [sys.executable, *launcher, f"--max-restarts={kills}", "-m", "train", *arguments(name)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    metrics, checkpoints = RUNS / name / "metrics.jsonl", RUNS / name / "checkpoints"
+    while process.poll() is None and kills:
+        before = _lines(metrics)
+        while _lines(metrics) <= before + EVERY_STEPS and process.poll() is None:
             time.sleep(0.002)
         time.sleep(draw.uniform(0.0, 0.3))
-        if life.is_over:
+        if process.poll() is not None:
             break
-        reached, ranks = life.steps(), life.ranks()
-        _kill(draw.choice(ranks))
-        record.kills.append(Kill("under --max-restarts", "one rank", reached, life.kept()))
+        ranks, reached = children(process.pid), _lines(metrics)
+        os.kill(draw.choice(ranks), signal.SIGKILL)
+        kept = min(reached, _newest(checkpoints))
+        record.kills.append(Kill("under --max-restarts", "one rank", reached, kept))
+        kills -= 1
         sys.stderr.write(f"  kill {len(record.kills)}: left to torchrun, step {reached}\n")
-        while set(ranks) & set(life.ranks()) and not life.is_over:
+        while set(ranks) & set(children(process.pid)) and process.poll() is None:
             time.sleep(0.05)
-    if life.process.wait() != 0:
+    if process.wait() != 0:
         raise RuntimeError(f"{name}: torchrun gave up")
     record.equal = record.equal and same(name)
 
 
+def corpus_is_complete(name: str) -> bool:
+    """Whether nothing of the run's corpus is left to prepare."""
+    return any((RUNS / f"prepared_{name}").glob("**/heldout.manifest.json"))
+
+
 def finish(name: str) -> None:
     """The same command, undisturbed."""
-    done = subprocess.run(command(name), capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{name} does not finish:\n{done.stderr[-2000:]}")
+    ranks = start(name, subprocess.PIPE)
+    said = ranks[0].communicate()[1]
+    if ranks[0].returncode or ranks[1].wait():
+        raise RuntimeError(f"{name} does not finish:\n{said[-2000:]}")
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _newest(checkpoints: Path) -> int:
+    """Step of the newest complete checkpoint."""
+    found = sorted(checkpoints.glob("step_????????"))
+    return int(found[-1].name[5:]) if found else 0
 
 
 def rows(name: str, log: str) -> list[dict[str, Any]]:

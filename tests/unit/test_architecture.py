@@ -16,6 +16,7 @@ MAY_IMPORT = {
 # Heavy or foreign package -> the only files (or folders) that may import it.
 HOMES = {
     "flash_attn": {"model/attention_flash.py"},
+    "safetensors": {"parallel/tensor_files.py"},
     "sentencepiece": {"data/tokenizer.py"},
     "deepspeed": {"parallel/deepspeed_engine.py"},
     "torch.distributed": {"parallel/"},

@@ -1,6 +1,8 @@
 """The token files are Megatron's, byte for byte, and damaged ones are refused by name."""
 
+import errno
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from data.indexed_dataset import IndexedDataset, write_index
+from data.token_file import DamagedData
 
 GOLDEN = (
     b"MMIDIDX\x00\x00"
@@ -97,6 +100,38 @@ def test_reading_beyond_a_document_is_refused(tmp_path: Path) -> None:
     for start, length in ((0, 3), (2, 1), (-1, 1)):
         with pytest.raises(ValueError, match=r"g\.bin: tokens .* of document 0"):
             dataset.read(0, start, length)
+
+
+def test_a_file_that_is_cut_off_while_it_is_open_is_an_exception_not_a_signal(
+    tmp_path: Path,
+) -> None:
+    prefix = tmp_path / "g"
+    for name, whole in (("idx", GOLDEN), ("bin", TOKENS)):
+        dataset = IndexedDataset(_write(prefix))
+        with Path(f"{prefix}.{name}").open("r+b") as file:
+            file.truncate(len(whole) - 8)
+        with pytest.raises(DamagedData, match=rf"g\.{name}: .*became shorter while it was in use"):
+            dataset.read(2, 0, 4)
+
+
+def test_a_file_that_is_removed_while_it_is_open_stays_readable(tmp_path: Path) -> None:
+    dataset = IndexedDataset(_write(tmp_path / "g"))
+    for name in ("idx", "bin"):
+        (tmp_path / f"g.{name}").unlink()
+    assert dataset.read(2, 1, 3).tolist() == [31, 32, 65_499]
+
+
+def test_a_disk_that_refuses_to_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = IndexedDataset(_write(tmp_path / "g"))
+
+    def refuse(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", refuse)
+    with pytest.raises(DamagedData, match=r"g\.bin: cannot be read \(Input/output error\)"):
+        dataset.read(2, 0, 4)
 
 
 def test_opening_reads_neither_sizes_nor_tokens(tmp_path: Path) -> None:

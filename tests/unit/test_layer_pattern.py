@@ -50,9 +50,9 @@ def test_odd_heads_are_fine_without_rotation():
 @pytest.mark.parametrize(
     ("change", "key", "way_out"),
     [
-        ({"num_layers": 0}, "model.num_layers=0", "positive"),
-        ({"vocab_size": -5}, "model.vocab_size=-5", "positive"),
-        ({"window": 0}, "model.window=0", "positive"),
+        ({"num_layers": 0}, "model.num_layers=0", "from 1 to"),
+        ({"vocab_size": -5}, "model.vocab_size=-5", "from 2 to"),
+        ({"window": 0}, "model.window=0", "from 1 to"),
         ({"num_heads": 6, "num_kv_heads": 4}, "model.num_heads=6", "[1, 2, 3, 6]"),
         ({"head_dim": 31}, "model.head_dim=31", "use 32"),
         ({"layer_pattern": []}, "model.layer_pattern=[]", "window_rope"),

@@ -1,4 +1,5 @@
-"""A changed byte, a missing file or a wrong count never gets past the check at start-up."""
+"""A changed byte, a missing file or a wrong count never gets past the check at start-up or, where only some
+blocks are checked then, past the first reading."""
 
 import json
 from pathlib import Path
@@ -7,7 +8,15 @@ import numpy as np
 import pytest
 
 from data import manifest
-from data.indexed_dataset import write_index
+from data.indexed_dataset import IndexedDataset, write_index
+from data.sealed_json import seal, unseal
+from data.token_file import DamagedData
+
+DETAILS = {"tokenizer": {"file": "", "sha256": ""}, "skipped": {}}
+
+
+def _write(prefix: Path, described: manifest.Manifest) -> None:
+    manifest.write_whole(manifest.manifest_path(prefix), seal(described))
 
 
 @pytest.fixture
@@ -17,8 +26,7 @@ def prefix(tmp_path: Path) -> Path:
     with Path(f"{path}.idx").open("wb") as file:
         write_index(file, sizes, np.dtype(np.uint16))
     Path(f"{path}.bin").write_bytes(np.arange(500, dtype=np.uint16).tobytes())
-    details = {"tokenizer": {"file": "", "sha256": ""}, "skipped": {}}
-    manifest.write_json(manifest.manifest_path(path), manifest.describe(path, details))
+    _write(path, manifest.describe(path, DETAILS))
     return path
 
 
@@ -27,16 +35,32 @@ def test_good_files_pass(prefix: Path) -> None:
     assert manifest.verify(prefix, full=True)["documents"] == 3
 
 
-@pytest.mark.parametrize("name", ["bin", "idx"])
-@pytest.mark.parametrize("at", [0, 60, -1])
-def test_one_flipped_bit_is_refused_in_one_line(prefix: Path, name: str, at: int) -> None:
+@pytest.mark.parametrize("name", ["bin", "idx", "crc", "manifest.json"])
+@pytest.mark.parametrize("at", [0, 1 / 3, 2 / 3, 1])
+def test_one_flipped_bit_is_refused_in_one_line_that_names_the_file(
+    prefix: Path, name: str, at: float
+) -> None:
     path = Path(f"{prefix}.{name}")
     content = bytearray(path.read_bytes())
-    content[at] ^= 1
+    content[int(at * (len(content) - 1))] ^= 1
     path.write_bytes(bytes(content))
-    with pytest.raises(ValueError, match=rf"corpus\.{name}: damaged between byte 0 and") as error:
+    said = "not JSON|damaged" if name == "manifest.json" else "damaged between byte 0 and"
+    with pytest.raises(ValueError, match=rf"corpus\.{name}: ({said})") as error:
         manifest.verify(prefix)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["bin", "idx", "crc", "manifest.json"])
+def test_a_truncated_or_absent_file_is_refused_by_name(prefix: Path, name: str) -> None:
+    path = Path(f"{prefix}.{name}")
+    whole = path.read_bytes()
+    for content in (whole[:-2], whole[:1], b"", b"\xff\x00" * 99):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"corpus\.{name}: "):
+            manifest.verify(prefix)
+    path.unlink()
+    with pytest.raises(ValueError, match=rf"corpus\.{name}: no such file"):
+        manifest.verify(prefix)
 
 
 def test_a_truncated_file_is_refused_with_both_sizes(prefix: Path) -> None:
@@ -46,6 +70,34 @@ def test_a_truncated_file_is_refused_with_both_sizes(prefix: Path) -> None:
         manifest.verify(prefix)
 
 
+def test_a_flip_that_the_spot_check_skips_is_found_when_it_is_read(
+    prefix: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(manifest, "READ_BYTES", 64)
+    monkeypatch.setattr(manifest, "PAGE_BYTES", 32)
+    _write(prefix, manifest.describe(prefix, DETAILS))
+    path = Path(f"{prefix}.bin")
+    good = path.read_bytes()
+    late = []
+    for byte in range(0, 1000, 7):
+        path.write_bytes(good[:byte] + bytes([good[byte] ^ 16]) + good[byte + 1 :])
+        try:
+            page_bytes = manifest.verify(prefix)["page_bytes"]
+        except ValueError:
+            continue
+        late.append(byte)
+        dataset = IndexedDataset(prefix, page_bytes=page_bytes)
+        begin = byte // 32 * 32
+        message = rf"corpus\.bin: damaged between byte {begin} and byte {min(begin + 32, 1000)} "
+        with pytest.raises(DamagedData, match=message):
+            dataset.tokens(byte // 2, byte // 2 + 1)
+        # What lies in other pages is read as ever.
+        before = dataset.tokens(0, begin // 2)
+        assert before.tolist() == list(range(begin // 2))
+    assert len(late) > 80
+
+
 def test_large_files_are_spot_checked_and_fully_checked_on_request(
     prefix: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,7 +105,7 @@ def test_large_files_are_spot_checked_and_fully_checked_on_request(
     described = manifest.load(prefix)
     described["files"]["bin"] = manifest.describe_file(Path(f"{prefix}.bin"))
     assert len(described["files"]["bin"]["block_crc32"]) == 100
-    manifest.write_json(manifest.manifest_path(prefix), described)
+    _write(prefix, described)
     path = Path(f"{prefix}.bin")
     good = path.read_bytes()
     refused = []
@@ -87,6 +139,7 @@ def test_the_list_of_blocks_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
         (None, r"no such file; prepare the corpus again, or describe"),
         ("not json", "not JSON"),
         ("{}", "not a manifest of token files"),
+        ("[" * 100_000, "not JSON"),
     ],
 )
 def test_a_missing_or_foreign_manifest_is_refused(
@@ -101,12 +154,14 @@ def test_a_missing_or_foreign_manifest_is_refused(
 
 
 def test_wrong_counts_and_versions_are_refused(prefix: Path) -> None:
-    path = manifest.manifest_path(prefix)
-    good = json.loads(path.read_text())
+    good = unseal(manifest.manifest_path(prefix).read_bytes())
     for key, value, message in (("tokens", 7, "says tokens=7"), ("version", 9, "version 9")):
-        path.write_text(json.dumps({**good, key: value}))
+        _write(prefix, {**good, key: value})
         with pytest.raises(ValueError, match=message):
             manifest.verify(prefix)
+    manifest.manifest_path(prefix).write_text(json.dumps({**good, "version": 1}))
+    with pytest.raises(manifest.OtherVersion, match="version 1, expected 2"):
+        manifest.verify(prefix)
 
 
 def test_command_line_describes_files_of_another_tool(prefix: Path) -> None:

@@ -82,7 +82,7 @@ def test_an_empty_corpus_knows_nothing(tmp_path: Path) -> None:
 def test_the_cache_is_used_for_the_same_files_only(tmp_path: Path) -> None:
     dataset = _dataset(tmp_path / "x", _documents())
     first = ngram.cached_fit(dataset, VOCAB, max_tokens=100, sha256="a")
-    kept = tmp_path / "x.ngram.npz"
+    kept = tmp_path / "x.ngram"
     stamp = kept.stat().st_mtime_ns
     again = ngram.cached_fit(dataset, VOCAB, max_tokens=100, sha256="a")
     assert kept.stat().st_mtime_ns == stamp
@@ -90,8 +90,19 @@ def test_the_cache_is_used_for_the_same_files_only(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.score(tokens, targets), again.score(tokens, targets))
     ngram.cached_fit(dataset, VOCAB, max_tokens=100, sha256="b")
     assert kept.stat().st_mtime_ns != stamp
-    kept.write_bytes(b"PK\x03\x04 not whole")
-    ngram.cached_fit(dataset, VOCAB, max_tokens=100, sha256="b")
+
+
+def test_a_damaged_cache_is_counted_again(tmp_path: Path) -> None:
+    dataset = _dataset(tmp_path / "x", _documents())
+    first = ngram.cached_fit(dataset, VOCAB, max_tokens=100, sha256="a")
+    kept = tmp_path / "x.ngram"
+    whole = kept.read_bytes()
+    changed = [whole[:at] + bytes([whole[at] ^ 8]) + whole[at + 1 :] for at in range(len(whole))]
+    for content in (b"", b"PK\x03\x04 not whole", whole[:31], whole[:-1], *changed):
+        kept.write_bytes(content)
+        again = ngram.cached_fit(dataset, VOCAB, max_tokens=100, sha256="a")
+        np.testing.assert_array_equal(first.pair_counts, again.pair_counts)
+        assert kept.read_bytes() == whole
 
 
 def test_a_token_beyond_the_vocabulary_is_named(tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def test_documents_end_with_the_end_token_and_decode_to_their_text(
         assert tokenizer.eos_id not in tokens[:-1]
         assert tokenizer.decode(tokens) == _text(number)
     assert made["tokenizer"]["sha256"] == tokenizer.sha256
-    assert sorted(_files(tmp_path / "new" / "folder")) == ["x.bin", "x.idx", "x.manifest.json"]
+    files = sorted(_files(tmp_path / "new" / "folder"))
+    assert files == ["x.bin", "x.crc", "x.idx", "x.manifest.json"]
     assert manifest.verify(tmp_path / "new" / "folder" / "x", full=True) == made
 
 
@@ -306,7 +307,7 @@ def test_mistakes_are_one_clear_line(
         (["--input", str(tmp_path / "empty")], model, "holds no document"),
         (["--input", str(tmp_path / "gone")], model, "no such file or folder"),
         (["--input", str(corpus)], str(tmp_path / "no.model"), "no such file; train one with"),
-        (["--input", str(corpus), "--workers", "0"], model, "workers=0: must be at least 1"),
+        (["--input", str(corpus), "--workers", "0"], model, "workers=0: must be from 1 to 1024"),
         (["--input", str(corpus), "--heldout-fraction", "0.1"], model, "give both or none"),
         (
             [

@@ -8,7 +8,8 @@ import pytest
 import zstandard
 
 from data import readers
-from data.readers import START, BadRecord, Document, format_of, list_files, read_documents
+from data.input_files import list_files
+from data.readers import START, BadRecord, Document, format_of, read_documents
 
 
 def _jsonl(texts: list[str], field: str = "text") -> bytes:

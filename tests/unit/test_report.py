@@ -248,6 +248,19 @@ def test_the_numbers_are_the_runs(run_folder: Path) -> None:
     assert "1 of 400 steps skipped" in page.text
 
 
+def test_a_spike_and_a_rollback_are_shown(tmp_path: Path) -> None:
+    steps = made_steps()[:50]
+    for row in steps:
+        row["spikes"] = {"limit": 7.0 if row["step"] > 30 else None, "in_a_row": 0, "rollbacks": 1}
+    steps[39] |= {"loss": 70.0}
+    page = page_of(write_run(tmp_path / "spiked", steps, []))
+    (spike,) = [trace for trace in page.figures["loss"]["data"] if "spike" in trace["name"]]
+    assert spike["x"] == [40 * BATCH]
+    assert spike["customdata"] == [[40, "70.0000"]]
+    assert spike["y"][0] <= page.figures["loss"]["layout"]["yaxis"]["range"][1]
+    assert "went back to a checkpoint once" in page.text
+
+
 @pytest.mark.parametrize(
     "tail", [b'{"step": 401, "sta', b'{"step": 401, "stage": "l\xc3', b"\0\0\n"]
 )

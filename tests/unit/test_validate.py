@@ -45,6 +45,15 @@ def warnings(*arguments: str) -> list[str]:
         ("optimizer.epsilon=nan", "must be positive"),
         ("optimizer.weight_decay=nan", "finite number"),
         ("train.z_loss=nan", "a number from 0 up"),
+        ("train.spikes.action=jump", "must be one of ignore, stop, skip, rollback"),
+        ("train.spikes.window=4", "a number from 8 up"),
+        ("train.spikes.threshold=nan", "a number from 1 up"),
+        ("train.spikes.action=skip", "train.max_skipped_steps of at least 1"),
+        ("train.spikes={action: rollback, patience: 52}", "keep=2 of every 50 steps do not reach"),
+        (
+            "train.spikes={action: stop, window: 512}",
+            "first 256 steps of a stage, and the longest has 256",
+        ),
         ("schedule.stages.long.learning_rate=fast", "must be a number or a mapping"),
         ("schedule.stages.long.learning_rate={shap: wsd}", "learning_rate.shap"),
         ("schedule.stages.long.rope_base={policy: stepped, steps: [1, 2]}", "list of"),
@@ -57,6 +66,12 @@ def test_each_mistake_is_one_line_with_a_way_out(argument: str, says: str) -> No
     assert found, argument
     assert any(says in line for line in found), found
     assert all("\n" not in line for line in found)
+
+
+def test_a_rollback_needs_checkpoints_between_stages() -> None:
+    assert problems("train.spikes.action=rollback") == []
+    (line,) = problems("train.spikes.action=rollback", "checkpoint.every_steps=0")
+    assert "set checkpoint.every_steps" in line
 
 
 def test_missing_corpus_names_the_command_that_makes_it() -> None:
@@ -92,7 +107,7 @@ def test_checkpoints_that_lie_there_already_are_room(
     assert len(problems(f"paths.outputs={tmp_path}")) == 1  # three of 28 MB
     held = tmp_path / "quickstart/checkpoints/step_00000010"
     held.mkdir(parents=True)
-    (held / "__0_0.distcp").write_bytes(bytes(50_000_000))
+    (held / "rank_00000.safetensors").write_bytes(bytes(50_000_000))
     assert problems(f"paths.outputs={tmp_path}") == []
 
 

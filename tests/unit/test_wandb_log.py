@@ -33,10 +33,14 @@ def row(step: int) -> dict[str, Any]:
     }
 
 
-def log(folder: Path, steps: range) -> str:
+def log(folder: Path, steps: range, given_up: int = 0) -> str:
+    """The last `given_up` steps twice, as after a rollback; their loss is then another one."""
     wandb = WandbLog(WandbConfig(), folder=folder, run_name="here", settings={"seed": 3})
     for step in steps:
         wandb.step(row(step))
+    wandb.abandoned_steps = given_up
+    for step in steps[len(steps) - given_up :]:
+        wandb.step({**row(step), "loss": 1 / 7 + step})
     bucket = {"start": 32, "end": 64, "loss": 2.5}
     last = {**row(steps[-1]), "position_buckets": [bucket]}
     wandb.evaluation(last)
@@ -54,7 +58,10 @@ def test_metrics_come_back_exactly_and_a_resume_keeps_the_id(tmp_path: Path) -> 
     assert "seconds/data" in text
     assert '"skipped"' not in text
     assert run_id in json.dumps(summary)
-    assert log(tmp_path, range(4, 6)) == run_id
+    assert log(tmp_path, range(4, 7), given_up=2) == run_id
+    history, _ = read_back(tmp_path)
+    for loss in (1 / 3 + 4, 1 / 3 + 5, 1 / 3 + 6, 1 / 7 + 5, 1 / 7 + 6):
+        assert json.dumps(loss) in json.dumps(history), "a rollback loses neither branch"
     names = {path.name for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb")}
     assert names == {f"run-{run_id}.wandb"}
 
@@ -64,3 +71,36 @@ def test_disabled_writes_nothing(tmp_path: Path) -> None:
     wandb.step(row(1))
     wandb.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_folder_ends_the_log_or_the_id_but_not_the_run(tmp_path: Path) -> None:
+    """One process: a start of W&B takes seconds."""
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "wandb").write_text("not a folder")
+    given = {"run_name": "here", "settings": {}}
+    none = WandbLog(WandbConfig(), folder=tmp_path / "file", **given)
+    none.step(row(1))
+    none.evaluation({**row(1), "position_buckets": []})
+    none.close()
+    (said,) = none.news()
+    assert "W&B logs nothing from here on (File exists" in said
+    assert "metrics.jsonl has every row" in said
+
+    first = log(tmp_path, range(1, 3))
+    # An older run's file is nothing to a new start; an id that is none gives way to a new one.
+    next(tmp_path.glob("wandb/offline-run-*/run-*.wandb")).write_bytes(b"\xff\x00 garbage")
+    (tmp_path / "wandb" / "run_id").write_bytes(b"\xff\x00../..")
+    wandb = WandbLog(WandbConfig(), folder=tmp_path, **given)
+    assert wandb.run_id != first
+    assert "run_id holds no id of W&B's" in wandb.news()[0]
+    assert (tmp_path / "wandb" / "run_id").read_text() == wandb.run_id
+    wandb._run.log = refuse
+    wandb.step(row(3))
+    wandb.step(row(4))
+    (said,) = wandb.news()
+    assert "W&B logs nothing from here on (BrokenPipeError: gone)" in said
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    """W&B whose process has died."""
+    raise BrokenPipeError("gone")

@@ -1,0 +1,211 @@
+"""The preflight on real processes: what it finds between ranks, and that it always ends."""
+
+import dataclasses
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch._C._distributed_c10d import TCPStore
+
+from data.manifest import manifest_path
+from parallel import links
+from parallel.meeting import meet
+from parallel.mesh import AxisGroup, start
+from parallel.testing import run_on_ranks
+from train.compose import compose_run
+from train.config import RunConfig
+from train.preflight import collect, output
+from train.preflight.check import Unsound, check
+from train.preflight.judge import Verdict
+from train.preflight.roll_call import call_roll
+from train.schedule import build_schedule
+
+CPU = torch.device("cpu")
+Arguments = Callable[..., list[str]]
+SHORT = {"preflight.timeout_seconds": "2", "preflight.link_bytes": "65536"}
+GRID = {
+    "schedule.stages.first.parallel": "{tensor:2}",
+    "schedule.stages.second.parallel": "{sequence:2}",
+}
+
+
+def configure(arguments: list[str], **changes: object) -> RunConfig:
+    return dataclasses.replace(compose_run(arguments), **changes)  # type: ignore[arg-type]
+
+
+def looked_at(config: RunConfig) -> Verdict:
+    """What every rank is told; the groups may be broken."""
+    schedule, problems = build_schedule(config)
+    assert schedule is not None, problems
+    try:
+        return check(config, start(CPU, 60), schedule)
+    except Unsound as error:
+        return error.verdict
+
+
+def test_a_sound_world_is_measured_on_every_layout(small_run: Arguments, tmp_path: Path) -> None:
+    arguments = small_run(tmp_path, **SHORT, **GRID)
+
+    def work(rank: int, world_size: int) -> Verdict:
+        return looked_at(configure(arguments))
+
+    found = run_on_ranks(work, 4)
+    assert found[0].problems == []
+    assert found[1:] == [found[0]] * 3
+    folder = tmp_path / "small"
+    assert sorted(file.name for file in folder.iterdir()) == ["preflight.json", "preflight.txt"]
+    axes = json.loads((folder / "preflight.json").read_text())["axes"]
+    measured = {axis["axis"]: axis["size"] for axis in axes if axis["ring_bytes_per_second"]}
+    assert measured == {"tensor": 2, "zero": 2}
+    assert all(axis["latency_seconds"] > 0 for axis in axes)
+    assert {"control", "world", "checkpoint", "model"} < {axis["axis"] for axis in axes}
+    assert found[0].summary in (folder / "preflight.txt").read_text()
+
+
+def test_a_host_that_differs_in_everything_is_told_once_on_every_rank(
+    small_run: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last rank plays a host of its own: another checkout, copied and damaged data, its own disk."""
+    arguments = small_run(tmp_path / "shared", **SHORT)
+    prefix = compose_run(arguments).data.heldout
+    copied = tmp_path / "copy"
+    for suffix in (".bin", ".idx", ".crc", ".manifest.json"):
+        Path(f"{copied}{suffix}").write_bytes(Path(f"{prefix}{suffix}").read_bytes())
+    content = bytearray(Path(f"{copied}.bin").read_bytes())
+    content[1000] ^= 1
+    Path(f"{copied}.bin").write_bytes(content)
+    monkeypatch.setattr(output, "PATIENCE", 0.2)
+
+    def work(rank: int, world_size: int) -> Verdict:
+        config = configure(arguments)
+        if rank == world_size - 1:
+            monkeypatch.setattr(collect, "this_host", lambda: ("n2", "boot2"))
+            monkeypatch.setattr(collect, "ROOT", tmp_path)
+            monkeypatch.setenv("LOCAL_RANK", "0")
+            config.paths.outputs = str(tmp_path / "own")
+            config.data.heldout = str(copied)
+            config.data.sources["all"].prefix = "gone"
+        else:
+            monkeypatch.setattr(collect, "this_host", lambda: ("n1", "boot1"))
+        return looked_at(config)
+
+    verdicts = run_on_ranks(work, 2)
+    assert verdicts[0] == verdicts[1]
+    assert not verdicts[0].broken
+    assert len(verdicts[0].problems) == 5
+    for part in (
+        f'another configuration than most ranks: paths.outputs="{tmp_path}/own"',
+        "data.sources.all.prefix=gone: no gone.bin and no gone.idx; make them",
+        "other program text in",
+        f"{tmp_path}/copy.bin: damaged between byte 0",
+        f"{tmp_path}/own/small is not the folder that the main rank writes to",
+    ):
+        assert any(f"n2: {part}" in line for line in verdicts[0].problems), part
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("silent", "(ranks 2-3): rank 3 on n1 -> rank 2 on n1: no message from rank 3 ("),
+        (
+            "wrong",
+            "rank 2 on n1 -> rank 3 on n1: the message of rank 3 is not what it sent",
+        ),
+    ],
+)
+def test_a_group_that_cannot_talk_is_named_in_bounded_time(
+    fault: str, says: str, small_run: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = small_run(tmp_path, **SHORT, **{"parallel.sequence": "2"})
+    try_group = links.try_group
+
+    def faulty(name: str, group: AxisGroup, *rest: object, **more: object) -> links.GroupTest:
+        if name != "sequence":
+            return try_group(name, group, *rest, **more)  # type: ignore[arg-type]
+        if fault == "silent":
+            return links.GroupTest(name, 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(links, "_PERIOD", 7)
+            return try_group(name, group, *rest, **more)  # type: ignore[arg-type]
+
+    def work(rank: int, world_size: int) -> Verdict:
+        monkeypatch.setattr(collect, "this_host", lambda: ("n1", "boot1"))
+        if rank == 3:
+            monkeypatch.setattr("train.preflight.check.try_group", faulty)
+        return looked_at(configure(arguments))
+
+    verdict = run_on_ranks(work, 4)[0]
+    assert len(verdict.problems) == 1, verdict.problems
+    assert verdict.problems[0].startswith("n1 (ranks 2-3): axis sequence cannot talk (ranks 2-3)")
+    assert says in verdict.problems[0]
+    assert verdict.broken
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[TCPStore]:
+    """A store that outlives every attempt, as torchrun's agent keeps one."""
+    store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    yield store
+
+
+def test_ranks_of_a_restart_never_meet_the_dead(
+    place: TCPStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first attempt leaves asking ranks and words behind, as after a kill."""
+
+    def first(rank: int, world_size: int) -> str:
+        if rank:
+            monkeypatch.setattr("parallel.meeting._LONGER", 0.0)
+            with pytest.raises(ValueError, match="met nobody"):
+                meet(0.3)
+        return ""
+
+    def second(rank: int, world_size: int) -> tuple[list[str], bytes]:
+        meeting = meet(20)
+        found = meeting.roll_call(
+            "", lambda said: [f"{rank} {word}" for rank, word in sorted(said)]
+        )
+        store = meeting.connect()
+        if rank == 0:
+            store.set("key", f"attempt of {os.getpid()}")
+        meeting.council.line_up("set", 20)
+        return found, store.get("key")
+
+    run_on_ranks(first, 3)
+    for _ in range(2):
+        seen = run_on_ranks(second, 3)
+        assert [lines for lines, _ in seen] == [["0 ", "1 ", "2 "]] * 3
+        assert len({key for _, key in seen}) == 1
+
+
+def test_a_mistake_of_one_rank_and_an_absent_rank_are_heard_by_all(place: TCPStore) -> None:
+    def work(rank: int, world_size: int) -> list[str]:
+        if rank == 2:
+            return []
+        return call_roll([f"rank {rank} has no GPU"] if rank == 1 else [], 1.0)[1]
+
+    found = run_on_ranks(work, 3)
+    assert found[0] == found[1]
+    assert found[0][0].startswith("WORLD_SIZE=3: rank 2 did not come in 1 s; 2 came")
+    assert found[0][1:] == [
+        f"came: {socket.gethostname()} (ranks 0-1)",
+        f"{socket.gethostname()} (rank 1): rank 1 has no GPU",
+    ]
+
+
+def test_a_changed_manifest_is_found_by_a_host_that_has_a_copy(
+    small_run: Arguments, tmp_path: Path
+) -> None:
+    config = configure(small_run(tmp_path))
+    stamps = collect.stamps(config)
+    path = manifest_path(config.data.heldout)
+    os.utime(path, (1, 1))
+    changed = {name for name, stamp in collect.stamps(config).items() if stamp != stamps[name]}
+    assert changed == {"held-out"}

@@ -1,0 +1,30 @@
+"""The virtual cluster, one for a file of tests."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.smoke.cluster import Cluster, why_not
+
+# What launch/cluster.env says otherwise.
+SETTINGS = {
+    "PYTHON": sys.executable,
+    "NODES": "2",
+    "RANKS_PER_NODE": "1",
+    "GPUS_PER_NODE": "0",
+    "CPUS_PER_RANK": "1",
+    "TIME_LIMIT": "20",
+    "NETWORK_INTERFACE": "eth0",
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two nodes, with the settings that launch/ reads from the environment; skipped where there can be none."""
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    with Cluster(tmp_path_factory.mktemp("cluster")) as running:
+        running.environment |= SETTINGS
+        yield running

@@ -1,0 +1,64 @@
+"""The facts of all ranks, by host; and who differs from the others."""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from train.preflight.facts import Facts, Site
+from train.preflight.findings import Host, hosts_of
+
+Value = TypeVar("Value", bound=Hashable)
+
+
+class Census:
+    """Everybody who gave facts. A host without a first rank has no site."""
+
+    def __init__(self, facts: Iterable[Facts]) -> None:
+        self.by_rank = {fact.rank: fact for fact in sorted(facts, key=lambda fact: fact.rank)}
+        self.hosts: list[Host] = hosts_of(
+            [(fact.rank, fact.host, fact.machine) for fact in self.by_rank.values()]
+        )
+        self._home = {rank: host for host in self.hosts for rank in host.ranks}
+        # What was found once on a host, in order of hosts.
+        self.sites: dict[Host, Site] = {
+            host: site
+            for host in self.hosts
+            for fact in reversed(self.of_host(host))
+            if (site := fact.site) is not None
+        }
+
+    def name(self, rank: int) -> str:
+        """A rank with its host, for a sentence."""
+        host = self._home.get(rank)
+        return f"rank {rank}" if host is None else f"rank {rank} on {host.name}"
+
+    def host(self, rank: int) -> Host | None:
+        """Where a rank is, if it said so."""
+        return self._home.get(rank)
+
+    def of_host(self, host: Host) -> list[Facts]:
+        """The facts of its ranks."""
+        return [self.by_rank[rank] for rank in host.ranks]
+
+
+def majority(values: Sequence[Value]) -> Value:
+    """What most have; among equals, what the first has."""
+    counts = Counter(values)
+    return max(counts, key=lambda value: counts[value])
+
+
+def odd_ones(values: Mapping[Host, Value]) -> tuple[Value | None, dict[Value, list[Host]]]:
+    """What most hosts have, and the hosts that have something else, by what that is."""
+    if not values:
+        return None, {}
+    usual = majority(list(values.values()))
+    odd: dict[Value, list[Host]] = {}
+    for host, value in values.items():
+        if value != usual:
+            odd.setdefault(value, []).append(host)
+    return usual, odd
+
+
+def ranks_of(hosts: Iterable[Host]) -> tuple[int, ...]:
+    """All their ranks."""
+    return tuple(rank for host in hosts for rank in host.ranks)

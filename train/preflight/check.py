@@ -1,0 +1,209 @@
+"""The preflight: every rank looks, the main rank judges, all hear the verdict.
+
+    main rank   makes and checks the corpus, leaves a token in the run's folder, tells the others (`Brief`)
+    all         give their facts; try every group of every layout
+    main rank   judges facts and trials, writes preflight.txt and preflight.json, announces
+
+All words go through the store where the ranks met, never through the groups that are being tried.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from data.sources import make_corpus, open_corpus
+from parallel.council import Council, StoreLost
+from parallel.links import (
+    MEASURED,
+    GroupTest,
+    TransferFailed,
+    clock_rounds,
+    groups_of,
+    message_bytes,
+    try_group,
+)
+from parallel.mesh import Mesh, arrange
+from parallel.topology import Topology
+from parallel.watch.waiting import waiting
+from train import build, validate
+from train.config import RunConfig
+from train.durable import reason, write_durably
+from train.preflight.collect import Brief, collect, settings, stamps, this_host
+from train.preflight.facts import Facts, Trial
+from train.preflight.gpu import forget_memory
+from train.preflight.judge import Verdict, judge
+from train.preflight.output import Token, leave_token, remove_token
+from train.refusal import refuse, refuse_alone
+from train.schedule import Schedule
+
+# Longer than a rank's own limit: the main rank waits for ranks that wait for each other.
+_SLACK = 15.0
+
+
+class Unsound(ValueError):
+    """This world may not start; one line a problem. alone: this rank says so, and not the main rank for all."""
+
+    def __init__(self, verdict: Verdict, *, alone: bool = False) -> None:
+        super().__init__("\n".join(verdict.problems))
+        self.verdict, self.alone = verdict, alone
+
+
+def check(config: RunConfig, mesh: Mesh, schedule: Schedule) -> Verdict:
+    """Look at everything before the first step; the corpus is made and checked on the way. Collective.
+
+    Raises:
+        Unsound: on every rank, all problems at once.
+    """
+    council = mesh.council("preflight")
+    patience = config.parallel.first_step_seconds
+    brief, own = Brief({}, {}, None), list[str]()
+    try:
+        if mesh.is_main:
+            brief, own = _prepare(config)
+            council.decide("brief", json.dumps(dataclasses.asdict(brief)))
+        else:
+            brief = _hear_brief(council, patience)
+        facts = collect(config, mesh, brief, own)
+        council.say("facts", json.dumps(facts.to_json()))
+        topologies = layouts(schedule, mesh.world_size)
+        trial = _try_groups(config, mesh, topologies, council)
+        forget_memory(mesh.device)
+        council.say("trials", json.dumps(trial.to_json()))
+        if mesh.is_main:
+            verdict = _judge(config, mesh, topologies, council)
+            council.decide("verdict", json.dumps(dataclasses.asdict(verdict)))
+        else:
+            verdict = _hear_verdict(council, patience)
+    except (StoreLost, TimeoutError) as error:
+        line = f"preflight on {this_host()[0]}: {error}"
+        raise Unsound(Verdict([line], [], "", "", broken=True), alone=True) from error
+    finally:
+        if mesh.is_main:
+            remove_token(build.run_folder(config), brief.token)
+    if verdict.problems:
+        raise Unsound(verdict)
+    return verdict
+
+
+def refuse_unsound(error: Unsound) -> int:
+    """Say why, on the main rank; returns the exit status. Does not return where the groups are broken."""
+    lines = error.verdict.problems
+    status = refuse_alone(lines[0]) if error.alone else refuse(lines)
+    if error.verdict.broken:
+        sys.stdout.flush()
+        os._exit(status)
+    return status
+
+
+def layouts(schedule: Schedule, world_size: int) -> list[Topology]:
+    """The grids that the run will use, in order, each once."""
+    return list(dict.fromkeys(stage.parallel.topology(world_size) for stage in schedule.stages))
+
+
+def _prepare(config: RunConfig) -> tuple[Brief, list[str]]:
+    """The main rank's part: the corpus, and a token where the run will write."""
+    found = []
+    arguments = (config.data, config.paths.prepared, config.model.vocab_size)
+    try:
+        make_corpus(*arguments)
+        if not config.data.missing():
+            open_corpus(*arguments, check=True)
+    except ValueError as error:
+        found.append(str(error))
+    except OSError as error:
+        found.append(f"the corpus cannot be made or read: {reason(error)}")
+    token: Token | None = None
+    folder = build.run_folder(config)
+    try:
+        token = leave_token(folder)
+    except OSError as error:
+        if not any(line.startswith("paths.outputs") for line in validate.places(config)):
+            found.append(
+                f"paths.outputs={config.paths.outputs}: {folder.absolute()} cannot be written: {reason(error)}"
+            )
+    return Brief(settings(config), stamps(config), token), found
+
+
+def _hear_brief(council: Council, patience: float) -> Brief:
+    with waiting("", "the main rank to make and check the corpus"):
+        told = council.await_decision("brief", patience)
+    if told is None:
+        raise TimeoutError(f"the main rank gave no sign in {patience:g} s")
+    content: dict[str, Any] = json.loads(told)
+    token = content["token"]
+    return Brief(content["settings"], content["stamps"], Token(**token) if token else None)
+
+
+def _hear_verdict(council: Council, patience: float) -> Verdict:
+    with waiting("", "the main rank's verdict"):
+        told = council.await_decision("verdict", patience)
+    if told is None:
+        raise TimeoutError(f"the main rank gave no verdict in {patience:g} s")
+    return Verdict(**json.loads(told))
+
+
+def _try_groups(
+    config: RunConfig, mesh: Mesh, topologies: Sequence[Topology], council: Council
+) -> Trial:
+    """Every group of this rank, one after the other; all ranks begin each together.
+
+    A group that fails makes some ranks late; without lining up the next group would seem to fail too.
+    """
+    wanted, limit = config.preflight, config.preflight.timeout_seconds
+    trial = Trial(mesh.rank)
+    reads_all = config.data.full_check
+    patience = config.parallel.first_step_seconds if reads_all else wanted.join_seconds
+    with waiting("", "all ranks to give their facts"):
+        here = council.line_up("facts", patience)
+    if mesh.world_size == 1 or not wanted.links or not here:
+        return trial
+    try:
+        trial.clock.extend(clock_rounds(mesh, limit))
+        latency = min(left - entered for entered, left in trial.clock)
+        trial.groups.append(GroupTest("control", 0, latency))
+    except TransferFailed as failed:
+        trial.groups.append(GroupTest("control", 0, error=str(failed)))
+        council.raise_flag("failed")
+    tried = set()
+    for layout, topology in enumerate(topologies):
+        if layout and council.has_flag("failed"):
+            break  # making groups together needs all connections
+        for name, group in groups_of(arrange(mesh.world, topology)).items():
+            if id(group.group) in tried:
+                continue
+            tried.add(id(group.group))
+            with waiting(group.description, "all ranks to come to the next group"):
+                if not council.line_up(f"{layout} {name}", 4 * limit + _SLACK):
+                    return trial
+            measures = layout == 0 and name in MEASURED
+            length = wanted.link_bytes or message_bytes(mesh.device)
+            test = try_group(name, group, mesh.device, num_bytes=length * measures, seconds=limit)
+            if test.error:
+                council.raise_flag("failed")
+            trial.groups.append(dataclasses.replace(test, layout=layout))
+    council.line_up("tried", 4 * limit + _SLACK)
+    return trial
+
+
+def _judge(
+    config: RunConfig, mesh: Mesh, topologies: Sequence[Topology], council: Council
+) -> Verdict:
+    """On the main rank; who has not spoken by now will not."""
+    facts = [Facts.from_json(json.loads(word)) for _, word in council.hear("facts", _SLACK)]
+    trials = [Trial.from_json(json.loads(word)) for _, word in council.hear("trials", _SLACK)]
+    verdict, content = judge(
+        facts,
+        trials,
+        topologies,
+        limits=config.preflight,
+        rank_bytes=validate.one_checkpoint_bytes(config) / mesh.world_size,
+    )
+    folder = build.run_folder(config)
+    with contextlib.suppress(OSError):  # a folder that cannot be written is a problem already told
+        write_durably(folder / "preflight.txt", verdict.page)
+        write_durably(folder / "preflight.json", json.dumps(content, indent=1) + "\n")
+    return verdict

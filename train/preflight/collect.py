@@ -1,0 +1,205 @@
+"""What this rank finds out about itself; and on the first rank of a host, about the host and its files."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data import manifest
+from data.config import missing_files
+from data.indexed_dataset import bin_path, crc_path, idx_path
+from data.sources import corpus_prefixes
+from parallel.launcher import launched_local_rank, launched_local_size
+from parallel.mesh import Mesh
+from parallel.watch.verdict import compact
+from train import build, validate
+from train.config import RunConfig
+from train.preflight.facts import Corpus, Facts, Site
+from train.preflight.gpu import ask_nvidia_smi, look_at_gpu
+from train.preflight.output import Token, token_problem
+
+ROOT = Path(__file__).resolve().parents[2]
+_PACKAGES = ("model", "data", "parallel", "train")
+# Besides those that a run writes down.
+_MORE_PACKAGES = ("safetensors", "omegaconf", "pydantic")
+# Of differing values, so much is told.
+_KEYS, _CHARACTERS = 5, 120
+
+
+@dataclasses.dataclass(frozen=True)
+class Brief:
+    """What the main rank tells before the others look. stamps: of its token files, by source."""
+
+    settings: dict[str, str]
+    stamps: dict[str, str]
+    token: Token | None
+
+
+def collect(config: RunConfig, mesh: Mesh, brief: Brief, problems: list[str]) -> Facts:
+    """The facts of this rank. problems: what it has found out already, each a line."""
+    own = settings(config)
+    differing = {
+        key: own.get(key, "nothing")[:_CHARACTERS]
+        for key in {**brief.settings, **own}
+        if own.get(key) != brief.settings.get(key)
+    }
+    name, machine = this_host()
+    first = launched_local_rank() == 0
+    return Facts(
+        rank=mesh.rank,
+        host=name,
+        machine=machine,
+        local_rank=launched_local_rank(),
+        local_size=launched_local_size(),
+        world_size=mesh.world_size,
+        settings=_digest(json.dumps(own, sort_keys=True)),
+        differing=dict(list(differing.items())[:_KEYS]),
+        cores=compact(sorted(os.sched_getaffinity(0))),
+        threads=torch.get_num_threads(),
+        device=mesh.device.type,
+        gpu=look_at_gpu(mesh.device) if mesh.device.type == "cuda" else None,
+        site=_site(config, mesh, brief, problems) if first else None,
+    )
+
+
+def this_host() -> tuple[str, str]:
+    """Its name, and what tells it from another of that name."""
+    try:
+        machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        machine = f"{uuid.getnode():x}"
+    return socket.gethostname(), machine
+
+
+def settings(config: RunConfig) -> dict[str, str]:
+    """Every key of the resolved configuration, its value as JSON."""
+
+    def leaves(value: Any, key: str) -> Iterator[tuple[str, str]]:
+        if isinstance(value, dict) and value:
+            for name, inner in value.items():
+                yield from leaves(inner, f"{key}.{name}" if key else name)
+        else:
+            yield key, json.dumps(value)
+
+    return dict(leaves(dataclasses.asdict(config), ""))
+
+
+def stamps(config: RunConfig) -> dict[str, str]:
+    """What tells the very token files from copies of them: size, number and time of each file."""
+    return {name: _stamp(prefix) for name, prefix in _prefixes(config).items()}
+
+
+def _stamp(prefix: str) -> str:
+    files = (manifest.manifest_path(prefix), idx_path(prefix), crc_path(prefix), bin_path(prefix))
+    try:
+        found = [file.stat() for file in files]
+    except OSError:
+        return ""
+    return _digest(str([(s.st_size, s.st_ino, s.st_mtime_ns) for s in found]))
+
+
+def _prefixes(config: RunConfig) -> dict[str, str]:
+    prefixes, heldout = corpus_prefixes(config.data, config.paths.prepared, config.model.vocab_size)
+    return prefixes | ({"held-out": heldout} if heldout else {})
+
+
+def _site(config: RunConfig, mesh: Mesh, brief: Brief, problems: list[str]) -> Site:
+    on_gpu = mesh.device.type == "cuda"
+    return Site(
+        versions=_versions(),
+        code=_code(),
+        commit=_commit(),
+        folder=str(Path.cwd()),
+        problems=problems + validate.places(config, room=mesh.is_main),
+        corpora={
+            name: _corpus(prefix, _stamp(prefix) != brief.stamps.get(name), config)
+            for name, prefix in _prefixes(config).items()
+            if config.data.corpus or not missing_files("", prefix)
+        },
+        output_problem=token_problem(build.run_folder(config), brief.token, mesh.rank),
+        memory_available=_memory_available(),
+        shared_memory_free=_free("/dev/shm"),
+        temporary_free=_free(tempfile.gettempdir()),
+        num_gpus=torch.cuda.device_count() if on_gpu else 0,
+        gpus=ask_nvidia_smi() if on_gpu else {},
+    )
+
+
+def _corpus(prefix: str, is_copy: bool, config: RunConfig) -> Corpus:
+    """What is at this prefix. The main rank has checked the very files; a copy is checked here."""
+    try:
+        check = manifest.verify(prefix, full=config.data.full_check) if is_copy else None
+        described = check or manifest.load(prefix)
+        content = manifest.manifest_path(prefix).read_bytes()
+    except (ValueError, OSError) as error:
+        return Corpus(prefix, "", "", 0, str(error))
+    tokenizer = str(described["tokenizer"]["sha256"])
+    return Corpus(prefix, _digest(content), tokenizer[:16], int(described["tokens"]))
+
+
+def _versions() -> dict[str, str]:
+    found = build.versions()
+    for package in _MORE_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    if torch.version.cuda:
+        found["CUDA"] = torch.version.cuda
+        found["NCCL"] = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
+    return found
+
+
+def _code() -> str:
+    files = [f for package in _PACKAGES for f in (ROOT / package).rglob("*.py")]
+    digest = hashlib.sha256()
+    for file in sorted([*files, *(ROOT / "conf").rglob("*.yaml")]):
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(ROOT)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def _commit() -> str:
+    """The commit of the checkout; "" where it is none, or there is no git."""
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(ROOT), "rev-parse", "--short=10", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return asked.stdout.strip() if asked.returncode == 0 else ""
+
+
+def _memory_available() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    kilobytes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(kilobytes[0]) * 1024 if kilobytes else 0
+
+
+def _free(folder: str) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0
+
+
+def _digest(content: str | bytes) -> str:
+    raw = content.encode() if isinstance(content, str) else content
+    return hashlib.sha256(raw).hexdigest()[:16]

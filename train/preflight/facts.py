@@ -1,0 +1,133 @@
+"""What one rank knows of itself and its host: plain facts, judged elsewhere. A few kB of JSON a rank."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from parallel.links import GroupTest
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The GPU of a rank. Bytes; used_by_others is what this process does not hold itself.
+
+    flops: a second, of a product of matrices; wrong: whether that product was wrong.
+    """
+
+    uuid: str
+    name: str
+    total: int
+    used_by_others: int
+    flops: float = 0.0
+    wrong: bool = False
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """What nvidia-smi says of a GPU. None: it does not say."""
+
+    driver: str
+    temperature: int | None
+    uncorrected_errors: int | None
+    # Bits, see train/preflight/gpu.py.
+    slowed_by: int
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One pair of token files on a host. problem: why it cannot be used there."""
+
+    path: str
+    manifest: str
+    tokenizer: str
+    tokens: int
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the first rank of a host finds for all of its ranks. Bytes; 0: unknown."""
+
+    versions: dict[str, str]
+    # SHA-256 of our .py files and conf/; commit: "" where there is no git.
+    code: str
+    commit: str
+    folder: str
+    # Mistakes that this rank can see by itself.
+    problems: list[str]
+    corpora: dict[str, Corpus]
+    # Why the output folder is not the main rank's, or cannot be written; "" if all is well.
+    output_problem: str
+    memory_available: int
+    shared_memory_free: int
+    temporary_free: int
+    num_gpus: int
+    gpus: dict[str, GpuState]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one rank says about itself.
+
+    settings: hash of the resolved configuration. differing: keys where it is not the main rank's, with this
+    rank's value. cores: numbers of the processors it may run on, as "0-3, 8". local_size: as the launcher
+    says it.
+    """
+
+    rank: int
+    host: str
+    machine: str
+    local_rank: int
+    local_size: int | None
+    world_size: int
+    settings: str
+    differing: dict[str, str]
+    cores: str
+    threads: int
+    device: str
+    gpu: Gpu | None
+    site: Site | None
+
+    def to_json(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Facts":
+        """From `to_json`."""
+        gpu, site = content["gpu"], content["site"]
+        return cls(
+            **{
+                **content,
+                "gpu": Gpu(**gpu) if gpu else None,
+                "site": _site(site) if site else None,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one rank saw of its groups, and when it was in the barriers of the whole world."""
+
+    rank: int
+    # This host's seconds before and after each.
+    clock: list[tuple[float, float]] = field(default_factory=list)
+    groups: list[GroupTest] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Trial":
+        """From `to_json`."""
+        return cls(
+            content["rank"],
+            [(before, after) for before, after in content["clock"]],
+            [GroupTest(**group) for group in content["groups"]],
+        )
+
+
+def _site(content: dict[str, Any]) -> Site:
+    corpora = {name: Corpus(**corpus) for name, corpus in content["corpora"].items()}
+    gpus = {uuid: GpuState(**state) for uuid, state in content["gpus"].items()}
+    return Site(**{**content, "corpora": corpora, "gpus": gpus})

@@ -1,0 +1,78 @@
+"""While the groups of the world are made, nobody waits for ever: who is stuck where is told and the start ended.
+
+Making a group needs connections between all its ranks, and a firewall or a wrong interface shows here first:
+every rank waits for another, inside the backend, where nothing can be interrupted. So a timer asks.
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from parallel.meeting import Meeting, Words
+from parallel.watch.board import in_time
+from parallel.watch.waiting import pending
+from train.preflight.findings import Finding, hosts_of, name_ranks, say_by_host
+from train.refusal import MISTAKE, refuse, refuse_alone
+
+# Seconds in which the ranks that are stuck tell so; their timers go off nearly together.
+_MOMENT = 5.0
+
+
+@contextmanager
+def joining(meeting: Meeting | None, seconds: float) -> Iterator[None]:
+    """End this process with status 2 if the block takes longer; the main rank says who is stuck where."""
+    if meeting is None or meeting.world_size == 1:
+        yield
+        return
+    timer = threading.Timer(seconds, _end, (meeting, seconds))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end(meeting: Meeting, seconds: float) -> None:
+    waits = pending()
+    state = waits[0].operation if waits else "joining the world"
+    if not in_time(lambda: _tell(meeting, state, seconds), 3 * _MOMENT):
+        refuse_alone(f"{state} took more than {seconds:g} s, and rank 0's store does not answer")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(MISTAKE)
+
+
+def _tell(meeting: Meeting, state: str, seconds: float) -> bool:
+    """Whether the main rank has told it, or is about to."""
+    council = meeting.council
+    council.say("stuck", json.dumps([socket.gethostname(), state]))
+    if meeting.rank:
+        return council.await_decision("stuck", 2 * _MOMENT) is not None
+    said = council.hear("stuck", _MOMENT)
+    refuse(stuck_problems(said, meeting.world_size, seconds))
+    council.decide("stuck", "told", listeners=len(said) - 1)
+    return True
+
+
+def stuck_problems(said: Words, world_size: int, seconds: float) -> list[str]:
+    """Who is stuck where, and who says nothing, by host. said: (rank, JSON of host and state)."""
+    told = {rank: json.loads(word) for rank, word in said}
+    findings = [
+        Finding(
+            (rank,),
+            f"{state} took more than {seconds:g} s (preflight.join_seconds); see that the hosts reach each other "
+            "on any port, through the right interface (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)",
+        )
+        for rank, (_, state) in told.items()
+    ]
+    absent: Sequence[int] = [rank for rank in range(world_size) if rank not in told]
+    if absent:
+        findings.append(
+            Finding((), f"{name_ranks(absent)} said nothing: stopped, dead, or cut off from rank 0")
+        )
+    return say_by_host(findings, hosts_of([(rank, host, "") for rank, (host, _) in told.items()]))

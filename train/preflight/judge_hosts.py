@@ -1,0 +1,136 @@
+"""What makes a host unlike the others, or unfit by itself: programs, settings, files, disks. Pure functions."""
+
+from collections.abc import Iterator, Sequence
+
+from train.preflight.census import Census, majority, odd_ones, ranks_of
+from train.preflight.facts import Facts, Site
+from train.preflight.findings import Finding
+
+_NONE = "none"
+# Numbers come out alike, or do not depend on it.
+_HARMLESS = ("driver",)
+_SHOWN_KEYS = 4
+_LITTLE_TEMPORARY = 100 << 20
+# What NCCL may take of /dev/shm for a rank that has neighbours on its host.
+_SHARED_MEMORY_OF_A_RANK = 64 << 20
+
+
+def problems(census: Census) -> Iterator[Finding]:
+    """Why the run may not start on these hosts."""
+    for host, site in census.sites.items():
+        for problem in site.problems:
+            yield Finding(host.ranks, problem)
+        if site.output_problem:
+            yield Finding(host.ranks, site.output_problem)
+    yield from (f for name, f in _versions(census) if name not in _HARMLESS)
+    yield from _code(census)
+    yield from _settings(census)
+    yield from _corpora(census)
+
+
+def warnings(census: Census, needed_memory: float) -> Iterator[Finding]:
+    """What may hurt. needed_memory: bytes that weights, gradients and optimizer states of a rank take at least."""
+    yield from (f for name, f in _versions(census) if name in _HARMLESS)
+    for host, site in census.sites.items():
+        facts = census.of_host(host)
+        on_gpus = any(fact.gpu for fact in facts)
+        wanted = _SHARED_MEMORY_OF_A_RANK * len(facts)
+        if on_gpus and len(facts) > 1 and site.shared_memory_free < wanted:
+            yield Finding(
+                host.ranks,
+                f"/dev/shm has {_size(site.shared_memory_free)} free, NCCL may want {_size(wanted)} for "
+                f"{len(facts)} ranks; give the container more (docker: --shm-size)",
+            )
+        if site.temporary_free < _LITTLE_TEMPORARY:
+            yield Finding(
+                host.ranks,
+                f"the folder for temporary files has {_size(site.temporary_free)} free; free some, or set TMPDIR",
+            )
+        if not on_gpus and 0 < site.memory_available < needed_memory * len(facts):
+            yield Finding(
+                host.ranks,
+                f"{_size(site.memory_available)} of memory are left; weights, gradients and optimizer states of "
+                f"{len(facts)} rank(s) take {_size(needed_memory * len(facts))} at least",
+            )
+
+
+def _versions(census: Census) -> Iterator[tuple[str, Finding]]:
+    sites = {host: _all_versions(site) for host, site in census.sites.items()}
+    names = dict.fromkeys(name for versions in sites.values() for name in versions)
+    for name in names:
+        usual, odd = odd_ones({h: versions.get(name, _NONE) for h, versions in sites.items()})
+        for value, hosts in odd.items():
+            text = f"{name} {value}, the others have {usual}; install the same on every host"
+            yield name, Finding(ranks_of(hosts), text)
+
+
+def _all_versions(site: Site) -> dict[str, str]:
+    drivers = sorted({gpu.driver for gpu in site.gpus.values()})
+    return site.versions | ({"driver": " and ".join(drivers)} if drivers else {})
+
+
+def _code(census: Census) -> Iterator[Finding]:
+    sites = census.sites
+    usual, odd = odd_ones({host: (site.code, site.commit) for host, site in sites.items()})
+    for (code, commit), hosts in odd.items():
+        assert usual is not None
+        if code == usual[0]:
+            continue
+        texts = [
+            f"{short[:10]}{f' (commit {of})' if of else ''}"
+            for short, of in ((code, commit), usual)
+        ]
+        yield Finding(
+            ranks_of(hosts),
+            f"other program text in {sites[hosts[0]].folder}: {texts[0]}, the others have {texts[1]}; use the "
+            "same checkout everywhere",
+        )
+
+
+def _settings(census: Census) -> Iterator[Finding]:
+    facts = list(census.by_rank.values())
+    if not facts:
+        return
+    usual = majority([fact.settings for fact in facts])
+    # What differs is told against the main rank: where that is the odd one, the others tell it.
+    against_main = next((f.differing for f in facts if f.settings == usual), {})
+    by_keys: dict[tuple[str, ...], list[Facts]] = {}
+    for fact in facts:
+        if fact.settings != usual:
+            by_keys.setdefault(tuple(fact.differing or against_main), []).append(fact)
+    for keys, odd in by_keys.items():
+        shown = ", ".join(_shown_setting(key, odd) for key in keys[:_SHOWN_KEYS])
+        yield Finding(
+            tuple(fact.rank for fact in odd),
+            f"another configuration than most ranks: {shown}{', ...' * (len(keys) > _SHOWN_KEYS)}; give every "
+            "rank the same arguments, environment and conf/",
+        )
+
+
+def _shown_setting(key: str, odd: Sequence[Facts]) -> str:
+    values = dict.fromkeys(fact.differing.get(key, "another value") for fact in odd)
+    return f"{key}={next(iter(values))}{' and others' * (len(values) > 1)}"
+
+
+def _corpora(census: Census) -> Iterator[Finding]:
+    sites = census.sites
+    for host, site in sites.items():
+        for corpus in site.corpora.values():
+            if corpus.problem:
+                yield Finding(host.ranks, corpus.problem)
+    for name in dict.fromkeys(name for site in sites.values() for name in site.corpora):
+        there = {h: s.corpora[name] for h, s in sites.items() if name in s.corpora}
+        whole = {host: corpus for host, corpus in there.items() if corpus.manifest}
+        usual, odd = odd_ones({h: (c.manifest, c.tokenizer, c.tokens) for h, c in whole.items()})
+        for found, hosts in odd.items():
+            assert usual is not None
+            what = "made with another tokenizer" if found[1] != usual[1] else "other token files"
+            yield Finding(
+                ranks_of(hosts),
+                f"{whole[hosts[0]].path}: {what} than on the other hosts ({found[2]:,} tokens, manifest "
+                f"{found[0][:10]}; there {usual[2]:,}, {usual[0][:10]}); copy the same files everywhere",
+            )
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.0f} MB"

@@ -1,0 +1,56 @@
+"""Before any group exists: who is here, and whose configuration or machine forbids a start.
+
+A rank that found a mistake and left alone would leave the others waiting for it. So all come to the meeting
+place, sound or not, and leave it together.
+"""
+
+import json
+from collections.abc import Sequence
+
+from parallel.launcher import launched_local_rank, launched_world_size
+from parallel.meeting import Meeting, Words, attendance_problems, meet
+from train.preflight.collect import this_host
+from train.preflight.findings import Finding, hosts_of, name_ranks, say_by_host
+
+
+def call_roll(mistakes: Sequence[str], seconds: float) -> tuple[Meeting, list[str]]:
+    """Where the ranks met, and everybody's mistakes by host. Collective.
+
+    Raises:
+        ValueError: this rank cannot meet the others; one line.
+    """
+    host, machine = this_host()
+    word = {
+        "host": host,
+        "machine": machine,
+        "local_rank": launched_local_rank(),
+        "world_size": launched_world_size(),
+        "mistakes": list(mistakes),
+    }
+    meeting = meet(seconds)
+    return meeting, meeting.roll_call(
+        json.dumps(word), lambda said: roll_problems(said, meeting.world_size, seconds)
+    )
+
+
+def roll_problems(said: Words, world_size: int, seconds: float) -> list[str]:
+    """Why those who came cannot start, by host. said: (rank, JSON), in order of arrival."""
+    words = [(rank, json.loads(word)) for rank, word in said]
+    hosts = hosts_of([(rank, word["host"], word["machine"]) for rank, word in words])
+    findings = [Finding((), line) for line in attendance_problems(said, world_size, seconds)]
+    if findings:
+        came = ", ".join(f"{host.name} ({name_ranks(host.ranks)})" for host in hosts[:8])
+        more = f" and {len(hosts) - 8} more hosts" if len(hosts) > 8 else ""
+        findings.append(Finding((), f"came: {came}{more}"))
+    # What all have is the configuration's mistake and nobody's in particular.
+    common = set.intersection(*(set(word["mistakes"]) for _, word in words))
+    for rank, word in words:
+        findings += [Finding(() if line in common else (rank,), line) for line in word["mistakes"]]
+        if word["world_size"] != world_size:
+            findings.append(
+                Finding(
+                    (rank,),
+                    f"WORLD_SIZE={word['world_size']}, on the main rank {world_size}; give every process the same",
+                )
+            )
+    return say_by_host(findings, hosts)
