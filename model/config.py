@@ -74,7 +74,7 @@ class ModelConfig:
         ]
         heads = min(self.num_heads, self.num_kv_heads)
         if (
-            1 <= heads
+            heads >= 1
             and self.num_heads <= _SIZES["num_heads"][1]
             and self.num_heads % self.num_kv_heads
         ):

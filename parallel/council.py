@@ -88,6 +88,10 @@ class Council:
         self._add(f"{topic}/here", 1)
         return _wait_until(lambda: self._add(f"{topic}/here", 0) >= self.world_size, seconds)
 
+    def is_first(self, topic: str) -> bool:
+        """Whether nobody has asked this before."""
+        return self._add(f"{topic}/first", 1) == 1
+
     def raise_flag(self, name: str) -> None:
         """Tell everybody that something is so; seen by all who line up afterwards."""
         self._add(f"{name}/flag", 1)

@@ -72,7 +72,7 @@ class Meeting:
             return found
         decision = self.council.await_decision("roll call", self._patience + _LONGER)
         if decision is None:
-            return [f"{_here()}: rank 0 came to {_place()} and fell silent"]
+            return [f"{socket.gethostname()}: rank 0 came to {_place()} and fell silent"]
         return [str(line) for line in json.loads(decision)]
 
     def _ask(self) -> None:
@@ -82,7 +82,7 @@ class Meeting:
             self._door.wait([own], timedelta(seconds=self._patience + _LONGER))
         except dist.DistStoreError:
             raise ValueError(
-                f"{_here()} met nobody: rank 0 did not come to {_place()} in {self._patience:g} s; see "
+                f"{socket.gethostname()} met nobody: rank 0 did not come to {_place()} in {self._patience:g} s; see "
                 "why it did not start"
             ) from None
         self._prefix = self._door.get(own).decode()
@@ -118,9 +118,9 @@ def meet(seconds: float) -> Meeting:
         return Meeting(connect, seconds)
     except dist.DistNetworkError as error:
         raise ValueError(
-            f"{_here()} cannot meet the others at {_place()} in {seconds:g} s: "
-            f"{str(error).splitlines()[0]}; the address must be that of rank 0's host, the port free there "
-            "and open to the other hosts"
+            f"{socket.gethostname()} cannot meet the other ranks at {_place()} in {seconds:g} s: "
+            f"{str(error).splitlines()[0].rstrip('.')}; the address must be that of rank 0's host, the port free "
+            "there and open to the other hosts"
         ) from None
 
 
@@ -163,10 +163,6 @@ def attendance_problems(said: Words, world_size: int, seconds: float) -> list[st
             "same WORLD_SIZE"
         )
     return found
-
-
-def _here() -> str:
-    return f"rank {launched_rank()} on {socket.gethostname()}"
 
 
 def _place() -> str:

@@ -10,10 +10,12 @@ import os
 import shutil
 from pathlib import Path
 
+from model.attention_core import choose_core
 from model.config import ModelConfig
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern
 from parallel.config import ParallelConfig
+from parallel.deepspeed_settings import DTYPES
 from parallel.pipeline.split import pipeline_problems
 from parallel.sequence.balance import dealing_problem
 from parallel.tensor.cut import tensor_problems
@@ -43,9 +45,8 @@ def problems(config: RunConfig, world_size: int) -> list[str]:
 def rules(config: RunConfig, world_size: int) -> list[str]:
     """What is wrong on any host."""
     found = config.model.problems() + config.data.rules() + config.parallel.problems()
-    found += (
-        config.optimizer.problems() + _choices(config) + _numbers(config) + _idle_settings(config)
-    )
+    found += config.optimizer.problems() + _choices(config) + _numbers(config)
+    found += _idle_settings(config) + _backend_problems(config)
     if config.model.problems():  # the schedule's own rules are looked at all the same
         config = dataclasses.replace(config, model=ModelConfig())
     schedule, mistakes = build_schedule(config)
@@ -154,6 +155,18 @@ def _resume_problems(config: RunConfig) -> list[str]:
         f"checkpoint.resume={resume}: no such folder; give auto, never, or a checkpoint such as "
         f"{config.paths.outputs}/{config.run_name}/checkpoints/step_00000100"
     ]
+
+
+def _backend_problems(config: RunConfig) -> list[str]:
+    """Why the attention backend cannot serve the CPU; what a GPU serves is known where there is one."""
+    model, train = config.model, config.train
+    if train.device != "cpu" or train.precision not in DTYPES or model.problems():
+        return []
+    try:
+        choose_core(model.attention_backend, "cpu", DTYPES[train.precision])
+    except ValueError as error:
+        return [f"model.{error}"]
+    return []
 
 
 def _idle_settings(config: RunConfig) -> list[str]:

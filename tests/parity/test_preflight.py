@@ -1,6 +1,5 @@
 """The preflight on real processes: what it finds between ranks, and that it always ends."""
 
-import dataclasses
 import json
 import os
 import socket
@@ -33,10 +32,6 @@ GRID = {
 }
 
 
-def configure(arguments: list[str], **changes: object) -> RunConfig:
-    return dataclasses.replace(compose_run(arguments), **changes)  # type: ignore[arg-type]
-
-
 def looked_at(config: RunConfig) -> Verdict:
     """What every rank is told; the groups may be broken."""
     schedule, problems = build_schedule(config)
@@ -47,11 +42,16 @@ def looked_at(config: RunConfig) -> Verdict:
         return error.verdict
 
 
+def play_host(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("collect", "check"):
+        monkeypatch.setattr(f"train.preflight.{module}.this_host", lambda: (name, "boot"))
+
+
 def test_a_sound_world_is_measured_on_every_layout(small_run: Arguments, tmp_path: Path) -> None:
     arguments = small_run(tmp_path, **SHORT, **GRID)
 
     def work(rank: int, world_size: int) -> Verdict:
-        return looked_at(configure(arguments))
+        return looked_at(compose_run(arguments))
 
     found = run_on_ranks(work, 4)
     assert found[0].problems == []
@@ -81,16 +81,16 @@ def test_a_host_that_differs_in_everything_is_told_once_on_every_rank(
     monkeypatch.setattr(output, "PATIENCE", 0.2)
 
     def work(rank: int, world_size: int) -> Verdict:
-        config = configure(arguments)
+        config = compose_run(arguments)
         if rank == world_size - 1:
-            monkeypatch.setattr(collect, "this_host", lambda: ("n2", "boot2"))
-            monkeypatch.setattr(collect, "ROOT", tmp_path)
+            play_host("n2", monkeypatch)
             monkeypatch.setenv("LOCAL_RANK", "0")
+            monkeypatch.setattr(collect, "ROOT", tmp_path)
             config.paths.outputs = str(tmp_path / "own")
             config.data.heldout = str(copied)
             config.data.sources["all"].prefix = "gone"
         else:
-            monkeypatch.setattr(collect, "this_host", lambda: ("n1", "boot1"))
+            play_host("n1", monkeypatch)
         return looked_at(config)
 
     verdicts = run_on_ranks(work, 2)
@@ -133,10 +133,10 @@ def test_a_group_that_cannot_talk_is_named_in_bounded_time(
             return try_group(name, group, *rest, **more)  # type: ignore[arg-type]
 
     def work(rank: int, world_size: int) -> Verdict:
-        monkeypatch.setattr(collect, "this_host", lambda: ("n1", "boot1"))
+        play_host("n1", monkeypatch)
         if rank == 3:
             monkeypatch.setattr("train.preflight.check.try_group", faulty)
-        return looked_at(configure(arguments))
+        return looked_at(compose_run(arguments))
 
     verdict = run_on_ranks(work, 4)[0]
     assert len(verdict.problems) == 1, verdict.problems
@@ -200,10 +200,8 @@ def test_a_mistake_of_one_rank_and_an_absent_rank_are_heard_by_all(place: TCPSto
     ]
 
 
-def test_a_changed_manifest_is_found_by_a_host_that_has_a_copy(
-    small_run: Arguments, tmp_path: Path
-) -> None:
-    config = configure(small_run(tmp_path))
+def test_a_file_of_another_time_counts_as_a_copy(small_run: Arguments, tmp_path: Path) -> None:
+    config = compose_run(small_run(tmp_path))
     stamps = collect.stamps(config)
     path = manifest_path(config.data.heldout)
     os.utime(path, (1, 1))

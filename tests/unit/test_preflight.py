@@ -320,6 +320,12 @@ def test_a_rank_on_the_wrong_host_is_seen_from_both() -> None:
     assert five.startswith("n3: 5 rank(s) on this host")
 
 
+def test_ranks_that_are_shown_one_gpu_each_are_all_number_0() -> None:
+    world = gpu_world()
+    world.change(*range(12), local_rank=0, local_size=None)
+    assert world.verdict().problems == []
+
+
 def test_broken_groups_are_known_from_faults_that_leave_them_whole() -> None:
     for plant, broken in ((version, False), (clock, False), (dead_link, True), (lost_rank, True)):
         world = cpu_world()

@@ -11,7 +11,7 @@ Value = TypeVar("Value", bound=Hashable)
 
 
 class Census:
-    """Everybody who gave facts. A host without a first rank has no site."""
+    """Everybody who gave facts. A host whose rank that looked at it is silent has no site."""
 
     def __init__(self, facts: Iterable[Facts]) -> None:
         self.by_rank = {fact.rank: fact for fact in sorted(facts, key=lambda fact: fact.rank)}

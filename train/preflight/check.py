@@ -64,10 +64,13 @@ def check(config: RunConfig, mesh: Mesh, schedule: Schedule) -> Verdict:
     try:
         if mesh.is_main:
             brief, own = _prepare(config)
+            council.is_first(_machine())
             council.decide("brief", json.dumps(dataclasses.asdict(brief)))
         else:
             brief = _hear_brief(council, patience)
-        facts = collect(config, mesh, brief, own)
+        # Whoever comes first looks at the host for all; on the main rank's host that is the main rank.
+        looks_at_host = mesh.is_main or council.is_first(_machine())
+        facts = collect(config, mesh, brief, own, looks_at_host=looks_at_host)
         council.say("facts", json.dumps(facts.to_json()))
         topologies = layouts(schedule, mesh.world_size)
         trial = _try_groups(config, mesh, topologies, council)
@@ -97,6 +100,10 @@ def refuse_unsound(error: Unsound) -> int:
         sys.stdout.flush()
         os._exit(status)
     return status
+
+
+def _machine() -> str:
+    return "host " + " ".join(this_host())
 
 
 def layouts(schedule: Schedule, world_size: int) -> list[Topology]:

@@ -1,4 +1,4 @@
-"""What this rank finds out about itself; and on the first rank of a host, about the host and its files."""
+"""What a rank finds out about itself; and one rank of every host, about the host and its files."""
 
 import dataclasses
 import hashlib
@@ -46,7 +46,9 @@ class Brief:
     token: Token | None
 
 
-def collect(config: RunConfig, mesh: Mesh, brief: Brief, problems: list[str]) -> Facts:
+def collect(
+    config: RunConfig, mesh: Mesh, brief: Brief, problems: list[str], *, looks_at_host: bool
+) -> Facts:
     """The facts of this rank. problems: what it has found out already, each a line."""
     own = settings(config)
     differing = {
@@ -55,7 +57,6 @@ def collect(config: RunConfig, mesh: Mesh, brief: Brief, problems: list[str]) ->
         if own.get(key) != brief.settings.get(key)
     }
     name, machine = this_host()
-    first = launched_local_rank() == 0
     return Facts(
         rank=mesh.rank,
         host=name,
@@ -69,7 +70,7 @@ def collect(config: RunConfig, mesh: Mesh, brief: Brief, problems: list[str]) ->
         threads=torch.get_num_threads(),
         device=mesh.device.type,
         gpu=look_at_gpu(mesh.device) if mesh.device.type == "cuda" else None,
-        site=_site(config, mesh, brief, problems) if first else None,
+        site=_site(config, mesh, brief, problems) if looks_at_host else None,
     )
 
 

@@ -45,7 +45,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Site:
-    """What the first rank of a host finds for all of its ranks. Bytes; 0: unknown."""
+    """What one rank of a host finds for all of its ranks. Bytes; 0: unknown."""
 
     versions: dict[str, str]
     # SHA-256 of our .py files and conf/; commit: "" where there is no git.

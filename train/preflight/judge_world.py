@@ -61,7 +61,9 @@ def _host_problems(census: Census, host: Host, usual: int) -> Iterator[Finding]:
             "--ntasks-per-node, slots of the hostfile)",
         )
     local = sorted(fact.local_rank for fact in facts)
-    if local != list(range(here)):
+    # Where each rank is shown nothing but its own GPU, that is number 0.
+    shown_one = not any(local) and all(fact.gpu for fact in facts)
+    if local != list(range(here)) and not shown_one:
         yield Finding(
             host.ranks,
             f"local ranks are {', '.join(map(str, local))}, not 0-{here - 1}: LOCAL_RANK must count the ranks "
