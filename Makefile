@@ -18,7 +18,7 @@ READY = .venv/.ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check format benchmark soak gpu-check clean
+.PHONY: help setup train test test-cluster check format benchmark soak gpu-check clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -38,7 +38,10 @@ train: $(READY)  ## the quickstart: prepare the corpus, train through three stag
 	@$(PY) -m torch.distributed.run --standalone --nproc-per-node $(NPROC) -m train experiment=$(EXPERIMENT) $(ARGS)
 
 test: $(READY)  ## the test suite (CPU)
-	@$(PY) -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
+	@$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not cluster" $(ARGS)
+
+test-cluster: $(READY)  ## launch/ on a real Slurm, sshd and cut links of virtual nodes (root; see .ci/run for packages)
+	@$(PY) -m pytest -q -m cluster tests/smoke $(ARGS)
 
 check: $(READY)  ## lint, format check, types
 	@$(PY) -m ruff check .

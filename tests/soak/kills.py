@@ -53,8 +53,8 @@ WORDS = {
     "stage switch": "layout change",
 }
 EVERY_STEPS = 3
-# Seconds in which a rank that lost its peer while they were still meeting may find out.
-PATIENCE = 20.0
+# Seconds that a rank which lost its peer may take to end; then it is ended, as a launcher would.
+PATIENCE = 5.0
 LAYOUTS = ("{}", "{sequence: 2}", "{tensor: 2}")
 NUM_STAGES = 14
 NOT_CLOCKS = (
@@ -201,7 +201,8 @@ def strike(life: Life, phase: str, draw: random.Random) -> Kill | None:
     if phase == "any moment":
         time.sleep(draw.uniform(0.0, 12.0))
     else:
-        while not life.is_in(phase):
+        earliest = life.kept() + draw.randrange(20) if phase != "data preparation" else 0
+        while life.steps() < earliest or not life.is_in(phase):
             if life.is_over:
                 return None
             time.sleep(0.001)

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Train on the nodes of a hostfile with the launcher of DeepSpeed: one command, on one node, that reaches the others by ssh.
+#
+#   launch/deepspeed.sh [OPTION ...] [--] [KEY=VALUE ...]
+#
+#   --hostfile FILE   nodes and their ranks, as in launch/hostfile.example; without it this machine alone
+#   --ranks N         without a hostfile: processes (RANKS_PER_NODE of cluster.env)
+#   --dry-run         print the command
+#
+# Needs pdsh, ssh without a password, and this checkout at the same path on every node.
+# To stop and save: SIGUSR1 to any one rank, on its node. Ctrl-C ends the ranks of ALL runs of this interpreter there.
+set -euo pipefail
+source "$(dirname "$0")/settings.sh"
+
+hostfile='' dry_run='' arguments=()
+while (($#)); do
+  case $1 in
+    --hostfile) value "$@"; hostfile=$2; shift ;;
+    --ranks) count "$@"; RANKS_PER_NODE=$2; shift ;;
+    --dry-run) dry_run=yes ;;
+    --) shift; arguments+=("$@"); break ;;
+    -*) die "$1: unknown option; --help lists them" ;;
+    *) arguments+=("$1") ;;
+  esac
+  shift
+done
+
+# spelled WORD: as pdsh, DeepSpeed and the remote bash hand it on unchanged; each of them joins, splits or expands words
+spelled() {
+  if [[ $1 =~ ^[A-Za-z0-9_./:=,@+-]+$ ]]; then
+    printf '%s' "$1"
+  else
+    printf "\$'%s'" "$(printf '%s' "$1" | od -An -v -tx1 | tr -d '\n' | sed 's/ /\\x/g')"
+  fi
+}
+
+command=("$PYTHON" -m deepspeed.launcher.runner --no_local_rank --master_port="$MASTER_PORT")
+if [[ -z $hostfile ]]; then
+  checked "$RANKS_PER_NODE" "${arguments[@]}" >/dev/null
+  command+=(--hostfile=/dev/null --num_gpus="$RANKS_PER_NODE" --module train "${arguments[@]}")
+else
+  [[ $hostfile == /* ]] || hostfile=$OLDPWD/$hostfile
+  [[ -f $hostfile ]] || die "--hostfile $hostfile: there is no such file; launch/hostfile.example shows one"
+  [[ $root$PYTHON != *[[:space:]]* ]] || die "$root: the launcher of DeepSpeed knows no folders with a space in the name"
+  read -r head ranks < <(awk '!/^[ \t]*(#|$)/ { sub("slots=", ""); if (!n) head = $1; n += $2 } END { print head, n }' "$hostfile")
+  folder=$(checked "$ranks" "${arguments[@]}")
+  DS_ENV_FILE=$(realpath -m -- "$folder/deepspeed.env") # what the remote shells are told to export
+  command+=(--hostfile="$hostfile" --force_multi --master_addr="$head" --module train)
+  for word in "${arguments[@]}"; do command+=("$(spelled "$word")"); done
+  command=(env DS_ENV_FILE="$DS_ENV_FILE" "${command[@]}")
+fi
+if [[ -n $dry_run ]]; then
+  show "${command[@]}"
+  exit
+fi
+if [[ -n $hostfile ]]; then
+  mkdir -p "$folder"
+  env | grep -E "^($REMOTE_VARIABLES)=" >"$DS_ENV_FILE"
+fi
+exec "${command[@]}"

@@ -1,0 +1,199 @@
+"""launch/slurm.sh on a real Slurm of two virtual nodes: the limit, a power cut, preemption, a chain."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.smoke.cluster import Cluster, wait_until
+from tests.smoke.command import rows, run
+
+pytestmark = pytest.mark.cluster
+
+STEPS = 120
+EXACT = ("step", "loss", "gradient_norm", "tokens_seen", "valid_tokens", "learning_rate")
+# What a shell, sbatch or a file name pattern could take apart.
+ODD_NAME = 'it\'s {one,two} $HOME "x" 100 %j'
+
+# State, exit code, requeues.
+COMPLETED, CANCELLED = ("COMPLETED", "0:0", "0"), ("CANCELLED", "0:0", "0")
+
+Arguments = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def straight(
+    small_run: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[dict[str, Any]], Path, Arguments]:
+    """Rows of a run that nothing disturbed, on two ranks under torchrun; outputs; arguments for the same again."""
+    outputs = tmp_path_factory.mktemp("outputs")
+
+    def arguments(name: str) -> list[str]:
+        quoted = json.dumps(name)
+        changes = {"checkpoint.every_steps": "5", "logging.wandb.mode": "offline"}
+        tokens = {f"schedule.stages.{stage}.tokens": "30720" for stage in ("first", "second")}
+        return small_run(outputs, run_name=quoted, **changes, **tokens)
+
+    finished = run(2, arguments("straight"))
+    assert finished.returncode == 0, finished.stderr
+    return rows(outputs, "straight"), outputs, arguments
+
+
+class Submitted:
+    """A job or a chain, and the run it makes."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        folder: Path,
+        arguments: list[str],
+        options: Sequence[str] = (),
+        **settings: str,
+    ) -> None:
+        """folder: the run's; settings: of launch/cluster.env."""
+        set_here = [f"{key}={value}" for key, value in settings.items()]
+        words = ["env", *set_here, "launch/slurm.sh", *options, "--", *arguments]
+        found = re.search(r"submitted job (\d+)", cluster.must("login", *words))
+        assert found
+        self.number, self.folder, self._cluster = found[1], folder, cluster
+
+    def wait_for_step(self, step: int) -> None:
+        """Until `step` is in the metrics."""
+        metrics = self.folder / "metrics.jsonl"
+        self.wait(
+            lambda: metrics.exists() and metrics.read_text().count("\n") >= step, f"step {step}"
+        )
+
+    def ended(self) -> list[tuple[str, str, str]]:
+        """State, exit code and number of requeues of the job, or of each link; waits until none can go on."""
+        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+        self.wait(
+            lambda: all(row["JobState"] in over for row in self._show()), f"job {self.number}"
+        )
+        return [(row["JobState"], row["ExitCode"], row["Restarts"]) for row in self._show()]
+
+    def _show(self) -> list[dict[str, str]]:
+        return self._cluster.job(self.number)
+
+    def wait(self, true: Callable[[], bool], what: str) -> None:
+        """Poll, and show the log if it takes too long."""
+        try:
+            wait_until(true, 240, what)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}\n{self.log}") from error
+
+    @property
+    def log(self) -> str:
+        """What all starts of the run said."""
+        path = self.folder / "slurm.log"
+        return path.read_text() if path.exists() else ""
+
+    def wandb_ids(self) -> list[str]:
+        """The id of every W&B session there is on the disk."""
+        found = self.folder.glob("wandb/offline-run-*")
+        return [path.name.rsplit("-", 1)[1] for path in found]
+
+
+def same(expected: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
+    """Bit for bit, and each step once."""
+    assert len(found) == len(expected) == STEPS
+    for key in EXACT:
+        assert [row[key] for row in found] == [row[key] for row in expected], key
+
+
+def test_a_job_outlives_its_time_limit_and_a_power_cut(
+    cluster: Cluster, straight: tuple[list[dict[str, Any]], Path, Arguments]
+) -> None:
+    expected, outputs, arguments = straight
+    job = Submitted(cluster, outputs / ODD_NAME, arguments(ODD_NAME))
+    job.wait_for_step(10)
+    # What Slurm sends STOP_SECONDS before the limit.
+    cluster.must("login", "scancel", "--batch", "--signal=USR1", job.number)
+    job.wait(lambda: "requeued" in job.log, "the first requeue")
+    stopped_at = len(rows(outputs, ODD_NAME))
+    assert 10 <= stopped_at < STEPS - 40, "stopped when it was asked to"
+    assert f"saved at step {stopped_at}," in job.log
+    job.wait_for_step(stopped_at + 20)
+    cluster.power_cut("n2")
+    cluster.boot("n2")
+    assert job.ended() == [("COMPLETED", "0:0", "2")], job.log
+    assert job.log.count("2 ranks on n[1-2]") == 3
+    assert f"step_{stopped_at:08d}: step {stopped_at}," in job.log
+    same(expected, rows(outputs, ODD_NAME))
+    ids = job.wandb_ids()
+    assert len(ids) == 3 and len(set(ids)) == 1
+
+
+def test_a_preempted_link_of_a_chain_is_followed_by_the_next_and_a_complete_run_cancels_the_rest(
+    cluster: Cluster, straight: tuple[list[dict[str, Any]], Path, Arguments]
+) -> None:
+    expected, outputs, arguments = straight
+    chain = Submitted(
+        cluster, outputs / "chain", arguments("chain"), ["--chain", "3"], PARTITION="scavenge"
+    )
+    chain.wait_for_step(10)
+    # Jobs of the other partition come first: SIGTERM to the step, W&B's processes included.
+    words = ["--exclusive", "--nodes=2", "--output=/dev/null", "--wrap=srun true"]
+    cluster.must("login", "sbatch", "--partition=debug", *words)
+    assert chain.ended() == [COMPLETED, COMPLETED, CANCELLED], chain.log
+    assert "stopped and saved: the next link of the chain goes on" in chain.log
+    same(expected, rows(outputs, "chain"))
+    assert len(set(chain.wandb_ids())) == 1
+
+
+# Stands in for `python -m train`: ends as the line of FOLDER/plan says that belongs to this start.
+STAND_IN = """#!/bin/bash
+[[ $3 != --folder ]] || { echo "$4"; exit; }
+start=$((${SLURM_RESTART_COUNT:-0} + ${SLURM_ARRAY_TASK_ID:-1}))
+read -r status checkpoint < <(sed -n "${start}p" "$3/plan")
+[[ -z $checkpoint ]] || { mkdir -p "$3/checkpoints"; echo "$checkpoint" >"$3/checkpoints/latest"; }
+exit "$status"
+"""
+
+
+def test_what_a_job_makes_of_the_statuses_of_its_ranks(cluster: Cluster, tmp_path: Path) -> None:
+    stand_in = tmp_path / "python"
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o755)
+    # Options; how its starts end, and a checkpoint if one leaves it; what Slurm says in the end.
+    cases: list[tuple[list[str], list[str], list[tuple[str, str, str]]]] = [
+        ([], ["0"], [COMPLETED]),
+        ([], ["2"], [("FAILED", "2:0", "0")]),
+        ([], ["75", "0"], [("COMPLETED", "0:0", "1")]),
+        ([], ["143", "0"], [("COMPLETED", "0:0", "1")]),
+        ([], ["1"], [("FAILED", "1:0", "0")]),
+        ([], ["1 step_1", "1"], [("FAILED", "1:0", "1")]),
+        ([], ["137 step_1", "0"], [("COMPLETED", "0:0", "1")]),
+        (["--chain", "3"], ["75", "1 step_1", "0"], [COMPLETED, ("FAILED", "1:0", "0"), COMPLETED]),
+        (["--chain", "2"], ["75", "75"], [COMPLETED, ("FAILED", "75:0", "0")]),
+        (["--chain", "3"], ["2"], [("FAILED", "2:0", "0"), CANCELLED]),
+        (["--chain", "3"], ["0"], [COMPLETED, CANCELLED]),
+    ]
+    submitted = []
+    for number, (options, plan, _) in enumerate(cases):
+        folder = tmp_path / f"case_{number}"
+        folder.mkdir()
+        (folder / "plan").write_text("\n".join(plan) + "\n")
+        options = ["--nodes", "1", *options]
+        job = Submitted(cluster, folder, [str(folder)], options, PYTHON=str(stand_in))
+        submitted.append(job)
+    for job, (_, plan, states) in zip(submitted, cases, strict=True):
+        assert job.ended() == states, f"{plan}\n{job.log}"
+
+
+def test_a_rank_that_is_shown_one_gpu_takes_number_0(cluster: Cluster) -> None:
+    words = [
+        "launch/rank.sh",
+        "sh",
+        "-c",
+        "echo $RANK $WORLD_SIZE $LOCAL_RANK $CUDA_VISIBLE_DEVICES",
+    ]
+    for option, expected in (
+        ("--gpus-per-node=2", ["0 4 0 0,1", "1 4 1 0,1", "2 4 0 0,1", "3 4 1 0,1"]),
+        ("--gpus-per-task=1", ["0 4 0 0", "1 4 0 1", "2 4 0 0", "3 4 0 1"]),
+    ):
+        said = cluster.must("login", "srun", "--nodes=2", "--ntasks-per-node=2", option, *words)
+        assert sorted(said.splitlines()) == expected
