@@ -22,7 +22,7 @@ _AT_ONCE = 512
 
 @dataclass(frozen=True)
 class Finding:
-    """What one rank found out for all: the sentence, and (host, process) of whoever gives no sign of life."""
+    """What one rank found out for all: the sentence, and (home, process) of whoever gives no sign of life."""
 
     sentence: str
     silent: tuple[tuple[str, int], ...]
@@ -64,7 +64,7 @@ class Board:
         if not self._store.check(["finding"]):
             return None
         sentence, silent = json.loads(self._store.get("finding"))
-        return Finding(sentence, tuple((host, process) for host, process in silent))
+        return Finding(sentence, tuple((home, process) for home, process in silent))
 
 
 def in_time(work: Callable[[], T], seconds: float) -> T | None:

@@ -8,7 +8,10 @@ from parallel.watch.waiting import Wait
 
 @dataclass(frozen=True)
 class Status:
-    """What one rank last said about itself."""
+    """What one rank last said about itself.
+
+    process: its number, which means something only to ranks with the same `home`: machine and container.
+    """
 
     rank: int
     host: str
@@ -19,6 +22,7 @@ class Status:
     waits: tuple[Wait, ...]
     # Grows with every sign of life.
     beat: int = 0
+    home: str = ""
 
     def to_dict(self) -> dict[str, object]:
         """For JSON."""

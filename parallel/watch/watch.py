@@ -57,7 +57,7 @@ class Watch:
         self._on_hang = on_hang
         limits = [timeouts.seconds, *timeouts.by_axis.values()]
         self._interval = min(_SLOWEST, max(_FASTEST, min(limits) / _FRACTION))
-        self._me = Status(rank, socket.gethostname(), os.getpid(), "start", 0.0, ())
+        self._me = Status(rank, socket.gethostname(), os.getpid(), "start", 0.0, (), home=_home())
         self._since = time.monotonic()
         self._over = threading.Event()
         self._threads = [
@@ -123,8 +123,8 @@ class Watch:
 
     def _end_silent(self, found: Finding) -> None:
         """Kill the silent ranks of this host: a stopped process would keep its launcher waiting."""
-        for host, process in found.silent:
-            if host == self._me.host:
+        for home, process in found.silent:
+            if home == self._me.home:
                 with contextlib.suppress(OSError):
                     os.kill(process, signal.SIGKILL)
 
@@ -161,15 +161,30 @@ class Watch:
         last = {**last, me.rank: me}
         found = Finding(
             verdict(me, last, silent, self._groups),
-            tuple((last[rank].host, last[rank].process) for rank in sorted(silent) if rank in last),
+            tuple((last[rank].home, last[rank].process) for rank in sorted(silent) if rank in last),
         )
         self._board.announce(found)
         return found
 
 
+def _home() -> str:
+    """Where a process number has a meaning: this boot of this machine, this container."""
+    boot, container = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    try:
+        return f"{boot.read_text().strip()} {container.readlink()}"
+    except OSError:
+        return f"{socket.gethostname()} {os.getpid()}"
+
+
 def _is_gone(status: Status, me: Status) -> bool:
-    """Whether that process has ended; seen only from its own host."""
-    return status.host == me.host and not Path(f"/proc/{status.process}").exists()
+    """Whether that process has ended (its parent may not know yet); seen only from where it lives."""
+    if status.home != me.home:
+        return False
+    try:
+        state = Path(f"/proc/{status.process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state in "ZX"
 
 
 def is_lost_peer(error: BaseException) -> bool:
