@@ -92,6 +92,8 @@ def _write_own(owned: dict[str, Tensor], folder: Path, rank: int) -> Index:
         record = write_tensors(folder / name, owned)
     except OSError as error:
         raise OSError(f"rank {rank}: {name}: {error.strerror or error}") from error
+    except Exception as error:  # out of memory, say: the others must not wait for this rank
+        raise OSError(f"rank {rank}: {name}: {error!r}") from error
     tensors: dict[str, TensorRecord] = {
         key: {"file": name, "shape": list(tensor.shape), "dtype": "float32"}
         for key, tensor in owned.items()

@@ -38,7 +38,8 @@ class ParallelConfig:
     timeout_seconds: float = 600.0
     # The same for single axes: {tensor: 60, pipeline: 300}; also control (verdicts, preparation) and checkpoint.
     timeouts: dict[str, float] = field(default_factory=dict)
-    # The same for everything before the first step of a layout is done: kernels are compiled, caches are cold.
+    # The same for everything before the first step of a layout is done (kernels are compiled, caches are cold), for
+    # what follows the last one, and for the writing of checkpoints.
     first_step_seconds: float = 1800.0
 
     def topology(self, world_size: int) -> Topology:

@@ -8,7 +8,12 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
+from torch.distributed.distributed_c10d import (
+    PrefixStore,
+    Store,
+    _get_default_store,
+    _set_pg_timeout,
+)
 
 from parallel.council import Council
 from parallel.launcher import launched_local_rank
@@ -147,19 +152,23 @@ class Mesh:
     def gather_world(self, row: Tensor) -> Tensor:
         """Every rank's `row` (N,), as (ranks, N), on the CPU. Collective."""
         rows = [torch.empty_like(row) for _ in range(self.world_size)]
-        dist.all_gather(rows, row, group=self.control_group)
+        with waiting("control", "all_gather"):
+            dist.all_gather(rows, row, group=self.control_group)
         return torch.stack(rows)
 
     def broadcast_object(self, value: Any) -> Any:
         """The main rank's `value`, on every rank (any picklable object, through the CPU)."""
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.control_group)
+        with waiting("control", "broadcast"):
+            dist.broadcast_object_list(box, src=0, group=self.control_group)
         return box[0]
 
     def gather_objects(self, value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
         """Every rank's `value`, in rank order, on every rank."""
         box: list[Any] = [None] * self.world_size
-        dist.all_gather_object(box, value, group=group or self.control_group)
+        group = group or self.control_group
+        with waiting(str(group.group_desc), "all_gather"):
+            dist.all_gather_object(box, value, group=group)
         return box
 
     def council(self, purpose: str) -> Council:
@@ -180,9 +189,7 @@ class Mesh:
             result = work()
         except (ValueError, OSError) as error:
             failure = error
-        box: list[Any] = [None] * self.world_size
-        dist.all_gather_object(box, failure, group=group or self.control_group)
-        for reason in box:
+        for reason in self.gather_objects(failure, group):
             if reason is not None:
                 raise reason
         return result
@@ -282,9 +289,13 @@ def limit_waits(world: World, *, started: bool) -> None:
     named = [(name, group) for (name, _), group in world.groups.items()]
     named += [("control", world.control_group), ("checkpoint", world.checkpoint_group)]
     for name, group in [*named, ("world", _everyone())]:
-        # A group this rank is not in has no timeout; torch before 2.13 keeps the long one.
+        limit = world.timeouts.of_backend(name, started=started)
         if hasattr(group, "set_timeout"):
-            group.set_timeout(world.timeouts.of_backend(name, started=started))
+            group.set_timeout(limit)
+        elif isinstance(
+            group, dist.ProcessGroup
+        ):  # torch before 2.13; else a group this rank is not in
+            _set_pg_timeout(limit, group)
 
 
 def arrange(world: World, topology: Topology) -> Mesh:

@@ -19,7 +19,9 @@ class Timeouts:
     def of(self, purpose: str, *, started: bool) -> float:
         """The limit for a group of this purpose, before or after the first step."""
         limit = self.by_axis.get(_NAMED.get(purpose, purpose), self.seconds)
-        return limit if started else max(limit, self.first_step)
+        # A checkpoint is written beside the training, and ranks with little of it wait for those with much.
+        patient = purpose == "checkpoint" and purpose not in self.by_axis
+        return max(limit, self.first_step) if patient or not started else limit
 
     def of_backend(self, purpose: str, *, started: bool) -> timedelta:
         """What the backend itself is told: later than the watch, which can say who is missing."""

@@ -206,6 +206,8 @@ class Checkpoints:
                 return work()
             except OSError as error:
                 raise OSError(f"rank {self._mesh.rank}: {reason(error)}") from error
+            except Exception as error:  # out of memory, say: the others must not wait for this rank
+                raise OSError(f"rank {self._mesh.rank}: {error!r}") from error
 
         return self._mesh.together(on_this_rank, self._mesh.checkpoint_group)
 

@@ -31,6 +31,7 @@ from train.progress import Progress, say
 from train.refusal import FAILURE, STOPPED, refuse, refuse_alone
 from train.report import write_report
 from train.rollback import roll_back
+from train.run_lock import hold_run
 from train.run_log import write_summary
 from train.schedule import Schedule, build_schedule
 from train.stop_signal import StopSignal
@@ -98,6 +99,7 @@ def _train(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> int:
     assert schedule is not None, "validated before"
     try:
         supervisor.phase("preflight and data preparation")
+        held = mesh.together(lambda: hold_run(build.run_folder(config)) if mesh.is_main else None)
         corpus = _checked_corpus(config, mesh, schedule)
         resume, state = build.start_state(config, mesh, schedule=schedule, corpus=corpus)
         if is_over(config, schedule, state):
@@ -141,7 +143,7 @@ def _train(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> int:
         try:
             ending = _train_leg(run, loader, progress, signal)
             while ending is Ending.SPIKED or (ending is Ending.OVER and not run.is_over):
-                supervisor.layout_changes()
+                supervisor.no_step_expected()
                 if ending is Ending.SPIKED:
                     supervisor.phase("rollback")
                     roll_back(run, corpus, progress.line)
@@ -152,6 +154,8 @@ def _train(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> int:
                 ending = _train_leg(run, build.build_loader(run, corpus), progress, signal)
         except (NonFiniteStep, LossSpike, RunFailed, CheckpointFailed, DamagedCheckpoint) as error:
             failure = str(error)
+    supervisor.no_step_expected()
+    supervisor.phase("closing")
     run.checkpoints.close()
     try:
         run.mesh.together(lambda: _close_logs(run, started, failed=bool(failure)))
@@ -165,6 +169,8 @@ def _train(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> int:
     if mesh.is_main:
         finished = ending is Ending.OVER
         sys.stdout.write(closing_words(run.folder, run.state, finished=finished))
+    if held is not None:
+        held.close()
     return STOPPED if ending is Ending.ASKED else 0
 
 

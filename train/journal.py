@@ -38,7 +38,7 @@ class Journal:
             with contextlib.suppress(OSError):
                 self._file.write(f"{now()} {text}\n")
 
-    def hang(self, sentence: str, record: dict[str, Any]) -> None:
+    def hang(self, sentence: str, record: list[dict[str, Any]]) -> None:
         """Keep the stacks of all threads and the flight record."""
         self.line(sentence)
         if self._file is not None:

@@ -111,6 +111,9 @@ class Stragglers:
         else:
             self._events[1].synchronize()
             seconds = self._events[0].elapsed_time(self._events[1]) / 1e3
+        torch.mm(
+            self._matrix, self._matrix, out=self._product
+        )  # hides the launching of what is timed
         self._events[0].record()
         torch.mm(self._matrix, self._matrix, out=self._product)
         self._events[1].record()

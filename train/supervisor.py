@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,9 @@ from parallel.watch.waiting import flight_record
 from parallel.watch.watch import Watch, is_lost_peer
 from train.journal import Journal, put_error_aside
 from train.refusal import FAILURE
+
+# Last words may take so long; and where it is asked first who is gone.
+_LAST_WORDS, _QUESTION = 20.0, 60.0
 
 
 class Supervisor:
@@ -70,8 +74,8 @@ class Supervisor:
         """From now on the short limits hold."""
         self._limit(started=True)
 
-    def layout_changes(self) -> None:
-        """Until the first step of the next layout the long limits hold."""
+    def no_step_expected(self) -> None:
+        """Until the next first step the long limits hold: the layout changes, or the run closes."""
         self._limit(started=False)
 
     def refused(self, text: str) -> None:
@@ -84,6 +88,7 @@ class Supervisor:
             self._watch.started = started
 
     def _fail(self, error: Exception) -> None:
+        _end_in(_LAST_WORDS + _QUESTION)
         text = "".join(traceback.format_exception(error))
         if self._watch is not None and is_lost_peer(error):
             sentence = self._watch.explain(error)
@@ -95,6 +100,7 @@ class Supervisor:
 
     def _end(self, sentence: str) -> None:
         """A hang: the main thread may be blocked for ever, so the process ends from the watch's thread."""
+        _end_in(_LAST_WORDS)
         self._journal.hang(sentence, flight_record())
         if self._journal.error(f"nothing moves: {sentence}"):
             self._say(f"nothing moves: {sentence}")
@@ -109,3 +115,10 @@ class Supervisor:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(FAILURE)
+
+
+def _end_in(seconds: float) -> None:
+    """End this process in time, even if the file system that its last words go to is what hangs."""
+    timer = threading.Timer(seconds, os._exit, (FAILURE,))
+    timer.daemon = True
+    timer.start()

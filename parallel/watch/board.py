@@ -22,10 +22,10 @@ _AT_ONCE = 512
 
 @dataclass(frozen=True)
 class Finding:
-    """What one rank found out for all: the sentence, and (home, process) of whoever gives no sign of life."""
+    """What one rank found out for all: the sentence, and (home, process, begun) of the silent (`Status`)."""
 
     sentence: str
-    silent: tuple[tuple[str, int], ...]
+    silent: tuple[tuple[str, int, str], ...]
 
 
 class Board:
@@ -44,10 +44,13 @@ class Board:
         """The last words of these ranks; those that never spoke are absent."""
         found = {}
         for first in range(0, len(ranks), _AT_ONCE):
-            some = ranks[first : first + _AT_ONCE]
-            spoken = [rank for rank in some if self._store.check([f"rank{rank}"])]
-            words = self._store.multi_get([f"rank{rank}" for rank in spoken])
-            for rank, text in zip(spoken, words, strict=True):
+            some = list(ranks[first : first + _AT_ONCE])
+            keys = [f"rank{rank}" for rank in some]
+            if not self._store.check(keys):  # only then ask for each
+                some = [rank for rank in some if self._store.check([f"rank{rank}"])]
+                keys = [f"rank{rank}" for rank in some]
+            words = self._store.multi_get(keys) if keys else []
+            for rank, text in zip(some, words, strict=True):
                 found[rank] = Status.from_dict(json.loads(text))
         return found
 
@@ -64,7 +67,7 @@ class Board:
         if not self._store.check(["finding"]):
             return None
         sentence, silent = json.loads(self._store.get("finding"))
-        return Finding(sentence, tuple((home, process) for home, process in silent))
+        return Finding(sentence, tuple((home, process, begun) for home, process, begun in silent))
 
 
 def in_time(work: Callable[[], T], seconds: float) -> T | None:

@@ -10,7 +10,8 @@ from parallel.watch.waiting import Wait
 class Status:
     """What one rank last said about itself.
 
-    process: its number, which means something only to ranks with the same `home`: machine and container.
+    process: its number, which means something only to ranks with the same `home` (boot of a machine, and
+    container) and as long as the process with that number is the one that has `begun` then.
     """
 
     rank: int
@@ -23,6 +24,7 @@ class Status:
     # Grows with every sign of life.
     beat: int = 0
     home: str = ""
+    begun: str = ""
 
     def to_dict(self) -> dict[str, object]:
         """For JSON."""

@@ -7,7 +7,7 @@ gloo are not, and neither is waiting for data: who blocks in one says so with `w
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -47,31 +47,61 @@ def waiting(group: str, operation: str) -> Iterator[None]:
 def pending() -> list[Wait]:
     """Everything this process is waiting for, longest first."""
     now = time.monotonic()
-    noted = [Wait(group, what, None, now - since) for group, what, since in list(_noted.values())]
-    return sorted([*noted, *_recorded()], key=lambda wait: -wait.seconds)
-
-
-def flight_record() -> dict[str, Any]:
-    """torch's record of the last collectives of this process; empty where the backend keeps none."""
-    dump = getattr(c10d, "_dump_fr_trace_json", None) or getattr(
-        c10d, "_dump_nccl_trace_json", None
-    )
-    if dump is None:
-        return {}
-    record: dict[str, Any] = json.loads(dump(includeCollectives=True, onlyActive=False))
-    return record
-
-
-def _recorded() -> list[Wait]:
-    now = time.time_ns()
-    return [
-        Wait(
-            group=entry["process_group"][1],
-            # "gloo:all_reduce"
-            operation=entry["profiling_name"].partition(":")[2] or entry["profiling_name"],
-            number=entry["collective_seq_id"] if not entry["is_p2p"] else None,
-            seconds=(now - entry["time_created_ns"]) / 1e9,
-        )
-        for entry in flight_record().get("entries", [])
-        if not entry["retired"]
+    try:
+        recorded = recorded_waits(flight_record(), time.time_ns())
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+    ):  # another torch, another record: its own timeouts remain
+        recorded = []
+    known = {wait.group for wait in recorded}
+    noted = [
+        Wait(group, what, None, now - since)
+        for group, what, since in list(_noted.values())
+        if group not in known  # the recorder knows it better: with its number
     ]
+    return sorted([*noted, *recorded], key=lambda wait: -wait.seconds)
+
+
+def flight_record() -> list[dict[str, Any]]:
+    """torch's record of the last collectives of this process, oldest first; empty where no backend keeps one.
+
+    NCCL and gloo write to recorders of their own.
+    """
+    entries: list[dict[str, Any]] = []
+    for name in ("_dump_nccl_trace_json", "_dump_fr_trace_json"):
+        dump = getattr(c10d, name, None)
+        if dump is not None:
+            entries += json.loads(dump(includeCollectives=True, onlyActive=False)).get(
+                "entries", []
+            )
+    return entries
+
+
+def recorded_waits(entries: Sequence[dict[str, Any]], now: int) -> list[Wait]:
+    """What of a flight record is still under way. now: in nanoseconds of the wall clock.
+
+    NCCL never retires the single messages of a batch, only the batch; but its groups work in order, so what is
+    older than something retired of the same group is over.
+    """
+    waits: list[Wait] = []
+    over: set[str] = set()
+    for entry in reversed(entries):
+        group, name = entry["process_group"][1], entry["profiling_name"]
+        backend, _, operation = name.partition(":")
+        if entry["retired"] or entry["state"] == "completed":
+            over.add(group)
+            continue
+        message = entry["is_p2p"] and operation != "coalesced"
+        if backend == "nccl" and (group in over or message):
+            continue
+        waits.append(
+            Wait(
+                group,
+                operation or name,
+                entry["collective_seq_id"] if not entry["is_p2p"] else None,
+                seconds=(now - entry["time_created_ns"]) / 1e9,
+            )
+        )
+    return waits

@@ -11,6 +11,7 @@ From hang to end: the limit, at most a quarter of it, and 5 s where the board is
 import contextlib
 import dataclasses
 import os
+import random
 import signal
 import socket
 import threading
@@ -31,6 +32,8 @@ from parallel.watch.waiting import Wait, pending
 _FASTEST, _SLOWEST, _FRACTION = 0.25, 10.0, 16.0
 # Signs of life that a rank may miss.
 _MISSED = 2.5
+# Seconds between two questions to the store, growing from the first to the last.
+_FIRST_PAUSE, _LAST_PAUSE = 0.1, 2.0
 
 
 class Watch:
@@ -108,14 +111,15 @@ class Watch:
 
     def _look(self) -> None:
         while not self._over.wait(self._interval):
-            late = [wait for wait in pending() if wait.seconds > self._limit(wait)]
-            if not late:
-                continue
-            found = self._ask() or Finding(
-                f"{self._words(self.status())}; the store of the run does not answer: rank 0's host is "
-                "down, stopped, or cut off from here",
-                (),
-            )
+            found = in_time(self._board.announced, self._interval)
+            if found is None:
+                if not any(wait.seconds > self._limit(wait) for wait in pending()):
+                    continue
+                found = self._ask() or Finding(
+                    f"{self._words(self.status())}; the store of the run does not answer: rank 0's host is "
+                    "down, stopped, or cut off from here",
+                    (),
+                )
             if not self._over.is_set():
                 self._end_silent(found)
                 self._on_hang(found.sentence)
@@ -123,8 +127,8 @@ class Watch:
 
     def _end_silent(self, found: Finding) -> None:
         """Kill the silent ranks of this host: a stopped process would keep its launcher waiting."""
-        for home, process in found.silent:
-            if home == self._me.home:
+        for home, process, begun in found.silent:
+            if home == self._me.home and begun == _begun(process):
                 with contextlib.suppress(OSError):
                     os.kill(process, signal.SIGKILL)
 
@@ -141,12 +145,13 @@ class Watch:
         patience = (_MISSED + 2) * self._interval + 2.0
         if in_time(self._board.claim, 2.0):
             return in_time(self._judge, patience)
-        deadline = time.monotonic() + patience
+        deadline, pause = time.monotonic() + patience, _FIRST_PAUSE
         while time.monotonic() < deadline:
             announced = in_time(self._board.announced, 2.0)
             if announced is not None:
                 return announced
-            time.sleep(0.1)
+            time.sleep(pause * random.uniform(0.5, 1.5))  # thousands may ask at once
+            pause = min(_LAST_PAUSE, 1.5 * pause)
         return None
 
     def _judge(self) -> Finding:
@@ -161,7 +166,11 @@ class Watch:
         last = {**last, me.rank: me}
         found = Finding(
             verdict(me, last, silent, self._groups),
-            tuple((last[rank].home, last[rank].process) for rank in sorted(silent) if rank in last),
+            tuple(
+                (last[rank].home, last[rank].process, last[rank].begun)
+                for rank in sorted(silent)
+                if rank in last
+            ),
         )
         self._board.announce(found)
         return found
@@ -176,15 +185,19 @@ def _home() -> str:
         return f"{socket.gethostname()} {os.getpid()}"
 
 
+def _begun(process: int) -> str:
+    """When a process of this host was started, in ticks since the boot; "" where it has ended."""
+    try:
+        # Behind the name, which may hold anything: state, ..., start time (proc(5), fields 3 and 22).
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
 def _is_gone(status: Status, me: Status) -> bool:
     """Whether that process has ended (its parent may not know yet); seen only from where it lives."""
-    if status.home != me.home:
-        return False
-    try:
-        state = Path(f"/proc/{status.process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    return state in "ZX"
+    return status.home == me.home and _begun(status.process) != status.begun
 
 
 def is_lost_peer(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from parallel.timeouts import Timeouts
 from parallel.watch.verdict import Members, Status, compact, verdict
-from parallel.watch.waiting import Wait, pending, waiting
+from parallel.watch.waiting import Wait, pending, recorded_waits, waiting
 
 GROUPS = {
     "tensor#0": Members("tensor", (0, 1)),
@@ -119,6 +119,7 @@ def test_a_thread_that_blocks_says_in_what() -> None:
         ("window", True, 40.0),
         ("zero", True, 600.0),
         ("control", True, 600.0),
+        ("checkpoint", True, 1800.0),
         ("tensor", False, 1800.0),
     ],
 )
@@ -128,3 +129,39 @@ def test_limits_are_per_axis_and_long_before_the_first_step(
     timeouts = Timeouts(600.0, {"tensor": 60.0, "sequence": 40.0}, first_step=1800.0)
     assert timeouts.of(purpose, started=started) == seconds
     assert timeouts.of_backend(purpose, started=started).total_seconds() == 1.5 * seconds
+
+
+def entry(name: str, seq: int, *, retired: bool, group: str = "data#4") -> dict[str, object]:
+    """One line of torch's flight record; sequence numbers stand for the time, in seconds."""
+    return {
+        "profiling_name": name,
+        "process_group": ["1", group],
+        "collective_seq_id": seq,
+        "is_p2p": name.startswith(("nccl:send", "nccl:recv", "nccl:coalesced")),
+        "retired": retired,
+        "state": "scheduled",
+        "time_created_ns": seq * 10**9,
+    }
+
+
+def test_single_messages_of_a_batch_which_nccl_never_retires_are_nothing_to_wait_for() -> None:
+    record = [
+        entry("nccl:send 0->1", 1, retired=False),
+        entry("nccl:recv 0<-1", 1, retired=False),
+        entry("nccl:coalesced", 1, retired=True),
+        entry("nccl:all_reduce", 2, retired=False, group="tensor#0"),  # older than what is over
+        entry("nccl:all_reduce", 3, retired=True, group="tensor#0"),
+        entry("nccl:all_gather", 4, retired=False, group="tensor#0"),
+        entry("nccl:send 0->1", 5, retired=False),
+        entry("nccl:coalesced", 5, retired=False),
+    ]
+    waits = [(w.group, w.operation, w.number, w.seconds) for w in recorded_waits(record, 9 * 10**9)]
+    assert waits == [("data#4", "coalesced", None, 4.0), ("tensor#0", "all_gather", 4, 5.0)]
+
+
+def test_of_gloo_which_works_out_of_order_every_entry_counts() -> None:
+    record = [
+        entry("gloo:all_gather", 1, retired=False),
+        entry("gloo:all_gather", 2, retired=True),
+    ]
+    assert [wait.number for wait in recorded_waits(record, 9 * 10**9)] == [1]

@@ -1,0 +1,59 @@
+"""One job at a time on a run's folder: two would write over each other's checkpoints and logs.
+
+A lock of the file system (flock): it ends with the process that holds it, however that ends. A network file
+system may take a minute or two to notice that a host is gone, so a lock of another host is waited for.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+# Seconds: for a process of this host that is ending, and for a lease on another host's lock.
+_HERE, _ELSEWHERE = 15.0, 150.0
+
+
+def hold_run(folder: Path) -> TextIO | None:
+    """Lock the run for as long as what is returned is open; None where the file system has no locks.
+
+    Raises:
+        ValueError: another job has it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "run.lock").open("a+")
+    except OSError:
+        return None  # a folder that cannot be written is told by the preflight
+    started = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            holder = _holder(folder / "run.lock")
+            here = holder.get("host") == socket.gethostname()
+            if time.monotonic() - started > (_HERE if here else _ELSEWHERE):
+                raise ValueError(
+                    f"{folder}: process {holder.get('process')} on {holder.get('host')} is at work on this run "
+                    f"since {holder.get('since')}; wait for its end, stop it, or choose another run_name"
+                ) from None
+            time.sleep(0.5)
+        except OSError:
+            return None
+    file.truncate(0)
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    file.write(json.dumps({"host": socket.gethostname(), "process": os.getpid(), "since": since}))
+    file.flush()
+    return file
+
+
+def _holder(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
