@@ -60,7 +60,17 @@ class Watch:
         self._on_hang = on_hang
         limits = [timeouts.seconds, *timeouts.by_axis.values()]
         self._interval = min(_SLOWEST, max(_FASTEST, min(limits) / _FRACTION))
-        self._me = Status(rank, socket.gethostname(), os.getpid(), "start", 0.0, (), home=_home())
+        process = os.getpid()
+        self._me = Status(
+            rank,
+            socket.gethostname(),
+            process,
+            "start",
+            0.0,
+            (),
+            home=_home(),
+            begun=_begun(process),
+        )
         self._since = time.monotonic()
         self._over = threading.Event()
         self._threads = [

@@ -1,12 +1,18 @@
 """Who is missing, from what every rank says about itself: invented worlds with one thing wrong."""
 
+import dataclasses
+import os
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
 from parallel.timeouts import Timeouts
 from parallel.watch.verdict import Members, Status, compact, verdict
 from parallel.watch.waiting import Wait, pending, recorded_waits, waiting
+from parallel.watch.watch import _begun, _home, _is_gone
 
 GROUPS = {
     "tensor#0": Members("tensor", (0, 1)),
@@ -165,3 +171,15 @@ def test_of_gloo_which_works_out_of_order_every_entry_counts() -> None:
         entry("gloo:all_gather", 2, retired=True),
     ]
     assert [wait.number for wait in recorded_waits(record, 9 * 10**9)] == [1]
+
+
+def test_a_process_is_gone_when_another_has_its_number_and_only_where_it_lives() -> None:
+    me = Status(0, "n1", os.getpid(), "step 1", 0.0, (), home=_home(), begun=_begun(os.getpid()))
+    assert not _is_gone(me, me)
+    assert _is_gone(dataclasses.replace(me, begun="1"), me)
+    assert not _is_gone(dataclasses.replace(me, begun="1", home="another container"), me)
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        begun = _begun(ended.pid)
+        while _begun(ended.pid):  # not waited for: it stays as a zombie
+            time.sleep(0.01)
+        assert _is_gone(dataclasses.replace(me, process=ended.pid, begun=begun), me)
