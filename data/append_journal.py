@@ -1,8 +1,9 @@
 """Files that only grow, and a journal of how far they are good: how a killed job goes on.
 
 Every commit flushes all files to the disk and then adds one line to the journal with the length of
-each file and the checksum of what was added.  After a kill, `resume` keeps the longest prefix of
-commits whose bytes are really there, cuts the files to it and returns the state saved with it.
+each file and the checksum of what was added; the line begins with its own checksum.  After a kill,
+`resume` keeps the longest prefix of commits whose bytes are really there, cuts the files to it and
+returns the state saved with it.
 """
 
 import fcntl
@@ -78,7 +79,8 @@ class AppendJournal:
 
     def _write_line(self, value: State) -> None:
         assert self._journal is not None
-        self._journal.write(json.dumps(value).encode() + b"\n")
+        content = json.dumps(value).encode()
+        self._journal.write(b"%08x %b\n" % (zlib.crc32(content), content))
         self._journal.flush()
         os.fsync(self._journal.fileno())
 
@@ -94,13 +96,10 @@ def _parse(lines: list[bytes], identity: str) -> list[State] | None:
     """Commits of a journal up to its first damaged line; None when it is not this job's."""
     values: list[State] = []
     for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
+        checksum, _, content = line.partition(b" ")
+        if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(content[:-1]):
             break
-        if not line.endswith(b"\n") or not isinstance(value, dict):
-            break
-        values.append(value)
+        values.append(json.loads(content))
     if not values or values[0].get("identity") != identity:
         return None
     return values[1:]

@@ -33,7 +33,9 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 # Of an argument or of a value: far beyond what anybody writes, and short enough to be parsed in a moment.
 MOST_CHARACTERS = 4096
 LARGEST_INTEGER = 2**63 - 1
-_UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError)
+# What comes out of Hydra over an argument, with numbers and nestings without end; and over a file of conf/.
+_UNPARSABLE = (HydraException, ValueError, RecursionError)
+_UNREADABLE = (*_UNPARSABLE, OmegaConfBaseException, yaml.YAMLError, OSError)
 _SCHEMA = TypeAdapter(RunConfig)
 _REFERENCE = re.compile(r"(?<!\\)\$\{[\w.]+\}")
 
@@ -171,11 +173,7 @@ def _parse(arguments: Sequence[str], mistakes: list[str]) -> list[Override]:
             continue
         try:
             parsed.append(OverridesParser.create().parse_override(argument))
-        except (
-            HydraException,
-            ValueError,
-            RecursionError,
-        ):  # the last two: a number, a nesting too long
+        except _UNPARSABLE:
             mistakes.append(
                 f"{one_line(argument)}: not an argument; write KEY=VALUE, for example train.max_steps=10"
             )
@@ -260,7 +258,7 @@ def _strange_values(value: Any, key: str = "") -> Iterator[str]:
         elif "${" in _REFERENCE.sub("", value, count=1):
             yield f"{key}={value}: only another key can be referred to, as ${{seed}}; write the value itself"
     elif isinstance(value, int) and abs(value) > LARGEST_INTEGER:
-        yield f"{key}: a number of {len(str(value))} digits; give one below 2^63"
+        yield f"{key}: a number of {value.bit_length()} bits; give one below 2^63"
 
 
 def _choice_mistake(override: Override) -> str | None:

@@ -27,6 +27,21 @@ HOMES = {
     "pydantic": {"train/compose.py", "train/schedule.py"},
     "zstandard": {"data/file_streams.py"},
 }
+# What can run code that stands in a file, and the only files that may use it.
+RUNS_CODE = {
+    # Between data.prepare and its own worker processes, over their pipes.
+    "pickle": {"data/worker_pool.py", "data/prepare_worker.py"},
+    # What the forked ranks of a test hand to it.
+    "torch.load": {"parallel/testing.py"},
+    # Kernels of a package whose name stands in the code.
+    "importlib.import_module": {"model/attention_flash.py", "model/attention_varlen.py"},
+}
+NOBODY = (
+    "eval", "exec", "compile", "__import__", "marshal", "shelve", "dill", "cloudpickle", "joblib", "runpy",
+    "os.system", "os.popen", "yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "yaml.Loader",
+    "yaml.UnsafeLoader", "hydra.utils", "torch.jit", "torch.hub", "torch.package", "numpy.lib",
+    "torch.distributed.checkpoint",
+)  # fmt: skip
 FILES = sorted(
     path.relative_to(ROOT) for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py")
 )
@@ -56,6 +71,46 @@ def test_file_imports_only_what_its_folder_may(file: Path) -> None:
             if name == heavy or name.startswith(f"{heavy}."):
                 allowed = any(str(file).startswith(home) for home in homes)
                 assert allowed, f"{file} imports {name}; only {homes} may"
+
+
+def used(tree: ast.AST) -> Iterator[str]:
+    """Every name that is imported or looked up, in full: np.load is numpy.load."""
+    aliases = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            origin = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            for name in node.names:
+                yield f"{origin}{name.name}"
+                aliases[name.asname or name.name] = f"{origin}{name.name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute):
+            head, _, rest = ast.unparse(node).partition(".")
+            yield f"{aliases.get(head, head)}.{rest}".rstrip(".")
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_what_a_file_holds_is_never_run_as_code(file: Path) -> None:
+    tree = ast.parse((ROOT / file).read_text())
+    for name in used(tree):
+        for forbidden, homes in (RUNS_CODE | dict.fromkeys(NOBODY, ())).items():
+            if name == forbidden or name.startswith(f"{forbidden}."):
+                assert str(file) in homes, f"{file} uses {name}: files are data, read them as data"
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        if ast.unparse(call.func).endswith("np.load"):
+            keywords = {key.arg: ast.unparse(key.value) for key in call.keywords}
+            assert keywords.get("allow_pickle") == "False", (
+                f"{file}: np.load without allow_pickle=False"
+            )
+
+
+def test_the_search_for_code_finds_every_way_to_write_it() -> None:
+    ways = (
+        "import pickle as p; p.load(f)",
+        "from torch import load as x; x(f)",
+        "(lambda: eval(s))()",
+    )
+    for way, name in zip(ways, ("pickle.load", "torch.load", "eval"), strict=True):
+        assert name in set(used(ast.parse(way)))
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)

@@ -1,0 +1,197 @@
+"""What is legal and what is not: the product's answer against a rule of its own, and any argument at all.
+
+`tests/parity/test_legal_configurations.py` runs what is legal here.
+"""
+
+import os
+import shutil
+from collections import Counter
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tests.parity.drawn_runs import LAYOUTS, Drawn, drawn_runs, near_misses
+from tests.parity.legality import is_legal
+from train import __main__, compose, validate
+from train.compose import ConfigMistakes, compose_run, groups, known_keys
+from train.config import RunConfig
+
+PARTS = {field.name for field in fields(RunConfig)}
+DRAWS = settings().max_examples
+GRIDS = [(ranks, axes) for ranks, layouts in LAYOUTS.items() for axes in layouts]
+
+
+def check_line(line: str) -> None:
+    """A mistake is one printable line that begins with a key and goes on to say something."""
+    key, _, says = line.partition(":")
+    assert key.split(".")[0].split("=")[0] in PARTS, line
+    assert line.isprintable(), line
+    assert len(says.split()) >= 3, line
+
+
+def test_a_draw_and_all_its_near_misses_are_legal_to_the_rule_and_to_the_product_or_to_neither() -> (
+    None
+):
+    draws: Counter[bool] = Counter()
+    judged: Counter[bool] = Counter()
+
+    def judge(drawn: Drawn) -> bool:
+        legal, found = (
+            is_legal(drawn.run, drawn.ranks),
+            validate.problems(drawn.config, drawn.ranks),
+        )
+        judged[legal] += 1
+        assert legal == (not found), found
+        for line in found:
+            check_line(line)
+        return legal
+
+    for ranks, axes in GRIDS:
+
+        @settings(max_examples=max(1, DRAWS // 16), suppress_health_check=list(HealthCheck))
+        @given(drawn_runs(ranks, axes))
+        def judge_all(drawn: Drawn) -> None:
+            legal = judge(drawn)
+            draws[legal] += 1
+            for change in near_misses(drawn) if legal else ():
+                judge(drawn.changed(change))
+
+        judge_all()
+    assert draws[True] >= 0.4 * draws.total(), draws
+    assert judged[False] >= 0.2 * judged.total(), judged
+
+
+# Any argument at all.
+
+WORDS = st.sampled_from(
+    [*known_keys(), *groups(), "schedule.stages.long.tokens", "data.sources.a.prefix", "hydra.run.dir",
+     "hydra.searchpath", "_target_", "model._target_", "seed.x", "a.b.c", "defaults"]
+)  # fmt: skip
+KEYS = WORDS | st.text(max_size=20) | st.lists(WORDS, max_size=3).map(".".join)
+SCALARS = st.sampled_from(
+    ["tiny", "quickstart", "null", "true", "nan", "-inf", "1e999", "1e30", "-1", "0", "1", "2", "1.5", "''",
+     "'\\x00'", "'a\nb'", "9" * 400, "9" * 5000, "x" * 5000, "[" * 300, "{a: " * 99, "0x10", "../../etc/passwd",
+     "${seed}", "${oc.env:HOME}", "'${oc.env:HOME}'", "${hydra:run.dir}", "'${'", "${run_name}", "${a}", "${now:%H}",
+     "!!python/object/apply:os.system [id]", "'!!python/name:os.system'", "{_target_: os.system}", "&a [*a]",
+     "choice(1,2)", "range(1,9)", "glob(*)", "int(5)", "1,2", "@x"]
+)  # fmt: skip
+VALUES = st.recursive(
+    SCALARS | st.integers().map(str) | st.floats().map(str) | st.text(max_size=12),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda values: f"[{','.join(values)}]")
+        | st.dictionaries(WORDS, inner, max_size=2).map(
+            lambda pairs: "{" + ",".join(f"{key}: {value}" for key, value in pairs.items()) + "}"
+        )
+    ),
+    max_leaves=4,
+)
+ARGUMENTS = st.builds(
+    lambda sign, key, equals, value: f"{sign}{key}{equals}{value}",
+    st.sampled_from(["", "", "", "+", "++", "~", "-", "--"]),
+    KEYS,
+    st.sampled_from(["=", "=", "=", "@x=", ""]),
+    VALUES,
+) | st.text(max_size=30)
+
+
+@settings(max_examples=DRAWS // 2, suppress_health_check=list(HealthCheck))
+@given(st.lists(ARGUMENTS, min_size=1, max_size=3))
+@example(["run_name=" + "a" * 300])
+@example(["model.num_layers=1e9"])
+@example(["model.num_heads=1e12", "model.num_kv_heads=7"])
+@example(["schedule.stages.long.rope_base={policy: stepped, steps: []}"])
+@example(["schedule.stages.long.rope_base={policy: stepped, steps: [[inf, 1e4]]}"])
+@example(["schedule.stages.long.rope_base=safe", "model.head_dim=2"])
+@example(["schedule.stages.long.learning_rate=" + "9" * 400])
+@example(["schedule.stages=[]"])
+@example(["model.layer_pattern={a: b}"])
+@example(["+schedule.stages={1: {tokens: 5}}"])
+@example(["checkpoint.resume=" + "a" * 300])
+@example(["paths.outputs=" + "a/" * 2000])
+@example(["data.corpus=''", "+data.sources={web: {prefix: " + "a" * 300 + "}}"])
+def test_whatever_the_arguments_are_the_answer_is_a_run_or_clear_lines(
+    arguments: list[str],
+) -> None:
+    try:
+        found = validate.problems(compose_run(arguments), 2)
+    except ConfigMistakes as error:
+        found = error.mistakes + (validate.problems(error.rest, 2) if error.rest else [])
+    for line in found:
+        assert line.isprintable(), line
+        assert len(line.partition(":")[2].split()) >= 2, line
+
+
+@pytest.mark.parametrize(
+    "argument", ["run_name=${oc.env:HOME}", "model.window=none", "seed='a\nb'"]
+)
+def test_a_refused_run_is_status_2_and_one_line(
+    argument: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert __main__.main([argument]) == 2
+    written = capfd.readouterr()
+    assert written.out == ""
+    assert len(written.err.splitlines()) == 1
+    assert written.err.startswith("train: error: ")
+
+
+# Files of conf/ that somebody else wrote.
+
+ACCEPTED = ""
+FILES = {
+    "makes an object": ("train: !!python/object/apply:os.system [touch MARK]", "could not determine a constructor"),
+    "names a function": ("seed: !!python/name:os.system", "could not determine a constructor"),
+    "instantiates": ("_target_: os.system\n_args_: [touch MARK]", "_target_: unknown key"),
+    "instantiates in a policy": (
+        "schedule: {stages: {long: {rope_base: {_target_: os.system, command: touch MARK}}}}",
+        "rope_base.",
+    ),
+    "has callbacks, which nobody calls": (
+        "hydra: {callbacks: {x: {_target_: os.system, command: touch MARK}}}",
+        ACCEPTED,
+    ),
+    "searches in packages": ("hydra: {searchpath: [pkg://antigravity]}", "experiment=other: "),
+    "asks the environment": ("run_name: ${oc.env:HOME}", "run_name=${oc.env:HOME}: only another key"),
+    "asks the clock": ("run_name: ${now:%H}", "run_name=${now:%H}: only another key"),
+    "chooses by the environment": ("defaults: [override /model: '${oc.env:HOME}']", "experiment=other: "),
+    "leaves the folder": ("defaults: [override /model: ../../../etc/passwd]", "experiment=other: "),
+    "includes itself": ("defaults: [/experiment: other]", "refers to itself"),
+    "holds itself": ("model: &a {window: *a}", "refers to itself"),
+    "is nested deeply": (f"seed: {'[' * 1000}{']' * 1000}", "nested too deeply"),
+    "names a stage that leaves the folder": (
+        "schedule: {stages: {../../x: {tokens: 64, sequence_length: 8, batch_tokens: 8, micro_batch_tokens: 8}}}",
+        "'../../x' is no name",
+    ),
+    "has a number for a key": ("schedule: {stages: {5: {tokens: 64}}}", "schedule.stages: 5 is no name"),
+    "has a number without end": (f"seed: 0x{'f' * 9000}", "seed: a number of 36000 bits"),
+    "has no key": ("~: 5", "experiment=other: "),
+    "has escape codes": ('run_name: "\\e[31mred"', "cannot be printed"),
+    "turns the reading direction": ('run_name: "\\u202eabc"', "cannot be printed"),
+    "is no YAML": ("a: [", "experiment=other: "),
+    "is no mapping": ("- a", "experiment=other: "),
+    "is no text": ("\udcff\udcfe", "experiment=other: "),
+    "is empty": ("", ACCEPTED),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "says"), FILES.values(), ids=FILES)
+def test_a_configuration_file_is_data(
+    content: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(compose.CONF, tmp_path / "conf")
+    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    text = f"# @package _global_\n{content}\n"
+    (tmp_path / "conf/experiment/other.yaml").write_bytes(os.fsencode(text))
+    try:
+        found = validate.problems(compose_run(["experiment=other"]), 2)
+    except ConfigMistakes as error:
+        found = error.mistakes
+    assert not (tmp_path / "MARK").exists()
+    if says == ACCEPTED:
+        assert found == []
+    else:
+        assert any(says in line for line in found), found
+        assert all(line.isprintable() for line in found)
