@@ -10,11 +10,13 @@ Shape letters: T tokens of the stream on this rank (of the tensor ranks together
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributed.pipelining import schedules
 
 from model.transformer import Transformer
 from parallel.mesh import Mesh
@@ -23,6 +25,7 @@ from parallel.pipeline.schedule import SCHEDULES, forward_order
 from parallel.pipeline.stage import MicroBatch, Stage, StepInputs
 from parallel.pipeline.timeline import Recorder
 from parallel.pipeline.transfer import Delivery, start_receive, start_send
+from parallel.watch.waiting import waiting
 
 Result = TypeVar("Result")
 LossOf = Callable[[Transformer, Tensor, Any], Tensor]
@@ -69,7 +72,8 @@ class PipelineRunner:
             stage.inputs = self._inputs
         # Targets that torch may cut into micro-batches: their numbers, on the CPU, where reading one waits
         # for nothing.
-        schedule.step(target=torch.arange(len(micro_batches)))
+        with _noting_waits(self._mesh.pipeline.description):
+            schedule.step(target=torch.arange(len(micro_batches)))
 
     @torch.no_grad()
     def forward_only(
@@ -164,3 +168,25 @@ class PipelineRunner:
         rows = len(micro_batch.tokens_T) // self._mesh.tensor.size
         parameter = next(module.parameters())
         return parameter.new_empty((rows, module.config.hidden_size))
+
+
+@contextmanager
+def _noting_waits(group: str) -> Iterator[None]:
+    """Within, torch's schedules note what they wait for: no recorder of gloo's has messages between two ranks.
+
+    They all wait in one function of their module; a torch without it leaves that to the backend's own recorder.
+    """
+    original = getattr(schedules, "_wait_batch_p2p", None)
+    if original is None:
+        yield
+        return
+
+    def wait(works: list[Any]) -> None:
+        with waiting(group, "a transfer between pipeline stages"):
+            original(works)
+
+    schedules._wait_batch_p2p = wait  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        schedules._wait_batch_p2p = original

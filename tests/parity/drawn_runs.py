@@ -21,7 +21,7 @@ LAYOUTS = {
 }
 # Keys and what may stand there instead.
 Change = dict[str, Any]
-# Wrong in every run, or right in every one.
+# One value at a time, right and wrong.
 SINGLE: dict[str, tuple[Any, ...]] = {
     "model.num_layers": (0, 1, 2, 3, 7),
     "model.hidden_size": (0, 1, 7),
@@ -105,9 +105,10 @@ def near_misses(drawn: Drawn) -> Iterator[Change]:
     yield from _other_layouts(
         drawn.run["parallel"]["pipeline_split"], drawn.run["model"]["num_layers"]
     )
-    yield from _other_rows(
-        drawn.run["schedule"]["stages"]["first"], drawn.run["parallel"]["sequence"]
-    )
+    stages = drawn.run["schedule"]["stages"]
+    yield from _other_rows(stages["first"], drawn.run["parallel"]["sequence"])
+    if len(stages) == 1:  # a stage after it might go on from its base, which the rule does not know
+        yield {"schedule.stages.first.rope_base": {"policy": "safe"}}
 
 
 def _other_layouts(split: list[int], layers: int) -> Iterator[Change]:
@@ -119,9 +120,10 @@ def _other_layouts(split: list[int], layers: int) -> Iterator[Change]:
             "parallel.pipeline_split": [],
             "train.keep_for_backward": keep,
         }
-    ends = [[], [layers], [layers, 0], [0, layers]]
+    ends = [[], [layers], [layers, 0], [0, layers], [1] * layers, [1] * layers + [0]]
     for other in (*ends, split[::-1], split[1:], [*split, 0], [*split[:-1], 1]):
         yield {"parallel.pipeline_split": other}
+        yield {"parallel.pipeline_split": other, "parallel.pipeline_schedule": "interleaved_1f1b"}
 
 
 def _other_rows(row: Run, sequence: int) -> Iterator[Change]:
@@ -156,7 +158,6 @@ def _bases(span: int) -> list[Any]:
         1.0,
         math.inf,
         {"policy": "ntk"},
-        {"policy": "safe"},
         {"policy": "ramp", "end": 2e4},
         {"policy": "ramp", "start": 1e4, "end": 0.5},
         {"policy": "ramp", "start": 1e4, "end": 2e4, "tokens": span},

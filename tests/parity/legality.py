@@ -35,6 +35,7 @@ def is_legal(run: Run, ranks: int) -> bool:
         and run["checkpoint"]["every_steps"] >= 0
         and (run["evaluation"]["enabled"] or run["evaluation"]["every_steps"] == 0)
         and run["evaluation"]["every_steps"] >= 0
+        and _layout(run["parallel"])  # also where every stage lays another one over it
         and all(_row(row) for row in stages)
         and all(_fits({**run["parallel"], **row["parallel"]}, row, run, ranks) for row in stages)
         and all(_base(stages, index, run["model"]["head_dim"]) for index in range(len(stages)))
@@ -69,30 +70,35 @@ def _row(row: Run) -> bool:
     )
 
 
+def _layout(layout: Run) -> bool:
+    t, p, s = layout["tensor"], layout["pipeline"], layout["sequence"]
+    return (
+        min(t, p, s) >= 1
+        and layout["pipeline_schedule"] in SCHEDULES
+        and layout["sequence_layout"] in DEALINGS
+        and layout["zero_stage"] in ((0, 1, 2, 3) if p == 1 else (0, 1))
+        and (layout["zero_stage"] != 0 or t * p * s == 1)
+        and (p > 1 or not layout["pipeline_split"])
+        and layout["bucket_elements"] >= 1
+    )
+
+
 def _fits(layout: Run, row: Run, run: Run, ranks: int) -> bool:
     model, train = run["model"], run["train"]
     t, p, s = layout["tensor"], layout["pipeline"], layout["sequence"]
     micro, heads = row["micro_batch_tokens"], model["num_kv_heads"]
-    if min(t, p, s) < 1 or ranks % (t * p * s):
+    if not _layout(layout) or ranks % (t * p * s):
         return False
     step = micro * (ranks // (t * p * s))
     return (
         row["batch_tokens"] % step == 0
-        and layout["zero_stage"] in ((0, 1, 2, 3) if p == 1 else (0, 1))
-        and (layout["zero_stage"] != 0 or (t * p * s == 1 and train["precision"] == "float32"))
+        and (layout["zero_stage"] != 0 or train["precision"] == "float32")
         and all(model[size] % t == 0 for size in ("num_heads", "intermediate_size", "vocab_size"))
         and (heads % t == 0 or t % heads == 0)
-        and layout["sequence_layout"] in DEALINGS
         and micro % (2 * s if s > 1 and layout["sequence_layout"] == "zigzag" else s) == 0
         and (t == 1 or micro % (s * t) == 0)
         and (s == 1 or model["attention_backend"] == "auto")
-        and layout["pipeline_schedule"] in SCHEDULES
-        and layout["bucket_elements"] >= 1
-        and (
-            _pipeline(layout, row["batch_tokens"] // step, run)
-            if p > 1
-            else not layout["pipeline_split"]
-        )
+        and (p == 1 or _pipeline(layout, row["batch_tokens"] // step, run))
     )
 
 
@@ -121,8 +127,10 @@ def _base(stages: list[Run], index: int, head_dim: int) -> bool:
     value = stages[index]["rope_base"]
     if not isinstance(value, dict):
         return 1 < value < math.inf
-    if value["policy"] in ("ntk", "safe"):
-        return head_dim > 2 and (value["policy"] == "safe" or index > 0)
+    if value["policy"] == "safe":
+        return head_dim > 2
+    if value["policy"] == "ntk":
+        return index > 0 and head_dim > 2 and _last_base(stages, index, head_dim) > 1
     if value["policy"] == "ramp":
         ends = [value["end"], value.get("start", 10_000 if index else 0)]
         return min(ends) > 1 and 1 <= value.get("tokens", 1) <= _span(stages[index])
@@ -131,6 +139,16 @@ def _base(stages: list[Run], index: int, head_dim: int) -> bool:
         starts == sorted(set(starts)) and starts[:1] == [0] and starts[-1] < _span(stages[index])
     )
     return grows and all(base > 1 for _, base in value["steps"])
+
+
+def _last_base(stages: list[Run], index: int, head_dim: int) -> float:
+    value = stages[index]["rope_base"]
+    if not isinstance(value, dict):
+        return value
+    if value["policy"] == "ntk":
+        growth = stages[index]["sequence_length"] / stages[index - 1]["sequence_length"]
+        return _last_base(stages, index - 1, head_dim) * growth ** (head_dim / (head_dim - 2))
+    return value["end"] if value["policy"] == "ramp" else value["steps"][-1][1]
 
 
 def _rate(rate: Run, span: int) -> bool:
