@@ -113,7 +113,7 @@ def main() -> int:
     OUTPUT.write_text(json.dumps([asdict(hang) for hang in hangs], indent=1) + "\n")
     right = sum(hang.right for hang in hangs)
     sys.stdout.write(
-        f"\n{right} of {len(hangs)} named the stopped rank and the axis, and ended within twice the limit.\n"
+        f"\n{right} of {len(hangs)} named the stopped rank and ended within twice the limit.\n"
     )
     return 0 if right == len(hangs) else 1
 
