@@ -28,7 +28,7 @@ def main() -> int:
         return 1
     minutes = (time.monotonic() - started) / 60
     sys.stdout.write(
-        f"Some 1,200 draws with their near misses judged alike by the rule and the product, at least 40 % of them legal; "
+        f"Some 1,200 draws with their near misses judged alike by the rule and the product, 40 % or more legal; "
         f"240 legal runs, each of which took a step in every stage; {minutes:.0f} minutes.\n"
     )
     return 0
