@@ -1,7 +1,7 @@
 """From what every rank says about itself to the one sentence that names who is missing. No clocks, no network."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from parallel.watch.waiting import Wait
 
@@ -105,15 +105,12 @@ def _waits_for(
     statuses: Mapping[int, Status],
     groups: Mapping[str, Members],
 ) -> Status:
-    """The first living rank that waits in a group of a silent one; others may wait for that rank in turn."""
+    """The first living rank that waits in a group of a silent one, with that wait; others may wait for it in turn."""
     for status in (judge, *(statuses[rank] for rank in sorted(statuses))):
-        members = groups.get(status.waits[0].group) if status.waits else None
-        if (
-            members is not None
-            and status.rank not in silent
-            and not silent.isdisjoint(members.ranks)
-        ):
-            return status
+        for wait in status.waits if status.rank not in silent else ():
+            members = groups.get(wait.group)
+            if members is not None and not silent.isdisjoint(members.ranks):
+                return replace(status, waits=(wait,))
     return judge
 
 

@@ -55,6 +55,19 @@ def test_the_axis_named_is_the_one_on_which_the_silent_rank_is_missed() -> None:
     assert "rank 1 on n1 has waited 31 s in ring transfer on axis sequence (ranks 1, 3)" in found
 
 
+def test_of_several_waits_the_one_for_the_silent_rank_is_told() -> None:
+    everyone = world(
+        status(0, Wait("sequence#2", "all_to_all", 5, 31.0)),
+        status(1),
+        status(2, Wait("sequence#2", "all_to_all", 5, 31.0)),
+        status(
+            3, Wait("tensor#1", "all_gather", 5, 31.0), Wait("sequence#3", "all_to_all", 5, 30.0)
+        ),
+    )
+    found = verdict(everyone[0], everyone, {1}, GROUPS)
+    assert "rank 3 on n2 has waited 30 s in all_to_all on axis sequence (ranks 1, 3)" in found
+
+
 def test_a_silent_host_is_named_as_a_whole() -> None:
     everyone = world(*(status(rank, Wait("data#4", "all_reduce", 8, 31.0)) for rank in range(4)))
     found = verdict(everyone[0], everyone, {2, 3}, GROUPS)
