@@ -66,10 +66,6 @@ class Supervisor:
             self._journal.line(name)
         self._kind = kind
 
-    def line(self, text: str) -> None:
-        """One line in this rank's file."""
-        self._journal.line(text)
-
     def first_step_done(self) -> None:
         """From now on the short limits hold."""
         self._limit(started=True)

@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.smoke.command import command
+
 OUTPUT = Path("outputs/benchmarks/deterministic.json")
 RUNS = Path("outputs/benchmarks/deterministic")
 STEPS, WARM_UP = 24, 6
@@ -20,7 +22,6 @@ STEPS, WARM_UP = 24, 6
 def tokens_per_second(name: str, switch: str) -> float:
     """Median over the steps of one run, the first ones left out."""
     shutil.rmtree(RUNS / name, ignore_errors=True)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = [
         "experiment=quickstart",
         f"run_name={name}",
@@ -31,8 +32,7 @@ def tokens_per_second(name: str, switch: str) -> float:
         f"train.max_steps={STEPS}",
         f"train.deterministic={switch}",
     ]
-    command = [sys.executable, *launcher, "-m", "train", *arguments]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command(2, arguments), check=True, capture_output=True)
     lines = (RUNS / name / "metrics.jsonl").read_text().splitlines()
     return statistics.median(json.loads(line)["tokens_per_second"] for line in lines[WARM_UP:])
 

@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.smoke.command import when_steps
+from tests.smoke.command import command, when_steps
 
 OUTPUT = Path("outputs/soak/hangs.json")
 RUNS = Path("outputs/soak/hangs")
@@ -45,9 +45,9 @@ class Hang:
     right: bool
 
 
-def command(name: str, ranks: int, limit: float, layout: tuple[str, ...]) -> list[str]:
-    """The real command."""
-    arguments = [
+def arguments(name: str, limit: float, layout: tuple[str, ...]) -> list[str]:
+    """What the run is given."""
+    return [
         "schedule=small",
         "schedule.stages.first.tokens=4096000",
         "model.hidden_size=64",
@@ -62,8 +62,6 @@ def command(name: str, ranks: int, limit: float, layout: tuple[str, ...]) -> lis
         f"run_name={name}",
         *layout,
     ]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    return [sys.executable, *launcher, "-m", "train", *arguments]
 
 
 def stop_one(layout: str, limit: float, draw: random.Random) -> Hang:
@@ -73,7 +71,7 @@ def stop_one(layout: str, limit: float, draw: random.Random) -> Hang:
     folder = RUNS / name
     victim = draw.randrange(1, ranks)
     with subprocess.Popen(
-        command(name, ranks, limit, keys),
+        command(ranks, arguments(name, limit, keys)),
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
