@@ -40,7 +40,7 @@ class Attention(nn.Module):
 
     def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
         """(T, D) to (T, D); tokens of different documents never mix."""
-        output_TD: Tensor = self.o_proj(self.attend(*self.project(x_TD), layout, rotation))
+        output_TD: Tensor = self.o_proj(self.attend(*self.rotated(x_TD, rotation), layout))
         return output_TD
 
     def project(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -50,14 +50,11 @@ class Attention(nn.Module):
         k_TGK = self.k_norm(self.k_proj(x_TD).unflatten(-1, heads))
         return q_THK, k_TGK, self.v_proj(x_TD).unflatten(-1, heads)
 
-    def attend(
-        self,
-        q_THK: Tensor,
-        k_TGK: Tensor,
-        v_TGK: Tensor,
-        layout: PackedLayout,
-        rotation: Rotation,
-    ) -> Tensor:
-        """What `o_proj` reads, (T, H K): the part where tokens meet."""
-        q_THK, k_TGK = self.position(q_THK, rotation), self.position(k_TGK, rotation)
+    def rotated(self, x_TD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """What `attend` takes: queries and keys rotated where this layer rotates, values."""
+        q_THK, k_TGK, v_TGK = self.project(x_TD)
+        return self.position(q_THK, rotation), self.position(k_TGK, rotation), v_TGK
+
+    def attend(self, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, layout: PackedLayout) -> Tensor:
+        """What `o_proj` reads, (T, H K): the part where tokens meet, those of one document only."""
         return self.core(q_THK, k_TGK, v_TGK, layout, self.spec.window).flatten(-2)

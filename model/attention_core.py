@@ -4,23 +4,25 @@ A core is one callable, `core(q_THK, k_TGK, v_TGK, layout, window) -> o_THK`. Th
 through every core with the same result, so a machine's fastest is chosen here, and parallelism
 can put its own in an attention layer.
 
-    dense        any device, any dtype        the oracle; quadratic memory
-    banded       any device, any dtype        windowed layers in O(window x T); the CPU path
-    flash_attn   CUDA, bfloat16 and float16   the flash-attn package
-    varlen       CUDA, bfloat16 and float16   torch's own flash kernels, without that package
+    dense          any device, any dtype        the oracle; quadratic memory
+    banded         any device, any dtype        windowed layers in O(window x T); the CPU path
+    varlen         CUDA, bfloat16 and float16   torch's own flash kernels
+    flash_attn     CUDA, bfloat16 and float16   the packages of flash attention 2, 3 and 4
+    flash_attn_3
+    flash_attn_4
 
 Shape letters: T tokens, H query heads, G key/value heads, K head dimension.
 """
 
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from model.attention_banded import BandedCore
 from model.attention_dense import DenseCore
-from model.attention_flash import FlashCore
-from model.attention_varlen import VarlenCore
+from model.attention_flash import KERNELS
+from model.attention_packed import PackedCore
+from model.attention_segments import SegmentKernel
 from model.packed_layout import PackedLayout
 
 
@@ -43,45 +45,47 @@ class AttentionCore(Protocol):
         """
 
 
-class AttentionBackend(AttentionCore, Protocol):
-    """A core with a name that declares what it can serve."""
-
-    name: ClassVar[str]
-    device_types: ClassVar[tuple[str, ...]]
-    dtypes: ClassVar[tuple[torch.dtype, ...]]
-
-    @staticmethod
-    def missing() -> str:
-        """What has to be installed first; empty: nothing."""
+# A core of its own, or a kernel that `PackedCore` runs; fastest first.
+Backend = type[DenseCore] | type[SegmentKernel]
+BACKENDS: tuple[Backend, ...] = (*KERNELS, DenseCore)
 
 
-BACKENDS: tuple[type[AttentionBackend], ...] = (FlashCore, VarlenCore, BandedCore, DenseCore)
-
-
-def choose_core(name: str, device: torch.device | str, dtype: torch.dtype) -> AttentionCore:
-    """Build the core called `name`, or with "auto" the fastest that serves this device and dtype.
+def choose_core(
+    name: str, device: torch.device | str, dtype: torch.dtype, head_dim: int = 64
+) -> AttentionCore:
+    """Build the core called `name`, or with "auto" the fastest that serves device, dtype and head dimension.
 
     Raises ValueError when the named backend is unknown or cannot serve.
     """
     device_type = torch.device(device).type
     if name == "auto":
-        able = [b for b in BACKENDS if not obstacle(b, device_type, dtype)]
-        return able[0]()
+        return build_core(
+            next(b for b in BACKENDS if not obstacle(b, device_type, dtype, head_dim))
+        )
     backend = next((b for b in BACKENDS if b.name == name), None)
     if backend is None:
         known = ", ".join(["auto", *(b.name for b in BACKENDS)])
         raise ValueError(f"attention_backend={name}: unknown; use one of {known}")
-    reason = obstacle(backend, device_type, dtype)
+    reason = obstacle(backend, device_type, dtype, head_dim)
     if reason:
         raise ValueError(f"attention_backend={name}: {reason}; use auto or banded")
-    return backend()
+    return build_core(backend)
 
 
-def obstacle(backend: type[AttentionBackend], device_type: str, dtype: torch.dtype) -> str:
-    """Why this backend cannot serve this device and dtype; empty when it can."""
+def build_core(backend: Backend) -> AttentionCore:
+    """The core of a backend."""
+    built = backend()
+    return built if isinstance(built, DenseCore) else PackedCore(built)
+
+
+def obstacle(backend: Backend, device_type: str, dtype: torch.dtype, head_dim: int = 64) -> str:
+    """Why this backend cannot serve this device, dtype and head dimension; empty when it can."""
     if device_type not in backend.device_types:
         return f"runs on {' and '.join(backend.device_types)}, not on {device_type}"
     if dtype not in backend.dtypes:
         names = " and ".join(str(known).removeprefix("torch.") for known in backend.dtypes)
         return f"computes in {names}, not in {str(dtype).removeprefix('torch.')}"
+    if head_dim not in backend.head_dims:
+        widths = backend.head_dims
+        return f"takes a head_dim of {widths[0]} to {widths[-1]} in steps of {widths.step}, not {head_dim}"
     return backend.missing()

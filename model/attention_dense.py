@@ -53,6 +53,7 @@ class DenseCore:
         torch.bfloat16,
         torch.float16,
     )
+    head_dims: ClassVar[range] = range(1, 2**31)
 
     @staticmethod
     def missing() -> str:

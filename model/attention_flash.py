@@ -1,12 +1,22 @@
-"""The flash-attn package behind the attention seam; imported here only, and only when asked for.
+"""Flash attention on NVIDIA GPUs, called below autograd: one class for each implementation there is.
 
-Two conventions are translated here. Our `window` counts the keys a token sees, itself included;
-the kernel's left window counts the keys BEFORE it. Grouped heads are native: query head h reads
-key head h // (H / G) in both.
+    varlen         torch's own kernels (FlashAttention-2), with torch 2.11 and newer
+    flash_attn     the package flash-attn 2
+    flash_attn_3   the package flash_attn_interface, Hopper GPUs; torch hands it our calls
+    flash_attn_4   the package flash-attn-4 (flash_attn.cute), Hopper and Blackwell GPUs
 
-Shape letters: T tokens, H query heads, G key/value heads, K head dimension.
+Two conventions are translated here. Our `window` counts the keys a token sees, itself included; the
+kernels' left window counts the keys BEFORE it. Grouped heads are native: query head h reads key head
+h // (H / G) in all of them. Rows may lie apart, so a slice of keys and values side by side is not copied.
+Gradients of queries are added up in no fixed order, unless `torch.use_deterministic_algorithms(True)` is on.
+
+Sources: arXiv 2307.08691 (FlashAttention-2), 2407.08608 (3).
+
+Shape letters: T queries of all segments, S keys of all segments, H query heads, G key/value heads,
+K head dimension.
 """
 
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import ClassVar
@@ -14,45 +24,286 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from model.packed_layout import PackedLayout
+from model.attention_segments import BandedSegments, SegmentKernel, Segments
 
 _UNLIMITED = -1
+_HOPPER, _BLACKWELL = 9, 10
 
 
-class FlashCore:
-    """Variable-length flash attention for NVIDIA GPUs. Head dimension at most 256."""
+class TorchFlash:
+    """torch's own flash kernels. Head dimension a multiple of 8, at most 256.
+
+    The two operators have had one calling convention from torch 2.11 to 2.13: limits of the window are
+    counts of keys before and after the aligned one, -1 for none; log-sum-exp is (H, T) in float32.
+    """
+
+    name: ClassVar[str] = "varlen"
+    device_types: ClassVar[tuple[str, ...]] = ("cuda",)
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16)
+    head_dims: ClassVar[range] = range(8, 257, 8)
+
+    @staticmethod
+    def missing() -> str:
+        """See `SegmentKernel`."""
+        # Its windows came with this module, which itself is not needed.
+        if not _package("torch.nn.attention.varlen"):
+            return f"torch {torch.__version__} is too old; 2.11 has it"
+        return ""
+
+    def forward(
+        self, q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, segments: Segments
+    ) -> tuple[Tensor, Tensor]:
+        """See `SegmentKernel`."""
+        left, right = _limits(segments)
+        o_THK, lse_HT, *_ = torch.ops.aten._flash_attention_forward(
+            q_THK,
+            k_SGK,
+            v_SGK,
+            *_lengths(segments),
+            0.0,  # dropout
+            False,  # causal: said by the limits
+            False,  # debug mask
+            window_size_left=left,
+            window_size_right=right,
+        )
+        return o_THK, lse_HT.mT.contiguous()
+
+    def backward(
+        self,
+        do_THK: Tensor,
+        q_THK: Tensor,
+        k_SGK: Tensor,
+        v_SGK: Tensor,
+        o_THK: Tensor,
+        lse_TH: Tensor,
+        segments: Segments,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `SegmentKernel`."""
+        left, right = _limits(segments)
+        # Without dropout the kernel draws no random numbers, but it asks for a state.
+        state = torch.zeros(2, dtype=torch.uint64, device=q_THK.device)
+        dq_THK, dk_SGK, dv_SGK = torch.ops.aten._flash_attention_backward(
+            do_THK,
+            q_THK,
+            k_SGK,
+            v_SGK,
+            o_THK,
+            lse_TH.mT.contiguous(),
+            *_lengths(segments),
+            0.0,
+            False,
+            state,
+            torch.empty(0, device=q_THK.device),
+            window_size_left=left,
+            window_size_right=right,
+        )
+        return dq_THK, dk_SGK, dv_SGK
+
+
+class Flash2:
+    """The package flash-attn 2. Head dimension a multiple of 8, at most 256."""
 
     name: ClassVar[str] = "flash_attn"
     device_types: ClassVar[tuple[str, ...]] = ("cuda",)
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16)
+    head_dims: ClassVar[range] = range(8, 257, 8)
 
     def __init__(self) -> None:
-        self._attend = import_module("flash_attn").flash_attn_varlen_func
+        self._kernels = import_module("flash_attn.flash_attn_interface")
 
     @staticmethod
     def missing() -> str:
-        """What has to be installed first; empty: nothing."""
-        return "" if find_spec("flash_attn") else "the flash-attn package is not installed"
+        """See `SegmentKernel`."""
+        if _package("flash_attn.flash_attn_interface"):
+            return ""
+        return "the package flash-attn 2 is not installed"
 
-    def __call__(
-        self,
-        q_THK: Tensor,
-        k_TGK: Tensor,
-        v_TGK: Tensor,
-        layout: PackedLayout,
-        window: int | None,
-    ) -> Tensor:
-        """See `AttentionCore`."""
-        left = _UNLIMITED if window is None else window - 1
-        o_THK: Tensor = self._attend(
+    def forward(
+        self, q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, segments: Segments
+    ) -> tuple[Tensor, Tensor]:
+        """See `SegmentKernel`."""
+        left, right = _limits(segments)
+        o_THK, lse_HT, *_ = self._kernels._flash_attn_varlen_forward(
             q_THK,
-            k_TGK,
-            v_TGK,
-            cu_seqlens_q=layout.cu_seqlens,
-            cu_seqlens_k=layout.cu_seqlens,
-            max_seqlen_q=layout.max_seqlen,
-            max_seqlen_k=layout.max_seqlen,
-            causal=True,
-            window_size=(left, 0),
+            k_SGK,
+            v_SGK,
+            *_lengths(segments),
+            0.0,  # dropout
+            q_THK.shape[-1] ** -0.5,
+            segments.causal,
+            window_size_left=left,
+            window_size_right=right,
         )
-        return o_THK
+        return o_THK, lse_HT.mT.contiguous()
+
+    def backward(
+        self,
+        do_THK: Tensor,
+        q_THK: Tensor,
+        k_SGK: Tensor,
+        v_SGK: Tensor,
+        o_THK: Tensor,
+        lse_TH: Tensor,
+        segments: Segments,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `SegmentKernel`."""
+        left, right = _limits(segments)
+        gradients = (torch.empty_like(x) for x in (q_THK, k_SGK, v_SGK))
+        dq_THK, dk_SGK, dv_SGK = gradients
+        self._kernels._flash_attn_varlen_backward(
+            do_THK,
+            q_THK,
+            k_SGK,
+            v_SGK,
+            o_THK,
+            lse_TH.mT.contiguous(),
+            dq_THK,
+            dk_SGK,
+            dv_SGK,
+            *_lengths(segments),
+            0.0,  # dropout
+            q_THK.shape[-1] ** -0.5,
+            segments.causal,
+            window_size_left=left,
+            window_size_right=right,
+            softcap=0.0,
+            alibi_slopes=None,
+            deterministic=torch.are_deterministic_algorithms_enabled(),
+        )
+        return dq_THK, dk_SGK, dv_SGK
+
+
+class Flash3(TorchFlash):
+    """FlashAttention-3: torch puts it behind the same operators once it is asked to, for the whole process."""
+
+    name: ClassVar[str] = "flash_attn_3"
+
+    def __init__(self) -> None:
+        attention = import_module("torch.nn.attention")
+        if attention.current_flash_attention_impl() != "FA3":
+            attention.activate_flash_attention_impl("FA3")
+
+    @staticmethod
+    def missing() -> str:
+        """See `SegmentKernel`."""
+        if not _package("flash_attn_interface"):
+            return "the package of FlashAttention-3 (flash_attn_interface) is not installed"
+        if not hasattr(import_module("torch.nn.attention"), "activate_flash_attention_impl"):
+            return f"torch {torch.__version__} cannot be given it; 2.11 can"
+        return "" if _generation() == _HOPPER else "is for Hopper GPUs"
+
+
+class Flash4:
+    """FlashAttention-4. Head dimension a multiple of 8, at most 256 (128 on Blackwell).
+
+    torch can be given it too, but torch 2.11 then refuses windows in the backward. A kernel is compiled
+    when it is first needed, seconds each; FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED=1 keeps them on disk.
+    """
+
+    name: ClassVar[str] = "flash_attn_4"
+    device_types: ClassVar[tuple[str, ...]] = ("cuda",)
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16)
+    head_dims: ClassVar[range] = range(8, 257, 8)
+
+    def __init__(self) -> None:
+        self._kernels = import_module("flash_attn.cute.interface")
+
+    @staticmethod
+    def missing() -> str:
+        """See `SegmentKernel`."""
+        if not _package("flash_attn.cute"):
+            return "the package flash-attn-4 (flash_attn.cute) is not installed"
+        return "" if _generation() >= _HOPPER else "is for Hopper and Blackwell GPUs"
+
+    def forward(
+        self, q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, segments: Segments
+    ) -> tuple[Tensor, Tensor]:
+        """See `SegmentKernel`."""
+        o_THK, lse_HT, *_ = self._kernels._flash_attn_fwd(
+            q_THK, k_SGK, v_SGK, return_lse=True, **_named(segments)
+        )
+        return o_THK, lse_HT.mT.contiguous()
+
+    def backward(
+        self,
+        do_THK: Tensor,
+        q_THK: Tensor,
+        k_SGK: Tensor,
+        v_SGK: Tensor,
+        o_THK: Tensor,
+        lse_TH: Tensor,
+        segments: Segments,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `SegmentKernel`."""
+        dq_THK, dk_SGK, dv_SGK, *_ = self._kernels._flash_attn_bwd(
+            q_THK,
+            k_SGK,
+            v_SGK,
+            o_THK,
+            do_THK,
+            lse_TH.mT.contiguous(),
+            deterministic=torch.are_deterministic_algorithms_enabled(),
+            **_named(segments),
+        )
+        return dq_THK, dk_SGK, dv_SGK
+
+
+# Fastest first.
+KERNELS: tuple[type[SegmentKernel], ...] = (Flash3, Flash4, TorchFlash, Flash2, BandedSegments)
+
+
+@cache
+def choose_segment_kernel(
+    device_type: str, dtype: torch.dtype, head_dim: int, name: str = "auto"
+) -> SegmentKernel:
+    """The kernel called `name`, or with "auto" the fastest, that serves this device, dtype and head dimension.
+
+    Where the named one does not serve, the next in the list that does.
+    """
+    wanted = [kernel for kernel in KERNELS if name in ("auto", kernel.name)]
+    return next(
+        kernel()
+        for kernel in (*wanted, *KERNELS)
+        if device_type in kernel.device_types
+        and dtype in kernel.dtypes
+        and head_dim in kernel.head_dims
+        and not kernel.missing()
+    )
+
+
+def _package(name: str) -> bool:
+    """Whether `name` can be imported; its parents may be missing too."""
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _generation() -> int:
+    return torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 0
+
+
+def _limits(segments: Segments) -> tuple[int, int]:
+    left = _UNLIMITED if segments.window is None else segments.window - 1
+    return left, 0 if segments.causal else _UNLIMITED
+
+
+def _lengths(segments: Segments) -> tuple[Tensor, Tensor, int, int]:
+    # The longest lengths are upper bounds. At 1 the kernel would take its decoding path, which regroups the
+    # heads of the queries and with them the log-sum-exp.
+    longest = max(2, *segments.query_lengths)
+    return segments.cu_queries, segments.cu_keys, longest, max(segments.key_lengths)
+
+
+def _named(segments: Segments) -> dict[str, object]:
+    cu_queries, cu_keys, longest, most_keys = _lengths(segments)
+    window = None if segments.window is None else segments.window - 1
+    return {
+        "cu_seqlens_q": cu_queries,
+        "cu_seqlens_k": cu_keys,
+        "max_seqlen_q": longest,
+        "max_seqlen_k": most_keys,
+        "causal": segments.causal,
+        "window_size_left": window,
+        "window_size_right": None if window is None else 0,
+    }

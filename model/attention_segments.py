@@ -11,8 +11,8 @@ segments that are not causal are plain rectangles.
       1   x x x x .             . . x x .  (1)      x x x x x
       2   x x x x x             . . . x x  (2)      x x x x x
 
-    banded   any device, any dtype        the pieces of `attention_banded`; no mask beyond a block's
-    flash    CUDA, bfloat16 and float16   the flash kernels that torch brings, grouped heads unrepeated
+A kernel is one implementation of this: here the one for any device and dtype, which cuts segments into the
+pieces of `attention_banded` and has no mask beyond a block's; those of GPUs are in `attention_flash`.
 
 Shape letters: T queries of all segments, S keys of all segments, H query heads, G key/value heads,
 K head dimension; N, L, S as in `attention_kernels` inside a piece.
@@ -40,7 +40,6 @@ from model.packed_layout import to_device
 
 # Queries of one masked block: its mask has this many rows and at most the segment's keys as columns.
 _BLOCK = 64
-_UNLIMITED = -1
 
 
 # eq=False: compared by identity, like a layout.
@@ -98,8 +97,14 @@ class Segments:
 class SegmentKernel(Protocol):
     """Both directions of one implementation. Rows of a stream that no segment covers do not exist."""
 
+    name: ClassVar[str]
     device_types: ClassVar[tuple[str, ...]]
     dtypes: ClassVar[tuple[torch.dtype, ...]]
+    head_dims: ClassVar[range]
+
+    @staticmethod
+    def missing() -> str:
+        """What has to be installed first, or which device it lacks; empty: nothing."""
 
     def forward(
         self, q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, segments: Segments
@@ -126,6 +131,7 @@ class SegmentKernel(Protocol):
 class BandedSegments:
     """Causal spans, bands and rectangles on torch's CPU flash kernels, or by formula elsewhere."""
 
+    name: ClassVar[str] = "banded"
     device_types: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (
         torch.float64,
@@ -133,6 +139,12 @@ class BandedSegments:
         torch.bfloat16,
         torch.float16,
     )
+    head_dims: ClassVar[range] = range(1, 2**31)
+
+    @staticmethod
+    def missing() -> str:
+        """See `SegmentKernel`."""
+        return ""
 
     def forward(
         self, q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, segments: Segments
@@ -152,90 +164,6 @@ class BandedSegments:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `SegmentKernel`."""
         return attend_pieces_backward(do_THK, q_THK, k_SGK, v_SGK, o_THK, lse_TH, segments.pieces)
-
-
-class FlashSegments:
-    """torch's own flash kernels, called below autograd. Head dimension a multiple of 8, at most 256.
-
-    The two operators have had one calling convention from torch 2.11 to 2.13: limits of the window are
-    counts of keys before and after the aligned one, -1 for none; log-sum-exp is (H, T) in float32.
-    Rows may lie apart, so a slice of keys and values side by side is not copied. Gradients of queries are
-    added up in no fixed order, unless `torch.use_deterministic_algorithms(True)` is on.
-    """
-
-    device_types: ClassVar[tuple[str, ...]] = ("cuda",)
-    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16)
-    head_dims: ClassVar[range] = range(8, 257, 8)
-
-    def forward(
-        self, q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, segments: Segments
-    ) -> tuple[Tensor, Tensor]:
-        """See `SegmentKernel`."""
-        left, right = _limits(segments)
-        o_THK, lse_HT, *_ = torch.ops.aten._flash_attention_forward(
-            q_THK,
-            k_SGK,
-            v_SGK,
-            *_lengths(segments),
-            0.0,  # dropout
-            False,  # causal: said by the limits
-            False,  # debug mask
-            window_size_left=left,
-            window_size_right=right,
-        )
-        return o_THK, lse_HT.mT.contiguous()
-
-    def backward(
-        self,
-        do_THK: Tensor,
-        q_THK: Tensor,
-        k_SGK: Tensor,
-        v_SGK: Tensor,
-        o_THK: Tensor,
-        lse_TH: Tensor,
-        segments: Segments,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `SegmentKernel`."""
-        left, right = _limits(segments)
-        # Without dropout the kernel draws no random numbers, but it asks for a state.
-        state = torch.zeros(2, dtype=torch.uint64, device=q_THK.device)
-        dq_THK, dk_SGK, dv_SGK = torch.ops.aten._flash_attention_backward(
-            do_THK,
-            q_THK,
-            k_SGK,
-            v_SGK,
-            o_THK,
-            lse_TH.mT.contiguous(),
-            *_lengths(segments),
-            0.0,
-            False,
-            state,
-            torch.empty(0, device=q_THK.device),
-            window_size_left=left,
-            window_size_right=right,
-        )
-        return dq_THK, dk_SGK, dv_SGK
-
-
-def choose_segment_kernel(
-    device: torch.device | str, dtype: torch.dtype, head_dim: int
-) -> SegmentKernel:
-    """The fastest implementation for this device, dtype and head dimension."""
-    flash = FlashSegments()
-    serves = torch.device(device).type in flash.device_types and dtype in flash.dtypes
-    return flash if serves and head_dim in flash.head_dims else BandedSegments()
-
-
-def _limits(segments: Segments) -> tuple[int, int]:
-    left = _UNLIMITED if segments.window is None else segments.window - 1
-    return left, 0 if segments.causal else _UNLIMITED
-
-
-def _lengths(segments: Segments) -> tuple[Tensor, Tensor, int, int]:
-    # The longest lengths are upper bounds. At 1 the kernel would take its decoding path, which regroups the
-    # heads of the queries and with them the log-sum-exp.
-    longest = max(2, *segments.query_lengths)
-    return segments.cu_queries, segments.cu_keys, longest, max(segments.key_lengths)
 
 
 def _cut(segments: Segments) -> Iterator[Piece]:

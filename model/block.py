@@ -4,7 +4,14 @@
 
     sequential (Llama)   h = x + attention(norm(x))    y = h + feed_forward(feed_forward_norm(h))
 
-Shape letters: T tokens, D width.
+Attention is where tokens meet and ranks talk. What comes before and after it treats each token by itself, so
+both are methods, which `regions` can compile. The parallel block has its feed-forward in the first, where the
+normalised input is at hand:
+
+    parallel     before: q, k, v, r = x + feed_forward(n)        after: y = r + o_proj(o)
+    sequential   before: q, k, v, r = x                          after: h = r + o_proj(o), y = h + ...
+
+Shape letters: T tokens, D width, H query heads, G key/value heads, K head dimension.
 """
 
 from torch import Tensor, nn
@@ -18,38 +25,67 @@ from model.norm import build_norm
 from model.packed_layout import PackedLayout
 from model.rope import Rotation
 
+# Queries, keys, values and the residual stream that waits for attention.
+BeforeAttention = tuple[Tensor, Tensor, Tensor, Tensor]
 
-class ParallelBlock(nn.Module):
+
+class Block(nn.Module):
+    """What both have in common."""
+
+    def __init__(self, config: ModelConfig, spec: LayerSpec, core: AttentionCore) -> None:
+        super().__init__()
+        self.norm = build_norm(config.norm, config.hidden_size, config.norm_eps)
+        self.attention = Attention(config, spec, core)
+
+    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
+        """(T, D) to (T, D)."""
+        q_THK, k_TGK, v_TGK, r_TD = self.before(x_TD, rotation)
+        return self.after(r_TD, self.attention.attend(q_THK, k_TGK, v_TGK, layout))
+
+    def before(self, x_TD: Tensor, rotation: Rotation) -> BeforeAttention:
+        """From the block's input to what attention takes."""
+        raise NotImplementedError
+
+    def after(self, r_TD: Tensor, o_TD: Tensor) -> Tensor:
+        """From the residual stream and attention's output (T, H K) to the block's output."""
+        raise NotImplementedError
+
+
+class ParallelBlock(Block):
     """Attention and feed-forward read the same normalised input and are added together."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, core: AttentionCore) -> None:
-        super().__init__()
-        self.norm = build_norm(config.norm, config.hidden_size, config.norm_eps)
-        self.attention = Attention(config, spec, core)
+        super().__init__(config, spec, core)
         self.feed_forward = FeedForward(config.hidden_size, config.intermediate_size)
 
-    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
-        """(T, D) to (T, D)."""
+    def before(self, x_TD: Tensor, rotation: Rotation) -> BeforeAttention:
+        """See `Block`."""
         n_TD = self.norm(x_TD)
-        output_TD: Tensor = x_TD + self.attention(n_TD, layout, rotation) + self.feed_forward(n_TD)
-        return output_TD
+        return *self.attention.rotated(n_TD, rotation), x_TD + self.feed_forward(n_TD)
+
+    def after(self, r_TD: Tensor, o_TD: Tensor) -> Tensor:
+        """See `Block`."""
+        y_TD: Tensor = r_TD + self.attention.o_proj(o_TD)
+        return y_TD
 
 
-class SequentialBlock(nn.Module):
+class SequentialBlock(Block):
     """The feed-forward reads what attention wrote."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, core: AttentionCore) -> None:
-        super().__init__()
-        self.norm = build_norm(config.norm, config.hidden_size, config.norm_eps)
-        self.attention = Attention(config, spec, core)
+        super().__init__(config, spec, core)
         self.feed_forward_norm = build_norm(config.norm, config.hidden_size, config.norm_eps)
         self.feed_forward = FeedForward(config.hidden_size, config.intermediate_size)
 
-    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
-        """(T, D) to (T, D)."""
-        h_TD = x_TD + self.attention(self.norm(x_TD), layout, rotation)
-        output_TD: Tensor = h_TD + self.feed_forward(self.feed_forward_norm(h_TD))
-        return output_TD
+    def before(self, x_TD: Tensor, rotation: Rotation) -> BeforeAttention:
+        """See `Block`."""
+        return *self.attention.rotated(self.norm(x_TD), rotation), x_TD
+
+    def after(self, r_TD: Tensor, o_TD: Tensor) -> Tensor:
+        """See `Block`."""
+        h_TD = r_TD + self.attention.o_proj(o_TD)
+        y_TD: Tensor = h_TD + self.feed_forward(self.feed_forward_norm(h_TD))
+        return y_TD
 
 
 def build_block(config: ModelConfig, spec: LayerSpec, core: AttentionCore) -> nn.Module:

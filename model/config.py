@@ -7,7 +7,9 @@ from model.layer_pattern import LAYER_KINDS
 
 BLOCKS = ("parallel", "sequential")
 NORMS = ("layernorm", "rmsnorm")
-ATTENTION_BACKENDS = ("auto", "dense", "banded", "flash_attn", "varlen")
+ATTENTION_BACKENDS = (
+    "auto", "dense", "banded", "varlen", "flash_attn", "flash_attn_3", "flash_attn_4"
+)  # fmt: skip
 # The least that has a meaning, and far beyond any model: a slip of the finger is not worked on for hours.
 _SIZES = {
     "num_layers": (1, 10_000),
@@ -59,7 +61,7 @@ class ModelConfig:
     logit_scale: float = 1.0
     # Standard deviation of initial weights; projections into the residual stream get less.
     init_std: float = 0.02
-    # auto, dense (the oracle), banded (CPU), flash_attn or varlen (GPU).
+    # auto, dense (the oracle), banded (CPU), varlen, flash_attn, flash_attn_3 or flash_attn_4 (GPU).
     attention_backend: str = "auto"
 
     def problems(self) -> list[str]:

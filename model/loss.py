@@ -94,7 +94,13 @@ def sums_of_walk(
 
 
 class ChunkedLoss:
-    """The head loss of one device that holds the whole vocabulary."""
+    """The head loss of one device that holds the whole vocabulary.
+
+    compiled: what is done with a chunk's logits is compiled into one pass that reads and one that writes.
+    """
+
+    def __init__(self, *, compiled: bool = False) -> None:
+        self._of_chunk = torch.compile(chunk_at_once) if compiled else chunk_in_place
 
     def sums(
         self,
@@ -106,7 +112,13 @@ class ChunkedLoss:
         z_loss: float = 0.0,
     ) -> LossSums:
         """See `LossSums`. targets_T: int64 (T,), -100 is ignored."""
-        walk = partial(_walk, targets_T=targets_T, logit_scale=logit_scale, z_loss=z_loss)
+        walk = partial(
+            _walk,
+            of_chunk=self._of_chunk,
+            targets_T=targets_T,
+            logit_scale=logit_scale,
+            z_loss=z_loss,
+        )
         return sums_of_walk(walk, hidden_TD, weight_VD, targets_T, z_loss)
 
     @torch.no_grad()
@@ -126,12 +138,32 @@ class ChunkedLoss:
         return losses_T
 
 
+class OfChunk(Protocol):
+    """What a chunk's logits are turned into."""
+
+    def __call__(
+        self,
+        logits_CV: Tensor,
+        targets_C: Tensor,
+        *,
+        logit_scale: float,
+        z_loss: float,
+        wants_gradient: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses (C,), log-sum-exps (C,), and d total / d product (C, V) if it is wanted.
+
+        logits_CV: the product as it comes, not scaled; may be overwritten. The first two are 0 where the
+        target is ignored, and as wide as sums are.
+        """
+
+
 def _walk(
     hidden_TD: Tensor,
     weight_VD: Tensor,
     wants_d_hidden: bool,
     wants_d_weight: bool,
     *,
+    of_chunk: OfChunk,
     targets_T: Tensor,
     logit_scale: float,
     z_loss: float,
@@ -141,20 +173,60 @@ def _walk(
     d_hidden_TD = torch.empty_like(hidden_TD) if wants_d_hidden else None
     d_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if wants_d_weight else None
     for rows in _chunks(hidden_TD, weight_VD.shape[0]):
-        hidden_CD, targets_C = hidden_TD[rows], targets_T[rows]
-        logits_CV = scaled_logits(hidden_CD, weight_VD, logit_scale)
-        losses_C, lse_C = _losses(logits_CV, targets_C)
+        hidden_CD = hidden_TD[rows]
+        losses_C, lse_C, d_logits_CV = of_chunk(
+            hidden_CD @ weight_VD.t(),
+            targets_T[rows],
+            logit_scale=logit_scale,
+            z_loss=z_loss,
+            wants_gradient=wants_d_hidden or wants_d_weight,
+        )
         loss_sum += losses_C.sum()
         z_sum += lse_C.square().sum()
-        if d_hidden_TD is None and d_weight_VD is None:
-            continue
-        d_logits_CV = gradient_in_place(logits_CV, targets_C, lse_C, z_loss=z_loss)
-        d_logits_CV = d_logits_CV.mul_(logit_scale).to(weight_VD.dtype)
         if d_hidden_TD is not None:
             torch.mm(d_logits_CV, weight_VD, out=d_hidden_TD[rows])
         if d_weight_VD is not None:
             add_product(d_weight_VD, d_logits_CV.t(), hidden_CD)
     return loss_sum, z_sum, d_hidden_TD, d_weight_VD
+
+
+def chunk_in_place(
+    logits_CV: Tensor,
+    targets_C: Tensor,
+    *,
+    logit_scale: float,
+    z_loss: float,
+    wants_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `OfChunk`: operation by operation, in one buffer."""
+    wide_CV = logits_CV.to(statistics_dtype(logits_CV.dtype)).mul_(logit_scale)
+    losses_C, lse_C = _losses(wide_CV, targets_C)
+    if wants_gradient:
+        d_logits_CV = gradient_in_place(wide_CV, targets_C, lse_C, z_loss=z_loss)
+        logits_CV = d_logits_CV.mul_(logit_scale).to(logits_CV.dtype)
+    return losses_C, lse_C, logits_CV
+
+
+def chunk_at_once(
+    logits_CV: Tensor,
+    targets_C: Tensor,
+    *,
+    logit_scale: float,
+    z_loss: float,
+    wants_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `OfChunk`: formulas for a compiler, which computes the scaled logits anew in every pass."""
+    wide_CV = logits_CV.to(statistics_dtype(logits_CV.dtype)) * logit_scale
+    lse_C = wide_CV.logsumexp(dim=-1)
+    is_target_CV = torch.arange(logits_CV.shape[1], device=logits_CV.device) == targets_C[:, None]
+    picked_C = torch.where(is_target_CV, wide_CV, 0.0).sum(dim=-1)
+    valid_C = targets_C != IGNORED
+    losses_C, valid_lse_C = valid_losses(lse_C, picked_C, targets_C)
+    if wants_gradient:
+        p_CV = (wide_CV - lse_C[:, None]).exp() * (1 + 2 * z_loss * lse_C[:, None])
+        d_logits_CV = torch.where(valid_C[:, None], p_CV - is_target_CV.to(p_CV.dtype), 0.0)
+        logits_CV = (d_logits_CV * logit_scale).to(logits_CV.dtype)
+    return losses_C, valid_lse_C, logits_CV
 
 
 class _MadeInForward(torch.autograd.Function):
@@ -188,6 +260,8 @@ def add_product(sum_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
     """sum += left right, in the precision of the sum."""
     if left_VC.dtype == sum_VD.dtype:
         sum_VD.addmm_(left_VC, right_CD)
+    elif sum_VD.is_cuda:
+        torch.ops.aten.addmm.dtype_out(sum_VD, left_VC, right_CD, sum_VD.dtype, out=sum_VD)
     else:
         sum_VD += left_VC @ right_CD
 

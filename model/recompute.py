@@ -1,6 +1,11 @@
-"""What a layer keeps for its backward: everything, only its input, or only its input in CPU memory.
+"""What a layer keeps for its backward: everything, or little, with the rest computed again.
 
-The three runners have one signature, so the transformer holds one of them and its forward does
+    everything     what autograd likes
+    attention      its input, and what attention computed (`kept_attention`): products are repeated, attention is not
+    input          its input
+    input_on_cpu   its input, in CPU memory
+
+The runners have one signature, so the transformer holds one of them and its forward does
 not know which. Recomputation follows arXiv 1604.06174.
 
 Shape letters: T tokens, D width.
@@ -13,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
+from model.kept_attention import keep_attention
 from model.packed_layout import PackedLayout
 from model.rope import Rotation
 
@@ -24,6 +30,22 @@ def keep_everything(
 ) -> Tensor:
     """Run the layer; autograd keeps what it likes."""
     y_TD: Tensor = layer(x_TD, layout, rotation)
+    return y_TD
+
+
+def keep_input_and_attention(
+    layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation
+) -> Tensor:
+    """Like `keep_input`, but the attention is not run again."""
+    y_TD: Tensor = checkpoint(
+        layer,
+        x_TD,
+        layout,
+        rotation,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=keep_attention,
+    )
     return y_TD
 
 
@@ -45,5 +67,10 @@ def keep_input_on_cpu(
 
 
 RUNNERS: Mapping[str, LayerRunner] = MappingProxyType(
-    {"everything": keep_everything, "input": keep_input, "input_on_cpu": keep_input_on_cpu}
+    {
+        "everything": keep_everything,
+        "attention": keep_input_and_attention,
+        "input": keep_input,
+        "input_on_cpu": keep_input_on_cpu,
+    }
 )

@@ -14,6 +14,7 @@ real autograd graphs. With P parameters on this rank, n ZeRO ranks, e bytes an e
         T e 4 F / t                gate, silu(gate), up, their product
         T w D / t                  the norm's input, wide
     its input only:     T e D / t
+    and its attention:  T (e H K + 4 H) / t    output and log-sum-exp
 
 Pure integers. Not counted: the framework's own memory, workspaces of kernels, fragmentation.
 
@@ -151,7 +152,15 @@ def stage_activations(
         layers = len(stage.layers) * layer_activations(stage, num_tokens)
         return layers + received_keys * key_bytes(stage)
     inputs = len(stage.layers) * hand_over_bytes(stage, num_tokens)
+    if keep_for_backward == "attention":
+        return inputs + len(stage.layers) * attention_output(stage, num_tokens)
     return inputs if keep_for_backward == "input" else 0
+
+
+def attention_output(stage: StageShape, num_tokens: int) -> int:
+    """Output and log-sum-exp of one layer's attention."""
+    heads = stage.config.num_heads // stage.tensor
+    return num_tokens * heads * (stage.config.head_dim * stage.element + stage.wide)
 
 
 def ring_buffers(stage: StageShape, num_tokens: int) -> int:

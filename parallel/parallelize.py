@@ -6,6 +6,7 @@
     (materialised by parallel/deepspeed_engine.py, each parameter by its name)
     with real parameters   4. tensor     gradients of what several ranks hold are summed; the norm counts it once
                            5. pipeline   a tied head follows the embedding of another rank
+                           6. compiler   what lies between attention calls, where `regions_obstacle` has nothing
 
 Data parallelism and ZeRO come last, in the engine. With one rank on an axis its steps do nothing.
 """
@@ -18,6 +19,7 @@ from torch import nn
 from model.attention import Attention
 from model.attention_core import AttentionCore
 from model.config import ModelConfig
+from model.regions import compile_regions
 from model.transformer import Transformer
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh
@@ -104,3 +106,20 @@ def finish(local: LocalModel, mesh: Mesh) -> tuple[NamedParameters, TiedWeight]:
     config, ranks = local.stages[0].config, mesh.tensor
     cuts = {name: cut_of(name, config, ranks.rank, ranks.size) for name in named}
     return NamedParameters(named, cuts), tied
+
+
+def regions_obstacle(parallel: ParallelConfig) -> str:
+    """Why the regions between attention calls cannot be compiled in this layout; empty: they can."""
+    if parallel.tensor > 1:
+        return f"with parallel.tensor={parallel.tensor} transfers run inside them"
+    if parallel.zero_stage == 3:
+        return "with parallel.zero_stage=3 weights are gathered module by module inside them"
+    if parallel.pipeline > 1 and parallel.pipeline_schedule == "zbv":
+        return "zbv takes the gradient of every weight by itself, and would run a region's backward for each"
+    return ""
+
+
+def compile_stages(local: LocalModel) -> None:
+    """Step 6."""
+    for stage in local.stages:
+        compile_regions(stage)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from torch import Tensor
@@ -17,7 +18,7 @@ from parallel.config import ParallelConfig
 from parallel.deepspeed_engine import TrainingEngine, materialise
 from parallel.deepspeed_settings import DTYPES, zero_settings
 from parallel.mesh import Mesh
-from parallel.parallelize import build_local, finish
+from parallel.parallelize import build_local, compile_stages, finish, regions_obstacle
 from parallel.pipeline.placement import Placement
 from parallel.pipeline.runner import PipelineRunner
 from parallel.pipeline.schedule import TimedAction
@@ -45,7 +46,7 @@ def build_trainer(
     where a pipeline draws one of its steps, with the table of idle time beside it; None: nowhere.
     """
     dtype, traffic = DTYPES[config.train.precision], TrafficMeter()
-    core = choose_core(config.model.attention_backend, mesh.device, dtype)
+    core = choose_core(config.model.attention_backend, mesh.device, dtype, config.model.head_dim)
     local = build_local(
         config.model, core, mesh, parallel, sequence_length=sequence_length, traffic=traffic
     )
@@ -71,6 +72,8 @@ def build_trainer(
             mesh=mesh,
         )
     parameters, tied = finish(local, mesh)
+    if _compiles(config, mesh, parallel):
+        compile_stages(local)
     if mesh.pipeline.size == 1:
         objective = NextTokenLoss(local.stages[0], config.train.z_loss)
         engine = TrainingEngine(parameters, objective, mesh, parallel, config.optimizer, settings)
@@ -81,6 +84,13 @@ def build_trainer(
     runner = PipelineRunner(local.stages, local.placement, mesh, engine.after_backward)
     draw = partial(_draw, picture)
     return StagedTrainer(engine, runner, mesh, traffic, z_loss=config.train.z_loss, draw=draw)
+
+
+def _compiles(config: RunConfig, mesh: Mesh, parallel: ParallelConfig) -> bool:
+    if config.train.compile_regions != "auto":
+        return config.train.compile_regions == "always"
+    able = mesh.device.type == "cuda" and find_spec("triton") is not None
+    return able and not regions_obstacle(parallel)
 
 
 def _draw(

@@ -13,7 +13,8 @@ from parallel.config import OptimizerConfig, ParallelConfig
 
 PRECISIONS = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
-KEPT_FOR_BACKWARD = ("everything", "input", "input_on_cpu")
+COMPILE = ("auto", "always", "never")
+KEPT_FOR_BACKWARD = ("everything", "attention", "input", "input_on_cpu")
 WANDB_MODES = ("offline", "online", "disabled")
 ALLOWED_CHANGES = ("rope_base", "data")
 SPIKE_ACTIONS = ("ignore", "stop", "skip", "rollback")
@@ -100,8 +101,11 @@ class TrainConfig:
     device: str = "auto"
     # Stop after this many optimizer steps; absent: the schedule's tokens.
     max_steps: int | None = None
-    # What every layer keeps for the backward: everything, input (recompute) or input_on_cpu (and offload).
+    # What every layer keeps for the backward: everything, attention (its input and what attention computed; the
+    # rest is recomputed), input (all is recomputed) or input_on_cpu (and offloaded).
     keep_for_backward: str = "everything"
+    # Compile what lies between attention calls: auto (on a GPU, where the layout allows), always or never.
+    compile_regions: str = "auto"
     # Weight of the squared log-partition function in the loss; 0 is off.
     z_loss: float = 0.0
     # Choose only kernels that give the same bits every time; on GPUs slower.

@@ -86,7 +86,12 @@ def choose_hardware(config: RunConfig) -> torch.device:
         ValueError: this host has no such device, or no attention backend for it.
     """
     device = world.choose_device(config.train.device)
-    choose_core(config.model.attention_backend, device, DTYPES[config.train.precision])
+    choose_core(
+        config.model.attention_backend,
+        device,
+        DTYPES[config.train.precision],
+        config.model.head_dim,
+    )
     return device
 
 

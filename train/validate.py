@@ -16,12 +16,14 @@ from model.flops import parameter_count
 from model.layer_pattern import expand_pattern
 from parallel.config import ParallelConfig
 from parallel.deepspeed_settings import DTYPES
+from parallel.parallelize import regions_obstacle
 from parallel.pipeline.split import pipeline_problems
 from parallel.sequence.balance import dealing_problem
 from parallel.tensor.cut import tensor_problems
 from train import checkpoint_folder, rope_base
 from train.config import (
     ALLOWED_CHANGES,
+    COMPILE,
     DEVICES,
     KEPT_FOR_BACKWARD,
     PRECISIONS,
@@ -100,6 +102,7 @@ def _choices(config: RunConfig) -> list[str]:
         for key, value, known in (
             ("train.precision", config.train.precision, PRECISIONS),
             ("train.device", config.train.device, DEVICES),
+            ("train.compile_regions", config.train.compile_regions, COMPILE),
             ("train.keep_for_backward", config.train.keep_for_backward, KEPT_FOR_BACKWARD),
             ("train.spikes.action", config.train.spikes.action, SPIKE_ACTIONS),
             ("logging.wandb.mode", config.logging.wandb.mode, WANDB_MODES),
@@ -163,7 +166,7 @@ def _backend_problems(config: RunConfig) -> list[str]:
     if train.device != "cpu" or train.precision not in DTYPES or model.problems():
         return []
     try:
-        choose_core(model.attention_backend, "cpu", DTYPES[train.precision])
+        choose_core(model.attention_backend, "cpu", DTYPES[train.precision], model.head_dim)
     except ValueError as error:
         return [f"model.{error}"]
     return []
@@ -238,6 +241,9 @@ def _layout_problems(config: RunConfig, schedule: Schedule, world_size: int) -> 
                 f"model.attention_backend={backend}: has no effect with parallel.sequence="
                 f"{layout.sequence}, where the ring chooses its kernels; use auto"
             ] = None
+        why = regions_obstacle(layout)
+        if config.train.compile_regions == "always" and why:
+            found[f"{overlaid}train.compile_regions=always: {why}; use auto"] = None
         problems = tensor_problems(config.model, layout.tensor)
         if layout.pipeline > 1:
             problems += pipeline_problems(

@@ -5,7 +5,8 @@
     backward    calls over what came   ==== their gradients on the way back ====>
                                          local calls ...........................  added at the owner
 
-The keys that came are kept for the backward, which sends gradients only. These are float32 (float64 for
+The keys that came are kept for the backward, which sends gradients only; a recomputation receives them again, also
+where it is handed output and log-sum-exp. These are float32 (float64 for
 float64) on the wire and in the owner's sum, and are added in the order of ranks: two runs are bit-identical.
 
 Shape letters: T local tokens, R rows that came, S rows of the assembled keys; 2 is key and value; H query
@@ -13,13 +14,16 @@ heads, G key/value heads, K head dimension.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.attention_segments import SegmentKernel, choose_segment_kernel
+from model.attention_flash import choose_segment_kernel
+from model.attention_segments import SegmentKernel
+from model.kept_attention import kept
 from parallel.sequence.local import (
     Attended,
     Gradients,
@@ -57,7 +61,7 @@ class ExchangedAttention(torch.autograd.Function):
         wire: Wire,
         join: Join,
     ) -> Tensor:
-        kernel = choose_segment_kernel(q_THK.device, q_THK.dtype, q_THK.shape[-1])
+        kernel = choose_segment_kernel(q_THK.device.type, q_THK.dtype, q_THK.shape[-1])
         exchange = route.exchange
         kv_T2GK = torch.stack((k_TGK, v_TGK), dim=1)
         pending = None
@@ -65,17 +69,21 @@ class ExchangedAttention(torch.autograd.Function):
             pending = wire.exchange(
                 gather_rows(kv_T2GK, exchange.send), exchange.send_rows, exchange.receive_rows
             )
-        wide = torch.promote_types(q_THK.dtype, torch.float32)
-        # Queries in one call only need no wide sum.
-        o = torch.empty_like(q_THK, dtype=q_THK.dtype if join is put_part else wide)
-        lse_TH = q_THK.new_empty(q_THK.shape[:2], dtype=wide)
-        attend_calls(kernel, route.local, q_THK, kv_T2GK, (o, lse_TH), put_part)
-        came_R2GK = kv_T2GK[:0]
-        if exchange and pending:
-            came_R2GK = wire.receive(pending, "forward")
-            keys_S2GK = _assemble(exchange.assembly, came_R2GK, kv_T2GK)
-            attend_calls(kernel, exchange.calls, q_THK, keys_S2GK, (o, lse_TH), join)
-        o_THK = o.to(q_THK.dtype)
+        came = cache(lambda: wire.receive(pending, "forward") if pending else kv_T2GK[:0])
+
+        def attend() -> tuple[Tensor, Tensor]:
+            wide = torch.promote_types(q_THK.dtype, torch.float32)
+            # Queries in one call only need no wide sum.
+            o = torch.empty_like(q_THK, dtype=q_THK.dtype if join is put_part else wide)
+            lse_TH = q_THK.new_empty(q_THK.shape[:2], dtype=wide)
+            attend_calls(kernel, route.local, q_THK, kv_T2GK, (o, lse_TH), put_part)
+            if exchange:
+                keys_S2GK = _assemble(exchange.assembly, came(), kv_T2GK)
+                attend_calls(kernel, exchange.calls, q_THK, keys_S2GK, (o, lse_TH), join)
+            return o.to(q_THK.dtype), lse_TH
+
+        o_THK, lse_TH = kept(attend)
+        came_R2GK = came()
         ctx.route, ctx.wire = route, wire
         ctx.save_for_backward(q_THK, kv_T2GK, o_THK, lse_TH, came_R2GK)
         return o_THK
@@ -86,7 +94,7 @@ class ExchangedAttention(torch.autograd.Function):
         q_THK, kv_T2GK, o_THK, lse_TH, came_R2GK = ctx.saved_tensors
         route: Route = ctx.route
         wire: Wire = ctx.wire
-        kernel = choose_segment_kernel(q_THK.device, q_THK.dtype, q_THK.shape[-1])
+        kernel = choose_segment_kernel(q_THK.device.type, q_THK.dtype, q_THK.shape[-1])
         attended = Attended(q_THK, o_THK, lse_TH)
         do_THK = do_THK.contiguous()
         sums = Gradients.zeros(q_THK, kv_T2GK)

@@ -30,7 +30,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.attention_segments import choose_segment_kernel
+from model.attention_flash import choose_segment_kernel
+from model.kept_attention import kept
 from model.packed_layout import PackedLayout
 from parallel.mesh import AxisGroup
 from parallel.sequence.exchanged import attend_exchanged
@@ -90,18 +91,22 @@ class _RingAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, route: Route, core: RingCore
     ) -> Tensor:
-        kernel = choose_segment_kernel(q_THK.device, q_THK.dtype, q_THK.shape[-1])
+        kernel = choose_segment_kernel(q_THK.device.type, q_THK.dtype, q_THK.shape[-1])
         kv_T2GK = torch.stack((k_TGK, v_TGK), dim=1)
-        pending = core.start_keys(route, 0, kv_T2GK)
-        wide = torch.promote_types(q_THK.dtype, torch.float32)
-        o = torch.empty_like(q_THK, dtype=wide)
-        lse_TH = q_THK.new_empty(q_THK.shape[:2], dtype=wide)
-        attend_calls(kernel, route.local, q_THK, kv_T2GK, (o, lse_TH), put_part)
-        for index, step in enumerate(route.steps):
-            came_R2GK = core.wire.receive(pending, "forward")
-            pending = core.start_keys(route, index + 1, kv_T2GK)
-            attend_calls(kernel, step.calls, q_THK, came_R2GK, (o, lse_TH), merge_part)
-        o_THK = o.to(q_THK.dtype)
+
+        def attend() -> tuple[Tensor, Tensor]:
+            pending = core.start_keys(route, 0, kv_T2GK)
+            wide = torch.promote_types(q_THK.dtype, torch.float32)
+            o = torch.empty_like(q_THK, dtype=wide)
+            lse_TH = q_THK.new_empty(q_THK.shape[:2], dtype=wide)
+            attend_calls(kernel, route.local, q_THK, kv_T2GK, (o, lse_TH), put_part)
+            for index, step in enumerate(route.steps):
+                came_R2GK = core.wire.receive(pending, "forward")
+                pending = core.start_keys(route, index + 1, kv_T2GK)
+                attend_calls(kernel, step.calls, q_THK, came_R2GK, (o, lse_TH), merge_part)
+            return o.to(q_THK.dtype), lse_TH
+
+        o_THK, lse_TH = kept(attend)
         ctx.route, ctx.core = route, core
         ctx.save_for_backward(q_THK, kv_T2GK, o_THK, lse_TH)
         return o_THK
@@ -112,7 +117,7 @@ class _RingAttention(torch.autograd.Function):
         q_THK, kv_T2GK, o_THK, lse_TH = ctx.saved_tensors
         route: Route = ctx.route
         core: RingCore = ctx.core
-        kernel = choose_segment_kernel(q_THK.device, q_THK.dtype, q_THK.shape[-1])
+        kernel = choose_segment_kernel(q_THK.device.type, q_THK.dtype, q_THK.shape[-1])
         attended = Attended(q_THK, o_THK, lse_TH)
         do_THK = do_THK.contiguous()
         pending = core.start_keys(route, 0, kv_T2GK)

@@ -67,7 +67,8 @@ class TensorSequentialBlock(nn.Module):
         arriving = Arriving(self.norm(x_TD), self._group)
         projected = [self.attention.project(arriving.piece()) for _ in range(arriving.count)]
         q_THK, k_TGK, v_TGK = (torch.cat(parts) for parts in zip(*projected, strict=True))
-        o_TD = self.attention.attend(q_THK, k_TGK, v_TGK, layout, rotation)
+        turn = self.attention.position
+        o_TD = self.attention.attend(turn(q_THK, rotation), turn(k_TGK, rotation), v_TGK, layout)
         leaving = Leaving(self._group, ends_block=False)
         for piece_TD in pieces(o_TD, self._group.size):
             leaving.send(self.attention.o_proj(piece_TD))

@@ -15,17 +15,14 @@ K head dimension.
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib import import_module
-from inspect import signature
 
 import torch
 from machine import Machine
 from outcome import Outcome
 from torch import Tensor
 
-from model.attention_core import BACKENDS, AttentionCore, obstacle
+from model.attention_core import BACKENDS, AttentionCore, build_core, obstacle
 from model.attention_dense import DenseCore, visible_TS
-from model.attention_varlen import VarlenCore
 from model.packed_layout import PackedLayout
 
 TENSORS = ("o", "dq", "dk", "dv")
@@ -34,7 +31,6 @@ HEADS = ((4, 1), (8, 2), (4, 4))
 HEAD_DIMS = (64, 128)
 # Sums of 128 float32 products of bfloat16 numbers, in another order; a bfloat16 error is 50 times it.
 FLOOR = 1e-4
-UNREPEATED = "varlen, keys not repeated"
 
 
 @dataclass(frozen=True)
@@ -51,39 +47,6 @@ class Case:
     def __str__(self) -> str:
         shape = f"heads {self.heads}/{self.key_heads} of {self.head_dim}"
         return f"{self.layout} {self.lengths[:6]}, {shape}, window {self.window}"
-
-
-class UnrepeatedVarlenCore:
-    """torch's `varlen_attn` given grouped heads as they are.
-
-    torch 2.11 documents equal head counts but checks nothing; its kernels know groups. This tries
-    whether the copies `VarlenCore` makes there could be left out.
-    """
-
-    def __init__(self) -> None:
-        self._attend = import_module("torch.nn.attention.varlen").varlen_attn
-
-    def __call__(
-        self,
-        q_THK: Tensor,
-        k_TGK: Tensor,
-        v_TGK: Tensor,
-        layout: PackedLayout,
-        window: int | None,
-    ) -> Tensor:
-        """See `AttentionCore`."""
-        cu_seqlens, longest = layout.cu_seqlens, layout.max_seqlen
-        o_THK: Tensor = self._attend(
-            q_THK,
-            k_TGK,
-            v_TGK,
-            cu_seqlens,
-            cu_seqlens,
-            longest,
-            longest,
-            window_size=(-1 if window is None else window - 1, 0),
-        )
-        return o_THK
 
 
 def plain_attention(
@@ -107,16 +70,8 @@ def able_backends(machine: Machine) -> tuple[dict[str, AttentionCore], list[str]
         if reason:
             absent.append(f"{backend.name} was left out: {reason}.")
         else:
-            able[backend.name] = backend()
+            able[backend.name] = build_core(backend)
     return able, absent
-
-
-def tries_unrepeated(able: dict[str, AttentionCore]) -> bool:
-    """Whether torch's `varlen_attn` serves here and has no switch for grouped heads (torch 2.11)."""
-    if VarlenCore.name not in able:
-        return False
-    attend = import_module("torch.nn.attention.varlen").varlen_attn
-    return "enable_gqa" not in signature(attend).parameters
 
 
 def cases(machine: Machine) -> Iterator[Case]:
@@ -173,20 +128,15 @@ def check_attention(machine: Machine) -> Outcome:
         ("backend", "window", "o", "dq", "dk", "dv", "worst share of the bound"),
         notes=absent,
     )
-    tried = dict(able)
-    if tries_unrepeated(able):
-        tried[UNREPEATED] = UnrepeatedVarlenCore()
     for case in cases(machine):
-        for name, errors, bounds in _compare(case, tried, outcome, machine):
+        for name, errors, bounds in _compare(case, able, outcome, machine):
             outcome.numbers.append(
                 {"backend": name, **asdict(case), "errors": errors, "bounds": bounds}
             )
             for tensor in TENSORS:
                 line = f"{name}: {tensor} of {case}: error {errors[tensor]:.2e}, bound "
-                _judge(
-                    outcome, name, errors[tensor] <= bounds[tensor], line + f"{bounds[tensor]:.2e}"
-                )
-    _tabulate(outcome, [*able, *(name for name in tried if name not in able)])
+                outcome.expect(errors[tensor] <= bounds[tensor], line + f"{bounds[tensor]:.2e}")
+    _tabulate(outcome, list(able))
     outcome.notes.append(
         f"Bound: 2 x the larger error of the formula in bfloat16 and of the dense core, + {FLOOR:g}; "
         "layouts: a document of 1 token, of the window, of one more, a long one, padding; heads 4/1, "
@@ -196,7 +146,7 @@ def check_attention(machine: Machine) -> Outcome:
 
 
 def _compare(
-    case: Case, tried: dict[str, AttentionCore], outcome: Outcome, machine: Machine
+    case: Case, able: dict[str, AttentionCore], outcome: Outcome, machine: Machine
 ) -> Iterator[tuple[str, dict[str, float], dict[str, float]]]:
     layout = PackedLayout.from_lengths(case.lengths, machine.device)
     streams = inputs(case, machine)
@@ -206,21 +156,13 @@ def _compare(
         for core in (plain_attention, DenseCore())
     )
     bounds = {name: 2 * max(plain[name], dense[name]) + FLOOR for name in TENSORS}
-    for name, core in tried.items():
+    for name, core in able.items():
         try:
             found = run_core(core, streams, layout, case.window)
         except (RuntimeError, TypeError, ValueError) as error:
-            _judge(outcome, name, False, f"{name}: {case}: {str(error).splitlines()[0]}")
+            outcome.failures.append(f"{name}: {case}: {str(error).splitlines()[0]}")
             continue
         yield name, largest_errors(found, exact), bounds
-
-
-def _judge(outcome: Outcome, name: str, holds: bool, otherwise: str) -> None:
-    """A backend that breaks the rule is a failure; the trial beside them is only told once."""
-    if name != UNREPEATED:
-        outcome.expect(holds, otherwise)
-    elif not holds and not any(UNREPEATED in note for note in outcome.notes):
-        outcome.notes.append(f"A trial, not a backend: {otherwise}")
 
 
 def _tabulate(outcome: Outcome, names: list[str]) -> None:

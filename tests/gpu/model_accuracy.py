@@ -28,7 +28,7 @@ SEED, ROPE_BASE = 3, 10_000.0
 IGNORED = -100
 TOKEN_LOSSES = "token losses"
 # From least to most saved: the peaks must fall in this order.
-KEPT = ("everything", "input", "input_on_cpu")
+KEPT = ("everything", "attention", "input", "input_on_cpu")
 # Flash backwards add in no fixed order; a sum that rounds the other way moves by this much in bfloat16.
 ONE_ROUNDING = 2.0**-8
 # Where the yardstick itself is nearly exact: a part in ten thousand of the tensor.

@@ -10,6 +10,7 @@ K head dimension; 2 is key and value.
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import product
 
 import torch
 from attention_accuracy import FLOOR
@@ -17,7 +18,9 @@ from machine import Machine
 from outcome import Outcome
 from torch import Tensor
 
-from model.attention_segments import FlashSegments, SegmentKernel, Segments, choose_segment_kernel
+from model.attention_core import obstacle
+from model.attention_flash import KERNELS
+from model.attention_segments import SegmentKernel, Segments
 from parallel.sequence.merge import merge_part
 
 TENSORS = ("o", "dq", "dk", "dv")
@@ -189,29 +192,36 @@ def cases(machine: Machine) -> Iterator[Case]:
                 yield Case(name, (queries,), (keys,), causal, None, *width)
 
 
+def able_kernels(machine: Machine) -> list[SegmentKernel]:
+    """Every kernel that serves bfloat16 here; on a GPU the CPU's own path is left out."""
+    able = [k for k in KERNELS if not obstacle(k, machine.device.type, torch.bfloat16)]
+    return [kernel() for kernel in able if kernel.name != "banded" or not machine.is_cuda]
+
+
 def check_segments(machine: Machine) -> Outcome:
-    """All cases on the kernel that serves this device."""
-    kernel = choose_segment_kernel(machine.device, torch.bfloat16, HEAD_DIMS[0])
+    """All cases on every kernel."""
     outcome = Outcome(
-        f"Segment kernel ({type(kernel).__name__}) in bfloat16 against float64: largest errors",
-        ("shape", *TENSORS, "log-sum-exp", "worst share of the bound"),
+        "Segment kernels in bfloat16 against float64: largest errors",
+        ("kernel", "shape", *TENSORS, "log-sum-exp", "worst share of the bound"),
     )
-    if machine.is_cuda:
-        outcome.expect(isinstance(kernel, FlashSegments), "bfloat16 on CUDA is not served by flash")
-    for case in cases(machine):
+    kernels = able_kernels(machine)
+    outcome.expect(bool(kernels), "bfloat16 on CUDA is not served by any flash attention")
+    for kernel, case in product(kernels, cases(machine)):
         run = in_two_calls if case.name in PARTS else in_one_call
         try:
             _judge(outcome, problem_of(case, machine), run, kernel)
-        except (RuntimeError, TypeError, ValueError) as error:
-            outcome.failures.append(f"{case}: {str(error).splitlines()[0]}")
-    for name in (*CAUSAL, *RECTANGLES, *PARTS):
-        rows = [row for row in outcome.numbers if row["name"] == name]
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+            outcome.failures.append(
+                f"{kernel.name}: {case}: {(str(error).splitlines() or [''])[0]}"
+            )
+    for kernel, name in product(kernels, (*CAUSAL, *RECTANGLES, *PARTS)):
+        rows = [r for r in outcome.numbers if (r["kernel"], r["name"]) == (kernel.name, name)]
         if rows:
             errors = [max(row["errors"][tensor] for row in rows) for tensor in TENSORS]
             worst = max(row["share"] for row in rows)
             lse = max(row["lse_error"] for row in rows)
             cells = (*(f"{error:.1e}" for error in errors), f"{lse:.1e}", f"{worst:.2f}")
-            outcome.rows.append((name, *cells))
+            outcome.rows.append((kernel.name, name, *cells))
     outcome.notes.append(
         f"Bound: 2 x the larger error of the formula in bfloat16 and in float32, + {FLOOR:g}; "
         f"log-sum-exp {LSE_BOUND:g}; windows {WINDOWS}; heads {HEADS} of {HEAD_DIMS}; the last two "
@@ -231,11 +241,14 @@ def _judge(outcome: Outcome, problem: Problem, run: Run, kernel: SegmentKernel) 
     errors = _errors(found, exact)
     lse_error = (lse_TH.double() - exact_lse_TH).abs().max().item()
     for name in TENSORS:
-        line = f"{problem.case}: {name}: error {errors[name]:.2e}, bound {bounds[name]:.2e}"
+        line = f"{kernel.name}: {problem.case}: {name}: error {errors[name]:.2e}, bound {bounds[name]:.2e}"
         outcome.expect(errors[name] <= bounds[name], line)
-    outcome.expect(lse_error <= LSE_BOUND, f"{problem.case}: log-sum-exp is {lse_error:.2e} off")
+    outcome.expect(
+        lse_error <= LSE_BOUND, f"{kernel.name}: {problem.case}: log-sum-exp is {lse_error:.2e} off"
+    )
     outcome.numbers.append(
         {
+            "kernel": kernel.name,
             **asdict(problem.case),
             "errors": errors,
             "bounds": bounds,

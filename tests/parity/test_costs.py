@@ -277,7 +277,7 @@ def kept_and_expected(
         keeping = KeptTensors(model)
         with keeping.hooks:
             model.run_layer(model.layers[index], x_TD, batch.layout, rotation)
-        turns = rotation.turns_TP.untyped_storage().data_ptr()
+        turns = rotation.turns_TP2.untyped_storage().data_ptr()
         kept += keeping.bytes - keeping.storages.get(turns, 0)
         expected += layer_activations(stage, tokens, received_keys=brought(batch, index))
     return kept, expected
@@ -316,6 +316,31 @@ def test_recomputed_layers_keep_their_input_and_the_head_its_gradients() -> None
     assert head == head_memory(stage, TOKENS)
     chunk = logits_chunk(stage, rows=TOKENS)  # fewer than a chunk's 256 rows
     assert head + chunk <= peak <= head + 3 * chunk
+
+
+def test_kept_attention_costs_its_output_and_log_sum_exp() -> None:
+    """Beyond what layers hold that keep their input only."""
+    mesh_of_one = ParallelConfig()
+
+    def work(rank: int, world_size: int) -> list[int]:
+        mesh = start(CPU, 60, mesh_of_one.topology(world_size))
+        model = built(MODEL, mesh, mesh_of_one, torch.bfloat16).stages[0]
+        batch = micro_batch(MODEL, mesh, mesh_of_one)
+        held = []
+        for keep in ("input", "input", "attention"):  # the first makes the layout's plans
+            model.keep_for_backward(keep)
+            with LiveBytes() as live:
+                hidden_TD = model(batch.tokens_T, batch.layout, BASE)
+                held.append(live.now)
+                del hidden_TD
+        return held[1:]
+
+    ((with_input, with_attention),) = run_on_ranks(work, 1)
+    input_only, and_attention = (
+        stage_activations(whole_model(MODEL, element=2), TOKENS, keep_for_backward=keep)
+        for keep in ("input", "attention")
+    )
+    assert with_attention - with_input == and_attention - input_only > 0
 
 
 @pytest.mark.parametrize("precision", DTYPES)

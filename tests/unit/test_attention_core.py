@@ -1,10 +1,6 @@
 """Every core against the dense oracle: outputs, all gradients, borders, and what a window costs."""
 
 import itertools
-import sys
-from importlib import import_module
-from inspect import signature
-from types import ModuleType
 
 import pytest
 import torch
@@ -13,14 +9,12 @@ from model import attention_banded
 from model.attention_banded import BandedCore, make_plan
 from model.attention_core import BACKENDS, choose_core, obstacle
 from model.attention_dense import DenseCore, attention_rows, visible_TS
-from model.attention_flash import FlashCore
 from model.attention_kernels import (
     attend,
     attend_backward,
     attend_by_formula,
     backward_by_formula,
 )
-from model.attention_varlen import VarlenCore
 from model.packed_layout import PackedLayout
 
 BLOCK = 64
@@ -235,7 +229,7 @@ def test_no_gradients_are_prepared_without_need(window):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_auto_is_banded_on_cpu(dtype):
-    assert isinstance(choose_core("auto", "cpu", dtype), BandedCore)
+    assert choose_core("auto", "cpu", dtype).name == "banded"
     assert isinstance(choose_core("dense", torch.device("cpu"), dtype), DenseCore)
 
 
@@ -244,81 +238,17 @@ def test_what_cannot_serve_says_why_and_what_to_use():
         choose_core("flash_attn", "cpu", torch.bfloat16)
     with pytest.raises(ValueError, match=r"varlen.*not in float32.*use auto"):
         choose_core("varlen", "cuda", torch.float32)
+    with pytest.raises(ValueError, match=r"varlen.*head_dim of 8 to 256 in steps of 8, not 20"):
+        choose_core("varlen", "cuda", torch.bfloat16, 20)
     with pytest.raises(ValueError, match=r"attention_backend=flash: unknown.*flash_attn"):
         choose_core("flash", "cuda", torch.bfloat16)
 
 
-def test_half_precision_on_cuda_prefers_flash_then_varlen(monkeypatch):
-    def able(dtype):
-        return [b.name for b in BACKENDS if not obstacle(b, "cuda", dtype)]
+def test_half_precision_on_cuda_prefers_the_newest_flash_attention(monkeypatch):
+    def able(dtype, head_dim=64):
+        return [b.name for b in BACKENDS if not obstacle(b, "cuda", dtype, head_dim)]
 
     for backend in BACKENDS:
         monkeypatch.setattr(backend, "missing", staticmethod(lambda: ""))
-    assert able(torch.bfloat16)[:2] == ["flash_attn", "varlen"]
-    assert able(torch.float32)[0] == "banded"
-    monkeypatch.setattr(BACKENDS[0], "missing", staticmethod(lambda: "not installed"))
-    assert able(torch.bfloat16)[0] == "varlen"
-
-
-def kernel_convention(q, k, v, layout, window_size):
-    """What both GPU packages compute: left keys before the query and itself, -1 for no limit."""
-    left, right = window_size
-    assert right == 0
-    assert q.shape[1] % k.shape[1] == 0
-    return DenseCore()(q, k, v, layout, None if left == -1 else left + 1)
-
-
-@pytest.mark.parametrize("window", [None, 1, 16])
-def test_flash_attn_is_called_in_its_own_convention(monkeypatch, window):
-    layout = PackedLayout.from_lengths([30, 1, 9])
-
-    def flash_attn_varlen_func(
-        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal, window_size
-    ):
-        assert cu_seqlens_q is cu_seqlens_k is layout.cu_seqlens
-        assert max_seqlen_q == max_seqlen_k == 30
-        assert causal
-        return kernel_convention(q, k, v, layout, window_size)
-
-    package = ModuleType("flash_attn")
-    package.flash_attn_varlen_func = flash_attn_varlen_func
-    monkeypatch.setitem(sys.modules, "flash_attn", package)
-    inputs = streams(40, (4, 2))
-    assert torch.equal(FlashCore()(*inputs, layout, window), DenseCore()(*inputs, layout, window))
-
-
-@pytest.mark.parametrize("window", [None, 1, 16])
-@pytest.mark.parametrize("groups_heads", [True, False], ids=["torch 2.12", "torch 2.11"])
-def test_varlen_is_called_in_its_own_convention(monkeypatch, window, groups_heads):
-    layout = PackedLayout.from_lengths([30, 1, 9])
-
-    def old(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1)):
-        assert q.shape[1] == k.shape[1] == v.shape[1]
-        assert cu_seq_q is cu_seq_k is layout.cu_seqlens
-        assert max_q == max_k == 30
-        return kernel_convention(q, k, v, layout, window_size)
-
-    def new(q, k, v, *lengths, window_size=(-1, -1), enable_gqa=False):
-        assert enable_gqa
-        assert lengths == (layout.cu_seqlens, layout.cu_seqlens, 30, 30)
-        return kernel_convention(q, k, v, layout, window_size)
-
-    module = import_module("torch.nn.attention.varlen")
-    monkeypatch.setattr(module, "varlen_attn", new if groups_heads else old)
-    assert VarlenCore.missing() == ""
-    inputs = streams(40, (4, 2))
-    assert torch.equal(VarlenCore()(*inputs, layout, window), DenseCore()(*inputs, layout, window))
-
-
-def test_the_varlen_of_this_torch_takes_what_we_give():
-    parameters = signature(import_module("torch.nn.attention.varlen").varlen_attn).parameters
-    assert list(parameters)[:7] == [
-        "query",
-        "key",
-        "value",
-        "cu_seq_q",
-        "cu_seq_k",
-        "max_q",
-        "max_k",
-    ]
-    assert "window_size" in parameters
+    assert able(torch.bfloat16)[:3] == ["flash_attn_3", "flash_attn_4", "varlen"]
+    assert able(torch.bfloat16, 20)[0] == able(torch.float32)[0] == "banded"

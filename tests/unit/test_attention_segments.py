@@ -5,11 +5,10 @@ from itertools import accumulate
 import pytest
 import torch
 
+from model.attention_flash import TorchFlash, choose_segment_kernel
 from model.attention_segments import (
     BandedSegments,
-    FlashSegments,
     Segments,
-    choose_segment_kernel,
 )
 
 # Lengths of queries and of keys, segment by segment.
@@ -134,7 +133,7 @@ def test_half_precision_is_computed_in_float32():
 
 def test_the_kernel_follows_device_and_dtype():
     assert isinstance(choose_segment_kernel("cpu", torch.bfloat16, 64), BandedSegments)
-    assert isinstance(choose_segment_kernel("cuda", torch.bfloat16, 64), FlashSegments)
+    assert isinstance(choose_segment_kernel("cuda", torch.bfloat16, 64), TorchFlash)
     assert isinstance(choose_segment_kernel("cuda", torch.float32, 64), BandedSegments)
     assert isinstance(choose_segment_kernel("cuda", torch.bfloat16, 20), BandedSegments)
 
@@ -184,8 +183,8 @@ def test_flash_is_called_in_its_own_convention(monkeypatch, lengths, causal):
     for window in (None, 1, 7) if causal else (None,):
         segments = Segments.from_lengths(queries, keys, causal=causal, window=window)
         q, k, v, do = streams(sum(queries), sum(keys), (4, 2))
-        o, lse = FlashSegments().forward(q, k, v, segments)
-        gradients = FlashSegments().backward(do, q, k, v, o, lse, segments)
+        o, lse = TorchFlash().forward(q, k, v, segments)
+        gradients = TorchFlash().backward(do, q, k, v, o, lse, segments)
         banded, banded_lse = BandedSegments().forward(q, k, v, segments)
         expected = BandedSegments().backward(do, q, k, v, banded, banded_lse, segments)
         for a, b in zip((o, lse, *gradients), (banded, banded_lse, *expected), strict=True):

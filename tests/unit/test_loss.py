@@ -122,16 +122,31 @@ def test_bfloat16_is_no_worse_than_plain_bfloat16():
 
 def test_whole_logits_never_exist(monkeypatch):
     rows = []
-    original = loss_module.scaled_logits
-    monkeypatch.setattr(
-        loss_module, "scaled_logits", lambda h, w, s: rows.append(len(h)) or original(h, w, s)
-    )
+    original = loss_module.chunk_in_place
+
+    def counted(logits_CV, *arguments, **options):
+        rows.append(len(logits_CV))
+        return original(logits_CV, *arguments, **options)
+
+    monkeypatch.setattr(loss_module, "chunk_in_place", counted)
     hidden, weight, targets = problem(tokens=1000)
     sums = ChunkedLoss().sums(hidden, weight, targets)
     assert rows == [256, 256, 256, 232]
     rows.clear()
     sums.total.backward()
     assert rows == []
+
+
+@pytest.mark.parametrize("wants_gradient", [True, False])
+def test_the_formulas_for_a_compiler_are_those_that_run_in_place(wants_gradient):
+    torch.manual_seed(0)
+    logits_CV = torch.randn(9, 33, dtype=torch.float64)
+    targets_C = torch.tensor([0, 32, IGNORED, 5, 5, IGNORED, 31, 1, 2])
+    options = {"logit_scale": 0.25, "z_loss": 1e-2, "wants_gradient": wants_gradient}
+    at_once = loss_module.chunk_at_once(logits_CV, targets_C, **options)
+    in_place = loss_module.chunk_in_place(logits_CV.clone(), targets_C, **options)
+    for mine, theirs in list(zip(at_once, in_place, strict=True))[: 2 + wants_gradient]:
+        torch.testing.assert_close(mine, theirs, atol=1e-14, rtol=0)
 
 
 def test_without_gradients_the_values_are_the_same_and_no_graph_is_made():

@@ -90,7 +90,7 @@ def test_bfloat16_is_turned_in_float32_and_far_positions_stay_exact():
     torch.manual_seed(0)
     x = torch.randn(1, 2, 8).bfloat16()
     far = rotation_of([1_000_003], dtype=torch.bfloat16)
-    assert far.turns_TP.dtype == torch.complex64
+    assert far.turns_TP2.dtype == torch.float32
     exact = rotate(x.double(), rotation_of([1_000_003]))
     assert rotate(x, far).dtype == torch.bfloat16
     # One rounding of values below 4 to 8 bits.
