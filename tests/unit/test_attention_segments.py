@@ -1,11 +1,13 @@
 """Segments of queries over segments of keys: both kernels against the formula, and joining of parts."""
 
+import sys
 from itertools import accumulate
+from types import ModuleType
 
 import pytest
 import torch
 
-from model.attention_flash import TorchFlash, choose_segment_kernel
+from model.attention_flash import Flash2, Flash4, TorchFlash, choose_segment_kernel
 from model.attention_segments import (
     BandedSegments,
     Segments,
@@ -175,16 +177,81 @@ class StandInOperators:
         return torch.autograd.grad(expected, leaves, do)
 
 
+class StandInPackage(StandInOperators):
+    """What the packages of flash attention 2 and 4 compute, by the names and in the order of their arguments."""
+
+    def _flash_attn_varlen_forward(
+        self, q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p, softmax_scale, causal,
+        window_size_left=-1, window_size_right=-1,
+    ):  # fmt: skip
+        assert softmax_scale == q.shape[-1] ** -0.5
+        assert causal == (window_size_right == 0)
+        return self._flash_attention_forward(
+            q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p, False, False,
+            window_size_left=window_size_left, window_size_right=window_size_right,
+        )  # fmt: skip
+
+    def _flash_attn_varlen_backward(
+        self, dout, q, k, v, out, softmax_lse, dq, dk, dv, cu_seqlens_q, cu_seqlens_k, max_seqlen_q,
+        max_seqlen_k, dropout_p, softmax_scale, causal, window_size_left, window_size_right, softcap,
+        alibi_slopes, deterministic,
+    ):  # fmt: skip
+        assert (softmax_scale, softcap, alibi_slopes) == (q.shape[-1] ** -0.5, 0.0, None)
+        assert causal == (window_size_right == 0)
+        assert deterministic is False
+        found = self._flash_attention_backward(
+            dout, q, k, v, out, softmax_lse, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p,
+            False, torch.zeros(2, dtype=torch.uint64), torch.empty(0),
+            window_size_left=window_size_left, window_size_right=window_size_right,
+        )  # fmt: skip
+        for into, gradient in zip((dq, dk, dv), found, strict=True):
+            into.copy_(gradient)
+
+    @staticmethod
+    def _limits(causal, window_size_left, window_size_right):
+        assert window_size_right == (None if window_size_left is None else 0)
+        left = -1 if window_size_left is None else window_size_left
+        return {"window_size_left": left, "window_size_right": 0 if causal else -1}
+
+    def _flash_attn_fwd(
+        self, q, k, v, *, return_lse, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal,
+        window_size_left, window_size_right,
+    ):  # fmt: skip
+        assert return_lse
+        return self._flash_attention_forward(
+            q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, 0.0, False, False,
+            **self._limits(causal, window_size_left, window_size_right),
+        )  # fmt: skip
+
+    def _flash_attn_bwd(
+        self, q, k, v, out, dout, lse, *, deterministic, cu_seqlens_q, cu_seqlens_k, max_seqlen_q,
+        max_seqlen_k, causal, window_size_left, window_size_right,
+    ):  # fmt: skip
+        assert deterministic is False
+        return self._flash_attention_backward(
+            dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, 0.0, False,
+            torch.zeros(2, dtype=torch.uint64), torch.empty(0),
+            **self._limits(causal, window_size_left, window_size_right),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", [TorchFlash, Flash2, Flash4])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("lengths", [([5, 20, 1], [6, 29, 1]), ([1, 1], [1, 4])])
-def test_flash_is_called_in_its_own_convention(monkeypatch, lengths, causal):
+def test_flash_is_called_in_its_own_convention(monkeypatch, lengths, causal, kernel):
     queries, keys = lengths
-    monkeypatch.setattr(torch.ops, "aten", StandInOperators(queries, keys))
+    package = StandInPackage(queries, keys)
+    for operator in ("_flash_attention_forward", "_flash_attention_backward"):
+        monkeypatch.setattr(torch.ops.aten, operator, getattr(package, operator))
+    for name in ("flash_attn.flash_attn_interface", "flash_attn.cute.interface"):
+        monkeypatch.setitem(sys.modules, name.split(".")[0], ModuleType("flash_attn"))
+        monkeypatch.setitem(sys.modules, "flash_attn.cute", ModuleType("cute"))
+        monkeypatch.setitem(sys.modules, name, package)
     for window in (None, 1, 7) if causal else (None,):
         segments = Segments.from_lengths(queries, keys, causal=causal, window=window)
         q, k, v, do = streams(sum(queries), sum(keys), (4, 2))
-        o, lse = TorchFlash().forward(q, k, v, segments)
-        gradients = TorchFlash().backward(do, q, k, v, o, lse, segments)
+        o, lse = kernel().forward(q, k, v, segments)
+        gradients = kernel().backward(do, q, k, v, o, lse, segments)
         banded, banded_lse = BandedSegments().forward(q, k, v, segments)
         expected = BandedSegments().backward(do, q, k, v, banded, banded_lse, segments)
         for a, b in zip((o, lse, *gradients), (banded, banded_lse, *expected), strict=True):
