@@ -152,7 +152,7 @@ def _measure(
 ) -> tuple[list[str], dict[str, Any]]:
     config = stack.model.config
     stack.model.keep_for_backward(mode)
-    scale = 512 if machine.rehearsal else 1
+    scale = 1_024 if machine.rehearsal else 1
     lengths = [tokens // scale for tokens in case.lengths]
     if _seconds(config, sum(lengths)) > machine.seconds_left:
         return ["no time left"], {"not_measured": "no time left"}
