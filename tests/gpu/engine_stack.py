@@ -4,6 +4,7 @@ Weights in bfloat16, gradients summed in float32, masters and moments in float32
 Only the initial weights are other ones than a run's, drawn on the device (`presets.Draw`).
 """
 
+import contextlib
 import gc
 from collections.abc import Iterator
 from typing import Any, ClassVar, cast
@@ -90,7 +91,8 @@ class EngineStack:
         held += [t for state in engine._adam.state.values() for t in _tensors(state)]
         held += [p.data for p in self.model.parameters()]
         held += [p.grad for p in self.model.parameters() if p.grad is not None]
-        engine.close()
+        with contextlib.suppress(Exception):  # a step that ran out of memory left it in any state
+            engine.close()
         for tensor in held:
             tensor.untyped_storage().resize_(0)
         del held, engine, self._trainer

@@ -294,7 +294,7 @@ def _alternate(sides: Sequence[Side], batch: GlobalBatch, others: int, machine: 
         if turn and machine.seconds_left <= 0:
             return
         for side in sides:
-            machine.forget()
+            machine.begin_peak()
             side.seconds.append(_timed(side.step, batch, machine))
             side.peak_bytes = max(side.peak_bytes, machine.peak_bytes() - others)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 from outcome import Outcome
@@ -44,6 +45,16 @@ class Machine:
             return int(torch.cuda.get_device_properties(self.device).total_memory)
         return 16 * GIB
 
+    @property
+    def host_bytes_free(self) -> int:
+        """Memory of the host that a process can still have, as Linux estimates it."""
+        return _meminfo("MemAvailable")
+
+    @property
+    def host_bytes(self) -> int:
+        """Memory of the host."""
+        return _meminfo("MemTotal")
+
     def wait(self) -> None:
         """Until the device has done what was asked of it."""
         if self.is_cuda:
@@ -62,8 +73,13 @@ class Machine:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
 
+    def begin_peak(self) -> None:
+        """Begin a new peak and keep cached memory: what is timed next need not ask for it again."""
+        if self.is_cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+
     def peak_bytes(self) -> int:
-        """Most memory held by tensors since `forget`; 0 on a CPU."""
+        """Most memory held by tensors since `forget` or `begin_peak`; 0 on a CPU."""
         return torch.cuda.max_memory_allocated(self.device) if self.is_cuda else 0
 
     def median_milliseconds(self, work: Callable[[], object], *, seconds: float) -> float:
@@ -116,3 +132,9 @@ class Machine:
                 "nccl": str(torch.cuda.nccl.version()),  # type: ignore[no-untyped-call]
             }
         return found
+
+
+def _meminfo(name: str) -> int:
+    """A row of /proc/meminfo, in bytes."""
+    rows = (row.split() for row in Path("/proc/meminfo").read_text().splitlines())
+    return next(1024 * int(row[1]) for row in rows if row[0] == f"{name}:")
