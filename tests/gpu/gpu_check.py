@@ -56,7 +56,7 @@ PARTS: dict[str, tuple[float, Check]] = {
     "ring": (20, lambda machine, _: check_ring(machine)),
     "waiting": (8, lambda machine, _: check_waiting(machine)),
     "speed": (170, lambda machine, _: check_speed(machine)),
-    "huggingface": (50, lambda machine, _: check_huggingface(machine)),
+    "huggingface": (60, lambda machine, _: check_huggingface(machine)),
     "longest": (65, lambda machine, _: check_longest(machine)),
     "training": (50, check_training),
     "throughput": (35, lambda machine, _: check_throughput(machine)),

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from data.loader import GlobalBatch
 from model.config import ModelConfig
 from model.flops import parameter_count
+from model.regions import compile_regions
 
 LENGTHS = (8_192, 32_768)
 # What transformers calls it -> what must be importable; "" always is.
@@ -38,6 +39,7 @@ ATTENTION = {
 }
 # Compiled when first called, which nothing can interrupt: only with so many seconds left.
 COMPILES = {"flex_attention": 35.0}
+COMPILE_SECONDS = 15.0
 NO_CPU_BACKWARD = ("flex_attention",)
 TIMED_STEPS = 3
 # Two bfloat16 models that round at other places: their mean losses part by less.
@@ -129,7 +131,7 @@ def check_huggingface(machine: Machine) -> Outcome:
                 outcome.failures.append(f"{batch.valid_tokens + 1:,} tokens: {why}")
                 theirs.recover()
             machine.record(outcome)
-        _time_compiled(outcome, theirs, batches[0], attention, machine)
+        _time_compiled(outcome, (ours, theirs), batches[0], attention, machine)
     finally:
         ours.close()
         theirs.close()
@@ -314,23 +316,48 @@ def _median(side: Side) -> float:
 
 
 def _time_compiled(
-    outcome: Outcome, theirs: TheirStack, batch: GlobalBatch, attention: str, machine: Machine
+    outcome: Outcome,
+    stacks: tuple[PlainStack, TheirStack],
+    batch: GlobalBatch,
+    attention: str,
+    machine: Machine,
 ) -> None:
-    """Their layers under torch.compile, one by one (whole, twenty layers take minutes to compile)."""
+    """Both compiled: our regions, and their layers one by one (whole, twenty layers take minutes)."""
+    ours, theirs = stacks
     tokens = batch.valid_tokens + 1
-    name = f"transformers, {attention}, layers compiled"
-    if machine.rehearsal or machine.seconds_left < COMPILES["flex_attention"]:
-        outcome.notes.append(f"{name}: no time left.")
-        return
-    theirs.model.gradient_checkpointing_disable()
-    try:
+
+    def compile_ours() -> None:
+        ours.model.keep_for_backward("everything")
+        compile_regions(ours.model)
+
+    def compile_theirs() -> None:
+        theirs.model.gradient_checkpointing_disable()
         for layer in theirs.model.model.layers:
             layer.compile()
-        theirs.step(batch)
-        theirs.step(batch)
-        seconds = statistics.median(_timed(theirs.step, batch, machine) for _ in range(TIMED_STEPS))
-    except Exception as error:  # theirs
-        outcome.notes.append(f"{name}: {(str(error).splitlines() or [''])[0][:160]}")
-        return
-    outcome.rows.append((f"{tokens:,}", name, "everything", f"{tokens / seconds:,.0f}", *["-"] * 3))
-    outcome.numbers.append({"tokens": tokens, "side": name, "tokens_per_second": tokens / seconds})
+
+    for name, prepare, step in (
+        ("Ropewalk, regions compiled", compile_ours, ours.step),
+        (f"transformers, {attention}, layers compiled", compile_theirs, theirs.step),
+    ):
+        if machine.rehearsal or machine.seconds_left < COMPILE_SECONDS:
+            outcome.notes.append(f"{name}: no time left.")
+            continue
+        try:
+            prepare()
+            step(batch)
+            step(batch)
+            machine.begin_peak()
+            seconds = statistics.median(_timed(step, batch, machine) for _ in range(TIMED_STEPS))
+        except Exception as error:  # the compiler's are of many kinds
+            outcome.notes.append(f"{name}: {(str(error).strip().splitlines() or [''])[0][:160]}")
+            ours.forget_gradients()
+            theirs.recover()
+            continue
+        peak = machine.peak_bytes() - _RESIDENT * parameter_count(ours.model.config)
+        rate = tokens / seconds
+        cells = ("everything", f"{rate:,.0f}", f"{peak / GIB:.1f}", "", "")
+        outcome.rows.append((f"{tokens:,}", name, *cells))
+        outcome.numbers.append(
+            {"tokens": tokens, "side": name, "tokens_per_second": rate, "peak_bytes": peak}
+        )
+        machine.record(outcome)

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.config import ModelConfig
-from model.recompute import RUNNERS
 from parallel.costs import whole_model
 from parallel.memory_costs import head_memory, layer_activations, logits_chunk, stage_activations
 
-# Least to most recomputation. A mode that the model does not offer is passed over.
+# Least to most recomputation.
 MODES = ("everything", "attention", "input", "input_on_cpu")
 # Logits of one chunk in float32 (`model/loss.py`), and what works on them.
 _CHUNK_BYTES, _CHUNKS_ALIVE = 1 << 30, 4
@@ -41,21 +40,11 @@ class Line:
         return max(0.0, (limit - self.base) / self.slope)
 
 
-def offered() -> tuple[str, ...]:
-    """Modes of keeping that this model has, least recomputation first."""
-    return tuple(mode for mode in MODES if mode in RUNNERS)
-
-
 def step_bytes(config: ModelConfig, tokens: int, mode: str, *, state_bytes: float) -> float:
     """About what a bfloat16 step over `tokens` holds at its peak. state_bytes: without a stream."""
     stage = whole_model(config)
     layer = layer_activations(stage, tokens)
-    if mode == "attention":  # the input of every layer, and what its attention gave
-        kept = stage_activations(stage, tokens, keep_for_backward="input")
-        width = config.num_heads * config.head_dim * stage.element + stage.wide * config.num_heads
-        kept += config.num_layers * tokens * width
-    else:
-        kept = stage_activations(stage, tokens, keep_for_backward=mode)
+    kept = stage_activations(stage, tokens, keep_for_backward=mode)
     # The layer whose gradients are being made holds its activations, recomputed or not, and their gradients.
     working = layer if mode == "everything" else 2 * layer
     rows = min(tokens, _CHUNK_BYTES // (config.vocab_size * stage.wide))
@@ -67,8 +56,7 @@ def modes_to_try(
     config: ModelConfig, tokens: int, *, state_bytes: float, memory_bytes: float
 ) -> Sequence[str]:
     """The first mode that should fit, and those after it in case it does not."""
-    modes = offered()
-    for index, mode in enumerate(modes):
+    for index, mode in enumerate(MODES):
         if step_bytes(config, tokens, mode, state_bytes=state_bytes) <= USABLE * memory_bytes:
-            return modes[index:]
-    return modes[-1:]
+            return MODES[index:]
+    return MODES[-1:]
