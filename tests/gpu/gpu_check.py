@@ -3,23 +3,36 @@
     PYTHONPATH=. python tests/gpu/gpu_check.py [--parts NAME ...] [--rehearse]
 
 Kernels against the dense oracle, ring attention on virtual ranks, the whole model against float32,
-activation memory, training runs with a kill and a resume, and throughput tables. The tables are printed
-as Markdown; every number goes to `outputs/benchmarks/gpu_check.json`, again after each part. The exit status is 1 when
-something fails, 0 when all is well or there is no GPU. `--rehearse` tries all of it, small, on a CPU.
+activation memory, training speed of models of 1B and 3B, the same beside Hugging Face, the longest stream, runs
+with a kill and a resume, and throughput tables. Tables are printed as Markdown, each as soon as it is there, and go to
+`outputs/benchmarks/gpu_check.md`; every number goes to `gpu_check.json` beside it, again after each row.
+`--write-docs` puts the tables into `docs/benchmarks.md`. The exit status is 1 when something fails, 0 when all
+is well or there is no GPU. `--rehearse` tries all of it, small, on a CPU.
+
+A part has seconds, and so has the whole: a part that is late begins nothing new and says "no time left", and one
+that would begin behind the end is left out. `--patience 2` doubles all of them.
 """
 
 import argparse
 import json
+import os
+import re
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+# Before torch looks: streams of many lengths would leave the memory in pieces that no long one fits in.
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import torch
 from attention_accuracy import check_attention
 from attention_throughput import check_throughput
+from huggingface_speed import check_huggingface
+from longest_stream import check_longest
 from machine import Machine
 from model_accuracy import check_memory, check_model
 from outcome import Outcome
@@ -27,38 +40,52 @@ from ring_accuracy import check_ring, check_waiting
 from ring_throughput import check_ring_throughput
 from segment_accuracy import check_segments
 from training_run import check_deterministic, check_training, check_variants
+from training_speed import check_speed
 
-Check = Callable[[], Outcome]
+Check = Callable[[Machine, Path], Outcome]
 BEGIN, END = "<!-- gpu_check: begin -->", "<!-- gpu_check: end -->"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
+
+# What is checked, in this order: the cheap and telling first. And about how many seconds it takes on an H200, behind
+# which it begins nothing new.
+PARTS: dict[str, tuple[float, Check]] = {
+    "attention": (15, lambda machine, _: check_attention(machine)),
+    "segments": (15, lambda machine, _: check_segments(machine)),
+    "model": (12, lambda machine, _: check_model(machine)),
+    "memory": (12, lambda machine, _: check_memory(machine)),
+    "ring": (20, lambda machine, _: check_ring(machine)),
+    "waiting": (8, lambda machine, _: check_waiting(machine)),
+    "speed": (170, lambda machine, _: check_speed(machine)),
+    "huggingface": (60, lambda machine, _: check_huggingface(machine)),
+    "longest": (65, lambda machine, _: check_longest(machine)),
+    "training": (50, check_training),
+    "throughput": (35, lambda machine, _: check_throughput(machine)),
+    "ring_throughput": (20, lambda machine, _: check_ring_throughput(machine)),
+    "variants": (50, check_variants),
+    "deterministic": (50, check_deterministic),
+}
+WHOLE_SECONDS = 460.0
+# Less than this is not worth beginning with.
+FEWEST_SECONDS = 4.0
 
 
-def parts(machine: Machine, outputs: Path) -> dict[str, Check]:
-    """What is checked, in this order: the cheap and telling first."""
-    return {
-        "attention": lambda: check_attention(machine),
-        "segments": lambda: check_segments(machine),
-        "ring": lambda: check_ring(machine),
-        "waiting": lambda: check_waiting(machine),
-        "model": lambda: check_model(machine),
-        "memory": lambda: check_memory(machine),
-        "training": lambda: check_training(machine, outputs),
-        "deterministic": lambda: check_deterministic(machine, outputs),
-        "variants": lambda: check_variants(machine, outputs),
-        "ring_throughput": lambda: check_ring_throughput(machine),
-        "throughput": lambda: check_throughput(machine),
-    }
-
-
-def run_part(name: str, check: Check, machine: Machine) -> Outcome:
+def run_part(name: str, machine: Machine, outputs: Path) -> Outcome:
     """One part; what it throws is its failure and does not cost the other parts."""
     started = time.perf_counter()
+    latest: list[Outcome] = []
+
+    def record(outcome: Outcome) -> None:
+        latest[:] = [outcome]
+        machine.record(outcome)
+
     try:
         machine.forget()
-        outcome = check()
+        outcome = PARTS[name][1](replace(machine, record=record), outputs)
     except Exception:  # whatever it is, the machine is borrowed: go on and tell it at the end
         sys.stderr.write(traceback.format_exc())
         last = traceback.format_exc().strip().splitlines()[-1]
-        outcome = Outcome(f"{name}: did not finish", failures=[f"{name}: {last}"])
+        outcome = latest[0] if latest else Outcome(f"{name}: did not finish")
+        outcome.failures.append(f"{name}: {last}")
     outcome.seconds = time.perf_counter() - started
     return outcome
 
@@ -77,13 +104,28 @@ def write_record(path: Path, machine: dict[str, str], outcomes: dict[str, Outcom
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 
+def write_tables(path: Path, text: str) -> None:
+    """Everything printed so far, as the block that `docs/benchmarks.md` has a place for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{BEGIN}\n{text}\n{END}\n")
+
+
+def write_docs(text: str, document: Path = DOCUMENT) -> None:
+    """Put the tables between their markers in the document."""
+    block = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
+    found = document.read_text()
+    document.write_text(block.sub(lambda _: f"{BEGIN}\n{text}\n{END}", found))
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    names = list(parts(Machine(torch.device("cpu"), rehearsal=True), Path()))
+    names = list(PARTS)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--rehearse", action="store_true", help="everything small, on the CPU")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="of the runs")
+    parser.add_argument("--patience", type=float, default=1.0, help="times the seconds of parts")
+    parser.add_argument("--write-docs", action="store_true", help="tables into docs/benchmarks.md")
     parser.add_argument(
         "--record", type=Path, help="folder of gpu_check.json; OUTPUTS/benchmarks if absent"
     )
@@ -97,18 +139,32 @@ def main(arguments: list[str]) -> int:
         print("gpu-check: there is no CUDA device here, so there is nothing to check.")
         return 0
     device = torch.device("cpu") if options.rehearse else torch.device("cuda", 0)
-    machine = Machine(device, rehearsal=options.rehearse)
-    versions = machine.describe()
+    versions = Machine(device, rehearsal=options.rehearse).describe()
     path = (options.record or options.outputs / "benchmarks") / "gpu_check.json"
     outcomes: dict[str, Outcome] = {}
-    described = ", ".join(f"{name} {value}" for name, value in versions.items())
-    print(f"{BEGIN}\n{described}\n", flush=True)
-    for name, check in parts(machine, options.outputs).items():
-        if name in options.parts:
-            outcomes[name] = run_part(name, check, machine)
-            print(outcomes[name].markdown(), flush=True)
+    text = ", ".join(f"{name} {value}" for name, value in versions.items()) + "\n"
+    print(f"{BEGIN}\n{text}", flush=True)
+    patience = float("inf") if options.rehearse else options.patience
+    end = time.monotonic() + patience * WHOLE_SECONDS
+    for name in (name for name in PARTS if name in options.parts):
+
+        def record(outcome: Outcome, name: str = name) -> None:
+            outcomes[name] = outcome
             write_record(path, versions, outcomes)
+
+        deadline = min(end, time.monotonic() + patience * PARTS[name][0])
+        machine = Machine(device, options.rehearse, deadline, record)
+        if machine.seconds_left < FEWEST_SECONDS:
+            outcome = Outcome(f"{name}: no time left")
+        else:
+            outcome = run_part(name, machine, options.outputs)
+        record(outcome)
+        text += "\n" + outcome.markdown()
+        print(outcome.markdown(), flush=True)
+        write_tables(path.with_suffix(".md"), text)
     print(END)
+    if options.write_docs:
+        write_docs(text)
     failures = [line for outcome in outcomes.values() for line in outcome.failures]
     took = ", ".join(f"{name} {outcome.seconds:.0f} s" for name, outcome in outcomes.items())
     print(f"gpu-check: {len(failures)} failures; {took}; {path}", file=sys.stderr)

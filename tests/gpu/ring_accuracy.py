@@ -133,7 +133,11 @@ def check_ring(machine: Machine) -> Outcome:
     truths: dict[tuple[str, int | None], Truth] = {}
     tokens = 16 * (REHEARSAL_UNIT if machine.rehearsal else UNIT)
     streams = inputs(tokens, machine, widths=widths_of(machine))
-    for case in cases(machine):
+    wanted = cases(machine)
+    for done, case in enumerate(wanted):
+        if machine.seconds_left <= 0:
+            outcome.notes.append(f"No time left after {done} of {len(wanted)} cases.")
+            break
         key = (case.stream, case.window)
         try:
             if key not in truths:

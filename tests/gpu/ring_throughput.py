@@ -96,12 +96,17 @@ def check_ring_throughput(machine: Machine) -> Outcome:
         ),
     )
     for stream, sizes in streams(machine):
+        if machine.seconds_left <= 0:
+            where = f"{stream.tokens:,} tokens, {stream.documents}"
+            outcome.notes.append(f"{where}: no time left.")
+            continue
         try:
             _measure_stream(outcome, stream, sizes, machine)
         except RuntimeError as error:  # out of memory is one too
             where = f"{stream.tokens:,} tokens, {stream.documents}"
             outcome.failures.append(f"{where}: {(str(error).splitlines() or [''])[0]}")
         machine.forget()
+        machine.record(outcome)
     outcome.notes.append(
         f"Heads {HEADS}/{KEY_HEADS} of {HEAD_DIM}, window {WINDOW:,}; medians; ideal: one call over the "
         f"whole stream / ranks; {MIX}:1 adds {MIX} windowed layers and a full one, for which streams are "

@@ -46,7 +46,7 @@ def test_8b_preset_is_the_published_model() -> None:
     assert parameter_count(compose_run(["model=8b"]).model) == 8_028_033_024
 
 
-@pytest.mark.parametrize(("model", "millions"), [("125m", 125), ("1b", 1000)])
+@pytest.mark.parametrize(("model", "millions"), [("125m", 125), ("1b", 1000), ("3b", 3000)])
 def test_preset_sizes_are_what_their_names_say(model: str, millions: int) -> None:
     count = parameter_count(compose_run([f"model={model}"]).model) / 1e6
     assert count == pytest.approx(millions, rel=0.15)

@@ -49,7 +49,7 @@ from parallel.tensor.apply import cut_model
 from train.compose import compose_run
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "parallelism.md"
-PRESETS = ("tiny", "125m", "1b", "8b")
+PRESETS = ("tiny", "125m", "1b", "3b", "8b")
 
 
 def preset(name: str, recipe: str = "rnope_swa") -> ModelConfig:
