@@ -5,8 +5,8 @@
     input          its input
     input_on_cpu   its input, in CPU memory
 
-The runners have one signature, so the transformer holds one of them and its forward does
-not know which. Recomputation follows arXiv 1604.06174.
+The runners have one signature, so a layer's forward does not know which one runs it. Recomputation follows
+arXiv 1604.06174.
 
 Shape letters: T tokens, D width.
 """
@@ -23,6 +23,15 @@ from model.packed_layout import PackedLayout
 from model.rope import Rotation
 
 LayerRunner = Callable[[nn.Module, Tensor, PackedLayout, Rotation], Tensor]
+
+
+def evenly(count: int, num_layers: int) -> frozenset[int]:
+    """`count` of the layers 0 to num_layers - 1, evenly spread."""
+    return frozenset(
+        index
+        for index in range(num_layers)
+        if (index + 1) * count // num_layers > index * count // num_layers
+    )
 
 
 def keep_everything(

@@ -21,7 +21,7 @@ from model.layer_pattern import expand_pattern
 from model.loss import ChunkedLoss, HeadLoss, LossSums
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
-from model.recompute import RUNNERS, LayerRunner
+from model.recompute import RUNNERS, LayerRunner, evenly, keep_everything
 from model.rope import make_rotation
 
 
@@ -49,7 +49,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.head_loss: HeadLoss = ChunkedLoss()
-        self.run_layer: LayerRunner = RUNNERS["everything"]
+        self.run_layer: LayerRunner = keep_everything
+        self._recomputed = evenly(config.num_layers, config.num_layers)
         specs = expand_pattern(config)
         indices = range(config.num_layers) if layer_indices is None else layer_indices
         self.embedding: nn.Module = nn.Identity()
@@ -73,11 +74,16 @@ class Transformer(nn.Module):
         assert isinstance(weight_VD, Tensor)
         return weight_VD
 
-    def keep_for_backward(self, what: str) -> None:
-        """Choose what layers keep: "everything", "input" (they recompute) or "input_on_cpu"."""
+    def keep_for_backward(self, what: str, num_layers: int | None = None) -> None:
+        """Choose what layers keep; see `recompute`.
+
+        num_layers: only so many of the model's layers, evenly spread, and the others everything.
+        """
         if what not in RUNNERS:
             raise ValueError(f"keep_for_backward={what}: must be one of {', '.join(RUNNERS)}")
+        total = self.config.num_layers
         self.run_layer = RUNNERS[what]
+        self._recomputed = evenly(total if num_layers is None else num_layers, total)
 
     def forward(self, tokens_T: Tensor, layout: PackedLayout, rope_base: float) -> Tensor:
         """Hidden states (T, D), after the final norm where it lives here.
@@ -88,8 +94,9 @@ class Transformer(nn.Module):
         rotation = make_rotation(
             layout.positions_T, rope_base, head_dim=self.config.head_dim, dtype=x_TD.dtype
         )
-        for layer in self.layers.values():
-            x_TD = self.run_layer(layer, x_TD, layout, rotation)
+        for index, layer in self.layers.items():
+            run = self.run_layer if int(index) in self._recomputed else keep_everything
+            x_TD = run(layer, x_TD, layout, rotation)
         hidden_TD: Tensor = self.norm(x_TD)
         return hidden_TD
 

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.config import ModelConfig
+from model.recompute import evenly
 from parallel.costs import StageShape, hand_over_bytes, key_bytes, key_gradient_bytes
 from parallel.pipeline.placement import Placement
 from parallel.pipeline.schedule import compute_order
@@ -128,6 +129,17 @@ def layer_activations(stage: StageShape, num_tokens: int, *, received_keys: int 
     return kept + received_keys * key_bytes(stage)
 
 
+def compiled_layer_activations(stage: StageShape, num_tokens: int) -> int:
+    """The same of a layer whose regions are compiled, to about a tenth: what the compiler decides to keep.
+
+    The block's input, what attention takes and gives, gate, up and their product; norms and rotations are
+    computed again in the kernels that need them.
+    """
+    config, heads = stage.config, stage.config.num_heads // stage.tensor
+    width = config.hidden_size + 2 * heads * config.head_dim + 3 * config.intermediate_size
+    return num_tokens * (width * stage.element + stage.wide * heads + key_bytes(stage))
+
+
 def _norm(stage: StageShape, rows: int, width: int, calls: int = 1) -> int:
     """A norm keeps its input and each row's statistics, wide, and its weight if that had to be widened.
 
@@ -141,20 +153,29 @@ def _norm(stage: StageShape, rows: int, width: int, calls: int = 1) -> int:
 
 
 def stage_activations(
-    stage: StageShape, num_tokens: int, *, keep_for_backward: str, received_keys: int = 0
+    stage: StageShape,
+    num_tokens: int,
+    *,
+    keep_for_backward: str,
+    recompute_layers: int | None = None,
+    compiled: bool = False,
+    received_keys: int = 0,
 ) -> int:
     """What all layers of a stage keep of one micro-batch on the device, between forward and backward.
 
-    received_keys: summed over the layers that keep received keys. With "input" the layer that is being
-    recomputed holds `layer_activations` besides; with "input_on_cpu" its input waits in host memory.
+    recompute_layers: of the whole model, those that `keep_for_backward` is for; None: all. received_keys:
+    summed over the layers that keep received keys. With "input" the layer that is being recomputed holds
+    `layer_activations` besides; with "input_on_cpu" its input waits in host memory.
     """
-    if keep_for_backward == "everything":
-        layers = len(stage.layers) * layer_activations(stage, num_tokens)
-        return layers + received_keys * key_bytes(stage)
-    inputs = len(stage.layers) * hand_over_bytes(stage, num_tokens)
+    total = stage.config.num_layers
+    recomputed = evenly(total if recompute_layers is None else recompute_layers, total)
+    little = 0 if keep_for_backward == "everything" else len(recomputed & set(stage.layers))
+    of_layer = compiled_layer_activations if compiled else layer_activations
+    everything = (len(stage.layers) - little) * of_layer(stage, num_tokens)
+    least = 0 if keep_for_backward == "input_on_cpu" else hand_over_bytes(stage, num_tokens)
     if keep_for_backward == "attention":
-        return inputs + len(stage.layers) * attention_output(stage, num_tokens)
-    return inputs if keep_for_backward == "input" else 0
+        least += attention_output(stage, num_tokens)
+    return everything + little * least + received_keys * key_bytes(stage)
 
 
 def attention_output(stage: StageShape, num_tokens: int) -> int:

@@ -62,7 +62,7 @@ def build_trainer(
         initialise_cut(name, tensor, config.model, config.seed, mesh.tensor)
 
     for stage in local.stages:
-        stage.keep_for_backward(config.train.keep_for_backward)
+        stage.keep_for_backward(config.train.keep_for_backward, config.train.recompute_layers)
         materialise(
             stage,
             initialise,

@@ -104,6 +104,8 @@ class TrainConfig:
     # What every layer keeps for the backward: everything, attention (its input and what attention computed; the
     # rest is recomputed), input (all is recomputed) or input_on_cpu (and offloaded).
     keep_for_backward: str = "everything"
+    # So many of the model's layers, evenly spread, keep no more than that, the others everything; absent: all.
+    recompute_layers: int | None = None
     # Compile what lies between attention calls: auto (on a GPU, where the layout allows), always or never.
     compile_regions: str = "auto"
     # Weight of the squared log-partition function in the loss; 0 is off.

@@ -125,6 +125,7 @@ def _numbers(config: RunConfig) -> list[str]:
     for key, value, least in (
         ("seed", config.seed, 0),
         ("train.max_steps", config.train.max_steps, 1),
+        ("train.recompute_layers", config.train.recompute_layers, 1),
         ("train.max_skipped_steps", config.train.max_skipped_steps, 0),
         ("train.z_loss", config.train.z_loss, 0),
         ("train.spikes.window", config.train.spikes.window, 8),
@@ -182,6 +183,15 @@ def _idle_settings(config: RunConfig) -> list[str]:
     if config.evaluation.every_steps and not (config.data.corpus or config.data.heldout):
         found.append(
             "evaluation.every_steps: has no effect without held-out files; give data.heldout"
+        )
+    layers, kept = config.train.recompute_layers, config.train.keep_for_backward
+    if layers is not None and kept == "everything":
+        found.append(
+            f"train.recompute_layers={layers}: has no effect with train.keep_for_backward=everything; use attention"
+        )
+    if layers is not None and layers > config.model.num_layers:
+        found.append(
+            f"train.recompute_layers={layers}: the model has {config.model.num_layers} layers; use at most that"
         )
     return found
 

@@ -15,11 +15,11 @@ from model.attention_segments import BandedSegments
 from model.config import ModelConfig
 from model.initialization import initialize
 from model.packed_layout import PackedLayout
-from model.recompute import RUNNERS
+from model.recompute import RUNNERS, evenly
 from model.regions import compile_regions
 from model.transformer import Transformer
 
-SHAPE = {"num_layers": 8, "hidden_size": 24, "intermediate_size": 40, "num_heads": 6, "head_dim": 8}
+SHAPE = {"num_layers": 4, "hidden_size": 24, "intermediate_size": 40, "num_heads": 6, "head_dim": 8}
 RECIPES = {
     "parallel": {},
     "sequential": {"block": "sequential", "norm": "rmsnorm", "qk_norm": True},
@@ -77,34 +77,34 @@ def test_what_is_kept_changes_no_gradient_and_only_full_recomputation_attends_tw
     total, gradients = step(model)
     assert torch.equal(total, plain[0])
     assert all(torch.equal(gradients[name], found) for name, found in plain[1].items())
-    assert kernel.forwards == (16 if keep.startswith("input") else 8)
-    assert kernel.backwards == 8
+    assert kernel.forwards == (8 if keep.startswith("input") else 4)
+    assert kernel.backwards == 4
 
 
-@pytest.mark.parametrize("keep", ["everything", "attention", "input"])
+def test_some_layers_keep_little_and_the_others_everything():
+    plain = step(model_of("parallel", BandedSegments()))
+    kernel = CountedSegments()
+    model = model_of("parallel", kernel)
+    model.keep_for_backward("input", 3)
+    total, gradients = step(model)
+    assert torch.equal(total, plain[0])
+    assert all(torch.equal(gradients[name], found) for name, found in plain[1].items())
+    assert kernel.forwards == 4 + 3
+    assert [sorted(evenly(n, 8)) for n in (0, 1, 3, 8)] == [[], [7], [2, 5, 7], list(range(8))]
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_compiled_regions_give_the_gradients_of_plain_ones(compiler, recipe, keep):
+def test_compiled_regions_give_the_gradients_of_plain_ones(compiler, recipe):
+    streams = [LENGTHS, (*LENGTHS, 9), (70,)]
     model = model_of(recipe, BandedSegments())
-    plain, plain_longer = step(model), step(model, (*LENGTHS, 9))
+    plain = [step(model, lengths) for lengths in streams]
     compile_regions(model)
-    model.keep_for_backward(keep)
-    for (total, gradients), found in (
-        (plain, step(model)),
-        (plain_longer, step(model, (*LENGTHS, 9))),
-    ):
-        torch.testing.assert_close(found[0], total, atol=1e-12, rtol=1e-14)
-        for name, gradient in gradients.items():
-            torch.testing.assert_close(found[1][name], gradient, atol=1e-12, rtol=0)
-    # Before, of a rotary layer and of another, after, and the loss; once more for another length.
+    for keep in ("everything", "attention", "input"):
+        model.keep_for_backward(keep)
+        for lengths, (total, gradients) in zip(streams, plain, strict=True):
+            found = step(model, lengths)
+            torch.testing.assert_close(found[0], total, atol=1e-12, rtol=1e-14)
+            for name, gradient in gradients.items():
+                torch.testing.assert_close(found[1][name], gradient, atol=1e-12, rtol=0)
+    # Before, of a rotary layer and of another, after, and the loss; once more for any other length.
     assert compiler.frame_count <= 2 * 4
-
-
-def test_a_third_length_compiles_nothing_more(compiler):
-    model = model_of("parallel", BandedSegments())
-    compile_regions(model)
-    step(model)
-    step(model, (*LENGTHS, 9))
-    known = compiler.frame_count
-    step(model, (*LENGTHS, 9, 5))
-    step(model, (100,))
-    assert compiler.frame_count == known
