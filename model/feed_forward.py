@@ -8,6 +8,8 @@ Shape letters: T tokens, D width.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.tiled_feed_forward import tiled_swiglu
+
 
 class FeedForward(nn.Module):
     """SwiGLU of width `intermediate_size` between two maps of width `hidden_size`."""
@@ -17,8 +19,14 @@ class FeedForward(nn.Module):
         self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        # Tokens at a time, forward and backward; 0: all at once.
+        self.tile_rows = 0
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """(T, D) to (T, D)."""
+        if 0 < self.tile_rows < len(x_TD):
+            weights = (self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
+            tiled_TD: Tensor = tiled_swiglu(x_TD, *weights, self.tile_rows)
+            return tiled_TD
         output_TD: Tensor = self.down_proj(F.silu(self.gate_proj(x_TD)) * self.up_proj(x_TD))
         return output_TD

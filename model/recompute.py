@@ -4,6 +4,7 @@
     attention      its input, and what attention computed (`kept_attention`): products are repeated, attention is not
     input          its input
     input_on_cpu   its input, in CPU memory
+    tiles          the same, and the feed-forward works on tiles of tokens (`tiled_feed_forward`)
 
 The runners have one signature, so a layer's forward does not know which one runs it. Recomputation follows
 arXiv 1604.06174.
@@ -14,14 +15,17 @@ Shape letters: T tokens, D width.
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+import torch
 from torch import Tensor, nn
-from torch.autograd.graph import save_on_cpu
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from model.kept_attention import keep_attention
 from model.packed_layout import PackedLayout
 from model.rope import Rotation
 
+# Device and shape of a tensor, and its numbers in order.
+HostCopy = tuple[torch.device, torch.Size, list[Tensor]]
 LayerRunner = Callable[[nn.Module, Tensor, PackedLayout, Rotation], Tensor]
 
 
@@ -71,8 +75,58 @@ def keep_input_on_cpu(
     layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation
 ) -> Tensor:
     """Like `keep_input`, but `x_TD` waits in CPU memory (pinned, when it comes from a GPU)."""
-    with save_on_cpu(pin_memory=x_TD.is_cuda):
+    with saved_tensors_hooks(to_host, from_host):
         return keep_input(layer, x_TD, layout, rotation)
+
+
+# Elements below which rounding up wastes little.
+_SMALL = 1 << 18
+
+
+def powers_of_two(count: int) -> list[int]:
+    """`count` as a sum of powers of two, largest first; what is left below `_SMALL` in one."""
+    found = []
+    while count >= _SMALL:
+        found.append(1 << (count.bit_length() - 1))
+        count -= found[-1]
+    return [*found, count] if count else found
+
+
+def to_host(tensor: Tensor) -> HostCopy:
+    """A copy in pinned memory, under way when this returns. A CPU's tensor stays where it is.
+
+    torch rounds every pinned buffer up to a power of two, up to twice what is needed: so the copy is cut
+    into powers of two.
+    """
+    if tensor.is_cpu or not tensor.numel():
+        return tensor.device, tensor.shape, [tensor]
+    return tensor.device, tensor.shape, cut(tensor)
+
+
+def from_host(copy: HostCopy) -> Tensor:
+    """The tensor again, on its device."""
+    device, shape, pieces = copy
+    return pieces[0] if pieces[0].device == device else joined(pieces, device).view(shape)
+
+
+def cut(tensor: Tensor) -> list[Tensor]:
+    """The tensor's numbers in CPU memory, in pieces."""
+    flat = tensor.detach().reshape(-1)
+    pieces = []
+    for part in flat.split_with_sizes(powers_of_two(len(flat))):
+        pieces.append(torch.empty(len(part), dtype=part.dtype, pin_memory=part.is_cuda))
+        # In order with what made the tensor and with what reads it back: all on one stream.
+        pieces[-1].copy_(part, non_blocking=True)
+    return pieces
+
+
+def joined(pieces: list[Tensor], device: torch.device) -> Tensor:
+    """What `cut` took, flat, on `device`."""
+    lengths = [len(piece) for piece in pieces]
+    flat = torch.empty(sum(lengths), dtype=pieces[0].dtype, device=device)
+    for piece, part in zip(pieces, flat.split_with_sizes(lengths), strict=True):
+        part.copy_(piece, non_blocking=True)
+    return flat
 
 
 RUNNERS: Mapping[str, LayerRunner] = MappingProxyType(
@@ -81,5 +135,6 @@ RUNNERS: Mapping[str, LayerRunner] = MappingProxyType(
         "attention": keep_input_and_attention,
         "input": keep_input,
         "input_on_cpu": keep_input_on_cpu,
+        "tiles": keep_input_on_cpu,
     }
 )

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from model.attention_core import AttentionCore
 from model.block import build_block
 from model.config import ModelConfig
+from model.feed_forward import FeedForward
 from model.layer_pattern import expand_pattern
 from model.loss import ChunkedLoss, HeadLoss, LossSums
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
 from model.recompute import RUNNERS, LayerRunner, evenly, keep_everything
 from model.rope import make_rotation
+from model.tiled_feed_forward import TILE_ROWS
 
 
 class Transformer(nn.Module):
@@ -84,6 +86,9 @@ class Transformer(nn.Module):
         total = self.config.num_layers
         self.run_layer = RUNNERS[what]
         self._recomputed = evenly(total if num_layers is None else num_layers, total)
+        for module in self.modules():
+            if isinstance(module, FeedForward):
+                module.tile_rows = TILE_ROWS if what == "tiles" else 0
 
     def forward(self, tokens_T: Tensor, layout: PackedLayout, rope_base: float) -> Tensor:
         """Hidden states (T, D), after the final norm where it lives here.

@@ -14,7 +14,7 @@ from parallel.config import OptimizerConfig, ParallelConfig
 PRECISIONS = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
 COMPILE = ("auto", "always", "never")
-KEPT_FOR_BACKWARD = ("everything", "attention", "input", "input_on_cpu")
+KEPT_FOR_BACKWARD = ("everything", "attention", "input", "input_on_cpu", "tiles")
 WANDB_MODES = ("offline", "online", "disabled")
 ALLOWED_CHANGES = ("rope_base", "data")
 SPIKE_ACTIONS = ("ignore", "stop", "skip", "rollback")
@@ -102,7 +102,8 @@ class TrainConfig:
     # Stop after this many optimizer steps; absent: the schedule's tokens.
     max_steps: int | None = None
     # What every layer keeps for the backward: everything, attention (its input and what attention computed; the
-    # rest is recomputed), input (all is recomputed) or input_on_cpu (and offloaded).
+    # rest is recomputed), input (all is recomputed), input_on_cpu (and offloaded) or tiles (and the feed-forward
+    # works on tiles of tokens, for the longest streams).
     keep_for_backward: str = "everything"
     # So many of the model's layers, evenly spread, keep no more than that, the others everything; absent: all.
     recompute_layers: int | None = None

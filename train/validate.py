@@ -251,6 +251,11 @@ def _layout_problems(config: RunConfig, schedule: Schedule, world_size: int) -> 
                 f"model.attention_backend={backend}: has no effect with parallel.sequence="
                 f"{layout.sequence}, where the ring chooses its kernels; use auto"
             ] = None
+        if layout.zero_stage == 3 and config.train.keep_for_backward == "tiles":
+            found[
+                f"{overlaid}parallel.zero_stage=3: with train.keep_for_backward=tiles a layer needs its whole "
+                "weights at hand; use zero_stage=2, or keep_for_backward=input_on_cpu"
+            ] = None
         why = regions_obstacle(layout)
         if config.train.compile_regions == "always" and why:
             found[f"{overlaid}train.compile_regions=always: {why}; use auto"] = None

@@ -156,7 +156,7 @@ def _their_model(ours: PlainStack, config: ModelConfig, machine: Machine) -> The
 def _importable(package: str) -> bool:
     try:
         return not package or importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:
+    except (ImportError, ValueError):
         return False
 
 

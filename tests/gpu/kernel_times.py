@@ -27,8 +27,8 @@ KINDS = {
         "xmma",
         "splitk",
         "aten::mm",
-        "addmm",
-        "bmm",
+        "aten::addmm",
+        "aten::bmm",
     ),
 }
 REST = "rest"

@@ -1,7 +1,8 @@
 """The longest stream that one GPU trains: two short ones are measured, the longest follows, one longer is run.
 
-Layers keep their input (`input`), or keep it in host memory (`input_on_cpu`); the loss works in chunks. Bytes on
-the device and on the host are straight lines in the tokens, and either ends the stream:
+Layers keep their input in host memory (`input_on_cpu`), and let feed-forwards work on tiles of tokens too
+(`tiles`); the loss works in chunks. Bytes on the device and on the host are straight lines in the tokens, and either
+ends the stream:
 
     tokens = min((device - on top - base) / slope,   host tokens)
 
@@ -26,7 +27,7 @@ from model.config import ModelConfig
 from model.flops import parameter_count, training_flops
 from parallel.memory_costs import model_memory
 
-MODES = ("input_on_cpu", "input")
+MODES = ("tiles", "input_on_cpu")
 ELEMENT = 2
 # Of the host's memory: the rest is its own.
 HOST_SHARE = 0.9
@@ -51,12 +52,13 @@ class Case:
     confirm_seconds: float
 
 
-CASES = (Case("1b", (16_384, 32_768), 1, 24.0), Case("8b", (8_192, 16_384), 8, 18.0))
+# Both longer than a tile of the feed-forward.
+CASES = (Case("1b", (16_384, 32_768), 1, 24.0), Case("8b", (16_384, 32_768), 8, 18.0))
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The longest stream by each limit, in tokens; host: infinite where nothing is kept there."""
+    """The longest stream by each limit, in tokens."""
 
     device: float
     host: float
@@ -67,13 +69,9 @@ class Prediction:
         return min(self.device, self.host)
 
 
-def pinned_tokens(config: ModelConfig, host_bytes: float) -> int:
-    """The most tokens whose layer inputs fit into `host_bytes` of pinned memory.
-
-    torch rounds each pinned buffer, one a layer, up to a power of two.
-    """
-    largest = 2 ** int(math.log2(max(1.0, host_bytes / config.num_layers)))
-    return largest // (config.hidden_size * ELEMENT)
+def host_tokens(config: ModelConfig, host_bytes: float) -> float:
+    """The most tokens whose layer inputs fit into `host_bytes`."""
+    return host_bytes / (config.num_layers * config.hidden_size * ELEMENT)
 
 
 def on_top_bytes(config: ModelConfig, ranks: int) -> int:
@@ -97,17 +95,19 @@ def check_longest(machine: Machine) -> Outcome:
             "GiB without tokens",
             "longest by device",
             "by host",
-            "ran",
+            "ran, tokens",
             "tokens/s",
             "peak GiB, predicted",
         ),
     )
+    # Now: what was pinned once stays with the process.
+    host_bytes = HOST_SHARE * machine.host_bytes_free
     for case in CASES:
         config = preset(case.model, rehearsal=machine.rehearsal)
         stack = PlainStack(config, machine.device)
         try:
             for mode in MODES:
-                _add_row(outcome, stack, case, mode, machine)
+                _add_row(outcome, stack, case, mode, host_bytes, machine)
                 machine.record(outcome)
         finally:
             stack.close()
@@ -115,7 +115,7 @@ def check_longest(machine: Machine) -> Outcome:
             machine.forget()
     outcome.notes += [
         f"Forward and backward with bfloat16 weights and gradients; what a training rank holds on top "
-        f"(GiB: {_on_top(machine)}) is taken off before the longest is told. Device: "
+        f"(GiB: {_on_top(machine)}) is taken off before the longest is told. The host is this GPU's alone. Device: "
         f"{USABLE:.0%} of {machine.memory_bytes / GIB:.0f} GiB; host: {HOST_SHARE:.0%} of the "
         f"{machine.host_bytes / GIB:.0f} GiB. `ran` is real, longer ones are lines through two measured lengths.",
         f"Published: {PUBLISHED}.",
@@ -131,10 +131,17 @@ def _on_top(machine: Machine) -> str:
     return ", ".join(found)
 
 
-def _add_row(outcome: Outcome, stack: PlainStack, case: Case, mode: str, machine: Machine) -> None:
+def _add_row(
+    outcome: Outcome,
+    stack: PlainStack,
+    case: Case,
+    mode: str,
+    host_bytes: float,
+    machine: Machine,
+) -> None:
     number: dict[str, Any] = {"case": asdict(case), "mode": mode}
     try:
-        cells, numbers = _measure(stack, case, mode, machine)
+        cells, numbers = _measure(stack, case, mode, host_bytes, machine)
     except torch.OutOfMemoryError:
         cells, numbers = ["out of memory"], {"not_measured": "out of memory"}
     except RuntimeError as error:
@@ -147,7 +154,7 @@ def _add_row(outcome: Outcome, stack: PlainStack, case: Case, mode: str, machine
 
 
 def _measure(
-    stack: PlainStack, case: Case, mode: str, machine: Machine
+    stack: PlainStack, case: Case, mode: str, host_bytes: float, machine: Machine
 ) -> tuple[list[str], dict[str, Any]]:
     config = stack.model.config
     stack.model.keep_for_backward(mode)
@@ -158,13 +165,8 @@ def _measure(
     points = [(tokens, _pass(stack, tokens, machine)[0]) for tokens in lengths]
     line = Line.through(*points)
     limit = USABLE * machine.memory_bytes - on_top_bytes(config, case.ranks)
-    host_bytes = HOST_SHARE * machine.host_bytes_free
-    on_host = mode == "input_on_cpu"
-    longest = Prediction(
-        line.tokens_within(limit),
-        float(pinned_tokens(config, host_bytes)) if on_host else math.inf,
-    )
-    per_token = stack.model.config.num_layers * config.hidden_size * ELEMENT if on_host else 0
+    longest = Prediction(line.tokens_within(limit), host_tokens(config, host_bytes))
+    per_token = config.num_layers * config.hidden_size * ELEMENT
     cells = [
         f"{line.slope / 1024:.0f}",
         f"{per_token / 1024:.0f}",
@@ -174,11 +176,15 @@ def _measure(
     ]
     numbers: dict[str, Any] = {"points": points, "line": asdict(line), "host": per_token}
     numbers |= {"longest": {k: v if v < math.inf else None for k, v in asdict(longest).items()}}
-    # With the longer reach, once a model: a confirming step is what takes the time.
-    tokens = _confirmed_tokens(config, case, lengths[-1], longest, machine) if on_host else 0
+    # Once a model, with the longer reach: a confirming pass is what takes the time.
+    confirms = mode == MODES[0]
+    tokens = _confirmed_tokens(config, case, lengths[-1], longest, machine) if confirms else 0
     if tokens:
-        peak, seconds = _pass(stack, tokens, machine)
         predicted = line.base + line.slope * tokens
+        try:
+            peak, seconds = _pass(stack, tokens, machine)
+        except torch.OutOfMemoryError:
+            return [*cells, f"out of memory at {tokens:,}"], numbers | {"out_of_memory": tokens}
         cells += [
             f"{tokens:,}",
             f"{tokens / seconds:,.0f}",

@@ -12,7 +12,7 @@ from parallel.costs import whole_model
 from parallel.memory_costs import head_memory, layer_activations, logits_chunk, stage_activations
 
 # Least to most recomputation.
-MODES = ("everything", "attention", "input", "input_on_cpu")
+MODES = ("everything", "attention", "input", "input_on_cpu", "tiles")
 # Logits of one chunk in float32 (`model/loss.py`), and what works on them.
 _CHUNK_BYTES, _CHUNKS_ALIVE = 1 << 30, 4
 # Of the device: the rest is for the context, workspaces and fragments.
@@ -47,6 +47,8 @@ def step_bytes(config: ModelConfig, tokens: int, mode: str, *, state_bytes: floa
     kept = stage_activations(stage, tokens, keep_for_backward=mode)
     # The layer whose gradients are being made holds its activations, recomputed or not, and their gradients.
     working = layer if mode == "everything" else 2 * layer
+    if mode == "tiles":
+        working //= 2  # without what gate, up and their product take
     rows = min(tokens, _CHUNK_BYTES // (config.vocab_size * stage.wide))
     head = head_memory(stage, tokens) + _CHUNKS_ALIVE * logits_chunk(stage, rows=rows)
     return state_bytes + kept + working + head

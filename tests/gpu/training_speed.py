@@ -165,6 +165,7 @@ class Bench:
         if self._stack is not None:
             self._stack.close()
         self._stack, self._model, self._warm = None, "", None
+        torch.compiler.reset()  # what was compiled for one model counts against the next one's limit
         gc.collect()
         self._machine.forget()
 

@@ -1,12 +1,10 @@
 """The arithmetic of the GPU check, by hand."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from gpu_check import BEGIN, END, write_docs
 from kernel_times import Span, break_down, covered, kind_of
-from longest_stream import on_top_bytes, pinned_tokens
+from longest_stream import host_tokens, on_top_bytes
 from memory_fit import Line, modes_to_try, step_bytes
 from presets import adopt_recipe, preset
 
@@ -60,11 +58,9 @@ def test_two_lengths_give_the_longest():
     assert line.tokens_within(20.0) == 0
 
 
-def test_pinned_buffers_are_rounded_up_to_powers_of_two():
-    config = replace(preset("8b"), num_layers=4, hidden_size=512)
-    # 1000 bytes a layer hold a buffer of 512; a token is 1024 bytes wide.
-    assert pinned_tokens(config, 4 * 1000 * 1024) == 512
-    assert pinned_tokens(config, 4 * 1024 * 1024) == 1024
+def test_the_host_holds_the_input_of_every_layer():
+    # 32 layers, 4,096 bfloat16 numbers each: 256 KiB a token.
+    assert host_tokens(preset("8b"), 2**30) == 4096
 
 
 def test_a_rank_of_eight_holds_float32_gradients_and_an_eighth_of_the_optimizer_on_top():
@@ -81,7 +77,7 @@ def test_what_does_not_fit_is_recomputed():
     fits = modes_to_try(config, 32_768, state_bytes=0, memory_bytes=int(needed / 0.9))
     tight = modes_to_try(config, 32_768, state_bytes=0, memory_bytes=int(needed / 2))
     hopeless = modes_to_try(config, 32_768, state_bytes=0, memory_bytes=1)
-    assert (fits[0], hopeless) == ("everything", ("input_on_cpu",))
+    assert (fits[0], hopeless) == ("everything", ("tiles",))
     assert tight[0] in ("attention", "input")
 
 

@@ -12,6 +12,7 @@ from model.attention_dense import DenseCore, attention_rows
 from model.config import ModelConfig
 from model.initialization import initialize
 from model.packed_layout import PackedLayout
+from model.recompute import cut, joined, powers_of_two, to_host
 from model.rope import make_rotation
 from model.transformer import Transformer
 
@@ -214,18 +215,30 @@ def test_recomputation_gives_the_same_gradients_from_less_memory(kept):
 def test_offloading_moves_only_the_layers_inputs(monkeypatch):
     """Inside the offloading context exactly one tensor a layer is saved: its input."""
     moved = []
-    original = torch.autograd.graph.save_on_cpu.__init__
-
-    def counting(self, *args, **kwargs):
-        original(self, *args, **kwargs)
-        pack = self.pack_hook
-        self.pack_hook = lambda t: moved.append(tuple(t.shape)) or pack(t)
-
-    monkeypatch.setattr(torch.autograd.graph.save_on_cpu, "__init__", counting)
+    monkeypatch.setattr(
+        "model.recompute.to_host", lambda t: moved.append(tuple(t.shape)) or to_host(t)
+    )
     model = built(TINY)
     model.keep_for_backward("input_on_cpu")
     model(random_tokens(40), PackedLayout.from_lengths([40]), BASE)
     assert [shape for shape in moved if shape != (0,)] == [(40, 32)] * 4
+
+
+@pytest.mark.parametrize("count", [0, 1, 2**18 - 1, 2**18, 2**20 + 2**19 + 5, 10**9])
+def test_a_copy_on_the_host_is_cut_into_powers_of_two(count):
+    """All of them but a small rest are what the allocator rounds up to; nothing is lost."""
+    pieces = powers_of_two(count)
+    assert sum(pieces) == count
+    assert all(piece.bit_count() == 1 for piece in pieces[:-1])
+    assert pieces == sorted(set(pieces), reverse=True)
+
+
+def test_a_cut_copy_is_joined_again(monkeypatch):
+    monkeypatch.setattr("model.recompute._SMALL", 4)
+    x = torch.randn(11, 3).t()  # not contiguous
+    pieces = cut(x)
+    assert [len(piece) for piece in pieces] == [32, 1]
+    assert joined(pieces, x.device).view(x.shape).equal(x)
 
 
 def test_an_unknown_choice_of_what_to_keep_is_refused():
