@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from machine import GIB, Machine
-from memory_fit import modes_to_try
+from memory_fit import keeps_to_try
 from outcome import Outcome
 from plain_stack import LEARNING_RATE, PlainStack, stream
 from presets import ROPE_BASE, preset
@@ -131,7 +131,7 @@ def check_huggingface(machine: Machine) -> Outcome:
                 outcome.failures.append(f"{batch.valid_tokens + 1:,} tokens: {why}")
                 theirs.recover()
             machine.record(outcome)
-        _time_compiled(outcome, (ours, theirs), batches[0], attention, machine)
+        _time_compiled(outcome, (ours, theirs), batches[-1], attention, machine)
     finally:
         ours.close()
         theirs.close()
@@ -263,13 +263,15 @@ def _time_length(
         outcome.numbers.append({"tokens": tokens, "side": "transformers", "out_of_memory": True})
 
 
-def _our_mode(ours: PlainStack, tokens: int, machine: Machine) -> str:
+def _our_mode(ours: PlainStack, tokens: int, machine: Machine, *, compiled: bool = False) -> str:
     """The least recomputation that fits beside the other side's weights and moments."""
     config = ours.model.config
     state = (ours.bytes_per_parameter + _RESIDENT) * parameter_count(config)
-    (mode, *_) = modes_to_try(config, tokens, state_bytes=state, memory_bytes=machine.memory_bytes)
-    ours.model.keep_for_backward(mode)
-    return mode
+    (kept, *_) = keeps_to_try(
+        config, tokens, state_bytes=state, memory_bytes=machine.memory_bytes, compiled=compiled
+    )
+    ours.model.keep_for_backward(kept.mode, kept.layers)
+    return str(kept)
 
 
 def _their_mode(theirs: TheirStack, batch: GlobalBatch, machine: Machine) -> str:
@@ -326,14 +328,14 @@ def _time_compiled(
     ours, theirs = stacks
     tokens = batch.valid_tokens + 1
 
-    def compile_ours() -> None:
-        ours.model.keep_for_backward("everything")
+    def compile_ours() -> str:
         compile_regions(ours.model)
+        return _our_mode(ours, tokens, machine, compiled=True)
 
-    def compile_theirs() -> None:
-        theirs.model.gradient_checkpointing_disable()
+    def compile_theirs() -> str:
         for layer in theirs.model.model.layers:
             layer.compile()
+        return "input" if theirs.model.is_gradient_checkpointing else "everything"
 
     for name, prepare, step in (
         ("Ropewalk, regions compiled", compile_ours, ours.step),
@@ -343,7 +345,7 @@ def _time_compiled(
             outcome.notes.append(f"{name}: no time left.")
             continue
         try:
-            prepare()
+            kept = prepare()
             step(batch)
             step(batch)
             machine.begin_peak()
@@ -355,7 +357,7 @@ def _time_compiled(
             continue
         peak = machine.peak_bytes() - _RESIDENT * parameter_count(ours.model.config)
         rate = tokens / seconds
-        cells = ("everything", f"{rate:,.0f}", f"{peak / GIB:.1f}", "", "")
+        cells = (kept, f"{rate:,.0f}", f"{peak / GIB:.1f}", "", "")
         outcome.rows.append((f"{tokens:,}", name, *cells))
         outcome.numbers.append(
             {"tokens": tokens, "side": name, "tokens_per_second": rate, "peak_bytes": peak}

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 
 from model.config import ModelConfig
 from parallel.costs import whole_model
-from parallel.memory_costs import head_memory, layer_activations, logits_chunk, stage_activations
+from parallel.memory_costs import (
+    compiled_layer_activations,
+    head_memory,
+    layer_activations,
+    logits_chunk,
+    stage_activations,
+)
 
 # Least to most recomputation.
 MODES = ("everything", "attention", "input", "input_on_cpu", "tiles")
@@ -40,25 +46,59 @@ class Line:
         return max(0.0, (limit - self.base) / self.slope)
 
 
-def step_bytes(config: ModelConfig, tokens: int, mode: str, *, state_bytes: float) -> float:
+@dataclass(frozen=True)
+class Kept:
+    """What layers keep for the backward (`Transformer.keep_for_backward`). layers: of so many; None: all."""
+
+    mode: str
+    layers: int | None = None
+
+    def __str__(self) -> str:
+        return self.mode if self.layers is None else f"{self.mode} in {self.layers} layers"
+
+
+def step_bytes(
+    config: ModelConfig, tokens: int, kept: Kept, *, state_bytes: float, compiled: bool
+) -> float:
     """About what a bfloat16 step over `tokens` holds at its peak. state_bytes: without a stream."""
     stage = whole_model(config)
-    layer = layer_activations(stage, tokens)
-    kept = stage_activations(stage, tokens, keep_for_backward=mode)
+    layer = (compiled_layer_activations if compiled else layer_activations)(stage, tokens)
+    held = stage_activations(
+        stage,
+        tokens,
+        keep_for_backward=kept.mode,
+        recompute_layers=kept.layers,
+        compiled=compiled,
+    )
     # The layer whose gradients are being made holds its activations, recomputed or not, and their gradients.
-    working = layer if mode == "everything" else 2 * layer
-    if mode == "tiles":
-        working //= 2  # without what gate, up and their product take
+    working = layer if kept.mode == "everything" else 2 * layer
     rows = min(tokens, _CHUNK_BYTES // (config.vocab_size * stage.wide))
     head = head_memory(stage, tokens) + _CHUNKS_ALIVE * logits_chunk(stage, rows=rows)
-    return state_bytes + kept + working + head
+    return state_bytes + held + working + head
 
 
-def modes_to_try(
-    config: ModelConfig, tokens: int, *, state_bytes: float, memory_bytes: float
-) -> Sequence[str]:
-    """The first mode that should fit, and those after it in case it does not."""
-    for index, mode in enumerate(MODES):
-        if step_bytes(config, tokens, mode, state_bytes=state_bytes) <= USABLE * memory_bytes:
-            return MODES[index:]
-    return MODES[-1:]
+def keeps_to_try(
+    config: ModelConfig,
+    tokens: int,
+    *,
+    state_bytes: float,
+    memory_bytes: float,
+    compiled: bool = False,
+) -> Sequence[Kept]:
+    """The first that should fit, least recomputation first, and those after it in case it does not."""
+    some = [Kept("attention", count) for count in range(1, config.num_layers)]
+    found = [Kept("everything"), *some, *map(Kept, MODES[1:])]
+    limit = USABLE * memory_bytes
+    fits = [
+        index
+        for index, kept in enumerate(found)
+        if step_bytes(config, tokens, kept, state_bytes=state_bytes, compiled=compiled) <= limit
+    ]
+    first = fits[0] if fits else len(found) - 1
+    # A failed attempt is dear: the next one is a good step away.
+    after = found[first + max(2, config.num_layers // 6) :: max(2, config.num_layers // 6)]
+    return [found[first], *(kept for kept in after if kept.layers), *_whole(found[first + 1 :])]
+
+
+def _whole(found: Sequence[Kept]) -> list[Kept]:
+    return [kept for kept in found if kept.layers is None]

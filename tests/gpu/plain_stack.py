@@ -62,11 +62,12 @@ class PlainStack:
         return loss.item()
 
     def backward(self, batch: GlobalBatch) -> Tensor:
-        """Forward and backward of the batch's one micro-batch; its mean loss, detached."""
-        (packed,) = batch.micro_batches
-        total, loss_sum, _ = self._objective(to_device(packed, self._device), ROPE_BASE)
-        (total / batch.valid_tokens).backward()
-        mean: Tensor = loss_sum.detach() / batch.valid_tokens
+        """Forward and backward of the batch's micro-batches; their mean loss, detached."""
+        mean = torch.zeros((), device=self._device)
+        for packed in batch.micro_batches:
+            total, loss_sum, _ = self._objective(to_device(packed, self._device), ROPE_BASE)
+            (total / batch.valid_tokens).backward()
+            mean += loss_sum.detach() / batch.valid_tokens
         return mean
 
     def forget_gradients(self) -> None:
@@ -81,18 +82,22 @@ class PlainStack:
             parameter.data = parameter.data.new_empty(0)
 
 
-def stream(lengths: Sequence[int], vocab_size: int, *, row: int | None = None) -> GlobalBatch:
-    """A step of one micro-batch: documents of these lengths, one a row, of drawn tokens.
+def stream(
+    lengths: Sequence[int], vocab_size: int, *, row: int | None = None, micro_batches: int = 1
+) -> GlobalBatch:
+    """A step of micro-batches: documents of these lengths, one a row, of drawn tokens.
 
     row: tokens of a row; the longest document by default.
     """
     tokens = sum(lengths)
-    generator = torch.Generator().manual_seed(SEED)
-    tokens_T = torch.randint(vocab_size, (tokens,), generator=generator)
-    targets_T = tokens_T.roll(-1)
-    ends = torch.tensor(lengths).cumsum(0) - 1
-    targets_T[ends] = IGNORE
     valid = tokens - len(lengths)
-    packed = PackedBatch(tokens_T, targets_T, tuple(lengths), valid, 0, ())
-    shape = BatchShape(row or max(lengths), tokens, tokens, (1.0,))
-    return GlobalBatch(shape, (packed,), valid, 0, {})
+    generator = torch.Generator().manual_seed(SEED)
+    ends = torch.tensor(lengths).cumsum(0) - 1
+    packed = []
+    for _ in range(micro_batches):
+        tokens_T = torch.randint(vocab_size, (tokens,), generator=generator)
+        targets_T = tokens_T.roll(-1)
+        targets_T[ends] = IGNORE
+        packed.append(PackedBatch(tokens_T, targets_T, tuple(lengths), valid, 0, ()))
+    shape = BatchShape(row or max(lengths), micro_batches * tokens, tokens, (1.0,))
+    return GlobalBatch(shape, tuple(packed), micro_batches * valid, 0, {})

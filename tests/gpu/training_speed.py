@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from kernel_times import Breakdown, Span, break_down, device_matmul_flops, longest, profiled
 from machine import GIB, Machine
-from memory_fit import modes_to_try
+from memory_fit import Kept, keeps_to_try
 from outcome import Outcome
 from plain_stack import PlainStack, Stack, stream
 from presets import adopt_recipe, preset
@@ -34,8 +34,8 @@ from model.regions import compile_regions
 PEAKS = {"H100": 989.4e12, "H200": 989.4e12}
 RECIPES = {"hybrid": "rnope_swa", "full": "full_rope"}
 # Of this rate, to tell whether a row's time is left: what is reached, recomputation included.
-EXPECTED_FLOPS = 330e12
-BUILD_SECONDS, COMPILE_SECONDS = 4.0, 20.0
+EXPECTED_FLOPS = 480e12
+BUILD_SECONDS, COMPILE_SECONDS = 4.0, 15.0
 # A step longer than this is timed once, and under the profiler, whose cost is small beside it.
 LONG_SECONDS = 3.0
 TIMED_STEPS = 2
@@ -46,36 +46,44 @@ _NO_TIME = "no time left"
 
 @dataclass(frozen=True)
 class Row:
-    """One shape to be timed: `rows` rows of `length` tokens a step. compiled: by `compile_regions`, if it can."""
+    """One shape to be timed: micro-batches of `rows` rows of `length` tokens. compiled: by `compile_regions`."""
 
     model: str
     attention: str
     length: int
     rows: int = 1
+    micro_batches: int = 1
     compiled: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.micro_batches} x {self.rows} x {self.length:,}"
 
     def config(self, machine: Machine) -> ModelConfig:
         """The model."""
         return preset(self.model, RECIPES[self.attention], rehearsal=machine.rehearsal)
 
     def lengths(self, machine: Machine) -> tuple[int, ...]:
-        """Documents of the stream, one a row."""
+        """Documents of a micro-batch's stream, one a row."""
         return (self.length // (512 if machine.rehearsal else 1),) * self.rows
 
+    def flops(self, machine: Machine) -> int:
+        """Of the model, in a step."""
+        return self.micro_batches * training_flops(self.config(machine), self.lengths(machine))
 
-def _rows(model: str, length: int, rows: int = 1) -> list[Row]:
-    return [Row(model, attention, length, rows) for attention in RECIPES]
+
+def _rows(model: str, length: int, rows: int = 1, micro_batches: int = 1) -> list[Row]:
+    return [Row(model, attention, length, rows, micro_batches) for attention in RECIPES]
 
 
 # By value; hybrid before full of the same shape, which warms it up. A stream of 32,768 tokens compiles once, whatever
 # its rows; one of 131,072 again.
 ROWS = (
-    Row("1b", "hybrid", 8_192, 4, compiled=False),
-    *_rows("1b", 8_192, 4),
-    *_rows("1b", 32_768),
+    Row("1b", "hybrid", 8_192, 4, 2, compiled=False),
+    *_rows("1b", 8_192, 4, 2),
+    *_rows("1b", 32_768, 1, 2),
     *_rows("1b", 131_072),
-    *_rows("3b", 8_192, 4),
-    *_rows("3b", 32_768),
+    *_rows("3b", 8_192, 4, 2),
+    *_rows("3b", 32_768, 1, 2),
     *_rows("3b", 131_072),
 )
 # A change of recipe, of length and of model.
@@ -115,18 +123,17 @@ class Bench:
         # Name of the model that is built, whether it is compiled, and the lengths of stream it was compiled for.
         self._model, self._compiled = "", False
         self._compiled_tokens: set[int] = set()
-        self._warm: tuple[str, int, str] | None = None
+        self._warm: tuple[str, int, Kept] | None = None
         # Why nothing is compiled here; a compiler is more than a driver and a wheel.
         self.compiles_nothing = "a rehearsal compiles nothing" if machine.rehearsal else ""
 
     def seconds(self, row: Row) -> float:
         """About how long a row takes."""
-        config, lengths = row.config(self._machine), row.lengths(self._machine)
-        step = training_flops(config, lengths) / EXPECTED_FLOPS
+        lengths, step = row.lengths(self._machine), row.flops(self._machine) / EXPECTED_FLOPS
         built = row.model == self._model
         compiles = row.compiled and not self.compiles_nothing
         warm_up = 1 if row.attention == "hybrid" or not built else 0
-        steps = warm_up + 1 + (0 if _is_long(config, lengths) else TIMED_STEPS)
+        steps = warm_up + 1 + (0 if step > LONG_SECONDS else TIMED_STEPS)
         cold = compiles and not (built and sum(lengths) in self._compiled_tokens)
         return steps * step + (COMPILE_SECONDS if cold else 0.0) + (0.0 if built else BUILD_SECONDS)
 
@@ -145,17 +152,18 @@ class Bench:
     def _measure(self, row: Row, *, compiled: bool) -> Measured:
         config, tokens = row.config(self._machine), sum(row.lengths(self._machine))
         stack = self._stack_of(row, config, compiled)
-        modes = modes_to_try(
+        keeps = keeps_to_try(
             config,
             tokens,
             state_bytes=stack.bytes_per_parameter * parameter_count(config),
             memory_bytes=self._machine.memory_bytes,
+            compiled=compiled,
         )
-        for mode in modes:
+        for kept in keeps:
             try:
-                return self._time(self._stack_of(row, config, compiled), row, config, mode)
+                return self._time(self._stack_of(row, config, compiled), row, config, kept)
             except torch.OutOfMemoryError:
-                if mode == modes[-1]:
+                if kept == keeps[-1]:
                     raise
             self.close()  # what a broken backward left in the engine goes with it
         raise AssertionError("there is always a mode")
@@ -184,25 +192,26 @@ class Bench:
             self._compiled, self._warm, self._compiled_tokens = True, None, set()
         return self._stack
 
-    def _time(self, stack: Stack, row: Row, config: ModelConfig, mode: str) -> Measured:
+    def _time(self, stack: Stack, row: Row, config: ModelConfig, kept: Kept) -> Measured:
         lengths = row.lengths(self._machine)
-        batch = stream(lengths, config.vocab_size)
+        batch = stream(lengths, config.vocab_size, micro_batches=row.micro_batches)
         adopt_recipe(stack.model, config)
-        stack.model.keep_for_backward(mode)
-        shape = (row.model, sum(lengths), mode)
+        stack.model.keep_for_backward(kept.mode, kept.layers)
+        shape = (row.model, sum(lengths), kept)
         if self._warm != shape:
             self._machine.forget()
             self._step(stack, batch)
         self._warm = shape
         self._machine.begin_peak()
-        repeats = 0 if _is_long(config, lengths) else TIMED_STEPS
+        long = row.flops(self._machine) / EXPECTED_FLOPS > LONG_SECONDS
+        repeats = 0 if long else TIMED_STEPS
         times = [self._step(stack, batch)[0] for _ in range(repeats)]
         loss, wall, spans = self._profiled_step(stack, batch)
         if self._compiled:
             self._compiled_tokens.add(sum(lengths))
         return Measured(
             compiled=self._compiled,
-            kept=mode,
+            kept=str(kept),
             seconds=statistics.median(times) if times else wall,
             loss=loss,
             peak_bytes=self._machine.peak_bytes(),
@@ -234,10 +243,6 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
 
 
-def _is_long(config: ModelConfig, lengths: tuple[int, ...]) -> bool:
-    return training_flops(config, lengths) / EXPECTED_FLOPS > LONG_SECONDS
-
-
 def check_speed(machine: Machine) -> Outcome:
     """Time every row there is time for."""
     outcome = Outcome(
@@ -245,7 +250,7 @@ def check_speed(machine: Machine) -> Outcome:
         (
             "model",
             "attention",
-            "rows x tokens",
+            "batches x rows x tokens",
             "regions",
             "layers keep",
             "tokens/s",
@@ -278,7 +283,7 @@ def check_speed(machine: Machine) -> Outcome:
 def _add_row(
     outcome: Outcome, bench: Bench, row: Row, machine: Machine, rates: tuple[float, float]
 ) -> None:
-    head = (row.model, row.attention, f"{row.rows} x {row.length:,}")
+    head = (row.model, row.attention, str(row))
     told, number = "", {"row": asdict(row)}
     measured: Measured | None = None
     try:
@@ -297,27 +302,28 @@ def _add_row(
         outcome.rows.append((*head, "-", told, *["-"] * 6))
         outcome.numbers.append(number | {"not_measured": told})
         return
-    config, lengths = row.config(machine), row.lengths(machine)
+    config = row.config(machine)
     near = abs(measured.loss - math.log(config.vocab_size)) < NEAR
     outcome.expect(near, f"{' '.join(head)}: loss {measured.loss} of a drawn model")
-    numbers = _numbers(measured, config, lengths, rates)
+    numbers = _numbers(measured, row, machine, rates)
     outcome.rows.append((*head, *_cells(measured, numbers)))
     outcome.numbers.append(number | numbers)
 
 
 def _numbers(
-    measured: Measured, config: ModelConfig, lengths: tuple[int, ...], rates: tuple[float, float]
+    measured: Measured, row: Row, machine: Machine, rates: tuple[float, float]
 ) -> dict[str, Any]:
     peak, matmul = rates
-    flops = training_flops(config, lengths)
+    flops = row.flops(machine)
     rate = flops / measured.seconds
+    tokens = row.micro_batches * sum(row.lengths(machine))
     return asdict(measured) | {
-        "tokens_per_second": sum(lengths) / measured.seconds,
+        "tokens_per_second": tokens / measured.seconds,
         "model_flops": flops,
         "model_flops_per_second": rate,
         "mfu": None if math.isnan(peak) else rate / peak,
         "of_matmul": rate / matmul,
-        "parameters": parameter_count(config),
+        "parameters": parameter_count(row.config(machine)),
     }
 
 

@@ -5,7 +5,7 @@ import torch
 from gpu_check import BEGIN, END, write_docs
 from kernel_times import Span, break_down, covered, kind_of
 from longest_stream import host_tokens, on_top_bytes
-from memory_fit import Line, modes_to_try, step_bytes
+from memory_fit import Kept, Line, keeps_to_try, step_bytes
 from presets import adopt_recipe, preset
 
 from model.attention_core import choose_core
@@ -71,14 +71,23 @@ def test_a_rank_of_eight_holds_float32_gradients_and_an_eighth_of_the_optimizer_
 
 def test_what_does_not_fit_is_recomputed():
     config = preset("1b")
-    needed = step_bytes(config, 32_768, "everything", state_bytes=0)
-    # Everything of 20 layers: 71.7 KB a token and layer, and one layer's gradients, and the head.
-    assert needed == pytest.approx(32_768 * 71_700 * 21, rel=0.12)
-    fits = modes_to_try(config, 32_768, state_bytes=0, memory_bytes=int(needed / 0.9))
-    tight = modes_to_try(config, 32_768, state_bytes=0, memory_bytes=int(needed / 2))
-    hopeless = modes_to_try(config, 32_768, state_bytes=0, memory_bytes=1)
-    assert (fits[0], hopeless) == ("everything", ("tiles",))
-    assert tight[0] in ("attention", "input")
+
+    def keeps(share: float, *, compiled: bool) -> list[str]:
+        needed = step_bytes(config, 32_768, Kept("everything"), state_bytes=0, compiled=compiled)
+        found = keeps_to_try(
+            config, 32_768, state_bytes=0, memory_bytes=needed * share, compiled=compiled
+        )
+        return [str(kept) for kept in found]
+
+    # Everything of 20 layers: 71.7 KB a token and layer, compiled 51.3, and one layer's gradients, and the head.
+    for compiled, per_token in ((False, 71_700), (True, 51_300)):
+        needed = step_bytes(config, 32_768, Kept("everything"), state_bytes=0, compiled=compiled)
+        assert needed == pytest.approx(32_768 * per_token * 21, rel=0.16)
+        assert keeps(1.1, compiled=compiled)[0] == "everything"
+        some = keeps(0.9, compiled=compiled)
+        assert some[0].startswith("attention in ")
+        assert some[-4:] == ["attention", "input", "input_on_cpu", "tiles"]
+    assert keeps(1e-9, compiled=True) == ["tiles"]
 
 
 @pytest.mark.parametrize("model", ["1b", "3b", "8b"])
