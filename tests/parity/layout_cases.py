@@ -152,3 +152,8 @@ CASES: tuple[Case, ...] = (
     Case(4, 2, 1, 1, "interleaved_1f1b", "-", 4, "cohere", "input"),
     Case(4, 2, 1, 1, "zbv", "-", 1, "llama", "everything"),
 )
+# Beyond the pairs: attention that is kept while the rest is recomputed, where keys arrive by ring and by exchange.
+KEPT_ATTENTION = (
+    Case(1, 1, 4, 1, "-", "balanced", 1, "cohere", "attention"),
+    Case(2, 2, 2, 1, "1f1b", "zigzag", 2, "llama", "attention"),
+)

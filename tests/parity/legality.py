@@ -11,7 +11,7 @@ Run = dict[str, Any]
 KINDS = ("window_rope", "window_nope", "full_rope", "full_nope")
 SCHEDULES = ("1f1b", "interleaved_1f1b", "zbv")
 DEALINGS = ("zigzag", "balanced", "contiguous")
-KEEPS = ("everything", "input", "input_on_cpu")
+KEEPS = ("everything", "attention", "input", "input_on_cpu", "tiles")
 SIZES = (
     "num_layers", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim", "window",
 )  # fmt: skip
@@ -93,6 +93,7 @@ def _fits(layout: Run, row: Run, run: Run, ranks: int) -> bool:
     return (
         row["batch_tokens"] % step == 0
         and (layout["zero_stage"] != 0 or train["precision"] == "float32")
+        and (layout["zero_stage"] != 3 or train["keep_for_backward"] != "tiles")
         and all(model[size] % t == 0 for size in ("num_heads", "intermediate_size", "vocab_size"))
         and (heads % t == 0 or t % heads == 0)
         and micro % (2 * s if s > 1 and layout["sequence_layout"] == "zigzag" else s) == 0

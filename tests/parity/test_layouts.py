@@ -25,7 +25,15 @@ from parallel.pipeline.tied import TiedWeight
 from parallel.sequence.traffic import TrafficMeter
 from parallel.tensor.apply import initialise_cut
 from parallel.testing import run_on_ranks
-from tests.parity.layout_cases import CASES, MODELS, TOKENS, Case, pairs, possible_cases
+from tests.parity.layout_cases import (
+    CASES,
+    KEPT_ATTENTION,
+    MODELS,
+    TOKENS,
+    Case,
+    pairs,
+    possible_cases,
+)
 from tests.parity.streams import BASE, SEED, Z_LOSS, part_of_rank, streams
 from train.objective import to_device
 
@@ -104,7 +112,7 @@ def add_tied(tied: TiedWeight, embedding: Tensor | None) -> None:
 @lru_cache(maxsize=1)
 def results(ranks: int) -> dict[Case, list[tuple[float, int, dict[str, Tensor]]]]:
     """What every rank found for every case of this size: one world that re-forms from case to case."""
-    cases = [case for case in CASES if case.ranks == ranks]
+    cases = [case for case in (*CASES, *KEPT_ATTENTION) if case.ranks == ranks]
 
     def work(rank: int, world_size: int) -> Any:
         world = start(torch.device("cpu"), 60).world
@@ -147,7 +155,7 @@ def check(case: Case, results: list[tuple[float, int, dict[str, Tensor]]]) -> No
     assert not wrong, "; ".join(f"{name} {found[name]:.1e}" for name in wrong) + f"; {case}"
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", (*CASES, *KEPT_ATTENTION), ids=str)
 def test_every_gradient_equals_one_process(case: Case) -> None:
     check(case, results(case.ranks)[case])
 
