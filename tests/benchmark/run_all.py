@@ -20,6 +20,7 @@ FOLDER = Path(__file__).parent
 NAMES = (
     "attention",
     "packing",
+    "huggingface",
     "step_profile",
     "resume",
     "deterministic",
