@@ -31,6 +31,7 @@ NAMES = (
     "sequence_memory",
     "ring_error",
     "pipeline_bubble",
+    "olmo",
 )
 
 
