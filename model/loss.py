@@ -201,13 +201,22 @@ def chunk_in_place(
     z_loss: float,
     wants_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `OfChunk`: operation by operation, in one buffer."""
-    wide_CV = logits_CV.to(statistics_dtype(logits_CV.dtype)).mul_(logit_scale)
-    losses_C, lse_C = _losses(wide_CV, targets_C)
-    if wants_gradient:
-        d_logits_CV = gradient_in_place(wide_CV, targets_C, lse_C, z_loss=z_loss)
-        logits_CV = d_logits_CV.mul_(logit_scale).to(logits_CV.dtype)
-    return losses_C, lse_C, logits_CV
+    """See `OfChunk`: few passes over the logits, which are what costs here beside the products."""
+    wide_CV = logits_CV.to(statistics_dtype(logits_CV.dtype))
+    if logit_scale != 1.0:
+        wide_CV = wide_CV.mul_(logit_scale)
+    if not wants_gradient:
+        return *_losses(wide_CV, targets_C), logits_CV
+    column_C1, valid_C = _columns(wide_CV, targets_C, 0)[0][:, None], targets_C != IGNORED
+    log_p_CV = wide_CV.log_softmax(dim=-1)
+    log_p_C = log_p_CV.gather(1, column_C1).squeeze(1)
+    lse_C = wide_CV.gather(1, column_C1).squeeze(1) - log_p_C
+    # Weight of a token: nothing where it is ignored.
+    scale_C = valid_C.to(lse_C.dtype) * logit_scale
+    d_logits_CV = log_p_CV.exp_().mul_((scale_C * (1 + 2 * z_loss * lse_C))[:, None])
+    d_logits_CV.scatter_add_(1, column_C1, -scale_C[:, None])
+    losses_C, lse_C = torch.where(valid_C, -log_p_C, 0.0), torch.where(valid_C, lse_C, 0.0)
+    return losses_C, lse_C, d_logits_CV.to(logits_CV.dtype)
 
 
 def chunk_at_once(
