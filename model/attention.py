@@ -14,6 +14,7 @@ from model.config import ModelConfig
 from model.layer_pattern import LayerSpec
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
+from model.products import Linear
 from model.rope import Rotation, leave_unrotated, rotate
 
 
@@ -27,10 +28,10 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         query_width = config.num_heads * config.head_dim
         key_width = config.num_kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, query_width, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, key_width, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, key_width, bias=False)
-        self.o_proj = nn.Linear(query_width, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, query_width)
+        self.k_proj = Linear(config.hidden_size, key_width)
+        self.v_proj = Linear(config.hidden_size, key_width)
+        self.o_proj = Linear(query_width, config.hidden_size)
         self.q_norm: nn.Module = nn.Identity()
         self.k_norm: nn.Module = nn.Identity()
         if config.qk_norm:

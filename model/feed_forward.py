@@ -8,6 +8,7 @@ Shape letters: T tokens, D width.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.products import Linear
 from model.tiled_feed_forward import tiled_swiglu
 
 
@@ -16,9 +17,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.gate_proj = Linear(hidden_size, intermediate_size)
+        self.up_proj = Linear(hidden_size, intermediate_size)
+        self.down_proj = Linear(intermediate_size, hidden_size)
         # Tokens at a time, forward and backward; 0: all at once.
         self.tile_rows = 0
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.norm import statistics_dtype
+from model.products import for_product
 
 IGNORED = -100
 # Rows of logits alive at a time. A CPU wants them in its cache. An accelerator wants large
@@ -132,8 +133,9 @@ class ChunkedLoss:
     ) -> Tensor:
         """Natural-log losses (T,) in float32 (float64 for float64 input), 0 where ignored."""
         losses_T = hidden_TD.new_zeros(len(targets_T), dtype=statistics_dtype(hidden_TD.dtype))
+        weight_VD = for_product(weight_VD)
         for rows in _chunks(hidden_TD, weight_VD.shape[0]):
-            logits_CV = scaled_logits(hidden_TD[rows], weight_VD, logit_scale)
+            logits_CV = scaled_logits(for_product(hidden_TD[rows]), weight_VD, logit_scale)
             losses_T[rows], _ = _losses(logits_CV, targets_T[rows])
         return losses_T
 
@@ -172,8 +174,9 @@ def _walk(
     loss_sum, z_sum = hidden_TD.new_zeros((2,), dtype=wide)
     d_hidden_TD = torch.empty_like(hidden_TD) if wants_d_hidden else None
     d_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if wants_d_weight else None
+    weight_VD = for_product(weight_VD)
     for rows in _chunks(hidden_TD, weight_VD.shape[0]):
-        hidden_CD = hidden_TD[rows]
+        hidden_CD = for_product(hidden_TD[rows])
         losses_C, lse_C, d_logits_CV = of_chunk(
             hidden_CD @ weight_VD.t(),
             targets_T[rows],
@@ -184,7 +187,7 @@ def _walk(
         loss_sum += losses_C.sum()
         z_sum += lse_C.square().sum()
         if d_hidden_TD is not None:
-            torch.mm(d_logits_CV, weight_VD, out=d_hidden_TD[rows])
+            put_product(d_hidden_TD[rows], d_logits_CV, weight_VD)
         if d_weight_VD is not None:
             add_product(d_weight_VD, d_logits_CV.t(), hidden_CD)
     return loss_sum, z_sum, d_hidden_TD, d_weight_VD
@@ -198,13 +201,22 @@ def chunk_in_place(
     z_loss: float,
     wants_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `OfChunk`: operation by operation, in one buffer."""
-    wide_CV = logits_CV.to(statistics_dtype(logits_CV.dtype)).mul_(logit_scale)
-    losses_C, lse_C = _losses(wide_CV, targets_C)
-    if wants_gradient:
-        d_logits_CV = gradient_in_place(wide_CV, targets_C, lse_C, z_loss=z_loss)
-        logits_CV = d_logits_CV.mul_(logit_scale).to(logits_CV.dtype)
-    return losses_C, lse_C, logits_CV
+    """See `OfChunk`: few passes over the logits, which are what costs here beside the products."""
+    wide_CV = logits_CV.to(statistics_dtype(logits_CV.dtype))
+    if logit_scale != 1.0:
+        wide_CV = wide_CV.mul_(logit_scale)
+    if not wants_gradient:
+        return *_losses(wide_CV, targets_C), logits_CV
+    column_C1, valid_C = _columns(wide_CV, targets_C, 0)[0][:, None], targets_C != IGNORED
+    log_p_CV = wide_CV.log_softmax(dim=-1)
+    log_p_C = log_p_CV.gather(1, column_C1).squeeze(1)
+    lse_C = wide_CV.gather(1, column_C1).squeeze(1) - log_p_C
+    # Weight of a token: nothing where it is ignored.
+    scale_C = valid_C.to(lse_C.dtype) * logit_scale
+    d_logits_CV = log_p_CV.exp_().mul_((scale_C * (1 + 2 * z_loss * lse_C))[:, None])
+    d_logits_CV.scatter_add_(1, column_C1, -scale_C[:, None])
+    losses_C, lse_C = torch.where(valid_C, -log_p_C, 0.0), torch.where(valid_C, lse_C, 0.0)
+    return losses_C, lse_C, d_logits_CV.to(logits_CV.dtype)
 
 
 def chunk_at_once(
@@ -254,6 +266,14 @@ class _MadeInForward(torch.autograd.Function):
         if d_weight_VD is not None:
             d_weight_VD = (d_weight_VD * d_total).to(ctx.weight_dtype)
         return d_hidden_TD, d_weight_VD, None, None
+
+
+def put_product(result_CD: Tensor, left_CV: Tensor, right_VD: Tensor) -> None:
+    """result = left right, rounded if the result is narrower."""
+    if result_CD.dtype == left_CV.dtype:
+        torch.mm(left_CV, right_VD, out=result_CD)
+    else:
+        result_CD.copy_(left_CV @ right_VD)
 
 
 def add_product(sum_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:

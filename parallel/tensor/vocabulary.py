@@ -38,6 +38,7 @@ from model.loss import (
     valid_losses,
 )
 from model.norm import statistics_dtype
+from model.products import for_product
 from parallel.collectives import Flight, add_up, launch_exchange, launch_gather
 from parallel.mesh import AxisGroup
 from parallel.tensor.residual import by_rank, in_stream_order, leave
@@ -96,6 +97,7 @@ class VocabularyParallelLoss:
         """Natural-log losses of all tokens (T,) on every rank, 0 where ignored."""
         targets_NT = by_rank(targets_T, self._group.size)
         losses_NT = torch.empty_like(targets_NT, dtype=statistics_dtype(hidden_TD.dtype))
+        weight_VD = for_product(weight_VD)
         for rows, hidden_CD in self._chunks(hidden_TD, weight_VD):
             logits_CV = scaled_logits(hidden_CD, weight_VD, logit_scale)
             losses_C, _ = self._losses(logits_CV, targets_NT[:, rows].flatten())
@@ -118,6 +120,7 @@ class VocabularyParallelLoss:
         returning = _Returning(torch.empty_like(hidden_TD), self._group)
         d_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if wants_d_weight else None
         targets_NT = by_rank(targets_T, self._group.size)
+        weight_VD = for_product(weight_VD)
         for rows, hidden_CD in self._chunks(hidden_TD, weight_VD):
             targets_C = targets_NT[:, rows].flatten()
             logits_CV = scaled_logits(hidden_CD, weight_VD, logit_scale)
@@ -130,7 +133,7 @@ class VocabularyParallelLoss:
             d_logits_CV = gradient_in_place(logits_CV, targets_C, lse_C, z_loss=z_loss, first=first)
             d_logits_CV = d_logits_CV.mul_(logit_scale).to(weight_VD.dtype)
             if wants_d_hidden:
-                returning.send(rows, d_logits_CV @ weight_VD)
+                returning.send(rows, (d_logits_CV @ weight_VD).to(hidden_TD.dtype))
             if d_weight_VD is not None:
                 add_product(d_weight_VD, d_logits_CV.t(), hidden_CD)
         return loss_sum, z_sum, returning.all_landed() if wants_d_hidden else None, d_weight_VD
@@ -147,7 +150,7 @@ class VocabularyParallelLoss:
             hidden_CD = arriving.land()
             if index + 1 < len(chunks):
                 arriving = launch_gather(hidden_TD[chunks[index + 1]], self._group)
-            yield rows, hidden_CD
+            yield rows, for_product(hidden_CD)
 
     def _losses(self, logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
         """Losses and log-sum-exps over the whole vocabulary, both 0 where the target is ignored."""

@@ -8,11 +8,18 @@ the embedding and rotate the windowed layers alone.
     theirs    layers.N.  self_attn.q_proj   mlp.up_proj            input_layernorm     norm    embed_tokens
 """
 
-import torch
-from transformers import Cohere2Config, Cohere2ForCausalLM
+from collections.abc import Sequence
+from typing import Any
 
+import torch
+from torch import Tensor
+from transformers import Cohere2Config, Cohere2ForCausalLM
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+from data.batch import IGNORE
 from model.config import ModelConfig
 from model.layer_pattern import expand_pattern
+from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 
 _RENAMED = (
@@ -83,3 +90,45 @@ def their_name(name: str) -> str:
     for word, theirs in _RENAMED:
         name = name.replace(word, theirs)
     return name
+
+
+def hf_inputs(
+    theirs: Cohere2ForCausalLM, tokens_T: Tensor, lengths: Sequence[int]
+) -> dict[str, Any]:
+    """Their forward's arguments for documents laid end to end; each document's first token is no target.
+
+    Masks are theirs, from the positions that restart at every document as they find packed documents, but made
+    here, once, and already in the form that their kernels add: less work than they do in every step.
+    """
+    positions_T = torch.cat([torch.arange(length) for length in lengths])
+    labels_T = tokens_T.masked_fill(positions_T == 0, IGNORE)
+    facts = {
+        "config": theirs.config,
+        "inputs_embeds": theirs.model.embed_tokens.weight[:1].expand(1, len(tokens_T), -1),
+        "attention_mask": None,
+        "past_key_values": None,
+        "position_ids": positions_T[None],
+    }
+    masks = {
+        "full_attention": create_causal_mask(**facts),
+        "sliding_attention": create_sliding_window_causal_mask(**facts),
+    }
+    return {
+        "input_ids": tokens_T[None],
+        "labels": labels_T[None],
+        "position_ids": positions_T[None],
+        "attention_mask": {name: _additive(mask, theirs.dtype) for name, mask in masks.items()},
+    }
+
+
+def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, float("-inf"))
+
+
+def targets(tokens_T: Tensor, layout: PackedLayout) -> Tensor:
+    """Our side's labels (T,): the next token of the same document, none for a document's last."""
+    targets_T = tokens_T.roll(-1)
+    targets_T[layout.cu_seqlens[1:].long() - 1] = IGNORE
+    return targets_T

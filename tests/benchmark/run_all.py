@@ -20,6 +20,7 @@ FOLDER = Path(__file__).parent
 NAMES = (
     "attention",
     "packing",
+    "huggingface",
     "step_profile",
     "resume",
     "deterministic",
@@ -30,6 +31,7 @@ NAMES = (
     "sequence_memory",
     "ring_error",
     "pipeline_bubble",
+    "olmo",
 )
 
 

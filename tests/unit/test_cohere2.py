@@ -8,7 +8,7 @@ from model.config import ModelConfig
 from model.initialization import initialize
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
-from tests.benchmark.cohere2 import copy_weights, hf_model, their_name
+from tests.benchmark.cohere2 import copy_weights, hf_inputs, hf_model, targets, their_name
 
 CONFIG = ModelConfig(
     num_layers=4,
@@ -24,17 +24,19 @@ CONFIG = ModelConfig(
 )
 
 
+@pytest.mark.parametrize("lengths", [[40], [17, 1, 22]], ids=["one document", "packed"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_cohere2_with_our_weights_has_our_loss_and_gradients(attention):
+def test_cohere2_with_our_weights_has_our_loss_and_gradients(attention, lengths):
     """Against a model that others wrote: every weight is used in the same place, in float64."""
     ours = Transformer(CONFIG, choose_core("dense", "cpu", torch.float64)).double()
     initialize(ours, CONFIG, seed=0)
     theirs = hf_model(CONFIG, torch.float64, attention, rope_base=500.0)
     copy_weights(ours, theirs)
-    tokens_T = torch.randint(0, 64, (41,), generator=torch.Generator().manual_seed(1))
-    hidden_TD = ours(tokens_T[:-1], PackedLayout.from_lengths([40]), 500.0)
-    loss = ours.loss(hidden_TD, tokens_T[1:]).total / 40
-    expected = theirs(tokens_T[None], labels=tokens_T[None]).loss
+    tokens_T = torch.randint(0, 64, (40,), generator=torch.Generator().manual_seed(1))
+    layout = PackedLayout.from_lengths(lengths)
+    sums = ours.loss(ours(tokens_T, layout, 500.0), targets(tokens_T, layout))
+    loss = sums.total / sums.valid_tokens
+    expected = theirs(**hf_inputs(theirs, tokens_T, lengths)).loss
     # Their norms, rotation and loss are float32.
     torch.testing.assert_close(loss, expected.double(), atol=1e-5, rtol=0)
     loss.backward()

@@ -1,0 +1,60 @@
+"""Products of half-precision matrices, in float32 where a machine multiplies that faster.
+
+On a CPU torch has fast bfloat16 products where there is AVX-512 or AMX. Without them it falls back on code that is ten
+times slower than float32 (measured on AVX2: 6 GFLOP/s beside 55 a core). There the factors are widened first and
+the product is rounded once, which is also the more precise.
+
+Shape letters: M rows, D width in, F width out.
+"""
+
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_HALF = (torch.bfloat16, torch.float16)
+MULTIPLIES_HALF: Final = torch.backends.cpu.get_cpu_capability() != "AVX2"
+
+
+def for_product(x: Tensor) -> Tensor:
+    """A factor in the dtype in which this machine multiplies it fastest; differentiable."""
+    if x.is_cpu and x.dtype in _HALF and not MULTIPLIES_HALF:
+        return x.float()
+    return x
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` without a bias, whose product is the machine's fastest. Output has the input's dtype."""
+
+    def __init__(self, size_in: int, size_out: int) -> None:
+        super().__init__(size_in, size_out, bias=False)
+
+    def forward(self, x_MD: Tensor) -> Tensor:
+        """x W^T, (M, F)."""
+        if x_MD.is_cpu and x_MD.dtype in _HALF and not MULTIPLIES_HALF:
+            widened: Tensor = _WidenedProduct.apply(x_MD, self.weight)  # type: ignore[no-untyped-call]
+            return widened
+        return F.linear(x_MD, self.weight)
+
+
+class _WidenedProduct(torch.autograd.Function):
+    """x W^T in float32. Keeps its factors as they came, half as wide, and widens them again."""
+
+    @staticmethod
+    def forward(ctx: Any, x_MD: Tensor, weight_FD: Tensor) -> Tensor:
+        ctx.save_for_backward(x_MD, weight_FD)
+        return (x_MD.float() @ weight_FD.float().t()).to(x_MD.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_MF: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x_MD, weight_FD = ctx.saved_tensors
+        wide_MF = dy_MF.float()
+        dx_MD = dweight_FD = None
+        if ctx.needs_input_grad[0]:
+            dx_MD = (wide_MF @ weight_FD.float()).to(x_MD.dtype)
+        if ctx.needs_input_grad[1]:
+            dweight_FD = (wide_MF.t() @ x_MD.float()).to(weight_FD.dtype)
+        return dx_MD, dweight_FD
