@@ -1,4 +1,4 @@
-"""The longest stream that one GPU trains: two short ones are measured, the longest follows, one longer is run.
+"""The longest stream that one GPU trains: ever longer ones are run, and the longest follows from the last two.
 
 Layers keep their input in host memory (`input_on_cpu`), and let feed-forwards work on tiles of tokens too
 (`tiles`); the loss works in chunks. Bytes on the device and on the host are straight lines in the tokens, and either
@@ -43,17 +43,15 @@ PUBLISHED = (
 
 @dataclass(frozen=True)
 class Case:
-    """A model, the two lengths that give the lines, and over how many ranks ZeRO-1 shards."""
+    """A model, the lengths that are run while there is time, and over how many ranks ZeRO-1 shards."""
 
     model: str
-    lengths: tuple[int, int]
+    lengths: tuple[int, ...]
     ranks: int
-    # Seconds for one confirming step.
-    confirm_seconds: float
 
 
-# Both longer than a tile of the feed-forward.
-CASES = (Case("1b", (16_384, 32_768), 1, 24.0), Case("8b", (16_384, 32_768), 8, 18.0))
+# Long enough for tokens to outweigh a chunk of the loss, which short streams peak at.
+CASES = (Case("8b", (16_384, 32_768, 65_536), 8), Case("1b", (65_536, 131_072, 262_144), 1))
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def check_longest(machine: Machine) -> Outcome:
             "by host",
             "ran, tokens",
             "tokens/s",
-            "peak GiB, predicted",
+            "peak GiB",
         ),
     )
     # Now: what was pinned once stays with the process.
@@ -117,7 +115,7 @@ def check_longest(machine: Machine) -> Outcome:
         f"Forward and backward with bfloat16 weights and gradients; what a training rank holds on top "
         f"(GiB: {_on_top(machine)}) is taken off before the longest is told. The host is this GPU's alone. Device: "
         f"{USABLE:.0%} of {machine.memory_bytes / GIB:.0f} GiB; host: {HOST_SHARE:.0%} of the "
-        f"{machine.host_bytes / GIB:.0f} GiB. `ran` is real, longer ones are lines through two measured lengths.",
+        f"{machine.host_bytes / GIB:.0f} GiB. `ran` is real, longer ones are on the line of the last two that ran.",
         f"Published: {PUBLISHED}.",
     ]
     return outcome
@@ -159,52 +157,33 @@ def _measure(
     config = stack.model.config
     stack.model.keep_for_backward(mode)
     scale = 1_024 if machine.rehearsal else 1
-    lengths = [tokens // scale for tokens in case.lengths]
-    if _seconds(config, sum(lengths)) > machine.seconds_left:
+    if _seconds(config, sum(case.lengths[:2]) // scale) > machine.seconds_left:
         return ["no time left"], {"not_measured": "no time left"}
-    points = [(tokens, _pass(stack, tokens, machine)[0]) for tokens in lengths]
-    line = Line.through(*points)
+    runs: list[tuple[int, int, float]] = []
+    # The other way is there to be compared with: two lengths do.
+    for tokens in case.lengths if mode == MODES[0] else case.lengths[:2]:
+        if len(runs) >= 2 and _seconds(config, tokens // scale) > machine.seconds_left:
+            break
+        runs.append((tokens // scale, *_pass(stack, tokens // scale, machine)))
+    points = [(tokens, float(peak)) for tokens, peak, _ in runs]
+    line = Line.through(*points[-2:])
     limit = USABLE * machine.memory_bytes - on_top_bytes(config, case.ranks)
     longest = Prediction(line.tokens_within(limit), host_tokens(config, host_bytes))
     per_token = config.num_layers * config.hidden_size * ELEMENT
+    tokens, peak, seconds = runs[-1]
     cells = [
         f"{line.slope / 1024:.0f}",
         f"{per_token / 1024:.0f}",
         f"{line.base / GIB:.1f}",
         _tokens(longest.device),
         _tokens(longest.host),
+        f"{tokens:,}",
+        f"{tokens / seconds:,.0f}",
+        f"{peak / GIB:.1f}",
     ]
-    numbers: dict[str, Any] = {"points": points, "line": asdict(line), "host": per_token}
+    numbers: dict[str, Any] = {"runs": runs, "line": asdict(line), "host": per_token}
     numbers |= {"longest": {k: v if v < math.inf else None for k, v in asdict(longest).items()}}
-    # Once a model, with the longer reach: a confirming pass is what takes the time.
-    confirms = mode == MODES[0]
-    tokens = _confirmed_tokens(config, case, lengths[-1], longest, machine) if confirms else 0
-    if tokens:
-        predicted = line.base + line.slope * tokens
-        try:
-            peak, seconds = _pass(stack, tokens, machine)
-        except torch.OutOfMemoryError:
-            return [*cells, f"out of memory at {tokens:,}"], numbers | {"out_of_memory": tokens}
-        cells += [
-            f"{tokens:,}",
-            f"{tokens / seconds:,.0f}",
-            f"{peak / GIB:.1f}, {predicted / GIB:.1f}",
-        ]
-        numbers |= {"ran": tokens, "seconds": seconds, "peak": peak, "predicted": predicted}
     return cells, numbers
-
-
-def _confirmed_tokens(
-    config: ModelConfig, case: Case, measured: int, longest: Prediction, machine: Machine
-) -> int:
-    """The longest doubling of the measured length that fits, in tokens and in seconds; 0: none."""
-    if machine.rehearsal:
-        return 2 * measured
-    allowed = min(case.confirm_seconds, machine.seconds_left)
-    found, tokens = 0, 2 * measured
-    while tokens <= longest.tokens and _seconds(config, tokens) <= allowed:
-        found, tokens = tokens, 2 * tokens
-    return found
 
 
 def _pass(stack: PlainStack, tokens: int, machine: Machine) -> tuple[int, float]:

@@ -29,8 +29,9 @@ IGNORED = -100
 TOKEN_LOSSES = "token losses"
 # From least to most saved: the peaks must fall in this order.
 KEPT = ("everything", "attention", "input", "input_on_cpu")
-# Flash backwards add in no fixed order; a sum that rounds the other way moves by this much in bfloat16.
-ONE_ROUNDING = 2.0**-8
+# Flash backwards add in no fixed order, so two equal runs differ; another way of keeping differs by no more than so
+# many times that. Where kernels add in order it must be nothing at all.
+OF_TWO_EQUAL_RUNS = 2.0
 # Where the yardstick itself is nearly exact: a part in ten thousand of the tensor.
 FLOOR = 1e-4
 
@@ -185,7 +186,7 @@ def check_memory(machine: Machine) -> Outcome:
     core = choose_core("auto", machine.device, torch.bfloat16)
     model = build(problem, core, torch.bfloat16)
     first = answer(model, problem)  # also warms up: cuBLAS takes its workspace now
-    peaks = []
+    peaks, allowed = [], 0.0
     for kept in KEPT:
         model.keep_for_backward(kept)
         machine.forget()
@@ -196,11 +197,10 @@ def check_memory(machine: Machine) -> Outcome:
             for key, gradient in found.gradients.items()
         }
         worst = max(changes, key=lambda key: changes[key])
+        if kept == KEPT[0]:
+            allowed = OF_TWO_EQUAL_RUNS * changes[worst]
         line = f"keep_for_backward={kept}: gradient of {worst} moves by {changes[worst]:.1e}"
-        outcome.expect(
-            all(change <= ONE_ROUNDING for change in changes.values()),
-            f"{line}, allowed {ONE_ROUNDING:.1e}",
-        )
+        outcome.expect(changes[worst] <= allowed, f"{line}, allowed {allowed:.1e}")
         milliseconds = machine.median_milliseconds(lambda: answer(model, problem), seconds=1.0)
         change = f"{changes[worst]:.1e}" if changes[worst] else "none"
         outcome.rows.append((kept, f"{peaks[-1] / GIB:.2f}", f"{milliseconds:.0f}", change))
