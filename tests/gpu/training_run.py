@@ -194,7 +194,10 @@ def check_training(machine: Machine, outputs: Path) -> Outcome:
     resumed = [line for line in done.stderr.splitlines() if "going on from" in line]
     outcome.expect(bool(resumed), f"{killed}: did not go on from a checkpoint")
     _judge_agreement(outcome, killed, runner.rows(killed), rows)
-    outcome.notes += [f"Killed behind step {plan.kill_at}; {line.strip()}." for line in resumed]
+    outcome.notes += [
+        f"Killed behind step {plan.kill_at}; {line.strip().replace(f'{runner.outputs}/', '')}."
+        for line in resumed
+    ]
     return outcome
 
 
