@@ -24,7 +24,7 @@ HEADS, KEY_HEADS, HEAD_DIM, WINDOW = 32, 8, 128, 4_096
 DOCUMENTS = (512, 7_680, 2_048, 4_096)
 FLOPS_PER_PAIR = 12
 SECONDS_PER_CASE = 0.25
-# The oracle and the CPU's path, shown once, at the shortest length.
+# The oracle and the CPU's path, shown once: one document of the shortest length.
 SLOW = ("dense", "banded")
 
 
@@ -80,7 +80,7 @@ def check_throughput(machine: Machine) -> Outcome:
     )
     for shape in shapes(machine):
         for name, core in able.items():
-            if name in SLOW and sum(shape.lengths) > LENGTHS[0]:
+            if name in SLOW and (len(shape.lengths) > 1 or sum(shape.lengths) > LENGTHS[0]):
                 continue
             measured = measure(core, shape, machine)
             if "failed" in measured:

@@ -26,7 +26,7 @@ from parallel.sequence.merge import merge_part
 TENSORS = ("o", "dq", "dk", "dv")
 WINDOWS = (None, 1, 16, 128)
 HEADS = ((4, 4), (8, 2), (4, 1))
-HEAD_DIMS = (64, 128, 256)
+HEAD_DIMS = (64, 128)
 # Lengths of queries and of keys, segment by segment.
 CAUSAL = {
     "square": ((1, 130, 1, 1, 77, 300), (1, 130, 1, 1, 77, 300)),
