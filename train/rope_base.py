@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from model.position.ntk import ntk_base
+
 POLICIES = ("constant", "stepped", "ramp", "ntk", "safe")
 _FIELDS = {
     "constant": {"base"},
@@ -153,7 +155,7 @@ def _ntk(facts: StageFacts) -> float:
         )
     _refuse_one_pair(facts, "ntk")
     growth = facts.sequence_length / facts.previous_length
-    return float(facts.previous_base * growth ** (facts.head_dim / (facts.head_dim - 2)))
+    return ntk_base(facts.previous_base, growth, facts.head_dim)
 
 
 def _refuse_one_pair(facts: StageFacts, policy: str) -> None:
