@@ -18,6 +18,7 @@ HOMES = {
     "flash_attn": {"model/attention_flash.py"},
     "safetensors": {"parallel/tensor_files.py"},
     "sentencepiece": {"data/tokenizer.py"},
+    "tokenizers": {"data/json_tokenizer.py"},
     "deepspeed": {"parallel/deepspeed_engine.py"},
     "torch.distributed": {"parallel/"},
     "hydra": {"train/compose.py"},
