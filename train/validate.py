@@ -124,6 +124,8 @@ def _numbers(config: RunConfig) -> list[str]:
         )
     for key, value, least in (
         ("seed", config.seed, 0),
+        ("schedule.start_base", config.schedule.start_base, 0),
+        ("schedule.start_length", config.schedule.start_length, 0),
         ("train.max_steps", config.train.max_steps, 1),
         ("train.recompute_layers", config.train.recompute_layers, 1),
         ("train.max_skipped_steps", config.train.max_skipped_steps, 0),
@@ -167,7 +169,13 @@ def _backend_problems(config: RunConfig) -> list[str]:
     if train.device != "cpu" or train.precision not in DTYPES or model.problems():
         return []
     try:
-        choose_core(model.attention_backend, "cpu", DTYPES[train.precision], model.head_dim)
+        choose_core(
+            model.attention_backend,
+            "cpu",
+            DTYPES[train.precision],
+            model.head_dim,
+            model.attention_softcap,
+        )
     except ValueError as error:
         return [f"model.{error}"]
     return []

@@ -20,7 +20,7 @@ from model.huggingface.layer_fields import (
     windowed_pattern,
     written_types,
 )
-from model.huggingface.links import Link
+from model.huggingface.links import Link, same
 from model.huggingface.refusal import CannotExpress
 from model.huggingface.rows import ATTENTION, PRE_NORMS, attention_bias, sizes
 
@@ -68,10 +68,11 @@ def _with_router(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [bias[None], torch.zeros_like(bias)[None], bias.new_zeros(1)]
 
 
-def _feed_forward(layer: int) -> list[Link]:
+def _sinks_and_feed_forward(layer: int) -> list[Link]:
     ours, theirs = f"layers.{layer}.feed_forward", f"model.layers.{layer}.mlp"
     experts = f"{theirs}.experts"
     return [
+        same(f"model.layers.{layer}.self_attn.sinks", f"layers.{layer}.attention.sinks.weight"),
         Link(
             (f"{experts}.gate_up_proj",),
             (f"{ours}.gate_proj.weight", f"{ours}.up_proj.weight"),
@@ -126,5 +127,5 @@ GPT_OSS = Family(
     modules={**PRE_NORMS, **ATTENTION},
     read_layers=_read_layers,
     write_layers=_write_layers,
-    special=_feed_forward,
+    special=_sinks_and_feed_forward,
 )

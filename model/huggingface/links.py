@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 Convert = Callable[[Sequence[Tensor]], list[Tensor]]
-_TURNED = (".q_proj.", ".k_proj.", ".q_norm.", ".k_norm.")
+_TURNED = (
+    ".q_proj.", ".k_proj.", ".q_norm.", ".k_norm.", ".q_projection_norm.", ".k_projection_norm.",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

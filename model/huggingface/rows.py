@@ -32,13 +32,14 @@ def attention_bias(default: bool = False) -> Row:
 
 
 ATTENTION: Mapping[str, str] = {
-    "attention": "self_attn",
     "attention.q_proj": "self_attn.q_proj",
     "attention.k_proj": "self_attn.k_proj",
     "attention.v_proj": "self_attn.v_proj",
     "attention.o_proj": "self_attn.o_proj",
     "attention.q_norm": "self_attn.q_norm",
     "attention.k_norm": "self_attn.k_norm",
+    "attention.q_projection_norm": "self_attn.q_norm",
+    "attention.k_projection_norm": "self_attn.k_norm",
 }
 FEED_FORWARD: Mapping[str, str] = {
     "feed_forward.gate_proj": "mlp.gate_proj",

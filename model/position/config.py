@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 
+import torch
 from torch import Tensor
 
 from model.position.frequencies import inverse_frequencies
@@ -88,12 +89,18 @@ class RopeConfig:
         return self.base or scheduled
 
 
-def frequencies(rope: RopeConfig, scheduled_base: float, head_dim: int) -> tuple[Tensor, float]:
+# Rotation as it was published.
+UNSCALED = RopeConfig()
+
+
+def frequencies(
+    rope: RopeConfig, scheduled_base: float, head_dim: int, device: torch.device | str = "cpu"
+) -> tuple[Tensor, float]:
     """Radians per token of every pair, float64 (P,), and what cosines and sines are multiplied by."""
     base = rope.base_of(scheduled_base)
     if rope.scaling == "ntk":
-        return inverse_frequencies(ntk_base(base, rope.factor, head_dim), head_dim), 1.0
-    unscaled_P = inverse_frequencies(base, head_dim)
+        base = ntk_base(base, rope.factor, head_dim)
+    unscaled_P = inverse_frequencies(base, head_dim, device)
     if rope.scaling == "linear":
         return interpolate(unscaled_P, rope.factor), 1.0
     if rope.scaling == "llama3":
