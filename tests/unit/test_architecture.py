@@ -25,7 +25,7 @@ HOMES = {
     "omegaconf": {"train/compose.py"},
     "wandb": {"train/wandb_log.py"},
     "plotly": {"train/report.py", "train/report_figures.py", "train/report_axes.py"},
-    "pydantic": {"train/compose.py", "train/schedule.py"},
+    "pydantic": {"train/compose.py", "train/schedule.py", "train/typed_model.py"},
     "zstandard": {"data/file_streams.py"},
 }
 # What can run code that stands in a file, and the only files that may use it.
