@@ -63,7 +63,7 @@ class FeedForward(nn.Module):
         self.down_proj = Linear(intermediate_size, hidden_size, bias=bias)
         self._gate = _GATES[activation]
         self._tiles_apply = activation == "silu" and not bias
-        # Tokens at a time, forward and backward; 0: all at once.
+        # Tokens at a time, forward and backward; 0: all at once. For plain SwiGLU only.
         self.tile_rows = 0
 
     def forward(self, x_TD: Tensor) -> Tensor:

@@ -184,6 +184,14 @@ def _backend_problems(config: RunConfig) -> list[str]:
 def _idle_settings(config: RunConfig) -> list[str]:
     """Settings that something else makes meaningless."""
     found = []
+    model = config.model
+    if config.train.keep_for_backward == "tiles" and (
+        model.activation != "silu" or model.feed_forward_bias
+    ):
+        found.append(
+            f"train.keep_for_backward=tiles: is for plain SwiGLU, not for model.activation={model.activation} with "
+            f"model.feed_forward_bias={model.feed_forward_bias}; use input_on_cpu"
+        )
     if config.evaluation.every_steps and not config.evaluation.enabled:
         found.append(
             "evaluation.every_steps: has no effect with evaluation.enabled=false; drop one"
