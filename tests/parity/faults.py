@@ -286,7 +286,7 @@ SEQUENCE = Case(1, 1, 2, 1, "-", "zigzag", 2, "llama", "everything")
 PIPELINE = Case(1, 2, 1, 1, "1f1b", "-", 2, "cohere", "everything")
 _KEYS = r"k_proj|v_proj"
 FAULTS = (
-    Fault(norm_gradients_are_not_summed, TENSOR, False, r"\.norm", "loss|proj|embedding|head"),
+    Fault(norm_gradients_are_not_summed, TENSOR, False, r"\.norm", r"loss|_proj\.|embedding|head"),
     Fault(key_value_replicas_are_not_summed, TENSOR, False, _KEYS, "loss|norm|[qo]_proj|head"),
     Fault(key_value_replica_counts_twice_in_the_norm, TENSOR, True, "gradient norm of step 1"),
     Fault(targets_are_dealt_contiguously, TENSOR, False, "loss", "valid tokens"),

@@ -13,6 +13,9 @@ from data.evaluation import evaluation_batches
 from data.sources import open_source
 from parallel.testing import run_on_ranks
 from tests.conftest import SmallCorpus
+from tests.unit.huggingface_cases import CASES, their_model
+from train import validate
+from train.checkpoint import read_state
 from train.compose import compose_run
 from train.export_huggingface import main as export
 from train.import_huggingface import main as import_
@@ -29,6 +32,7 @@ SHORT = {
 
 
 def job(arguments: list[str], ranks: int) -> None:
+    assert validate.problems(compose_run(arguments), ranks) == []
     assert run_on_ranks(lambda *_: run_job(compose_run(arguments)), ranks) == [0] * ranks
 
 
@@ -117,26 +121,94 @@ def test_the_folder_is_complete(exported: Path, small_corpus: SmallCorpus) -> No
     assert "tensor 2, pipeline 2, sequence 2" in card
 
 
-def test_it_is_trained_on_from_any_layout(
-    exported: Path, trained: Path, small_run: Arguments, tmp_path: Path
+@pytest.fixture(scope="module")
+def imported(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints made of the exported model, and of two of transformers' own."""
+    folder = tmp_path_factory.mktemp("imported")
+    sources = {"cohere2": exported}
+    for name in ("llama 3.1", "gpt-oss"):
+        kind, settings = CASES[name]
+        sources[kind] = folder / f"{kind} of transformers"
+        their_model(kind, {**settings, "vocab_size": 320}).save_pretrained(sources[kind])
+    for kind, source in sources.items():
+        assert import_(["--model", str(source), "--output", str(folder / kind)]) == 0
+    return {kind: folder / kind for kind in sources}
+
+
+def goes_on(
+    outputs: Path, corpus: SmallCorpus, checkpoint: Path, ranks: int, **changes: str
+) -> list[dict[str, Any]]:
+    """Rows of three steps from an imported checkpoint."""
+    values = {
+        "run_name": f"on {ranks}",
+        "paths.outputs": str(outputs),
+        "model": "from_huggingface",
+        "checkpoint.resume": str(checkpoint),
+        "data": "files",
+        "data.sources.all.prefix": corpus.train,
+        "data.look_ahead": "8",
+        "logging.wandb.mode": "disabled",
+        "evaluation.enabled": "false",
+        "preflight.enabled": "false",
+        "train.precision": "float32",
+        "train.max_steps": "3",
+        "optimizer.epsilon": "1e-4",
+    } | changes
+    job([f"{key}={value}" for key, value in values.items()], ranks)
+    return rows(outputs / f"on {ranks}", "metrics.jsonl")
+
+
+def test_it_is_trained_on_the_same_on_any_layout(
+    imported: dict[str, Path], small_corpus: SmallCorpus, tmp_path: Path
 ) -> None:
-    imported = tmp_path / "imported"
-    assert import_(["--model", str(exported), "--output", str(imported)]) == 0
-    losses = []
-    for name, ranks, layout in (
-        ("alone", 1, {}),
-        ("cut", 2, {"parallel.tensor": "2", "parallel.zero_stage": "3"}),
-    ):
-        changes = {
-            "run_name": name,
-            "model": "from_huggingface",
-            "checkpoint.resume": str(imported),
-            "schedule.stages.first.rope_base": "keep",
-            "train.max_steps": "2",
-            "evaluation.enabled": "false",
-        }
-        job(small_run(tmp_path, **changes, **layout, **SHORT), ranks)
-        losses.append([row["loss"] for row in rows(tmp_path / name, "metrics.jsonl")])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    # It goes on from what was learned: a new model's first loss is ln 320 = 5.8.
-    assert losses[0][0] < rows(trained, "metrics.jsonl")[-1]["loss"] + 0.3
+    # Biases, sinks and YaRN, cut and sharded.
+    kept = {"schedule": "small", "schedule.stages.first.rope_base": "keep"}
+    alone = goes_on(tmp_path, small_corpus, imported["gpt_oss"], 1, **kept)
+    layout = {"parallel.tensor": "2", "parallel.zero_stage": "3"}
+    cut = goes_on(tmp_path, small_corpus, imported["gpt_oss"], 2, **kept, **layout)
+    for key in ("loss", "gradient_norm"):
+        assert [row[key] for row in alone] == pytest.approx([row[key] for row in cut], rel=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("llama", "raised"), ("cohere2", "kept")])
+def test_an_imported_model_is_extended_by_its_recipe(
+    kind: str,
+    name: str,
+    imported: dict[str, Path],
+    small_corpus: SmallCorpus,
+    trained: Path,
+    tmp_path: Path,
+) -> None:
+    stages = ("extend_32k", "extend_64k" if name == "raised" else "extend_128k")
+    small = {"tokens": "1024", "batch_tokens": "512", "micro_batch_tokens": "256"}
+    numbers = {f"schedule.stages.{s}.{key}": value for s in stages for key, value in small.items()}
+    lengths = {f"schedule.stages.{s}.sequence_length": str(128 << i) for i, s in enumerate(stages)}
+    if name == "raised":
+        numbers["schedule.stages.extend_32k.rope_base.tokens"] = "1024"
+    found = goes_on(
+        tmp_path,
+        small_corpus,
+        imported[kind],
+        1,
+        experiment=f"extend_{kind}",
+        **numbers,
+        **lengths,
+        **{
+            "schedule.learning_rate.warmup_tokens": "0",
+            "schedule.learning_rate.decay_tokens": "512",
+        },
+    )
+    if kind == "cohere2":  # from what was learned: a new model's first loss is ln 320 = 5.8
+        assert found[0]["loss"] < rows(trained, "metrics.jsonl")[-1]["loss"] + 0.3
+    bases = [row["rope_base"] for row in found]
+    own = read_state(imported[kind]).rope_base
+    assert bases[0] == next(iter(own.values()))
+    assert bases[-1] == (8e6 if name == "raised" else bases[0])
+    assert [row["sequence_length"] for row in found] == [128, 128, 256]
+    newest = sorted((tmp_path / "on 1/checkpoints").glob("step_*"))[-1]
+    arguments = ["--checkpoint", str(newest), "--output", str(tmp_path / "longer")]
+    assert export([*arguments, "--tokenizer", small_corpus.tokenizer]) == 0
+    config = json.loads((tmp_path / "longer/config.json").read_text())
+    assert config["model_type"] == kind
+    assert config["rope_parameters"]["rope_theta"] == bases[-1]
+    assert config["max_position_embeddings"] == 256
