@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data.any_tokenizer import TextTokenizer, open_tokenizer
 from data.huggingface_tokenizer import tokenizer_files
+from data.json_tokenizer import JsonTokenizer
 from data.manifest import load
 from data.sources import corpus_prefixes
 from data.tokenizer import Tokenizer
@@ -62,7 +63,11 @@ def find_tokenizer(wanted: str, checkpoint: Path, vocab_size: int) -> TokenizerS
 
 
 def _of_folder(folder: Path) -> TokenizerSource:
-    return TokenizerSource(folder=folder)
+    try:
+        end_token = JsonTokenizer(folder / "tokenizer.json").eos_id
+    except ValueError:  # of a kind that only transformers knows
+        end_token = None
+    return TokenizerSource(folder=folder, end_token=end_token)
 
 
 def _of_file(tokenizer: TextTokenizer, vocab_size: int) -> TokenizerSource:

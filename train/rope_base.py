@@ -117,7 +117,7 @@ def base_curve(value: Any, facts: StageFacts) -> BaseCurve:
             raise ValueError(
                 ": policy keep needs a stage before this one, or model=from_huggingface; give a number"
             )
-        return _constant(facts.previous_base)
+        return _constant(_number(facts.previous_base, ""))
     if name == "ntk":
         return _constant(_number(_ntk(facts), ""))
     if name == "safe":

@@ -77,11 +77,12 @@ def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
             "(RNoPE-SWA, arXiv 2501.18795: needles 8.0 at 1e4, 6.2 at 4e6); keep it and let the NoPE "
             "layers carry the length"
         )
-    if any(spec.rotary and not spec.window for spec in specs):
+    rope = config.model.rope_full
+    # The bound is for frequencies as they are; scaling is meant to go beyond it.
+    if any(spec.rotary and not spec.window for spec in specs) and rope.scaling == "none":
         for stage in schedule.stages:
-            found += _bound_warning(
-                stage.name, stage.base.last, stage.shape.sequence_length, config
-            )
+            base = rope.base_of(stage.base.last)
+            found += _bound_warning(stage.name, base, stage.shape.sequence_length, config)
     return found
 
 
