@@ -6,11 +6,11 @@ Shape letters: T tokens, W width of the heads of this rank.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from model.norm import RMSNorm, RMSNormPlusOne, statistics_dtype
+from model.products import product
 from parallel.collectives import launch_gather
 from parallel.mesh import AxisGroup
 
@@ -29,7 +29,7 @@ class SummandLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """This rank's summand."""
-        return F.linear(input, self.weight, self.bias / self._num_ranks)
+        return product(input, self.weight, self.bias / self._num_ranks)
 
 
 class AllHeadsNorm(nn.Module):
