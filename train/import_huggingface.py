@@ -14,6 +14,7 @@ but the tensor that is converted. The checkpoint is like any other: every layout
 import argparse
 import dataclasses
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from model.config import ModelConfig
 from model.huggingface.catalogue import family_of
 from model.huggingface.links import Link
 from model.huggingface.refusal import CannotExpress
+from model.position.frequencies import inverse_frequencies
 from model.transformer import Transformer
 from parallel.checkpoint import Index
 from parallel.tensor_files import Entry, FileRecord, write_stream
@@ -43,6 +45,7 @@ TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "chat_template.jinja",
 )  # fmt: skip
 KEPT = "huggingface"
+_FREQUENCIES = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 _TIED = ("lm_head.weight", "model.embed_tokens.weight")
 
 
@@ -58,7 +61,13 @@ def import_model(model: Path, output: Path, *, shard_bytes: int = SHARD_BYTES) -
     imported = family.read(source.config)
     shapes = parameter_shapes(imported.model)
     links = family.links(imported.model, list(shapes))
-    _refuse_differences(source, links, shapes, tied=imported.model.tie_embeddings)
+    _refuse_differences(
+        source,
+        links,
+        shapes,
+        tied=imported.model.tie_embeddings,
+        plain=inverse_frequencies(imported.rope_base, imported.model.head_dim),
+    )
     state = RunState(
         stage="imported",
         rope_base=bases_by_kind(imported.model, imported.rope_base),
@@ -122,25 +131,45 @@ def _converted(source: ModelFolder, links: Sequence[Link]) -> Iterator[tuple[str
 
 
 def _refuse_differences(
-    source: ModelFolder, links: Sequence[Link], shapes: Mapping[str, tuple[int, ...]], *, tied: bool
+    source: ModelFolder,
+    links: Sequence[Link],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    tied: bool,
+    plain: Tensor,
 ) -> None:
-    """Every tensor of theirs goes somewhere, every one of ours comes from somewhere, and shapes agree."""
+    """Every tensor of theirs goes somewhere, every one of ours comes from somewhere, and shapes agree.
+
+    plain: frequencies of the base, unscaled (P,).
+    """
     expected = {name for link in links for name in link.theirs}
     assert {name for link in links for name in link.ours} == set(shapes)
     there = set(source.entries)
+    derived = {name for name in there if _FREQUENCIES.fullmatch(name)}
+    wrong = [line for name in sorted(derived) for line in _other_frequencies(source, name, plain)]
+    there -= derived
     if tied and _TIED[0] in there:
         if not torch.equal(*(source.read(name) for name in _TIED)):
             raise CannotExpress(
                 [f"{_TIED[0]}: differs from {_TIED[1]}, but config.json says tie_word_embeddings"]
             )
         there.discard(_TIED[0])
-    wrong = [f"{name}: is missing in {source.folder}" for name in sorted(expected - there)]
+    wrong += [f"{name}: is missing in {source.folder}" for name in sorted(expected - there)]
     wrong += [f"{name}: has no place in this model" for name in sorted(there - expected)]
     for link in links:
         if set(link.theirs) <= there:
             wrong += _other_shapes(source, link, shapes)
     if wrong:
         raise CannotExpress(wrong[:5] + ([f"and {len(wrong) - 5} more"] if len(wrong) > 5 else []))
+
+
+def _other_frequencies(source: ModelFolder, name: str, plain_P: Tensor) -> list[str]:
+    """Old models store their frequencies, which follow from the base."""
+    found_P = source.read(name)
+    # They were rounded to the 16 bits of the weights.
+    if found_P.shape == plain_P.shape and torch.allclose(found_P.to(plain_P), plain_P, rtol=1e-2):
+        return []
+    return [f"{name}: is not what config.json's rope_theta gives"]
 
 
 def _other_shapes(

@@ -24,6 +24,7 @@ from model.huggingface.links import is_turned, split_halves
 from model.huggingface.refusal import CannotExpress
 from model.packed_layout import PackedLayout
 from model.position.config import RopeConfig
+from model.position.frequencies import inverse_frequencies
 from model.transformer import Transformer
 from parallel.tensor_files import map_tensors
 from tests.unit.huggingface_cases import CASES, LENGTHS, SIZES, WINDOW, their_model
@@ -264,3 +265,20 @@ def test_a_tensor_too_few_too_many_or_another_is_refused(
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("theta", [2e6, 1e4])
+def test_what_follows_from_other_numbers_is_checked_and_left_out(
+    imported, tmp_path: Path, theta: float
+) -> None:
+    theirs, folder = imported
+    tensors = load_file(folder / "theirs/model.safetensors")
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    tensors[name] = inverse_frequencies(theta, 16).to(torch.bfloat16)
+    save_file(tensors, tmp_path / "model.safetensors")
+    shutil.copyfile(folder / "theirs/config.json", tmp_path / "config.json")
+    if theta == theirs.config.rope_parameters["rope_theta"]:
+        import_model(tmp_path, tmp_path / "out")
+    else:
+        with pytest.raises(CannotExpress, match="rope_theta gives"):
+            import_model(tmp_path, tmp_path / "out")
