@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,37 +45,48 @@ from train.typed_model import typed_model
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def export_model(
-    checkpoint: Path,
-    output: Path,
-    *,
-    family: str = "",
-    dtype: str = "",
-    tokenizer: str = "",
-    shard_bytes: int = SHARD_BYTES,
-) -> str:
-    """Convert `checkpoint` into the folder `output`; returns the name of the architecture.
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a checkpoint is written down.
 
     family: a model_type, empty for the one it came from or the first that fits. dtype: of the weights, empty for
     the one they came in, or float32. tokenizer: a SentencePiece model, a tokenizer.json or a folder with one,
-    "none", or empty for the one of the run.
+    "none", or empty for the one of the run. context_length: tokens the model says it can read; 0: the longest
+    sequence that it was trained on. shard_bytes: largest size of a file.
+    """
+
+    family: str = ""
+    dtype: str = ""
+    tokenizer: str = ""
+    context_length: int = 0
+    shard_bytes: int = SHARD_BYTES
+
+
+def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> str:
+    """Convert `checkpoint` into the folder `output`; returns the name of the architecture.
 
     Raises:
         ValueError: why that cannot be; several lines where there are several reasons.
         OSError: the file system refuses.
     """
+    dtype = options.dtype
     state, index = read_state(checkpoint), read_index(checkpoint)
     if dtype and dtype not in DTYPES:
         raise ValueError(f"dtype={dtype}: must be one of {', '.join(DTYPES)}")
+    state.context_length = options.context_length or state.context_length
+    if state.context_length < 1:
+        raise ValueError(
+            f"checkpoint {checkpoint}: does not say how long its sequences were; give --context-length N"
+        )
     model = typed_model(state.model)
-    chosen = choose_family(model, scheduled_base(model, state.rope_base), state, family)
-    source = find_tokenizer(tokenizer, checkpoint, model.vocab_size)
+    chosen = choose_family(model, scheduled_base(model, state.rope_base), state, options.family)
+    source = find_tokenizer(options.tokenizer, checkpoint, model.vocab_size)
     verify_alone(checkpoint, index)
     dtypes = {"": dtype} if dtype else state.origin.get("dtypes", {"": "float32"})
     config = write_config(chosen, model, state, dtype=dtypes[""], end_token=source.end_token)
 
     def fill(folder: Path) -> None:
-        _write_weights(folder, checkpoint, index, chosen, model, dtypes, shard_bytes)
+        _write_weights(folder, checkpoint, index, chosen, model, dtypes, options.shard_bytes)
         source.write(folder, int(config["max_position_embeddings"]))
         write_durably(folder / "config.json", _text(config))
         write_durably(
@@ -165,23 +177,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a SentencePiece model, a tokenizer.json or a folder with one, or none; default: the run's",
     )
     parser.add_argument(
+        "--context-length",
+        type=int,
+        default=0,
+        help="tokens it can read; default: the longest trained on",
+    )
+    parser.add_argument(
         "--shard-bytes", type=int, default=SHARD_BYTES, help="largest size of a file"
     )
-    options = parser.parse_args(arguments)
+    given = vars(parser.parse_args(arguments))
+    checkpoint, output = Path(given.pop("checkpoint")), Path(given.pop("output"))
     try:
-        architecture = export_model(
-            Path(options.checkpoint),
-            Path(options.output),
-            family=options.family,
-            dtype=options.dtype,
-            tokenizer=options.tokenizer,
-            shard_bytes=options.shard_bytes,
-        )
+        architecture = export_model(checkpoint, output, ExportOptions(**given))
     except (ValueError, OSError) as error:
         for line in str(error).splitlines():
             sys.stderr.write(f"train.export_huggingface: {one_line(line)}\n")
         return 2
-    sys.stderr.write(f"{options.output}: {architecture}\n")
+    sys.stderr.write(f"{output}: {architecture}\n")
     return 0
 
 

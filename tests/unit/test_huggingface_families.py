@@ -30,7 +30,7 @@ from parallel.tensor_files import map_tensors
 from tests.unit.huggingface_cases import CASES, LENGTHS, SIZES, WINDOW, their_model
 from train.checkpoint import FORMAT, read_index, read_state
 from train.compose import compose_run, groups
-from train.export_huggingface import export_model
+from train.export_huggingface import ExportOptions, export_model
 from train.huggingface_config import scheduled_base
 from train.import_huggingface import import_model, main
 from train.typed_model import typed_model
@@ -83,7 +83,7 @@ def test_logits_agree_and_the_way_back_changes_nothing(case: str, tmp_path: Path
     # float32 logits of a size of a few, sums in another order.
     assert largest_difference(model, base, theirs) < 1e-5
 
-    export_model(tmp_path / "ours", tmp_path / "back", tokenizer="none")
+    export_model(tmp_path / "ours", tmp_path / "back", ExportOptions(tokenizer="none"))
     was, now = (load_file(tmp_path / f / "model.safetensors") for f in ("theirs", "back"))
     assert was.keys() == now.keys()
     for name, tensor in was.items():
@@ -144,7 +144,9 @@ def test_weights_of_16_bits_in_shards_come_back_bit_by_bit(imported, tmp_path: P
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="30KB")
     import_model(tmp_path / "theirs", tmp_path / "ours", shard_bytes=40_000)
     assert len(list((tmp_path / "ours").glob("part_*.safetensors"))) > 3
-    export_model(tmp_path / "ours", tmp_path / "back", tokenizer="none", shard_bytes=30_000)
+    export_model(
+        tmp_path / "ours", tmp_path / "back", ExportOptions(tokenizer="none", shard_bytes=30_000)
+    )
     was, now = (all_tensors(tmp_path / folder) for folder in ("theirs", "back"))
     assert was.keys() == now.keys()
     for name, tensor in was.items():
@@ -168,7 +170,9 @@ def test_a_model_that_changed_keeps_what_is_not_about_it(imported, tmp_path: Pat
     (tmp_path / "ours/state.json").write_bytes(
         seal({"format": FORMAT, **dataclasses.asdict(longer)})
     )
-    export_model(tmp_path / "ours", tmp_path / "back", tokenizer="none", dtype="bfloat16")
+    export_model(
+        tmp_path / "ours", tmp_path / "back", ExportOptions(tokenizer="none", dtype="bfloat16")
+    )
     was = json.loads((folder / "theirs/config.json").read_text())
     now = json.loads((tmp_path / "back/config.json").read_text())
     assert now["rope_parameters"] == {"rope_type": "default", "rope_theta": 9e6}
