@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.any_tokenizer import TextTokenizer
 from data.readers import BadRecord, Block, Document, format_of
-from data.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class EncodedBlock:
     bad: tuple[BadRecord, ...]
 
 
-def encode_block(block: Block, tokenizer: Tokenizer, text_field: str) -> EncodedBlock:
+def encode_block(block: Block, tokenizer: TextTokenizer, text_field: str) -> EncodedBlock:
     """Parse and tokenise one block."""
     end = np.array([tokenizer.eos_id], dtype=tokenizer.dtype)
     parts: list[np.ndarray] = [np.empty(0, dtype=tokenizer.dtype)]

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from data.any_tokenizer import TextTokenizer, open_tokenizer
 from data.append_journal import AppendJournal, State
 from data.block_encoder import EncodedBlock
 from data.documents import held_out
@@ -32,10 +33,9 @@ from data.manifest import Manifest, describe, load, manifest_path, verify, write
 from data.printable import one_line
 from data.readers import START, BadRecord, Block, Position, format_of
 from data.sealed_json import seal
-from data.tokenizer import Tokenizer
 from data.worker_pool import WorkerPool
 
-TOOL_VERSION = 1
+TOOL_VERSION = 2
 """Raised when the same inputs would give other token files."""
 
 COMMIT_BYTES = 32 << 20
@@ -100,7 +100,7 @@ def prepare(options: PrepareOptions) -> tuple[Manifest, ...]:
     problems = options.problems()
     if problems:
         raise ValueError("; ".join(problems))
-    tokenizer = Tokenizer(options.tokenizer)
+    tokenizer = open_tokenizer(options.tokenizer)
     inputs = Inputs.found(_input_files(options))
     fingerprint = _fingerprint(options, tokenizer, inputs)
     made = _already_made(options, fingerprint)
@@ -131,7 +131,7 @@ def _input_files(options: PrepareOptions) -> list[str]:
     return [name for name in list_files(options.inputs).files if not is_own(name)]
 
 
-def _fingerprint(options: PrepareOptions, tokenizer: Tokenizer, inputs: Inputs) -> str:
+def _fingerprint(options: PrepareOptions, tokenizer: TextTokenizer, inputs: Inputs) -> str:
     """Names what the result depends on: settings, tokenizer, and every input's size and time."""
     heldout = (options.heldout_fraction, options.seed) if options.heldout_output else ()
     digest = hashlib.sha256()
@@ -159,7 +159,7 @@ class _Job:
     """One run: reads blocks, hands them to workers, appends results, commits, finishes."""
 
     def __init__(
-        self, options: PrepareOptions, tokenizer: Tokenizer, inputs: Inputs, fingerprint: str
+        self, options: PrepareOptions, tokenizer: TextTokenizer, inputs: Inputs, fingerprint: str
     ) -> None:
         self.options = options
         self.tokenizer = tokenizer
@@ -340,7 +340,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> PrepareOptions:
     )
     parser.add_argument("--input", nargs="+", required=True, help="files or folders")
     parser.add_argument("--output", required=True, help="prefix of the files to write")
-    parser.add_argument("--tokenizer", required=True, help="SentencePiece model file")
+    parser.add_argument(
+        "--tokenizer", required=True, help="a SentencePiece model, or a tokenizer.json"
+    )
     parser.add_argument("--workers", type=int, default=1, help="tokenising processes")
     parser.add_argument("--on-error", choices=("fail", "skip"), default="fail")
     parser.add_argument("--text-field", default="text", help="field of a JSON record")

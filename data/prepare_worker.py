@@ -4,8 +4,8 @@ import os
 import pickle
 import sys
 
+from data.any_tokenizer import open_tokenizer
 from data.block_encoder import encode_block
-from data.tokenizer import Tokenizer
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
     requests = sys.stdin.buffer
     folder, tokenizer_path, text_field = pickle.load(requests)
     os.chdir(folder)
-    tokenizer = Tokenizer(tokenizer_path)
+    tokenizer = open_tokenizer(tokenizer_path)
     while True:
         try:
             block = pickle.load(requests)

@@ -65,6 +65,7 @@ class Tokenizer:
             raise ValueError(f"tokenizer={path}: has no end-of-document token; train one that has")
         spelled = [self._processor.piece_to_id(f"<0x{b:02X}>") for b in META_SYMBOL.encode()]
         self._meta_ids = np.array(spelled, dtype=self.dtype)
+        self._joined = self._neighbours()
         probe = f"  a{META_SYMBOL}\n\t \u00c5\ufb01\U0001f600 "
         if self.decode(self.encode(probe)) != probe:
             raise ValueError(
@@ -76,14 +77,14 @@ class Tokenizer:
     def encode(self, text: str) -> np.ndarray:
         """Token ids of the whole text, without an end token, in the smallest dtype that fits.
 
-        Memory stays a small multiple of the text: long text is encoded in pieces cut behind a
-        newline, always at the same places.
+        Memory stays a small multiple of the text: long text is encoded in pieces, cut between two
+        characters that no piece of the vocabulary has side by side, so the ids are those of the whole.
         """
         parts: list[np.ndarray] = []
         for number, stretch in enumerate(text.split(META_SYMBOL)):
             if number:
                 parts.append(self._meta_ids)
-            for chunk in _chunks(stretch):
+            for chunk in _chunks(stretch, self._joined):
                 parts.append(np.array(self._processor.encode(chunk), dtype=self.dtype))
         return np.concatenate(parts) if parts else np.empty(0, dtype=self.dtype)
 
@@ -95,12 +96,38 @@ class Tokenizer:
         """How the vocabulary writes one token (a space as U+2581, a byte as <0xNN>)."""
         return str(self._processor.id_to_piece(token))
 
+    def score(self, token: int) -> float:
+        """The model's score of one token: of two pairs it merges the one whose whole has the higher."""
+        return float(self._processor.get_score(token))
 
-def _chunks(text: str) -> Iterator[str]:
+    def is_text(self, token: int) -> bool:
+        """Whether the token spells itself: no byte, no control token, not the unknown."""
+        processor = self._processor
+        return not (
+            processor.is_byte(token)
+            or processor.is_control(token)
+            or processor.is_unknown(token)
+            or processor.is_unused(token)
+        )
+
+    def is_unknown(self, token: int) -> bool:
+        """Whether the token stands for what has no other; with byte fallback no text gives it."""
+        return bool(self._processor.is_unknown(token))
+
+    def _neighbours(self) -> frozenset[str]:
+        """Every two characters that stand side by side in a piece."""
+        pieces = (self.piece(token) for token in range(self.vocab_size) if self.is_text(token))
+        spelled = (piece.replace(META_SYMBOL, " ") for piece in pieces)
+        return frozenset(piece[i : i + 2] for piece in spelled for i in range(len(piece) - 1))
+
+
+def _chunks(text: str, joined: frozenset[str]) -> Iterator[str]:
     start = 0
     while len(text) - start > CHUNK_CHARACTERS:
-        newline = text.find("\n", start + CHUNK_CHARACTERS - 1, start + 2 * CHUNK_CHARACTERS)
-        end = newline + 1 if newline >= 0 else start + CHUNK_CHARACTERS
+        end = start + CHUNK_CHARACTERS
+        # No merge ever crosses two characters that no piece joins: what is left and right of them is apart.
+        while end < len(text) and text[end - 1 : end + 1] in joined:
+            end += 1
         yield text[start:end]
         start = end
     if start < len(text):

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from data.any_tokenizer import TextTokenizer
 from data.block_encoder import EncodedBlock, encode_block
 from data.readers import Block
-from data.tokenizer import Tokenizer
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ class WorkerPool:
     process.
     """
 
-    def __init__(self, tokenizer: Tokenizer, text_field: str, workers: int) -> None:
+    def __init__(self, tokenizer: TextTokenizer, text_field: str, workers: int) -> None:
         self._tokenizer = tokenizer
         self._text_field = text_field
         self._size = workers

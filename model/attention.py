@@ -10,6 +10,7 @@ Shape letters: T tokens, D width, H query heads, G key/value heads, K head dimen
 from torch import Tensor, nn
 
 from model.attention_core import AttentionCore
+from model.attention_sinks import Sinks
 from model.config import ModelConfig
 from model.layer_pattern import LayerSpec
 from model.norm import build_norm
@@ -19,7 +20,7 @@ from model.rope import Rotation, leave_unrotated, rotate
 
 
 class Attention(nn.Module):
-    """Grouped-query attention without biases. Owns the projections; `core` does the attending."""
+    """Grouped-query attention. Owns the projections; `core` does the attending."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, core: AttentionCore) -> None:
         super().__init__()
@@ -28,15 +29,23 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         query_width = config.num_heads * config.head_dim
         key_width = config.num_kv_heads * config.head_dim
-        self.q_proj = Linear(config.hidden_size, query_width)
-        self.k_proj = Linear(config.hidden_size, key_width)
-        self.v_proj = Linear(config.hidden_size, key_width)
-        self.o_proj = Linear(query_width, config.hidden_size)
+        self.q_proj = Linear(config.hidden_size, query_width, bias=config.qkv_bias)
+        self.k_proj = Linear(config.hidden_size, key_width, bias=config.qkv_bias)
+        self.v_proj = Linear(config.hidden_size, key_width, bias=config.qkv_bias)
+        self.o_proj = Linear(query_width, config.hidden_size, bias=config.output_bias)
+        # Over each head's queries and keys, or over those of all heads together.
         self.q_norm: nn.Module = nn.Identity()
         self.k_norm: nn.Module = nn.Identity()
-        if config.qk_norm:
+        self.q_projection_norm: nn.Module = nn.Identity()
+        self.k_projection_norm: nn.Module = nn.Identity()
+        if config.qk_norm and config.qk_norm_over == "projection":
+            self.q_projection_norm = build_norm(config.norm, query_width, config.norm_eps)
+            self.k_projection_norm = build_norm(config.norm, key_width, config.norm_eps)
+        elif config.qk_norm:
             self.q_norm = build_norm(config.norm, config.head_dim, config.norm_eps)
             self.k_norm = build_norm(config.norm, config.head_dim, config.norm_eps)
+        self.query_scale = config.query_scale
+        self.sinks = Sinks(config.num_heads) if config.sinks else None
         self.position = rotate if spec.rotary else leave_unrotated
 
     def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
@@ -47,8 +56,10 @@ class Attention(nn.Module):
     def project(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of these tokens, not yet rotated: each token by itself."""
         heads = (-1, self.head_dim)
-        q_THK = self.q_norm(self.q_proj(x_TD).unflatten(-1, heads))
-        k_TGK = self.k_norm(self.k_proj(x_TD).unflatten(-1, heads))
+        q_THK = self.q_norm(self.q_projection_norm(self.q_proj(x_TD)).unflatten(-1, heads))
+        k_TGK = self.k_norm(self.k_projection_norm(self.k_proj(x_TD)).unflatten(-1, heads))
+        if self.query_scale != 1.0:
+            q_THK = q_THK * self.query_scale
         return q_THK, k_TGK, self.v_proj(x_TD).unflatten(-1, heads)
 
     def rotated(self, x_TD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,4 +69,5 @@ class Attention(nn.Module):
 
     def attend(self, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, layout: PackedLayout) -> Tensor:
         """What `o_proj` reads, (T, H K): the part where tokens meet, those of one document only."""
-        return self.core(q_THK, k_TGK, v_TGK, layout, self.spec.window).flatten(-2)
+        sinks = () if self.sinks is None else (self.sinks(),)
+        return self.core(q_THK, k_TGK, v_TGK, layout, self.spec.window, *sinks).flatten(-2)

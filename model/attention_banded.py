@@ -292,7 +292,7 @@ def _batch(spans: Sequence[Span], length: int, device: torch.device) -> SpanBatc
 
 
 def attend_pieces(
-    q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, plan: Sequence[Piece]
+    q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, plan: Sequence[Piece], softcap: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Output and natural log-sum-exp (T, H) of all queries, in the wide dtype of `widen`."""
     q, k, v = widen(q_THK, k_SGK, v_SGK)
@@ -300,7 +300,12 @@ def attend_pieces(
     lse_TH = q.new_empty(q.shape[:2])
     for piece in plan:
         rows_NHLK, lse_NHL = attend(
-            piece.queries(q), piece.keys(k), piece.keys(v), piece.mask(q), causal=piece.causal
+            piece.queries(q),
+            piece.keys(k),
+            piece.keys(v),
+            piece.mask(q),
+            causal=piece.causal,
+            softcap=softcap,
         )
         piece.put_queries(o_THK, rows_NHLK)
         piece.put_queries(lse_TH[..., None], lse_NHL[..., None])
@@ -315,6 +320,7 @@ def attend_pieces_backward(
     o_THK: Tensor,
     lse_TH: Tensor,
     plan: Sequence[Piece],
+    softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values in the wide dtype; keys that nobody sees have zeros."""
     q, k, v, o, do = widen(q_THK, k_SGK, v_SGK, o_THK, do_THK)
@@ -329,6 +335,7 @@ def attend_pieces_backward(
             piece.queries(lse_TH[..., None])[..., 0],
             piece.mask(q),
             causal=piece.causal,
+            softcap=softcap,
         )
         piece.put_queries(dq, dq_NHLK)
         piece.add_keys(dk, dk_NGSK)

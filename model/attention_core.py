@@ -36,12 +36,13 @@ class AttentionCore(Protocol):
         v_TGK: Tensor,
         layout: PackedLayout,
         window: int | None,
+        sinks_H: Tensor | None = None,
     ) -> Tensor:
         """Attend and return o_THK in the dtype of `q_THK`.
 
         Query head h reads key/value head h // (H / G); scores are scaled by K ** -0.5. A token
         sees the tokens of its own document that are not in its future and, with a window, only the
-        last `window`, itself included.
+        last `window`, itself included. sinks_H: see `attention_sinks`; None for none.
         """
 
 
@@ -51,40 +52,53 @@ BACKENDS: tuple[Backend, ...] = (*KERNELS, DenseCore)
 
 
 def choose_core(
-    name: str, device: torch.device | str, dtype: torch.dtype, head_dim: int = 64
+    name: str,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    head_dim: int = 64,
+    softcap: float = 0.0,
 ) -> AttentionCore:
     """Build the core called `name`, or with "auto" the fastest that serves device, dtype and head dimension.
+
+    softcap: of scores, which not every kernel has; 0 for none.
 
     Raises ValueError when the named backend is unknown or cannot serve.
     """
     device_type = torch.device(device).type
     if name == "auto":
-        return build_core(
-            next(b for b in BACKENDS if not obstacle(b, device_type, dtype, head_dim))
-        )
+        able = (b for b in BACKENDS if not obstacle(b, device_type, dtype, head_dim, softcap))
+        return build_core(next(able), softcap)
     backend = next((b for b in BACKENDS if b.name == name), None)
     if backend is None:
         known = ", ".join(["auto", *(b.name for b in BACKENDS)])
         raise ValueError(f"attention_backend={name}: unknown; use one of {known}")
-    reason = obstacle(backend, device_type, dtype, head_dim)
+    reason = obstacle(backend, device_type, dtype, head_dim, softcap)
     if reason:
         raise ValueError(f"attention_backend={name}: {reason}; use auto or banded")
-    return build_core(backend)
+    return build_core(backend, softcap)
 
 
-def build_core(backend: Backend) -> AttentionCore:
+def build_core(backend: Backend, softcap: float = 0.0) -> AttentionCore:
     """The core of a backend."""
-    built = backend()
+    built = backend(softcap) if softcap else backend()
     return built if isinstance(built, DenseCore) else PackedCore(built)
 
 
-def obstacle(backend: Backend, device_type: str, dtype: torch.dtype, head_dim: int = 64) -> str:
-    """Why this backend cannot serve this device, dtype and head dimension; empty when it can."""
+def obstacle(
+    backend: Backend,
+    device_type: str,
+    dtype: torch.dtype,
+    head_dim: int = 64,
+    softcap: float = 0.0,
+) -> str:
+    """Why this backend cannot serve this device, dtype, head dimension and cap; empty when it can."""
     if device_type not in backend.device_types:
         return f"runs on {' and '.join(backend.device_types)}, not on {device_type}"
     if dtype not in backend.dtypes:
         names = " and ".join(str(known).removeprefix("torch.") for known in backend.dtypes)
         return f"computes in {names}, not in {str(dtype).removeprefix('torch.')}"
+    if softcap and not backend.caps_scores:
+        return f"does not cap scores, and model.attention_softcap={softcap}"
     if head_dim not in backend.head_dims:
         widths = backend.head_dims
         return f"takes a head_dim of {widths[0]} to {widths[-1]} in steps of {widths.step}, not {head_dim}"

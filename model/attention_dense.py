@@ -32,18 +32,33 @@ def visible_TS(layout: PackedLayout, window: int | None) -> Tensor:  # noqa: N80
 
 
 def attention_rows(
-    q_THK: Tensor, k_TGK: Tensor, layout: PackedLayout, window: int | None
+    q_THK: Tensor,
+    k_TGK: Tensor,
+    layout: PackedLayout,
+    window: int | None,
+    *,
+    softcap: float = 0.0,
+    sinks_H: Tensor | None = None,
 ) -> Tensor:
-    """The attention probabilities, float32 or float64 (H, T, S): each row sums to 1."""
+    """The attention probabilities, float32 or float64 (H, T, S): each row sums to 1, or less beside sinks."""
     wide = statistics_dtype(q_THK.dtype)
     k_SHK = _per_query_head(k_TGK, q_THK)
     scores_HTS: Tensor = torch.einsum("thk,shk->hts", q_THK.to(wide), k_SHK.to(wide))
     scores_HTS = scores_HTS * q_THK.shape[-1] ** -0.5
-    return scores_HTS.masked_fill(~visible_TS(layout, window), float("-inf")).softmax(dim=-1)
+    if softcap:
+        scores_HTS = softcap * torch.tanh(scores_HTS / softcap)
+    scores_HTS = scores_HTS.masked_fill(~visible_TS(layout, window), float("-inf"))
+    if sinks_H is None:
+        return scores_HTS.softmax(dim=-1)
+    sinks_HT1 = sinks_H.to(wide)[:, None, None].expand(-1, scores_HTS.shape[1], 1)
+    return torch.cat((scores_HTS, sinks_HT1), dim=-1).softmax(dim=-1)[..., :-1]
 
 
 class DenseCore:
-    """Attention as the formula says it. Materialises every score: for tests and short streams."""
+    """Attention as the formula says it. Materialises every score: for tests and short streams.
+
+    softcap: scores s become softcap * tanh(s / softcap); 0: they stay.
+    """
 
     name: ClassVar[str] = "dense"
     device_types: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
@@ -54,6 +69,10 @@ class DenseCore:
         torch.float16,
     )
     head_dims: ClassVar[range] = range(1, 2**31)
+    caps_scores: ClassVar[bool] = True
+
+    def __init__(self, softcap: float = 0.0) -> None:
+        self.softcap = softcap
 
     @staticmethod
     def missing() -> str:
@@ -67,9 +86,12 @@ class DenseCore:
         v_TGK: Tensor,
         layout: PackedLayout,
         window: int | None,
+        sinks_H: Tensor | None = None,
     ) -> Tensor:
         """See `AttentionCore`. The softmax is taken in float32, or float64 for float64 input."""
-        rows_HTS = attention_rows(q_THK, k_TGK, layout, window)
+        rows_HTS = attention_rows(
+            q_THK, k_TGK, layout, window, softcap=self.softcap, sinks_H=sinks_H
+        )
         v_SHK = _per_query_head(v_TGK, q_THK).to(rows_HTS.dtype)
         o_THK: Tensor = torch.einsum("hts,shk->thk", rows_HTS, v_SHK)
         return o_THK.to(q_THK.dtype)

@@ -41,6 +41,7 @@ class TorchFlash:
     device_types: ClassVar[tuple[str, ...]] = ("cuda",)
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16)
     head_dims: ClassVar[range] = range(8, 257, 8)
+    caps_scores: ClassVar[bool] = False
 
     @staticmethod
     def missing() -> str:
@@ -107,6 +108,7 @@ class Flash2:
     device_types: ClassVar[tuple[str, ...]] = ("cuda",)
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16)
     head_dims: ClassVar[range] = range(8, 257, 8)
+    caps_scores: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._kernels = import_module("flash_attn.flash_attn_interface")
@@ -204,6 +206,7 @@ class Flash4:
     device_types: ClassVar[tuple[str, ...]] = ("cuda",)
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16)
     head_dims: ClassVar[range] = range(8, 257, 8)
+    caps_scores: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._kernels = import_module("flash_attn.cute.interface")
@@ -254,19 +257,24 @@ KERNELS: tuple[type[SegmentKernel], ...] = (Flash3, Flash4, TorchFlash, Flash2, 
 
 @cache
 def choose_segment_kernel(
-    device_type: str, dtype: torch.dtype, head_dim: int, name: str = "auto"
+    device_type: str,
+    dtype: torch.dtype,
+    head_dim: int,
+    name: str = "auto",
+    softcap: float = 0.0,
 ) -> SegmentKernel:
-    """The kernel called `name`, or with "auto" the fastest, that serves this device, dtype and head dimension.
+    """The kernel called `name`, or with "auto" the fastest, that serves this device, dtype, head dimension and cap.
 
     Where the named one does not serve, the next in the list that does.
     """
     wanted = [kernel for kernel in KERNELS if name in ("auto", kernel.name)]
     return next(
-        kernel()
+        kernel(softcap) if softcap else kernel()
         for kernel in (*wanted, *KERNELS)
         if device_type in kernel.device_types
         and dtype in kernel.dtypes
         and head_dim in kernel.head_dims
+        and (kernel.caps_scores or not softcap)
         and not kernel.missing()
     )
 

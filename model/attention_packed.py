@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.attention_segments import SegmentKernel, Segments
+from model.attention_sinks import sinks_gradient, with_sinks
 from model.kept_attention import kept
 from model.packed_layout import PackedLayout
 
@@ -34,6 +35,7 @@ class PackedCore:
         v_TGK: Tensor,
         layout: PackedLayout,
         window: int | None,
+        sinks_H: Tensor | None = None,
     ) -> Tensor:
         """See `AttentionCore`."""
         # A window as long as the longest document hides nothing, and kernels are faster without one.
@@ -43,7 +45,7 @@ class PackedCore:
             lengths, borders = layout.lengths, layout.cu_seqlens
             known[reach] = Segments(lengths, lengths, True, reach, borders, borders)
         run = _PackedAttention.apply
-        o_THK: Tensor = run(q_THK, k_TGK, v_TGK, known[reach], self.kernel)  # type: ignore[no-untyped-call]
+        o_THK: Tensor = run(q_THK, k_TGK, v_TGK, sinks_H, known[reach], self.kernel)  # type: ignore[no-untyped-call]
         return o_THK
 
 
@@ -54,23 +56,25 @@ class _PackedAttention(torch.autograd.Function):
         q_THK: Tensor,
         k_TGK: Tensor,
         v_TGK: Tensor,
+        sinks_H: Tensor | None,
         segments: Segments,
         kernel: SegmentKernel,
     ) -> Tensor:
         def attend() -> tuple[Tensor, Tensor]:
-            o, lse_TH = kernel.forward(q_THK, k_TGK, v_TGK, segments)
+            o, lse_TH = with_sinks(*kernel.forward(q_THK, k_TGK, v_TGK, segments), sinks_H)
             return o.to(q_THK.dtype), lse_TH
 
         o_THK, lse_TH = kept(attend)
         ctx.segments, ctx.kernel = segments, kernel
-        ctx.save_for_backward(q_THK, k_TGK, v_TGK, o_THK, lse_TH)
+        ctx.save_for_backward(q_THK, k_TGK, v_TGK, o_THK, lse_TH, sinks_H)
         return o_THK
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, do_THK: Tensor) -> tuple[Tensor | None, ...]:
-        q_THK, k_TGK, v_TGK, o_THK, lse_TH = ctx.saved_tensors
+        q_THK, k_TGK, v_TGK, o_THK, lse_TH, sinks_H = ctx.saved_tensors
         dq, dk, dv = ctx.kernel.backward(
             do_THK.contiguous(), q_THK, k_TGK, v_TGK, o_THK, lse_TH, ctx.segments
         )
-        return dq.to(q_THK.dtype), dk.to(k_TGK.dtype), dv.to(v_TGK.dtype), None, None
+        d_sinks_H = sinks_gradient(do_THK, o_THK, lse_TH, sinks_H)
+        return dq.to(q_THK.dtype), dk.to(k_TGK.dtype), dv.to(v_TGK.dtype), d_sinks_H, None, None

@@ -101,6 +101,10 @@ class SegmentKernel(Protocol):
     device_types: ClassVar[tuple[str, ...]]
     dtypes: ClassVar[tuple[torch.dtype, ...]]
     head_dims: ClassVar[range]
+    # Whether it can be made with a softcap for its scores.
+    caps_scores: ClassVar[bool]
+
+    def __init__(self, softcap: float = 0.0) -> None: ...
 
     @staticmethod
     def missing() -> str:
@@ -129,7 +133,10 @@ class SegmentKernel(Protocol):
 
 
 class BandedSegments:
-    """Causal spans, bands and rectangles on torch's CPU flash kernels, or by formula elsewhere."""
+    """Causal spans, bands and rectangles on torch's CPU flash kernels, or by formula elsewhere.
+
+    softcap: scores s become softcap * tanh(s / softcap), by formula; 0: they stay.
+    """
 
     name: ClassVar[str] = "banded"
     device_types: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
@@ -140,6 +147,10 @@ class BandedSegments:
         torch.float16,
     )
     head_dims: ClassVar[range] = range(1, 2**31)
+    caps_scores: ClassVar[bool] = True
+
+    def __init__(self, softcap: float = 0.0) -> None:
+        self.softcap = softcap
 
     @staticmethod
     def missing() -> str:
@@ -150,7 +161,7 @@ class BandedSegments:
         self, q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, segments: Segments
     ) -> tuple[Tensor, Tensor]:
         """See `SegmentKernel`."""
-        return attend_pieces(q_THK, k_SGK, v_SGK, segments.pieces)
+        return attend_pieces(q_THK, k_SGK, v_SGK, segments.pieces, self.softcap)
 
     def backward(
         self,
@@ -163,7 +174,9 @@ class BandedSegments:
         segments: Segments,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `SegmentKernel`."""
-        return attend_pieces_backward(do_THK, q_THK, k_SGK, v_SGK, o_THK, lse_TH, segments.pieces)
+        return attend_pieces_backward(
+            do_THK, q_THK, k_SGK, v_SGK, o_THK, lse_TH, segments.pieces, self.softcap
+        )
 
 
 def _cut(segments: Segments) -> Iterator[Piece]:

@@ -4,6 +4,11 @@
 
     sequential (Llama)   h = x + attention(norm(x))    y = h + feed_forward(feed_forward_norm(h))
 
+The sequential block may normalise after attention and feed-forward instead (OLMo 2), or both before and after
+(Gemma):
+
+    h = x + post_norm(attention(norm(x)))    y = h + feed_forward_post_norm(feed_forward(feed_forward_norm(h)))
+
 Attention is where tokens meet and ranks talk. What comes before and after it treats each token by itself, so
 both are methods, which `regions` can compile. The parallel block has its feed-forward in the first, where the
 normalised input is at hand:
@@ -56,7 +61,7 @@ class ParallelBlock(Block):
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, core: AttentionCore) -> None:
         super().__init__(config, spec, core)
-        self.feed_forward = FeedForward(config.hidden_size, config.intermediate_size)
+        self.feed_forward = build_feed_forward(config)
 
     def before(self, x_TD: Tensor, rotation: Rotation) -> BeforeAttention:
         """See `Block`."""
@@ -74,8 +79,13 @@ class SequentialBlock(Block):
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, core: AttentionCore) -> None:
         super().__init__(config, spec, core)
-        self.feed_forward_norm = build_norm(config.norm, config.hidden_size, config.norm_eps)
-        self.feed_forward = FeedForward(config.hidden_size, config.intermediate_size)
+        before, after = config.norm_at != "after", config.norm_at != "before"
+        if not before:
+            self.norm = nn.Identity()
+        self.post_norm = _norm(config, present=after)
+        self.feed_forward_norm = _norm(config, present=before)
+        self.feed_forward_post_norm = _norm(config, present=after)
+        self.feed_forward = build_feed_forward(config)
 
     def before(self, x_TD: Tensor, rotation: Rotation) -> BeforeAttention:
         """See `Block`."""
@@ -83,9 +93,26 @@ class SequentialBlock(Block):
 
     def after(self, r_TD: Tensor, o_TD: Tensor) -> Tensor:
         """See `Block`."""
-        h_TD = r_TD + self.attention.o_proj(o_TD)
-        y_TD: Tensor = h_TD + self.feed_forward(self.feed_forward_norm(h_TD))
+        h_TD = r_TD + self.post_norm(self.attention.o_proj(o_TD))
+        f_TD = self.feed_forward(self.feed_forward_norm(h_TD))
+        y_TD: Tensor = h_TD + self.feed_forward_post_norm(f_TD)
         return y_TD
+
+
+def build_feed_forward(config: ModelConfig) -> FeedForward:
+    """The feed-forward named in the configuration."""
+    return FeedForward(
+        config.hidden_size,
+        config.intermediate_size,
+        activation=config.activation,
+        bias=config.feed_forward_bias,
+    )
+
+
+def _norm(config: ModelConfig, *, present: bool) -> nn.Module:
+    if not present:
+        return nn.Identity()
+    return build_norm(config.norm, config.hidden_size, config.norm_eps)
 
 
 def build_block(config: ModelConfig, spec: LayerSpec, core: AttentionCore) -> nn.Module:

@@ -4,9 +4,13 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 from model.layer_pattern import LAYER_KINDS
+from model.position.config import RopeConfig
 
 BLOCKS = ("parallel", "sequential")
-NORMS = ("layernorm", "rmsnorm")
+NORMS = ("layernorm", "rmsnorm", "rmsnorm_plus_one")
+NORM_PLACES = ("before", "after", "both")
+QK_NORM_SPANS = ("head", "projection")
+ACTIVATIONS = ("silu", "gelu_tanh", "clamped_silu")
 ATTENTION_BACKENDS = (
     "auto", "dense", "banded", "varlen", "flash_attn", "flash_attn_3", "flash_attn_4"
 )  # fmt: skip
@@ -50,11 +54,33 @@ class ModelConfig:
     # parallel: attention and feed-forward side by side, one norm (Cohere).
     # sequential: one after the other, two norms (Llama).
     block: str = "parallel"
-    # layernorm or rmsnorm; a learned weight and no bias in both.
+    # layernorm, rmsnorm, or rmsnorm_plus_one (Gemma: multiplies by 1 + weight); a learned weight and no bias.
     norm: str = "layernorm"
     norm_eps: float = 1e-5
-    # Norm over each head's queries and keys, before rotation.
+    # Where a sequential block normalises: before attention and feed-forward, after them (OLMo 2), or both (Gemma).
+    norm_at: str = "before"
+    # Norm over queries and keys, before rotation: over each head's, or over all heads' together.
     qk_norm: bool = False
+    qk_norm_over: str = "head"
+    # Biases of the query, key and value projections; of attention's last product; of the feed-forward's three.
+    qkv_bias: bool = False
+    output_bias: bool = False
+    feed_forward_bias: bool = False
+    # The feed-forward's gate: silu, gelu_tanh (Gemma) or clamped_silu (gpt-oss).
+    activation: str = "silu"
+    # A learned logit for every head beside its scores, that takes attention and gives nothing (gpt-oss).
+    sinks: bool = False
+    # Scores s become c tanh(s / c); 0: they stay.
+    attention_softcap: float = 0.0
+    # The same for the output logits.
+    logit_softcap: float = 0.0
+    # Queries are multiplied by this, besides the scores' head_dim ** -0.5.
+    query_scale: float = 1.0
+    # Embeddings are multiplied by this as they enter the first layer.
+    embedding_scale: float = 1.0
+    # Rotation of the layers with and without a window: scaling, and a base of their own.
+    rope_window: RopeConfig = field(default_factory=RopeConfig)
+    rope_full: RopeConfig = field(default_factory=RopeConfig)
     # The output head reuses the embedding's weight.
     tie_embeddings: bool = True
     # Logits are multiplied by this.
@@ -66,7 +92,12 @@ class ModelConfig:
 
     def problems(self) -> list[str]:
         """Every rule this configuration breaks, one line each; empty when it is fine."""
-        return self._size_problems() + self._pattern_problems() + self._recipe_problems()
+        return (
+            self._size_problems()
+            + self._pattern_problems()
+            + self._recipe_problems()
+            + self._rope_problems()
+        )
 
     def _size_problems(self) -> list[str]:
         found = [
@@ -114,15 +145,50 @@ class ModelConfig:
             for name, known in (
                 ("block", BLOCKS),
                 ("norm", NORMS),
+                ("norm_at", NORM_PLACES),
+                ("qk_norm_over", QK_NORM_SPANS),
+                ("activation", ACTIVATIONS),
                 ("attention_backend", ATTENTION_BACKENDS),
             )
             if getattr(self, name) not in known
         ]
         found += [
             f"model.{name}={getattr(self, name)}: must be a positive finite number"
-            for name in ("norm_eps", "logit_scale", "init_std")
+            for name in ("norm_eps", "logit_scale", "init_std", "query_scale", "embedding_scale")
             if not 0.0 < getattr(self, name) < float("inf")
         ]
+        found += [
+            f"model.{name}={getattr(self, name)}: must be a finite number; 0 is off"
+            for name in ("attention_softcap", "logit_softcap")
+            if not 0.0 <= getattr(self, name) < float("inf")
+        ]
+        if self.block == "parallel" and self.norm_at != "before":
+            found.append(
+                f"model.norm_at={self.norm_at}: a parallel block has one norm, before; use block=sequential"
+            )
+        if self.qk_norm_over != "head" and not self.qk_norm:
+            found.append(
+                f"model.qk_norm_over={self.qk_norm_over}: has no effect without a norm; set model.qk_norm=true"
+            )
+        return found
+
+    def rope_of(self, window: int | None) -> RopeConfig:
+        """How rotary layers with this window (None: without one) rotate."""
+        return self.rope_full if window is None else self.rope_window
+
+    def _rope_problems(self) -> list[str]:
+        if any(name not in LAYER_KINDS for name in self.layer_pattern):
+            return []
+        found = []
+        kinds = [LAYER_KINDS[name] for name in self.layer_pattern]
+        for name, windowed in (("rope_window", True), ("rope_full", False)):
+            rope: RopeConfig = getattr(self, name)
+            found += rope.problems(f"model.{name}")
+            used = any(kind.rotary and kind.windowed == windowed for kind in kinds)
+            if rope != RopeConfig() and not used:
+                found.append(
+                    f"model.{name}: has no effect, model.layer_pattern has no such rotary layer; drop it"
+                )
         return found
 
 

@@ -7,8 +7,8 @@ Conventions, the field's usual ones:
   a machine spends.
 - Every weight that multiplies each token counts 2 per token and forward (hence 6 N T in training).
   The embedding lookup is free; the output head is a product over the whole vocabulary. So a tied
-  embedding counts once, AS THE HEAD, and an untied input embedding not at all. Norm weights, rotation
-  and softmax are left out (under 0.1 %).
+  embedding counts once, AS THE HEAD, and an untied input embedding not at all. Norm weights, biases,
+  rotation and softmax are left out (under 0.1 %).
 - Attention counts 4 * num_heads * head_dim per visible pair of query and key and forward (12 in
   training): only pairs that the window and the document borders let through, half of a square for a
   causal full layer, not the whole.
@@ -47,15 +47,43 @@ class FlopCount:
 def parameter_count(config: ModelConfig) -> int:
     """Every parameter of the whole model, a tied weight once."""
     embeddings = 1 if config.tie_embeddings else 2
-    norms = 1 if config.block == "parallel" else 2
-    norm_weights = norms * config.hidden_size
-    if config.qk_norm:
-        norm_weights += 2 * config.head_dim
+    vectors = layer_vectors(
+        config,
+        heads=config.num_heads,
+        key_heads=config.num_kv_heads,
+        width=config.intermediate_size,
+    )
     return (
         embeddings * config.vocab_size * config.hidden_size
-        + config.num_layers * (_layer_matmul_parameters(config) + norm_weights)
+        + config.num_layers * (_layer_matmul_parameters(config) + vectors)
         + config.hidden_size
     )
+
+
+def layer_vectors(config: ModelConfig, *, heads: int, key_heads: int, width: int) -> int:
+    """Norm weights, biases and sinks of one layer, or of a part of it.
+
+    heads, key_heads, width: query heads, key/value heads and feed-forward width of that part.
+    """
+    query_width, key_width = heads * config.head_dim, key_heads * config.head_dim
+    vectors = norms_of_layer(config) * config.hidden_size
+    if config.qk_norm:
+        whole = config.qk_norm_over == "projection"
+        vectors += query_width + key_width if whole else 2 * config.head_dim
+    if config.qkv_bias:
+        vectors += query_width + 2 * key_width
+    if config.output_bias:
+        vectors += config.hidden_size
+    if config.feed_forward_bias:
+        vectors += 2 * width + config.hidden_size
+    return vectors + (heads if config.sinks else 0)
+
+
+def norms_of_layer(config: ModelConfig) -> int:
+    """Norms over the residual stream's width in one layer."""
+    if config.block == "parallel":
+        return 1
+    return 4 if config.norm_at == "both" else 2
 
 
 def matmul_parameters(config: ModelConfig) -> int:

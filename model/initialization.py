@@ -30,14 +30,17 @@ def initialize(module: nn.Module, config: ModelConfig, seed: int, prefix: str = 
 def initialize_parameter(name: str, tensor: Tensor, config: ModelConfig, seed: int) -> None:
     """Fill the whole parameter called `name` (its full name in the Transformer) in place.
 
-    Norms are ones; other weights are normal with deviation `init_std`, divided by sqrt(2
-    num_layers) where a projection writes into the residual stream, so that its variance does not
-    grow with depth (GPT-2).
+    Norms multiply by one, biases are zero; other weights, and sinks, are normal with deviation `init_std`,
+    divided by sqrt(2 num_layers) where a projection writes into the residual stream, so that its variance
+    does not grow with depth (GPT-2).
     """
     if tensor.is_meta:
         raise ValueError(f"{name}: is on the meta device and has no values; call to_empty first")
     if name.endswith(_NORM):
-        tensor.fill_(1.0)
+        tensor.fill_(0.0 if config.norm == "rmsnorm_plus_one" else 1.0)
+        return
+    if name.endswith(".bias"):
+        tensor.zero_()
         return
     std = config.init_std
     if name.endswith(_INTO_RESIDUAL):

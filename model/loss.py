@@ -6,7 +6,7 @@ into their own gradient in place, folded into the gradients of the hidden states
 weight, and forgotten. The backward only multiplies by the incoming scale: nothing is kept and
 nothing is recomputed.
 
-    logits = logit_scale * h W^T      lse = log sum exp logits
+    logits = logit_scale * h W^T      lse = log sum exp logits         (with a cap c: logits -> c tanh(logits / c))
     total  = sum over valid tokens of (lse - logits[target]) + z_loss * lse^2
     d total / d logits = softmax * (1 + 2 z_loss lse) - onehot(target)
 
@@ -49,6 +49,32 @@ class LossSums:
     valid_tokens: Tensor
 
 
+@dataclass(frozen=True)
+class Logits:
+    """What lies between the product h W^T and the logits. softcap: 0 for none."""
+
+    scale: float = 1.0
+    softcap: float = 0.0
+
+    def of(self, product: Tensor) -> Tensor:
+        """The logits in float32, or float64."""
+        scaled = product.to(statistics_dtype(product.dtype)) * self.scale
+        return self.softcap * torch.tanh(scaled / self.softcap) if self.softcap else scaled
+
+    def in_place(self, product: Tensor) -> Tensor:
+        """`of`, in the buffer of the product where its dtype allows."""
+        scaled = product.to(statistics_dtype(product.dtype))
+        if self.scale != 1.0:
+            scaled = scaled.mul_(self.scale)
+        return scaled.div_(self.softcap).tanh_().mul_(self.softcap) if self.softcap else scaled
+
+    def slope(self, logits: Tensor) -> Tensor | float:
+        """d logits / d product, where the logits are these."""
+        if not self.softcap:
+            return self.scale
+        return (1.0 - (logits / self.softcap).square()) * self.scale
+
+
 class HeadLoss(Protocol):
     """The seam of the output head: how hidden states, head weight and targets become losses."""
 
@@ -59,12 +85,19 @@ class HeadLoss(Protocol):
         targets_T: Tensor,
         *,
         logit_scale: float,
+        logit_softcap: float,
         z_loss: float,
     ) -> LossSums:
-        """Summed losses of the stream."""
+        """Summed losses of the stream. logit_softcap: 0 for none."""
 
     def per_token(
-        self, hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, *, logit_scale: float
+        self,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        targets_T: Tensor,
+        *,
+        logit_scale: float,
+        logit_softcap: float,
     ) -> Tensor:
         """Natural-log losses (T,), 0 where ignored, without gradients."""
 
@@ -110,6 +143,7 @@ class ChunkedLoss:
         targets_T: Tensor,
         *,
         logit_scale: float = 1.0,
+        logit_softcap: float = 0.0,
         z_loss: float = 0.0,
     ) -> LossSums:
         """See `LossSums`. targets_T: int64 (T,), -100 is ignored."""
@@ -117,7 +151,7 @@ class ChunkedLoss:
             _walk,
             of_chunk=self._of_chunk,
             targets_T=targets_T,
-            logit_scale=logit_scale,
+            logits=Logits(logit_scale, logit_softcap),
             z_loss=z_loss,
         )
         return sums_of_walk(walk, hidden_TD, weight_VD, targets_T, z_loss)
@@ -130,12 +164,14 @@ class ChunkedLoss:
         targets_T: Tensor,
         *,
         logit_scale: float = 1.0,
+        logit_softcap: float = 0.0,
     ) -> Tensor:
         """Natural-log losses (T,) in float32 (float64 for float64 input), 0 where ignored."""
+        logits = Logits(logit_scale, logit_softcap)
         losses_T = hidden_TD.new_zeros(len(targets_T), dtype=statistics_dtype(hidden_TD.dtype))
         weight_VD = for_product(weight_VD)
         for rows in _chunks(hidden_TD, weight_VD.shape[0]):
-            logits_CV = scaled_logits(for_product(hidden_TD[rows]), weight_VD, logit_scale)
+            logits_CV = logits.in_place(for_product(hidden_TD[rows]) @ weight_VD.t())
             losses_T[rows], _ = _losses(logits_CV, targets_T[rows])
         return losses_T
 
@@ -148,7 +184,7 @@ class OfChunk(Protocol):
         logits_CV: Tensor,
         targets_C: Tensor,
         *,
-        logit_scale: float,
+        logits: Logits,
         z_loss: float,
         wants_gradient: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,7 +203,7 @@ def _walk(
     *,
     of_chunk: OfChunk,
     targets_T: Tensor,
-    logit_scale: float,
+    logits: Logits,
     z_loss: float,
 ) -> Walked:
     wide = statistics_dtype(hidden_TD.dtype)
@@ -180,7 +216,7 @@ def _walk(
         losses_C, lse_C, d_logits_CV = of_chunk(
             hidden_CD @ weight_VD.t(),
             targets_T[rows],
-            logit_scale=logit_scale,
+            logits=logits,
             z_loss=z_loss,
             wants_gradient=wants_d_hidden or wants_d_weight,
         )
@@ -197,24 +233,24 @@ def chunk_in_place(
     logits_CV: Tensor,
     targets_C: Tensor,
     *,
-    logit_scale: float,
+    logits: Logits,
     z_loss: float,
     wants_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `OfChunk`: few passes over the logits, which are what costs here beside the products."""
-    wide_CV = logits_CV.to(statistics_dtype(logits_CV.dtype))
-    if logit_scale != 1.0:
-        wide_CV = wide_CV.mul_(logit_scale)
+    wide_CV = logits.in_place(logits_CV)
     if not wants_gradient:
         return *_losses(wide_CV, targets_C), logits_CV
     column_C1, valid_C = _columns(wide_CV, targets_C, 0)[0][:, None], targets_C != IGNORED
     log_p_CV = wide_CV.log_softmax(dim=-1)
     log_p_C = log_p_CV.gather(1, column_C1).squeeze(1)
     lse_C = wide_CV.gather(1, column_C1).squeeze(1) - log_p_C
-    # Weight of a token: nothing where it is ignored.
-    scale_C = valid_C.to(lse_C.dtype) * logit_scale
+    # Weight of a token: nothing where it is ignored. The slope is one number unless logits are capped.
+    scale_C = valid_C.to(lse_C.dtype) * (1.0 if logits.softcap else logits.scale)
     d_logits_CV = log_p_CV.exp_().mul_((scale_C * (1 + 2 * z_loss * lse_C))[:, None])
     d_logits_CV.scatter_add_(1, column_C1, -scale_C[:, None])
+    if logits.softcap:
+        d_logits_CV.mul_(logits.slope(wide_CV))
     losses_C, lse_C = torch.where(valid_C, -log_p_C, 0.0), torch.where(valid_C, lse_C, 0.0)
     return losses_C, lse_C, d_logits_CV.to(logits_CV.dtype)
 
@@ -223,12 +259,12 @@ def chunk_at_once(
     logits_CV: Tensor,
     targets_C: Tensor,
     *,
-    logit_scale: float,
+    logits: Logits,
     z_loss: float,
     wants_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `OfChunk`: formulas for a compiler, which computes the scaled logits anew in every pass."""
-    wide_CV = logits_CV.to(statistics_dtype(logits_CV.dtype)) * logit_scale
+    wide_CV = logits.of(logits_CV)
     lse_C = wide_CV.logsumexp(dim=-1)
     is_target_CV = torch.arange(logits_CV.shape[1], device=logits_CV.device) == targets_C[:, None]
     picked_C = torch.where(is_target_CV, wide_CV, 0.0).sum(dim=-1)
@@ -237,7 +273,7 @@ def chunk_at_once(
     if wants_gradient:
         p_CV = (wide_CV - lse_C[:, None]).exp() * (1 + 2 * z_loss * lse_C[:, None])
         d_logits_CV = torch.where(valid_C[:, None], p_CV - is_target_CV.to(p_CV.dtype), 0.0)
-        logits_CV = (d_logits_CV * logit_scale).to(logits_CV.dtype)
+        logits_CV = (d_logits_CV * logits.slope(wide_CV)).to(logits_CV.dtype)
     return losses_C, valid_lse_C, logits_CV
 
 
@@ -298,11 +334,6 @@ def chunks_of(num_tokens: int, rows: int) -> list[slice]:
 
 def _chunks(hidden_TD: Tensor, vocab_size: int) -> list[slice]:
     return chunks_of(hidden_TD.shape[0], rows_at_once(hidden_TD, vocab_size))
-
-
-def scaled_logits(hidden_CD: Tensor, weight_VD: Tensor, logit_scale: float) -> Tensor:
-    logits_CV = hidden_CD @ weight_VD.t()
-    return logits_CV.to(statistics_dtype(logits_CV.dtype)).mul_(logit_scale)
 
 
 def _losses(logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,6 +50,27 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps).to(x.dtype)
 
 
+class RMSNormPlusOne(nn.Module):
+    """RMSNorm that multiplies by 1 + weight, so that decay pulls it towards plain normalisation. Shape is kept.
+
+    Source: Gemma's released code.
+    """
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension of `x`."""
+        wide = statistics_dtype(x.dtype)
+        weight = 1.0 + self.weight.to(wide)
+        return F.rms_norm(x.to(wide), weight.shape, weight, self.eps).to(x.dtype)
+
+
+_KINDS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm, "rmsnorm_plus_one": RMSNormPlusOne}
+
+
 def build_norm(kind: str, size: int, eps: float) -> nn.Module:
-    """The norm named in the configuration ("layernorm" or "rmsnorm") over `size` elements."""
-    return {"layernorm": LayerNorm, "rmsnorm": RMSNorm}[kind](size, eps)
+    """The norm named in the configuration (`NORMS` of `ModelConfig`) over `size` elements."""
+    return _KINDS[kind](size, eps)

@@ -26,17 +26,22 @@ def for_product(x: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` without a bias, whose product is the machine's fastest. Output has the input's dtype."""
+    """`nn.Linear` whose product is the machine's fastest. Output has the input's dtype."""
 
-    def __init__(self, size_in: int, size_out: int) -> None:
-        super().__init__(size_in, size_out, bias=False)
+    def __init__(self, size_in: int, size_out: int, *, bias: bool = False) -> None:
+        super().__init__(size_in, size_out, bias=bias)
 
     def forward(self, x_MD: Tensor) -> Tensor:
-        """x W^T, (M, F)."""
-        if x_MD.is_cpu and x_MD.dtype in _HALF and not MULTIPLIES_HALF:
-            widened: Tensor = _WidenedProduct.apply(x_MD, self.weight)  # type: ignore[no-untyped-call]
-            return widened
-        return F.linear(x_MD, self.weight)
+        """x W^T + bias, (M, F)."""
+        return product(x_MD, self.weight, self.bias)
+
+
+def product(x_MD: Tensor, weight_FD: Tensor, bias_F: Tensor | None) -> Tensor:
+    """x W^T + bias, (M, F), in the dtype of `x`."""
+    if x_MD.is_cpu and x_MD.dtype in _HALF and not MULTIPLIES_HALF:
+        y_MF: Tensor = _WidenedProduct.apply(x_MD, weight_FD)  # type: ignore[no-untyped-call]
+        return y_MF if bias_F is None else y_MF + bias_F
+    return F.linear(x_MD, weight_FD, bias_F)
 
 
 class _WidenedProduct(torch.autograd.Function):

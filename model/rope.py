@@ -6,7 +6,7 @@ Pair i of a head at position p is turned by the angle p * base ** (-2i / K):
 
 so the product of a query and a key depends on the distance of their positions only. Everything here
 is a pure function of the base and the positions: no buffers, nothing that a change of base could
-leave behind. Source: arXiv 2104.09864.
+leave behind. How fast pairs turn is said in `model/position/`. Source: arXiv 2104.09864.
 
 Shape letters: T tokens, H heads (of queries or of keys), K head dimension, P = K / 2 pairs.
 """
@@ -17,33 +17,33 @@ import torch
 from torch import Tensor
 
 from model.norm import statistics_dtype
+from model.position.config import UNSCALED, RopeConfig, frequencies
 
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
-    """Every token's turns, cosine and sine (T, P, 2), made once per forward and shared by all layers."""
+    """Every token's turns, cosine and sine (T, P, 2), made once per forward and shared by all layers of a kind."""
 
     turns_TP2: Tensor
 
 
-def inverse_frequencies(base: float, head_dim: int, device: torch.device | str = "cpu") -> Tensor:
-    """Radians per token of every pair: base ** (-2i / head_dim), float64 (P,)."""
-    exponents_P = torch.arange(0, head_dim, 2, dtype=torch.float64, device=device) / head_dim
-    return torch.pow(float(base), -exponents_P)
-
-
 def make_rotation(
-    positions_T: Tensor, base: float, *, head_dim: int, dtype: torch.dtype
+    positions_T: Tensor,
+    base: float,
+    *,
+    head_dim: int,
+    dtype: torch.dtype,
+    rope: RopeConfig = UNSCALED,
 ) -> Rotation:
     """The rotation of tokens at `positions_T` (integers) for a model that computes in `dtype`.
 
-    Angles are formed in float64, where position times frequency is exact enough at any length;
-    cosines and sines are float32, or float64 for a float64 model.
+    base: the schedule's, where `rope` has none of its own. Angles are formed in float64, where position times
+    frequency is exact enough at any length; cosines and sines are float32, or float64 for a float64 model.
     """
-    frequencies_P = inverse_frequencies(base, head_dim, positions_T.device)
+    frequencies_P, factor = frequencies(rope, base, head_dim, positions_T.device)
     angles_TP = positions_T.to(torch.float64)[:, None] * frequencies_P
-    wide = statistics_dtype(dtype)
-    return Rotation(torch.stack((angles_TP.cos().to(wide), angles_TP.sin().to(wide)), dim=-1))
+    turns_TP2 = torch.stack((angles_TP.cos(), angles_TP.sin()), dim=-1) * factor
+    return Rotation(turns_TP2.to(statistics_dtype(dtype)))
 
 
 def rotate(x_THK: Tensor, rotation: Rotation) -> Tensor:

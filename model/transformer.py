@@ -11,7 +11,9 @@ Shape letters: T tokens, D width, V vocabulary.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from model.attention_core import AttentionCore
@@ -23,7 +25,7 @@ from model.loss import ChunkedLoss, HeadLoss, LossSums
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
 from model.recompute import RUNNERS, LayerRunner, evenly, keep_everything
-from model.rope import make_rotation
+from model.rope import Rotation, make_rotation
 from model.tiled_feed_forward import TILE_ROWS
 
 
@@ -53,9 +55,10 @@ class Transformer(nn.Module):
         self.head_loss: HeadLoss = ChunkedLoss()
         self.run_layer: LayerRunner = keep_everything
         self._recomputed = evenly(config.num_layers, config.num_layers)
-        specs = expand_pattern(config)
+        self._specs = specs = expand_pattern(config)
         indices = range(config.num_layers) if layer_indices is None else layer_indices
         self.embedding: nn.Module = nn.Identity()
+        self._embedding_scale = config.embedding_scale if has_embedding else 1.0
         if has_embedding:
             self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleDict(
@@ -96,18 +99,30 @@ class Transformer(nn.Module):
         tokens_T: int64 (T,) token ids, or hidden states (T, D) where the embedding lives elsewhere.
         """
         x_TD = self.embedding(tokens_T)
-        rotation = make_rotation(
-            layout.positions_T, rope_base, head_dim=self.config.head_dim, dtype=x_TD.dtype
-        )
+        if self._embedding_scale != 1.0:
+            x_TD = x_TD * self._embedding_scale
+        rotations = self._rotations(layout.positions_T, rope_base, x_TD.dtype)
         for index, layer in self.layers.items():
             run = self.run_layer if int(index) in self._recomputed else keep_everything
-            x_TD = run(layer, x_TD, layout, rotation)
+            x_TD = run(layer, x_TD, layout, rotations[self._specs[int(index)].window])
         hidden_TD: Tensor = self.norm(x_TD)
         return hidden_TD
 
+    def _rotations(
+        self, positions_T: Tensor, rope_base: float, dtype: torch.dtype
+    ) -> dict[int | None, Rotation]:
+        """The rotation of each kind of layer, by its window; the same one where both turn alike."""
+        config = self.config
+        make = partial(make_rotation, positions_T, rope_base, head_dim=config.head_dim, dtype=dtype)
+        full = make(rope=config.rope_full)
+        alike = config.rope_window == config.rope_full
+        return {None: full, config.window: full if alike else make(rope=config.rope_window)}
+
     def logits(self, hidden_TD: Tensor) -> Tensor:
-        """logit_scale * hidden W^T, (T, V), all at once: for short streams; see `loss`."""
-        return self.config.logit_scale * (hidden_TD @ self.head_weight_VD.t())
+        """logit_scale * hidden W^T, capped, (T, V), all at once: for short streams; see `loss`."""
+        logits_TV = self.config.logit_scale * (hidden_TD @ self.head_weight_VD.t())
+        cap = self.config.logit_softcap
+        return cap * torch.tanh(logits_TV / cap) if cap else logits_TV
 
     def loss(self, hidden_TD: Tensor, targets_T: Tensor, z_loss: float = 0.0) -> LossSums:
         """Loss sums over the valid targets; differentiate `total`.
@@ -119,11 +134,16 @@ class Transformer(nn.Module):
             self.head_weight_VD,
             targets_T,
             logit_scale=self.config.logit_scale,
+            logit_softcap=self.config.logit_softcap,
             z_loss=z_loss,
         )
 
     def token_losses(self, hidden_TD: Tensor, targets_T: Tensor) -> Tensor:
         """Natural-log loss of every token (T,), 0 where ignored; no gradients. For evaluation."""
         return self.head_loss.per_token(
-            hidden_TD, self.head_weight_VD, targets_T, logit_scale=self.config.logit_scale
+            hidden_TD,
+            self.head_weight_VD,
+            targets_T,
+            logit_scale=self.config.logit_scale,
+            logit_softcap=self.config.logit_softcap,
         )

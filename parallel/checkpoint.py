@@ -171,7 +171,8 @@ def _share_done(
 def read(engine: TrainingEngine, folder: Path, index: Index, *, adam_steps: int) -> None:
     """Load weights and moments from `folder` into `engine`, whatever layout wrote them. Collective.
 
-    Tensors are mapped, so a rank reads what it keeps and no more; `verify` them first.
+    Tensors are mapped, so a rank reads what it keeps and no more; `verify` them first. Before AdamW's first
+    step there are no moments: a checkpoint that was made of weights alone has none.
 
     Raises:
         ValueError: the checkpoint lacks a parameter or has one of another shape.
@@ -182,8 +183,9 @@ def read(engine: TrainingEngine, folder: Path, index: Index, *, adam_steps: int)
     wanted = {name: parameters.full_shape(name) for name in parameters.named}
     everywhere = {name for names in engine.mesh.gather_objects(list(wanted)) for name in names}
     engine.mesh.together(lambda: _refuse_others(folder, shapes, wanted, everywhere))
-    tensors = engine.mesh.together(lambda: _map(folder, index, shapes, wanted))
-    engine.restore(_by_name(tensors, wanted), adam_steps)
+    kinds = KINDS if adam_steps else KINDS[:1]
+    tensors = engine.mesh.together(lambda: _map(folder, index, shapes, wanted, kinds))
+    engine.restore(_by_name(tensors, wanted, kinds), adam_steps)
 
 
 def _refuse_others(
@@ -207,12 +209,16 @@ def _refuse_others(
 
 
 def _map(
-    folder: Path, index: Index, shapes: dict[str, torch.Size], wanted: dict[str, torch.Size]
+    folder: Path,
+    index: Index,
+    shapes: dict[str, torch.Size],
+    wanted: dict[str, torch.Size],
+    kinds: Sequence[str],
 ) -> dict[str, Tensor]:
-    """The wanted parameters' tensors of every kind, by key."""
+    """The wanted parameters' tensors of these kinds, by key."""
     by_file: dict[str, dict[str, torch.Size]] = {}
     for name, shape in wanted.items():
-        for kind in KINDS:
+        for kind in kinds:
             key = f"{kind}/{name}"
             if shapes.get(key) != shape:
                 raise DamagedCheckpoint(f"checkpoint {folder}: its index does not fit {key}")
@@ -227,10 +233,22 @@ def _map(
 
 
 def _by_name(
-    tensors: dict[str, Tensor], wanted: dict[str, torch.Size]
+    tensors: dict[str, Tensor], wanted: dict[str, torch.Size], kinds: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     for name in wanted:
-        yield name, {kind: tensors.pop(f"{kind}/{name}") for kind in KINDS}
+        yield name, {kind: tensors.pop(f"{kind}/{name}") for kind in kinds}
+
+
+def verify_alone(folder: Path, index: Index) -> None:
+    """Compare every file with its size and SHA-256 in one process without a world.
+
+    Raises:
+        DamagedCheckpoint: the first file that differs.
+        ValueError: a file cannot be read.
+    """
+    _compare_sizes(folder, index)
+    for name, record in index["files"].items():
+        _compare(folder, name, record, 0, lambda size: None)  # noqa: ARG005
 
 
 def checked_index(content: dict[str, object]) -> Index:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from model.config import ModelConfig
+from model.flops import norms_of_layer
 from parallel.pipeline.placement import Placement
 from parallel.sequence.plan import KeyPlan
 from parallel.tensor.cut import cut_of
@@ -112,11 +113,20 @@ def tensor_received(stage: StageShape, num_tokens: int, *, recomputed: bool = Fa
 def _tensor_layer(stage: StageShape, num_tokens: int, recomputed: bool) -> Received:
     halves = 1 if stage.config.block == "parallel" else 2
     transfer = _stream_transfer(stage, num_tokens)
-    backward = 2 * halves * transfer + _layer_replica_sums(stage)
+    means = _head_means(stage, num_tokens)
+    backward = 2 * halves * transfer + means + _layer_replica_sums(stage)
     if recomputed:
-        # All of the forward again but the sums at the end of the block.
-        backward += (2 * halves - 1) * transfer
-    return Received(2 * halves * transfer, backward)
+        # All of the forward again but the sums at the end of the block, if no norm comes after them.
+        repeated = 2 * halves - (stage.config.norm_at == "before")
+        backward += repeated * transfer + means
+    return Received(2 * halves * transfer + means, backward)
+
+
+def _head_means(stage: StageShape, num_tokens: int) -> int:
+    """Mean squares of the queries, and of the keys, of all heads: one number a token from every rank."""
+    if not (stage.config.qk_norm and stage.config.qk_norm_over == "projection"):
+        return 0
+    return 2 * num_tokens * (stage.tensor - 1) * stage.wide
 
 
 def _stream_transfer(stage: StageShape, num_tokens: int) -> int:
@@ -127,13 +137,20 @@ def _stream_transfer(stage: StageShape, num_tokens: int) -> int:
 
 def _layer_replica_sums(stage: StageShape) -> int:
     """Gradients of what several ranks hold alike, added up once a backward."""
-    config = stage.config
-    norms = ["norm"] if config.block == "parallel" else ["norm", "feed_forward_norm"]
-    found = sum(_replica_sum(stage, f"{norm}.weight", config.hidden_size) for norm in norms)
-    if config.qk_norm:
+    config, key_width = stage.config, stage.key_heads * stage.config.head_dim
+    found = norms_of_layer(config) * _replica_sum(stage, "norm.weight", config.hidden_size)
+    if config.qk_norm and config.qk_norm_over == "projection":
+        found += _replica_sum(stage, "k_projection_norm.weight", key_width)
+    elif config.qk_norm:
         found += 2 * _replica_sum(stage, "q_norm.weight", config.head_dim)
-    key_weight = stage.key_heads * config.head_dim * config.hidden_size
-    return found + 2 * _replica_sum(stage, "k_proj.weight", key_weight)
+    if config.qkv_bias:
+        found += 2 * _replica_sum(stage, "k_proj.bias", key_width)
+    for has_bias, name in (
+        (config.output_bias, "o_proj.bias"),
+        (config.feed_forward_bias, "down_proj.bias"),
+    ):
+        found += _replica_sum(stage, name, config.hidden_size) if has_bias else 0
+    return found + 2 * _replica_sum(stage, "k_proj.weight", key_width * config.hidden_size)
 
 
 def _replica_sum(stage: StageShape, name: str, elements: int) -> int:

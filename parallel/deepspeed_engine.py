@@ -77,8 +77,8 @@ class StepOutcome:
 
 
 def has_decay(name: str) -> bool:
-    """Whether the parameter called `name` is decayed: matrices are, norms and embeddings are not."""
-    return "norm" not in name and "embedding" not in name
+    """Whether the parameter called `name` is decayed: matrices are; norms, embeddings, biases, sinks are not."""
+    return not any(kind in name for kind in ("norm", "embedding", "bias", "sinks"))
 
 
 def materialise(

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.config import ModelConfig
+from model.flops import layer_vectors, norms_of_layer
 from model.recompute import evenly
 from parallel.costs import StageShape, hand_over_bytes, key_bytes, key_gradient_bytes
 from parallel.pipeline.placement import Placement
@@ -39,11 +40,12 @@ def layer_parameters(config: ModelConfig, tensor: int = 1) -> int:
     stage = StageShape(config, (0,), tensor=tensor)
     query_width = config.num_heads // tensor * config.head_dim
     key_width = stage.key_heads * config.head_dim
-    norms = config.hidden_size * (1 if config.block == "parallel" else 2)
-    if config.qk_norm:
-        norms += 2 * config.head_dim
+    width = config.intermediate_size // tensor
+    vectors = layer_vectors(
+        config, heads=config.num_heads // tensor, key_heads=stage.key_heads, width=width
+    )
     attention = 2 * config.hidden_size * (query_width + key_width)
-    return attention + 3 * config.hidden_size * (config.intermediate_size // tensor) + norms
+    return attention + 3 * config.hidden_size * width + vectors
 
 
 def stage_parameters(stage: StageShape) -> int:
@@ -120,8 +122,11 @@ def layer_activations(stage: StageShape, num_tokens: int, *, received_keys: int 
     feed_forward = 4 * (config.intermediate_size // tensor) * element
     halves = 1 if config.block == "parallel" else 2
     kept = num_tokens * (halves * gathered + attention + feed_forward)
-    kept += halves * _norm(stage, num_tokens // tensor, config.hidden_size)
-    if config.qk_norm:
+    kept += norms_of_layer(config) * _norm(stage, num_tokens // tensor, config.hidden_size)
+    if config.qk_norm and config.qk_norm_over == "projection":
+        kept += _norm(stage, num_tokens, heads * config.head_dim)
+        kept += _norm(stage, num_tokens, stage.key_heads * config.head_dim)
+    elif config.qk_norm:
         # A sequential block on the tensor axis projects, and normalises, its tokens piece by piece.
         calls = min(PIECES, num_tokens // tensor) if halves == 2 and tensor > 1 else 1
         kept += _norm(stage, num_tokens * heads, config.head_dim, calls)

@@ -83,8 +83,9 @@ def build_local(
 
 def _put_sequence_cores(stages: tuple[Transformer, ...], mesh: Mesh, traffic: TrafficMeter) -> None:
     """Full layers fetch keys along the ring, windowed layers by one exchange: the payoff of the hybrid."""
-    full = RingCore(mesh.sequence, traffic)
-    windowed = WindowCore(mesh.window, traffic)
+    softcap = stages[0].config.attention_softcap
+    full = RingCore(mesh.sequence, traffic, softcap)
+    windowed = WindowCore(mesh.window, traffic, softcap)
     for stage in stages:
         for module in stage.modules():
             if isinstance(module, Attention):

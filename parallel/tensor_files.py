@@ -11,10 +11,11 @@ Reading is the package's: it checks the header against the file, and maps tensor
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +24,7 @@ from torch import Tensor
 WRITE_BYTES = 8 << 20
 READ_BYTES = 8 << 20
 _ALIGNMENT = 8
+_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 class FileRecord(TypedDict):
@@ -32,8 +34,36 @@ class FileRecord(TypedDict):
     sha256: str
 
 
+class Entry(NamedTuple):
+    """What a file says of one of its tensors."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its numbers."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileRecord:
     """Write float32 CPU tensors to a new file, through to the disk.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
+    entries = {key: Entry(tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()}
+    return write_stream(path, entries, tensors.values())
+
+
+def write_stream(
+    path: Path,
+    entries: Mapping[str, Entry],
+    tensors: Iterable[Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> FileRecord:
+    """Write CPU tensors that come one by one, in the order of `entries`, to a new file, through to the disk.
 
     Raises:
         OSError: the file system refuses.
@@ -41,7 +71,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileRecord:
     whole, size = hashlib.sha256(), 0
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
-        for piece in _pieces(tensors):
+        for piece in _pieces(entries, tensors, metadata):
             whole.update(piece)
             size += len(piece)
             while piece:
@@ -52,23 +82,58 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileRecord:
     return {"bytes": size, "sha256": whole.hexdigest()}
 
 
-def _pieces(tensors: Mapping[str, Tensor]) -> Iterable[memoryview]:
-    yield memoryview(_header(tensors))
-    for tensor in tensors.values():
-        content = tensor.contiguous().flatten().numpy().data.cast("B")
+def _pieces(
+    entries: Mapping[str, Entry], tensors: Iterable[Tensor], metadata: Mapping[str, str] | None
+) -> Iterator[memoryview]:
+    yield memoryview(_header(entries, metadata))
+    for entry, tensor in zip(entries.values(), tensors, strict=True):
+        assert Entry(tensor.dtype, tuple(tensor.shape)) == entry
+        content = tensor.contiguous().flatten().view(torch.uint8).numpy().data
+        del tensor
         for start in range(0, len(content), WRITE_BYTES):
             yield content[start : start + WRITE_BYTES]
 
 
-def _header(tensors: Mapping[str, Tensor]) -> bytes:
-    entries, end = {}, 0
-    for key, tensor in tensors.items():
-        assert tensor.dtype == torch.float32
-        begin, end = end, end + tensor.numel() * tensor.element_size()
-        entries[key] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(entries).encode()
+def _header(entries: Mapping[str, Entry], metadata: Mapping[str, str] | None) -> bytes:
+    rows: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    end = 0
+    for key, entry in entries.items():
+        begin, end = end, end + entry.bytes
+        rows[key] = {
+            "dtype": _NAMES[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(rows).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
+
+
+def list_tensors(path: Path) -> dict[str, Entry]:
+    """What a file holds, in the order in which it lies there.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is not a safetensors file, or holds numbers that are no floats of 16 or 32 bits.
+    """
+    dtypes = {name: dtype for dtype, name in _NAMES.items()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {key: file.get_slice(key) for key in file.offset_keys()}
+            found = {key: (part.get_dtype(), part.get_shape()) for key, part in slices.items()}
+    except SafetensorError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    for key, (name, _) in found.items():
+        if name not in dtypes:
+            raise ValueError(f"{path.name}: {key} is {name}; it can be {', '.join(dtypes)}")
+    return {key: Entry(dtypes[name], tuple(shape)) for key, (name, shape) in found.items()}
+
+
+def read_tensor(path: Path, key: str) -> Tensor:
+    """One tensor of a file, mapped into memory until it is let go of, in the file's dtype."""
+    with safe_open(path, framework="pt") as file:
+        tensor: Tensor = file.get_tensor(key)
+    return tensor
 
 
 def file_record(path: Path, progress: Callable[[int], None]) -> FileRecord:

@@ -28,9 +28,10 @@ from train.build_trainer import build_trainer, dealer
 from train.checkpoint import Checkpoints, RunState
 from train.config import RunConfig
 from train.evaluate import HeldOut
-from train.loop import Run, bases_by_kind
+from train.loop import Run
 from train.progress import say
 from train.resume import sound_checkpoint
+from train.rope_base import bases_by_kind
 from train.run_log import RunLog, write_config
 from train.schedule import Schedule, Stage
 from train.stragglers import Stragglers
@@ -142,7 +143,7 @@ def load_state(
         before = max(0, fresh.tokens_seen - 1)
         stage = schedule.stage_at(before)
         last = fresh.tokens_seen - stage.shape.batch_tokens
-        base = bases_by_kind(config, schedule.at(max(stage.start, last)).rope_base)
+        base = bases_by_kind(config.model, schedule.at(max(stage.start, last)).rope_base)
         wrong = checkpoint.differences(
             fresh,
             config.model,

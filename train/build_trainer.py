@@ -46,7 +46,13 @@ def build_trainer(
     where a pipeline draws one of its steps, with the table of idle time beside it; None: nowhere.
     """
     dtype, traffic = DTYPES[config.train.precision], TrafficMeter()
-    core = choose_core(config.model.attention_backend, mesh.device, dtype, config.model.head_dim)
+    core = choose_core(
+        config.model.attention_backend,
+        mesh.device,
+        dtype,
+        config.model.head_dim,
+        config.model.attention_softcap,
+    )
     local = build_local(
         config.model, core, mesh, parallel, sequence_length=sequence_length, traffic=traffic
     )

@@ -55,6 +55,8 @@ class RunState:
     skipped_steps: int = 0
     # Base of the rotary layers by kind, as of the last step: {"window": ..., "full": ...}.
     rope_base: dict[str, float] = field(default_factory=dict)
+    # Longest sequence trained on so far, here and in what was imported; in tokens.
+    context_length: int = 0
     # The packer's place in the data: see data/packing.py. Empty at the start.
     cursor: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
@@ -67,6 +69,8 @@ class RunState:
     # How often the run went back to a checkpoint because of spikes, and the steps it gave up then.
     rollbacks: int = 0
     abandoned_steps: int = 0
+    # Of an imported model: its config.json and generation_config.json, and dtypes; for its way back.
+    origin: dict[str, Any] = field(default_factory=dict)
     # For the record; a checkpoint loads under any layout.
     layout: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -326,18 +330,23 @@ def differences(
     """Why `state` may not go on under this configuration, one line each; empty if it may."""
     found = []
     wanted = asdict(model)
-    for name in sorted(wanted.keys() - _NOT_THE_MODEL):
-        if state.model.get(name) != wanted[name]:
+    trained = (
+        asdict(ModelConfig()) | state.model
+    )  # what an older version did not know was as it is by default
+    ropes = {"rope_window", "rope_full"} if "rope_scaling" in allowed else set()
+    for name in sorted(wanted.keys() - _NOT_THE_MODEL - ropes):
+        if trained[name] != wanted[name]:
+            way_out = ", or set checkpoint.allow_changes=[rope_scaling]" if "rope_" in name else ""
             found.append(
-                f"model.{name}={wanted[name]}: the checkpoint's model has {state.model.get(name)}; "
-                "use that, or start a new run (another run_name)"
+                f"model.{name}={wanted[name]}: the checkpoint's model has {trained[name]}; "
+                f"use that, or start a new run (another run_name){way_out}"
             )
     if "rope_base" not in allowed and state.rope_base != rope_base:
         found.append(
             f"rope_base: this schedule has {rope_base} where the checkpoint stands, it was trained with "
             f"{state.rope_base}; restore the schedule, or set checkpoint.allow_changes=[rope_base]"
         )
-    if "data" not in allowed and state.data != data:
+    if "data" not in allowed and state.data and state.data != data:
         keys = [key for key in data if state.data.get(key) != data[key]]
         found.append(
             f"data: {', '.join(keys)} differ from the checkpoint's, so its place in the data means "

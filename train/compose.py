@@ -28,6 +28,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from data.printable import one_line
 from train.config import RunConfig
+from train.imported_model import MARK, imported_model
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # Of an argument or of a value: far beyond what anybody writes, and short enough to be parsed in a moment.
@@ -71,13 +72,13 @@ def compose_run(arguments: Sequence[str]) -> RunConfig:
             choices.append(f"{override.key_or_group}={override.value()}")
     tree = _compose(choices, mistakes)
     means_something = not mistakes
-    for override in changes:
-        try:
-            mistake = _change(tree, override)
-        except (OmegaConfBaseException, RecursionError) as error:
-            mistake = f"cannot be set ({_words(error)}); give a value such as --print shows"
-        if mistake:
-            mistakes.append(f"{one_line(override.input_line or '')}: {mistake}")
+    of_model = [change for change in changes if change.key_or_group.startswith("model.")]
+    _change_all(tree, [change for change in changes if change not in of_model], mistakes)
+    if found := _take_imported_model(tree, choices):
+        means_something = False
+        mistakes += found
+    else:
+        _change_all(tree, of_model, mistakes)
     if not mistakes:
         return typed(tree)
     rest = None
@@ -116,6 +117,18 @@ def to_yaml(config: RunConfig) -> str:
     """The resolved configuration as YAML, every key written out."""
     text: str = OmegaConf.to_yaml(dataclasses.asdict(config))
     return text
+
+
+def from_yaml(text: str) -> RunConfig:
+    """The inverse of `to_yaml`.
+
+    Raises:
+        ConfigMistakes: it is of another version.
+    """
+    try:
+        return typed(OmegaConf.create(text))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigMistakes([_words(error)]) from error
 
 
 def groups() -> dict[str, list[str]]:
@@ -198,6 +211,35 @@ def _compose(choices: list[str], mistakes: list[str]) -> Any:
         return _compose([], mistakes)
     OmegaConf.set_struct(tree, False)
     return tree
+
+
+def _take_imported_model(tree: Any, choices: list[str]) -> list[str]:
+    """Put the model of the checkpoint that `model.from_checkpoint` names in its place; or why that cannot be."""
+    if not isinstance(tree.get("model"), Mapping) or MARK not in tree.model:
+        return []
+    try:
+        named = OmegaConf.select(tree, tree.model[MARK], default="auto")
+        model, start = imported_model(str(named))
+    except (ValueError, OmegaConfBaseException) as error:
+        return [f"model=from_huggingface: {one_line(str(error))}"]
+    OmegaConf.update(tree, "model", model, merge=False, force_add=True)
+    for key, value in start.items():
+        OmegaConf.update(tree, f"schedule.{key}", value, force_add=True)
+    return [
+        f"{choice}: has no effect with model=from_huggingface; give model.KEY=VALUE for what is to change"
+        for choice in choices
+        if choice.startswith("recipe=")
+    ]
+
+
+def _change_all(tree: Any, changes: Sequence[Override], mistakes: list[str]) -> None:
+    for override in changes:
+        try:
+            mistake = _change(tree, override)
+        except (OmegaConfBaseException, RecursionError) as error:
+            mistake = f"cannot be set ({_words(error)}); give a value such as --print shows"
+        if mistake:
+            mistakes.append(f"{one_line(override.input_line or '')}: {mistake}")
 
 
 def _change(tree: Any, override: Override) -> str | None:

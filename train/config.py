@@ -16,7 +16,7 @@ DEVICES = ("auto", "cpu", "cuda")
 COMPILE = ("auto", "always", "never")
 KEPT_FOR_BACKWARD = ("everything", "attention", "input", "input_on_cpu", "tiles")
 WANDB_MODES = ("offline", "online", "disabled")
-ALLOWED_CHANGES = ("rope_base", "data")
+ALLOWED_CHANGES = ("rope_base", "rope_scaling", "data")
 SPIKE_ACTIONS = ("ignore", "stop", "skip", "rollback")
 
 
@@ -71,6 +71,10 @@ class ScheduleConfig:
     """Everything that changes over the run, as functions of tokens seen."""
 
     stages: dict[str, StageConfig]
+    # RoPE base and context length of the model that the first stage begins with, for policies that go on from
+    # them; model=from_huggingface fills them in. 0: it begins with none.
+    start_base: float = 0.0
+    start_length: int = 0
     learning_rate: LearningRateConfig = field(default_factory=LearningRateConfig)
 
 
@@ -141,7 +145,7 @@ class CheckpointConfig:
     keep: int = 2
     # auto (the run's own latest), never, or a checkpoint's folder.
     resume: str = "auto"
-    # Differences between checkpoint and configuration that are meant: rope_base, data.
+    # Differences between checkpoint and configuration that are meant: rope_base, rope_scaling, data.
     allow_changes: list[str] = field(default_factory=list)
 
 

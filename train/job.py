@@ -91,6 +91,7 @@ def choose_hardware(config: RunConfig) -> torch.device:
         device,
         DTYPES[config.train.precision],
         config.model.head_dim,
+        config.model.attention_softcap,
     )
     return device
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from data.loader import GlobalBatch
-from model.layer_pattern import expand_pattern
 from parallel.mesh import Mesh
 from parallel.watch.waiting import waiting
 from train import bad_step, spikes
@@ -21,6 +20,7 @@ from train.checkpoint import Checkpoints, RunState
 from train.config import RunConfig
 from train.evaluate import HeldOut, evaluate
 from train.progress import Progress, number
+from train.rope_base import bases_by_kind
 from train.run_log import RunLog, finite
 from train.schedule import Point, Schedule, Stage
 from train.step import StepResult, optimizer_step
@@ -217,13 +217,8 @@ def _advance(run: Run, batch: GlobalBatch, point: Point) -> None:
     state.tokens_seen += batch.shape.batch_tokens
     state.stage = point.stage.name
     state.cursor = batch.cursor
-    state.rope_base = bases_by_kind(run.config, point.rope_base)
-
-
-def bases_by_kind(config: RunConfig, base: float) -> dict[str, float]:
-    """The base of each kind of rotary layer that the model has."""
-    kinds = {"window" if s.window else "full" for s in expand_pattern(config.model) if s.rotary}
-    return dict.fromkeys(sorted(kinds), base)
+    state.rope_base = bases_by_kind(run.config.model, point.rope_base)
+    state.context_length = max(state.context_length, batch.shape.sequence_length)
 
 
 def _note(run: Run, batch: GlobalBatch, result: StepResult, limit: float) -> str:

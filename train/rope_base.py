@@ -6,10 +6,13 @@ A stage says `rope_base: 10000`, or a policy:
     {policy: ramp, start: 1e4, end: 5e5, tokens: 4e6}      log-linear over tokens, then constant; without
                                                            `start` from the previous stage's last base,
                                                            without `tokens` over the whole stage
+    {policy: keep}                                         the previous stage's last base
     {policy: ntk}                                          previous base * s^(d/(d-2)), s the growth of length
                                                            (NTK-aware interpolation)
     {policy: safe}                                         lower bound of Men et al. 2024 (arXiv 2405.14591)
                                                            for the distances the rotary layers see
+
+What stands before the first stage is an imported model, where there is one (`schedule.start_base`).
 
 The bound: B_b(m) = sum_i cos(m b^(-2i/d)) must stay >= 0 up to the distance L. Feasible bases are a union
 of narrow intervals, so `safe` is the smallest base above which every base of the grid is feasible.
@@ -25,9 +28,14 @@ from typing import Any
 
 import numpy as np
 
-POLICIES = ("constant", "stepped", "ramp", "ntk", "safe")
+from model.config import ModelConfig
+from model.layer_pattern import expand_pattern
+from model.position.ntk import ntk_base
+
+POLICIES = ("constant", "keep", "stepped", "ramp", "ntk", "safe")
 _FIELDS = {
     "constant": {"base"},
+    "keep": set[str](),
     "stepped": {"steps"},
     "ramp": {"start", "end", "tokens"},
     "ntk": set[str](),
@@ -104,6 +112,12 @@ def base_curve(value: Any, facts: StageFacts) -> BaseCurve:
         return _stepped(policy, facts)
     if name == "ramp":
         return _ramp(policy, facts)
+    if name == "keep":
+        if facts.previous_base is None:
+            raise ValueError(
+                ": policy keep needs a stage before this one, or model=from_huggingface; give a number"
+            )
+        return _constant(_number(facts.previous_base, ""))
     if name == "ntk":
         return _constant(_number(_ntk(facts), ""))
     if name == "safe":
@@ -112,6 +126,13 @@ def base_curve(value: Any, facts: StageFacts) -> BaseCurve:
             raise ValueError(f": policy safe knows lengths up to {MOST_SAFE_REACH}; give a number")
         return _constant(safe_base(facts.rotary_reach, facts.head_dim))
     return _constant(_number(policy.get("base"), ".base" if isinstance(value, Mapping) else ""))
+
+
+def bases_by_kind(model: ModelConfig, base: float) -> dict[str, float]:
+    """The base of each kind of rotary layer that the model has, where the schedule's is `base`."""
+    windows = {spec.window for spec in expand_pattern(model) if spec.rotary}
+    kinds = {"window" if window else "full": model.rope_of(window) for window in windows}
+    return {kind: kinds[kind].base_of(base) for kind in sorted(kinds)}
 
 
 def _constant(base: float) -> BaseCurve:
@@ -153,7 +174,7 @@ def _ntk(facts: StageFacts) -> float:
         )
     _refuse_one_pair(facts, "ntk")
     growth = facts.sequence_length / facts.previous_length
-    return float(facts.previous_base * growth ** (facts.head_dim / (facts.head_dim - 2)))
+    return ntk_base(facts.previous_base, growth, facts.head_dim)
 
 
 def _refuse_one_pair(facts: StageFacts, policy: str) -> None:

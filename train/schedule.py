@@ -167,8 +167,10 @@ def _resolve(
         sequence_length=row.sequence_length,
         head_dim=config.model.head_dim,
         rotary_reach=rotary_reach(config.model, row.sequence_length),
-        previous_base=before[-1].base.last if before else None,
-        previous_length=before[-1].shape.sequence_length if before else None,
+        previous_base=before[-1].base.last if before else config.schedule.start_base or None,
+        previous_length=(
+            before[-1].shape.sequence_length if before else config.schedule.start_length or None
+        ),
     )
     curve = None
     weights: tuple[float, ...] = ()

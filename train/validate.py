@@ -77,11 +77,12 @@ def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
             "(RNoPE-SWA, arXiv 2501.18795: needles 8.0 at 1e4, 6.2 at 4e6); keep it and let the NoPE "
             "layers carry the length"
         )
-    if any(spec.rotary and not spec.window for spec in specs):
+    rope = config.model.rope_full
+    # The bound is for frequencies as they are; scaling is meant to go beyond it.
+    if any(spec.rotary and not spec.window for spec in specs) and rope.scaling == "none":
         for stage in schedule.stages:
-            found += _bound_warning(
-                stage.name, stage.base.last, stage.shape.sequence_length, config
-            )
+            base = rope.base_of(stage.base.last)
+            found += _bound_warning(stage.name, base, stage.shape.sequence_length, config)
     return found
 
 
@@ -124,6 +125,8 @@ def _numbers(config: RunConfig) -> list[str]:
         )
     for key, value, least in (
         ("seed", config.seed, 0),
+        ("schedule.start_base", config.schedule.start_base, 0),
+        ("schedule.start_length", config.schedule.start_length, 0),
         ("train.max_steps", config.train.max_steps, 1),
         ("train.recompute_layers", config.train.recompute_layers, 1),
         ("train.max_skipped_steps", config.train.max_skipped_steps, 0),
@@ -167,7 +170,13 @@ def _backend_problems(config: RunConfig) -> list[str]:
     if train.device != "cpu" or train.precision not in DTYPES or model.problems():
         return []
     try:
-        choose_core(model.attention_backend, "cpu", DTYPES[train.precision], model.head_dim)
+        choose_core(
+            model.attention_backend,
+            "cpu",
+            DTYPES[train.precision],
+            model.head_dim,
+            model.attention_softcap,
+        )
     except ValueError as error:
         return [f"model.{error}"]
     return []
@@ -176,6 +185,14 @@ def _backend_problems(config: RunConfig) -> list[str]:
 def _idle_settings(config: RunConfig) -> list[str]:
     """Settings that something else makes meaningless."""
     found = []
+    model = config.model
+    if config.train.keep_for_backward == "tiles" and (
+        model.activation != "silu" or model.feed_forward_bias
+    ):
+        found.append(
+            f"train.keep_for_backward=tiles: is for plain SwiGLU, not for model.activation={model.activation} with "
+            f"model.feed_forward_bias={model.feed_forward_bias}; use input_on_cpu"
+        )
     if config.evaluation.every_steps and not config.evaluation.enabled:
         found.append(
             "evaluation.every_steps: has no effect with evaluation.enabled=false; drop one"

@@ -39,6 +39,11 @@ def pipeline_problems(
             "itself, and would run a recomputed layer again for each; use keep_for_backward=everything "
             "or parallel.pipeline_schedule=1f1b"
         )
+    if parallel.pipeline_schedule == "zbv" and config.sinks:
+        found.append(
+            "model.sinks=True: zbv takes the gradient of every weight by itself, and would run attention's "
+            "backward again for the sinks; use parallel.pipeline_schedule=1f1b"
+        )
     found += _micro_batch_problems(parallel, micro_batches)
     found += _split_problems(config, parallel)
     return found

@@ -14,6 +14,7 @@ heads, G key/value heads, K head dimension.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from model.attention_flash import choose_segment_kernel
 from model.attention_segments import SegmentKernel
+from model.attention_sinks import sinks_gradient, with_sinks
 from model.kept_attention import kept
 from parallel.sequence.local import (
     Attended,
@@ -37,15 +39,31 @@ from parallel.sequence.wire import Wire, add_rows, gather_rows
 
 
 def attend_exchanged(
-    q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, *, route: Route, wire: Wire, join: Join
+    q_THK: Tensor,
+    k_TGK: Tensor,
+    v_TGK: Tensor,
+    sinks_H: Tensor | None,
+    *,
+    plan: "Plan",
 ) -> Tensor:
-    """o_THK of the local queries. join: how calls over what came meet the local ones.
-
-    `put_part` where no query is in both; otherwise `merge_part`.
-    """
+    """o_THK of the local queries, beside their sinks."""
     run = ExchangedAttention.apply
-    o_THK: Tensor = run(q_THK, k_TGK, v_TGK, route, wire, join)  # type: ignore[no-untyped-call]
+    o_THK: Tensor = run(q_THK, k_TGK, v_TGK, sinks_H, plan)  # type: ignore[no-untyped-call]
     return o_THK
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is exchanged, over which wire, and how it is computed with.
+
+    join: how calls over what came meet the local ones: `put_part` where no query is in both, otherwise
+    `merge_part`. softcap: of scores; 0 for none.
+    """
+
+    route: Route
+    wire: Wire
+    join: Join
+    softcap: float = 0.0
 
 
 class ExchangedAttention(torch.autograd.Function):
@@ -57,11 +75,13 @@ class ExchangedAttention(torch.autograd.Function):
         q_THK: Tensor,
         k_TGK: Tensor,
         v_TGK: Tensor,
-        route: Route,
-        wire: Wire,
-        join: Join,
+        sinks_H: Tensor | None,
+        plan: Plan,
     ) -> Tensor:
-        kernel = choose_segment_kernel(q_THK.device.type, q_THK.dtype, q_THK.shape[-1])
+        route, wire, join = plan.route, plan.wire, plan.join
+        kernel = choose_segment_kernel(
+            q_THK.device.type, q_THK.dtype, q_THK.shape[-1], "auto", plan.softcap
+        )
         exchange = route.exchange
         kv_T2GK = torch.stack((k_TGK, v_TGK), dim=1)
         pending = None
@@ -80,27 +100,29 @@ class ExchangedAttention(torch.autograd.Function):
             if exchange:
                 keys_S2GK = _assemble(exchange.assembly, came(), kv_T2GK)
                 attend_calls(kernel, exchange.calls, q_THK, keys_S2GK, (o, lse_TH), join)
+            o, lse_TH = with_sinks(o, lse_TH, sinks_H)
             return o.to(q_THK.dtype), lse_TH
 
         o_THK, lse_TH = kept(attend)
         came_R2GK = came()
-        ctx.route, ctx.wire = route, wire
-        ctx.save_for_backward(q_THK, kv_T2GK, o_THK, lse_TH, came_R2GK)
+        ctx.plan, ctx.kernel = plan, kernel
+        ctx.save_for_backward(q_THK, kv_T2GK, o_THK, lse_TH, came_R2GK, sinks_H)
         return o_THK
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, do_THK: Tensor) -> tuple[Tensor | None, ...]:
-        q_THK, kv_T2GK, o_THK, lse_TH, came_R2GK = ctx.saved_tensors
-        route: Route = ctx.route
-        wire: Wire = ctx.wire
-        kernel = choose_segment_kernel(q_THK.device.type, q_THK.dtype, q_THK.shape[-1])
+        q_THK, kv_T2GK, o_THK, lse_TH, came_R2GK, sinks_H = ctx.saved_tensors
+        route: Route = ctx.plan.route
+        wire: Wire = ctx.plan.wire
+        kernel: SegmentKernel = ctx.kernel
         attended = Attended(q_THK, o_THK, lse_TH)
         do_THK = do_THK.contiguous()
+        d_sinks_H = sinks_gradient(do_THK, o_THK, lse_TH, sinks_H)
         sums = Gradients.zeros(q_THK, kv_T2GK)
         if route.exchange is None:
             attend_calls_backward(kernel, route.local, do_THK, attended, kv_T2GK, sums)
-            return (*sums.like(q_THK, kv_T2GK), None, None, None)
+            return (*sums.like(q_THK, kv_T2GK), d_sinks_H, None)
         exchange = route.exchange
         dcame_R2GK = _backward_of_what_came(
             kernel, route, do_THK, attended, (came_R2GK, kv_T2GK), sums
@@ -108,7 +130,7 @@ class ExchangedAttention(torch.autograd.Function):
         pending = wire.exchange(dcame_R2GK, exchange.receive_rows, exchange.send_rows)
         attend_calls_backward(kernel, route.local, do_THK, attended, kv_T2GK, sums)
         add_rows(sums.dkv_T2GK, exchange.send, wire.receive(pending, "backward"))
-        return (*sums.like(q_THK, kv_T2GK), None, None, None)
+        return (*sums.like(q_THK, kv_T2GK), d_sinks_H, None)
 
 
 def _backward_of_what_came(

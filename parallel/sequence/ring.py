@@ -31,10 +31,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.attention_flash import choose_segment_kernel
+from model.attention_segments import SegmentKernel
+from model.attention_sinks import sinks_gradient, with_sinks
 from model.kept_attention import kept
 from model.packed_layout import PackedLayout
 from parallel.mesh import AxisGroup
-from parallel.sequence.exchanged import attend_exchanged
+from parallel.sequence.exchanged import Plan, attend_exchanged
 from parallel.sequence.layout import ShardedLayout
 from parallel.sequence.local import Attended, Gradients, attend_calls, attend_calls_backward
 from parallel.sequence.merge import merge_part, put_part
@@ -46,7 +48,10 @@ from parallel.sequence.wire import Buffers, Transfer, Wire, add_rows, gather_row
 class RingCore:
     """The attention core of all full layers of a model. Give it the axis `mesh.sequence`."""
 
-    def __init__(self, axis: AxisGroup, meter: TrafficMeter | None = None) -> None:
+    def __init__(
+        self, axis: AxisGroup, meter: TrafficMeter | None = None, softcap: float = 0.0
+    ) -> None:
+        self.softcap = softcap
         self.wire = Wire(axis, "full", meter or TrafficMeter())
         self.buffers = Buffers()
 
@@ -57,17 +62,17 @@ class RingCore:
         v_TGK: Tensor,
         layout: PackedLayout,
         window: int | None,
+        sinks_H: Tensor | None = None,
     ) -> Tensor:
         """See `AttentionCore`: local tokens in, local tokens out. Collective over the axis."""
         assert isinstance(layout, ShardedLayout), "a sequence rank needs its share of the stream"
         assert window is None, "layers with a window have WindowCore"
         route = layout.routes[window]
         if not route.steps:
-            return attend_exchanged(
-                q_THK, k_TGK, v_TGK, route=route, wire=self.wire, join=merge_part
-            )
+            plan = Plan(route, self.wire, merge_part, self.softcap)
+            return attend_exchanged(q_THK, k_TGK, v_TGK, sinks_H, plan=plan)
         run = _RingAttention.apply
-        o_THK: Tensor = run(q_THK, k_TGK, v_TGK, route, self)  # type: ignore[no-untyped-call]
+        o_THK: Tensor = run(q_THK, k_TGK, v_TGK, sinks_H, route, self)  # type: ignore[no-untyped-call]
         return o_THK
 
     def start_keys(self, route: Route, index: int, kv_T2GK: Tensor) -> Transfer:
@@ -89,9 +94,17 @@ class _RingAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, route: Route, core: RingCore
+        ctx: Any,
+        q_THK: Tensor,
+        k_TGK: Tensor,
+        v_TGK: Tensor,
+        sinks_H: Tensor | None,
+        route: Route,
+        core: RingCore,
     ) -> Tensor:
-        kernel = choose_segment_kernel(q_THK.device.type, q_THK.dtype, q_THK.shape[-1])
+        kernel = choose_segment_kernel(
+            q_THK.device.type, q_THK.dtype, q_THK.shape[-1], "auto", core.softcap
+        )
         kv_T2GK = torch.stack((k_TGK, v_TGK), dim=1)
 
         def attend() -> tuple[Tensor, Tensor]:
@@ -104,22 +117,24 @@ class _RingAttention(torch.autograd.Function):
                 came_R2GK = core.wire.receive(pending, "forward")
                 pending = core.start_keys(route, index + 1, kv_T2GK)
                 attend_calls(kernel, step.calls, q_THK, came_R2GK, (o, lse_TH), merge_part)
+            o, lse_TH = with_sinks(o, lse_TH, sinks_H)
             return o.to(q_THK.dtype), lse_TH
 
         o_THK, lse_TH = kept(attend)
-        ctx.route, ctx.core = route, core
-        ctx.save_for_backward(q_THK, kv_T2GK, o_THK, lse_TH)
+        ctx.route, ctx.core, ctx.kernel = route, core, kernel
+        ctx.save_for_backward(q_THK, kv_T2GK, o_THK, lse_TH, sinks_H)
         return o_THK
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, do_THK: Tensor) -> tuple[Tensor | None, ...]:
-        q_THK, kv_T2GK, o_THK, lse_TH = ctx.saved_tensors
+        q_THK, kv_T2GK, o_THK, lse_TH, sinks_H = ctx.saved_tensors
         route: Route = ctx.route
         core: RingCore = ctx.core
-        kernel = choose_segment_kernel(q_THK.device.type, q_THK.dtype, q_THK.shape[-1])
+        kernel: SegmentKernel = ctx.kernel
         attended = Attended(q_THK, o_THK, lse_TH)
         do_THK = do_THK.contiguous()
+        d_sinks_H = sinks_gradient(do_THK, o_THK, lse_TH, sinks_H)
         pending = core.start_keys(route, 0, kv_T2GK)
         sums = Gradients.zeros(q_THK, kv_T2GK)
         attend_calls_backward(kernel, route.local, do_THK, attended, kv_T2GK, sums)
@@ -137,4 +152,4 @@ class _RingAttention(torch.autograd.Function):
             returning = core.start_gradients(step, dcame_R2GK, sums.dkv_T2GK)
             returned = step.send
         add_rows(sums.dkv_T2GK, returned, core.wire.receive(returning, "backward"))
-        return (*sums.like(q_THK, kv_T2GK), None, None)
+        return (*sums.like(q_THK, kv_T2GK), d_sinks_H, None, None)

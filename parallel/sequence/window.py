@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.packed_layout import PackedLayout
 from parallel.mesh import AxisGroup
-from parallel.sequence.exchanged import attend_exchanged
+from parallel.sequence.exchanged import Plan, attend_exchanged
 from parallel.sequence.layout import ShardedLayout
 from parallel.sequence.merge import put_part
 from parallel.sequence.traffic import TrafficMeter
@@ -25,7 +25,10 @@ from parallel.sequence.wire import Wire
 class WindowCore:
     """The attention core of all windowed layers of a model. Give it the axis `mesh.window`."""
 
-    def __init__(self, axis: AxisGroup, meter: TrafficMeter | None = None) -> None:
+    def __init__(
+        self, axis: AxisGroup, meter: TrafficMeter | None = None, softcap: float = 0.0
+    ) -> None:
+        self.softcap = softcap
         self.wire = Wire(axis, "window", meter or TrafficMeter())
 
     def __call__(
@@ -35,10 +38,10 @@ class WindowCore:
         v_TGK: Tensor,
         layout: PackedLayout,
         window: int | None,
+        sinks_H: Tensor | None = None,
     ) -> Tensor:
         """See `AttentionCore`: local tokens in, local tokens out. Collective over the axis."""
         assert isinstance(layout, ShardedLayout), "a sequence rank needs its share of the stream"
         assert window is not None, "layers without a window have RingCore"
-        return attend_exchanged(
-            q_THK, k_TGK, v_TGK, route=layout.routes[window], wire=self.wire, join=put_part
-        )
+        plan = Plan(layout.routes[window], self.wire, put_part, self.softcap)
+        return attend_exchanged(q_THK, k_TGK, v_TGK, sinks_H, plan=plan)

@@ -13,7 +13,8 @@ from model.initialization import initialize_parameter
 from model.transformer import Transformer
 from parallel.mesh import AxisGroup
 from parallel.tensor.block import cut_block
-from parallel.tensor.cut import cut_of
+from parallel.tensor.cut import OVER_ALL_HEADS, SUMMANDS, cut_of
+from parallel.tensor.modules import AllHeadsNorm, SummandLinear
 from parallel.tensor.vocabulary import VocabularyParallelEmbedding, VocabularyParallelLoss
 
 
@@ -35,12 +36,25 @@ def cut_model(model: Transformer, group: AxisGroup) -> None:
                 setattr(module, name, nn.Parameter(part))
         if isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape
+    _replace_modules(model, group)
     for index, block in model.layers.items():
         model.layers[index] = cut_block(block, group)
     if isinstance(model.embedding, nn.Embedding):
         weight_VD = nn.Parameter(model.embedding.weight.detach())
         model.embedding = VocabularyParallelEmbedding(weight_VD, group)
     model.head_loss = VocabularyParallelLoss(group)
+
+
+def _replace_modules(model: Transformer, group: AxisGroup) -> None:
+    """What computes differently once it is cut."""
+    for prefix, module in list(model.named_modules()):
+        for name, child in list(module.named_children()):
+            if name in SUMMANDS and child.bias is not None:
+                setattr(module, name, SummandLinear(child, group.size))
+            if name in OVER_ALL_HEADS and not isinstance(child, nn.Identity):
+                parameter = f"{prefix}.{name}.weight"
+                replicas = cut_of(parameter, model.config, group.rank, group.size).replicas
+                setattr(module, name, AllHeadsNorm(child, group, replicas))
 
 
 def initialise_cut(

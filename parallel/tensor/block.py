@@ -58,7 +58,9 @@ class TensorSequentialBlock(nn.Module):
         super().__init__()
         self.norm = block.norm
         self.attention = block.attention
+        self.post_norm = block.post_norm
         self.feed_forward_norm = block.feed_forward_norm
+        self.feed_forward_post_norm = block.feed_forward_post_norm
         self.feed_forward = block.feed_forward
         self._group = group
 
@@ -72,12 +74,16 @@ class TensorSequentialBlock(nn.Module):
         leaving = Leaving(self._group, ends_block=False)
         for piece_TD in pieces(o_TD, self._group.size):
             leaving.send(self.attention.o_proj(piece_TD))
-        h_TD = x_TD + leaving.landed()
+        h_TD = x_TD + self.post_norm(leaving.landed())
         arriving = Arriving(self.feed_forward_norm(h_TD), self._group)
-        leaving = Leaving(self._group, ends_block=True)
+        # A norm after the sums keeps them for its backward.
+        ends_block = isinstance(self.feed_forward_post_norm, nn.Identity)
+        leaving = Leaving(self._group, ends_block=ends_block)
         for _ in range(arriving.count):
             leaving.send(self.feed_forward(arriving.piece()))
-        return h_TD + leaving.landed()
+        f_TD = leaving.landed()
+        y_TD: Tensor = h_TD + self.feed_forward_post_norm(f_TD)
+        return y_TD
 
 
 def cut_block(block: nn.Module, group: AxisGroup) -> nn.Module:

@@ -4,8 +4,12 @@
     q_proj, gate_proj, up_proj          rows (heads, feed-forward width)
     k_proj, v_proj                      rows (key/value heads); with fewer heads than ranks, each head is
                                         held by several neighbouring ranks, the replicas
-    o_proj, down_proj                   columns
-    every norm                          not cut: each rank holds it whole
+    o_proj, down_proj                   columns; their biases are not cut
+    sinks                               one of each head
+    every norm                          not cut: each rank holds it whole; but a norm over all heads' queries or
+                                        keys is cut like what it normalises
+
+Biases of cut rows are cut with them.
 
 A parameter's logical form is the whole one; initial weights, gradient norm and checkpoints speak of that.
 """
@@ -16,9 +20,11 @@ from torch import Tensor
 
 from model.config import ModelConfig
 
-_ROWS = ("embedding", "lm_head", "q_proj", "gate_proj", "up_proj")
-_KEY_ROWS = ("k_proj", "v_proj")
-_COLUMNS = ("o_proj", "down_proj")
+_ROWS = ("embedding", "lm_head", "q_proj", "q_projection_norm", "sinks", "gate_proj", "up_proj")
+_KEY_ROWS = ("k_proj", "k_projection_norm", "v_proj")
+# Cut by columns: their outputs are added up over the ranks.
+SUMMANDS = ("o_proj", "down_proj")
+OVER_ALL_HEADS = ("q_projection_norm", "k_projection_norm")
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,11 @@ class Cut:
 
 def cut_of(name: str, config: ModelConfig, rank: int, size: int) -> Cut:
     """How the parameter called `name` (its full name in the Transformer) is cut for a tensor rank."""
-    layer = name.split(".")[-2]
+    layer, kind = name.split(".")[-2:]
+    if layer in SUMMANDS and kind != "bias":
+        return Cut(1, size, rank, 1, True)
     if layer in _ROWS:
         return Cut(0, size, rank, 1, True)
-    if layer in _COLUMNS:
-        return Cut(1, size, rank, 1, True)
     if layer in _KEY_ROWS:
         replicas = max(1, size // config.num_kv_heads)
         return Cut(0, size // replicas, rank // replicas, replicas, rank % replicas == 0)
@@ -71,6 +77,11 @@ def tensor_problems(config: ModelConfig, size: int) -> list[str]:
         )
         if value % size
     ]
+    if size > 1 and config.qk_norm_over == "projection" and config.norm == "layernorm":
+        found.append(
+            f"parallel.tensor={size}: a layernorm over all heads is not cut; use model.norm=rmsnorm, or "
+            "model.qk_norm_over=head"
+        )
     heads = config.num_kv_heads
     if size % heads and heads % size:
         found.append(

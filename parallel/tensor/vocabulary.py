@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.loss import (
+    Logits,
     LossSums,
     Walked,
     add_product,
@@ -33,7 +34,6 @@ from model.loss import (
     gradient_in_place,
     picked_logits,
     rows_at_once,
-    scaled_logits,
     sums_of_walk,
     valid_losses,
 )
@@ -79,10 +79,12 @@ class VocabularyParallelLoss:
         targets_T: Tensor,
         *,
         logit_scale: float = 1.0,
+        logit_softcap: float = 0.0,
         z_loss: float = 0.0,
     ) -> LossSums:
         """See `LossSums`; of all tokens, on every rank."""
-        walk = partial(self._walk, targets_T=targets_T, logit_scale=logit_scale, z_loss=z_loss)
+        logits = Logits(logit_scale, logit_softcap)
+        walk = partial(self._walk, targets_T=targets_T, logits=logits, z_loss=z_loss)
         return sums_of_walk(walk, hidden_TD, weight_VD, targets_T, z_loss)
 
     @torch.no_grad()
@@ -93,13 +95,15 @@ class VocabularyParallelLoss:
         targets_T: Tensor,
         *,
         logit_scale: float = 1.0,
+        logit_softcap: float = 0.0,
     ) -> Tensor:
         """Natural-log losses of all tokens (T,) on every rank, 0 where ignored."""
+        logits = Logits(logit_scale, logit_softcap)
         targets_NT = by_rank(targets_T, self._group.size)
         losses_NT = torch.empty_like(targets_NT, dtype=statistics_dtype(hidden_TD.dtype))
         weight_VD = for_product(weight_VD)
         for rows, hidden_CD in self._chunks(hidden_TD, weight_VD):
-            logits_CV = scaled_logits(hidden_CD, weight_VD, logit_scale)
+            logits_CV = logits.in_place(hidden_CD @ weight_VD.t())
             losses_C, _ = self._losses(logits_CV, targets_NT[:, rows].flatten())
             losses_NT[:, rows] = losses_C.view(self._group.size, -1)
         return in_stream_order(losses_NT)
@@ -112,7 +116,7 @@ class VocabularyParallelLoss:
         wants_d_weight: bool,
         *,
         targets_T: Tensor,
-        logit_scale: float,
+        logits: Logits,
         z_loss: float,
     ) -> Walked:
         wide = statistics_dtype(hidden_TD.dtype)
@@ -123,15 +127,16 @@ class VocabularyParallelLoss:
         weight_VD = for_product(weight_VD)
         for rows, hidden_CD in self._chunks(hidden_TD, weight_VD):
             targets_C = targets_NT[:, rows].flatten()
-            logits_CV = scaled_logits(hidden_CD, weight_VD, logit_scale)
+            logits_CV = logits.in_place(hidden_CD @ weight_VD.t())
             losses_C, lse_C = self._losses(logits_CV, targets_C)
             loss_sum += losses_C.sum()
             z_sum += lse_C.square().sum()
             if not wants_d_hidden and d_weight_VD is None:
                 continue
             first = self._group.rank * weight_VD.shape[0]
+            slope = logits.slope(logits_CV)
             d_logits_CV = gradient_in_place(logits_CV, targets_C, lse_C, z_loss=z_loss, first=first)
-            d_logits_CV = d_logits_CV.mul_(logit_scale).to(weight_VD.dtype)
+            d_logits_CV = d_logits_CV.mul_(slope).to(weight_VD.dtype)
             if wants_d_hidden:
                 returning.send(rows, (d_logits_CV @ weight_VD).to(hidden_TD.dtype))
             if d_weight_VD is not None:

@@ -32,6 +32,7 @@ NAMES = (
     "ring_error",
     "pipeline_bubble",
     "olmo",
+    "huggingface_convert",
 )
 
 

@@ -17,7 +17,16 @@ from pathlib import Path
 import torch
 from outcome import Outcome
 
-PACKAGES = ("torch", "triton", "deepspeed", "flash-attn", "flash-attn-4", "transformers", "numpy", "sentencepiece")
+PACKAGES = (
+    "torch",
+    "triton",
+    "deepspeed",
+    "flash-attn",
+    "flash-attn-4",
+    "transformers",
+    "numpy",
+    "sentencepiece",
+)
 GIB = 2**30
 WARM_UPS, FEWEST_REPEATS, MOST_REPEATS = 2, 3, 20
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from data.batch import IGNORE, PackedBatch
+from parallel.mesh import AxisGroup
 from parallel.pipeline.stage import Stage
 from parallel.pipeline.tied import TiedWeight
 from parallel.sequence.dealing import Dealing
@@ -24,6 +25,7 @@ from parallel.sequence.plan import KeyPlan, plan_keys
 from parallel.sequence.route import Own, Route, Transport, route
 from parallel.sequence.wire import add_rows
 from parallel.tensor.cut import Cut, cut_of
+from parallel.tensor.modules import SummandLinear
 from tests.parity.layout_cases import Case
 from tests.parity.test_layouts import to_device
 from train.objective import MicroBatch
@@ -50,11 +52,27 @@ def norm_gradients_are_not_summed(patch: Patch) -> None:
 
 
 def key_value_replicas_are_not_summed(patch: Patch) -> None:
-    _cut_otherwise(patch, "k_proj|v_proj", replicas=1)
+    _cut_otherwise(patch, r"k_proj\.|v_proj", replicas=1)
 
 
 def key_value_replica_counts_twice_in_the_norm(patch: Patch) -> None:
-    _cut_otherwise(patch, "k_proj|v_proj", is_owner=True)
+    _cut_otherwise(patch, r"k_proj\.|v_proj", is_owner=True)
+
+
+def every_rank_adds_the_whole_bias(patch: Patch) -> None:
+    def forward(linear: SummandLinear, x: Tensor) -> Tensor:
+        return torch.nn.functional.linear(x, linear.weight, linear.bias)
+
+    patch.setattr(SummandLinear, "forward", forward)
+
+
+def norm_over_all_heads_sees_those_of_its_rank(patch: Patch) -> None:
+    class Own:
+        @staticmethod
+        def apply(own_T: Tensor, group: AxisGroup) -> Tensor:
+            return own_T * group.size
+
+    patch.setattr("parallel.tensor.modules._SumOverRanks", Own)
 
 
 def targets_are_dealt_contiguously(patch: Patch) -> None:
@@ -286,9 +304,11 @@ SEQUENCE = Case(1, 1, 2, 1, "-", "zigzag", 2, "llama", "everything")
 PIPELINE = Case(1, 2, 1, 1, "1f1b", "-", 2, "cohere", "everything")
 _KEYS = r"k_proj|v_proj"
 FAULTS = (
-    Fault(norm_gradients_are_not_summed, TENSOR, False, r"\.norm", "loss|proj|embedding|head"),
+    Fault(norm_gradients_are_not_summed, TENSOR, False, r"\.norm", r"loss|_proj\.|embedding|head"),
     Fault(key_value_replicas_are_not_summed, TENSOR, False, _KEYS, "loss|norm|[qo]_proj|head"),
     Fault(key_value_replica_counts_twice_in_the_norm, TENSOR, True, "gradient norm of step 1"),
+    Fault(every_rank_adds_the_whole_bias, TENSOR, False, r"(o|down)_proj\.bias", "loss|weight"),
+    Fault(norm_over_all_heads_sees_those_of_its_rank, TENSOR, False, "loss", "valid tokens"),
     Fault(targets_are_dealt_contiguously, TENSOR, False, "loss", "valid tokens"),
     Fault(every_rank_counts_the_target, TENSOR, False, "loss", "valid tokens"),
     Fault(every_tensor_rank_counts_the_loss, TENSOR, True, "loss of step 1"),

@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass, fields
 from itertools import combinations, product
 
 from model.config import ModelConfig
+from model.position.config import RopeConfig
 from parallel.config import ParallelConfig
 from parallel.pipeline.split import pipeline_problems
 
@@ -24,7 +25,8 @@ _SHAPE = {
     "attention_backend": "dense",
 }
 # Seven layers: two, four and eight stages do not divide them, and the last one is windowed. In `cohere`
-# four tensor ranks share two key heads. `llama` has one key head, and a window larger than a rank's share.
+# four tensor ranks share two key heads. `llama` has one key head, a window larger than a rank's share, and what
+# imported models bring: norms on both sides and over all heads, biases, caps, scaling by kind of layer.
 MODELS = {
     "cohere": ModelConfig(
         **_SHAPE,
@@ -41,7 +43,18 @@ MODELS = {
         layer_pattern=["window_rope", "full_rope"],
         block="sequential",
         norm="rmsnorm",
+        norm_at="both",
         qk_norm=True,
+        qk_norm_over="projection",
+        qkv_bias=True,
+        output_bias=True,
+        feed_forward_bias=True,
+        attention_softcap=2.0,
+        logit_softcap=3.0,
+        query_scale=1.5,
+        embedding_scale=4.0,
+        rope_window=RopeConfig(base=500.0),
+        rope_full=RopeConfig(scaling="yarn", factor=2.0, original_length=48),
         tie_embeddings=False,
         logit_scale=0.5,
     ),

@@ -1,6 +1,7 @@
 """A checkpoint written under one layout goes on under any other, and is whole or not there."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -253,7 +254,7 @@ def test_owners_spread_bytes_evenly() -> None:
 def test_differences_are_errors_unless_allowed_by_name() -> None:
     model = ModelConfig()
     state = RunState(
-        model={**vars(model), "window": 64, "attention_backend": "dense"},
+        model={**asdict(model), "window": 64, "attention_backend": "dense"},
         rope_base={"window": 1e4},
         data={"seed": 0, "sources": {"a": "x"}},
     )

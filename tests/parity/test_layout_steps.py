@@ -89,7 +89,8 @@ def step(trainer: Trainer, mesh: Mesh, case: Case, parallel: ParallelConfig, num
 
 def oracle(case: Case) -> tuple[list[float], list[float], dict[str, Tensor]]:
     config = MODELS[case.model]
-    model = Transformer(config, choose_core("dense", CPU, torch.float32))
+    core = choose_core("dense", CPU, torch.float32, softcap=config.attention_softcap)
+    model = Transformer(config, core)
     initialize(model, config, SEED)
     named = list(model.named_parameters())
     groups: list[dict[str, Any]] = [

@@ -41,7 +41,8 @@ from train.objective import to_device
 def oracle(case: Case) -> tuple[float, dict[str, Tensor]]:
     """Loss per valid token and gradients of one process."""
     config = MODELS[case.model]
-    model = Transformer(config, choose_core("dense", "cpu", torch.float64)).double()
+    core = choose_core("dense", "cpu", torch.float64, softcap=config.attention_softcap)
+    model = Transformer(config, core).double()
     initialize(model, config, SEED)
     batch = streams(case)
     valid = sum(b.valid_tokens for b in batch)
@@ -57,7 +58,7 @@ def oracle(case: Case) -> tuple[float, dict[str, Tensor]]:
 def build(case: Case, mesh: Mesh) -> LocalModel:
     """This rank's part of the model with its initial weights in float64, without DeepSpeed."""
     config = MODELS[case.model]
-    core = choose_core("dense", "cpu", torch.float64)
+    core = choose_core("dense", "cpu", torch.float64, softcap=config.attention_softcap)
     local = build_local(
         config, core, mesh, case.parallel(), sequence_length=TOKENS, traffic=TrafficMeter()
     )

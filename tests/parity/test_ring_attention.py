@@ -87,6 +87,40 @@ def sharded(dealing, lengths, rank, window, transport="auto"):
     return ShardedLayout.from_share(build_share(dealing, lengths, rank, {window}, transport))
 
 
+def test_sinks_and_capped_scores_are_those_of_dense_attention():
+    size, softcap, heads = 3, 1.5, HEADS[0]
+    sinks = torch.linspace(-1.0, 2.0, heads[0], dtype=torch.float64)
+
+    def attend_beside(core, tensors, layout, window):
+        *streams, do = tensors
+        leaves = [x.clone().requires_grad_() for x in (*streams, sinks)]
+        o = core(*leaves[:3], layout, window, leaves[3])
+        return [o.detach(), *torch.autograd.grad(o, leaves, do)]
+
+    every = [(c, layer) for c in list(STREAMS.values())[:2] for layer in LAYERS[:4]]
+
+    def work(rank, world_size):
+        mesh = start(CPU, 60, Topology(sequence=world_size))
+        cores = RingCore(mesh.sequence, softcap=softcap), WindowCore(mesh.window, softcap=softcap)
+        dealing, found = deal_zigzag(TOKENS, size), []
+        for lengths, (window, transport) in every:
+            layout = sharded(dealing, lengths, rank, window, transport)
+            core = cores[0] if window is None else cores[1]
+            found.append(attend_beside(core, local(inputs(heads), dealing, rank), layout, window))
+        return found
+
+    results = run_on_ranks(work, size)
+    for number, (lengths, (window, _)) in enumerate(every):
+        whole = PackedLayout.from_lengths(lengths)
+        *truths, d_sinks = attend_beside(DenseCore(softcap), inputs(heads), whole, window)
+        for rank, found in enumerate(results):
+            expected = local(truths, deal_zigzag(TOKENS, size), rank)
+            for mine, truth in zip(found[number][:-1], expected, strict=True):
+                torch.testing.assert_close(mine, truth, atol=1e-12, rtol=0)
+        together = sum(found[number][-1] for found in results)
+        torch.testing.assert_close(together, d_sinks, atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("size", [2, 3, 4, 8])
 def test_ranks_together_equal_dense_attention(size):
     every = list(product(dealings(size).items(), STREAMS.items(), LAYERS))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 
 from model import loss as loss_module
-from model.attention_core import choose_core
+from model.attention_core import AttentionCore, choose_core
 from model.config import ModelConfig
 from model.initialization import initialize
 from model.loss import IGNORED
@@ -89,19 +89,36 @@ def measured(model: Transformer, z_loss: float) -> Found:
 
 
 def whole_model(config: ModelConfig) -> Transformer:
-    model = Transformer(config, choose_core("dense", CPU, torch.float64))
+    model = Transformer(config, core_of(config))
     initialize(model, config, seed=0)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            parameter.data.copy_(vector(name, len(parameter)))
     return model.double()
+
+
+def core_of(config: ModelConfig) -> AttentionCore:
+    return choose_core("dense", CPU, torch.float64, softcap=config.attention_softcap)
+
+
+def vector(name: str, size: int) -> Tensor:
+    """What a norm's weight, a bias or sinks could be after training: never all alike, or zero."""
+    around = 1.0 if "norm" in name else 0.0
+    return around + 0.4 * torch.sin(torch.arange(size) * 1.7 + len(name))
 
 
 def cut_transformer(config: ModelConfig, group: AxisGroup, **parts: Any) -> Transformer:
     """As a run makes it: built and cut on the meta device, filled by name."""
     with torch.device("meta"):
-        model = Transformer(config, choose_core("dense", CPU, torch.float64), **parts)
+        model = Transformer(config, core_of(config), **parts)
     cut_model(model, group)
     model.to_empty(device="cpu")
     for name, parameter in model.named_parameters():
         initialise_cut(name, parameter, config, 0, group)
+        if parameter.dim() == 1:
+            cut = cut_of(name, config, group.rank, group.size)
+            (size,) = cut.full_shape(tuple(parameter.shape))
+            parameter.data.copy_(cut.of(vector(name, size)))
     model.double()
     sum_replicated_gradients(model, group)
     mark_owners(model, group)
@@ -126,6 +143,20 @@ def close(found: Tensor, truth: Tensor, name: str) -> None:
     assert error <= 1e-12, f"{name}: {error:.1e}"
 
 
+# What imported models bring.
+IMPORTED = {
+    "block": "sequential",
+    "norm": "rmsnorm",
+    "qk_norm_over": "projection",
+    "qkv_bias": True,
+    "output_bias": True,
+    "feed_forward_bias": True,
+    "sinks": True,
+    "attention_softcap": 2.0,
+    "logit_softcap": 3.0,
+    "query_scale": 1.5,
+    "embedding_scale": 4.0,
+}
 CASES: dict[str, tuple[int, dict[str, Any], float]] = {
     "2 ranks": (2, {"norm": "rmsnorm"}, 0.0),
     "2 ranks, sequential, tied": (2, {"block": "sequential", "tie_embeddings": True}, 1e-2),
@@ -135,6 +166,22 @@ CASES: dict[str, tuple[int, dict[str, Any], float]] = {
     "4 ranks, two key heads": (4, {"num_kv_heads": 2, "tie_embeddings": True}, 1e-3),
     "4 ranks, one key head, sequential": (4, {"num_kv_heads": 1, "block": "sequential"}, 1e-3),
     "4 ranks, heads not normed": (4, {"num_kv_heads": 2, "qk_norm": False}, 0.0),
+    "2 ranks, as OLMo": (2, {**IMPORTED, "num_kv_heads": 4, "norm_at": "after"}, 1e-3),
+    "3 ranks, as Gemma": (
+        3,
+        {**IMPORTED, "num_kv_heads": 1, "norm": "rmsnorm_plus_one", "norm_at": "both"},
+        0.0,
+    ),
+    "4 ranks, as gpt-oss": (
+        4,
+        {**IMPORTED, "num_kv_heads": 2, "activation": "clamped_silu", "attention_softcap": 0.0},
+        1e-3,
+    ),
+    "2 ranks, parallel, biases": (
+        2,
+        {"qkv_bias": True, "output_bias": True, "feed_forward_bias": True, "sinks": True},
+        0.0,
+    ),
 }
 
 

@@ -18,13 +18,14 @@ HOMES = {
     "flash_attn": {"model/attention_flash.py"},
     "safetensors": {"parallel/tensor_files.py"},
     "sentencepiece": {"data/tokenizer.py"},
+    "tokenizers": {"data/json_tokenizer.py"},
     "deepspeed": {"parallel/deepspeed_engine.py"},
     "torch.distributed": {"parallel/"},
     "hydra": {"train/compose.py"},
     "omegaconf": {"train/compose.py"},
     "wandb": {"train/wandb_log.py"},
     "plotly": {"train/report.py", "train/report_figures.py", "train/report_axes.py"},
-    "pydantic": {"train/compose.py", "train/schedule.py"},
+    "pydantic": {"train/compose.py", "train/schedule.py", "train/typed_model.py"},
     "zstandard": {"data/file_streams.py"},
 }
 # What can run code that stands in a file, and the only files that may use it.

@@ -15,6 +15,8 @@ from model.attention_kernels import (
     attend_by_formula,
     backward_by_formula,
 )
+from model.attention_packed import PackedCore
+from model.attention_segments import BandedSegments
 from model.packed_layout import PackedLayout
 
 BLOCK = 64
@@ -59,6 +61,28 @@ def test_banded_equals_dense_in_float64(lengths, window):
         ours, oracle = (run(c(), inputs, layout, window) for c in (BandedCore, DenseCore))
         for a, b in zip(ours, oracle, strict=True):
             torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("softcap", [0.0, 1.5])
+@pytest.mark.parametrize("window", [None, 1, 16])
+def test_sinks_and_capped_scores_equal_dense_attention_in_float64(window, softcap):
+    layout = PackedLayout.from_lengths([130, 1, 301, 1, 1, 77])
+    sinks = torch.linspace(-2.0, 3.0, 4, dtype=torch.float64).requires_grad_()
+    for heads in HEADS:
+        inputs = [*streams(layout.num_tokens, heads), sinks]
+        results = []
+        for core in (PackedCore(BandedSegments(softcap)), DenseCore(softcap)):
+            out = core(*inputs[:3], layout, window, sinks)
+            upstream = torch.cos(torch.arange(out.numel(), dtype=torch.float64)).view(out.shape)
+            results.append([out.detach(), *torch.autograd.grad(out, inputs, upstream)])
+        for ours, oracle in zip(*results, strict=True):
+            torch.testing.assert_close(ours, oracle, atol=1e-12, rtol=0)
+
+
+def test_capped_scores_are_refused_by_kernels_without_them():
+    with pytest.raises(ValueError, match="does not cap scores"):
+        choose_core("varlen", "cuda", torch.bfloat16, softcap=5.0)
+    assert choose_core("auto", "cuda", torch.bfloat16, softcap=5.0).name == "banded"
 
 
 @pytest.mark.parametrize("window", [None, 16])

@@ -2,14 +2,31 @@
 
 from dataclasses import asdict
 from itertools import product
+from pathlib import Path
 
 import pytest
 
+from data.sealed_json import seal
+from model.config import ModelConfig
 from model.flops import parameter_count
+from model.position.config import RopeConfig
 from train import validate
-from train.compose import ConfigMistakes, compose_run, groups, key_mistake, to_yaml, typed
+from train.checkpoint import FORMAT, RunState
+from train.compose import ConfigMistakes, compose_run, from_yaml, groups, key_mistake, to_yaml
 from train.config import RunConfig
 from train.schedule import build_schedule
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> str:
+    """What `model=from_huggingface` looks at of an imported checkpoint."""
+    state = RunState(
+        model={**asdict(ModelConfig()), "layer_pattern": ["full_rope"], "num_heads": 2},
+        rope_base={"full": 500_000.0},
+        context_length=8192,
+    )
+    (tmp_path / "state.json").write_bytes(seal({"format": FORMAT, **asdict(state)}))
+    return str(tmp_path)
 
 
 def mistakes(*arguments: str) -> list[str]:
@@ -19,14 +36,19 @@ def mistakes(*arguments: str) -> list[str]:
 
 
 @pytest.mark.parametrize("experiment", groups()["experiment"])
-def test_every_experiment_is_sound(experiment: str) -> None:
-    config = compose_run([f"experiment={experiment}"])
+def test_every_experiment_is_sound(experiment: str, imported: str) -> None:
+    arguments = [f"experiment={experiment}"]
+    if experiment.startswith("extend_"):
+        arguments += [f"checkpoint.resume={imported}", "data.sources.texts.prefix=texts"]
+    config = compose_run(arguments)
     world_size = 4 if experiment.endswith("_4d") else 2
-    assert validate.problems(config, world_size) == []
+    assert validate.rules(config, world_size) == []
 
 
 @pytest.mark.parametrize(
-    ("model", "recipe"), list(product(groups()["model"], groups()["recipe"])), ids="-".join
+    ("model", "recipe"),
+    list(product(sorted(set(groups()["model"]) - {"from_huggingface"}), groups()["recipe"])),
+    ids="-".join,
 )
 def test_every_model_takes_every_recipe(model: str, recipe: str) -> None:
     config = compose_run([f"model={model}", f"recipe={recipe}"])
@@ -35,7 +57,9 @@ def test_every_model_takes_every_recipe(model: str, recipe: str) -> None:
 
 @pytest.mark.parametrize("schedule", groups()["schedule"])
 def test_every_schedule_resolves(schedule: str) -> None:
-    resolved, found = build_schedule(compose_run([f"schedule={schedule}"]))
+    # Those that extend a model go on from its base.
+    arguments = [f"schedule={schedule}", "schedule.start_base=10000", "schedule.start_length=8192"]
+    resolved, found = build_schedule(compose_run(arguments))
     assert found == []
     assert resolved is not None
     assert len(resolved.stages) >= 2
@@ -81,9 +105,7 @@ def test_stages_can_be_added_and_removed() -> None:
 
 def test_resolved_yaml_composes_to_the_same_run() -> None:
     config = compose_run(["experiment=quickstart"])
-    from omegaconf import OmegaConf
-
-    assert typed(OmegaConf.create(to_yaml(config))) == config
+    assert from_yaml(to_yaml(config)) == config
 
 
 def test_all_mistakes_come_together_and_each_names_a_way_out() -> None:
@@ -142,3 +164,36 @@ def test_schema_has_a_default_for_everything_but_the_run_itself() -> None:
     config = compose_run([])
     rebuilt = RunConfig(run_name=config.run_name, schedule=config.schedule)
     assert asdict(rebuilt)["optimizer"] == asdict(config)["optimizer"]
+
+
+def test_the_model_of_an_imported_checkpoint_is_taken_whole_and_can_be_changed(
+    imported: str,
+) -> None:
+    arguments = ["model=from_huggingface", f"checkpoint.resume={imported}"]
+    config = compose_run([*arguments, "model.rope_full.scaling=linear", "model.rope_full.factor=4"])
+    assert config.model.layer_pattern == ["full_rope"]  # and not the default recipe's
+    assert config.model.rope_full == RopeConfig(scaling="linear", factor=4.0)
+    assert (config.schedule.start_base, config.schedule.start_length) == (500_000.0, 8192)
+    assert "recipe=llama: has no effect" in mistakes(*arguments, "recipe=llama")[0]
+    assert "give checkpoint.resume=DIR" in mistakes("model=from_huggingface")[0]
+    assert "not readable" in mistakes("model=from_huggingface", "checkpoint.resume=/no/such")[0]
+
+
+def test_the_extension_of_an_imported_model_begins_at_its_own_base(imported: str) -> None:
+    raised, kept = (
+        build_schedule(
+            compose_run(
+                [
+                    f"experiment=extend_{name}",
+                    f"checkpoint.resume={imported}",
+                    "data.sources.texts.prefix=texts",
+                ]
+            )
+        )[0]
+        for name in ("llama", "cohere2")
+    )
+    assert raised is not None
+    assert kept is not None
+    assert raised.at(0).rope_base == 500_000.0
+    assert raised.at(10**9).rope_base == raised.at(raised.total_tokens).rope_base == 8e6
+    assert kept.at(0).rope_base == kept.at(kept.total_tokens).rope_base == 500_000.0

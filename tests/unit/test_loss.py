@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from model import loss as loss_module
-from model.loss import IGNORED, ChunkedLoss
+from model.loss import IGNORED, ChunkedLoss, Logits
 
 
 def problem(tokens=700, width=12, vocab=37, *, ignored=0.3, dtype=torch.float64, seed=0):
@@ -19,21 +19,28 @@ def problem(tokens=700, width=12, vocab=37, *, ignored=0.3, dtype=torch.float64,
     return hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_(), targets
 
 
-def oracle(hidden, weight, targets, logit_scale, z_loss):
+def oracle(hidden, weight, targets, logit_scale, z_loss, softcap=0.0):
     """Whole logits, torch's cross-entropy, and the z-loss as written."""
     logits = logit_scale * hidden @ weight.t()
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
     loss_sum = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
     z_sum = logits.logsumexp(-1)[targets != IGNORED].square().sum()
     return loss_sum + z_loss * z_sum, loss_sum, z_sum
 
 
 @pytest.mark.parametrize("tokens", [1, 255, 256, 257, 700])
-@pytest.mark.parametrize(("logit_scale", "z_loss"), [(1.0, 0.0), (0.25, 0.0), (0.0625, 1e-2)])
-def test_equals_plain_cross_entropy_in_float64(tokens, logit_scale, z_loss):
+@pytest.mark.parametrize(
+    ("logit_scale", "z_loss", "softcap"),
+    [(1.0, 0.0, 0.0), (0.25, 0.0, 0.0), (0.0625, 1e-2, 0.0), (2.0, 1e-2, 3.0)],
+)
+def test_equals_plain_cross_entropy_in_float64(tokens, logit_scale, z_loss, softcap):
     hidden, weight, targets = problem(tokens)
     targets[0] = 5
-    sums = ChunkedLoss().sums(hidden, weight, targets, logit_scale=logit_scale, z_loss=z_loss)
-    total, loss_sum, z_sum = oracle(hidden, weight, targets, logit_scale, z_loss)
+    sums = ChunkedLoss().sums(
+        hidden, weight, targets, logit_scale=logit_scale, logit_softcap=softcap, z_loss=z_loss
+    )
+    total, loss_sum, z_sum = oracle(hidden, weight, targets, logit_scale, z_loss, softcap)
     scale = abs(loss_sum.item()) + abs(z_sum.item())
     for ours, theirs in ((sums.total, total), (sums.loss_sum, loss_sum), (sums.z_sum, z_sum)):
         assert abs(ours - theirs).item() <= 1e-12 * scale
@@ -137,12 +144,13 @@ def test_whole_logits_never_exist(monkeypatch):
     assert rows == []
 
 
+@pytest.mark.parametrize("logits", [Logits(0.25), Logits(2.0, 1.5)])
 @pytest.mark.parametrize("wants_gradient", [True, False])
-def test_the_formulas_for_a_compiler_are_those_that_run_in_place(wants_gradient):
+def test_the_formulas_for_a_compiler_are_those_that_run_in_place(wants_gradient, logits):
     torch.manual_seed(0)
     logits_CV = torch.randn(9, 33, dtype=torch.float64)
     targets_C = torch.tensor([0, 32, IGNORED, 5, 5, IGNORED, 31, 1, 2])
-    options = {"logit_scale": 0.25, "z_loss": 1e-2, "wants_gradient": wants_gradient}
+    options = {"logits": logits, "z_loss": 1e-2, "wants_gradient": wants_gradient}
     at_once = loss_module.chunk_at_once(logits_CV, targets_C, **options)
     in_place = loss_module.chunk_in_place(logits_CV.clone(), targets_C, **options)
     for mine, theirs in list(zip(at_once, in_place, strict=True))[: 2 + wants_gradient]:

@@ -31,6 +31,7 @@ class CountedSegments(BandedSegments):
     """Counts what is asked of the kernel."""
 
     def __init__(self):
+        super().__init__()
         self.forwards = self.backwards = 0
 
     def forward(self, *arguments):

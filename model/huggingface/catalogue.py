@@ -1,0 +1,54 @@
+"""The families there are, and which of them a model belongs to."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from model.config import ModelConfig
+from model.huggingface.cohere2 import COHERE2
+from model.huggingface.family import Family
+from model.huggingface.gemma3 import GEMMA3
+from model.huggingface.gpt_oss import GPT_OSS
+from model.huggingface.llama import LLAMA
+from model.huggingface.mistral import MISTRAL
+from model.huggingface.olmo import OLMO2, OLMO3
+from model.huggingface.qwen import QWEN2, QWEN3
+from model.huggingface.refusal import CannotExpress
+from model.huggingface.smollm3 import SMOLLM3
+
+# In the order in which they are tried for a model that was made here.
+FAMILIES: tuple[Family, ...] = (
+    COHERE2, LLAMA, MISTRAL, SMOLLM3, QWEN3, QWEN2, OLMO2, OLMO3, GEMMA3, GPT_OSS,
+)  # fmt: skip
+BY_TYPE: Mapping[str, Family] = {family.model_type: family for family in FAMILIES}
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family that a config.json names.
+
+    Raises:
+        CannotExpress: none of ours.
+    """
+    kind = str(config.get("model_type"))
+    if kind not in BY_TYPE:
+        way_out = "; save its language model by itself, as gemma3_text" if kind == "gemma3" else ""
+        raise CannotExpress(
+            [f"config.json: model_type={kind}: there are {', '.join(sorted(BY_TYPE))}{way_out}"]
+        )
+    return BY_TYPE[kind]
+
+
+def family_for(model: ModelConfig, rope_base: float) -> Family:
+    """The first family that can express a model.
+
+    Raises:
+        CannotExpress: none can; what each would need.
+    """
+    reasons = []
+    for family in FAMILIES:
+        try:
+            family.write(model, rope_base, 1)
+        except CannotExpress as error:
+            reasons.append(f"{family.model_type}: {'; '.join(error.reasons)}")
+        else:
+            return family
+    raise CannotExpress(reasons)

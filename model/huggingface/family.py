@@ -1,0 +1,299 @@
+"""What a table of a family is made of, and how it is read in both directions.
+
+    config.json  --read-->   ModelConfig, base of the rotation, context length
+    ModelConfig  --write-->  config.json
+
+A row says which key is which field, or which values of a key we can express. What is in no row must have its
+ordinary value: reading refuses a key that would change the model, writing a field that the family has not.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any
+
+from model.config import ModelConfig
+from model.huggingface import rope_fields
+from model.huggingface.links import Link, half_split, is_turned, same
+from model.huggingface.refusal import CannotExpress
+from model.layer_pattern import LAYER_KINDS, expand_pattern
+from model.position.config import RopeConfig
+
+Json = dict[str, Any]
+# Decided by the pattern, by rope_fields, or no part of what a model computes.
+_ELSEWHERE = {"layer_pattern", "window", "rope_window", "rope_full", "attention_backend", "init_std"}  # fmt: skip
+# Would change what the model computes, in every family.
+_REFUSED: Mapping[str, tuple[Any, ...]] = {
+    "quantization_config": (None,),
+    "is_encoder_decoder": (None, False),
+    "add_cross_attention": (None, False),
+    "use_bidirectional_attention": (None, False),
+    "use_qk_norm": (None, False),
+}
+
+
+_REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One key of a config.json.
+
+    theirs: the key. default: what the family takes where it is absent or null; a function is asked with the
+    whole config. ours: the fields of `ModelConfig` that it sets, all to the same value. only: without `ours`,
+    the values that leave the model as we have it; the first is written. read, write: from their value (and
+    their config) to ours, and from ours (and our config) back.
+    """
+
+    theirs: str
+    default: Any
+    ours: tuple[str, ...] = ()
+    only: tuple[Any, ...] = ()
+    read: Callable[[Any, Mapping[str, Any]], Any] = lambda value, _: value
+    write: Callable[[Any, ModelConfig], Any] = lambda value, _: value
+
+    def value(self, config: Mapping[str, Any]) -> Any:
+        """Their value of this key."""
+        value = config.get(self.theirs)
+        if value is None:
+            return self.default(config) if callable(self.default) else self.default
+        return value
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a config.json says. rope_base: of the layers that follow a schedule; context_length: tokens."""
+
+    model: ModelConfig
+    rope_base: float
+    context_length: int
+
+
+def no_layers(config: Mapping[str, Any]) -> Json:  # noqa: ARG001
+    """Of a family whose layers are all alike: full attention, rotary."""
+    return {"layer_pattern": ["full_rope"]}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture of `transformers`.
+
+    recipe: fields of `ModelConfig` that all its members share. rows: the others. kinds: which of our layer
+    kinds it can express. read_layers, write_layers: the pattern. default_base: of rope_theta; a mapping by kind
+    where the family keeps rotation by kind of layer. halves: whether heads are rotated half-split. modules:
+    our modules of a layer by name, and theirs. special: links of a layer that `modules` cannot say, with the
+    names of ours they cover.
+    """
+
+    model_type: str
+    architecture: str
+    recipe: Mapping[str, Any]
+    rows: Sequence[Row]
+    kinds: frozenset[str]
+    default_base: float | Mapping[str, float]
+    modules: Mapping[str, str]
+    read_layers: Callable[[Mapping[str, Any]], Json] = no_layers
+    write_layers: Callable[[ModelConfig], Json] = lambda config: {}  # noqa: ARG005
+    halves: bool = True
+    # `transformers` refuses a width that is no multiple of the number of heads, even where it means nothing.
+    whole_heads: bool = False
+    # What stands for `rope_parameters` where there are none.
+    default_rope: Mapping[str, Any] = field(default_factory=dict)
+    special: Callable[[int], Sequence[Link]] = lambda layer: ()  # noqa: ARG005
+    # Keys of read_layers: taken out of what is carried over when they are written anew.
+    layer_keys: Sequence[str] = field(default=("layer_types", "sliding_window"))
+
+    def read(self, config: Mapping[str, Any]) -> Imported:
+        """The model that a config.json describes.
+
+        Raises:
+            CannotExpress: with every reason.
+        """
+        reasons = self._strange(config)
+        if reasons:
+            raise CannotExpress(reasons)
+        values: Json = dict(self.recipe)
+        for row in self.rows:
+            value = row.value(config)
+            if row.only and value not in row.only:
+                allowed = " or ".join(map(str, row.only))
+                reasons.append(f"config.json: {row.theirs}={value}: can only be {allowed}")
+            for name in row.ours:
+                values[name] = row.read(value, config)
+        bases: dict[str, float] = {}
+        try:
+            values |= self.read_layers(config)
+            ropes = self._read_ropes(config, values.get("layer_pattern", []))
+            values |= {f"rope_{kind}": rope for kind, (_, rope) in ropes.items()}
+            bases = {kind: base for kind, (base, _) in ropes.items()}
+        except CannotExpress as error:
+            reasons += error.reasons
+        reasons += _wrong_types(values)
+        if reasons:
+            raise CannotExpress(reasons)
+        model = ModelConfig(**values)
+        if problems := model.problems():
+            raise CannotExpress([f"config.json: {problem}" for problem in problems])
+        kinds = rotary_kinds(model)
+        base = bases["full"] if "full" in kinds or "window" not in kinds else bases["window"]
+        return Imported(model, base, int(config.get("max_position_embeddings") or 0))
+
+    def write(self, model: ModelConfig, rope_base: float, context_length: int) -> Json:
+        """The config.json of a model; what is not about the model (tokens, dtype) is the caller's.
+
+        Raises:
+            CannotExpress: with every reason.
+        """
+        reasons = self._foreign(model)
+        written: Json = {"architectures": [self.architecture], "model_type": self.model_type}
+        for row in self.rows:
+            if row.only:
+                written[row.theirs] = row.only[0]
+            found = {getattr(model, name) for name in row.ours}
+            if len(found) > 1:
+                says = " and ".join(f"model.{name}={getattr(model, name)}" for name in row.ours)
+                reasons.append(f"{says}: one key for both, {row.theirs}")
+            elif row.ours:
+                value = row.write(found.pop(), model)
+                if written.setdefault(row.theirs, value) != value:
+                    says = f"model.{row.ours[0]}={getattr(model, row.ours[0])}"
+                    reasons.append(
+                        f"{says}: {self.model_type} ties it to {row.theirs}={written[row.theirs]}"
+                    )
+        try:
+            written |= {"rope_parameters": self._write_ropes(model, rope_base)}
+        except CannotExpress as error:
+            reasons += error.reasons
+        if reasons:
+            raise CannotExpress(reasons)
+        written |= self.write_layers(model)
+        return written | {"max_position_embeddings": context_length}
+
+    def carried(self, origin: Mapping[str, Any]) -> Json:
+        """What a config.json says that is not about the model: to be written again beside ours."""
+        ours = {row.theirs for row in self.rows} | set(rope_fields.KEYS) | set(self.layer_keys)
+        return {key: value for key, value in origin.items() if key not in ours}
+
+    def links(self, model: ModelConfig, parameters: Sequence[str]) -> list[Link]:
+        """Every tensor of theirs and of ours, once; `parameters` are the names of all of ours."""
+        links: dict[tuple[str, ...], Link] = {}
+        covered: dict[str, Link] = {}
+        for layer in range(model.num_layers):
+            for link in self.special(layer):
+                covered |= dict.fromkeys(link.ours, link)
+                links[link.theirs] = link
+        for name in parameters:
+            if name not in covered:
+                theirs = self._their_name(name)
+                turned = self.halves and is_turned(name)
+                link = half_split(theirs, name, model.head_dim) if turned else same(theirs, name)
+                links[link.theirs] = link
+        return sorted(links.values(), key=lambda link: _place(link.theirs[0]))
+
+    def _their_name(self, name: str) -> str:
+        module, _, kind = name.rpartition(".")
+        top = {"embedding": "model.embed_tokens", "norm": "model.norm", "lm_head": "lm_head"}
+        if module in top:
+            return f"{top[module]}.{kind}"
+        _, layer, rest = module.split(".", 2)
+        return f"model.layers.{layer}.{self.modules[rest]}.{kind}"
+
+    def _strange(self, config: Mapping[str, Any]) -> list[str]:
+        """What is not there, and what no family of ours could express."""
+        missing = [
+            f"config.json: {key}={config.get(key)}: must be a whole number from 1 up"
+            for key in _REQUIRED
+            if type(config.get(key)) is not int or config[key] < 1
+        ]
+        return missing + [
+            f"config.json: {key}={config[key]}: cannot be expressed"
+            for key, harmless in _REFUSED.items()
+            if key in config and config[key] not in harmless
+        ]
+
+    def _foreign(self, model: ModelConfig) -> list[str]:
+        """What the model has and no member of this family has."""
+        strange = sorted(set(model.layer_pattern) - self.kinds)
+        reasons = [
+            f"model.layer_pattern has {kind}: {self.model_type} has no such layer"
+            for kind in strange
+        ]
+        if self.whole_heads and model.hidden_size % model.num_heads:
+            reasons.append(
+                f"model.hidden_size={model.hidden_size}: {self.model_type} wants a multiple of "
+                f"model.num_heads={model.num_heads}"
+            )
+        spoken = {name for row in self.rows for name in row.ours} | _ELSEWHERE
+        for name, value in asdict(model).items():
+            expected = self.recipe.get(name, getattr(_ORDINARY, name))
+            if name not in spoken and value != expected:
+                reasons.append(f"model.{name}={value}: {self.model_type} has only {expected}")
+        return reasons
+
+    def _read_ropes(
+        self, config: Mapping[str, Any], pattern: Sequence[str]
+    ) -> dict[str, tuple[float, RopeConfig]]:
+        """Base and scaling by kind; only of kinds that the pattern has."""
+        turned = [LAYER_KINDS[kind] for kind in pattern if LAYER_KINDS[kind].rotary]
+        kinds = {"window" if kind.windowed else "full" for kind in turned}
+        if isinstance(self.default_base, Mapping):
+            ropes = rope_fields.read_by_kind(config, self.default_base)
+            if kinds == {"window", "full"}:  # the windowed layers keep their base
+                base, rope = ropes["window"]
+                rope.base = base
+        else:
+            base, rope = rope_fields.read_flat(
+                {"rope_parameters": self.default_rope} | dict(config), self.default_base
+            )
+            ropes = {"window": (base, rope), "full": (base, rope)}
+        return {
+            kind: (base, rope if kind in kinds else RopeConfig())
+            for kind, (base, rope) in ropes.items()
+        }
+
+    def _write_ropes(self, model: ModelConfig, rope_base: float) -> Json:
+        by_kind = {
+            kind: rope_fields.write(rope, rope.base_of(rope_base), model.head_dim)
+            for kind, rope in (("window", model.rope_window), ("full", model.rope_full))
+        }
+        if isinstance(self.default_base, Mapping):
+            return {rope_fields.KINDS[kind]: written for kind, written in by_kind.items()}
+        kinds = sorted(rotary_kinds(model))
+        found = [by_kind[kind] for kind in kinds] or [by_kind["full"]]
+        if any(written != found[0] for written in found):
+            raise CannotExpress(
+                [f"model.rope_window, model.rope_full: {self.model_type} rotates all layers alike, these differ"]
+            )  # fmt: skip
+        return found[0]
+
+
+_ORDINARY = ModelConfig()
+
+
+def rotary_kinds(model: ModelConfig) -> set[str]:
+    """ "window" and "full", where the model has such rotary layers."""
+    return {"window" if spec.window else "full" for spec in expand_pattern(model) if spec.rotary}
+
+
+def _wrong_types(values: Json) -> list[str]:
+    """A config.json is JSON that anybody may have written."""
+    wrong = []
+    for known in fields(ModelConfig):
+        if known.name not in values or known.default is MISSING:
+            continue
+        value, wanted = values[known.name], type(known.default)
+        fits = type(value) is wanted or (wanted is float and type(value) is int)
+        if not fits:
+            wrong.append(
+                f"config.json: {known.name} would be {value!r}, it must be of type {wanted.__name__}"
+            )
+        elif wanted is float:
+            values[known.name] = float(value)
+    return wrong
+
+
+def _place(theirs: str) -> tuple[int, str]:
+    """Embedding, layers in order, norm, head."""
+    parts = theirs.split(".")
+    if "layers" in parts:
+        return int(parts[parts.index("layers") + 1]), theirs
+    return (-1 if "embed" in theirs else 10**9), theirs

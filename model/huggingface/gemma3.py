@@ -1,0 +1,84 @@
+"""Gemma 3 (text): norms before and after, 1 + weight, and bases of their own for windowed and full layers."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from model.config import ModelConfig
+from model.huggingface.family import Family, Json, Row
+from model.huggingface.layer_fields import (
+    SLIDING,
+    every,
+    layer_types,
+    windowed_pattern,
+    written_types,
+)
+from model.huggingface.rows import ATTENTION, FEED_FORWARD, attention_bias, sizes
+
+
+def _read_layers(config: Mapping[str, Any]) -> Json:
+    default = every(config.get("sliding_window_pattern") or 6, config["num_hidden_layers"])
+    types = layer_types(config, default)
+    kinds = ["window_rope" if kind == SLIDING else "full_rope" for kind in types]
+    return windowed_pattern(kinds, config.get("sliding_window", 4096))
+
+
+def _write_layers(model: ModelConfig) -> Json:
+    return {"layer_types": written_types(model), "sliding_window": model.window}
+
+
+def _read_scale(scalar: Any, config: Mapping[str, Any]) -> float:
+    return math.sqrt((config.get("head_dim") or 256) / scalar)
+
+
+def _write_scale(scale: float, model: ModelConfig) -> int:
+    return round(model.head_dim / scale**2)
+
+
+GEMMA3 = Family(
+    model_type="gemma3_text",
+    architecture="Gemma3ForCausalLM",
+    recipe={
+        "block": "sequential",
+        "norm": "rmsnorm_plus_one",
+        "norm_at": "both",
+        "qk_norm": True,
+        "activation": "gelu_tanh",
+    },
+    rows=[
+        *sizes(tied=True, head_dim=256, activation=""),
+        attention_bias(),
+        Row("hidden_activation", "gelu_pytorch_tanh", only=("gelu_pytorch_tanh",)),
+        Row("rms_norm_eps", 1e-6, ("norm_eps",)),
+        Row(
+            "hidden_size",
+            None,
+            ("embedding_scale",),
+            read=lambda width, _: math.sqrt(width),
+            write=lambda scale, _: round(scale**2),
+        ),
+        Row("query_pre_attn_scalar", 256, ("query_scale",), read=_read_scale, write=_write_scale),
+        Row(
+            "final_logit_softcapping",
+            0.0,
+            ("logit_softcap",),
+            write=lambda cap, _: cap or None,
+        ),
+        # transformers 5.17 reads it and applies it nowhere: what the model then is, is not for us to say.
+        Row("attn_logit_softcapping", None, only=(None,)),
+    ],
+    kinds=frozenset({"full_rope", "window_rope"}),
+    default_base={"full": 1_000_000.0, "window": 10_000.0},
+    modules={
+        "norm": "input_layernorm",
+        "post_norm": "post_attention_layernorm",
+        "feed_forward_norm": "pre_feedforward_layernorm",
+        "feed_forward_post_norm": "post_feedforward_layernorm",
+        **ATTENTION,
+        **FEED_FORWARD,
+    },
+    read_layers=_read_layers,
+    write_layers=_write_layers,
+    layer_keys=("layer_types", "sliding_window", "sliding_window_pattern"),
+    whole_heads=True,
+)

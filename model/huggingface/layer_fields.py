@@ -1,0 +1,77 @@
+"""Which layers have a window and which rotate, in a config.json: `layer_types` and what stood in for it before.
+
+sliding_attention    keys q - sliding_window < k <= q, which is our window: itself included
+full_attention       every key of the text
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from model.config import ModelConfig
+from model.huggingface.refusal import CannotExpress
+from model.layer_pattern import LAYER_KINDS
+
+Json = dict[str, Any]
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+def layer_types(config: Mapping[str, Any], default: Sequence[str]) -> list[str]:
+    """`layer_types`, or where there are none the family's own rule.
+
+    Raises:
+        CannotExpress: another kind of attention, or the list is not one entry a layer.
+    """
+    types = config.get("layer_types")
+    types = list(default) if types is None else types
+    strange = sorted({str(kind) for kind in types} - {SLIDING, FULL})
+    if strange:
+        raise CannotExpress(
+            [f"config.json: layer_types has {', '.join(strange)}; we have {SLIDING} and {FULL}"]
+        )
+    layers = config.get("num_hidden_layers")
+    if layers is not None and len(types) != layers:
+        raise CannotExpress(
+            [f"config.json: layer_types has {len(types)} entries for num_hidden_layers={layers}"]
+        )
+    return types
+
+
+def every(period: int, layers: int, otherwise: str = SLIDING) -> list[str]:
+    """Full attention in every `period`-th layer, `otherwise` in those between."""
+    return [otherwise if (index + 1) % period else FULL for index in range(layers)]
+
+
+def pattern(kinds: Sequence[str]) -> list[str]:
+    """The shortest repeat of these layer kinds."""
+    for length in range(1, len(kinds) + 1):
+        if all(kind == kinds[index % length] for index, kind in enumerate(kinds)):
+            return list(kinds[:length])
+    return list(kinds)
+
+
+def windowed_pattern(kinds: Sequence[str], window: Any) -> Json:
+    """The `ModelConfig` fields of these layer kinds and this window.
+
+    Raises:
+        CannotExpress: layers with a window, and none is given.
+    """
+    windowed = any(LAYER_KINDS[kind].windowed for kind in kinds)
+    if windowed and not isinstance(window, int):
+        raise CannotExpress(
+            [f"config.json: layer_types has {SLIDING}, but sliding_window={window}; give a number of keys"]
+        )  # fmt: skip
+    found: Json = {"layer_pattern": pattern(kinds)}
+    if isinstance(window, int):
+        found["window"] = window
+    return found
+
+
+def expanded(config: ModelConfig) -> list[str]:
+    """The kind of every layer."""
+    repeat = config.layer_pattern
+    return [repeat[index % len(repeat)] for index in range(config.num_layers)]
+
+
+def written_types(config: ModelConfig) -> list[str]:
+    """`layer_types` of every layer, always written out: defaults differ between families."""
+    return [SLIDING if LAYER_KINDS[kind].windowed else FULL for kind in expanded(config)]

@@ -1,0 +1,11 @@
+"""What one side cannot express of the other's model."""
+
+from collections.abc import Sequence
+
+
+class CannotExpress(ValueError):
+    """Every reason why a model has no equal on the other side, one line each."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        super().__init__("\n".join(reasons))
+        self.reasons = list(reasons)

@@ -1,0 +1,1 @@
+"""Position methods of rotary layers: each one small pure function from frequencies to frequencies."""

@@ -1,0 +1,126 @@
+"""The knobs of one kind of rotary layer, and which method each belongs to."""
+
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor
+
+from model.position.frequencies import inverse_frequencies
+from model.position.linear import interpolate
+from model.position.llama3 import llama3
+from model.position.ntk import ntk_base
+from model.position.yarn import yarn, yarn_attention_factor
+
+SCALINGS = ("none", "linear", "ntk", "yarn", "llama3")
+# Which fields a method reads, besides `base`.
+_READ = {
+    "none": frozenset[str](),
+    "linear": frozenset({"factor"}),
+    "ntk": frozenset({"factor"}),
+    "yarn": frozenset(
+        {"factor", "original_length", "beta_fast", "beta_slow", "truncate", "attention_factor"}
+    ),
+    "llama3": frozenset({"factor", "original_length", "low_frequency", "high_frequency"}),
+}
+
+
+@dataclass
+class RopeConfig:
+    """How one kind of layer (windowed or full) rotates. Mutable only because Hydra needs it."""
+
+    # Base of these layers whatever the schedule says; 0: the schedule's.
+    base: float = 0.0
+    # none, linear (position interpolation), ntk, yarn or llama3.
+    scaling: str = "none"
+    # How many times the trained length; of every scaling.
+    factor: float = 1.0
+    # yarn, llama3: the length before scaling.
+    original_length: int = 0
+    # yarn: turns over original_length from which a pair is kept, and up to which it is interpolated.
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    # yarn: the limits of the ramp are rounded outwards to whole pairs.
+    truncate: bool = True
+    # yarn: cosines and sines are multiplied by this; 0: by 0.1 ln(factor) + 1.
+    attention_factor: float = 0.0
+    # llama3: turns over original_length up to which a pair is divided, and from which it is kept.
+    low_frequency: float = 1.0
+    high_frequency: float = 4.0
+
+    def problems(self, key: str) -> list[str]:
+        """Every rule this breaks, one line each; `key` is where it stands."""
+        if self.scaling not in SCALINGS:
+            nearest = get_close_matches(self.scaling, SCALINGS, n=1, cutoff=0.0)[0]
+            return [
+                f"{key}.scaling={self.scaling}: must be one of {', '.join(SCALINGS)}; did you mean {nearest}?"
+            ]
+        found = []
+        if self.base and not 1.0 < self.base < float("inf"):
+            found.append(f"{key}.base={self.base}: must be above 1; give 0 for the schedule's")
+        read = _READ[self.scaling]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in read | {"base", "scaling"} and value != field.default:
+                found.append(
+                    f"{key}.{field.name}={value}: has no effect with {key}.scaling={self.scaling}; drop it"
+                )
+        if "factor" in read and not 1.0 <= self.factor < float("inf"):
+            found.append(f"{key}.factor={self.factor}: must be 1 or more")
+        if "original_length" in read and self.original_length < 1:
+            found.append(
+                f"{key}.original_length={self.original_length}: must be the length before scaling"
+            )
+        if not 0.0 < self.beta_slow < self.beta_fast < float("inf"):
+            found.append(
+                f"{key}.beta_slow={self.beta_slow}: must be positive and below beta_fast={self.beta_fast}"
+            )
+        if not 0.0 < self.low_frequency < self.high_frequency < float("inf"):
+            found.append(
+                f"{key}.low_frequency={self.low_frequency}: must be positive and below "
+                f"high_frequency={self.high_frequency}"
+            )
+        if not 0.0 <= self.attention_factor < float("inf"):
+            found.append(f"{key}.attention_factor={self.attention_factor}: must be 0 or more")
+        return found
+
+    def base_of(self, scheduled: float) -> float:
+        """The base of these layers where the schedule's is `scheduled`."""
+        return self.base or scheduled
+
+
+# Rotation as it was published.
+UNSCALED = RopeConfig()
+
+
+def frequencies(
+    rope: RopeConfig, scheduled_base: float, head_dim: int, device: torch.device | str = "cpu"
+) -> tuple[Tensor, float]:
+    """Radians per token of every pair, float64 (P,), and what cosines and sines are multiplied by."""
+    base = rope.base_of(scheduled_base)
+    if rope.scaling == "ntk":
+        base = ntk_base(base, rope.factor, head_dim)
+    unscaled_P = inverse_frequencies(base, head_dim, device)
+    if rope.scaling == "linear":
+        return interpolate(unscaled_P, rope.factor), 1.0
+    if rope.scaling == "llama3":
+        scaled_P = llama3(
+            unscaled_P,
+            rope.factor,
+            original_length=rope.original_length,
+            low=rope.low_frequency,
+            high=rope.high_frequency,
+        )
+        return scaled_P, 1.0
+    if rope.scaling == "yarn":
+        scaled_P = yarn(
+            unscaled_P,
+            rope.factor,
+            base=base,
+            original_length=rope.original_length,
+            fast=rope.beta_fast,
+            slow=rope.beta_slow,
+            truncate=rope.truncate,
+        )
+        return scaled_P, rope.attention_factor or yarn_attention_factor(rope.factor)
+    return unscaled_P, 1.0

@@ -1,0 +1,203 @@
+"""Small, random and hard models of transformers, of every family: what tests of import and export begin with."""
+
+from typing import Any
+
+import torch
+
+WINDOW = 8
+LENGTHS = (WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW + 5)
+SIZES = {
+    "vocab_size": 101,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "num_hidden_layers": 4,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.05,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 2e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+SLIDING = ["sliding_attention"] * 3 + ["full_attention"]
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "cohere2": (
+        "cohere2",
+        {
+            "sliding_window": WINDOW,
+            "logit_scale": 0.25,
+            "layer_types": SLIDING,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e4},
+        },
+    ),
+    "cohere2, untied, biases, a long window": (
+        "cohere2",
+        {
+            "sliding_window": 100,
+            "tie_word_embeddings": False,
+            "attention_bias": True,
+            "logit_scale": 1.0,
+        },
+    ),
+    "llama 2": ("llama", {"num_key_value_heads": 6}),
+    "llama 3, tied, biases": (
+        "llama",
+        {
+            "tie_word_embeddings": True,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
+        },
+    ),
+    "llama 3.1": ("llama", {"rope_parameters": LLAMA3}),
+    "llama, linear": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}},
+    ),
+    "mistral": ("mistral", {"sliding_window": WINDOW}),
+    "mistral without a window": (
+        "mistral",
+        {"sliding_window": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+    ),
+    "qwen2": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
+    ),
+    "qwen2, tied, yarn": ("qwen2", {"tie_word_embeddings": True, "rope_parameters": YARN}),
+    "qwen3": (
+        "qwen3",
+        {
+            "use_sliding_window": True,
+            "sliding_window": WINDOW,
+            "layer_types": SLIDING,
+            "attention_bias": True,
+        },
+    ),
+    "qwen3, tied": (
+        "qwen3",
+        {
+            "tie_word_embeddings": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        },
+    ),
+    "smollm3": ("smollm3", {"pad_token_id": 0}),
+    "smollm3 as rnope-swa": (
+        "smollm3",
+        {
+            "pad_token_id": 0,
+            "use_sliding_window": True,
+            "sliding_window": WINDOW,
+            "no_rope_layers": [1, 1, 1, 0],
+            "layer_types": SLIDING,
+            "tie_word_embeddings": False,
+            "mlp_bias": True,
+        },
+    ),
+    "smollm3, windows where there is no rope": (
+        "smollm3",
+        {
+            "pad_token_id": 0,
+            "use_sliding_window": True,
+            "sliding_window": WINDOW,
+            "rope_parameters": {**YARN, "truncate": False, "attention_factor": 1.3},
+        },
+    ),
+    "gemma3": (
+        "gemma3_text",
+        {
+            "sliding_window": WINDOW,
+            "layer_types": SLIDING,
+            "query_pre_attn_scalar": 24,
+            "final_logit_softcapping": 3.0,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+                "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+            },
+        },
+    ),
+    "gemma3, untied, biases": (
+        "gemma3_text",
+        {
+            "sliding_window": 100,
+            "tie_word_embeddings": False,
+            "attention_bias": True,
+            "num_hidden_layers": 7,
+        },
+    ),
+    "olmo2": ("olmo2", {}),
+    "olmo3": (
+        "olmo3",
+        {
+            "sliding_window": WINDOW,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+                "full_attention": {**YARN, "rope_theta": 5e5},
+            },
+        },
+    ),
+    "olmo3, biases": (
+        "olmo3",
+        {"sliding_window": WINDOW, "attention_bias": True, "tie_word_embeddings": True},
+    ),
+    "gpt-oss": (
+        "gpt_oss",
+        {
+            "sliding_window": WINDOW,
+            "num_local_experts": 1,
+            "num_experts_per_tok": 1,
+            "rope_parameters": {**YARN, "truncate": False, "beta_fast": 32.0, "beta_slow": 1.0},
+        },
+    ),
+    "gpt-oss without biases": (
+        "gpt_oss",
+        {
+            "sliding_window": WINDOW,
+            "num_local_experts": 1,
+            "num_experts_per_tok": 1,
+            "attention_bias": False,
+            "head_dim": 32,
+        },
+    ),
+}
+
+
+@torch.no_grad()
+def their_model(kind: str, settings: dict[str, Any], seed: int = 0) -> Any:
+    """A random model of transformers whose every number matters."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(kind, **{**SIZES, **settings})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "router" in name:
+            parameter.zero_()
+            continue
+        parameter.normal_(generator=generator)
+        if "norm" in name:
+            parameter.mul_(0.3).add_(0.0 if kind == "gemma3_text" else 1.0)
+        elif "bias" in name:
+            parameter.mul_(0.5)
+        elif "embed" in name:
+            # Tied, it makes the logits too: of a size of a few, unless they are scaled.
+            tied = config.tie_word_embeddings and kind not in ("cohere2", "gemma3_text")
+            parameter.mul_(0.2 if tied else 1.0)
+        elif parameter.dim() > 1:
+            fan_in = parameter.shape[-1] if "experts" not in name else parameter.shape[-2]
+            parameter.mul_((1.3 if "lm_head" in name else 1.0) * fan_in**-0.5)
+    return model.eval()

@@ -1,0 +1,85 @@
+"""config.json and generation_config.json of a checkpoint, from its model and from what it was imported from.
+
+An imported model that did not change keeps its config.json word for word; one that did keeps what is not about
+the model. A model made here gets one in the first family that can express it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from model.config import ModelConfig
+from model.huggingface.catalogue import BY_TYPE, family_for
+from model.huggingface.family import Family, Imported
+from model.huggingface.refusal import CannotExpress
+from train.checkpoint import RunState
+
+Json = dict[str, Any]
+
+
+def scheduled_base(model: ModelConfig, rope_base: Mapping[str, float]) -> float:
+    """The base of the layers that follow a schedule; rope_base: of each kind of rotary layer."""
+    for kind, rope in (("full", model.rope_full), ("window", model.rope_window)):
+        if kind in rope_base and not rope.base:
+            return rope_base[kind]
+    return next(iter(rope_base.values()), 10_000.0)
+
+
+def choose_family(model: ModelConfig, base: float, state: RunState, wanted: str) -> Family:
+    """The family that was asked for, or that the model came from if it still fits, or the first that fits.
+
+    Raises:
+        CannotExpress: why the model has no equal there.
+    """
+    if wanted:
+        if wanted not in BY_TYPE:
+            raise CannotExpress([f"family={wanted}: there are {', '.join(BY_TYPE)}"])
+        BY_TYPE[wanted].write(model, base, 1)
+        return BY_TYPE[wanted]
+    origin = state.origin.get("config", {}).get("model_type")
+    if origin in BY_TYPE:
+        try:
+            BY_TYPE[origin].write(model, base, 1)
+        except CannotExpress:
+            pass
+        else:
+            return BY_TYPE[origin]
+    return family_for(model, base)
+
+
+def write_config(
+    family: Family, model: ModelConfig, state: RunState, *, dtype: str, end_token: int | None
+) -> Json:
+    """The content of config.json.
+
+    end_token: ends documents, of a model that was made here.
+    """
+    base = scheduled_base(model, state.rope_base)
+    origin: Json = state.origin.get("config", {})
+    if origin.get("model_type") != family.model_type:
+        origin = {}
+    if origin and _same(family.read(origin), Imported(model, base, state.context_length)):
+        written = dict(origin)
+    else:
+        tokens = {"bos_token_id": None, "eos_token_id": end_token, "pad_token_id": end_token}
+        written = {**(family.carried(origin) or tokens)}
+        written |= family.write(model, base, state.context_length)
+    named = "torch_dtype" if "torch_dtype" in written else "dtype"
+    if written.get(named) != dtype:
+        written[named] = dtype
+    return written
+
+
+def write_generation_config(config: Mapping[str, Any], state: RunState) -> Json:
+    """The content of generation_config.json."""
+    origin: Json = state.origin.get("generation_config", {})
+    tokens = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return origin or {key: config[key] for key in tokens if config.get(key) is not None}
+
+
+def _same(one: Imported, other: Imported) -> bool:
+    """Whether both compute the same; how a model is initialised and run is aside."""
+    aside = {"attention_backend": "", "init_std": 0.0}
+    models = [dataclasses.asdict(imported.model) | aside for imported in (one, other)]
+    facts = [(imported.rope_base, imported.context_length) for imported in (one, other)]
+    return models[0] == models[1] and facts[0] == facts[1]

@@ -1,0 +1,160 @@
+"""A model's folder in Hugging Face's form: config.json and safetensors, whole or in shards with an index.
+
+Tensors are read and written one at a time; a folder gets its name when everything in it is on the disk.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from parallel.tensor_files import Entry, list_tensors, read_tensor, write_stream
+from train.durable import sync_folder
+
+Json = dict[str, Any]
+WHOLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+# Tensors go into a file up to so many bytes; a larger one has a file of its own.
+SHARD_BYTES = 5_000_000_000
+
+
+class ModelFolder:
+    """What a folder holds: `config`, and the place of every tensor.
+
+    Raises:
+        ValueError: a file is missing, is not what it should be, or the index does not name what is there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = self.json("config.json", needed=True)
+        self.entries: dict[str, Entry] = {}
+        self._file_of: dict[str, Path] = {}
+        indexed = self.json(INDEX).get("weight_map")
+        for name in self._files(indexed):
+            try:
+                found = list_tensors(folder / name)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{folder}: {name} cannot be read ({error})") from error
+            if twice := sorted(found.keys() & self.entries.keys()):
+                raise ValueError(f"{folder}: {twice[0]} is in two files")
+            self.entries |= found
+            self._file_of |= dict.fromkeys(found, folder / name)
+        if indexed is not None and set(indexed) != set(self.entries):
+            strange = sorted(set(indexed) ^ set(self.entries))
+            raise ValueError(
+                f"{folder}: {INDEX} and the files differ: {strange[0]}; fetch the model anew"
+            )
+
+    def json(self, name: str, *, needed: bool = False) -> Json:
+        """The object in a file, empty where there is none and none is needed."""
+        path = self.folder / name
+        try:
+            content = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            if needed:
+                raise ValueError(
+                    f"{path}: no such file; give the folder of a Hugging Face model"
+                ) from None
+            return {}
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: cannot be read ({error})") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{path}: must hold an object")
+        return content
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, in the dtype it is stored in."""
+        return read_tensor(self._file_of[name], name)
+
+    def _files(self, indexed: object) -> list[str]:
+        if indexed is None:
+            if not (self.folder / WHOLE).is_file():
+                raise ValueError(
+                    f"{self.folder}: has neither {WHOLE} nor {INDEX}; save the model with transformers as safetensors"
+                )
+            return [WHOLE]
+        if not isinstance(indexed, dict):
+            raise ValueError(f"{self.folder}: {INDEX} has no weight_map")
+        files = sorted(set(map(str, indexed.values())))
+        for name in files:
+            if Path(name).name != name:
+                raise ValueError(f"{self.folder}: {INDEX} names {name!a}, which is no file in it")
+        return files
+
+
+def shards(entries: Mapping[str, Entry], most_bytes: int) -> list[list[str]]:
+    """Names in files of at most so many bytes each, in order."""
+    files: list[list[str]] = []
+    room = 0
+    for name, entry in entries.items():
+        if not files or entry.bytes > room:
+            files.append([])
+            room = most_bytes
+        files[-1].append(name)
+        room -= entry.bytes
+    return files
+
+
+def write_model(
+    folder: Path,
+    entries: Mapping[str, Entry],
+    tensors: Iterator[tuple[str, Tensor]],
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write tensors that come in the order of `entries` into one file, or into shards and their index."""
+    files = shards(entries, shard_bytes)
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(files, start=1):
+        one = len(files) == 1
+        file = WHOLE if one else f"model-{number:05}-of-{len(files):05}.safetensors"
+        part = {name: entries[name] for name in names}
+        write_stream(folder / file, part, in_order(names, tensors), {"format": "pt"})
+        weight_map |= dict.fromkeys(names, file)
+    if len(files) > 1:
+        total = sum(entry.bytes for entry in entries.values())
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def in_order(names: Sequence[str], tensors: Iterator[tuple[str, Tensor]]) -> Iterator[Tensor]:
+    """The next tensors, which must be these."""
+    for name in names:
+        found, tensor = next(tensors)
+        assert found == name, f"{found} came where {name} belongs"
+        yield tensor
+        del tensor
+
+
+def make_folder(output: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder that is complete as soon as it has its name.
+
+    Raises:
+        ValueError: there is something of that name already.
+        OSError: the file system refuses; nothing is left behind.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"output={output}: is there already; give another, or remove it")
+    partial = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        fill(partial)
+        if output.exists():
+            output.rmdir()
+        partial.rename(output)
+        sync_folder(output.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def copied(source: Path, target: Path, names: Iterable[str]) -> list[str]:
+    """Copy the files of these names that there are; returns those."""
+    found = [name for name in names if (source / name).is_file()]
+    for name in found:
+        shutil.copyfile(source / name, target / name)
+    return found

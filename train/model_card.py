@@ -1,0 +1,90 @@
+"""README.md of an exported model: what it is, how it was trained, what it scored; facts of the run only."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from model.config import ModelConfig
+from model.flops import parameter_count
+from train.checkpoint import RunState
+
+Json = dict[str, Any]
+
+
+_USE = """## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("PATH")
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+```
+"""
+_SCORES = """## Held-out loss (natural logarithm, mean over tokens)
+
+| stage | length | loss | tokens |
+|---|---|---|---|
+"""
+
+
+def model_card(
+    checkpoint: Path, state: RunState, model: ModelConfig, architecture: str, *, name: str
+) -> str:
+    """The text of README.md for the model of a checkpoint."""
+    facts = {"architecture": architecture, **_of_model(model, state)}
+    if state.step:
+        facts |= _of_run(state)
+    if origin := state.origin.get("config", {}).get("_name_or_path"):
+        facts["started from"] = str(origin)
+    table = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    head = (
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- ropewalk\n---\n"
+    )
+    return (
+        f"{head}\n# {name}\n\nExported from a Ropewalk checkpoint (step {state.step:,}).\n\n"
+        f"| fact | value |\n|---|---|\n{table}\n\n"
+        f"{_scores(checkpoint.resolve().parent.parent, state.step)}{_USE}"
+    )
+
+
+def _of_model(model: ModelConfig, state: RunState) -> dict[str, str]:
+    bases = ", ".join(f"{kind} layers {base:g}" for kind, base in state.rope_base.items())
+    return {
+        "parameters": f"{parameter_count(model):,}",
+        "layers": f"{model.num_layers}: {', '.join(model.layer_pattern)}",
+        "width": f"{model.hidden_size}",
+        "heads": f"{model.num_heads} of {model.head_dim}, {model.num_kv_heads} for keys and values",
+        "window": f"{model.window:,} keys, the token's own included",
+        "vocabulary": f"{model.vocab_size:,}",
+        "longest sequence trained on": f"{state.context_length:,} tokens",
+        "RoPE base": bases or "none",
+    }
+
+
+def _of_run(state: RunState) -> dict[str, str]:
+    sources = [f"{name} ({digest[:12]})" for name, digest in state.data.get("sources", [])]
+    layout = {key: value for key, value in state.layout.items() if isinstance(value, int | str)}
+    return {
+        "optimizer steps": f"{state.step:,}",
+        "tokens seen": f"{state.tokens_seen:,}",
+        "last stage": state.stage,
+        "data": ", ".join(sources) or "unknown",
+        "layout": ", ".join(f"{key} {value}" for key, value in layout.items()),
+        "versions": ", ".join(f"{key} {value}" for key, value in state.versions.items()),
+    }
+
+
+def _scores(run: Path, step: int) -> str:
+    """The last evaluations up to this step, one a stage."""
+    try:
+        lines = (run / "evaluation.jsonl").read_text().splitlines()
+        found: list[Json] = [json.loads(line) for line in lines]
+    except (OSError, ValueError):
+        return ""
+    latest = {row.get("stage"): row for row in found if int(row.get("step", 0)) <= step}
+    rows = [
+        f"| {stage} | {row['sequence_length']:,} | {row['loss']:.4f} | {row['tokens']:,} |\n"
+        for stage, row in latest.items()
+        if isinstance(row.get("loss"), float)
+    ]
+    return f"{_SCORES}{''.join(rows)}\n" if rows else ""
