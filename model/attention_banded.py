@@ -1,4 +1,4 @@
-"""Attention whose windowed layers cost O(window x T) in time and memory: the CPU path.
+"""Attention in pieces, so that windowed layers cost O(window x T) in time and memory: the CPU path.
 
 A document longer than the window is cut in two parts. Its first `window` tokens see everything
 before them, which is plain causal attention. The rest is cut into blocks of queries; a block sees
@@ -19,8 +19,8 @@ similar length are padded into one batch. Blocks are overlapping views, keys and
 copied per block, and no piece ever touches two documents. Products and sums are float32 for
 half-precision input (which on CPU is also faster), float64 for float64.
 
-Queries and keys may lie in two streams (`attention_segments`, for parallel attention): a piece's keys
-are then `shift` rows further on in theirs than its queries are in the other.
+`attention_segments` cuts segments into these pieces. Queries and keys may lie in two streams (parallel attention): a
+piece's keys are then `shift` rows further on in theirs than its queries are in the other.
 
 Shape letters: T tokens, H query heads, G key/value heads, K head dimension; N, L, S as in
 `attention_kernels`.
@@ -29,16 +29,13 @@ Shape letters: T tokens, H query heads, G key/value heads, K head dimension; N, 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
-from weakref import WeakKeyDictionary
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from model.attention_kernels import attend, attend_backward
 from model.norm import statistics_dtype
-from model.packed_layout import PackedLayout
 
 # Queries per block: the best of 32, 64, 128, 256 at windows 128 to 512 (see tests/benchmark).
 _BLOCK = 64
@@ -185,60 +182,6 @@ class Band:
         return rows.unfold(0, width, self.block).movedim(-1, 1)
 
 
-class BandedCore:
-    """Blocks of queries over bands of keys. Keeps a plan for every layout that is alive."""
-
-    name: ClassVar[str] = "banded"
-    device_types: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
-    dtypes: ClassVar[tuple[torch.dtype, ...]] = (
-        torch.float64,
-        torch.float32,
-        torch.bfloat16,
-        torch.float16,
-    )
-
-    def __init__(self) -> None:
-        self._plans: WeakKeyDictionary[PackedLayout, dict[int, tuple[Piece, ...]]]
-        self._plans = WeakKeyDictionary()
-
-    @staticmethod
-    def missing() -> str:
-        """What has to be installed first; empty: nothing."""
-        return ""
-
-    def __call__(
-        self,
-        q_THK: Tensor,
-        k_TGK: Tensor,
-        v_TGK: Tensor,
-        layout: PackedLayout,
-        window: int | None,
-    ) -> Tensor:
-        """See `AttentionCore`. Layers of a kind share the plan of a layout."""
-        # A window as long as the longest document hides nothing.
-        reach = layout.max_seqlen if window is None else min(window, layout.max_seqlen)
-        plans = self._plans.setdefault(layout, {})
-        if reach not in plans:
-            plans[reach] = make_plan(layout, reach)
-        run = _BandedAttention.apply
-        o_THK: Tensor = run(q_THK, k_TGK, v_TGK, plans[reach])  # type: ignore[no-untyped-call]
-        return o_THK
-
-
-def make_plan(layout: PackedLayout, reach: int) -> tuple[Piece, ...]:
-    """Cut the attention of a layout into pieces; every token is a query of exactly one piece."""
-    pieces: list[Piece] = []
-    short: list[Span] = []
-    for start, length in zip(layout.offsets, layout.lengths, strict=False):
-        head = Span(start, min(length, reach))
-        if head.length > LONGEST_BATCHED:
-            pieces.append(head)
-        else:
-            short.append(head)
-        pieces.extend(cut_bands(start + reach, length - reach, reach))
-    return (*pieces, *batch_spans(short, layout.cu_seqlens.device))
-
-
 def cut_bands(first: int, count: int, window: int, shift: int = 0) -> Iterator[Band]:
     """The bands of `count` queries from row `first` on: whole blocks, then the rest.
 
@@ -346,24 +289,3 @@ def attend_pieces_backward(
 def widen(*streams: Tensor) -> list[Tensor]:
     """The streams in the dtype of sums: float64 stays, everything else is float32."""
     return [x.to(statistics_dtype(x.dtype)).contiguous() for x in streams]
-
-
-class _BandedAttention(torch.autograd.Function):
-    """Runs a plan piece by piece. Keeps its inputs, its output and one number per row and head."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, plan: tuple[Piece, ...]
-    ) -> Tensor:
-        o, lse_TH = attend_pieces(q_THK, k_TGK, v_TGK, plan)
-        o_THK = o.to(q_THK.dtype)
-        ctx.plan = plan
-        ctx.save_for_backward(q_THK, k_TGK, v_TGK, o_THK, lse_TH)
-        return o_THK
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, do_THK: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q_THK, k_TGK, v_TGK, o_THK, lse_TH = ctx.saved_tensors
-        dq, dk, dv = attend_pieces_backward(do_THK, q_THK, k_TGK, v_TGK, o_THK, lse_TH, ctx.plan)
-        return dq.to(q_THK.dtype), dk.to(k_TGK.dtype), dv.to(v_TGK.dtype), None

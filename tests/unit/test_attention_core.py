@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from model import attention_banded
-from model.attention_banded import BandedCore, make_plan
 from model.attention_core import BACKENDS, choose_core, obstacle
 from model.attention_dense import DenseCore, attention_rows, visible_TS
 from model.attention_kernels import (
@@ -16,8 +15,18 @@ from model.attention_kernels import (
     backward_by_formula,
 )
 from model.attention_packed import PackedCore
-from model.attention_segments import BandedSegments
+from model.attention_segments import BandedSegments, Segments
 from model.packed_layout import PackedLayout
+
+
+def banded_core():
+    return PackedCore(BandedSegments())
+
+
+def plan(layout, window):
+    """The pieces of a layout's attention."""
+    return Segments.from_lengths(layout.lengths, layout.lengths, causal=True, window=window).pieces
+
 
 BLOCK = 64
 ZOO = {
@@ -58,7 +67,7 @@ def test_banded_equals_dense_in_float64(lengths, window):
     layout = PackedLayout.from_lengths(lengths)
     for heads in HEADS:
         inputs = streams(layout.num_tokens, heads)
-        ours, oracle = (run(c(), inputs, layout, window) for c in (BandedCore, DenseCore))
+        ours, oracle = (run(c(), inputs, layout, window) for c in (banded_core, DenseCore))
         for a, b in zip(ours, oracle, strict=True):
             torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
@@ -91,7 +100,7 @@ def test_banded_equals_dense_in_bfloat16(window):
     exact_inputs = streams(layout.num_tokens, (4, 2))
     inputs = [x.detach().bfloat16().requires_grad_() for x in exact_inputs]
     exact = run(DenseCore(), [x.detach().double().requires_grad_() for x in inputs], layout, window)
-    dense, banded = (run(c(), inputs, layout, window) for c in (DenseCore, BandedCore))
+    dense, banded = (run(c(), inputs, layout, window) for c in (DenseCore, banded_core))
     for truth, reference, ours in zip(exact, dense, banded, strict=True):
         assert ours.dtype == torch.bfloat16
         allowed = 2 * (reference.double() - truth).abs().max()
@@ -115,7 +124,7 @@ def test_formulas_for_other_devices_equal_the_cpu_kernels(mask_of):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("core", [DenseCore(), BandedCore()], ids=["dense", "banded"])
+@pytest.mark.parametrize("core", [DenseCore(), banded_core()], ids=["dense", "banded"])
 @pytest.mark.parametrize("window", [None, 16])
 def test_documents_do_not_touch(core, window):
     """Not even a NaN crosses a border of the banded core; a change in one document never does."""
@@ -124,7 +133,7 @@ def test_documents_do_not_touch(core, window):
     before = core(q, k, v, layout, window)
     spoilt = [x.clone() for x in (q, k, v)]
     for x in spoilt:
-        x[:70] = float("nan") if isinstance(core, BandedCore) else 1e3
+        x[:70] = float("nan") if core.name == "banded" else 1e3
     after = core(*spoilt, layout, window)
     assert torch.equal(before[70:], after[70:])
     assert not torch.equal(before[:70], after[:70])
@@ -135,13 +144,13 @@ def test_packed_equals_each_document_alone(window):
     lengths = [130, 1, 64, 65, 300]
     layout = PackedLayout.from_lengths(lengths)
     inputs = streams(layout.num_tokens, (4, 2))
-    packed = run(BandedCore(), inputs, layout, window)
+    packed = run(banded_core(), inputs, layout, window)
     upstream = torch.randn(
         packed[0].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
     )
     for start, stop in itertools.pairwise(layout.offsets):
         alone = [x.detach()[start:stop].requires_grad_() for x in inputs]
-        out = BandedCore()(*alone, PackedLayout.from_lengths([stop - start]), window)
+        out = banded_core()(*alone, PackedLayout.from_lengths([stop - start]), window)
         gradients = torch.autograd.grad(out, alone, upstream[start:stop])
         for whole, part in zip(packed, (out, *gradients), strict=True):
             torch.testing.assert_close(whole[start:stop], part, atol=1e-13, rtol=0)
@@ -153,11 +162,11 @@ def test_golden_window():
     assert visible_TS(layout, 4)[11].nonzero().flatten().tolist() == [8, 9, 10, 11]
     assert visible_TS(layout, 4)[2].nonzero().flatten().tolist() == [0, 1, 2]
     q, k, v = (x.detach() for x in streams(16, (1, 1)))
-    before = BandedCore()(q, k, v, layout, 4)[11]
+    before = banded_core()(q, k, v, layout, 4)[11]
     for key in range(16):
         changed = v.clone()
         changed[key] += 1
-        reached = not torch.equal(BandedCore()(q, k, changed, layout, 4)[11], before)
+        reached = not torch.equal(banded_core()(q, k, changed, layout, 4)[11], before)
         assert reached == (key in (8, 9, 10, 11))
 
 
@@ -165,12 +174,12 @@ def test_a_token_before_the_window_leaves_no_trace():
     """Bit-identical, in the core's own block arithmetic, also across block borders."""
     layout = PackedLayout.from_lengths([400])
     q, k, v = (x.detach() for x in streams(400, (4, 2), dtype=torch.float32))
-    before = BandedCore()(q, k, v, layout, 20)
+    before = banded_core()(q, k, v, layout, 20)
     for changed in (0, 19, 63, 200):
         k2, v2 = k.clone(), v.clone()
         k2[changed] += 3
         v2[changed] -= 2
-        after = BandedCore()(q, k2, v2, layout, 20)
+        after = banded_core()(q, k2, v2, layout, 20)
         differs = (after != before).flatten(1).any(dim=1).nonzero().flatten()
         assert differs.min() == changed
         assert differs.max() == changed + 19
@@ -190,7 +199,7 @@ def test_every_token_is_a_query_once():
         for window in WINDOWS:
             reach = min(window or layout.max_seqlen, layout.max_seqlen)
             seen = torch.zeros(layout.num_tokens, 1, 1)
-            for piece in make_plan(layout, reach):
+            for piece in plan(layout, reach):
                 counted = torch.zeros_like(seen)
                 piece.put_queries(counted, torch.ones_like(piece.queries(counted)))
                 seen += counted
@@ -202,7 +211,7 @@ def scores_computed(layout, window):
     probe = torch.zeros(layout.num_tokens, 1, 1)
     return sum(
         piece.queries(probe).shape[0] * piece.queries(probe).shape[2] * piece.keys(probe).shape[2]
-        for piece in make_plan(layout, min(window, layout.max_seqlen))
+        for piece in plan(layout, window)
     )
 
 
@@ -220,7 +229,7 @@ def test_windowed_memory_grows_with_the_length_not_its_square():
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t: sizes.append(t.nbytes) or t, lambda t: t
         ):
-            BandedCore()(
+            banded_core()(
                 *streams(tokens, (4, 2), dtype=torch.float32),
                 PackedLayout.from_lengths([tokens]),
                 128,
@@ -233,22 +242,22 @@ def test_windowed_memory_grows_with_the_length_not_its_square():
 
 
 def test_layers_of_a_kind_share_a_plan_which_dies_with_its_layout():
-    core = BandedCore()
+    core = banded_core()
     layout = PackedLayout.from_lengths([200, 30])
     inputs = [x.detach() for x in streams(230, (4, 2))]
     for window in (16, 16, None, 200, 5000):
         core(*inputs, layout, window)
     # No window, the longest document and anything beyond it are the same plan.
-    assert {reach: len(plan) for reach, plan in core._plans[layout].items()}.keys() == {16, 200}
+    assert core._segments[layout].keys() == {16, None}
     del layout
-    assert len(core._plans) == 0
+    assert len(core._segments) == 0
 
 
 @pytest.mark.parametrize("window", [None, 16])
 def test_no_gradients_are_prepared_without_need(window):
     layout = PackedLayout.from_lengths([50])
     with torch.no_grad():
-        assert not BandedCore()(*streams(50, (4, 2)), layout, window).requires_grad
+        assert not banded_core()(*streams(50, (4, 2)), layout, window).requires_grad
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

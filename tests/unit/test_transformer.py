@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.attention_banded import BandedCore
+from model.attention_core import choose_core
 from model.attention_dense import DenseCore, attention_rows
 from model.config import ModelConfig
 from model.initialization import initialize
@@ -30,7 +30,9 @@ TINY = ModelConfig(
 
 
 def built(config, core=None, **parts):
-    model = Transformer(config, core or BandedCore(), **parts).double()
+    model = Transformer(
+        config, core or choose_core("banded", "cpu", torch.float64), **parts
+    ).double()
     initialize(model, config, seed=0)
     return model
 
@@ -55,7 +57,9 @@ def test_nope_does_not_see_order_and_rope_does():
     assert (last_hidden(rope, tokens)[-1] - last_hidden(rope, shuffled)[-1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("core", [DenseCore(), BandedCore()], ids=["dense", "banded"])
+@pytest.mark.parametrize(
+    "core", [DenseCore(), choose_core("banded", "cpu", torch.float64)], ids=["dense", "banded"]
+)
 @pytest.mark.parametrize(("layers", "window", "reach"), [(1, 4, 4), (3, 4, 10), (2, 70, 139)])
 def test_stacked_windows_reach_exactly_k_times_window_minus_one(core, layers, window, reach):
     config = replace(TINY, num_layers=layers, layer_pattern=["window_rope"], window=window)
@@ -91,7 +95,9 @@ def test_constant_tokens_leave_nope_rows_uniform_and_rope_rows_not():
             torch.testing.assert_close(hidden, hidden[:1].expand_as(hidden), atol=1e-13, rtol=0)
 
 
-@pytest.mark.parametrize("core", [DenseCore(), BandedCore()], ids=["dense", "banded"])
+@pytest.mark.parametrize(
+    "core", [DenseCore(), choose_core("banded", "cpu", torch.float64)], ids=["dense", "banded"]
+)
 def test_a_document_never_feels_its_neighbours(core):
     model = built(TINY, core)
     layout = PackedLayout.from_lengths([30, 25, 1])
@@ -130,7 +136,7 @@ def test_banded_and_dense_models_agree_in_every_gradient(block, norm, qk_norm):
     layout = PackedLayout.from_lengths([40, 1, 70])
     tokens, targets = random_tokens(111), random_tokens(111, seed=1)
     gradients = []
-    for core in (BandedCore(), DenseCore()):
+    for core in (choose_core("banded", "cpu", torch.float64), DenseCore()):
         model = built(config, core)
         model.loss(model(tokens, layout, BASE), targets).total.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
