@@ -1,5 +1,6 @@
 """The model on this rank under DeepSpeed, for one layout: what a change of layout makes anew."""
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -95,8 +96,9 @@ def build_trainer(
 def _compiles(config: RunConfig, mesh: Mesh, parallel: ParallelConfig) -> bool:
     if config.train.compile_regions != "auto":
         return config.train.compile_regions == "always"
-    able = mesh.device.type == "cuda" and find_spec("triton") is not None
-    return able and not regions_obstacle(parallel)
+    # Triton builds the launchers of its kernels with a C compiler.
+    tools = find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))
+    return mesh.device.type == "cuda" and tools and not regions_obstacle(parallel)
 
 
 def _draw(
