@@ -282,14 +282,14 @@ def line(found: dict[str, Any]) -> str:
         rate, ratio = f"<{case.tokens / more:.0f}", f">{more / ours:.2f}"
         if more < ours:  # ended too early to say anything
             rate, ratio = "-", "-"
-        text += f"{rate:>9}{ratio:>19}{'':>7}"
+        text += f"{rate:>9}{ratio:>20}{'':>7}"
     else:
         theirs = statistics.median(step["wall"] for step in times["theirs"])
         pairs = zip(times["theirs"], times["ours"], strict=False)
         ratios = [(a["wall"] / b["wall"], a["cpu"] / b["cpu"]) for a, b in pairs]
         wall, cpu = ([ratio[clock] for ratio in ratios] for clock in (0, 1))
         middle = f"{statistics.median(wall):.2f} ({min(wall):.2f}-{max(wall):.2f})"
-        text += f"{case.tokens / theirs:>9.0f}{middle:>19}{statistics.median(cpu):>7.2f}"
+        text += f"{case.tokens / theirs:>9.0f}{middle:>20}{statistics.median(cpu):>7.2f}"
     text += f"{least / ours:>9.0%}{machine['matmul'] / 1e9:>8.0f}{machine['attention'] / 1e9:>6.0f}"
     return text + "\n"
 
@@ -301,9 +301,9 @@ def main() -> None:
     write(f"{SHAPE.num_layers} layers of width {SHAPE.hidden_size}, {heads}, window {SHAPE.window}")
     write(f", vocabulary {SHAPE.vocab_size}; {THREADS} threads\n")
     attention = fastest_attention()
-    write(f"{'':24}{'tokens/s':>17}{'theirs over ours':>20}{'':>6}{'ours':>9}{'GFLOP/s':>13}\n")
+    write(f"{'':24}{'tokens/s':>17}{'theirs over ours':>21}{'':>6}{'ours':>9}{'GFLOP/s':>13}\n")
     write(f"{'tokens':>6} {'dtype':9}{'stream':8}{'ours':>9}{'theirs':>9}")
-    write(f"{'wall':>19}{'cpu':>7}{'of limit':>9}{'matmul':>8}{'attn':>6}\n")
+    write(f"{'wall':>20}{'cpu':>7}{'of limit':>9}{'matmul':>8}{'attn':>6}\n")
     record = []
     for case in CASES:
         found = measure_apart(case, attention)
