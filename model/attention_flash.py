@@ -27,10 +27,19 @@ from torch import Tensor
 from model.attention_segments import BandedSegments, SegmentKernel, Segments
 
 _UNLIMITED = -1
-_HOPPER, _BLACKWELL = 9, 10
+_HOPPER = 9
 
 
-class TorchFlash:
+class _Flash:
+    """What all of them serve."""
+
+    device_types: ClassVar[tuple[str, ...]] = ("cuda",)
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16)
+    head_dims: ClassVar[range] = range(8, 257, 8)
+    caps_scores: ClassVar[bool] = False
+
+
+class TorchFlash(_Flash):
     """torch's own flash kernels. Head dimension a multiple of 8, at most 256.
 
     The two operators have had one calling convention from torch 2.11 to 2.13: limits of the window are
@@ -38,10 +47,6 @@ class TorchFlash:
     """
 
     name: ClassVar[str] = "varlen"
-    device_types: ClassVar[tuple[str, ...]] = ("cuda",)
-    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16)
-    head_dims: ClassVar[range] = range(8, 257, 8)
-    caps_scores: ClassVar[bool] = False
 
     @staticmethod
     def missing() -> str:
@@ -101,14 +106,10 @@ class TorchFlash:
         return dq_THK, dk_SGK, dv_SGK
 
 
-class Flash2:
+class Flash2(_Flash):
     """The package flash-attn 2. Head dimension a multiple of 8, at most 256."""
 
     name: ClassVar[str] = "flash_attn"
-    device_types: ClassVar[tuple[str, ...]] = ("cuda",)
-    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16)
-    head_dims: ClassVar[range] = range(8, 257, 8)
-    caps_scores: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._kernels = import_module("flash_attn.flash_attn_interface")
@@ -150,8 +151,7 @@ class Flash2:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `SegmentKernel`."""
         left, right = _limits(segments)
-        gradients = (torch.empty_like(x) for x in (q_THK, k_SGK, v_SGK))
-        dq_THK, dk_SGK, dv_SGK = gradients
+        dq_THK, dk_SGK, dv_SGK = (torch.empty_like(x) for x in (q_THK, k_SGK, v_SGK))
         self._kernels._flash_attn_varlen_backward(
             do_THK,
             q_THK,
@@ -195,7 +195,7 @@ class Flash3(TorchFlash):
         return "" if _generation() == _HOPPER else "is for Hopper GPUs"
 
 
-class Flash4:
+class Flash4(_Flash):
     """FlashAttention-4. Head dimension a multiple of 8, at most 256 (128 on Blackwell).
 
     torch can be given it too, but torch 2.11 then refuses windows in the backward. A kernel is compiled
@@ -203,10 +203,6 @@ class Flash4:
     """
 
     name: ClassVar[str] = "flash_attn_4"
-    device_types: ClassVar[tuple[str, ...]] = ("cuda",)
-    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16)
-    head_dims: ClassVar[range] = range(8, 257, 8)
-    caps_scores: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._kernels = import_module("flash_attn.cute.interface")
@@ -257,20 +253,12 @@ KERNELS: tuple[type[SegmentKernel], ...] = (Flash3, Flash4, TorchFlash, Flash2, 
 
 @cache
 def choose_segment_kernel(
-    device_type: str,
-    dtype: torch.dtype,
-    head_dim: int,
-    name: str = "auto",
-    softcap: float = 0.0,
+    device_type: str, dtype: torch.dtype, head_dim: int, softcap: float = 0.0
 ) -> SegmentKernel:
-    """The kernel called `name`, or with "auto" the fastest, that serves this device, dtype, head dimension and cap.
-
-    Where the named one does not serve, the next in the list that does.
-    """
-    wanted = [kernel for kernel in KERNELS if name in ("auto", kernel.name)]
+    """The fastest kernel that serves this device, dtype, head dimension and cap."""
     return next(
         kernel(softcap) if softcap else kernel()
-        for kernel in (*wanted, *KERNELS)
+        for kernel in KERNELS
         if device_type in kernel.device_types
         and dtype in kernel.dtypes
         and head_dim in kernel.head_dims

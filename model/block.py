@@ -19,6 +19,8 @@ normalised input is at hand:
 Shape letters: T tokens, D width, H query heads, G key/value heads, K head dimension.
 """
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 from model.attention import Attention
@@ -34,7 +36,7 @@ from model.rope import Rotation
 BeforeAttention = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-class Block(nn.Module):
+class Block(nn.Module, ABC):
     """What both have in common."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, core: AttentionCore) -> None:
@@ -47,13 +49,13 @@ class Block(nn.Module):
         q_THK, k_TGK, v_TGK, r_TD = self.before(x_TD, rotation)
         return self.after(r_TD, self.attention.attend(q_THK, k_TGK, v_TGK, layout))
 
+    @abstractmethod
     def before(self, x_TD: Tensor, rotation: Rotation) -> BeforeAttention:
         """From the block's input to what attention takes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def after(self, r_TD: Tensor, o_TD: Tensor) -> Tensor:
         """From the residual stream and attention's output (T, H K) to the block's output."""
-        raise NotImplementedError
 
 
 class ParallelBlock(Block):

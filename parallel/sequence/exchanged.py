@@ -80,7 +80,7 @@ class ExchangedAttention(torch.autograd.Function):
     ) -> Tensor:
         route, wire, join = plan.route, plan.wire, plan.join
         kernel = choose_segment_kernel(
-            q_THK.device.type, q_THK.dtype, q_THK.shape[-1], "auto", plan.softcap
+            q_THK.device.type, q_THK.dtype, q_THK.shape[-1], plan.softcap
         )
         exchange = route.exchange
         kv_T2GK = torch.stack((k_TGK, v_TGK), dim=1)

@@ -103,7 +103,7 @@ class _RingAttention(torch.autograd.Function):
         core: RingCore,
     ) -> Tensor:
         kernel = choose_segment_kernel(
-            q_THK.device.type, q_THK.dtype, q_THK.shape[-1], "auto", core.softcap
+            q_THK.device.type, q_THK.dtype, q_THK.shape[-1], core.softcap
         )
         kv_T2GK = torch.stack((k_TGK, v_TGK), dim=1)
 

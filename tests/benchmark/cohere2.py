@@ -1,11 +1,6 @@
-"""The same model in Hugging Face's words: a `Cohere2ForCausalLM` with our shape and our weights.
+"""The same model in Hugging Face's words: a `Cohere2ForCausalLM` with our shape and our weights, for benchmarks.
 
-For benchmarks only, and for the test that keeps them honest. Names map one to one and so do the numbers: both
-sides turn interleaved pairs, share one LayerNorm a block between attention and feed-forward, tie the head to
-the embedding and rotate the windowed layers alone.
-
-    ours      layers.N.  attention.q_proj   feed_forward.up_proj   norm                norm    embedding
-    theirs    layers.N.  self_attn.q_proj   mlp.up_proj            input_layernorm     norm    embed_tokens
+Which key and which tensor of theirs is which of ours is said in `model/huggingface/cohere2.py`.
 """
 
 from collections.abc import Sequence
@@ -18,16 +13,12 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 
 from data.batch import IGNORE
 from model.config import ModelConfig
-from model.layer_pattern import expand_pattern
+from model.huggingface.cohere2 import COHERE2
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 
-_RENAMED = (
-    (".attention.", ".self_attn."),
-    (".feed_forward.", ".mlp."),
-    (".norm.", ".input_layernorm."),
-    ("embedding.", "embed_tokens."),
-)
+# What a Cohere2 says of itself; no mask or rotation follows from it.
+_CONTEXT_LENGTH = 8192
 
 
 def hf_model(
@@ -37,26 +28,8 @@ def hf_model(
 
     Raises ValueError when Cohere2 has no such model.
     """
-    layer_types = [_layer_type(config, spec.window, spec.rotary) for spec in expand_pattern(config)]
-    for name, only in (("block", "parallel"), ("norm", "layernorm"), ("qk_norm", False)):
-        if getattr(config, name) != only:
-            raise ValueError(
-                f"model.{name}={getattr(config, name)}: Cohere2 has {name}={only} only"
-            )
-    if not config.tie_embeddings or config.num_heads * config.head_dim != config.hidden_size:
-        raise ValueError("Cohere2 ties its embeddings, and its heads are as wide as its stream")
     theirs = Cohere2Config(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_kv_heads,
-        logit_scale=config.logit_scale,
-        layer_norm_eps=config.norm_eps,
-        sliding_window=config.window,
-        layer_types=layer_types,
-        rope_parameters={"rope_type": "default", "rope_theta": rope_base},
+        **COHERE2.write(config, rope_base, _CONTEXT_LENGTH),
         use_cache=False,
         # The embedding of a padding token would get no gradient.
         pad_token_id=None,
@@ -68,28 +41,19 @@ def hf_model(
     return Cohere2ForCausalLM._from_config(theirs)
 
 
-def _layer_type(config: ModelConfig, window: int | None, rotary: bool) -> str:
-    if rotary != (window is not None):
-        raise ValueError(
-            f"model.layer_pattern={config.layer_pattern}: Cohere2 rotates windowed layers and no others"
-        )
-    return "full_attention" if window is None else "sliding_attention"
-
-
 @torch.no_grad()
 def copy_weights(ours: Transformer, theirs: Cohere2ForCausalLM) -> None:
     """Put our parameters into their model, cast to its dtype; every one of theirs gets one of ours."""
-    parameters = dict(theirs.model.named_parameters())
-    for name, parameter in ours.named_parameters():
-        parameters.pop(their_name(name)).copy_(parameter)
+    named, parameters = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    for name, their_name in their_names(ours).items():
+        parameters.pop(their_name).copy_(named[name])
     assert not parameters, f"not filled: {sorted(parameters)}"
 
 
-def their_name(name: str) -> str:
-    """What `Cohere2Model` calls our parameter `name`."""
-    for word, theirs in _RENAMED:
-        name = name.replace(word, theirs)
-    return name
+def their_names(ours: Transformer) -> dict[str, str]:
+    """What a `Cohere2ForCausalLM` calls each of our parameters: the same numbers under another name."""
+    links = COHERE2.links(ours.config, [name for name, _ in ours.named_parameters()])
+    return {name: their_name for link in links for name, their_name in [(*link.ours, *link.theirs)]}
 
 
 def hf_inputs(

@@ -32,6 +32,7 @@ from data.batch import IGNORE, BatchShape, PackedBatch
 from data.loader import GlobalBatch
 from model.attention_core import choose_core
 from model.config import ModelConfig
+from model.huggingface.links import is_turned, split_halves
 from model.initialization import initialize
 from model.transformer import Transformer
 from parallel.config import ParallelConfig
@@ -147,9 +148,8 @@ def copy_weights(config: ModelConfig, theirs: nn.Module) -> None:
     parameters = dict(theirs.named_parameters())
     for name, parameter in ours.named_parameters():
         value = parameter
-        if "q_proj" in name or "k_proj" in name:
-            pairs = parameter.view(-1, config.head_dim // 2, 2, config.hidden_size)
-            value = pairs.transpose(1, 2).reshape(parameter.shape)
+        if is_turned(name):
+            value = split_halves(parameter, config.head_dim)
         parameters.pop(their_name(name)).copy_(value)
     assert not parameters, f"not filled: {sorted(parameters)}"
 
