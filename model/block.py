@@ -23,14 +23,14 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from model.attention import Attention
-from model.attention_core import AttentionCore
+from model.attention.core import AttentionCore
+from model.attention.layer import Attention
 from model.config import ModelConfig
-from model.feed_forward import FeedForward
+from model.feed_forward.dense import FeedForward
 from model.layer_pattern import LayerSpec
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
-from model.rope import Rotation
+from model.position.rotation import Rotation
 
 # Queries, keys, values and the residual stream that waits for attention.
 BeforeAttention = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -1,10 +1,10 @@
 """What a layer keeps for its backward: everything, or little, with the rest computed again.
 
     everything     what autograd likes
-    attention      its input, and what attention computed (`kept_attention`): products are repeated, attention is not
+    attention      its input, and what attention computed (`attention.kept`): products are repeated, attention is not
     input          its input
     input_on_cpu   its input, in CPU memory
-    tiles          the same, and the feed-forward works on tiles of tokens (`tiled_feed_forward`)
+    tiles          the same, and the feed-forward works on tiles of tokens (`feed_forward.tiled`)
 
 The runners have one signature, so a layer's forward does not know which one runs it. Recomputation follows
 arXiv 1604.06174.
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from model.kept_attention import keep_attention
+from model.attention.kept import keep_attention
 from model.packed_layout import PackedLayout
-from model.rope import Rotation
+from model.position.rotation import Rotation
 
 # Device and shape of a tensor, and its numbers in order.
 HostCopy = tuple[torch.device, torch.Size, list[Tensor]]

@@ -16,17 +16,17 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from model.attention_core import AttentionCore
+from model.attention.core import AttentionCore
 from model.block import build_block
 from model.config import ModelConfig
-from model.feed_forward import FeedForward
+from model.feed_forward.dense import FeedForward
+from model.feed_forward.tiled import TILE_ROWS
 from model.layer_pattern import expand_pattern
 from model.loss import ChunkedLoss, HeadLoss, LossSums
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
+from model.position.rotation import Rotation, make_rotation
 from model.recompute import RUNNERS, LayerRunner, evenly, keep_everything
-from model.rope import Rotation, make_rotation
-from model.tiled_feed_forward import TILE_ROWS
 
 
 class Transformer(nn.Module):

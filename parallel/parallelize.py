@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from model.attention import Attention
-from model.attention_core import AttentionCore
+from model.attention.core import AttentionCore
+from model.attention.layer import Attention
 from model.config import ModelConfig
 from model.regions import compile_regions
 from model.transformer import Transformer

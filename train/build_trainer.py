@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from data.batch import Dealer
-from model.attention_core import choose_core
+from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern

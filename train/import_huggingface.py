@@ -25,7 +25,7 @@ from torch import Tensor
 
 from data.printable import one_line
 from data.sealed_json import seal
-from model.attention_dense import DenseCore
+from model.attention.dense import DenseCore
 from model.config import ModelConfig
 from model.huggingface.catalogue import family_of
 from model.huggingface.links import Link

@@ -8,7 +8,7 @@ import torch
 
 from data.loader import Loader
 from data.sources import Corpus
-from model.attention_core import choose_core
+from model.attention.core import choose_core
 from model.flops import parameter_count
 from parallel import mesh as world
 from parallel.checkpoint import DamagedCheckpoint

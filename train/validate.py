@@ -10,7 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
-from model.attention_core import choose_core
+from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern

@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.config import ModelConfig
-from model.huggingface.cohere2 import COHERE2
+from model.huggingface.families.cohere2 import COHERE2
+from model.huggingface.families.gemma3 import GEMMA3
+from model.huggingface.families.gpt_oss import GPT_OSS
+from model.huggingface.families.llama import LLAMA
+from model.huggingface.families.mistral import MISTRAL
+from model.huggingface.families.olmo import OLMO2, OLMO3
+from model.huggingface.families.qwen import QWEN2, QWEN3
+from model.huggingface.families.smollm3 import SMOLLM3
 from model.huggingface.family import Family
-from model.huggingface.gemma3 import GEMMA3
-from model.huggingface.gpt_oss import GPT_OSS
-from model.huggingface.llama import LLAMA
-from model.huggingface.mistral import MISTRAL
-from model.huggingface.olmo import OLMO2, OLMO3
-from model.huggingface.qwen import QWEN2, QWEN3
 from model.huggingface.refusal import CannotExpress
-from model.huggingface.smollm3 import SMOLLM3
 
 # In the order in which they are tried for a model that was made here.
 FAMILIES: tuple[Family, ...] = (

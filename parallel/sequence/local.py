@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.attention_segments import SegmentKernel
+from model.attention.segments import SegmentKernel
 from model.norm import statistics_dtype
 from parallel.sequence.route import Call
 

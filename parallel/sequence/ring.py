@@ -30,10 +30,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.attention_flash import choose_segment_kernel
-from model.attention_segments import SegmentKernel
-from model.attention_sinks import sinks_gradient, with_sinks
-from model.kept_attention import kept
+from model.attention.flash import choose_segment_kernel
+from model.attention.kept import kept
+from model.attention.segments import SegmentKernel
+from model.attention.sinks import sinks_gradient, with_sinks
 from model.packed_layout import PackedLayout
 from parallel.mesh import AxisGroup
 from parallel.sequence.exchanged import Plan, attend_exchanged

@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from model.attention_segments import Segments
+from model.attention.segments import Segments
 from parallel.sequence.dealing import Dealing
 from parallel.sequence.plan import KeyPlan, plan_keys
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from model.block import ParallelBlock, SequentialBlock
 from model.packed_layout import PackedLayout
-from model.rope import Rotation
+from model.position.rotation import Rotation
 from parallel.mesh import AxisGroup
 from parallel.tensor.residual import Arriving, Leaving, pieces
 

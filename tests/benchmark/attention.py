@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from model.attention_core import choose_core
+from model.attention.core import choose_core
 from model.packed_layout import PackedLayout
 
 OUTPUT = Path("outputs/benchmarks/attention.json")

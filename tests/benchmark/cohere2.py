@@ -1,6 +1,6 @@
 """The same model in Hugging Face's words: a `Cohere2ForCausalLM` with our shape and our weights, for benchmarks.
 
-Which key and which tensor of theirs is which of ours is said in `model/huggingface/cohere2.py`.
+Which key and which tensor of theirs is which of ours is said in `model/huggingface/families/cohere2.py`.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 
 from data.batch import IGNORE
 from model.config import ModelConfig
-from model.huggingface.cohere2 import COHERE2
+from model.huggingface.families.cohere2 import COHERE2
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 

@@ -29,8 +29,8 @@ from typing import Any
 import torch
 from cohere2 import copy_weights, hf_inputs, hf_model, targets
 
-from model.attention_core import choose_core
-from model.attention_kernels import attend, attend_backward
+from model.attention.core import choose_core
+from model.attention.small_problems import attend, attend_backward
 from model.config import ModelConfig
 from model.flops import count_forward
 from model.initialization import initialize

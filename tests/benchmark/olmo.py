@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from data.batch import IGNORE, BatchShape, PackedBatch
 from data.loader import GlobalBatch
-from model.attention_core import choose_core
+from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.huggingface.links import is_turned, split_halves
 from model.initialization import initialize

@@ -39,8 +39,8 @@ import torch.distributed as dist
 from ring_side_by_side import MODELS, SHAPE, WINDOW, Held, positions, train_step
 from torch import Tensor
 
-from model.attention_core import choose_core
-from model.attention_segments import BandedSegments, SegmentKernel, Segments
+from model.attention.core import choose_core
+from model.attention.segments import BandedSegments, SegmentKernel, Segments
 from model.initialization import initialize
 from model.transformer import Transformer
 from parallel.mesh import Mesh, start

@@ -25,11 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.attention_core import choose_core
+from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.initialization import initialize
 from model.packed_layout import PackedLayout
-from model.rope import Rotation
+from model.position.rotation import Rotation
 from model.transformer import Transformer
 from parallel.config import ParallelConfig
 from parallel.mesh import start

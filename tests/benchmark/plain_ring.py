@@ -32,8 +32,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.attention_kernels import attend, attend_backward
-from model.attention_segments import BandedSegments, Segments
+from model.attention.segments import BandedSegments, Segments
+from model.attention.small_problems import attend, attend_backward
 from model.packed_layout import PackedLayout
 from parallel.mesh import AxisGroup
 from parallel.sequence.dealing import Dealing

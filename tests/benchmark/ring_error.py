@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.attention_core import AttentionCore
-from model.attention_dense import DenseCore
+from model.attention.core import AttentionCore
+from model.attention.dense import DenseCore
 from model.packed_layout import PackedLayout
 from parallel.mesh import start
 from parallel.sequence.dealing import deal_zigzag

@@ -36,8 +36,8 @@ from torch import Tensor
 from traffic import streams
 
 from data.batch import IGNORE
-from model.attention import Attention
-from model.attention_core import AttentionCore, choose_core
+from model.attention.core import AttentionCore, choose_core
+from model.attention.layer import Attention
 from model.config import ModelConfig
 from model.initialization import initialize
 from model.layer_pattern import expand_pattern

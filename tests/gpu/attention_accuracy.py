@@ -21,8 +21,8 @@ from machine import Machine
 from outcome import Outcome
 from torch import Tensor
 
-from model.attention_core import BACKENDS, AttentionCore, build_core, obstacle
-from model.attention_dense import DenseCore, visible_TS
+from model.attention.core import BACKENDS, AttentionCore, build_core, obstacle
+from model.attention.dense import DenseCore, visible_TS
 from model.packed_layout import PackedLayout
 
 TENSORS = ("o", "dq", "dk", "dv")

@@ -14,7 +14,7 @@ from attention_accuracy import able_backends
 from machine import GIB, Machine
 from outcome import Outcome
 
-from model.attention_core import AttentionCore
+from model.attention.core import AttentionCore
 from model.flops import score_pairs
 from model.packed_layout import PackedLayout
 

@@ -15,7 +15,7 @@ from presets import ROPE_BASE, device_draw
 from torch import Tensor
 
 from data.loader import GlobalBatch
-from model.attention_core import choose_core
+from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.flops import parameter_count
 from parallel import mesh as world

@@ -17,8 +17,8 @@ from machine import GIB, Machine
 from outcome import Outcome
 from torch import Tensor
 
-from model.attention_core import AttentionCore, choose_core
-from model.attention_dense import DenseCore
+from model.attention.core import AttentionCore, choose_core
+from model.attention.dense import DenseCore
 from model.config import ModelConfig
 from model.initialization import initialize
 from model.packed_layout import PackedLayout

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.batch import IGNORE, BatchShape, PackedBatch
 from data.loader import GlobalBatch
-from model.attention_core import choose_core
+from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.transformer import Transformer
 from train.objective import NextTokenLoss, to_device

@@ -7,10 +7,10 @@ import torch
 import yaml
 from torch import Tensor
 
-from model.attention import Attention
+from model.attention.layer import Attention
 from model.config import ModelConfig
 from model.layer_pattern import expand_pattern
-from model.rope import leave_unrotated, rotate
+from model.position.rotation import leave_unrotated, rotate
 from model.transformer import Transformer
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -19,7 +19,7 @@ from outcome import Outcome
 from torch import Tensor
 from virtual_ranks import NoiseWire, attend_in_turns, axis_of, core_of, layout_of
 
-from model.attention_dense import DenseCore
+from model.attention.dense import DenseCore
 from model.packed_layout import PackedLayout
 from parallel.sequence.balance import deal
 from parallel.sequence.dealing import Dealing, deal_contiguous

@@ -18,9 +18,9 @@ from machine import Machine
 from outcome import Outcome
 from torch import Tensor
 
-from model.attention_core import obstacle
-from model.attention_flash import KERNELS
-from model.attention_segments import SegmentKernel, Segments
+from model.attention.core import obstacle
+from model.attention.flash import KERNELS
+from model.attention.segments import SegmentKernel, Segments
 from parallel.sequence.merge import merge_part
 
 TENSORS = ("o", "dq", "dk", "dv")

@@ -21,7 +21,7 @@ import torch
 from attention_accuracy import run_core
 from torch import Tensor
 
-from model.attention_core import AttentionCore
+from model.attention.core import AttentionCore
 from parallel.mesh import AxisGroup
 from parallel.sequence.dealing import Dealing
 from parallel.sequence.layout import ShardedLayout, build_share

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from data.batch import PackedBatch
-from model.attention_core import choose_core
+from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern
-from model.rope import make_rotation
+from model.position.rotation import make_rotation
 from model.transformer import Transformer
 from parallel.config import OptimizerConfig, ParallelConfig
 from parallel.costs import (

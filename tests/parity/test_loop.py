@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from data.evaluation import evaluation_batches
 from data.ngram import fit
 from data.sources import Corpus
-from model.attention_core import choose_core
+from model.attention.core import choose_core
 from model.initialization import initialize
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer

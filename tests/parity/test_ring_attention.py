@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from model.attention_dense import DenseCore
+from model.attention.dense import DenseCore
 from model.packed_layout import PackedLayout
 from parallel.mesh import start
 from parallel.sequence.dealing import Dealing, deal_contiguous, deal_zigzag

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from data.batch import PackedBatch
-from model.attention_core import choose_core
+from model.attention.core import choose_core
 from model.config import ModelConfig
 from parallel.config import ParallelConfig
 from parallel.mesh import start

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.attention_segments import BandedSegments
+from model.attention.segments import BandedSegments
 from parallel.mesh import Mesh, start
 from parallel.sequence import exchanged, ring
 from parallel.sequence.dealing import deal_zigzag

@@ -16,7 +16,7 @@ import random
 
 import torch
 
-from model.attention_dense import visible_TS
+from model.attention.dense import visible_TS
 from model.packed_layout import PackedLayout
 from parallel.mesh import start
 from parallel.sequence.dealing import Dealing, deal_contiguous, deal_zigzag

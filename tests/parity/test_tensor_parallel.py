@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 
 from model import loss as loss_module
-from model.attention_core import AttentionCore, choose_core
+from model.attention.core import AttentionCore, choose_core
 from model.config import ModelConfig
 from model.initialization import initialize
 from model.loss import IGNORED

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from data.batch import PackedBatch
 from data.loader import BatchShape, GlobalBatch
-from model.attention_core import choose_core
+from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.initialization import initialize
 from model.packed_layout import PackedLayout

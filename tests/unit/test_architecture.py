@@ -15,7 +15,7 @@ MAY_IMPORT = {
 }
 # Heavy or foreign package -> the only files (or folders) that may import it.
 HOMES = {
-    "flash_attn": {"model/attention_flash.py"},
+    "flash_attn": {"model/attention/flash.py"},
     "safetensors": {"parallel/tensor_files.py"},
     "sentencepiece": {"data/tokenizer.py"},
     "tokenizers": {"data/json_tokenizer.py"},
@@ -35,7 +35,7 @@ RUNS_CODE = {
     # What the forked ranks of a test hand to it.
     "torch.load": {"parallel/testing.py"},
     # Kernels of a package whose name stands in the code.
-    "importlib.import_module": {"model/attention_flash.py"},
+    "importlib.import_module": {"model/attention/flash.py"},
 }
 NOBODY = (
     "eval", "exec", "compile", "__import__", "marshal", "shelve", "dill", "cloudpickle", "joblib", "runpy",

@@ -5,17 +5,17 @@ import itertools
 import pytest
 import torch
 
-from model import attention_banded
-from model.attention_core import BACKENDS, choose_core, obstacle
-from model.attention_dense import DenseCore, attention_rows, visible_TS
-from model.attention_kernels import (
+from model.attention import banded as attention_banded
+from model.attention.core import BACKENDS, choose_core, obstacle
+from model.attention.dense import DenseCore, attention_rows, visible_TS
+from model.attention.packed import PackedCore
+from model.attention.segments import BandedSegments, Segments
+from model.attention.small_problems import (
     attend,
     attend_backward,
     attend_by_formula,
     backward_by_formula,
 )
-from model.attention_packed import PackedCore
-from model.attention_segments import BandedSegments, Segments
 from model.packed_layout import PackedLayout
 
 

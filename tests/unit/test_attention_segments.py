@@ -7,8 +7,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from model.attention_flash import Flash2, Flash4, TorchFlash, choose_segment_kernel
-from model.attention_segments import (
+from model.attention.flash import Flash2, Flash4, TorchFlash, choose_segment_kernel
+from model.attention.segments import (
     BandedSegments,
     Segments,
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.attention_core import choose_core
+from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.initialization import initialize
 from model.packed_layout import PackedLayout

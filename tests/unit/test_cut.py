@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.attention_dense import DenseCore
+from model.attention.dense import DenseCore
 from model.config import ModelConfig
 from model.transformer import Transformer
 from parallel.tensor.cut import cut_of, tensor_problems

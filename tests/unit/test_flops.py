@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.attention_core import choose_core
-from model.attention_dense import visible_TS
+from model.attention.core import choose_core
+from model.attention.dense import visible_TS
 from model.config import ModelConfig
 from model.flops import (
     count_forward,

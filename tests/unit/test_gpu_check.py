@@ -8,7 +8,7 @@ from longest_stream import host_tokens, on_top_bytes
 from memory_fit import Kept, Line, keeps_to_try, step_bytes
 from presets import adopt_recipe, preset
 
-from model.attention_core import choose_core
+from model.attention.core import choose_core
 from model.initialization import initialize
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer

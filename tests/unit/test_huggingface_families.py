@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data.sealed_json import seal
-from model.attention_core import choose_core
+from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.huggingface.catalogue import BY_TYPE, family_for, family_of
 from model.huggingface.links import is_turned, split_halves

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from model.attention_core import choose_core
+from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.initialization import initialize, initialize_parameter
 from model.transformer import Transformer

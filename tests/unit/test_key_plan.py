@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.attention_dense import visible_TS
+from model.attention.dense import visible_TS
 from model.packed_layout import PackedLayout
 from parallel.sequence.dealing import Dealing, deal_contiguous, deal_zigzag
 from parallel.sequence.layout import ShardedLayout, build_share

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from model.attention_packed import PackedCore
-from model.attention_segments import BandedSegments
+from model.attention.packed import PackedCore
+from model.attention.segments import BandedSegments
 from model.config import ModelConfig
 from model.initialization import initialize
 from model.packed_layout import PackedLayout

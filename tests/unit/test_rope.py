@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.position.frequencies import inverse_frequencies
-from model.rope import leave_unrotated, make_rotation, rotate
+from model.position.rotation import leave_unrotated, make_rotation, rotate
 
 
 def rotation_of(positions, base=10000.0, head_dim=8, dtype=torch.float64):

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.attention_core import choose_core
+from model.attention.core import choose_core
 from model.config import ModelConfig
-from model.feed_forward import FeedForward
+from model.feed_forward.dense import FeedForward
+from model.feed_forward.tiled import TILE_ROWS, tiled_swiglu
 from model.initialization import initialize
 from model.packed_layout import PackedLayout
-from model.tiled_feed_forward import TILE_ROWS, tiled_swiglu
 from model.transformer import Transformer
 from train.compose import compose_run
 from train.validate import problems

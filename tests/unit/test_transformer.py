@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.attention_core import choose_core
-from model.attention_dense import DenseCore, attention_rows
+from model.attention.core import choose_core
+from model.attention.dense import DenseCore, attention_rows
 from model.config import ModelConfig
 from model.initialization import initialize
 from model.packed_layout import PackedLayout
+from model.position.rotation import make_rotation
 from model.recompute import cut, joined, powers_of_two, to_host
-from model.rope import make_rotation
 from model.transformer import Transformer
 
 BASE = 10000.0

@@ -12,10 +12,10 @@ segments that are not causal are plain rectangles.
       2   x x x x x             . . . x x  (2)      x x x x x
 
 A kernel is one implementation of this: here the one for any device and dtype, which cuts segments into the
-pieces of `attention_banded` and has no mask beyond a block's; those of GPUs are in `attention_flash`.
+pieces of `attention.banded` and has no mask beyond a block's; those of GPUs are in `attention.flash`.
 
 Shape letters: T queries of all segments, S keys of all segments, H query heads, G key/value heads,
-K head dimension; N, L, S as in `attention_kernels` inside a piece.
+K head dimension; N, L, S as in `attention.small_problems` inside a piece.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from model.attention_banded import (
+from model.attention.banded import (
     LONGEST_BATCHED,
     Piece,
     Span,

@@ -9,14 +9,14 @@ Shape letters: T tokens, D width, H query heads, G key/value heads, K head dimen
 
 from torch import Tensor, nn
 
-from model.attention_core import AttentionCore
-from model.attention_sinks import Sinks
+from model.attention.core import AttentionCore
+from model.attention.sinks import Sinks
 from model.config import ModelConfig
 from model.layer_pattern import LayerSpec
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
+from model.position.rotation import Rotation, leave_unrotated, rotate
 from model.products import Linear
-from model.rope import Rotation, leave_unrotated, rotate
 
 
 class Attention(nn.Module):

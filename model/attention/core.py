@@ -19,10 +19,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from model.attention_dense import DenseCore
-from model.attention_flash import KERNELS
-from model.attention_packed import PackedCore
-from model.attention_segments import SegmentKernel
+from model.attention.dense import DenseCore
+from model.attention.flash import KERNELS
+from model.attention.packed import PackedCore
+from model.attention.segments import SegmentKernel
 from model.packed_layout import PackedLayout
 
 
@@ -42,7 +42,7 @@ class AttentionCore(Protocol):
 
         Query head h reads key/value head h // (H / G); scores are scaled by K ** -0.5. A token
         sees the tokens of its own document that are not in its future and, with a window, only the
-        last `window`, itself included. sinks_H: see `attention_sinks`; None for none.
+        last `window`, itself included. sinks_H: see `attention.sinks`; None for none.
         """
 
 

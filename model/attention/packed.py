@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.attention_segments import SegmentKernel, Segments
-from model.attention_sinks import sinks_gradient, with_sinks
-from model.kept_attention import kept
+from model.attention.kept import kept
+from model.attention.segments import SegmentKernel, Segments
+from model.attention.sinks import sinks_gradient, with_sinks
 from model.packed_layout import PackedLayout
 
 

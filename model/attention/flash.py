@@ -24,7 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from model.attention_segments import BandedSegments, SegmentKernel, Segments
+from model.attention.segments import BandedSegments, SegmentKernel, Segments
 
 _UNLIMITED = -1
 _HOPPER = 9

@@ -19,11 +19,11 @@ similar length are padded into one batch. Blocks are overlapping views, keys and
 copied per block, and no piece ever touches two documents. Products and sums are float32 for
 half-precision input (which on CPU is also faster), float64 for float64.
 
-`attention_segments` cuts segments into these pieces. Queries and keys may lie in two streams (parallel attention): a
+`attention.segments` cuts segments into these pieces. Queries and keys may lie in two streams (parallel attention): a
 piece's keys are then `shift` rows further on in theirs than its queries are in the other.
 
 Shape letters: T tokens, H query heads, G key/value heads, K head dimension; N, L, S as in
-`attention_kernels`.
+`attention.small_problems`.
 """
 
 from collections import defaultdict
@@ -34,7 +34,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from model.attention_kernels import attend, attend_backward
+from model.attention.small_problems import attend, attend_backward
 from model.norm import statistics_dtype
 
 # Queries per block: the best of 32, 64, 128, 256 at windows 128 to 512 (see tests/benchmark).

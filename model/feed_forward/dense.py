@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.feed_forward.tiled import tiled_swiglu
 from model.products import Linear
-from model.tiled_feed_forward import tiled_swiglu
 
 _CLAMP, _SHARPNESS = 7.0, 1.702
 

@@ -1,0 +1,1 @@
+"""Attention on one device: the layer, its cores, the kernels behind them."""
