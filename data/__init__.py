@@ -1,7 +1,7 @@
 """Documents on disk to packed streams: tokenizer, token files, order, packing, loading.
 
-    readers -> tokenizer -> prepare -> PREFIX.bin/.idx/.manifest.json          (once)
-    indexed_dataset -> documents -> mixture -> packing -> loader -> GlobalBatch (every step)
+    formats/ -> tokenizer/ -> prepare/ -> PREFIX.bin/.idx/.manifest.json                      (once)
+    tokens/ -> packing/ (document order, mixture, planner) -> loader -> batch.GlobalBatch     (every step)
 
 Imports numpy and torch, knows no model, no parallelism and no trainer.
 """

@@ -3,8 +3,8 @@
 import os
 from dataclasses import dataclass, field
 
-from data.indexed_dataset import bin_path, idx_path
-from data.packing import DEFAULT_LOOK_AHEAD, METHODS
+from data.packing.planner import DEFAULT_LOOK_AHEAD, METHODS
+from data.tokens.indexed_dataset import bin_path, idx_path
 
 EMBEDDED_CORPORA = ("python_stdlib",)
 
@@ -30,7 +30,7 @@ class DataConfig:
     heldout: str = ""
     """Prefix of held-out token files; empty: none (an embedded corpus has its own)."""
     packing: str = "best_fit"
-    """How documents become rows: best_fit or concat (data/packing.py)."""
+    """How documents become rows: best_fit or concat (data/packing/planner.py)."""
     look_ahead: int = DEFAULT_LOOK_AHEAD
     """Documents a source that best_fit chooses from; the cursor in a checkpoint is as long."""
     prefetch: int = 2

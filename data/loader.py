@@ -23,7 +23,7 @@ from data.batch import (
     count_valid,
     rows_of_rank,
 )
-from data.packing import BatchPlanner
+from data.packing.planner import BatchPlanner
 
 __all__ = ["BatchShape", "GlobalBatch", "Loader", "make_global_batch"]
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.batch import IGNORE
-from data.indexed_dataset import IndexedDataset
+from data.tokens.indexed_dataset import IndexedDataset
 
 CHUNK_TOKENS = 1 << 22
 VERSION = 2

@@ -6,10 +6,10 @@ from sysconfig import get_python_version
 
 import numpy as np
 
-from data import manifest
 from data.config import DataConfig
-from data.corpus import PreparedCorpus, prepare_quickstart, quickstart_files
-from data.indexed_dataset import IndexedDataset
+from data.embedded_corpus import PreparedCorpus, prepare_quickstart, quickstart_files
+from data.tokens import manifest
+from data.tokens.indexed_dataset import IndexedDataset
 
 
 @dataclass(frozen=True)

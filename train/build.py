@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from data.evaluation import evaluation_batches
+from data.held_out import evaluation_batches
 from data.loader import Loader
 from data.ngram import NgramYardstick, cached_fit, merge
-from data.packing import BatchPlanner
+from data.packing.planner import BatchPlanner
 from data.sources import Corpus, make_corpus, open_corpus
 from model.config import ModelConfig
 from model.flops import parameter_count

@@ -57,7 +57,7 @@ class RunState:
     rope_base: dict[str, float] = field(default_factory=dict)
     # Longest sequence trained on so far, here and in what was imported; in tokens.
     context_length: int = 0
-    # The packer's place in the data: see data/packing.py. Empty at the start.
+    # The packer's place in the data: see data/packing/planner.py. Empty at the start.
     cursor: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     # What the cursor counts in: sources with their checksums, in order, and the seed.

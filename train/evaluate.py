@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from data.batch import IGNORE
-from data.evaluation import EvaluationSet
+from data.held_out import EvaluationSet
 from data.ngram import NgramYardstick
 from parallel.mesh import Mesh
 from train.objective import to_device

@@ -1,18 +1,18 @@
 """The tokenizer that goes with an exported model: where it is, and its files.
 
 Looked for, in this order: what was asked for; what an imported checkpoint brought along; what the run's corpus was
-made with, found beside its files. A SentencePiece model is converted (data/huggingface_tokenizer.py).
+made with, found beside its files. A SentencePiece model is converted (data/tokenizer/convert.py).
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.any_tokenizer import TextTokenizer, open_tokenizer
-from data.huggingface_tokenizer import tokenizer_files
-from data.json_tokenizer import JsonTokenizer
-from data.manifest import load
 from data.sources import corpus_prefixes
-from data.tokenizer import Tokenizer
+from data.tokenizer.any_tokenizer import TextTokenizer, open_tokenizer
+from data.tokenizer.convert import tokenizer_files
+from data.tokenizer.sentencepiece_model import Tokenizer
+from data.tokenizer.tokenizer_json import JsonTokenizer
+from data.tokens.manifest import load
 from train.compose import from_yaml
 from train.durable import write_durably
 from train.huggingface_folder import copied

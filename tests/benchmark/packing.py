@@ -15,7 +15,7 @@ import numpy as np
 
 from data.config import DataConfig
 from data.loader import BatchShape
-from data.packing import BatchPlanner
+from data.packing.planner import BatchPlanner
 from data.sources import TokenSource, make_corpus, open_corpus
 
 OUTPUT = Path("outputs/benchmarks/packing.json")

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from data.batch import BatchShape
-from data.packing import BatchPlanner
+from data.packing.planner import BatchPlanner
 from parallel.config import SEQUENCE_LAYOUTS
 from parallel.sequence.balance import deal
 from parallel.sequence.plan import plan_keys

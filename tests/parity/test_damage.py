@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from data.token_file import PAGE_BYTES
+from data.tokens.token_file import PAGE_BYTES
 from parallel.testing import run_on_ranks
 from train import loop
 from train.checkpoint_folder import latest, step_of

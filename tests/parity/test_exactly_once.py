@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from data.indexed_dataset import IndexedDataset
 from data.loader import GlobalBatch
+from data.tokens.indexed_dataset import IndexedDataset
 from parallel.mesh import start
 from parallel.testing import run_on_ranks
 from train import build

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data.evaluation import evaluation_batches
+from data.held_out import evaluation_batches
 from data.sources import open_source
 from parallel.testing import run_on_ranks
 from tests.conftest import SmallCorpus
@@ -108,7 +108,7 @@ def test_generation_with_a_cache_past_the_window_is_generation_without(theirs: A
 def test_the_folder_is_complete(exported: Path, small_corpus: SmallCorpus) -> None:
     from transformers import AutoTokenizer
 
-    from data.tokenizer import Tokenizer
+    from data.tokenizer.sentencepiece_model import Tokenizer
 
     names = {path.name for path in exported.iterdir()}
     assert names >= {"config.json", "generation_config.json", "tokenizer.json", "README.md"}

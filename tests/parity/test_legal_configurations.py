@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.loader import make_global_batch
-from data.packing import BatchPlanner
+from data.packing.planner import BatchPlanner
 from parallel.mesh import World, arrange, start
 from parallel.testing import run_on_ranks
 from tests.parity.drawn_runs import Drawn, drawn_runs

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data.evaluation import evaluation_batches
+from data.held_out import evaluation_batches
 from data.ngram import fit
 from data.sources import Corpus
 from model.attention.core import choose_core

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._C._distributed_c10d import TCPStore
 
-from data.manifest import manifest_path
+from data.tokens.manifest import manifest_path
 from parallel import links
 from parallel.meeting import meet
 from parallel.mesh import AxisGroup, start

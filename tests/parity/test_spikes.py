@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from data.batch import Span, rows_of_rank
-from data.packing import BatchPlanner
+from data.packing.planner import BatchPlanner
 from data.sealed_json import seal
 from data.sources import open_corpus
 from model.transformer import Transformer

@@ -17,8 +17,8 @@ MAY_IMPORT = {
 HOMES = {
     "flash_attn": {"model/attention/flash.py"},
     "safetensors": {"parallel/tensor_files.py"},
-    "sentencepiece": {"data/tokenizer.py"},
-    "tokenizers": {"data/json_tokenizer.py"},
+    "sentencepiece": {"data/tokenizer/sentencepiece_model.py"},
+    "tokenizers": {"data/tokenizer/tokenizer_json.py"},
     "deepspeed": {"parallel/deepspeed_engine.py"},
     "torch.distributed": {"parallel/"},
     "hydra": {"train/compose.py"},
@@ -26,12 +26,12 @@ HOMES = {
     "wandb": {"train/wandb_log.py"},
     "plotly": {"train/report.py", "train/report_figures.py", "train/report_axes.py"},
     "pydantic": {"train/compose.py", "train/schedule.py", "train/typed_model.py"},
-    "zstandard": {"data/file_streams.py"},
+    "zstandard": {"data/formats/streams.py"},
 }
 # What can run code that stands in a file, and the only files that may use it.
 RUNS_CODE = {
     # Between data.prepare and its own worker processes, over their pipes.
-    "pickle": {"data/worker_pool.py", "data/prepare_worker.py"},
+    "pickle": {"data/prepare/worker_pool.py", "data/prepare/worker.py"},
     # What the forked ranks of a test hand to it.
     "torch.load": {"parallel/testing.py"},
     # Kernels of a package whose name stands in the code.

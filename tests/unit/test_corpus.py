@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import corpus
+from data import embedded_corpus as corpus
 from data.config import DataConfig, SourceConfig
-from data.indexed_dataset import IndexedDataset
-from data.prepare import PrepareOptions, prepare
+from data.prepare.job import PrepareOptions, prepare
 from data.sources import make_corpus, open_corpus
-from data.tokenizer import Tokenizer, train
+from data.tokenizer.sentencepiece_model import Tokenizer, train
+from data.tokens.indexed_dataset import IndexedDataset
 
 
 def test_the_standard_library_has_documents_in_a_fixed_order() -> None:

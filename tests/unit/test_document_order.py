@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data.documents import held_out, mix, mix_integers, shuffled
-from data.mixture import DocumentOrder, Shares, mixture_weights
+from data.packing.document_order import held_out, mix, mix_integers, shuffled
+from data.packing.mixture import DocumentOrder, Shares, mixture_weights
 
 
 class Lengths:

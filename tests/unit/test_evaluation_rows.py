@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.batch import IGNORE, Span
-from data.evaluation import EvaluationSet, evaluation_batches, evaluation_rows
+from data.held_out import EvaluationSet, evaluation_batches, evaluation_rows
 
 
 class Source:

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.any_tokenizer import open_tokenizer
-from data.huggingface_tokenizer import tokenizer_files
-from data.indexed_dataset import IndexedDataset
-from data.json_tokenizer import JsonTokenizer
-from data.prepare import PrepareOptions, prepare
-from data.tokenizer import CHUNK_CHARACTERS, META_SYMBOL, Tokenizer, train
+from data.prepare.job import PrepareOptions, prepare
+from data.tokenizer.any_tokenizer import open_tokenizer
+from data.tokenizer.convert import tokenizer_files
+from data.tokenizer.sentencepiece_model import CHUNK_CHARACTERS, META_SYMBOL, Tokenizer, train
+from data.tokenizer.tokenizer_json import JsonTokenizer
+from data.tokens.indexed_dataset import IndexedDataset
 
 SENTENCES = [
     f"def function_{i}(value):\n\n\n        return value * {i * 37} + offset[{i}]  #  step {i}\n"

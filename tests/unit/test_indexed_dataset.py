@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.indexed_dataset import IndexedDataset, write_index
-from data.token_file import DamagedData
+from data.tokens.indexed_dataset import IndexedDataset, write_index
+from data.tokens.token_file import DamagedData
 
 GOLDEN = (
     b"MMIDIDX\x00\x00"

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from data.batch import IGNORE, BatchShape, PackedBatch, Span, assemble
-from data.indexed_dataset import IndexedDataset, write_index
 from data.loader import GlobalBatch, Loader, make_global_batch
-from data.packing import BatchPlanner
+from data.packing.planner import BatchPlanner
+from data.tokens.indexed_dataset import IndexedDataset, write_index
 
 PAD = 9
 

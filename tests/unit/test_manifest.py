@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import manifest
-from data.indexed_dataset import IndexedDataset, write_index
 from data.sealed_json import seal, unseal
-from data.token_file import DamagedData
+from data.tokens import manifest
+from data.tokens.indexed_dataset import IndexedDataset, write_index
+from data.tokens.token_file import DamagedData
 
 DETAILS = {"tokenizer": {"file": "", "sha256": ""}, "skipped": {}}
 

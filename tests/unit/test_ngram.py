@@ -10,7 +10,7 @@ import pytest
 
 from data import ngram
 from data.batch import IGNORE
-from data.indexed_dataset import IndexedDataset, write_index
+from data.tokens.indexed_dataset import IndexedDataset, write_index
 
 VOCAB = 12
 

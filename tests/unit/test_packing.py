@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.batch import BatchShape, Span
-from data.packing import AHEAD_ROWS, METHODS, BatchPlanner
-from data.span_pool import SpanPool
+from data.packing.planner import AHEAD_ROWS, METHODS, BatchPlanner
+from data.packing.span_pool import SpanPool
 
 
 class Lengths:

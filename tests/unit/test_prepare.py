@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import manifest, readers, worker_pool
-from data.append_journal import AppendJournal
-from data.block_encoder import EncodedBlock, encode_block
-from data.indexed_dataset import IndexedDataset
-from data.prepare import PrepareOptions, main, prepare
-from data.tokenizer import Tokenizer, train
+from data.formats import readers
+from data.prepare import worker_pool
+from data.prepare.append_journal import AppendJournal
+from data.prepare.block_encoder import EncodedBlock, encode_block
+from data.prepare.job import PrepareOptions, main, prepare
+from data.tokenizer.sentencepiece_model import Tokenizer, train
+from data.tokens import manifest
+from data.tokens.indexed_dataset import IndexedDataset
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "\u03b7\u03c4\u03b1", "\U0001f600"]
 
@@ -103,7 +105,7 @@ def _command(corpus: Path, output: Path, tokenizer: Tokenizer) -> list[str]:
     command = [
         sys.executable,
         "-m",
-        "data.prepare",
+        "data.prepare.job",
         "--input",
         str(corpus),
         "--output",

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from data import readers
-from data.input_files import list_files
-from data.readers import START, BadRecord, Document, format_of, read_documents
+from data.formats import readers
+from data.formats.input_files import list_files
+from data.formats.readers import START, BadRecord, Document, format_of, read_documents
 
 
 def _jsonl(texts: list[str], field: str = "text") -> bytes:

@@ -11,7 +11,14 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.tokenizer import CHUNK_CHARACTERS, META_SYMBOL, Tokenizer, main, token_dtype, train
+from data.tokenizer.sentencepiece_model import (
+    CHUNK_CHARACTERS,
+    META_SYMBOL,
+    Tokenizer,
+    main,
+    token_dtype,
+    train,
+)
 
 SENTENCES = [
     f"def function_{i}(value):\n    return value * {i * 37} + offset[{i}]  # step {i}\n" * 3
@@ -116,7 +123,14 @@ def test_command_line_trains_on_an_even_sample(tmp_path: Path) -> None:
         # Each file has a word of its own: an even sample sees the last files too.
         (tmp_path / f"{i:02}.txt").write_text(f"word{chr(97 + i % 26)}{i:02} is here. " * 300)
     output = tmp_path / "out" / "t.model"
-    command = [sys.executable, "-m", "data.tokenizer", "--input", str(tmp_path), "--output"]
+    command = [
+        sys.executable,
+        "-m",
+        "data.tokenizer.sentencepiece_model",
+        "--input",
+        str(tmp_path),
+        "--output",
+    ]
     done = subprocess.run(
         [*command, str(output), "--vocab-size", "400", "--sample-bytes", "60000"],
         capture_output=True,

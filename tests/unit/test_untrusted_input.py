@@ -16,13 +16,13 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import readers
-from data.append_journal import AppendJournal
-from data.indexed_dataset import IndexedDataset
-from data.prepare import PrepareOptions, main, prepare
-from data.readers import BadRecord, Document, read_documents
-from data.tokenizer import Tokenizer, train
-from data.tokenizer import main as train_tokenizer
+from data.formats import readers
+from data.formats.readers import BadRecord, Document, read_documents
+from data.prepare.append_journal import AppendJournal
+from data.prepare.job import PrepareOptions, main, prepare
+from data.tokenizer.sentencepiece_model import Tokenizer, train
+from data.tokenizer.sentencepiece_model import main as train_tokenizer
+from data.tokens.indexed_dataset import IndexedDataset
 
 GOOD = "a good document"
 NOISE = random.Random(4).randbytes(3000)

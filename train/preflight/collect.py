@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from data import manifest
 from data.config import missing_files
-from data.indexed_dataset import bin_path, crc_path, idx_path
 from data.sources import corpus_prefixes
+from data.tokens import manifest
+from data.tokens.indexed_dataset import bin_path, crc_path, idx_path
 from parallel.launcher import launched_local_rank, launched_local_size
 from parallel.mesh import Mesh
 from parallel.watch.verdict import compact

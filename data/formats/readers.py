@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, NamedTuple
 
-from data.file_streams import (
+from data.formats.input_files import size_of
+from data.formats.streams import (
     GZIP,
     PLAIN,
     STREAM_ERRORS,
@@ -24,7 +25,6 @@ from data.file_streams import (
     open_at,
     open_regular,
 )
-from data.input_files import size_of
 from data.printable import one_line
 
 BLOCK_BYTES = 1 << 20

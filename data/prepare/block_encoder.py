@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.any_tokenizer import TextTokenizer
-from data.readers import BadRecord, Block, Document, format_of
+from data.formats.readers import BadRecord, Block, Document, format_of
+from data.tokenizer.any_tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from data.tokenizer import META_SYMBOL, Tokenizer
+from data.tokenizer.sentencepiece_model import META_SYMBOL, Tokenizer
 
 Json = dict[str, Any]
 

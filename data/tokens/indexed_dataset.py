@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from data.token_file import DamagedData, TokenFile
+from data.tokens.token_file import DamagedData, TokenFile
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1

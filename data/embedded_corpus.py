@@ -11,10 +11,10 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.manifest import Manifest, OtherVersion, manifest_path, verify, write_whole
-from data.prepare import PrepareOptions, prepare
-from data.readers import BadRecord, Document, read_documents
-from data.tokenizer import Tokenizer, train_on_files
+from data.formats.readers import BadRecord, Document, read_documents
+from data.prepare.job import PrepareOptions, prepare
+from data.tokenizer.sentencepiece_model import Tokenizer, train_on_files
+from data.tokens.manifest import Manifest, OtherVersion, manifest_path, verify, write_whole
 
 NAME = "python_stdlib"
 SKIPPED_FOLDERS = frozenset({"__pycache__", "dist-packages", "site-packages"})

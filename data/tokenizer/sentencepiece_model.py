@@ -19,9 +19,9 @@ import numpy as np
 import sentencepiece
 from tqdm import tqdm
 
-from data.input_files import list_files, size_of
+from data.formats.input_files import list_files, size_of
+from data.formats.readers import Document, read_documents
 from data.printable import one_line
-from data.readers import Document, read_documents
 
 META_SYMBOL = "\u2581"
 EOS_ID = 1
@@ -257,7 +257,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{options.output}: {tokenizer.vocab_size} pieces, sha256 {tokenizer.sha256}\n"
     )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

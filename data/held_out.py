@@ -24,8 +24,8 @@ from data.batch import (
     count_valid,
     rows_of_rank,
 )
-from data.documents import shuffled
-from data.mixture import LengthSource
+from data.packing.document_order import shuffled
+from data.packing.mixture import LengthSource
 
 CHUNK = 1 << 20
 

@@ -5,8 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
-from data.json_tokenizer import JsonTokenizer
-from data.tokenizer import Tokenizer
+from data.tokenizer.sentencepiece_model import Tokenizer
+from data.tokenizer.tokenizer_json import JsonTokenizer
 
 
 class TextTokenizer(Protocol):

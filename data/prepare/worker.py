@@ -4,8 +4,8 @@ import os
 import pickle
 import sys
 
-from data.any_tokenizer import open_tokenizer
-from data.block_encoder import encode_block
+from data.prepare.block_encoder import encode_block
+from data.tokenizer.any_tokenizer import open_tokenizer
 
 
 def main() -> None:

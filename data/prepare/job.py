@@ -23,17 +23,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data.any_tokenizer import TextTokenizer, open_tokenizer
-from data.append_journal import AppendJournal, State
-from data.block_encoder import EncodedBlock
-from data.documents import held_out
-from data.indexed_dataset import bin_path, idx_path, write_index
-from data.input_files import Inputs, list_files
-from data.manifest import Manifest, describe, load, manifest_path, verify, write_whole
+from data.formats.input_files import Inputs, list_files
+from data.formats.readers import START, BadRecord, Block, Position, format_of
+from data.packing.document_order import held_out
+from data.prepare.append_journal import AppendJournal, State
+from data.prepare.block_encoder import EncodedBlock
+from data.prepare.worker_pool import WorkerPool
 from data.printable import one_line
-from data.readers import START, BadRecord, Block, Position, format_of
 from data.sealed_json import seal
-from data.worker_pool import WorkerPool
+from data.tokenizer.any_tokenizer import TextTokenizer, open_tokenizer
+from data.tokens.indexed_dataset import bin_path, idx_path, write_index
+from data.tokens.manifest import Manifest, describe, load, manifest_path, verify, write_whole
 
 TOOL_VERSION = 2
 """Raised when the same inputs would give other token files."""
@@ -384,7 +384,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         counts = ", ".join(f"{count} {kind}" for kind, count in skipped.items())
         sys.stderr.write(f"skipped records: {counts} (see {options.output}.errors.jsonl)\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

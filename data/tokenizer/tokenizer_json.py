@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data.tokenizer import token_dtype
+from data.tokenizer.sentencepiece_model import token_dtype
 
 
 class JsonTokenizer:

@@ -21,9 +21,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data.batch import BatchShape, Span
-from data.documents import mix_integers
-from data.mixture import DocumentOrder, LengthSource, Shares
-from data.span_pool import SpanPool
+from data.packing.document_order import mix_integers
+from data.packing.mixture import DocumentOrder, LengthSource, Shares
+from data.packing.span_pool import SpanPool
 
 METHODS = ("best_fit", "concat")
 GAP_SHARE = 128

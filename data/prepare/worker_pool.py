@@ -1,6 +1,6 @@
 """Worker processes that tokenise blocks, results in order, memory bounded.
 
-Workers are plain `python -m data.prepare_worker` processes at the ends of pipes: nothing of the
+Workers are plain `python -m data.prepare.worker` processes at the ends of pipes: nothing of the
 caller (a trainer with threads and a GPU) is forked or imported again, and a worker whose parent is
 gone finds its stdin closed and ends.
 """
@@ -16,13 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from data.any_tokenizer import TextTokenizer
-from data.block_encoder import EncodedBlock, encode_block
-from data.readers import Block
+from data.formats.readers import Block
+from data.prepare.block_encoder import EncodedBlock, encode_block
+from data.tokenizer.any_tokenizer import TextTokenizer
 
 T = TypeVar("T")
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class _Worker:
@@ -31,7 +31,7 @@ class _Worker:
     def __init__(self, tokenizer: str, text_field: str) -> None:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "data.prepare_worker"],
+            [sys.executable, "-m", "data.prepare.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from data.batch import Span
-from data.documents import shuffled
+from data.packing.document_order import shuffled
 
 CHUNK = 512
 

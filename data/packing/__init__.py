@@ -1,0 +1,1 @@
+"""Which pieces of which documents make up each batch: order, mix and packing."""

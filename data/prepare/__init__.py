@@ -1,0 +1,1 @@
+"""Documents to token files, by many worker processes, resumable."""

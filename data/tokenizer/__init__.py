@@ -1,0 +1,1 @@
+"""Text to token ids: SentencePiece models and Hugging Face's tokenizer.json."""

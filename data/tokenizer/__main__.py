@@ -1,0 +1,8 @@
+"""`python -m data.tokenizer`: train a SentencePiece model."""
+
+import sys
+
+from data.tokenizer.sentencepiece_model import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Token files on disk: Megatron's format, their manifest, their checksums."""
