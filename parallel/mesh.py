@@ -15,9 +15,9 @@ from torch.distributed.distributed_c10d import (
     _set_pg_timeout,
 )
 
-from parallel.council import Council
 from parallel.launcher import launched_local_rank
-from parallel.meeting import Meeting, meet_all
+from parallel.rendezvous.council import Council
+from parallel.rendezvous.meeting import Meeting, meet_all
 from parallel.timeouts import Timeouts, axis_name
 from parallel.topology import Axis, Topology
 from parallel.watch.verdict import Members, compact

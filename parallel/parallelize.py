@@ -3,7 +3,7 @@
     on the meta device     1. pipeline   the layers of this rank's stages, and no others, are built
                            2. tensor     matrices cut, residual stream cut by tokens, loss over a cut vocabulary
                            3. sequence   attention cores that fetch the keys other ranks hold
-    (materialised by parallel/deepspeed_engine.py, each parameter by its name)
+    (materialised by parallel/engine/engine.py, each parameter by its name)
     with real parameters   4. tensor     gradients of what several ranks hold are summed; the norm counts it once
                            5. pipeline   a tied head follows the embedding of another rank
                            6. compiler   what lies between attention calls, where `regions_obstacle` has nothing

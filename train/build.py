@@ -21,7 +21,7 @@ from data.packing.planner import BatchPlanner
 from data.sources import Corpus, make_corpus, open_corpus
 from model.config import ModelConfig
 from model.flops import parameter_count
-from parallel import checkpoint as checkpoint_tensors
+from parallel.checkpoint import tensors as checkpoint_tensors
 from parallel.mesh import Mesh, arrange
 from train import checkpoint, checkpoint_folder, compose
 from train.build_trainer import build_trainer, dealer

@@ -16,8 +16,8 @@ from model.config import ModelConfig
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern
 from parallel.config import ParallelConfig
-from parallel.deepspeed_engine import TrainingEngine, materialise
-from parallel.deepspeed_settings import DTYPES, zero_settings
+from parallel.engine.engine import TrainingEngine, materialise
+from parallel.engine.settings import DTYPES, zero_settings
 from parallel.mesh import Mesh
 from parallel.parallelize import build_local, compile_stages, finish, regions_obstacle
 from parallel.pipeline.placement import Placement

@@ -1,6 +1,6 @@
 """When a checkpoint exists: JSON beside the tensors, atomic names, `latest`, retention.
 
-    step_00000123.partial/   tensors (parallel/checkpoint.py), index.json, state.json: being written
+    step_00000123.partial/   tensors (parallel/checkpoint/tensors.py), index.json, state.json: being written
     step_00000123/           the same, complete: see train/checkpoint_folder.py
 
 A folder gets its final name only after every rank's tensors and the JSON are on the disk, so a kill at any
@@ -22,9 +22,9 @@ from torch import Tensor
 
 from data.sealed_json import BrokenSeal, seal, unseal
 from model.config import ModelConfig
-from parallel import checkpoint as tensors
-from parallel.checkpoint import DamagedCheckpoint, Index
-from parallel.deepspeed_engine import TrainingEngine
+from parallel.checkpoint import tensors
+from parallel.checkpoint.tensors import DamagedCheckpoint, Index
+from parallel.engine.engine import TrainingEngine
 from parallel.mesh import Mesh
 from train import checkpoint_folder
 from train.durable import reason, sync_folder, write_durably

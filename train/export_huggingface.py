@@ -26,8 +26,8 @@ from model.config import ModelConfig
 from model.huggingface.family import Family
 from model.huggingface.links import Link
 from model.huggingface.refusal import CannotExpress
-from parallel.checkpoint import Index, verify_alone
-from parallel.tensor_files import Entry, map_tensors
+from parallel.checkpoint.tensor_files import Entry, map_tensors
+from parallel.checkpoint.tensors import Index, verify_alone
 from train.checkpoint import read_index, read_state
 from train.durable import write_durably
 from train.huggingface_config import (

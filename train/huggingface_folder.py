@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from parallel.tensor_files import Entry, list_tensors, read_tensor, write_stream
+from parallel.checkpoint.tensor_files import Entry, list_tensors, read_tensor, write_stream
 from train.durable import sync_folder
 
 Json = dict[str, Any]

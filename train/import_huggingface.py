@@ -32,8 +32,8 @@ from model.huggingface.links import Link
 from model.huggingface.refusal import CannotExpress
 from model.position.frequencies import inverse_frequencies
 from model.transformer import Transformer
-from parallel.checkpoint import Index
-from parallel.tensor_files import Entry, FileRecord, write_stream
+from parallel.checkpoint.tensor_files import Entry, FileRecord, write_stream
+from parallel.checkpoint.tensors import Index
 from train.checkpoint import FORMAT, INDEX, STATE, RunState
 from train.durable import write_durably
 from train.huggingface_folder import SHARD_BYTES, ModelFolder, copied, in_order, make_folder, shards

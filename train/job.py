@@ -11,11 +11,11 @@ from data.sources import Corpus
 from model.attention.core import choose_core
 from model.flops import parameter_count
 from parallel import mesh as world
-from parallel.checkpoint import DamagedCheckpoint
+from parallel.checkpoint.tensors import DamagedCheckpoint
 from parallel.config import ParallelConfig
-from parallel.deepspeed_settings import DTYPES
-from parallel.meeting import Meeting
+from parallel.engine.settings import DTYPES
 from parallel.mesh import Mesh
+from parallel.rendezvous.meeting import Meeting
 from parallel.timeouts import Timeouts
 from train import build, validate
 from train.bad_step import LossSpike, NonFiniteStep

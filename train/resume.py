@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from parallel.checkpoint import DamagedCheckpoint
+from parallel.checkpoint.tensors import DamagedCheckpoint
 from parallel.mesh import Mesh
 from train import checkpoint_folder
 from train.checkpoint import verify

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.transformer import Transformer
-from parallel.deepspeed_engine import TrainingEngine
+from parallel.engine.engine import TrainingEngine
 from parallel.mesh import Mesh
 from parallel.pipeline.placement import Placement
 from parallel.pipeline.runner import PipelineRunner

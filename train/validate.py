@@ -15,7 +15,7 @@ from model.config import ModelConfig
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern
 from parallel.config import ParallelConfig
-from parallel.deepspeed_settings import DTYPES
+from parallel.engine.settings import DTYPES
 from parallel.parallelize import regions_obstacle
 from parallel.pipeline.split import pipeline_problems
 from parallel.sequence.balance import dealing_problem

@@ -21,7 +21,7 @@ import torch
 from model.config import ModelConfig
 from model.flops import parameter_count
 from model.huggingface.families.llama import LLAMA
-from parallel.tensor_files import Entry
+from parallel.checkpoint.tensor_files import Entry
 from train.huggingface_folder import write_model
 from train.import_huggingface import parameter_shapes
 

@@ -20,8 +20,8 @@ from model.config import ModelConfig
 from model.flops import parameter_count
 from parallel import mesh as world
 from parallel.config import OptimizerConfig, ParallelConfig
-from parallel.deepspeed_engine import TrainingEngine, materialise
-from parallel.deepspeed_settings import zero_settings
+from parallel.engine.engine import TrainingEngine, materialise
+from parallel.engine.settings import zero_settings
 from parallel.mesh import Mesh
 from parallel.parallelize import build_local, finish
 from parallel.sequence.traffic import TrafficMeter

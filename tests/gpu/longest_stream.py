@@ -25,7 +25,7 @@ from presets import preset
 from data.loader import GlobalBatch
 from model.config import ModelConfig
 from model.flops import parameter_count, training_flops
-from parallel.memory_costs import model_memory
+from parallel.costs.held import model_memory
 
 MODES = ("tiles", "input_on_cpu")
 ELEMENT = 2

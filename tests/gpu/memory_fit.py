@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.config import ModelConfig
-from parallel.costs import whole_model
-from parallel.memory_costs import (
+from parallel.costs.held import (
     compiled_layer_activations,
     head_memory,
     layer_activations,
     logits_chunk,
     stage_activations,
 )
+from parallel.costs.received import whole_model
 
 # Least to most recomputation.
 MODES = ("everything", "attention", "input", "input_on_cpu", "tiles")

@@ -3,4 +3,4 @@
 import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
 import torch._dynamo  # noqa: F401
 
-import parallel.deepspeed_engine  # noqa: F401  (first: it sets the accelerator)
+import parallel.engine.engine  # noqa: F401  (first: it sets the accelerator)

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from model.config import ModelConfig
-from parallel import checkpoint as tensors
+from parallel.checkpoint import tensors
 from parallel.config import OptimizerConfig, ParallelConfig
-from parallel.deepspeed_engine import TrainingEngine, materialise
-from parallel.deepspeed_settings import DTYPES, zero_settings
+from parallel.engine.engine import TrainingEngine, materialise
+from parallel.engine.settings import DTYPES, zero_settings
 from parallel.mesh import Mesh, start
 from parallel.parameters import NamedParameters
 from parallel.testing import run_on_ranks

@@ -23,7 +23,16 @@ from model.layer_pattern import expand_pattern
 from model.position.rotation import make_rotation
 from model.transformer import Transformer
 from parallel.config import OptimizerConfig, ParallelConfig
-from parallel.costs import (
+from parallel.costs.held import (
+    head_memory,
+    layer_activations,
+    logits_chunk,
+    model_memory,
+    rank_parameters,
+    ring_buffers,
+    stage_activations,
+)
+from parallel.costs.received import (
     Received,
     hand_over_bytes,
     key_bytes,
@@ -36,17 +45,8 @@ from parallel.costs import (
     whole_model,
     zero_received,
 )
-from parallel.deepspeed_engine import TrainingEngine, materialise
-from parallel.deepspeed_settings import DTYPES, zero_settings
-from parallel.memory_costs import (
-    head_memory,
-    layer_activations,
-    logits_chunk,
-    model_memory,
-    rank_parameters,
-    ring_buffers,
-    stage_activations,
-)
+from parallel.engine.engine import TrainingEngine, materialise
+from parallel.engine.settings import DTYPES, zero_settings
 from parallel.mesh import Mesh, start
 from parallel.parallelize import LocalModel, build_local, finish
 from parallel.parameters import NamedParameters

@@ -20,9 +20,9 @@ from model.config import ModelConfig
 from model.initialization import initialize
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
-from parallel import checkpoint as tensors
+from parallel.checkpoint import tensors
 from parallel.config import OptimizerConfig, ParallelConfig
-from parallel.deepspeed_engine import has_decay
+from parallel.engine.engine import has_decay
 from parallel.mesh import Mesh, World, arrange, start
 from parallel.testing import run_on_ranks
 from tests.parity.layout_cases import MODELS, TOKENS, Case

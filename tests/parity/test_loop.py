@@ -17,7 +17,7 @@ from model.attention.core import choose_core
 from model.initialization import initialize
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
-from parallel import checkpoint as tensors
+from parallel.checkpoint import tensors
 from parallel.mesh import Mesh, start
 from parallel.testing import run_on_ranks
 from train import build

@@ -11,9 +11,9 @@ import torch
 from torch._C._distributed_c10d import TCPStore
 
 from data.tokens.manifest import manifest_path
-from parallel import links
-from parallel.meeting import meet
 from parallel.mesh import AxisGroup, start
+from parallel.rendezvous import links
+from parallel.rendezvous.meeting import meet
 from parallel.testing import run_on_ranks
 from train.compose import compose_run
 from train.config import RunConfig
@@ -162,7 +162,7 @@ def test_ranks_of_a_restart_never_meet_the_dead(
 
     def first(rank: int, world_size: int) -> str:
         if rank:
-            monkeypatch.setattr("parallel.meeting._LONGER", 0.0)
+            monkeypatch.setattr("parallel.rendezvous.meeting._LONGER", 0.0)
             with pytest.raises(ValueError, match="met nobody"):
                 meet(0.3)
         return ""

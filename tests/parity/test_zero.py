@@ -21,7 +21,7 @@ from model.initialization import initialize
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 from parallel.config import OptimizerConfig, ParallelConfig
-from parallel.deepspeed_engine import has_decay
+from parallel.engine.engine import has_decay
 from parallel.mesh import Mesh, start
 from parallel.testing import run_on_ranks
 from train.build_trainer import build_trainer

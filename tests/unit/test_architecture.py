@@ -16,10 +16,10 @@ MAY_IMPORT = {
 # Heavy or foreign package -> the only files (or folders) that may import it.
 HOMES = {
     "flash_attn": {"model/attention/flash.py"},
-    "safetensors": {"parallel/tensor_files.py"},
+    "safetensors": {"parallel/checkpoint/tensor_files.py"},
     "sentencepiece": {"data/tokenizer/sentencepiece_model.py"},
     "tokenizers": {"data/tokenizer/tokenizer_json.py"},
-    "deepspeed": {"parallel/deepspeed_engine.py"},
+    "deepspeed": {"parallel/engine/engine.py"},
     "torch.distributed": {"parallel/"},
     "hydra": {"train/compose.py"},
     "omegaconf": {"train/compose.py"},

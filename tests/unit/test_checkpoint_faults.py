@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from data.sealed_json import seal
-from parallel.checkpoint import DamagedCheckpoint
+from parallel.checkpoint.tensors import DamagedCheckpoint
 from parallel.mesh import Mesh, start
 from parallel.testing import run_on_ranks
 from train.checkpoint import (

@@ -16,7 +16,17 @@ from model.flops import parameter_count
 from model.layer_pattern import expand_pattern
 from model.transformer import Transformer
 from parallel.config import ParallelConfig
-from parallel.costs import (
+from parallel.costs.held import (
+    head_memory,
+    layer_activations,
+    micro_batches_in_flight,
+    model_memory,
+    rank_parameters,
+    ring_buffers,
+    stage_activations,
+    stage_parameters,
+)
+from parallel.costs.received import (
     Received,
     StageShape,
     hand_over_bytes,
@@ -28,16 +38,6 @@ from parallel.costs import (
     tied_received,
     whole_model,
     zero_received,
-)
-from parallel.memory_costs import (
-    head_memory,
-    layer_activations,
-    micro_batches_in_flight,
-    model_memory,
-    rank_parameters,
-    ring_buffers,
-    stage_activations,
-    stage_parameters,
 )
 from parallel.mesh import AxisGroup
 from parallel.pipeline.placement import place_stages

@@ -26,7 +26,7 @@ from model.packed_layout import PackedLayout
 from model.position.config import RopeConfig
 from model.position.frequencies import inverse_frequencies
 from model.transformer import Transformer
-from parallel.tensor_files import map_tensors
+from parallel.checkpoint.tensor_files import map_tensors
 from tests.unit.huggingface_cases import CASES, LENGTHS, SIZES, WINDOW, their_model
 from train.checkpoint import FORMAT, read_index, read_state
 from train.compose import compose_run, groups

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from parallel.launcher import launch_problems
-from parallel.links import MEASURED, GroupTest
+from parallel.rendezvous.links import MEASURED, GroupTest
 from parallel.topology import Topology
 from train.config import PreflightConfig
 from train.preflight import output

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from parallel.tensor_files import file_record, map_tensors, write_tensors
+from parallel.checkpoint.tensor_files import file_record, map_tensors, write_tensors
 
 TENSORS = {
     "weight/embedding.weight": torch.arange(35, dtype=torch.float32).reshape(5, 7),

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from data.sources import make_corpus, open_corpus
-from parallel.council import Council, StoreLost
-from parallel.links import (
+from parallel.mesh import Mesh, arrange
+from parallel.rendezvous.council import Council, StoreLost
+from parallel.rendezvous.links import (
     MEASURED,
     GroupTest,
     TransferFailed,
@@ -26,7 +27,6 @@ from parallel.links import (
     message_bytes,
     try_group,
 )
-from parallel.mesh import Mesh, arrange
 from parallel.topology import Topology
 from parallel.watch.waiting import waiting
 from train import build, validate

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from parallel.meeting import Meeting, Words
+from parallel.rendezvous.meeting import Meeting, Words
 from parallel.watch.board import in_time
 from parallel.watch.waiting import pending
 from train.preflight.findings import Finding, hosts_of, name_ranks, say_by_host

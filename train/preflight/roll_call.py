@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 
 from parallel.launcher import launched_local_rank, launched_world_size
-from parallel.meeting import Meeting, Words, attendance_problems, meet
+from parallel.rendezvous.meeting import Meeting, Words, attendance_problems, meet
 from train.preflight.collect import this_host
 from train.preflight.findings import Finding, hosts_of, name_ranks, say_by_host
 

@@ -15,9 +15,9 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from parallel.deepspeed_engine import ADAM_STATES, TrainingEngine
+from parallel.checkpoint.tensor_files import FileRecord, file_record, map_tensors, write_tensors
+from parallel.engine.engine import ADAM_STATES, TrainingEngine
 from parallel.mesh import Mesh
-from parallel.tensor_files import FileRecord, file_record, map_tensors, write_tensors
 
 KINDS = ("weight", *ADAM_STATES)
 # Between two words about a long verification.

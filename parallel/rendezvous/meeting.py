@@ -22,13 +22,13 @@ from functools import partial
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
-from parallel.council import Council
 from parallel.launcher import (
     launched_rank,
     launched_world_size,
     launcher_keeps_store,
     meeting_place,
 )
+from parallel.rendezvous.council import Council
 from parallel.watch.verdict import compact
 
 Words = Sequence[tuple[int, str]]

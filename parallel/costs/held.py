@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from model.config import ModelConfig
 from model.flops import layer_vectors, norms_of_layer
 from model.recompute import evenly
-from parallel.costs import StageShape, hand_over_bytes, key_bytes, key_gradient_bytes
+from parallel.costs.received import StageShape, hand_over_bytes, key_bytes, key_gradient_bytes
 from parallel.pipeline.placement import Placement
 from parallel.pipeline.schedule import compute_order
 from parallel.tensor.residual import PIECES

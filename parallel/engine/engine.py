@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from parallel.config import OptimizerConfig, ParallelConfig
-from parallel.deepspeed_settings import ModelParallelUnit
+from parallel.engine.settings import ModelParallelUnit
 from parallel.mesh import Mesh, gather
 from parallel.parameters import NamedParameters
 from parallel.pipeline.tied import TiedWeight

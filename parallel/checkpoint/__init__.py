@@ -1,0 +1,1 @@
+"""The tensors of a checkpoint, in one format for every layout."""

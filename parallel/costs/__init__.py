@@ -1,0 +1,1 @@
+"""What a layout costs a rank: bytes held, bytes received."""

@@ -1,0 +1,1 @@
+"""DeepSpeed: its settings, its engine, the optimizer step."""
