@@ -52,13 +52,13 @@ format: $(READY)  ## format the code
 	@$(PY) -m ruff check --fix --quiet . ; $(PY) -m ruff format .
 
 benchmark: $(READY)  ## measure, write docs/benchmarks.md and outputs/benchmarks/*.json
-	@PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PY) tests/benchmark/run_all.py $(ARGS)
+	@PYTHONPATH=.:tests$${PYTHONPATH:+:$$PYTHONPATH} $(PY) tests/benchmark/run_all.py $(ARGS)
 
 soak: $(READY)  ## a hundred kills, hangs on every axis: write docs/reliability.md (an hour)
-	@PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PY) tests/soak/run_all.py $(ARGS)
+	@PYTHONPATH=.:tests$${PYTHONPATH:+:$$PYTHONPATH} $(PY) tests/soak/run_all.py $(ARGS)
 
 gpu-check: $(READY)  ## on a GPU host: kernels against the oracle, a short run, a throughput table
-	@PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PY) tests/gpu/gpu_check.py $(ARGS)
+	@PYTHONPATH=.:tests$${PYTHONPATH:+:$$PYTHONPATH} $(PY) tests/gpu/gpu_check.py $(ARGS)
 
 clean:  ## remove .venv and caches; outputs stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -238,7 +238,7 @@ def start(
     )  # torch's flight recorder: so many collectives
     store: Store | None = None
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if not dist.is_initialized():  # else by parallel/testing.py
+    if not dist.is_initialized():  # else by tests/ranks.py
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
         meeting = meeting or meet_all(timeouts.of("control", started=False))
         with waiting("", "making the group of all ranks"):

@@ -1,6 +1,6 @@
 """Time and memory of one attention layer, forward and backward, banded beside dense.
 
-    PYTHONPATH=. python tests/benchmark/attention.py
+    PYTHONPATH=.:tests python tests/benchmark/attention.py
 
 Every case runs in a process of its own, so that its peak memory is its own, on one thread. Times
 are CPU times: what they would be on an idle machine, however busy this one is. Prints a table and

@@ -1,6 +1,6 @@
 """Attention work of the busiest rank over the mean under the three layouts, the keys it costs, and a picture.
 
-    PYTHONPATH=. python tests/benchmark/balance.py
+    PYTHONPATH=.:tests python tests/benchmark/balance.py
 
 The same streams and the same 3:1 model as `traffic.py`, and one stream more: a document of half the
 stream in front of short ones. Work is the visible query-key pairs of all layers, exact; keys are what the

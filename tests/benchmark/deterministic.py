@@ -1,6 +1,6 @@
 """What deterministic mode costs: the same steps with and without, in turns.
 
-    PYTHONPATH=. python tests/benchmark/deterministic.py [PAIRS]
+    PYTHONPATH=.:tests python tests/benchmark/deterministic.py [PAIRS]
 
 On two ranks of the machine at hand; on a GPU host `make gpu-check` measures one GPU.
 """

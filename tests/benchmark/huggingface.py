@@ -1,6 +1,6 @@
 """Training beside Hugging Face's Cohere2: the same shape, weights and tokens, tokens/s in alternation.
 
-    PYTHONPATH=. python tests/benchmark/huggingface.py
+    PYTHONPATH=.:tests python tests/benchmark/huggingface.py
 
 A step is forward, loss, backward and `torch.optim.AdamW`, on two threads. Every case runs in a process of its own:
 first both sides must give the same loss, then they take turns, a pair of steps at a time. A ratio is their time over

@@ -1,6 +1,6 @@
 """Time and peak memory of moving a model of 1B to and from Hugging Face's form.
 
-    PYTHONPATH=. python tests/benchmark/huggingface_convert.py
+    PYTHONPATH=.:tests python tests/benchmark/huggingface_convert.py
 
 A random Llama-shaped model in bfloat16 is written, imported, and exported again by the two commands, each a
 process of its own. Peak memory is what the kernel says of that process, mapped pages of files included; what it

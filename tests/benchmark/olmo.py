@@ -1,6 +1,6 @@
 """Two data-parallel ranks beside OLMo-core: the same shape, weights and tokens, tokens/s in alternation.
 
-    PYTHONPATH=. python tests/benchmark/olmo.py
+    PYTHONPATH=.:tests python tests/benchmark/olmo.py
 
 Two gloo ranks of one thread each, data parallel. Ours is the real engine: DeepSpeed, ZeRO-1. Theirs is their
 Transformer with their `apply_fsdp`, torch's AdamW and gradient clipping. Their blocks are Llama's, so ours are the
@@ -37,8 +37,8 @@ from model.initialization import initialize
 from model.transformer import Transformer
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh, start
-from parallel.testing import run_on_ranks
 from parallel.topology import Topology
+from ranks import run_on_ranks
 from train.build_trainer import build_trainer
 from train.compose import compose_run
 from train.rope_base import BaseCurve

@@ -1,6 +1,6 @@
 """How much of a slow network the sequence axis hides: a delay on every transfer, and what it adds to the step.
 
-    PYTHONPATH=. python tests/benchmark/overlap.py
+    PYTHONPATH=.:tests python tests/benchmark/overlap.py
 
 The wire of a core is exchanged for one whose messages arrive late: `wait` returns no sooner than `delay` after
 both sides had started the transfer. What was computed in between hides the delay, the rest makes the step longer:
@@ -51,8 +51,8 @@ from parallel.sequence.merge import put_part
 from parallel.sequence.route import Call, Route
 from parallel.sequence.traffic import TrafficMeter
 from parallel.sequence.wire import Transfer, Wire
-from parallel.testing import run_on_ranks
 from parallel.topology import Topology
+from ranks import run_on_ranks
 from tests.parity.test_sequence_overlap import Watch, WatchedTransfer, watched_cores
 
 OUTPUT = Path("outputs/benchmarks/overlap.json")

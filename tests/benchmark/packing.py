@@ -1,6 +1,6 @@
 """Padding and cuts of each packing on the quickstart's corpus, until its first epoch is placed; planning speed.
 
-    PYTHONPATH=. python tests/benchmark/packing.py
+    PYTHONPATH=.:tests python tests/benchmark/packing.py
 
 "Naive" is one document (or its cut pieces) a row. Extra cuts are cuts beyond those that the row length
 forces on long documents, for each document. No clock decides anything here but the last column.

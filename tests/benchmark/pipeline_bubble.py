@@ -1,6 +1,6 @@
 """Idle time of pipeline schedules, measured beside what they promise, with a picture of each.
 
-    PYTHONPATH=. python tests/benchmark/pipeline_bubble.py
+    PYTHONPATH=.:tests python tests/benchmark/pipeline_bubble.py
 
 Two kinds of runs through the real runner, gloo transfers included:
 
@@ -44,8 +44,8 @@ from parallel.pipeline.timeline import (
     timeline_table,
     write_timeline,
 )
-from parallel.testing import run_on_ranks
 from parallel.topology import Topology
+from ranks import run_on_ranks
 
 FOLDER = Path("outputs/benchmarks")
 PICTURE = Path("docs/pictures/pipeline.svg")

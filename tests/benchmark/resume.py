@@ -1,6 +1,6 @@
 """The resume experiment at the quickstart's size: how far a resumed run's losses are from a straight one's.
 
-    PYTHONPATH=. python tests/benchmark/resume.py
+    PYTHONPATH=.:tests python tests/benchmark/resume.py
 
 A straight run of 40 steps on two ranks; the same killed with SIGKILL after step 25 and started again;
 and 20 steps from the straight run's checkpoint of step 20 under other layouts.

@@ -1,6 +1,6 @@
 """Rounding error of ring attention as the ring grows: output and key gradients against float64.
 
-    PYTHONPATH=. python tests/benchmark/ring_error.py
+    PYTHONPATH=.:tests python tests/benchmark/ring_error.py
 
 One document over the whole stream, zigzag, so every step of the ring has keys to merge, in float32 and in
 bfloat16; the windowed layer, which merges nothing, beside the full one. The truth is the dense formula in
@@ -26,8 +26,8 @@ from parallel.sequence.dealing import deal_zigzag
 from parallel.sequence.layout import ShardedLayout, build_share
 from parallel.sequence.ring import RingCore
 from parallel.sequence.window import WindowCore
-from parallel.testing import run_on_ranks
 from parallel.topology import Topology
+from ranks import run_on_ranks
 
 OUTPUT = Path("outputs/benchmarks/ring_error.json")
 TOKENS, WINDOW, HEADS, KEY_HEADS, HEAD_DIM = 2048, 300, 4, 2, 32

@@ -1,6 +1,6 @@
 """Training steps over a stream that is cut among ranks: a plain ring's time over ours, side by side.
 
-    PYTHONPATH=. python tests/benchmark/ring_side_by_side.py
+    PYTHONPATH=.:tests python tests/benchmark/ring_side_by_side.py
 
 Forward and backward of a small Transformer, loss included, on 2 and on 4 gloo ranks of one thread each. The same
 model, weights and streams, in the same processes: only the attention cores are exchanged between steps, ours and
@@ -49,8 +49,8 @@ from parallel.sequence.layout import ShardedLayout, build_share
 from parallel.sequence.ring import RingCore
 from parallel.sequence.traffic import TrafficMeter
 from parallel.sequence.window import WindowCore
-from parallel.testing import run_on_ranks
 from parallel.topology import Topology
+from ranks import run_on_ranks
 
 OUTPUT = Path("outputs/benchmarks/ring_side_by_side.json")
 CPU = torch.device("cpu")

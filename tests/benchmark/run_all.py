@@ -1,6 +1,6 @@
 """`make benchmark`: run every measurement and put what it prints into docs/benchmarks.md.
 
-    PYTHONPATH=. python tests/benchmark/run_all.py [NAME ...]
+    PYTHONPATH=.:tests python tests/benchmark/run_all.py [NAME ...]
 
 Each measurement is a script beside this one that prints its table and writes
 `outputs/benchmarks/NAME.json`. In the document it owns the block between its two markers; the words

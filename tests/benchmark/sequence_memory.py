@@ -1,6 +1,6 @@
 """Memory of a sequence rank against the number of ranks that share a stream: one forward and backward.
 
-    PYTHONPATH=. python tests/benchmark/sequence_memory.py
+    PYTHONPATH=.:tests python tests/benchmark/sequence_memory.py
 
 Every storage that an operation allocates is counted while it lives (`LiveBytes` of
 tests/parity/test_sequence_memory.py), so a peak is exact: no clock, no allocator, the same on every machine.

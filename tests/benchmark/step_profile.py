@@ -1,6 +1,6 @@
 """Where the time of a quickstart step goes: CPU time by what computes, one rank, each stage's shape.
 
-    PYTHONPATH=. python tests/benchmark/step_profile.py
+    PYTHONPATH=.:tests python tests/benchmark/step_profile.py
 
 Kernels are told apart by torch's profiler, self time; the rest of a step (Python, DeepSpeed's own
 bookkeeping) is what the kernels leave of the process's CPU time.

@@ -1,6 +1,6 @@
 """Keys that travel under ring attention: our plans against a plain ring and against gathering everything.
 
-    PYTHONPATH=. python tests/benchmark/traffic.py
+    PYTHONPATH=.:tests python tests/benchmark/traffic.py
 
 Pure integers (`parallel/sequence/plan.py`), no clock, no network. A plain ring hands every rank the keys and
 values of all other ranks in every layer, T (n - 1) / n tokens; gathering everything receives as much, at

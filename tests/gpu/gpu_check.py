@@ -1,6 +1,6 @@
 """Everything that only a GPU can prove, in a few minutes: `make gpu-check`.
 
-    PYTHONPATH=. python tests/gpu/gpu_check.py [--parts NAME ...] [--rehearse]
+    PYTHONPATH=.:tests python tests/gpu/gpu_check.py [--parts NAME ...] [--rehearse]
 
 Kernels against the dense oracle, ring attention on virtual ranks, the whole model against float32,
 activation memory, training speed of models of 1B and 3B, the same beside Hugging Face, the longest stream, runs

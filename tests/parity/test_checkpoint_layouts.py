@@ -16,7 +16,7 @@ from parallel.engine.engine import TrainingEngine, materialise
 from parallel.engine.settings import DTYPES, zero_settings
 from parallel.mesh import Mesh, start
 from parallel.parameters import NamedParameters
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from train.checkpoint import Checkpoints, RunState, differences, read_index, read_state, verify
 from train.checkpoint_folder import latest
 

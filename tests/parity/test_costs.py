@@ -57,7 +57,7 @@ from parallel.sequence.layout import ShardedLayout
 from parallel.sequence.plan import plan_keys
 from parallel.sequence.traffic import TrafficMeter
 from parallel.tensor.apply import initialise_cut
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from tests.parity.received_bytes import KeptTensors, ReceivedBytes
 from tests.parity.streams import part_of_rank
 from tests.parity.test_sequence_memory import LiveBytes

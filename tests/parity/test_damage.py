@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from data.tokens.token_file import PAGE_BYTES
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from train import loop
 from train.checkpoint_folder import latest, step_of
 from train.compose import compose_run

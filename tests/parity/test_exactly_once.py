@@ -20,7 +20,7 @@ import torch
 from data.loader import GlobalBatch
 from data.tokens.indexed_dataset import IndexedDataset
 from parallel.mesh import start
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from train import build
 from train.compose import compose_run
 from train.loop import Run, train

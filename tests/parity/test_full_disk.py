@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from train import loop
 from train.checkpoint_folder import complete
 from train.compose import compose_run

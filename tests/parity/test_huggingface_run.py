@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from data.held_out import evaluation_batches
 from data.sources import open_source
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from tests.conftest import SmallCorpus
 from tests.unit.huggingface_cases import CASES, their_model
 from train import validate

@@ -24,7 +24,7 @@ from parallel.checkpoint import tensors
 from parallel.config import OptimizerConfig, ParallelConfig
 from parallel.engine.engine import has_decay
 from parallel.mesh import Mesh, World, arrange, start
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from tests.parity.layout_cases import MODELS, TOKENS, Case
 from tests.parity.streams import BASE, SEED, Z_LOSS, part_of_rank, streams
 from train.build_trainer import build_trainer

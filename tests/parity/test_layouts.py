@@ -24,7 +24,7 @@ from parallel.pipeline.runner import PipelineRunner
 from parallel.pipeline.tied import TiedWeight
 from parallel.sequence.traffic import TrafficMeter
 from parallel.tensor.apply import initialise_cut
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from tests.parity.layout_cases import (
     CASES,
     KEPT_ATTENTION,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from data.loader import make_global_batch
 from data.packing.planner import BatchPlanner
 from parallel.mesh import World, arrange, start
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from tests.parity.drawn_runs import Drawn, drawn_runs
 from tests.parity.legality import is_legal
 from train.build_trainer import build_trainer, dealer

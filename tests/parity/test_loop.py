@@ -19,7 +19,7 @@ from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 from parallel.checkpoint import tensors
 from parallel.mesh import Mesh, start
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from train import build
 from train.compose import compose_run
 from train.config import RunConfig

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from parallel.mesh import start
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 
 CPU = torch.device("cpu")
 

@@ -26,8 +26,8 @@ from parallel.pipeline.placement import place_stages
 from parallel.pipeline.runner import PipelineRunner
 from parallel.pipeline.split import split_layers
 from parallel.pipeline.tied import TiedWeight
-from parallel.testing import run_on_ranks
 from parallel.topology import Topology
+from ranks import run_on_ranks
 
 CPU = torch.device("cpu")
 TOKENS = 24

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from parallel.mesh import World, arrange, start
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from tests.parity import test_layout_steps, test_layouts
 from tests.parity.faults import FAULTS, Fault
 from tests.parity.layout_cases import Case

@@ -14,7 +14,7 @@ from data.tokens.manifest import manifest_path
 from parallel.mesh import AxisGroup, start
 from parallel.rendezvous import links
 from parallel.rendezvous.meeting import meet
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from train.compose import compose_run
 from train.config import RunConfig
 from train.preflight import collect, output

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from train import build, loop
 from train.compose import compose_run
 from train.job import run_job

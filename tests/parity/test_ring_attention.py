@@ -18,8 +18,8 @@ from parallel.sequence.dealing import Dealing, deal_contiguous, deal_zigzag
 from parallel.sequence.layout import ShardedLayout, build_share
 from parallel.sequence.ring import RingCore
 from parallel.sequence.window import WindowCore
-from parallel.testing import run_on_ranks
 from parallel.topology import Topology
+from ranks import run_on_ranks
 
 CPU = torch.device("cpu")
 TOKENS, HEAD_DIM = 144, 4

@@ -21,7 +21,7 @@ from parallel.mesh import start
 from parallel.parallelize import build_local, finish
 from parallel.sequence.traffic import TrafficMeter
 from parallel.tensor.apply import initialise_cut
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from tests.parity.streams import part_of_rank
 from train.objective import to_device
 

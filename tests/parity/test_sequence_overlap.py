@@ -21,8 +21,8 @@ from parallel.sequence.ring import RingCore
 from parallel.sequence.traffic import TrafficMeter
 from parallel.sequence.window import WindowCore
 from parallel.sequence.wire import Transfer, Wire
-from parallel.testing import run_on_ranks
 from parallel.topology import Topology
+from ranks import run_on_ranks
 
 TOKENS, WINDOW, SHORT = 768, 20, (20,) * 38 + (8,)
 

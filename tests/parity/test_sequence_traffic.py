@@ -24,8 +24,8 @@ from parallel.sequence.layout import ShardedLayout, build_share
 from parallel.sequence.ring import RingCore
 from parallel.sequence.traffic import TrafficMeter
 from parallel.sequence.window import WindowCore
-from parallel.testing import run_on_ranks
 from parallel.topology import Topology
+from ranks import run_on_ranks
 
 SIZE, TOKENS, KEY_HEADS, HEAD_DIM = 4, 96, 2, 4
 WINDOWS = (1, 2, 7, 24, 40, 200)

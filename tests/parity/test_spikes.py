@@ -20,7 +20,7 @@ from data.packing.planner import BatchPlanner
 from data.sealed_json import seal
 from data.sources import open_corpus
 from model.transformer import Transformer
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from train import job, loop
 from train.checkpoint import FORMAT, STATE, Checkpoints, read_state
 from train.compose import compose_run

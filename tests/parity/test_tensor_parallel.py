@@ -23,8 +23,8 @@ from parallel.mesh import AxisGroup, start
 from parallel.tensor.apply import cut_model, initialise_cut
 from parallel.tensor.cut import cut_of
 from parallel.tensor.gradients import mark_owners, sum_replicated_gradients
-from parallel.testing import run_on_ranks
 from parallel.topology import Topology
+from ranks import run_on_ranks
 
 CPU = torch.device("cpu")
 BASE = 1e4

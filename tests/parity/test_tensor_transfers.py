@@ -17,8 +17,8 @@ from model.transformer import Transformer
 from parallel.collectives import Flight, start_gather, start_scatter_sum
 from parallel.mesh import AxisGroup, start
 from parallel.tensor.apply import cut_model, initialise_cut
-from parallel.testing import run_on_ranks
 from parallel.topology import Topology
+from ranks import run_on_ranks
 
 CPU = torch.device("cpu")
 TOKENS, SIZE = 96, 2

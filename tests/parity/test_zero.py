@@ -23,7 +23,7 @@ from model.transformer import Transformer
 from parallel.config import OptimizerConfig, ParallelConfig
 from parallel.engine.engine import has_decay
 from parallel.mesh import Mesh, start
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from train.build_trainer import build_trainer
 from train.compose import compose_run
 from train.rope_base import BaseCurve

@@ -1,6 +1,6 @@
 """Ten times the drawn configurations of `make test`, other ones every time.
 
-    PYTHONPATH=. python tests/soak/configurations.py
+    PYTHONPATH=.:tests python tests/soak/configurations.py
 
 Every draw and its near misses are judged by a rule of the tests' own and by the product; legal ones run a
 step in each of their stages. What pytest says of a failure names the draw.

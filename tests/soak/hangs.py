@@ -1,6 +1,6 @@
 """How soon a rank that hangs is noticed, and what is said about it, on every axis.
 
-    PYTHONPATH=. python tests/soak/hangs.py [SECONDS]
+    PYTHONPATH=.:tests python tests/soak/hangs.py [SECONDS]
 
 Four ranks train; one is stopped (SIGSTOP: to the others it hangs, or its link is cut) at a random moment
 after step 10. Measured: from the stop to the sentence in error.txt, and to the end of the whole job. The

@@ -1,6 +1,6 @@
 """A hundred kills: one run after the other dies again and again, and every one must end as if nothing had been.
 
-    PYTHONPATH=. python tests/soak/kills.py [--kills N] [--seed N]
+    PYTHONPATH=.:tests python tests/soak/kills.py [--kills N] [--seed N]
 
 Two ranks walk through stages that change layout at every boundary (data, sequence, tensor). SIGKILL falls on
 one rank or on both, in a named phase: which one is read from the outside, from the rank's journal and the

@@ -1,6 +1,6 @@
 """`make soak`: inject faults for an hour and put what happened into docs/reliability.md.
 
-    PYTHONPATH=. python tests/soak/run_all.py [NAME ...]
+    PYTHONPATH=.:tests python tests/soak/run_all.py [NAME ...]
 
 Each part is a script beside this one that prints its table and ends with status 1 when something was lost. In
 the document it owns the block between its two markers.

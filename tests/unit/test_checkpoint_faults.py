@@ -17,7 +17,7 @@ import torch
 from data.sealed_json import seal
 from parallel.checkpoint.tensors import DamagedCheckpoint
 from parallel.mesh import Mesh, start
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from train.checkpoint import (
     INDEX,
     STATE,

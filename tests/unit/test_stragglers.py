@@ -3,7 +3,7 @@
 import torch
 
 from parallel.mesh import start
-from parallel.testing import run_on_ranks
+from ranks import run_on_ranks
 from train.stragglers import Round, Stragglers
 
 
