@@ -9,19 +9,20 @@ before its end and saved.
 import sys
 from pathlib import Path
 
-from train.origin import strangers
+from train.health.checkout import strangers
 
 _STRANGERS = strangers(Path(__file__).resolve().parent.parent)
 if _STRANGERS:
     sys.exit("\n".join(_STRANGERS))
 
 from parallel.launcher import launch_problems, launched_rank, launched_world_size
-from train import build, job, validate
-from train.compose import ConfigMistakes, compose_run, to_yaml
-from train.config import PreflightConfig, RunConfig
-from train.help_text import help_text
+from train import build, job
+from train.configuration import validate
+from train.configuration.compose import ConfigMistakes, compose_run, to_yaml
+from train.configuration.help_text import help_text
+from train.configuration.schema import PreflightConfig, RunConfig
+from train.health.exit_status import refuse, refuse_alone
 from train.preflight.roll_call import call_roll
-from train.refusal import refuse, refuse_alone
 
 _FLAGS = ("--help", "--print", "--check", "--folder", "--preflight")
 

@@ -23,20 +23,22 @@ from model.config import ModelConfig
 from model.flops import parameter_count
 from parallel.checkpoint import tensors as checkpoint_tensors
 from parallel.mesh import Mesh, arrange
-from train import checkpoint, checkpoint_folder, compose
 from train.build_trainer import build_trainer, dealer
-from train.checkpoint import Checkpoints, RunState
-from train.config import RunConfig
-from train.evaluate import HeldOut
+from train.checkpointing import checkpoint
+from train.checkpointing import folder as checkpoint_folder
+from train.checkpointing.checkpoint import Checkpoints, RunState
+from train.checkpointing.resume import sound_checkpoint
+from train.configuration import compose
+from train.configuration.schema import RunConfig
+from train.evaluation.held_out import HeldOut
+from train.health.stragglers import Stragglers
 from train.loop import Run
-from train.progress import say
-from train.resume import sound_checkpoint
-from train.rope_base import bases_by_kind
-from train.run_log import RunLog, write_config
-from train.schedule import Schedule, Stage
-from train.stragglers import Stragglers
+from train.records.console import say
+from train.records.metrics_log import RunLog, write_config
+from train.records.wandb_log import WandbLog
+from train.schedule.rope_base import bases_by_kind
+from train.schedule.stages import Schedule, Stage
 from train.trainer import Trainer
-from train.wandb_log import WandbLog
 
 
 def prepare_corpus(config: RunConfig, mesh: Mesh) -> Corpus:

@@ -28,7 +28,7 @@ from parallel.sequence.balance import deal
 from parallel.sequence.layout import SequenceShare, build_share
 from parallel.sequence.traffic import TrafficMeter
 from parallel.tensor.apply import initialise_cut
-from train.config import RunConfig
+from train.configuration.schema import RunConfig
 from train.objective import NextTokenLoss
 from train.trainer import StagedTrainer, Trainer, WholeTrainer
 

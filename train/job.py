@@ -17,25 +17,26 @@ from parallel.engine.settings import DTYPES
 from parallel.mesh import Mesh
 from parallel.rendezvous.meeting import Meeting
 from parallel.timeouts import Timeouts
-from train import build, validate
-from train.bad_step import LossSpike, NonFiniteStep
-from train.checkpoint import CheckpointFailed
-from train.closing import closing_words
-from train.config import RunConfig
-from train.determinism import make_deterministic
+from train import build
+from train.checkpointing.checkpoint import CheckpointFailed
+from train.configuration import validate
+from train.configuration.schema import RunConfig
 from train.durable import reason
+from train.health.bad_step import LossSpike, NonFiniteStep
+from train.health.determinism import make_deterministic
+from train.health.exit_status import FAILURE, STOPPED, refuse, refuse_alone
+from train.health.run_lock import hold_run
+from train.health.stop_signal import StopSignal
+from train.health.supervisor import Supervisor
 from train.loop import Ending, Run, RunFailed, is_over, train
 from train.preflight import check as preflight
 from train.preflight.joining import joining
-from train.progress import Progress, say
-from train.refusal import FAILURE, STOPPED, refuse, refuse_alone
-from train.report import write_report
+from train.records.closing_words import closing_words
+from train.records.console import Progress, say
+from train.records.metrics_log import write_summary
+from train.report.page import write_report
 from train.rollback import roll_back
-from train.run_lock import hold_run
-from train.run_log import write_summary
-from train.schedule import Schedule, build_schedule
-from train.stop_signal import StopSignal
-from train.supervisor import Supervisor
+from train.schedule.stages import Schedule, build_schedule
 
 
 def run_job(config: RunConfig, meeting: Meeting | None = None) -> int:

@@ -15,20 +15,20 @@ import torch
 from data.loader import GlobalBatch
 from parallel.mesh import Mesh
 from parallel.watch.waiting import waiting
-from train import bad_step, spikes
-from train.checkpoint import Checkpoints, RunState
-from train.config import RunConfig
-from train.evaluate import HeldOut, evaluate
-from train.progress import Progress, number
-from train.rope_base import bases_by_kind
-from train.run_log import RunLog, finite
-from train.schedule import Point, Schedule, Stage
+from train.checkpointing.checkpoint import Checkpoints, RunState
+from train.configuration.schema import RunConfig
+from train.evaluation.held_out import HeldOut, evaluate
+from train.health import bad_step, spikes
+from train.health.stop_signal import StopSignal
+from train.health.stragglers import Stragglers
+from train.health.supervisor import Supervisor
+from train.records.console import Progress, number
+from train.records.metrics_log import RunLog, finite
+from train.records.wandb_log import WandbLog
+from train.schedule.rope_base import bases_by_kind
+from train.schedule.stages import Point, Schedule, Stage
 from train.step import StepResult, optimizer_step
-from train.stop_signal import StopSignal
-from train.stragglers import Stragglers
-from train.supervisor import Supervisor
 from train.trainer import Trainer
-from train.wandb_log import WandbLog
 
 
 class RunFailed(OSError):

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from data.sources import Corpus
-from train import build, checkpoint_folder
-from train.bad_step import LossSpike
-from train.checkpoint import RunState
+from train import build
+from train.checkpointing import folder as checkpoint_folder
+from train.checkpointing.checkpoint import RunState
+from train.checkpointing.resume import sound_checkpoint
 from train.durable import write_durably
+from train.health.bad_step import LossSpike
 from train.loop import Run
-from train.resume import sound_checkpoint
 
 Tell = Callable[[str], None]
 

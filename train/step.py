@@ -17,7 +17,7 @@ from model.flops import training_flops
 from parallel.mesh import Mesh
 from parallel.sequence.traffic import TrafficMeter
 from train.objective import to_device
-from train.schedule import Point
+from train.schedule.stages import Point
 from train.trainer import Trainer
 
 # Layers that see everything, and layers with a window.

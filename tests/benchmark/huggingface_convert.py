@@ -22,8 +22,8 @@ from model.config import ModelConfig
 from model.flops import parameter_count
 from model.huggingface.families.llama import LLAMA
 from parallel.checkpoint.tensor_files import Entry
-from train.huggingface_folder import write_model
-from train.import_huggingface import parameter_shapes
+from train.huggingface.folder import write_model
+from train.huggingface.import_model import parameter_shapes
 
 OUTPUT = Path("outputs/benchmarks/huggingface_convert.json")
 FOLDER = Path("outputs/benchmarks/huggingface_convert")

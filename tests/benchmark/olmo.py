@@ -40,9 +40,9 @@ from parallel.mesh import Mesh, start
 from parallel.topology import Topology
 from ranks import run_on_ranks
 from train.build_trainer import build_trainer
-from train.compose import compose_run
-from train.rope_base import BaseCurve
-from train.schedule import Point, Stage
+from train.configuration.compose import compose_run
+from train.schedule.rope_base import BaseCurve
+from train.schedule.stages import Point, Stage
 from train.step import optimizer_step
 
 OUTPUT = Path("outputs/benchmarks/olmo.json")

@@ -18,11 +18,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from parallel import mesh as world
 from train import build
-from train.checkpoint import RunState
-from train.compose import compose_run
-from train.config import RunConfig
+from train.checkpointing.checkpoint import RunState
+from train.configuration.compose import compose_run
+from train.configuration.schema import RunConfig
 from train.loop import Run
-from train.schedule import Schedule, Stage, build_schedule
+from train.schedule.stages import Schedule, Stage, build_schedule
 from train.step import optimizer_step
 
 OUTPUT = Path("outputs/benchmarks/step_profile.json")

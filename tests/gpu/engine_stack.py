@@ -26,7 +26,7 @@ from parallel.mesh import Mesh
 from parallel.parallelize import build_local, finish
 from parallel.sequence.traffic import TrafficMeter
 from train.objective import NextTokenLoss
-from train.schedule import Point, Stage
+from train.schedule.stages import Point, Stage
 from train.step import optimizer_step
 from train.trainer import WholeTrainer
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from tests.parity.legality import DEALINGS, KEEPS, KINDS, SCHEDULES, Run
-from train.config import RunConfig
+from train.configuration.schema import RunConfig
 
 MOST_RANKS = 4
 SCHEMA = TypeAdapter(RunConfig)

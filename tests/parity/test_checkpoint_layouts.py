@@ -17,8 +17,15 @@ from parallel.engine.settings import DTYPES, zero_settings
 from parallel.mesh import Mesh, start
 from parallel.parameters import NamedParameters
 from ranks import run_on_ranks
-from train.checkpoint import Checkpoints, RunState, differences, read_index, read_state, verify
-from train.checkpoint_folder import latest
+from train.checkpointing.checkpoint import (
+    Checkpoints,
+    RunState,
+    differences,
+    read_index,
+    read_state,
+    verify,
+)
+from train.checkpointing.folder import latest
 
 CPU = torch.device("cpu")
 

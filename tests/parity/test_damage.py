@@ -13,8 +13,8 @@ import pytest
 from data.tokens.token_file import PAGE_BYTES
 from ranks import run_on_ranks
 from train import loop
-from train.checkpoint_folder import latest, step_of
-from train.compose import compose_run
+from train.checkpointing.folder import latest, step_of
+from train.configuration.compose import compose_run
 from train.job import run_job
 
 Arguments = Callable[..., list[str]]

@@ -22,11 +22,11 @@ from data.tokens.indexed_dataset import IndexedDataset
 from parallel.mesh import start
 from ranks import run_on_ranks
 from train import build
-from train.compose import compose_run
+from train.configuration.compose import compose_run
+from train.health.stop_signal import StopSignal
 from train.loop import Run, train
-from train.progress import Progress
-from train.schedule import build_schedule
-from train.stop_signal import StopSignal
+from train.records.console import Progress
+from train.schedule.stages import build_schedule
 
 CHECKPOINT_EVERY = 20
 DIES_IN_STEP = 47  # after the checkpoint of step 40 is complete, before the one of step 60

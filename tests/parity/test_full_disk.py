@@ -10,8 +10,8 @@ import pytest
 
 from ranks import run_on_ranks
 from train import loop
-from train.checkpoint_folder import complete
-from train.compose import compose_run
+from train.checkpointing.folder import complete
+from train.configuration.compose import compose_run
 from train.job import run_job
 
 Arguments = Callable[..., list[str]]

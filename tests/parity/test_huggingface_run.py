@@ -14,11 +14,11 @@ from data.sources import open_source
 from ranks import run_on_ranks
 from tests.conftest import SmallCorpus
 from tests.unit.huggingface_cases import CASES, their_model
-from train import validate
-from train.checkpoint import read_state
-from train.compose import compose_run
-from train.export_huggingface import main as export
-from train.import_huggingface import main as import_
+from train.checkpointing.checkpoint import read_state
+from train.configuration import validate
+from train.configuration.compose import compose_run
+from train.huggingface.export_model import main as export
+from train.huggingface.import_model import main as import_
 from train.job import run_job
 
 Arguments = Callable[..., list[str]]

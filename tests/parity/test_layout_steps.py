@@ -28,10 +28,10 @@ from ranks import run_on_ranks
 from tests.parity.layout_cases import MODELS, TOKENS, Case
 from tests.parity.streams import BASE, SEED, Z_LOSS, part_of_rank, streams
 from train.build_trainer import build_trainer
-from train.compose import compose_run
-from train.config import RunConfig
-from train.rope_base import BaseCurve
-from train.schedule import Point, Stage
+from train.configuration.compose import compose_run
+from train.configuration.schema import RunConfig
+from train.schedule.rope_base import BaseCurve
+from train.schedule.stages import Point, Stage
 from train.step import optimizer_step
 from train.trainer import Trainer
 

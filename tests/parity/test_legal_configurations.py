@@ -19,8 +19,8 @@ from ranks import run_on_ranks
 from tests.parity.drawn_runs import Drawn, drawn_runs
 from tests.parity.legality import is_legal
 from train.build_trainer import build_trainer, dealer
-from train.config import RunConfig
-from train.schedule import Schedule, Stage, build_schedule
+from train.configuration.schema import RunConfig
+from train.schedule.stages import Schedule, Stage, build_schedule
 from train.step import optimizer_step
 from train.trainer import Trainer
 

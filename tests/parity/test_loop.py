@@ -21,13 +21,13 @@ from parallel.checkpoint import tensors
 from parallel.mesh import Mesh, start
 from ranks import run_on_ranks
 from train import build
-from train.compose import compose_run
-from train.config import RunConfig
-from train.evaluate import HeldOut, bucket_edges, evaluate
+from train.configuration.compose import compose_run
+from train.configuration.schema import RunConfig
+from train.evaluation.held_out import HeldOut, bucket_edges, evaluate
+from train.health.stop_signal import StopSignal
 from train.loop import Run, train
-from train.progress import Progress
-from train.schedule import Schedule, build_schedule
-from train.stop_signal import StopSignal
+from train.records.console import Progress
+from train.schedule.stages import Schedule, build_schedule
 
 CPU = torch.device("cpu")
 LENGTH = 128

@@ -11,17 +11,17 @@ import torch
 from torch._C._distributed_c10d import TCPStore
 
 from data.tokens.manifest import manifest_path
+from parallel import links
 from parallel.mesh import AxisGroup, start
-from parallel.rendezvous import links
 from parallel.rendezvous.meeting import meet
 from ranks import run_on_ranks
-from train.compose import compose_run
-from train.config import RunConfig
+from train.configuration.compose import compose_run
+from train.configuration.schema import RunConfig
 from train.preflight import collect, output
 from train.preflight.check import Unsound, check
 from train.preflight.judge import Verdict
 from train.preflight.roll_call import call_roll
-from train.schedule import build_schedule
+from train.schedule.stages import build_schedule
 
 CPU = torch.device("cpu")
 Arguments = Callable[..., list[str]]

@@ -13,10 +13,10 @@ import pytest
 
 from ranks import run_on_ranks
 from train import build, loop
-from train.compose import compose_run
+from train.configuration.compose import compose_run
+from train.health.exit_status import STOPPED
 from train.job import run_job
 from train.loop import Run
-from train.refusal import STOPPED
 
 Arguments = Callable[..., list[str]]
 SWITCH = 10

@@ -22,9 +22,9 @@ from data.sources import open_corpus
 from model.transformer import Transformer
 from ranks import run_on_ranks
 from train import job, loop
-from train.checkpoint import FORMAT, STATE, Checkpoints, read_state
-from train.compose import compose_run
-from train.schedule import build_schedule
+from train.checkpointing.checkpoint import FORMAT, STATE, Checkpoints, read_state
+from train.configuration.compose import compose_run
+from train.schedule.stages import build_schedule
 
 Arguments = Callable[..., list[str]]
 NAN, HIGH = float("nan"), 9.0

@@ -25,9 +25,9 @@ from parallel.engine.engine import has_decay
 from parallel.mesh import Mesh, start
 from ranks import run_on_ranks
 from train.build_trainer import build_trainer
-from train.compose import compose_run
-from train.rope_base import BaseCurve
-from train.schedule import Point, Stage
+from train.configuration.compose import compose_run
+from train.schedule.rope_base import BaseCurve
+from train.schedule.stages import Point, Stage
 from train.step import optimizer_step
 from train.trainer import Trainer
 

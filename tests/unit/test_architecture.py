@@ -21,11 +21,15 @@ HOMES = {
     "tokenizers": {"data/tokenizer/tokenizer_json.py"},
     "deepspeed": {"parallel/engine/engine.py"},
     "torch.distributed": {"parallel/"},
-    "hydra": {"train/compose.py"},
-    "omegaconf": {"train/compose.py"},
-    "wandb": {"train/wandb_log.py"},
-    "plotly": {"train/report.py", "train/report_figures.py", "train/report_axes.py"},
-    "pydantic": {"train/compose.py", "train/schedule.py", "train/typed_model.py"},
+    "hydra": {"train/configuration/compose.py"},
+    "omegaconf": {"train/configuration/compose.py"},
+    "wandb": {"train/records/wandb_log.py"},
+    "plotly": {"train/report/page.py", "train/report/figures.py", "train/report/axes.py"},
+    "pydantic": {
+        "train/configuration/compose.py",
+        "train/schedule/stages.py",
+        "train/configuration/typed_model.py",
+    },
     "zstandard": {"data/formats/streams.py"},
 }
 # What can run code that stands in a file, and the only files that may use it.

@@ -18,7 +18,7 @@ from data.sealed_json import seal
 from parallel.checkpoint.tensors import DamagedCheckpoint
 from parallel.mesh import Mesh, start
 from ranks import run_on_ranks
-from train.checkpoint import (
+from train.checkpointing.checkpoint import (
     INDEX,
     STATE,
     CheckpointFailed,
@@ -28,8 +28,8 @@ from train.checkpoint import (
     read_state,
     verify,
 )
-from train.checkpoint_folder import complete, find_before, latest, pointer_problem, set_aside
-from train.resume import sound_checkpoint
+from train.checkpointing.folder import complete, find_before, latest, pointer_problem, set_aside
+from train.checkpointing.resume import sound_checkpoint
 
 CALLS = ("open", "write", "fsync", "mkdir", "rename", "replace", "rmdir")
 

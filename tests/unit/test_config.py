@@ -10,11 +10,18 @@ from data.sealed_json import seal
 from model.config import ModelConfig
 from model.flops import parameter_count
 from model.position.config import RopeConfig
-from train import validate
-from train.checkpoint import FORMAT, RunState
-from train.compose import ConfigMistakes, compose_run, from_yaml, groups, key_mistake, to_yaml
-from train.config import RunConfig
-from train.schedule import build_schedule
+from train.checkpointing.checkpoint import FORMAT, RunState
+from train.configuration import validate
+from train.configuration.compose import (
+    ConfigMistakes,
+    compose_run,
+    from_yaml,
+    groups,
+    key_mistake,
+    to_yaml,
+)
+from train.configuration.schema import RunConfig
+from train.schedule.stages import build_schedule
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from tests.parity.drawn_runs import LAYOUTS, Drawn, drawn_runs, near_misses
 from tests.parity.legality import is_legal
-from train import __main__, compose, validate
-from train.compose import ConfigMistakes, compose_run, groups, known_keys
-from train.config import RunConfig
+from train import __main__
+from train.configuration import compose, validate
+from train.configuration.compose import ConfigMistakes, compose_run, groups, known_keys
+from train.configuration.schema import RunConfig
 
 PARTS = {field.name for field in fields(RunConfig)}
 DRAWS = settings().max_examples

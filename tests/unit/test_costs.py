@@ -46,7 +46,7 @@ from parallel.pipeline.split import split_layers
 from parallel.sequence.balance import deal
 from parallel.sequence.plan import plan_keys
 from parallel.tensor.apply import cut_model
-from train.compose import compose_run
+from train.configuration.compose import compose_run
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "parallelism.md"
 PRESETS = ("tiny", "125m", "1b", "3b", "8b")

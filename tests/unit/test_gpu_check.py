@@ -12,7 +12,7 @@ from model.attention.core import choose_core
 from model.initialization import initialize
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
-from train.compose import compose_run
+from train.configuration.compose import compose_run
 
 KERNELS = {
     "void flash::flash_fwd_kernel<Flash_fwd_kernel_traits<128, 128, 64, 4, false, false>>": "attention",

@@ -2,8 +2,8 @@
 
 import pytest
 
-from train.config import LearningRateConfig
-from train.learning_rate import learning_rate_at, problems
+from train.configuration.schema import LearningRateConfig
+from train.schedule.learning_rate import learning_rate_at, problems
 
 
 def at(shape: str, tokens: int, **more: int) -> float:

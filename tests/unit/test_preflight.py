@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from parallel.launcher import launch_problems
-from parallel.rendezvous.links import MEASURED, GroupTest
+from parallel.links import MEASURED, GroupTest
 from parallel.topology import Topology
-from train.config import PreflightConfig
+from train.configuration.schema import PreflightConfig
 from train.preflight import output
 from train.preflight.clocks import offset_span
 from train.preflight.facts import Corpus, Facts, Gpu, GpuState, Site, Trial

@@ -16,9 +16,9 @@ import plotly.graph_objects as go
 import pytest
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
-from train.report import duration, main, write_report
-from train.report_axes import log_ticks, smooth, spread
-from train.report_record import compact, length_label, read_log, read_run
+from train.report.axes import log_ticks, smooth, spread
+from train.report.page import duration, main, write_report
+from train.report.record import compact, length_label, read_log, read_run
 
 Row = dict[str, Any]
 STAGES: dict[str, Row] = {

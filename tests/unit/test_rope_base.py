@@ -2,7 +2,7 @@
 
 import pytest
 
-from train.rope_base import StageFacts, base_curve, reach_of_base, safe_base
+from train.schedule.rope_base import StageFacts, base_curve, reach_of_base, safe_base
 
 FACTS = StageFacts(
     tokens=1000,

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from train import run_lock
+from train.health import run_lock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from train.run_lock import hold_run
+from train.health.run_lock import hold_run
 kept = hold_run(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from train import run_log
-from train.run_log import RunLog, write_config
+from train.records import metrics_log as run_log
+from train.records.metrics_log import RunLog, write_config
 
 
 def rows(path: Path) -> list[int]:

@@ -4,8 +4,8 @@ from itertools import islice
 
 import pytest
 
-from train.compose import compose_run
-from train.schedule import Schedule, build_schedule, rotary_reach
+from train.configuration.compose import compose_run
+from train.schedule.stages import Schedule, build_schedule, rotary_reach
 
 
 def schedule(*arguments: str) -> Schedule:

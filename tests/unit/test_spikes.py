@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from train.bad_step import Held, sort_out
-from train.checkpoint import RunState
-from train.config import SpikesConfig
-from train.spikes import FLOOR, limit_of_step, loss_limit, remember, wants_back
+from train.checkpointing.checkpoint import RunState
+from train.configuration.schema import SpikesConfig
+from train.health.bad_step import Held, sort_out
+from train.health.spikes import FLOOR, limit_of_step, loss_limit, remember, wants_back
 
 WINDOW = 128
 CONFIG = SpikesConfig(action="rollback", window=WINDOW, threshold=6.0, patience=2)

@@ -4,7 +4,7 @@ import torch
 
 from parallel.mesh import start
 from ranks import run_on_ranks
-from train.stragglers import Round, Stragglers
+from train.health.stragglers import Round, Stragglers
 
 
 def test_the_slowest_rank_and_its_slowdown() -> None:

@@ -12,8 +12,8 @@ from model.feed_forward.tiled import TILE_ROWS, tiled_swiglu
 from model.initialization import initialize
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
-from train.compose import compose_run
-from train.validate import problems
+from train.configuration.compose import compose_run
+from train.configuration.validate import problems
 
 TOKENS, WIDTH, INNER = 23, 8, 20
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from train import validate
-from train.compose import compose_run
-from train.schedule import build_schedule
+from train.configuration import validate
+from train.configuration.compose import compose_run
+from train.schedule.stages import build_schedule
 
 
 def problems(*arguments: str, world_size: int = 2) -> list[str]:

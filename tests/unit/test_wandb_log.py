@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from train.config import WandbConfig
-from train.wandb_log import WandbLog
+from train.configuration.schema import WandbConfig
+from train.records.wandb_log import WandbLog
 
 
 def read_back(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -4,12 +4,12 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from train.checkpoint import RunState
-from train.closing import closing_words
-from train.compose import groups
-from train.config import RunConfig, StageConfig
-from train.help_text import help_text
-from train.origin import strangers
+from train.checkpointing.checkpoint import RunState
+from train.configuration.compose import groups
+from train.configuration.help_text import help_text
+from train.configuration.schema import RunConfig, StageConfig
+from train.health.checkout import strangers
+from train.records.closing_words import closing_words
 
 ROOT = Path(__file__).resolve().parents[2]
 

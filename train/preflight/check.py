@@ -16,9 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data.sources import make_corpus, open_corpus
-from parallel.mesh import Mesh, arrange
-from parallel.rendezvous.council import Council, StoreLost
-from parallel.rendezvous.links import (
+from parallel.links import (
     MEASURED,
     GroupTest,
     TransferFailed,
@@ -27,18 +25,21 @@ from parallel.rendezvous.links import (
     message_bytes,
     try_group,
 )
+from parallel.mesh import Mesh, arrange
+from parallel.rendezvous.council import Council, StoreLost
 from parallel.topology import Topology
 from parallel.watch.waiting import waiting
-from train import build, validate
-from train.config import RunConfig
+from train import build
+from train.configuration import validate
+from train.configuration.schema import RunConfig
 from train.durable import reason, write_durably
+from train.health.exit_status import refuse, refuse_alone
 from train.preflight.collect import Brief, collect, settings, stamps, this_host
 from train.preflight.facts import Facts, Trial
 from train.preflight.gpu import forget_memory
 from train.preflight.judge import Verdict, judge
 from train.preflight.output import Token, leave_token, remove_token
-from train.refusal import refuse, refuse_alone
-from train.schedule import Schedule
+from train.schedule.stages import Schedule
 
 # Longer than a rank's own limit: the main rank waits for ranks that wait for each other.
 _SLACK = 15.0

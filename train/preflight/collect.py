@@ -23,8 +23,9 @@ from data.tokens.indexed_dataset import bin_path, crc_path, idx_path
 from parallel.launcher import launched_local_rank, launched_local_size
 from parallel.mesh import Mesh
 from parallel.watch.verdict import compact
-from train import build, validate
-from train.config import RunConfig
+from train import build
+from train.configuration import validate
+from train.configuration.schema import RunConfig
 from train.preflight.facts import Corpus, Facts, Site
 from train.preflight.gpu import ask_nvidia_smi, look_at_gpu
 from train.preflight.output import Token, token_problem

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from parallel.rendezvous.links import GroupTest
+from parallel.links import GroupTest
 
 
 @dataclass(frozen=True)

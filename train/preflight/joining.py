@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from parallel.rendezvous.meeting import Meeting, Words
 from parallel.watch.board import in_time
 from parallel.watch.waiting import pending
+from train.health.exit_status import MISTAKE, refuse, refuse_alone
 from train.preflight.findings import Finding, hosts_of, name_ranks, say_by_host
-from train.refusal import MISTAKE, refuse, refuse_alone
 
 # Seconds in which the ranks that are stuck tell so; their timers go off nearly together.
 _MOMENT = 5.0

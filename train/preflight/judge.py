@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parallel.topology import Topology
-from train.config import PreflightConfig
+from train.configuration.schema import PreflightConfig
 from train.preflight import judge_hosts, judge_trials, judge_world, table
 from train.preflight.census import Census
 from train.preflight.facts import Facts, Trial

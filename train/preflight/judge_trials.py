@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from parallel.links import GroupTest
 from parallel.mesh import GROUPS
-from parallel.rendezvous.links import GroupTest
 from parallel.topology import AXES, Topology
 from parallel.watch.verdict import compact
 from train.preflight.census import Census

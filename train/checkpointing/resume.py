@@ -5,8 +5,8 @@ from pathlib import Path
 
 from parallel.checkpoint.tensors import DamagedCheckpoint
 from parallel.mesh import Mesh
-from train import checkpoint_folder
-from train.checkpoint import verify
+from train.checkpointing import folder as checkpoint_folder
+from train.checkpointing.checkpoint import verify
 
 Find = Callable[[], Path | None]
 Tell = Callable[[str], None]

@@ -3,8 +3,8 @@
 from dataclasses import fields
 from pathlib import Path
 
-from train.compose import CONF, groups
-from train.config import RunConfig, StageConfig
+from train.configuration.compose import CONF, groups
+from train.configuration.schema import RunConfig, StageConfig
 
 _USAGE = """\
 Ropewalk: pretrain long-context language models through stages of growing length.

@@ -11,7 +11,7 @@ tokens seen after that step's batch has been drawn, so the first step is not was
 
 import math
 
-from train.config import LearningRateConfig
+from train.configuration.schema import LearningRateConfig
 
 SHAPES = ("constant", "linear", "cosine", "wsd")
 

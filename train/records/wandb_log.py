@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from train.config import WandbConfig
+from train.configuration.schema import WandbConfig
 from train.durable import reason, write_durably
 
 _ID = re.compile(r"[0-9a-f]{8}")

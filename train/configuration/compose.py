@@ -2,7 +2,7 @@
 
 Hydra composes the groups of `conf/` (experiment=, model=, ...); KEY=VALUE, +KEY=VALUE and ~KEY are then
 laid over the result by ourselves, because Hydra stops at the first key it does not know. The whole tree is
-checked against the dataclasses of `train/config.py`: unknown keys name the nearest known one, types are
+checked against the dataclasses of `train/configuration/schema.py`: unknown keys name the nearest known one, types are
 pydantic's job. The only import of hydra and omegaconf.
 
 A configuration is data and means the same on every rank: no YAML tag makes an object, no key names a
@@ -27,10 +27,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from data.printable import one_line
-from train.config import RunConfig
-from train.imported_model import MARK, imported_model
+from train.configuration.imported_model import MARK, imported_model
+from train.configuration.schema import RunConfig
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 # Of an argument or of a value: far beyond what anybody writes, and short enough to be parsed in a moment.
 MOST_CHARACTERS = 4096
 LARGEST_INTEGER = 2**63 - 1
@@ -363,7 +363,7 @@ def _leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _is_free_form(key: str) -> bool:
-    """A stage's policies are mappings that train/schedule.py reads, not parts of the schema."""
+    """A stage's policies are mappings that train/schedule/stages.py reads, not parts of the schema."""
     parts = key.split(".")
     return parts[:2] == ["schedule", "stages"] and parts[3:] in (["rope_base"], ["learning_rate"])
 

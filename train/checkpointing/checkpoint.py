@@ -1,7 +1,7 @@
 """When a checkpoint exists: JSON beside the tensors, atomic names, `latest`, retention.
 
     step_00000123.partial/   tensors (parallel/checkpoint/tensors.py), index.json, state.json: being written
-    step_00000123/           the same, complete: see train/checkpoint_folder.py
+    step_00000123/           the same, complete: see train/checkpointing/folder.py
 
 A folder gets its final name only after every rank's tensors and the JSON are on the disk, so a kill at any
 moment leaves the previous checkpoint as it was. Gathering blocks training; writing does not. A save that the
@@ -26,7 +26,7 @@ from parallel.checkpoint import tensors
 from parallel.checkpoint.tensors import DamagedCheckpoint, Index
 from parallel.engine.engine import TrainingEngine
 from parallel.mesh import Mesh
-from train import checkpoint_folder
+from train.checkpointing import folder as checkpoint_folder
 from train.durable import reason, sync_folder, write_durably
 
 T = TypeVar("T")

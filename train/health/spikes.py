@@ -15,8 +15,8 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from train.checkpoint import RunState
-from train.config import SpikesConfig
+from train.checkpointing.checkpoint import RunState
+from train.configuration.schema import SpikesConfig
 
 _NORMAL = 1.4826
 # Least scale, as a share of the median: a flat history would call every wrinkle a spike.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import median
 
-from train.report_axes import (
+from train.report.axes import (
     base_layout,
     crosses,
     hover,
@@ -20,7 +20,7 @@ from train.report_axes import (
     margin_labels,
     stage_lines,
 )
-from train.report_record import (
+from train.report.record import (
     Row,
     RunRecord,
     compact,

@@ -21,9 +21,9 @@ from data.packing.mixture import mixture_weights
 from model.config import ModelConfig
 from model.layer_pattern import expand_pattern
 from parallel.config import ParallelConfig
-from train import learning_rate, rope_base
-from train.config import LearningRateConfig, RunConfig, StageConfig
-from train.rope_base import BaseCurve
+from train.configuration.schema import LearningRateConfig, RunConfig, StageConfig
+from train.schedule import learning_rate, rope_base
+from train.schedule.rope_base import BaseCurve
 
 # Offsets in a stream are 32-bit integers.
 _MOST_TOKENS = 2**31 - 1

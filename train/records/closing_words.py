@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from train.checkpoint import RunState
-from train.progress import number
+from train.checkpointing.checkpoint import RunState
+from train.records.console import number
 
 
 def closing_words(folder: Path, state: RunState, *, finished: bool) -> str:

@@ -20,8 +20,8 @@ from parallel.parallelize import regions_obstacle
 from parallel.pipeline.split import pipeline_problems
 from parallel.sequence.balance import dealing_problem
 from parallel.tensor.cut import tensor_problems
-from train import checkpoint_folder, rope_base
-from train.config import (
+from train.checkpointing import folder as checkpoint_folder
+from train.configuration.schema import (
     ALLOWED_CHANGES,
     COMPILE,
     DEVICES,
@@ -31,7 +31,8 @@ from train.config import (
     WANDB_MODES,
     RunConfig,
 )
-from train.schedule import Schedule, build_schedule
+from train.schedule import rope_base
+from train.schedule.stages import Schedule, build_schedule
 
 # float32 weights and two Adam moments.
 CHECKPOINT_BYTES_PER_PARAMETER = 12

@@ -12,7 +12,7 @@ from model.config import ModelConfig
 from model.huggingface.catalogue import BY_TYPE, family_for
 from model.huggingface.family import Family, Imported
 from model.huggingface.refusal import CannotExpress
-from train.checkpoint import RunState
+from train.checkpointing.checkpoint import RunState
 
 Json = dict[str, Any]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from train.report_figures import Figure, all_figures
-from train.report_record import (
+from train.report.figures import Figure, all_figures
+from train.report.record import (
     NUM_COLOURS,
     Row,
     RunRecord,
@@ -30,7 +30,7 @@ from train.report_record import (
     weighted_mean,
 )
 
-TEMPLATE = Path(__file__).with_name("report_template.html")
+TEMPLATE = Path(__file__).with_name("template.html")
 KINDS = {
     "window_rope": "windowed with RoPE",
     "window_nope": "windowed without positions",
@@ -313,7 +313,7 @@ def card(figure: Figure) -> str:
     )
 
 
-def main() -> None:
+def main() -> int:
     """Command line: one run folder in, the page's path out."""
     parser = argparse.ArgumentParser(
         prog="python -m train.report", description="Write report.html."
@@ -324,7 +324,4 @@ def main() -> None:
     except ValueError as error:
         parser.exit(2, f"error: {error}\n")
     sys.stdout.write(f"{path}\n")
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -13,10 +13,10 @@ from data.tokenizer.convert import tokenizer_files
 from data.tokenizer.sentencepiece_model import Tokenizer
 from data.tokenizer.tokenizer_json import JsonTokenizer
 from data.tokens.manifest import load
-from train.compose import from_yaml
+from train.configuration.compose import from_yaml
 from train.durable import write_durably
-from train.huggingface_folder import copied
-from train.import_huggingface import KEPT, TOKENIZER_FILES
+from train.huggingface.folder import copied
+from train.huggingface.import_model import KEPT, TOKENIZER_FILES
 
 
 @dataclass(frozen=True)

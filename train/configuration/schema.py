@@ -1,6 +1,6 @@
 """The schema of a run: one plain dataclass a folder, joined in `RunConfig`.
 
-`conf/` holds the values. `train/compose.py` turns YAML and command line into these objects once; the
+`conf/` holds the values. `train/configuration/compose.py` turns YAML and command line into these objects once; the
 rest of the code receives the smallest part that serves, never the tree, never a DictConfig.
 """
 
@@ -41,7 +41,7 @@ class StageConfig:
     batch_tokens: int
     # Stream tokens of one forward and backward on one rank.
     micro_batch_tokens: int
-    # A number, or a policy: see train/rope_base.py.
+    # A number, or a policy: see train/schedule/rope_base.py.
     rope_base: Any = 10_000.0
     # A number (constant), a mapping like schedule.learning_rate over this stage only, or null: the run's.
     learning_rate: Any = None
@@ -53,7 +53,7 @@ class StageConfig:
 
 @dataclass
 class LearningRateConfig:
-    """Learning rate as a function of tokens: see train/learning_rate.py."""
+    """Learning rate as a function of tokens: see train/schedule/learning_rate.py."""
 
     # constant, linear, cosine or wsd (warm-up, stable, decay).
     shape: str = "cosine"
@@ -80,7 +80,7 @@ class ScheduleConfig:
 
 @dataclass
 class SpikesConfig:
-    """What is done about a loss far above those before it: see train/spikes.py."""
+    """What is done about a loss far above those before it: see train/health/spikes.py."""
 
     # ignore; stop or skip, both before the weights change; or rollback: go back to a checkpoint and step over
     # the data.

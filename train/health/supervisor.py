@@ -12,8 +12,8 @@ from parallel.mesh import Mesh, limit_waits
 from parallel.watch.board import Board
 from parallel.watch.waiting import flight_record
 from parallel.watch.watch import Watch, is_lost_peer
-from train.journal import Journal, put_error_aside
-from train.refusal import FAILURE
+from train.health.exit_status import FAILURE
+from train.records.rank_log import Journal, put_error_aside
 
 # Last words may take so long; and where it is asked first who is gone.
 _LAST_WORDS, _QUESTION = 20.0, 60.0

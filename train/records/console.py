@@ -12,8 +12,8 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from train.journal import now
-from train.schedule import Schedule
+from train.records.rank_log import now
+from train.schedule.stages import Schedule
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
-from train.report_record import (
+from train.report.record import (
     Row,
     RunRecord,
     finite,

@@ -1,0 +1,1 @@
+"""Checkpoints out of and into folders of Hugging Face models."""

@@ -1,0 +1,197 @@
+"""A Hugging Face model's folder, out of a checkpoint of any layout.
+
+    python -m train.export_huggingface --checkpoint DIR --output DIR [--family NAME] [--dtype NAME] [--tokenizer PATH]
+
+    state.json                                   -> config.json, generation_config.json, README.md
+    rank_NNNNN.safetensors, tensor by tensor     -> model.safetensors, or shards and their index
+    tokenizer                                    -> tokenizer.json, tokenizer_config.json
+
+A checkpoint holds whole parameters by name, so the layout that wrote it does not matter, and nothing is in memory
+but the tensor that is converted. Every byte of the checkpoint is verified first.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.printable import one_line
+from model.config import ModelConfig
+from model.huggingface.family import Family
+from model.huggingface.links import Link
+from model.huggingface.refusal import CannotExpress
+from parallel.checkpoint.tensor_files import Entry, map_tensors
+from parallel.checkpoint.tensors import Index, verify_alone
+from train.checkpointing.checkpoint import read_index, read_state
+from train.configuration.typed_model import typed_model
+from train.durable import write_durably
+from train.huggingface.config import (
+    choose_family,
+    scheduled_base,
+    write_config,
+    write_generation_config,
+)
+from train.huggingface.folder import SHARD_BYTES, make_folder, write_model
+from train.huggingface.import_model import parameter_shapes
+from train.huggingface.model_card import model_card
+from train.huggingface.tokenizer import find_tokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a checkpoint is written down.
+
+    family: a model_type, empty for the one it came from or the first that fits. dtype: of the weights, empty for
+    the one they came in, or float32. tokenizer: a SentencePiece model, a tokenizer.json or a folder with one,
+    "none", or empty for the one of the run. context_length: tokens the model says it can read; 0: the longest
+    sequence that it was trained on. shard_bytes: largest size of a file.
+    """
+
+    family: str = ""
+    dtype: str = ""
+    tokenizer: str = ""
+    context_length: int = 0
+    shard_bytes: int = SHARD_BYTES
+
+
+def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> str:
+    """Convert `checkpoint` into the folder `output`; returns the name of the architecture.
+
+    Raises:
+        ValueError: why that cannot be; several lines where there are several reasons.
+        OSError: the file system refuses.
+    """
+    dtype = options.dtype
+    state, index = read_state(checkpoint), read_index(checkpoint)
+    if dtype and dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype}: must be one of {', '.join(DTYPES)}")
+    state.context_length = options.context_length or state.context_length
+    if state.context_length < 1:
+        raise ValueError(
+            f"checkpoint {checkpoint}: does not say how long its sequences were; give --context-length N"
+        )
+    model = typed_model(state.model)
+    chosen = choose_family(model, scheduled_base(model, state.rope_base), state, options.family)
+    source = find_tokenizer(options.tokenizer, checkpoint, model.vocab_size)
+    verify_alone(checkpoint, index)
+    dtypes = {"": dtype} if dtype else state.origin.get("dtypes", {"": "float32"})
+    config = write_config(chosen, model, state, dtype=dtypes[""], end_token=source.end_token)
+
+    def fill(folder: Path) -> None:
+        _write_weights(folder, checkpoint, index, chosen, model, dtypes, options.shard_bytes)
+        source.write(folder, int(config["max_position_embeddings"]))
+        write_durably(folder / "config.json", _text(config))
+        write_durably(
+            folder / "generation_config.json", _text(write_generation_config(config, state))
+        )
+        card = model_card(checkpoint, state, model, chosen.architecture, name=output.name)
+        write_durably(folder / "README.md", card)
+
+    make_folder(output, fill)
+    return chosen.architecture
+
+
+def _write_weights(
+    folder: Path,
+    checkpoint: Path,
+    index: Index,
+    family: Family,
+    model: ModelConfig,
+    dtypes: Mapping[str, str],
+    shard_bytes: int,
+) -> None:
+    shapes = parameter_shapes(model)
+    _refuse_differences(checkpoint, index, shapes)
+    links = family.links(model, list(shapes))
+    entries: dict[str, Entry] = {}
+    for link in links:
+        blank = [torch.empty(shapes[name], device="meta") for name in link.ours]
+        for name, tensor in zip(link.theirs, link.to_theirs(blank), strict=True):
+            entries[name] = Entry(_dtype(name, dtypes), tuple(tensor.shape))
+    write_model(folder, entries, _converted(checkpoint, index, links, shapes, entries), shard_bytes)
+
+
+def _converted(
+    checkpoint: Path,
+    index: Index,
+    links: Sequence[Link],
+    shapes: Mapping[str, tuple[int, ...]],
+    entries: Mapping[str, Entry],
+) -> Iterator[tuple[str, Tensor]]:
+    """Their tensors, one after the other."""
+    for link in links:
+        ours = [_read(checkpoint, index, name, shapes[name]) for name in link.ours]
+        converted = iter(link.to_theirs(ours))
+        del ours
+        for name in link.theirs:
+            yield name, next(converted).to(entries[name].dtype)
+
+
+def _read(checkpoint: Path, index: Index, name: str, shape: tuple[int, ...]) -> Tensor:
+    key = f"weight/{name}"
+    file = checkpoint / index["tensors"][key]["file"]
+    return map_tensors(file, {key: torch.Size(shape)})[key]
+
+
+def _dtype(name: str, dtypes: Mapping[str, str]) -> torch.dtype:
+    return DTYPES[dtypes.get(name, dtypes[""])]
+
+
+def _refuse_differences(
+    checkpoint: Path, index: Index, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    there = {key.removeprefix("weight/") for key in index["tensors"] if key.startswith("weight/")}
+    if strange := sorted(there ^ set(shapes)):
+        raise CannotExpress(
+            [f"checkpoint {checkpoint}: {strange[0]}: its tensors are not those of its model"]
+        )
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(dict(sorted(content.items())), indent=2) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 0 when the model is there, 2 after every reason why it is not."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.export_huggingface",
+        description="a Hugging Face model's folder, out of a checkpoint of any layout",
+    )
+    parser.add_argument("--checkpoint", required=True, help="folder of a checkpoint")
+    parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument(
+        "--family", default="", help="a model_type; default: the one it came from, or that fits"
+    )
+    parser.add_argument("--dtype", default="", help=f"of the weights: {', '.join(DTYPES)}")
+    parser.add_argument(
+        "--tokenizer",
+        default="",
+        help="a SentencePiece model, a tokenizer.json or a folder with one, or none; default: the run's",
+    )
+    parser.add_argument(
+        "--context-length",
+        type=int,
+        default=0,
+        help="tokens it can read; default: the longest trained on",
+    )
+    parser.add_argument(
+        "--shard-bytes", type=int, default=SHARD_BYTES, help="largest size of a file"
+    )
+    given = vars(parser.parse_args(arguments))
+    checkpoint, output = Path(given.pop("checkpoint")), Path(given.pop("output"))
+    try:
+        architecture = export_model(checkpoint, output, ExportOptions(**given))
+    except (ValueError, OSError) as error:
+        for line in str(error).splitlines():
+            sys.stderr.write(f"train.export_huggingface: {one_line(line)}\n")
+        return 2
+    sys.stderr.write(f"{output}: {architecture}\n")
+    return 0

@@ -1,0 +1,225 @@
+"""A checkpoint to start from, out of a Hugging Face model's folder.
+
+    python -m train.import_huggingface --model DIR --output DIR
+    python -m train model=from_huggingface checkpoint.resume=DIR ...
+
+    config.json                      -> state.json: the model, its base, and the rest of config.json as it stands
+    *.safetensors, tensor by tensor  -> part_NNNNN.safetensors in float32, index.json
+    tokenizer files                  -> huggingface/, as they are
+
+Every tensor there must be one of the model's, and every one of the model's must be there. Nothing is in memory
+but the tensor that is converted. The checkpoint is like any other: every layout and ZeRO stage can start from it.
+"""
+
+import argparse
+import dataclasses
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data.printable import one_line
+from data.sealed_json import seal
+from model.attention.dense import DenseCore
+from model.config import ModelConfig
+from model.huggingface.catalogue import family_of
+from model.huggingface.links import Link
+from model.huggingface.refusal import CannotExpress
+from model.position.frequencies import inverse_frequencies
+from model.transformer import Transformer
+from parallel.checkpoint.tensor_files import Entry, FileRecord, write_stream
+from parallel.checkpoint.tensors import Index
+from train.checkpointing.checkpoint import FORMAT, INDEX, STATE, RunState
+from train.durable import write_durably
+from train.huggingface.folder import SHARD_BYTES, ModelFolder, copied, in_order, make_folder, shards
+from train.schedule.rope_base import bases_by_kind
+
+# Beside a model's weights; a tokenizer may need any of them.
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
+    "vocab.json", "merges.txt", "chat_template.jinja",
+)  # fmt: skip
+KEPT = "huggingface"
+_FREQUENCIES = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
+_TIED = ("lm_head.weight", "model.embed_tokens.weight")
+
+
+def import_model(model: Path, output: Path, *, shard_bytes: int = SHARD_BYTES) -> RunState:
+    """Convert the model in folder `model` into the checkpoint `output`; returns its state.
+
+    Raises:
+        ValueError: why that cannot be; several lines where there are several reasons.
+        OSError: the file system refuses.
+    """
+    source = ModelFolder(model)
+    family = family_of(source.config)
+    imported = family.read(source.config)
+    shapes = parameter_shapes(imported.model)
+    links = family.links(imported.model, list(shapes))
+    _refuse_differences(
+        source,
+        links,
+        shapes,
+        tied=imported.model.tie_embeddings,
+        plain=inverse_frequencies(imported.rope_base, imported.model.head_dim),
+    )
+    state = RunState(
+        stage="imported",
+        rope_base=bases_by_kind(imported.model, imported.rope_base),
+        context_length=imported.context_length,
+        model=dataclasses.asdict(imported.model),
+        origin={
+            "config": source.config,
+            "generation_config": source.json("generation_config.json"),
+            "dtypes": _dtypes(source),
+        },
+    )
+
+    def fill(folder: Path) -> None:
+        index = _write_weights(folder, source, links, shapes, shard_bytes)
+        (folder / KEPT).mkdir()
+        copied(model, folder / KEPT, TOKENIZER_FILES)
+        write_durably(folder / INDEX, seal({"format": FORMAT, **index}))
+        write_durably(folder / STATE, seal({"format": FORMAT, **dataclasses.asdict(state)}))
+
+    make_folder(output, fill)
+    return state
+
+
+def parameter_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every parameter of the whole model."""
+    with torch.device("meta"):
+        parameters = Transformer(model, DenseCore()).named_parameters()
+        return {name: tuple(parameter.shape) for name, parameter in parameters}
+
+
+def _write_weights(
+    folder: Path,
+    source: ModelFolder,
+    links: Sequence[Link],
+    shapes: Mapping[str, tuple[int, ...]],
+    shard_bytes: int,
+) -> Index:
+    names = [name for link in links for name in link.ours]
+    entries = {f"weight/{name}": Entry(torch.float32, shapes[name]) for name in names}
+    tensors = _converted(source, links)
+    files: dict[str, FileRecord] = {}
+    index: Index = {"files": files, "tensors": {}}
+    for number, keys in enumerate(shards(entries, shard_bytes)):
+        file = f"part_{number:05}.safetensors"
+        part = {key: entries[key] for key in keys}
+        files[file] = write_stream(folder / file, part, in_order(keys, tensors))
+        for key in keys:
+            shape = list(entries[key].shape)
+            index["tensors"][key] = {"file": file, "shape": shape, "dtype": "float32"}
+    return index
+
+
+def _converted(source: ModelFolder, links: Sequence[Link]) -> Iterator[tuple[str, Tensor]]:
+    """Our tensors, one after the other."""
+    for link in links:
+        theirs = [source.read(name) for name in link.theirs]
+        converted = iter(link.to_ours(theirs))
+        del theirs
+        for name in link.ours:
+            yield f"weight/{name}", next(converted).to(torch.float32)
+
+
+def _refuse_differences(
+    source: ModelFolder,
+    links: Sequence[Link],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    tied: bool,
+    plain: Tensor,
+) -> None:
+    """Every tensor of theirs goes somewhere, every one of ours comes from somewhere, and shapes agree.
+
+    plain: frequencies of the base, unscaled (P,).
+    """
+    expected = {name for link in links for name in link.theirs}
+    assert {name for link in links for name in link.ours} == set(shapes)
+    there = set(source.entries)
+    derived = {name for name in there if _FREQUENCIES.fullmatch(name)}
+    wrong = [line for name in sorted(derived) for line in _other_frequencies(source, name, plain)]
+    there -= derived
+    if tied and _TIED[0] in there:
+        if not torch.equal(*(source.read(name) for name in _TIED)):
+            raise CannotExpress(
+                [f"{_TIED[0]}: differs from {_TIED[1]}, but config.json says tie_word_embeddings"]
+            )
+        there.discard(_TIED[0])
+    wrong += [f"{name}: is missing in {source.folder}" for name in sorted(expected - there)]
+    wrong += [f"{name}: has no place in this model" for name in sorted(there - expected)]
+    for link in links:
+        if set(link.theirs) <= there:
+            wrong += _other_shapes(source, link, shapes)
+    if wrong:
+        raise CannotExpress(wrong[:5] + ([f"and {len(wrong) - 5} more"] if len(wrong) > 5 else []))
+
+
+def _other_frequencies(source: ModelFolder, name: str, plain_P: Tensor) -> list[str]:
+    """Old models store their frequencies, which follow from the base."""
+    found_P = source.read(name)
+    # They were rounded to the 16 bits of the weights.
+    if found_P.shape == plain_P.shape and torch.allclose(found_P.to(plain_P), plain_P, rtol=1e-2):
+        return []
+    return [f"{name}: is not what config.json's rope_theta gives"]
+
+
+def _other_shapes(
+    source: ModelFolder, link: Link, shapes: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    entries = [source.entries[name] for name in link.theirs]
+    blank = [torch.empty(entry.shape, dtype=entry.dtype, device="meta") for entry in entries]
+    try:
+        found = [tuple(tensor.shape) for tensor in link.to_ours(blank)]
+    except (RuntimeError, ValueError, IndexError):
+        found = []
+    if found == [shapes[name] for name in link.ours]:
+        return []
+    there = ", ".join(str(tuple(entry.shape)) for entry in entries)
+    wanted = ", ".join(str(shapes[name]) for name in link.ours)
+    return [f"{' and '.join(link.theirs)}: of shape {there}, config.json wants {wanted}"]
+
+
+def _dtypes(source: ModelFolder) -> dict[str, str]:
+    """The dtype of most tensors under "", and of the others under their names."""
+    names = {
+        name: str(entry.dtype).removeprefix("torch.") for name, entry in source.entries.items()
+    }
+    usual = Counter(names.values()).most_common(1)[0][0]
+    return {"": usual} | {name: dtype for name, dtype in names.items() if dtype != usual}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 0 when the checkpoint is there, 2 after every reason why it is not."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.import_huggingface",
+        description="a checkpoint to start from, out of a Hugging Face model's folder",
+    )
+    parser.add_argument("--model", required=True, help="folder with config.json and safetensors")
+    parser.add_argument("--output", required=True, help="folder of the checkpoint to write")
+    parser.add_argument(
+        "--shard-bytes", type=int, default=SHARD_BYTES, help="largest size of a file"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        state = import_model(
+            Path(options.model), Path(options.output), shard_bytes=options.shard_bytes
+        )
+    except (ValueError, OSError) as error:
+        for line in str(error).splitlines():
+            sys.stderr.write(f"train.import_huggingface: {one_line(line)}\n")
+        return 2
+    says = json.dumps({"rope_base": state.rope_base, "context_length": state.context_length})
+    sys.stderr.write(
+        f"{options.output}: a checkpoint to start from, {says}; go on with\n"
+        f"  python -m train model=from_huggingface checkpoint.resume={options.output} ...\n"
+    )
+    return 0

@@ -1,0 +1,1 @@
+"""`python -m train.report RUN`: the run's own files as one page."""
