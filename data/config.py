@@ -3,10 +3,12 @@
 import os
 from dataclasses import dataclass, field
 
-from data.packing.planner import DEFAULT_LOOK_AHEAD, METHODS
 from data.tokens.indexed_dataset import bin_path, idx_path
 
 EMBEDDED_CORPORA = ("python_stdlib",)
+# How documents become rows; see data/packing/planner.py.
+METHODS = ("best_fit", "concat")
+DEFAULT_LOOK_AHEAD = 1_024
 
 
 @dataclass

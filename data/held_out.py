@@ -14,18 +14,10 @@ from typing import Protocol
 
 import numpy as np
 
-from data.batch import (
-    BatchShape,
-    Dealer,
-    PackedBatch,
-    Span,
-    TokenReader,
-    assemble,
-    count_valid,
-    rows_of_rank,
-)
+from data.batch import Dealer, PackedBatch, TokenReader, assemble
 from data.packing.document_order import shuffled
 from data.packing.mixture import LengthSource
+from data.packing.spans import BatchShape, Span, count_valid, rows_of_rank
 
 CHUNK = 1 << 20
 

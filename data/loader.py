@@ -3,7 +3,7 @@
     shapes -> planner.plan (lengths only, whole batch) -> rows of this rank -> token files -> batch
 
 Every rank plans the whole batch, so counts over all ranks need no communication; each reads only
-the tokens of its own rows, which are dealt as `rows_of_rank` (batch.py) says.
+the tokens of its own rows, which are dealt as `rows_of_rank` (packing/spans.py) says.
 """
 
 import queue
@@ -13,19 +13,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from data.batch import (
-    BatchShape,
-    Dealer,
-    PackedBatch,
-    Span,
-    TokenReader,
-    assemble,
-    count_valid,
-    rows_of_rank,
-)
+from data.batch import Dealer, PackedBatch, TokenReader, assemble
 from data.packing.planner import BatchPlanner
-
-__all__ = ["BatchShape", "GlobalBatch", "Loader", "make_global_batch"]
+from data.packing.spans import BatchShape, Span, count_valid, rows_of_rank
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Protocol
 
 import numpy as np
 
-from data.batch import Span
 from data.packing.document_order import shuffled
+from data.packing.spans import Span
 
 CHUNK = 512
 

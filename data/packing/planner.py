@@ -20,15 +20,14 @@ Every token of every document is in exactly one span per epoch.  The rows are a 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data.batch import BatchShape, Span
+from data.config import DEFAULT_LOOK_AHEAD, METHODS
 from data.packing.document_order import mix_integers
 from data.packing.mixture import DocumentOrder, LengthSource, Shares
 from data.packing.span_pool import SpanPool
+from data.packing.spans import BatchShape, Span
 
-METHODS = ("best_fit", "concat")
 GAP_SHARE = 128
 AHEAD_ROWS = 4
-DEFAULT_LOOK_AHEAD = 1_024
 _LOTTERY = 0x4C4F_5454
 
 

@@ -9,7 +9,7 @@ Three views of the same spans, each operation O(log n) or a short memory move:
 from bisect import bisect_left, insort
 from collections.abc import Iterable
 
-from data.batch import Span
+from data.packing.spans import Span
 
 _AGE_BITS = 48
 _AGE_MASK = (1 << _AGE_BITS) - 1

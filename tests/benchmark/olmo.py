@@ -28,8 +28,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data.batch import IGNORE, BatchShape, PackedBatch
+from data.batch import IGNORE, PackedBatch
 from data.loader import GlobalBatch
+from data.packing.spans import BatchShape
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.huggingface.links import is_turned, split_halves

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from data.config import DataConfig
-from data.loader import BatchShape
 from data.packing.planner import BatchPlanner
+from data.packing.spans import BatchShape
 from data.sources import TokenSource, make_corpus, open_corpus
 
 OUTPUT = Path("outputs/benchmarks/packing.json")

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from data.batch import BatchShape
 from data.packing.planner import BatchPlanner
+from data.packing.spans import BatchShape
 from parallel.config import SEQUENCE_LAYOUTS
 from parallel.sequence.balance import deal
 from parallel.sequence.plan import plan_keys

@@ -10,8 +10,9 @@ import torch
 from presets import ROPE_BASE, device_draw
 from torch import Tensor
 
-from data.batch import IGNORE, BatchShape, PackedBatch
+from data.batch import IGNORE, PackedBatch
 from data.loader import GlobalBatch
+from data.packing.spans import BatchShape
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.transformer import Transformer

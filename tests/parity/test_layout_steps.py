@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data.batch import BatchShape, PackedBatch
+from data.batch import PackedBatch
 from data.loader import GlobalBatch
+from data.packing.spans import BatchShape
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.initialization import initialize

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from data.batch import Span, rows_of_rank
 from data.packing.planner import BatchPlanner
+from data.packing.spans import Span, rows_of_rank
 from data.sealed_json import seal
 from data.sources import open_corpus
 from model.transformer import Transformer

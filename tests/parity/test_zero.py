@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.batch import PackedBatch
-from data.loader import BatchShape, GlobalBatch
+from data.loader import GlobalBatch
+from data.packing.spans import BatchShape
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.initialization import initialize

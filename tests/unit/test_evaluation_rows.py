@@ -5,8 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data.batch import IGNORE, Span
+from data.batch import IGNORE
 from data.held_out import EvaluationSet, evaluation_batches, evaluation_rows
+from data.packing.spans import Span
 
 
 class Source:

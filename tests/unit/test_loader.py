@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.batch import IGNORE, BatchShape, PackedBatch, Span, assemble
+from data.batch import IGNORE, PackedBatch, assemble
 from data.loader import GlobalBatch, Loader, make_global_batch
 from data.packing.planner import BatchPlanner
+from data.packing.spans import BatchShape, Span
 from data.tokens.indexed_dataset import IndexedDataset, write_index
 
 PAD = 9

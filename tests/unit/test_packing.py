@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.batch import BatchShape, Span
-from data.packing.planner import AHEAD_ROWS, METHODS, BatchPlanner
+from data.config import METHODS
+from data.packing.planner import AHEAD_ROWS, BatchPlanner
 from data.packing.span_pool import SpanPool
+from data.packing.spans import BatchShape, Span
 
 
 class Lengths:

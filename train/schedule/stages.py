@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from data.loader import BatchShape
 from data.packing.mixture import mixture_weights
+from data.packing.spans import BatchShape
 from model.config import ModelConfig
 from model.layer_pattern import expand_pattern
 from parallel.config import ParallelConfig
