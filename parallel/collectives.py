@@ -1,4 +1,4 @@
-"""Collectives that join and cut a stream of tokens over an axis, differentiable, and in flight if one likes.
+"""Collectives that join and cut a stream of tokens over an axis: differentiable, and asynchronous where wanted.
 
     gather        rank r has part r, (T / n, D)             all get the stream, (T, D)
     scatter_sum   every rank has a summand of all, (T, D)   rank r gets part r of the sum, (T / n, D)
@@ -27,41 +27,29 @@ from torch.autograd.function import once_differentiable
 
 from model.norm import statistics_dtype
 from parallel.mesh import AxisGroup
+from parallel.transfer import Transfer
 
 # torch renames it; the old name serves before 2.13.
 _ALL_GATHER = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 
 
-class Flight:
-    """A collective that has been started. `received` must not be touched before `land`."""
-
-    def __init__(self, received: Tensor, work: dist.Work) -> None:
-        self.received = received
-        self._work = work
-
-    def land(self) -> Tensor:
-        """What has arrived. On a GPU only the current stream waits."""
-        self._work.wait()
-        return self.received
-
-
-def launch_gather(x_TD: Tensor, group: AxisGroup, into_TD: Tensor | None = None) -> Flight:
+def launch_gather(x_TD: Tensor, group: AxisGroup, into_TD: Tensor | None = None) -> Transfer:
     """Part r from every rank r, laid end to end in order of rank, in `into_TD` if given. No gradients."""
     assert group.group is not None
     whole_TD = into_TD
     if whole_TD is None:
         whole_TD = x_TD.new_empty(group.size * x_TD.shape[0], *x_TD.shape[1:])
     work = _ALL_GATHER(whole_TD, x_TD.contiguous(), group=group.group, async_op=True)
-    return Flight(whole_TD, work)
+    return Transfer([work], whole_TD)
 
 
-def launch_exchange(x_TD: Tensor, group: AxisGroup) -> Flight:
-    """Part r of this rank's summand goes to rank r; `add_up` makes the sum of what lands. No gradients."""
+def launch_exchange(x_TD: Tensor, group: AxisGroup) -> Transfer:
+    """Part r of this rank's summand goes to rank r; `add_up` makes the sum of what arrives. No gradients."""
     assert group.group is not None
     assert x_TD.shape[0] % group.size == 0
     received_TD = x_TD.new_empty(x_TD.shape)
     work = dist.all_to_all_single(received_TD, x_TD.contiguous(), group=group.group, async_op=True)
-    return Flight(received_TD, work)
+    return Transfer([work], received_TD)
 
 
 def add_up(received_TD: Tensor, num_summands: int) -> Tensor:
@@ -88,9 +76,9 @@ def sum_over_replicas(x: Tensor, group: AxisGroup, replicas: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Way:
-    """One direction of a collective: how it is started, and what is made of what landed."""
+    """One direction of a collective: how it is started, and what is made of what arrived."""
 
-    launch: Callable[[Tensor, AxisGroup], Flight]
+    launch: Callable[[Tensor, AxisGroup], Transfer]
     unpack: Callable[[Tensor, int], Tensor]
 
 
@@ -98,7 +86,7 @@ _GATHER = _Way(launch_gather, lambda received_TD, _: received_TD)
 _SCATTER_SUM = _Way(launch_exchange, add_up)
 
 
-class InFlight:
+class StartedCollective:
     """A differentiable collective between its start and `finish`, which gives the result, once.
 
     The graph holds this object until the backward, so it lets go of every buffer as soon as it can.
@@ -106,7 +94,7 @@ class InFlight:
 
     def __init__(self, x_TD: Tensor, group: AxisGroup, forth: _Way, back: _Way) -> None:
         self._group, self._unpack, self._back = group, forth.unpack, back
-        self._flight: Flight | None = None
+        self._transfer: Transfer | None = None
         self._received_TD: Tensor | None
         self._received_TD = _Start.apply(x_TD, self, forth.launch)  # type: ignore[no-untyped-call]
 
@@ -116,27 +104,27 @@ class InFlight:
         result_TD: Tensor = _Finish.apply(received_TD, self)  # type: ignore[no-untyped-call]
         return result_TD
 
-    def launch(self, launch: Callable[[Tensor, AxisGroup], Flight], x_TD: Tensor) -> Tensor:
+    def launch(self, launch: Callable[[Tensor, AxisGroup], Transfer], x_TD: Tensor) -> Tensor:
         """Start one direction; returns the buffer that fills in the background."""
-        self._flight = launch(x_TD, self._group)
-        return self._flight.received
+        self._transfer = launch(x_TD, self._group)
+        return self._transfer.received
 
     def launch_back(self, d_TD: Tensor) -> Tensor:
         """Start the gradient's way back."""
         return self.launch(self._back.launch, d_TD)
 
-    def land(self) -> Tensor:
+    def result(self) -> Tensor:
         """The result of the way forth."""
-        return self._unpack(self._landed(), self._group.size)
+        return self._unpack(self._arrived(), self._group.size)
 
-    def land_back(self) -> Tensor:
+    def gradient(self) -> Tensor:
         """The gradient that came back."""
-        return self._back.unpack(self._landed(), self._group.size)
+        return self._back.unpack(self._arrived(), self._group.size)
 
-    def _landed(self) -> Tensor:
-        assert self._flight is not None
-        flight, self._flight = self._flight, None
-        return flight.land()
+    def _arrived(self) -> Tensor:
+        assert self._transfer is not None
+        transfer, self._transfer = self._transfer, None
+        return transfer.wait()
 
 
 class _Start(torch.autograd.Function):
@@ -146,38 +134,40 @@ class _Start(torch.autograd.Function):
     def forward(
         ctx: Any,
         x_TD: Tensor,
-        journey: InFlight,
-        launch: Callable[[Tensor, AxisGroup], Flight],
+        collective: StartedCollective,
+        launch: Callable[[Tensor, AxisGroup], Transfer],
     ) -> Tensor:
-        ctx.journey = journey
-        return journey.launch(launch, x_TD)
+        ctx.collective = collective
+        return collective.launch(launch, x_TD)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.journey.land_back(), None, None
+        return ctx.collective.gradient(), None, None
 
 
 class _Finish(torch.autograd.Function):
     """Its gradient is the buffer that is being filled; only `_Start` reads it."""
 
     @staticmethod
-    def forward(ctx: Any, _: Tensor, journey: InFlight) -> Tensor:
-        ctx.journey = journey
-        return journey.land()
+    def forward(ctx: Any, _: Tensor, collective: StartedCollective) -> Tensor:
+        ctx.collective = collective
+        return collective.result()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_TD: Tensor) -> tuple[Tensor, None]:
-        return ctx.journey.launch_back(d_TD), None
+        return ctx.collective.launch_back(d_TD), None
 
 
-def start_gather(x_TD: Tensor, group: AxisGroup, into_TD: Tensor | None = None) -> InFlight:
+def start_gather(
+    x_TD: Tensor, group: AxisGroup, into_TD: Tensor | None = None
+) -> StartedCollective:
     """(T / n, D) to (T, D): part r from every rank r, laid end to end, in `into_TD` if given."""
     forth = replace(_GATHER, launch=partial(launch_gather, into_TD=into_TD))
-    return InFlight(x_TD, group, forth, _SCATTER_SUM)
+    return StartedCollective(x_TD, group, forth, _SCATTER_SUM)
 
 
-def start_scatter_sum(x_TD: Tensor, group: AxisGroup) -> InFlight:
+def start_scatter_sum(x_TD: Tensor, group: AxisGroup) -> StartedCollective:
     """(T, D) to (T / n, D): everybody's summands of this rank's part, added up."""
-    return InFlight(x_TD, group, _SCATTER_SUM, _GATHER)
+    return StartedCollective(x_TD, group, _SCATTER_SUM, _GATHER)

@@ -20,11 +20,12 @@ from torch.distributed.pipelining import schedules
 
 from model.transformer import Transformer
 from parallel.mesh import Mesh
+from parallel.pipeline.messages import start_receive, start_send
 from parallel.pipeline.placement import Placement
 from parallel.pipeline.schedule import SCHEDULES, forward_order
 from parallel.pipeline.stage import MicroBatch, Stage, StepInputs
 from parallel.pipeline.timeline import Recorder
-from parallel.pipeline.transfer import Delivery, start_receive, start_send
+from parallel.transfer import Transfer
 from parallel.watch.waiting import waiting
 
 Result = TypeVar("Result")
@@ -87,8 +88,8 @@ class PipelineRunner:
         Empty on ranks without the last stage. Micro-batches may differ in length.
         """
         results: list[Result] = []
-        received: dict[tuple[int, int], Delivery] = {}
-        sent: deque[Delivery] = deque()
+        received: dict[tuple[int, int], Transfer] = {}
+        sent: deque[Transfer] = deque()
         made: dict[tuple[int, int], Tensor] = {}
         order = forward_order(self.placement, len(micro_batches))[self._mesh.pipeline.rank]
         for step in order:
@@ -119,7 +120,7 @@ class PipelineRunner:
         micro_batch: MicroBatch,
         stage: int,
         index: int,
-        received: dict[tuple[int, int], Delivery],
+        received: dict[tuple[int, int], Transfer],
         made: dict[tuple[int, int], Tensor],
     ) -> Tensor:
         """Tokens for the first stage, else hidden states: from another rank, or from this one (a V)."""

@@ -169,7 +169,7 @@ def bubble(timed: Sequence[TimedAction], ranks: int) -> float:
 
 
 @dataclass(frozen=True)
-class Transfer:
+class ForwardStep:
     """One step of a forward-only pass: `receive` the stage's input, `run` it, or `send` its output."""
 
     what: Literal["receive", "run", "send"]
@@ -177,7 +177,7 @@ class Transfer:
     micro_batch: int
 
 
-def forward_order(placement: Placement, micro_batches: int) -> list[list[Transfer]]:
+def forward_order(placement: Placement, micro_batches: int) -> list[list[ForwardStep]]:
     """Every rank's steps of a forward-only pass.
 
     Ranks with several stages take one stage for as many micro-batches as there are ranks, then the next.
@@ -194,7 +194,7 @@ def forward_order(placement: Placement, micro_batches: int) -> list[list[Transfe
         ]
         for rank in range(ranks)
     ]
-    order: list[list[Transfer]] = [[] for _ in range(ranks)]
+    order: list[list[ForwardStep]] = [[] for _ in range(ranks)]
     done: set[tuple[int, int]] = set()
     while any(waiting):
         for rank, steps in enumerate(waiting):
@@ -203,9 +203,9 @@ def forward_order(placement: Placement, micro_batches: int) -> list[list[Transfe
                 continue
             stage, index = steps.pop(0)
             done.add((stage, index))
-            order[rank].append(Transfer("run", stage, index))
+            order[rank].append(ForwardStep("run", stage, index))
             after = stage + 1
             if after < placement.num_stages and placement.rank_of(after) != rank:
-                order[rank].append(Transfer("send", stage, index))
-                order[placement.rank_of(after)].append(Transfer("receive", after, index))
+                order[rank].append(ForwardStep("send", stage, index))
+                order[placement.rank_of(after)].append(ForwardStep("receive", after, index))
     return order

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from model.norm import statistics_dtype
 from model.transformer import Transformer
 from parallel.mesh import Mesh
+from parallel.pipeline.messages import start_receive, start_send
 from parallel.pipeline.placement import Placement
-from parallel.pipeline.transfer import start_receive, start_send
 
 
 class TiedWeight:

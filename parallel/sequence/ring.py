@@ -42,7 +42,8 @@ from parallel.sequence.local import Attended, Gradients, attend_calls, attend_ca
 from parallel.sequence.merge import merge_part, put_part
 from parallel.sequence.route import Route, Step
 from parallel.sequence.traffic import TrafficMeter
-from parallel.sequence.wire import Buffers, Transfer, Wire, add_rows, gather_rows
+from parallel.sequence.wire import Buffers, Wire, add_rows, gather_rows
+from parallel.transfer import Transfer
 
 
 class RingCore:

@@ -11,6 +11,7 @@ to send nor to receive in a swap stays out of it.
 Shape letters: R rows of a message; 2 is key and value; G key/value heads, K head dimension.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,26 +20,7 @@ from torch import Tensor
 
 from parallel.mesh import AxisGroup
 from parallel.sequence.traffic import Direction, Kind, TrafficMeter
-from parallel.watch.waiting import waiting
-
-
-class Transfer:
-    """A message under way. Holds both its buffers until it has been waited for."""
-
-    def __init__(self, works: list[dist.Work], sent_R2GK: Tensor, received_R2GK: Tensor) -> None:
-        self._works, self._sent, self._received = works, sent_R2GK, received_R2GK
-
-    @classmethod
-    def nothing(cls, like_R2GK: Tensor) -> "Transfer":
-        """No message: there is nothing to wait for and nothing comes."""
-        return cls([], like_R2GK[:0], like_R2GK[:0])
-
-    def wait(self) -> Tensor:
-        """The received rows."""
-        for work in self._works:
-            work.wait()
-        self._works, self._sent = [], self._received[:0]
-        return self._received
+from parallel.transfer import Transfer
 
 
 @dataclass(frozen=True)
@@ -59,7 +41,7 @@ class Wire:
             if len(rows_R2GK):
                 messages.append(dist.P2POp(call, rows_R2GK, peer, self.axis.group))
         works = dist.batch_isend_irecv(messages) if messages else []
-        return Transfer(works, send_R2GK, receive_R2GK)
+        return self._started(works, receive_R2GK, send_R2GK)
 
     def exchange(
         self, send_R2GK: Tensor, send_rows: tuple[int, ...], receive_rows: tuple[int, ...]
@@ -74,14 +56,19 @@ class Wire:
             group=self.axis.group,
             async_op=True,
         )
-        return Transfer([work], send_R2GK, receive_R2GK)
+        return self._started([work], receive_R2GK, send_R2GK)
 
     def receive(self, transfer: Transfer, direction: Direction) -> Tensor:
         """Wait for a transfer and count what it brought."""
-        with waiting(self.axis.description, "ring transfer"):
-            received_R2GK = transfer.wait()
+        received_R2GK = transfer.wait()
         self.meter.add(self.kind, direction, received_R2GK.nbytes)
         return received_R2GK
+
+    def _started(
+        self, works: Sequence[dist.Work], received_R2GK: Tensor, sent_R2GK: Tensor
+    ) -> Transfer:
+        group, operation = self.axis.description, "ring transfer"
+        return Transfer(works, received_R2GK, sent_R2GK, group=group, operation=operation)
 
     def _peer(self, distance: int) -> int:
         return self.axis.ranks[(self.axis.rank + distance) % self.axis.size]

@@ -61,10 +61,10 @@ class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own_T: Tensor, group: AxisGroup) -> Tensor:
         ctx.group = group
-        return launch_gather(own_T, group).land().view(group.size, -1).sum(dim=0)
+        return launch_gather(own_T, group).wait().view(group.size, -1).sum(dim=0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_T: Tensor) -> tuple[Tensor, None]:
         group = ctx.group
-        return launch_gather(d_T, group).land().view(group.size, -1).sum(dim=0), None
+        return launch_gather(d_T, group).wait().view(group.size, -1).sum(dim=0), None

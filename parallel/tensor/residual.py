@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from parallel.collectives import InFlight, start_gather, start_scatter_sum
+from parallel.collectives import StartedCollective, start_gather, start_scatter_sum
 from parallel.mesh import AxisGroup
 
 PIECES = 4
@@ -76,7 +76,7 @@ class Leaving:
 
     def __init__(self, group: AxisGroup, *, ends_block: bool) -> None:
         self._group = group
-        self._under_way: list[InFlight] = []
+        self._under_way: list[StartedCollective] = []
         # A forward inside a backward is a recomputation.
         self._unread = ends_block and torch._C._current_graph_task_id() != -1
 

@@ -39,9 +39,10 @@ from model.loss import (
 )
 from model.norm import statistics_dtype
 from model.products import for_product
-from parallel.collectives import Flight, add_up, launch_exchange, launch_gather
+from parallel.collectives import add_up, launch_exchange, launch_gather
 from parallel.mesh import AxisGroup
 from parallel.tensor.residual import by_rank, in_stream_order, leave
+from parallel.transfer import Transfer
 
 
 class VocabularyParallelEmbedding(nn.Module):
@@ -141,7 +142,7 @@ class VocabularyParallelLoss:
                 returning.send(rows, (d_logits_CV @ weight_VD).to(hidden_TD.dtype))
             if d_weight_VD is not None:
                 add_product(d_weight_VD, d_logits_CV.t(), hidden_CD)
-        return loss_sum, z_sum, returning.all_landed() if wants_d_hidden else None, d_weight_VD
+        return loss_sum, z_sum, returning.all_arrived() if wants_d_hidden else None, d_weight_VD
 
     def _chunks(self, hidden_TD: Tensor, weight_VD: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The rows of each rank's part, and their hidden states from all ranks, (n * rows, D).
@@ -152,7 +153,7 @@ class VocabularyParallelLoss:
         chunks = chunks_of(hidden_TD.shape[0], max(1, at_once // self._group.size))
         arriving = launch_gather(hidden_TD[chunks[0]], self._group)
         for index, rows in enumerate(chunks):
-            hidden_CD = arriving.land()
+            hidden_CD = arriving.wait()
             if index + 1 < len(chunks):
                 arriving = launch_gather(hidden_TD[chunks[index + 1]], self._group)
             yield rows, for_product(hidden_CD)
@@ -163,7 +164,7 @@ class VocabularyParallelLoss:
         own_2C = torch.stack(
             (logits_CV.logsumexp(dim=-1), picked_logits(logits_CV, targets_C, first))
         )
-        parts_N2C = launch_gather(own_2C, self._group).land().view(-1, *own_2C.shape)
+        parts_N2C = launch_gather(own_2C, self._group).wait().view(-1, *own_2C.shape)
         return valid_losses(parts_N2C[:, 0].logsumexp(0), parts_N2C[:, 1].sum(0), targets_C)
 
 
@@ -173,20 +174,20 @@ class _Returning:
     def __init__(self, d_hidden_TD: Tensor, group: AxisGroup) -> None:
         self._d_hidden_TD = d_hidden_TD
         self._group = group
-        self._under_way: tuple[slice, Flight] | None = None
+        self._under_way: tuple[slice, Transfer] | None = None
 
     def send(self, rows: slice, partial_CD: Tensor) -> None:
         """Start the exchange of one chunk; the one before has had a whole chunk's products of time."""
-        self._land()
+        self._finish()
         self._under_way = rows, launch_exchange(partial_CD, self._group)
 
-    def all_landed(self) -> Tensor:
+    def all_arrived(self) -> Tensor:
         """The sums of this rank's tokens, (T / n, D)."""
-        self._land()
+        self._finish()
         return self._d_hidden_TD
 
-    def _land(self) -> None:
+    def _finish(self) -> None:
         if self._under_way is not None:
-            rows, flight = self._under_way
-            self._d_hidden_TD[rows] = add_up(flight.land(), self._group.size)
+            rows, transfer = self._under_way
+            self._d_hidden_TD[rows] = add_up(transfer.wait(), self._group.size)
             self._under_way = None

@@ -50,8 +50,9 @@ from parallel.sequence.local import attend_calls
 from parallel.sequence.merge import put_part
 from parallel.sequence.route import Call, Route
 from parallel.sequence.traffic import TrafficMeter
-from parallel.sequence.wire import Transfer, Wire
+from parallel.sequence.wire import Wire
 from parallel.topology import Topology
+from parallel.transfer import Transfer
 from ranks import run_on_ranks
 from tests.parity.test_sequence_overlap import Watch, WatchedTransfer, watched_cores
 

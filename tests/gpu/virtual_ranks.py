@@ -29,7 +29,8 @@ from parallel.sequence.ring import RingCore
 from parallel.sequence.route import Transport
 from parallel.sequence.traffic import TrafficMeter
 from parallel.sequence.window import WindowCore
-from parallel.sequence.wire import Transfer, Wire
+from parallel.sequence.wire import Wire
+from parallel.transfer import Transfer
 
 TURNS = 3
 # A message: its number in the turn, who sends it and to whom.
@@ -77,7 +78,7 @@ class PostWire(Wire):
         number, me = self.post.number(self.axis.rank), self.axis.rank
         self.post.send((number, me, self._peer(distance)), send_R2GK)
         self.post.fill((number, self._peer(-distance), me), receive_R2GK)
-        return Transfer([], send_R2GK, receive_R2GK)
+        return Transfer([], receive_R2GK, send_R2GK)
 
     def exchange(
         self, send_R2GK: Tensor, send_rows: tuple[int, ...], receive_rows: tuple[int, ...]
@@ -89,7 +90,7 @@ class PostWire(Wire):
             self.post.send((number, me, peer), rows)
         for peer, rows in enumerate(receive_R2GK.split_with_sizes(list(receive_rows))):
             self.post.fill((number, peer, me), rows)
-        return Transfer([], send_R2GK, receive_R2GK)
+        return Transfer([], receive_R2GK, send_R2GK)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class NoiseWire(Wire):
         receive_R2GK: Tensor,
     ) -> Transfer:
         """See `Wire`; the buffer is left as it is."""
-        return Transfer([], send_R2GK, self._noise(len(receive_R2GK), receive_R2GK))
+        return Transfer([], self._noise(len(receive_R2GK), receive_R2GK), send_R2GK)
 
     def exchange(
         self,
@@ -114,7 +115,7 @@ class NoiseWire(Wire):
         receive_rows: tuple[int, ...],
     ) -> Transfer:
         """See `Wire`."""
-        return Transfer([], send_R2GK, self._noise(sum(receive_rows), send_R2GK))
+        return Transfer([], self._noise(sum(receive_rows), send_R2GK), send_R2GK)
 
     def _noise(self, num_rows: int, like_R2GK: Tensor) -> Tensor:
         held = self.noise.get(like_R2GK.dtype)

@@ -20,8 +20,9 @@ from parallel.sequence.layout import ShardedLayout, build_share
 from parallel.sequence.ring import RingCore
 from parallel.sequence.traffic import TrafficMeter
 from parallel.sequence.window import WindowCore
-from parallel.sequence.wire import Transfer, Wire
+from parallel.sequence.wire import Wire
 from parallel.topology import Topology
+from parallel.transfer import Transfer
 from ranks import run_on_ranks
 
 TOKENS, WINDOW, SHORT = 768, 20, (20,) * 38 + (8,)

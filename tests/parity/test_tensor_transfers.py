@@ -14,10 +14,11 @@ from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
-from parallel.collectives import Flight, start_gather, start_scatter_sum
+from parallel.collectives import start_gather, start_scatter_sum
 from parallel.mesh import AxisGroup, start
 from parallel.tensor.apply import cut_model, initialise_cut
 from parallel.topology import Topology
+from parallel.transfer import Transfer
 from ranks import run_on_ranks
 
 CPU = torch.device("cpu")
@@ -44,11 +45,11 @@ class Transfers:
         self.received: list[tuple[int, ...]] = []
         self.num_bytes = 0
         self.buffers: list[StorageWeakRef] = []
-        monkeypatch.setattr(Flight, "__init__", self._started(Flight.__init__))
+        monkeypatch.setattr(Transfer, "__init__", self._started(Transfer.__init__))
 
     def _started(self, original: Any) -> Any:
-        def started(flight: Flight, received: Tensor, work: Any) -> None:
-            original(flight, received, work)
+        def started(transfer: Transfer, works: Any, received: Tensor) -> None:
+            original(transfer, works, received)
             self.received.append(tuple(received.shape))
             self.num_bytes += received.numel() * received.element_size() * (SIZE - 1) // SIZE
             self.buffers.append(StorageWeakRef(received.untyped_storage()))
@@ -186,21 +187,21 @@ class Wire:
         self.counter = FlopCounterMode(display=False)
         self.waited = self.busy = self.free_at = 0.0
         due: dict[int, float] = {}
-        begin, land = Flight.__init__, Flight.land
+        begin, wait = Transfer.__init__, Transfer.wait
 
-        def started(flight: Flight, received: Tensor, work: Any) -> None:
-            begin(flight, received, work)
+        def started(transfer: Transfer, works: Any, received: Tensor) -> None:
+            begin(transfer, works, received)
             duration = received.numel() * received.element_size() * products_per_byte
             self.busy += duration
             self.free_at = max(self.free_at, self.now()) + duration
-            due[id(flight)] = self.free_at
+            due[id(transfer)] = self.free_at
 
-        def landed(flight: Flight) -> Tensor:
-            self.waited += max(0.0, due.pop(id(flight)) - self.now())
-            return land(flight)
+        def waited(transfer: Transfer) -> Tensor:
+            self.waited += max(0.0, due.pop(id(transfer)) - self.now())
+            return wait(transfer)
 
-        monkeypatch.setattr(Flight, "__init__", started)
-        monkeypatch.setattr(Flight, "land", landed)
+        monkeypatch.setattr(Transfer, "__init__", started)
+        monkeypatch.setattr(Transfer, "wait", waited)
 
     def now(self) -> float:
         return self.counter.get_total_flops() + self.waited
