@@ -109,17 +109,6 @@ def finish(local: LocalModel, mesh: Mesh) -> tuple[NamedParameters, TiedWeight]:
     return NamedParameters(named, cuts), tied
 
 
-def regions_obstacle(parallel: ParallelConfig) -> str:
-    """Why the regions between attention calls cannot be compiled in this layout; empty: they can."""
-    if parallel.tensor > 1:
-        return f"with parallel.tensor={parallel.tensor} transfers run inside them"
-    if parallel.zero_stage == 3:
-        return "with parallel.zero_stage=3 weights are gathered module by module inside them"
-    if parallel.pipeline > 1 and parallel.pipeline_schedule == "zbv":
-        return "zbv takes the gradient of every weight by itself, and would run a region's backward for each"
-    return ""
-
-
 def compile_stages(local: LocalModel) -> None:
     """Step 6."""
     for stage in local.stages:

@@ -24,10 +24,10 @@ from model.flops import parameter_count
 from parallel.checkpoint import tensors as checkpoint_tensors
 from parallel.mesh import Mesh, arrange
 from train.build_trainer import build_trainer, dealer
-from train.checkpointing import checkpoint
 from train.checkpointing import folder as checkpoint_folder
-from train.checkpointing.checkpoint import Checkpoints, RunState
+from train.checkpointing.checkpoint import Checkpoints, verify
 from train.checkpointing.resume import sound_checkpoint
+from train.checkpointing.state import RunState, differences, read_index, read_state
 from train.configuration import compose
 from train.configuration.schema import RunConfig
 from train.evaluation.held_out import HeldOut
@@ -141,12 +141,12 @@ def load_state(
     if path is None:
         fresh = RunState(model=dataclasses.asdict(config.model), data=identity)
     else:
-        fresh = checkpoint.read_state(path)
+        fresh = read_state(path)
         before = max(0, fresh.tokens_seen - 1)
         stage = schedule.stage_at(before)
         last = fresh.tokens_seen - stage.shape.batch_tokens
         base = bases_by_kind(config.model, schedule.at(max(stage.start, last)).rope_base)
-        wrong = checkpoint.differences(
+        wrong = differences(
             fresh,
             config.model,
             rope_base=base,
@@ -229,7 +229,7 @@ def rebuild(run: Run, corpus: Corpus, folder: Path) -> None:
     Raises:
         DamagedCheckpoint: a file in `folder` is not what was written.
     """
-    checkpoint.verify(
+    verify(
         folder,
         run.mesh,
         lambda line: say(line, run.folder / "log.txt") if run.mesh.is_main else None,
@@ -262,7 +262,7 @@ def _trainer(
     except ValueError as error:  # not a refusal of ours: it keeps its traceback
         raise RuntimeError("the engine could not be built") from error
     if resume is not None:
-        index = mesh.together(lambda: checkpoint.read_index(resume))
+        index = mesh.together(lambda: read_index(resume))
         checkpoint_tensors.read(trainer.engine, resume, index, adam_steps=state.adam_steps)
     return trainer
 

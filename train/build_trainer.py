@@ -19,11 +19,12 @@ from parallel.config import ParallelConfig
 from parallel.engine.engine import TrainingEngine, materialise
 from parallel.engine.settings import DTYPES, zero_settings
 from parallel.mesh import Mesh
-from parallel.parallelize import build_local, compile_stages, finish, regions_obstacle
+from parallel.parallelize import build_local, compile_stages, finish
 from parallel.pipeline.placement import Placement
 from parallel.pipeline.runner import PipelineRunner
 from parallel.pipeline.schedule import TimedAction
 from parallel.pipeline.timeline import timeline_table, write_timeline
+from parallel.regions import regions_obstacle
 from parallel.sequence.balance import deal
 from parallel.sequence.layout import SequenceShare, build_share
 from parallel.sequence.traffic import TrafficMeter

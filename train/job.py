@@ -11,7 +11,7 @@ from data.sources import Corpus
 from model.attention.core import choose_core
 from model.flops import parameter_count
 from parallel import mesh as world
-from parallel.checkpoint.tensors import DamagedCheckpoint
+from parallel.checkpoint.index import DamagedCheckpoint
 from parallel.config import ParallelConfig
 from parallel.engine.settings import DTYPES
 from parallel.mesh import Mesh

@@ -15,7 +15,8 @@ import torch
 from data.loader import GlobalBatch
 from parallel.mesh import Mesh
 from parallel.watch.waiting import waiting
-from train.checkpointing.checkpoint import Checkpoints, RunState
+from train.checkpointing.checkpoint import Checkpoints
+from train.checkpointing.state import RunState
 from train.configuration.schema import RunConfig
 from train.evaluation.held_out import HeldOut, evaluate
 from train.health import bad_step, spikes

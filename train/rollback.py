@@ -19,8 +19,8 @@ from typing import Any
 from data.sources import Corpus
 from train import build
 from train.checkpointing import folder as checkpoint_folder
-from train.checkpointing.checkpoint import RunState
 from train.checkpointing.resume import sound_checkpoint
+from train.checkpointing.state import RunState
 from train.durable import write_durably
 from train.health.bad_step import LossSpike
 from train.loop import Run

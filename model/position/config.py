@@ -3,15 +3,6 @@
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 
-import torch
-from torch import Tensor
-
-from model.position.frequencies import inverse_frequencies
-from model.position.linear import interpolate
-from model.position.llama3 import llama3
-from model.position.ntk import ntk_base
-from model.position.yarn import yarn, yarn_attention_factor
-
 SCALINGS = ("none", "linear", "ntk", "yarn", "llama3")
 # Which fields a method reads, besides `base`.
 _READ = {
@@ -91,36 +82,3 @@ class RopeConfig:
 
 # Rotation as it was published.
 UNSCALED = RopeConfig()
-
-
-def frequencies(
-    rope: RopeConfig, scheduled_base: float, head_dim: int, device: torch.device | str = "cpu"
-) -> tuple[Tensor, float]:
-    """Radians per token of every pair, float64 (P,), and what cosines and sines are multiplied by."""
-    base = rope.base_of(scheduled_base)
-    if rope.scaling == "ntk":
-        base = ntk_base(base, rope.factor, head_dim)
-    unscaled_P = inverse_frequencies(base, head_dim, device)
-    if rope.scaling == "linear":
-        return interpolate(unscaled_P, rope.factor), 1.0
-    if rope.scaling == "llama3":
-        scaled_P = llama3(
-            unscaled_P,
-            rope.factor,
-            original_length=rope.original_length,
-            low=rope.low_frequency,
-            high=rope.high_frequency,
-        )
-        return scaled_P, 1.0
-    if rope.scaling == "yarn":
-        scaled_P = yarn(
-            unscaled_P,
-            rope.factor,
-            base=base,
-            original_length=rope.original_length,
-            fast=rope.beta_fast,
-            slow=rope.beta_slow,
-            truncate=rope.truncate,
-        )
-        return scaled_P, rope.attention_factor or yarn_attention_factor(rope.factor)
-    return unscaled_P, 1.0

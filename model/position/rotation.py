@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from model.norm import statistics_dtype
-from model.position.config import UNSCALED, RopeConfig, frequencies
+from model.position.config import UNSCALED, RopeConfig
+from model.position.frequencies import frequencies
 
 
 @dataclass(frozen=True, eq=False)

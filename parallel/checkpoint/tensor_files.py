@@ -15,23 +15,18 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from parallel.checkpoint.index import FileRecord
+
 WRITE_BYTES = 8 << 20
 READ_BYTES = 8 << 20
 _ALIGNMENT = 8
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-
-
-class FileRecord(TypedDict):
-    """What a file must be."""
-
-    bytes: int
-    sha256: str
 
 
 class Entry(NamedTuple):

@@ -10,37 +10,18 @@ import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypedDict
 
 import torch
 from torch import Tensor
 
-from parallel.checkpoint.tensor_files import FileRecord, file_record, map_tensors, write_tensors
+from parallel.checkpoint.index import DamagedCheckpoint, FileRecord, Index, TensorRecord
+from parallel.checkpoint.tensor_files import file_record, map_tensors, write_tensors
 from parallel.engine.engine import ADAM_STATES, TrainingEngine
 from parallel.mesh import Mesh
 
 KINDS = ("weight", *ADAM_STATES)
 # Between two words about a long verification.
 PROGRESS_SECONDS = 10.0
-
-
-class DamagedCheckpoint(ValueError):
-    """A checkpoint is not what was written."""
-
-
-class TensorRecord(TypedDict):
-    """Where a tensor is and what it must be."""
-
-    file: str
-    shape: list[int]
-    dtype: str
-
-
-class Index(TypedDict):
-    """Everything that the ranks wrote."""
-
-    files: dict[str, FileRecord]
-    tensors: dict[str, TensorRecord]
 
 
 def owners(sizes: Sequence[int], num_ranks: int) -> list[int]:
@@ -249,27 +230,3 @@ def verify_alone(folder: Path, index: Index) -> None:
     _compare_sizes(folder, index)
     for name, record in index["files"].items():
         _compare(folder, name, record, 0, lambda size: None)  # noqa: ARG005
-
-
-def checked_index(content: dict[str, object]) -> Index:
-    """An index as it was read from JSON.
-
-    Raises:
-        ValueError: it names files outside the folder, or is not an index.
-    """
-    files, tensors = content.get("files"), content.get("tensors")
-    if not isinstance(files, dict) or not isinstance(tensors, dict):
-        raise ValueError("it has no tables of files and tensors")
-    for name, record in files.items():
-        if not name or Path(name).name != name:
-            raise ValueError(f"{name!a} is not a name of a file in its folder")
-        types = {key: type(value) for key, value in record.items()} if type(record) is dict else {}
-        if types != {"bytes": int, "sha256": str}:
-            raise ValueError(f"{name!a} has no size and sha256")
-    for key, record in tensors.items():
-        if not (isinstance(record, dict) and record.get("file") in files):
-            raise ValueError(f"{key!a} is in no file")
-        shape = record.get("shape")
-        if not (isinstance(shape, list) and all(isinstance(size, int) for size in shape)):
-            raise ValueError(f"{key!a} has no shape")
-    return {"files": files, "tensors": tensors}

@@ -303,10 +303,10 @@ class TrainingEngine:
         """
         for name, full in tensors:
             parameter, cut = self.parameters.named[name], self.parameters.cut(name)
-            self._set_shard(parameter, cut.of(full["weight"]), None)
+            self._set_shard(parameter, full["weight"][cut.part(full["weight"].shape)], None)
             if adam_steps > 0:
                 for key in ADAM_STATES:
-                    self._set_shard(parameter, cut.of(full[key]), key)
+                    self._set_shard(parameter, full[key][cut.part(full[key].shape)], key)
         self._refresh_low_precision()
         if self._tied is not None:
             self._tied.follow()

@@ -31,7 +31,7 @@ def cut_model(model: Transformer, group: AxisGroup) -> None:
         for name, parameter in list(module.named_parameters(recurse=False)):
             cut = cut_of(f"{prefix}.{name}", model.config, group.rank, group.size)
             if cut.parts > 1:
-                part = cut.of(parameter.detach())
+                part = parameter.detach()[cut.part(parameter.shape)]
                 part = part.clone(memory_format=torch.contiguous_format)
                 setattr(module, name, nn.Parameter(part))
         if isinstance(module, nn.Linear):
@@ -65,4 +65,4 @@ def initialise_cut(
     full = torch.empty(cut.full_shape(tuple(tensor.shape)), dtype=tensor.dtype)
     initialize_parameter(name, full, config, seed)
     with torch.no_grad():
-        tensor.copy_(cut.of(full))
+        tensor.copy_(full[cut.part(full.shape)])

@@ -14,9 +14,8 @@ Biases of cut rows are cut with them.
 A parameter's logical form is the whole one; initial weights, gradient norm and checkpoints speak of that.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from model.config import ModelConfig
 
@@ -41,10 +40,11 @@ class Cut:
     replicas: int
     is_owner: bool
 
-    def of(self, full: Tensor) -> Tensor:
-        """This rank's part of the logical tensor, a view."""
-        width = full.shape[self.dim] // self.parts
-        return full.narrow(self.dim, self.index * width, width)
+    def part(self, shape: Sequence[int]) -> tuple[slice, ...]:
+        """Where this rank's part lies in the logical tensor of this shape: `full[cut.part(full.shape)]` is a view."""
+        width = shape[self.dim] // self.parts
+        part = slice(self.index * width, (self.index + 1) * width)
+        return (*(slice(None) for _ in range(self.dim)), part)
 
     def full_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Logical shape of a parameter whose part has this shape."""

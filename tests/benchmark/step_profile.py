@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from parallel import mesh as world
 from train import build
-from train.checkpointing.checkpoint import RunState
+from train.checkpointing.state import RunState
 from train.configuration.compose import compose_run
 from train.configuration.schema import RunConfig
 from train.loop import Run

@@ -11,21 +11,16 @@ from safetensors.torch import load_file
 
 from model.config import ModelConfig
 from parallel.checkpoint import tensors
+from parallel.checkpoint.index import DamagedCheckpoint, Index
 from parallel.config import OptimizerConfig, ParallelConfig
 from parallel.engine.engine import TrainingEngine, materialise
 from parallel.engine.settings import DTYPES, zero_settings
 from parallel.mesh import Mesh, start
 from parallel.parameters import NamedParameters
 from ranks import run_on_ranks
-from train.checkpointing.checkpoint import (
-    Checkpoints,
-    RunState,
-    differences,
-    read_index,
-    read_state,
-    verify,
-)
+from train.checkpointing.checkpoint import Checkpoints, verify
 from train.checkpointing.folder import latest
+from train.checkpointing.state import RunState, differences, read_index, read_state
 
 CPU = torch.device("cpu")
 
@@ -97,7 +92,7 @@ def stages(precision: str) -> tuple[int, ...]:
     return (0, 1, 2, 3) if precision == "float32" else (1, 2, 3)
 
 
-def keep(engine: TrainingEngine, folder: Path) -> tensors.Index:
+def keep(engine: TrainingEngine, folder: Path) -> Index:
     """Write the engine's tensors and, beside them, their index."""
     if engine.mesh.is_main:
         folder.mkdir()
@@ -213,7 +208,7 @@ def test_damage_that_one_rank_finds_is_known_to_all(tmp_path: Path) -> None:
             content[-5] ^= 1
             path.write_bytes(content)
         mesh.gather_objects(None)
-        with pytest.raises(tensors.DamagedCheckpoint) as caught:
+        with pytest.raises(DamagedCheckpoint) as caught:
             verify(folder, mesh, print)
         return str(caught.value)
 

@@ -14,7 +14,7 @@ from data.sources import open_source
 from ranks import run_on_ranks
 from tests.conftest import SmallCorpus
 from tests.unit.huggingface_cases import CASES, their_model
-from train.checkpointing.checkpoint import read_state
+from train.checkpointing.state import read_state
 from train.configuration import validate
 from train.configuration.compose import compose_run
 from train.huggingface.export_model import main as export

@@ -22,6 +22,7 @@ from model.initialization import initialize
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 from parallel.checkpoint import tensors
+from parallel.checkpoint.index import Index
 from parallel.config import OptimizerConfig, ParallelConfig
 from parallel.engine.engine import has_decay
 from parallel.mesh import Mesh, World, arrange, start
@@ -287,7 +288,7 @@ def test_a_checkpoint_moves_between_all_layouts_in_one_process(
     def work(rank: int, world_size: int) -> list[str]:
         mesh = start(CPU, 60)
         before: dict[str, dict[str, Tensor]] = {}
-        index = tensors.Index(files={}, tensors={})
+        index = Index(files={}, tensors={})
         wrong: list[str] = []
         for number, parallel in enumerate(LAYOUTS):
             mesh = arrange(mesh.world, parallel.topology(world_size))

@@ -22,7 +22,8 @@ from data.sources import open_corpus
 from model.transformer import Transformer
 from ranks import run_on_ranks
 from train import job, loop
-from train.checkpointing.checkpoint import FORMAT, STATE, Checkpoints, read_state
+from train.checkpointing.checkpoint import Checkpoints
+from train.checkpointing.state import FORMAT, STATE, read_state
 from train.configuration.compose import compose_run
 from train.schedule.stages import build_schedule
 

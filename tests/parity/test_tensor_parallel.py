@@ -118,7 +118,7 @@ def cut_transformer(config: ModelConfig, group: AxisGroup, **parts: Any) -> Tran
         if parameter.dim() == 1:
             cut = cut_of(name, config, group.rank, group.size)
             (size,) = cut.full_shape(tuple(parameter.shape))
-            parameter.data.copy_(cut.of(vector(name, size)))
+            parameter.data.copy_(vector(name, size)[cut.part((size,))])
     model.double()
     sum_replicated_gradients(model, group)
     mark_owners(model, group)

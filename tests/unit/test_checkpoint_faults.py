@@ -15,21 +15,13 @@ import pytest
 import torch
 
 from data.sealed_json import seal
-from parallel.checkpoint.tensors import DamagedCheckpoint
+from parallel.checkpoint.index import DamagedCheckpoint
 from parallel.mesh import Mesh, start
 from ranks import run_on_ranks
-from train.checkpointing.checkpoint import (
-    INDEX,
-    STATE,
-    CheckpointFailed,
-    Checkpoints,
-    RunState,
-    read_index,
-    read_state,
-    verify,
-)
+from train.checkpointing.checkpoint import CheckpointFailed, Checkpoints, verify
 from train.checkpointing.folder import complete, find_before, latest, pointer_problem, set_aside
 from train.checkpointing.resume import sound_checkpoint
+from train.checkpointing.state import INDEX, STATE, RunState, read_index, read_state
 
 CALLS = ("open", "write", "fsync", "mkdir", "rename", "replace", "rmdir")
 

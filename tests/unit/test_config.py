@@ -10,7 +10,7 @@ from data.sealed_json import seal
 from model.config import ModelConfig
 from model.flops import parameter_count
 from model.position.config import RopeConfig
-from train.checkpointing.checkpoint import FORMAT, RunState
+from train.checkpointing.state import FORMAT, RunState
 from train.configuration import validate
 from train.configuration.compose import (
     ConfigMistakes,

@@ -28,12 +28,12 @@ from model.position.frequencies import inverse_frequencies
 from model.transformer import Transformer
 from parallel.checkpoint.tensor_files import map_tensors
 from tests.unit.huggingface_cases import CASES, LENGTHS, SIZES, WINDOW, their_model
-from train.checkpointing.checkpoint import FORMAT, read_index, read_state
+from train.checkpointing.state import FORMAT, read_index, read_state
 from train.configuration.compose import compose_run, groups
 from train.configuration.typed_model import typed_model
-from train.huggingface.config import scheduled_base
 from train.huggingface.export_model import ExportOptions, export_model
 from train.huggingface.import_model import import_model, main
+from train.schedule.rope_base import scheduled_base
 
 
 def our_model(checkpoint: Path, **changes: Any) -> tuple[Transformer, float]:

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from model.position.config import RopeConfig, frequencies
-from model.position.frequencies import inverse_frequencies
+from model.position.config import RopeConfig
+from model.position.frequencies import frequencies, inverse_frequencies
 from model.position.linear import interpolate
 from model.position.llama3 import llama3
 from model.position.ntk import ntk_base

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from train.checkpointing.checkpoint import RunState
+from train.checkpointing.state import RunState
 from train.configuration.schema import SpikesConfig
 from train.health.bad_step import Held, sort_out
 from train.health.spikes import FLOOR, limit_of_step, loss_limit, remember, wants_back

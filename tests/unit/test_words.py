@@ -4,7 +4,7 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from train.checkpointing.checkpoint import RunState
+from train.checkpointing.state import RunState
 from train.configuration.compose import groups
 from train.configuration.help_text import help_text
 from train.configuration.schema import RunConfig, StageConfig

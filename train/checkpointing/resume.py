@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from parallel.checkpoint.tensors import DamagedCheckpoint
+from parallel.checkpoint.index import DamagedCheckpoint
 from parallel.mesh import Mesh
 from train.checkpointing import folder as checkpoint_folder
 from train.checkpointing.checkpoint import verify

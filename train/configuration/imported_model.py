@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from train.checkpointing.checkpoint import read_state
+from train.checkpointing.state import read_state
 from train.configuration.typed_model import typed_model
-from train.huggingface.config import scheduled_base
+from train.schedule.rope_base import scheduled_base
 
 # The key of conf/model/from_huggingface.yaml; it is gone once the model has taken its place.
 MARK = "from_checkpoint"

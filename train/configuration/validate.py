@@ -16,8 +16,8 @@ from model.flops import parameter_count
 from model.layer_pattern import expand_pattern
 from parallel.config import ParallelConfig
 from parallel.engine.settings import DTYPES
-from parallel.parallelize import regions_obstacle
 from parallel.pipeline.split import pipeline_problems
+from parallel.regions import regions_obstacle
 from parallel.sequence.balance import dealing_problem
 from parallel.tensor.cut import tensor_problems
 from train.checkpointing import folder as checkpoint_folder

@@ -13,7 +13,7 @@ from typing import Any
 
 from data.loader import GlobalBatch
 from parallel.mesh import Mesh
-from train.checkpointing.checkpoint import RunState
+from train.checkpointing.state import RunState
 from train.configuration.schema import TrainConfig
 from train.durable import reason, write_durably
 from train.step import StepResult

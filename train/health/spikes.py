@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from train.checkpointing.checkpoint import RunState
+from train.checkpointing.state import RunState
 from train.configuration.schema import SpikesConfig
 
 _NORMAL = 1.4826

@@ -12,17 +12,10 @@ from model.config import ModelConfig
 from model.huggingface.catalogue import BY_TYPE, family_for
 from model.huggingface.family import Family, Imported
 from model.huggingface.refusal import CannotExpress
-from train.checkpointing.checkpoint import RunState
+from train.checkpointing.state import RunState
+from train.schedule.rope_base import scheduled_base
 
 Json = dict[str, Any]
-
-
-def scheduled_base(model: ModelConfig, rope_base: Mapping[str, float]) -> float:
-    """The base of the layers that follow a schedule; rope_base: of each kind of rotary layer."""
-    for kind, rope in (("full", model.rope_full), ("window", model.rope_window)):
-        if kind in rope_base and not rope.base:
-            return rope_base[kind]
-    return next(iter(rope_base.values()), 10_000.0)
 
 
 def choose_family(model: ModelConfig, base: float, state: RunState, wanted: str) -> Family:

@@ -26,21 +26,18 @@ from model.config import ModelConfig
 from model.huggingface.family import Family
 from model.huggingface.links import Link
 from model.huggingface.refusal import CannotExpress
+from parallel.checkpoint.index import Index
 from parallel.checkpoint.tensor_files import Entry, map_tensors
-from parallel.checkpoint.tensors import Index, verify_alone
-from train.checkpointing.checkpoint import read_index, read_state
+from parallel.checkpoint.tensors import verify_alone
+from train.checkpointing.state import read_index, read_state
 from train.configuration.typed_model import typed_model
 from train.durable import write_durably
-from train.huggingface.config import (
-    choose_family,
-    scheduled_base,
-    write_config,
-    write_generation_config,
-)
+from train.huggingface.config import choose_family, write_config, write_generation_config
 from train.huggingface.folder import SHARD_BYTES, make_folder, write_model
 from train.huggingface.import_model import parameter_shapes
 from train.huggingface.model_card import model_card
 from train.huggingface.tokenizer import find_tokenizer
+from train.schedule.rope_base import scheduled_base
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

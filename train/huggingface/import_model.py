@@ -32,9 +32,9 @@ from model.huggingface.links import Link
 from model.huggingface.refusal import CannotExpress
 from model.position.frequencies import inverse_frequencies
 from model.transformer import Transformer
-from parallel.checkpoint.tensor_files import Entry, FileRecord, write_stream
-from parallel.checkpoint.tensors import Index
-from train.checkpointing.checkpoint import FORMAT, INDEX, STATE, RunState
+from parallel.checkpoint.index import FileRecord, Index
+from parallel.checkpoint.tensor_files import Entry, write_stream
+from train.checkpointing.state import FORMAT, INDEX, STATE, RunState
 from train.durable import write_durably
 from train.huggingface.folder import SHARD_BYTES, ModelFolder, copied, in_order, make_folder, shards
 from train.schedule.rope_base import bases_by_kind

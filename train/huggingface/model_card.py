@@ -6,7 +6,7 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.flops import parameter_count
-from train.checkpointing.checkpoint import RunState
+from train.checkpointing.state import RunState
 
 Json = dict[str, Any]
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from train.checkpointing.checkpoint import RunState
+from train.checkpointing.state import RunState
 from train.records.console import number
 
 

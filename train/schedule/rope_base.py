@@ -135,6 +135,14 @@ def bases_by_kind(model: ModelConfig, base: float) -> dict[str, float]:
     return {kind: kinds[kind].base_of(base) for kind in sorted(kinds)}
 
 
+def scheduled_base(model: ModelConfig, rope_base: Mapping[str, float]) -> float:
+    """The base of the layers that follow a schedule; rope_base: of each kind of rotary layer."""
+    for kind, rope in (("full", model.rope_full), ("window", model.rope_window)):
+        if kind in rope_base and not rope.base:
+            return rope_base[kind]
+    return next(iter(rope_base.values()), 10_000.0)
+
+
 def _constant(base: float) -> BaseCurve:
     return BaseCurve(((0, base),))
 

@@ -1,0 +1,147 @@
+"""The JSON of a checkpoint: where its run stands, what files it must have, and whether a configuration may go on.
+
+What is here reads `state.json` and `index.json` and no tensor, so `--check` can judge a checkpoint without torch.
+"""
+
+import errno
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.sealed_json import BrokenSeal, unseal
+from model.config import ModelConfig
+from parallel.checkpoint.index import DamagedCheckpoint, Index, checked_index
+
+FORMAT = 2
+STATE = "state.json"
+INDEX = "index.json"
+# Why a file cannot be read, where the file is to blame and not this host's view of it.
+_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
+# Not part of what a model is: another kernel may go on with the same weights.
+_NOT_THE_MODEL = {"attention_backend", "init_std"}
+
+
+@dataclass
+class RunState:
+    """Where a run stands. Everything else is a pure function of this and the configuration."""
+
+    step: int = 0
+    tokens_seen: int = 0
+    stage: str = ""
+    adam_steps: int = 0
+    skipped_steps: int = 0
+    # Base of the rotary layers by kind, as of the last step: {"window": ..., "full": ...}.
+    rope_base: dict[str, float] = field(default_factory=dict)
+    # Longest sequence trained on so far, here and in what was imported; in tokens.
+    context_length: int = 0
+    # The packer's place in the data: see data/packing/planner.py. Empty at the start.
+    cursor: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    # What the cursor counts in: sources with their checksums, in order, and the seed.
+    data: dict[str, Any] = field(default_factory=dict)
+    # What the next loss is compared with: losses of the last steps of this stage that did not spike; and how many
+    # steps in a row did, up to here. Empty unless train.spikes looks at them.
+    recent_losses: list[float] = field(default_factory=list)
+    spiking_steps: int = 0
+    # How often the run went back to a checkpoint because of spikes, and the steps it gave up then.
+    rollbacks: int = 0
+    abandoned_steps: int = 0
+    # Of an imported model: its config.json and generation_config.json, and dtypes; for its way back.
+    origin: dict[str, Any] = field(default_factory=dict)
+    # For the record; a checkpoint loads under any layout.
+    layout: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def read_state(folder: Path) -> RunState:
+    """The JSON of a checkpoint.
+
+    Raises:
+        DamagedCheckpoint: it is not there, or not as it was written.
+        ValueError: it is another format's.
+    """
+    content = _unsealed(folder, STATE)
+    try:
+        state = RunState(**content)
+    except TypeError as error:
+        raise ValueError(f"checkpoint {folder}: {STATE} is of another version ({error})") from error
+    for name, value in vars(RunState()).items():
+        if type(getattr(state, name)) is not type(value):
+            raise ValueError(
+                f"checkpoint {folder}: {STATE}: {name} must be a {type(value).__name__}"
+            )
+    return state
+
+
+def read_index(folder: Path) -> Index:
+    """What files and tensors a checkpoint must have.
+
+    Raises:
+        DamagedCheckpoint: the index is not there, or not as it was written.
+        ValueError: it is another format's, or names files outside the folder.
+    """
+    try:
+        return checked_index(_unsealed(folder, INDEX))
+    except DamagedCheckpoint:
+        raise
+    except ValueError as error:
+        raise ValueError(f"checkpoint {folder}: {INDEX}: {error}") from error
+
+
+def _unsealed(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        kind = DamagedCheckpoint if error.errno in _DAMAGE else ValueError
+        raise kind(f"checkpoint {folder}: {name} is not readable ({error.strerror})") from error
+    try:
+        content = unseal(raw)
+    except BrokenSeal as error:
+        if raw.startswith(b'{\n "format": 1,'):
+            content = {"format": 1}
+        else:
+            raise DamagedCheckpoint(f"checkpoint {folder}: {name} is damaged: {error}") from error
+    found = content.pop("format", None)
+    if found != FORMAT:
+        raise ValueError(
+            f"checkpoint {folder}: written in format {found}, this version reads format {FORMAT}; go on "
+            "with the version that wrote it, or start a new run (another run_name)"
+        )
+    return content
+
+
+def differences(
+    state: RunState,
+    model: ModelConfig,
+    *,
+    rope_base: dict[str, float],
+    data: dict[str, Any],
+    allowed: list[str],
+) -> list[str]:
+    """Why `state` may not go on under this configuration, one line each; empty if it may."""
+    found = []
+    wanted = asdict(model)
+    trained = (
+        asdict(ModelConfig()) | state.model
+    )  # what an older version did not know was as it is by default
+    ropes = {"rope_window", "rope_full"} if "rope_scaling" in allowed else set()
+    for name in sorted(wanted.keys() - _NOT_THE_MODEL - ropes):
+        if trained[name] != wanted[name]:
+            way_out = ", or set checkpoint.allow_changes=[rope_scaling]" if "rope_" in name else ""
+            found.append(
+                f"model.{name}={wanted[name]}: the checkpoint's model has {trained[name]}; "
+                f"use that, or start a new run (another run_name){way_out}"
+            )
+    if "rope_base" not in allowed and state.rope_base != rope_base:
+        found.append(
+            f"rope_base: this schedule has {rope_base} where the checkpoint stands, it was trained with "
+            f"{state.rope_base}; restore the schedule, or set checkpoint.allow_changes=[rope_base]"
+        )
+    if "data" not in allowed and state.data and state.data != data:
+        keys = [key for key in data if state.data.get(key) != data[key]]
+        found.append(
+            f"data: {', '.join(keys)} differ from the checkpoint's, so its place in the data means "
+            "nothing here; restore them, or set checkpoint.allow_changes=[data] to begin the data anew"
+        )
+    return found
