@@ -1,8 +1,10 @@
 """One job from its first collective to its closing words."""
 
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -19,6 +21,7 @@ from parallel.rendezvous.meeting import Meeting
 from parallel.timeouts import Timeouts
 from train import build
 from train.checkpointing.checkpoint import CheckpointFailed
+from train.checkpointing.state import RunState
 from train.configuration import validate
 from train.configuration.schema import RunConfig
 from train.durable import reason
@@ -102,28 +105,9 @@ def _timeouts(parallel: ParallelConfig) -> Timeouts:
 
 
 def _train(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> int:
-    schedule, _ = build_schedule(config)
-    assert schedule is not None, "validated before"
+    """Open the run, train it leg by leg, close it. Returns the exit status."""
     try:
-        supervisor.phase("preflight and data preparation")
-        held = mesh.together(lambda: hold_run(build.run_folder(config)) if mesh.is_main else None)
-        corpus = _checked_corpus(config, mesh, schedule)
-        resume, state = build.start_state(config, mesh, schedule=schedule, corpus=corpus)
-        if is_over(config, schedule, state):
-            if mesh.is_main:
-                folder = build.run_folder(config)
-                if not (folder / "report.html").exists():
-                    write_report(folder)
-                sys.stdout.write(closing_words(folder, state, finished=True))
-            return 0
-        first = schedule.stage_at(state.tokens_seen)
-        mesh = world.arrange(mesh.world, first.parallel.topology(mesh.world_size))
-        supervisor.phase("building the model")
-        run = build.build_run(
-            config, mesh, schedule=schedule, corpus=corpus, state=state, resume=resume
-        )
-        run.supervisor = supervisor
-        loader = build.build_loader(run, corpus)
+        opened = _open(config, mesh, supervisor)
     except preflight.Unsound as error:
         supervisor.refused(str(error))
         return preflight.refuse_unsound(error)
@@ -134,21 +118,86 @@ def _train(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> int:
         failure = f"{reason(error)}; mend that and start the same command again"
         supervisor.refused(failure)
         return refuse([failure], FAILURE)
+    if opened is None:
+        return 0
     started = datetime.now(UTC)
+    ending, failure = _train_legs(opened, supervisor)
+    supervisor.no_step_expected()
+    supervisor.phase("closing")
+    failure = _close(opened, started, failure)
+    if failure:
+        supervisor.refused(failure)
+        return refuse([failure], FAILURE)
+    if mesh.is_main:
+        finished = ending is Ending.OVER
+        sys.stdout.write(closing_words(opened.run.folder, opened.run.state, finished=finished))
+    if opened.lock is not None:
+        opened.lock.close()
+    return STOPPED if ending is Ending.ASKED else 0
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A run that can take its first step."""
+
+    run: Run
+    corpus: Corpus
+    # Batches of the first leg.
+    loader: Loader
+    progress: Progress
+    # Of the main rank, where the file system has locks: held until the run ends.
+    lock: TextIO | None
+
+
+def _open(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> _Opened | None:
+    """Everything before the first step; None where the run is over already, which is said. Collective.
+
+    Raises:
+        Unsound, ValueError, OSError: on every rank, why the run cannot start.
+    """
+    schedule, _ = build_schedule(config)
+    assert schedule is not None, "validated before"
+    supervisor.phase("preflight and data preparation")
+    lock = mesh.together(lambda: hold_run(build.run_folder(config)) if mesh.is_main else None)
+    corpus = _checked_corpus(config, mesh, schedule)
+    resume, state = build.start_state(config, mesh, schedule=schedule, corpus=corpus)
+    if is_over(config, schedule, state):
+        if mesh.is_main:
+            _say_over(build.run_folder(config), state)
+        return None
+    first = schedule.stage_at(state.tokens_seen)
+    mesh = world.arrange(mesh.world, first.parallel.topology(mesh.world_size))
+    supervisor.phase("building the model")
+    run = build.build_run(
+        config, mesh, schedule=schedule, corpus=corpus, state=state, resume=resume
+    )
+    run.supervisor = supervisor
     progress = Progress(
         schedule,
-        tokens_seen=run.state.tokens_seen,
+        tokens_seen=state.tokens_seen,
         total_tokens=run.total_tokens,
         seconds=config.logging.console_seconds,
         speaks=mesh.is_main,
         log=run.folder / "log.txt",
     )
+    loader = build.build_loader(run, corpus)
     for line in _opening_words(run, resume):
         progress.line(line)
-    ending, failure = Ending.OVER, ""
+    return _Opened(run, corpus, loader, progress, lock)
+
+
+def _say_over(folder: Path, state: RunState) -> None:
+    if not (folder / "report.html").exists():
+        write_report(folder)
+    sys.stdout.write(closing_words(folder, state, finished=True))
+
+
+def _train_legs(opened: _Opened, supervisor: Supervisor) -> tuple[Ending, str]:
+    """Train through all layouts, and back over spikes. Why it ended, and what failed, or nothing."""
+    run, corpus, progress = opened.run, opened.corpus, opened.progress
     with progress, StopSignal() as signal:
         try:
-            ending = _train_leg(run, loader, progress, signal)
+            ending = _train_leg(run, opened.loader, progress, signal)
             while ending is Ending.SPIKED or (ending is Ending.OVER and not run.is_over):
                 supervisor.no_step_expected()
                 if ending is Ending.SPIKED:
@@ -157,28 +206,24 @@ def _train(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> int:
                 else:
                     supervisor.phase("layout change")
                     build.reform(run, corpus)
-                    progress.line(f"{config.run_name}: now {_describe_layout(run)}")
+                    progress.line(f"{run.config.run_name}: now {_describe_layout(run)}")
                 ending = _train_leg(run, build.build_loader(run, corpus), progress, signal)
         except (NonFiniteStep, LossSpike, RunFailed, CheckpointFailed, DamagedCheckpoint) as error:
-            failure = str(error)
-    supervisor.no_step_expected()
-    supervisor.phase("closing")
+            return Ending.OVER, str(error)
+    return ending, ""
+
+
+def _close(opened: _Opened, started: datetime, failure: str) -> str:
+    """The last checkpoint, the records and the report; returns what failed, or nothing. Collective."""
+    run = opened.run
     run.checkpoints.close()
     try:
         run.mesh.together(lambda: _close_logs(run, started, failed=bool(failure)))
     except OSError as error:
         failure = failure or f"the run's last rows or its summary: {reason(error)}"
     for line in run.news():
-        progress.line(line)
-    if failure:
-        supervisor.refused(failure)
-        return refuse([failure], FAILURE)
-    if mesh.is_main:
-        finished = ending is Ending.OVER
-        sys.stdout.write(closing_words(run.folder, run.state, finished=finished))
-    if held is not None:
-        held.close()
-    return STOPPED if ending is Ending.ASKED else 0
+        opened.progress.line(line)
+    return failure
 
 
 def _checked_corpus(config: RunConfig, mesh: Mesh, schedule: Schedule) -> Corpus:
