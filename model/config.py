@@ -183,7 +183,7 @@ class ModelConfig:
         kinds = [LAYER_KINDS[name] for name in self.layer_pattern]
         for name, windowed in (("rope_window", True), ("rope_full", False)):
             rope: RopeConfig = getattr(self, name)
-            found += rope.problems(f"model.{name}")
+            found += rope.problems(f"model.{name}", self.head_dim)
             used = any(kind.rotary and kind.windowed == windowed for kind in kinds)
             if rope != RopeConfig() and not used:
                 found.append(

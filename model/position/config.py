@@ -1,5 +1,6 @@
 """The knobs of one kind of rotary layer, and which method each belongs to."""
 
+import math
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 
@@ -14,6 +15,9 @@ _READ = {
     ),
     "llama3": frozenset({"factor", "original_length", "low_frequency", "high_frequency"}),
 }
+
+# Far beyond any model, and far below what a power of a float cannot hold.
+MOST_FACTOR = 1e6
 
 
 @dataclass
@@ -39,8 +43,8 @@ class RopeConfig:
     low_frequency: float = 1.0
     high_frequency: float = 4.0
 
-    def problems(self, key: str) -> list[str]:
-        """Every rule this breaks, one line each; `key` is where it stands."""
+    def problems(self, key: str, head_dim: int) -> list[str]:
+        """Every rule this breaks, one line each; `key` is where it stands, head_dim the layers' own."""
         if self.scaling not in SCALINGS:
             nearest = get_close_matches(self.scaling, SCALINGS, n=1, cutoff=0.0)[0]
             return [
@@ -56,12 +60,34 @@ class RopeConfig:
                 found.append(
                     f"{key}.{field.name}={value}: has no effect with {key}.scaling={self.scaling}; drop it"
                 )
-        if "factor" in read and not 1.0 <= self.factor < float("inf"):
-            found.append(f"{key}.factor={self.factor}: must be 1 or more")
-        if "original_length" in read and self.original_length < 1:
+        if "factor" in read:
+            found += self._factor_problems(key, head_dim)
+        found += self._limit_problems(key) or (
+            self._length_problems(key) if "original_length" in read else []
+        )
+        if not 0.0 <= self.attention_factor < float("inf"):
+            found.append(f"{key}.attention_factor={self.attention_factor}: must be 0 or more")
+        return found
+
+    def _factor_problems(self, key: str, head_dim: int) -> list[str]:
+        found = []
+        own_factor = self.scaling == "yarn" and self.attention_factor > 0.0
+        if self.factor == 1.0 and not own_factor:
             found.append(
-                f"{key}.original_length={self.original_length}: must be the length before scaling"
+                f"{key}.factor=1: {self.scaling} scales nothing; give how many times the trained length, or "
+                f"{key}.scaling=none"
             )
+        elif not 1.0 <= self.factor <= MOST_FACTOR:
+            found.append(f"{key}.factor={self.factor}: must be above 1 and at most {MOST_FACTOR:g}")
+        if self.scaling == "ntk" and head_dim <= 2:
+            found.append(
+                f"{key}.scaling=ntk: needs model.head_dim above 2, it is {head_dim}: one pair turns by a radian a "
+                "token whatever the base is; use linear"
+            )
+        return found
+
+    def _limit_problems(self, key: str) -> list[str]:
+        found = []
         if not 0.0 < self.beta_slow < self.beta_fast < float("inf"):
             found.append(
                 f"{key}.beta_slow={self.beta_slow}: must be positive and below beta_fast={self.beta_fast}"
@@ -71,9 +97,27 @@ class RopeConfig:
                 f"{key}.low_frequency={self.low_frequency}: must be positive and below "
                 f"high_frequency={self.high_frequency}"
             )
-        if not 0.0 <= self.attention_factor < float("inf"):
-            found.append(f"{key}.attention_factor={self.attention_factor}: must be 0 or more")
         return found
+
+    def _length_problems(self, key: str) -> list[str]:
+        """`original_length` must reach as far as the slowest turns that the method counts in it.
+
+        The fastest pair makes original_length / 2 pi turns. With fewer than the lower limit every pair would be
+        beyond the ramp, and YaRN's ramp would turn round.
+        """
+        slow = self.beta_slow if self.scaling == "yarn" else self.low_frequency
+        least = math.ceil(2.0 * math.pi * slow)
+        if self.original_length < 1:
+            return [
+                f"{key}.original_length={self.original_length}: must be the length before scaling, in tokens"
+            ]
+        if self.original_length < least:
+            limit = "beta_slow" if self.scaling == "yarn" else "low_frequency"
+            return [
+                f"{key}.original_length={self.original_length}: no pair makes {limit}={slow:g} turns over so few "
+                f"tokens, {self.scaling} has nothing to keep; give the length before scaling, at least {least}"
+            ]
+        return []
 
     def base_of(self, scheduled: float) -> float:
         """The base of these layers where the schedule's is `scheduled`."""

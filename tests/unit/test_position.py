@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from model.config import ModelConfig
 from model.position.config import RopeConfig
 from model.position.frequencies import frequencies, inverse_frequencies
 from model.position.linear import interpolate
@@ -95,17 +96,60 @@ def test_a_kind_of_layer_has_its_own_base_and_scaling():
     assert factor == 1.5
 
 
+YARN = {"scaling": "yarn", "factor": 2.0, "original_length": 64}
+LLAMA3 = {**YARN, "scaling": "llama3"}
+NAN = float("nan")
+
+
 @pytest.mark.parametrize(
     ("rope", "says"),
     [
         (RopeConfig(scaling="yearn"), "did you mean yarn"),
         (RopeConfig(factor=2.0), "has no effect with model.rope_full.scaling=none"),
-        (RopeConfig(scaling="linear", factor=0.5), "must be 1 or more"),
+        (RopeConfig(scaling="linear", factor=0.5), "must be above 1"),
+        (RopeConfig(scaling="linear"), "scales nothing"),
+        (RopeConfig(scaling="linear", factor=NAN), "must be above 1"),
+        (RopeConfig(scaling="ntk", factor=1e300), "at most 1e+06"),
         (RopeConfig(scaling="yarn", factor=2.0), "must be the length before scaling"),
+        (RopeConfig(**YARN | {"factor": 1.0}), "scales nothing"),
+        (RopeConfig(**YARN | {"original_length": 6}), "no pair makes beta_slow=1 turns"),
+        (RopeConfig(**YARN | {"original_length": 18}, beta_slow=3.0), "at least 19"),
+        (RopeConfig(**YARN, beta_fast=0.5), "below beta_fast"),
+        (RopeConfig(**YARN, beta_slow=NAN), "below beta_fast"),
+        (RopeConfig(**YARN, attention_factor=NAN), "must be 0 or more"),
+        (RopeConfig(**LLAMA3 | {"original_length": 0}), "must be the length before scaling"),
+        (RopeConfig(**LLAMA3 | {"original_length": 6}), "no pair makes low_frequency=1 turns"),
+        (RopeConfig(**LLAMA3, low_frequency=4.0), "below high_frequency"),
         (RopeConfig(base=0.5), "must be above 1"),
-        (RopeConfig(scaling="yarn", factor=2.0, original_length=9, beta_fast=0.5), "below beta_fast"),
+        (RopeConfig(base=1.0), "must be above 1"),
+        (RopeConfig(base=-1e4), "must be above 1"),
+        (RopeConfig(base=NAN), "must be above 1"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(rope, says):
-    (line,) = rope.problems("model.rope_full")
+    (line,) = rope.problems("model.rope_full", 64)
     assert says in line
+
+
+def test_ntk_of_a_single_pair_is_refused_and_of_two_is_not():
+    rope = RopeConfig(scaling="ntk", factor=2.0)
+    (line,) = rope.problems("model.rope_full", 2)
+    assert "needs model.head_dim above 2" in line
+    assert rope.problems("model.rope_full", 4) == []
+    model = ModelConfig(head_dim=2, layer_pattern=["full_rope"], rope_full=rope)
+    assert model.problems() == [line]
+
+
+@pytest.mark.parametrize("head_dim", [2, 16, 128])
+@pytest.mark.parametrize("slow", [0.1, 1.0, 3.0])
+def test_the_shortest_length_that_is_allowed_scales_the_slow_pairs(head_dim, slow):
+    shortest = math.ceil(2 * math.pi * slow)
+    for scaling in ("yarn", "llama3"):
+        limits = {"beta_slow": slow} if scaling == "yarn" else {"low_frequency": slow}
+        rope = RopeConfig(scaling=scaling, factor=2.0, original_length=shortest, **limits)
+        assert rope.problems("rope", head_dim) == []
+        scaled, _ = frequencies(rope, 1e4, head_dim)
+        plain = inverse_frequencies(1e4, head_dim)
+        assert bool((scaled <= plain).all())
+        if head_dim > 2:
+            assert scaled[-1].item() == pytest.approx(plain[-1].item() / 2.0, rel=1e-12)
