@@ -11,10 +11,11 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.files import write_durably
 from data.formats.readers import BadRecord, Document, read_documents
 from data.prepare.job import PrepareOptions, prepare
 from data.tokenizer.sentencepiece_model import Tokenizer, train_on_files
-from data.tokens.manifest import Manifest, OtherVersion, manifest_path, verify, write_whole
+from data.tokens.manifest import Manifest, OtherVersion, manifest_path, verify
 
 NAME = "python_stdlib"
 SKIPPED_FOLDERS = frozenset({"__pycache__", "dist-packages", "site-packages"})
@@ -128,4 +129,4 @@ def _make_tokenizer(path: str, files: list[str], recipe: Manifest, show_progress
         show_progress=show_progress,
     )
     made = {**recipe, "sha256": tokenizer.sha256}
-    write_whole(record, json.dumps(made, indent=1).encode() + b"\n")
+    write_durably(record, json.dumps(made, indent=1).encode() + b"\n")

@@ -10,7 +10,6 @@ has learnt anything beyond neighbours is below the bigram.
 
 import hashlib
 import io
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.batch import IGNORE
+from data.files import write_durably
 from data.tokens.indexed_dataset import IndexedDataset
 
 CHUNK_TOKENS = 1 << 22
@@ -140,13 +140,8 @@ def cached_fit(
     archive = io.BytesIO()
     np.savez(archive, key=key, counts=made.counts, pairs=made.pairs, pair_counts=made.pair_counts)
     content = archive.getvalue()
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with suppress(OSError):  # a folder that cannot be written: count again next time
-        try:
-            partial.write_bytes(hashlib.sha256(content).digest() + content)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_durably(path, hashlib.sha256(content).digest() + content)
     return made
 
 

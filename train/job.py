@@ -8,6 +8,7 @@ from typing import TextIO
 
 import torch
 
+from data.files import reason
 from data.loader import Loader
 from data.sources import Corpus
 from model.attention.core import choose_core
@@ -24,7 +25,6 @@ from train.checkpointing.checkpoint import CheckpointFailed
 from train.checkpointing.state import RunState
 from train.configuration import validate
 from train.configuration.schema import RunConfig
-from train.durable import reason
 from train.health.bad_step import LossSpike, NonFiniteStep
 from train.health.determinism import make_deterministic
 from train.health.exit_status import FAILURE, STOPPED, refuse, refuse_alone

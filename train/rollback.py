@@ -16,12 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data.files import write_durably
 from data.sources import Corpus
 from train import build
 from train.checkpointing import folder as checkpoint_folder
 from train.checkpointing.resume import sound_checkpoint
 from train.checkpointing.state import RunState
-from train.durable import write_durably
 from train.health.bad_step import LossSpike
 from train.loop import Run
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from data.files import replacing, seal, write_durably
 from data.formats.input_files import Inputs, list_files
 from data.formats.readers import START, BadRecord, Block, Position, format_of
 from data.packing.document_order import held_out
@@ -30,10 +31,9 @@ from data.prepare.append_journal import AppendJournal, State
 from data.prepare.block_encoder import EncodedBlock
 from data.prepare.worker_pool import WorkerPool
 from data.printable import one_line
-from data.sealed_json import seal
 from data.tokenizer.any_tokenizer import TextTokenizer, open_tokenizer
 from data.tokens.indexed_dataset import bin_path, idx_path, write_index
-from data.tokens.manifest import Manifest, describe, load, manifest_path, verify, write_whole
+from data.tokens.manifest import Manifest, describe, load, manifest_path, verify
 
 TOOL_VERSION = 2
 """Raised when the same inputs would give other token files."""
@@ -279,10 +279,8 @@ class _Job:
         for prefix, sizes in zip(self.options.prefixes, self.journal.files[1::2], strict=False):
             if not sizes.stat().st_size:
                 self._refuse_empty(prefix)
-            with Path(f"{prefix}.idx.partial").open("wb") as file:
+            with replacing(Path(f"{prefix}.idx.partial")) as file:
                 write_index(file, np.memmap(sizes, mode="r", dtype="<i4"), self.tokenizer.dtype)
-                file.flush()
-                os.fsync(file.fileno())
         for prefix in self.options.prefixes:
             manifest_path(prefix).unlink(missing_ok=True)
         for prefix, tokens in zip(self.options.prefixes, self.journal.files[0::2], strict=False):
@@ -295,7 +293,7 @@ class _Job:
             self.errors.unlink(missing_ok=True)
         manifests = tuple(describe(prefix, self._details()) for prefix in self.options.prefixes)
         for prefix, manifest in zip(self.options.prefixes, manifests, strict=True):
-            write_whole(manifest_path(prefix), seal(manifest))
+            write_durably(manifest_path(prefix), seal(manifest))
         for path in (*self.journal.files, self.journal.path):
             path.unlink(missing_ok=True)
         return manifests

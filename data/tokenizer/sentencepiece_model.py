@@ -19,6 +19,7 @@ import numpy as np
 import sentencepiece
 from tqdm import tqdm
 
+from data.files import write_durably
 from data.formats.input_files import list_files, size_of
 from data.formats.readers import Document, read_documents
 from data.printable import one_line
@@ -188,9 +189,7 @@ def train(sentences: Iterable[str], output: str | Path, vocab_size: int) -> Toke
         ) from None
     path = Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(model.getvalue())
-    partial.replace(path)
+    write_durably(path, model.getvalue())
     return Tokenizer(path)
 
 

@@ -4,7 +4,7 @@
     python -m data.manifest PREFIX --create      describe files of another tool (Megatron)
 
 Checksums are a SHA-256 of each file, a CRC-32 per block of it, and in PREFIX.crc a CRC-32 per page
-of the tokens.  The manifest itself is sealed (sealed_json.py).  No changed byte is trained on:
+of the tokens.  The manifest itself is sealed (data/files.py).  No changed byte is trained on:
 
     at start-up   manifest, index and page checksums whole; tokens of up to 256 MiB whole, of more
                   the first, the last and two more blocks, or everything (`full`)
@@ -14,7 +14,6 @@ of the tokens.  The manifest itself is sealed (sealed_json.py).  No changed byte
 import argparse
 import hashlib
 import json
-import os
 import sys
 import zlib
 from collections.abc import Sequence
@@ -23,8 +22,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from data.files import BrokenSeal, replacing, seal, unseal, write_durably
 from data.packing.document_order import mix_integers
-from data.sealed_json import BrokenSeal, seal, unseal
 from data.tokens.indexed_dataset import IndexedDataset, bin_path, crc_path, idx_path
 from data.tokens.token_file import ENTRY, PAGE_BYTES
 
@@ -48,16 +47,6 @@ class OtherVersion(ValueError):
 def manifest_path(prefix: str | Path) -> Path:
     """PREFIX.manifest.json."""
     return Path(f"{prefix}.manifest.json")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def describe_file(path: Path, page_checksums: BinaryIO | None = None) -> Manifest:
@@ -105,12 +94,8 @@ def describe(prefix: str | Path, details: Manifest) -> Manifest:
     details: where the files came from.
     """
     dataset, checksums = IndexedDataset(prefix), crc_path(prefix)
-    partial = checksums.with_name(checksums.name + ".partial")
-    with partial.open("wb") as file:
+    with replacing(checksums) as file:
         tokens = describe_file(bin_path(prefix), file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(checksums)
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -262,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "file": Path(options.tokenizer).name,
                     "sha256": hashlib.sha256(content).hexdigest(),
                 }
-            write_whole(manifest_path(options.prefix), seal(describe(options.prefix, details)))
+            write_durably(manifest_path(options.prefix), seal(describe(options.prefix, details)))
         manifest = verify(options.prefix, full=options.full)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"data.manifest: {error}\n")

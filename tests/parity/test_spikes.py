@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from data.files import seal
 from data.packing.planner import BatchPlanner
 from data.packing.spans import Span, rows_of_rank
-from data.sealed_json import seal
 from data.sources import open_corpus
 from model.transformer import Transformer
 from ranks import run_on_ranks

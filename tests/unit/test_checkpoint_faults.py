@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from data.sealed_json import seal
+from data.files import seal
 from parallel.checkpoint.index import DamagedCheckpoint
 from parallel.mesh import Mesh, start
 from ranks import run_on_ranks

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.sealed_json import seal
+from data.files import seal
 from model.config import ModelConfig
 from model.flops import parameter_count
 from model.position.config import RopeConfig

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from data.sealed_json import seal
+from data.files import seal
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.huggingface.catalogue import BY_TYPE, family_for, family_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.sealed_json import seal, unseal
+from data.files import seal, unseal, write_durably
 from data.tokens import manifest
 from data.tokens.indexed_dataset import IndexedDataset, write_index
 from data.tokens.token_file import DamagedData
@@ -16,7 +16,7 @@ DETAILS = {"tokenizer": {"file": "", "sha256": ""}, "skipped": {}}
 
 
 def _write(prefix: Path, described: manifest.Manifest) -> None:
-    manifest.write_whole(manifest.manifest_path(prefix), seal(described))
+    write_durably(manifest.manifest_path(prefix), seal(described))
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def _command(corpus: Path, output: Path, tokenizer: Tokenizer) -> list[str]:
     command = [
         sys.executable,
         "-m",
-        "data.prepare.job",
+        "data.prepare",
         "--input",
         str(corpus),
         "--output",

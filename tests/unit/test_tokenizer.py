@@ -126,7 +126,7 @@ def test_command_line_trains_on_an_even_sample(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "data.tokenizer.sentencepiece_model",
+        "data.tokenizer",
         "--input",
         str(tmp_path),
         "--output",

@@ -19,14 +19,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from data.sealed_json import seal
+from data.files import reason, seal, sync_folder, write_durably
 from parallel.checkpoint import tensors
 from parallel.checkpoint.index import Index
 from parallel.engine.engine import TrainingEngine
 from parallel.mesh import Mesh
 from train.checkpointing import folder as checkpoint_folder
 from train.checkpointing.state import FORMAT, INDEX, STATE, RunState, read_index, read_state
-from train.durable import reason, sync_folder, write_durably
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.sealed_json import BrokenSeal, unseal
+from data.files import BrokenSeal, unseal
 from model.config import ModelConfig
 from parallel.checkpoint.index import DamagedCheckpoint, Index, checked_index
 

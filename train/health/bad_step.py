@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data.files import reason, write_durably
 from data.loader import GlobalBatch
 from parallel.mesh import Mesh
 from train.checkpointing.state import RunState
 from train.configuration.schema import TrainConfig
-from train.durable import reason, write_durably
 from train.step import StepResult
 
 

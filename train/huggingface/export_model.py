@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.files import write_durably
 from data.printable import one_line
 from model.config import ModelConfig
 from model.huggingface.family import Family
@@ -31,7 +32,6 @@ from parallel.checkpoint.tensor_files import Entry, map_tensors
 from parallel.checkpoint.tensors import verify_alone
 from train.checkpointing.state import read_index, read_state
 from train.configuration.typed_model import typed_model
-from train.durable import write_durably
 from train.huggingface.config import choose_family, write_config, write_generation_config
 from train.huggingface.folder import SHARD_BYTES, make_folder, write_model
 from train.huggingface.import_model import parameter_shapes

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from data.files import sync_folder
 from parallel.checkpoint.tensor_files import Entry, list_tensors, read_tensor, write_stream
-from train.durable import sync_folder
 
 Json = dict[str, Any]
 WHOLE = "model.safetensors"

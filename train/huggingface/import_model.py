@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data.files import seal, write_durably
 from data.printable import one_line
-from data.sealed_json import seal
 from model.attention.dense import DenseCore
 from model.config import ModelConfig
 from model.huggingface.catalogue import family_of
@@ -35,7 +35,6 @@ from model.transformer import Transformer
 from parallel.checkpoint.index import FileRecord, Index
 from parallel.checkpoint.tensor_files import Entry, write_stream
 from train.checkpointing.state import FORMAT, INDEX, STATE, RunState
-from train.durable import write_durably
 from train.huggingface.folder import SHARD_BYTES, ModelFolder, copied, in_order, make_folder, shards
 from train.schedule.rope_base import bases_by_kind
 

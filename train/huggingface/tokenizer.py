@@ -7,6 +7,7 @@ made with, found beside its files. A SentencePiece model is converted (data/toke
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.files import write_durably
 from data.sources import corpus_prefixes
 from data.tokenizer.any_tokenizer import TextTokenizer, open_tokenizer
 from data.tokenizer.convert import tokenizer_files
@@ -14,7 +15,6 @@ from data.tokenizer.sentencepiece_model import Tokenizer
 from data.tokenizer.tokenizer_json import JsonTokenizer
 from data.tokens.manifest import load
 from train.configuration.compose import from_yaml
-from train.durable import write_durably
 from train.huggingface.folder import copied
 from train.huggingface.import_model import KEPT, TOKENIZER_FILES
 

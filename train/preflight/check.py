@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from data.files import reason, write_durably
 from data.sources import make_corpus, open_corpus
 from parallel.links import (
     MEASURED,
@@ -32,7 +33,6 @@ from parallel.watch.waiting import waiting
 from train import build
 from train.configuration import validate
 from train.configuration.schema import RunConfig
-from train.durable import reason, write_durably
 from train.health.exit_status import refuse, refuse_alone
 from train.preflight.collect import Brief, collect, settings, stamps, this_host
 from train.preflight.facts import Facts, Trial

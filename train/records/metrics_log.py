@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from train.durable import reason, write_durably
+from data.files import reason, write_durably
 
 MOST_WAITING_BYTES = 64 << 20
 

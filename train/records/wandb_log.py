@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from data.files import reason, write_durably
 from train.configuration.schema import WandbConfig
-from train.durable import reason, write_durably
 
 _ID = re.compile(r"[0-9a-f]{8}")
 
