@@ -18,6 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from model.attention.backends import DENSE, Backend
 from model.norm import statistics_dtype
 from model.packed_layout import PackedLayout
 
@@ -60,23 +61,14 @@ class DenseCore:
     softcap: scores s become softcap * tanh(s / softcap); 0: they stay.
     """
 
-    name: ClassVar[str] = "dense"
-    device_types: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
-    dtypes: ClassVar[tuple[torch.dtype, ...]] = (
-        torch.float64,
-        torch.float32,
-        torch.bfloat16,
-        torch.float16,
-    )
-    head_dims: ClassVar[range] = range(1, 2**31)
-    caps_scores: ClassVar[bool] = True
+    backend: ClassVar[Backend] = DENSE
 
     def __init__(self, softcap: float = 0.0) -> None:
         self.softcap = softcap
 
     @staticmethod
-    def missing() -> str:
-        """What has to be installed first; empty: nothing."""
+    def missing(head_dim: int) -> str:  # noqa: ARG004
+        """See `SegmentKernel`."""
         return ""
 
     def __call__(

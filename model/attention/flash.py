@@ -16,7 +16,6 @@ Shape letters: T queries of all segments, S keys of all segments, H query heads,
 K head dimension.
 """
 
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import ClassVar
@@ -24,19 +23,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from model.attention.segments import BandedSegments, SegmentKernel, Segments
+from model.attention.backends import FLASH_2, FLASH_3, FLASH_4, VARLEN, Backend
+from model.attention.segments import Segments
 
 _UNLIMITED = -1
 _HOPPER = 9
+_WIDEST_ON_BLACKWELL = 128
 
 
 class _Flash:
-    """What all of them serve."""
+    """No cap for scores in any of them."""
 
-    device_types: ClassVar[tuple[str, ...]] = ("cuda",)
-    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16)
-    head_dims: ClassVar[range] = range(8, 257, 8)
-    caps_scores: ClassVar[bool] = False
+    def __init__(self, softcap: float = 0.0) -> None:
+        assert not softcap, "a kernel that caps scores is chosen where there is a cap"
 
 
 class TorchFlash(_Flash):
@@ -46,10 +45,10 @@ class TorchFlash(_Flash):
     counts of keys before and after the aligned one, -1 for none; log-sum-exp is (H, T) in float32.
     """
 
-    name: ClassVar[str] = "varlen"
+    backend: ClassVar[Backend] = VARLEN
 
     @staticmethod
-    def missing() -> str:
+    def missing(head_dim: int) -> str:  # noqa: ARG004
         """See `SegmentKernel`."""
         # Its windows came with this module, which itself is not needed.
         if not _package("torch.nn.attention.varlen"):
@@ -109,13 +108,14 @@ class TorchFlash(_Flash):
 class Flash2(_Flash):
     """The package flash-attn 2. Head dimension a multiple of 8, at most 256."""
 
-    name: ClassVar[str] = "flash_attn"
+    backend: ClassVar[Backend] = FLASH_2
 
-    def __init__(self) -> None:
+    def __init__(self, softcap: float = 0.0) -> None:
+        super().__init__(softcap)
         self._kernels = import_module("flash_attn.flash_attn_interface")
 
     @staticmethod
-    def missing() -> str:
+    def missing(head_dim: int) -> str:  # noqa: ARG004
         """See `SegmentKernel`."""
         if _package("flash_attn.flash_attn_interface"):
             return ""
@@ -178,15 +178,16 @@ class Flash2(_Flash):
 class Flash3(TorchFlash):
     """FlashAttention-3: torch puts it behind the same operators once it is asked to, for the whole process."""
 
-    name: ClassVar[str] = "flash_attn_3"
+    backend: ClassVar[Backend] = FLASH_3
 
-    def __init__(self) -> None:
+    def __init__(self, softcap: float = 0.0) -> None:
+        super().__init__(softcap)
         attention = import_module("torch.nn.attention")
         if attention.current_flash_attention_impl() != "FA3":
             attention.activate_flash_attention_impl("FA3")
 
     @staticmethod
-    def missing() -> str:
+    def missing(head_dim: int) -> str:  # noqa: ARG004
         """See `SegmentKernel`."""
         if not _package("flash_attn_interface"):
             return "the package of FlashAttention-3 (flash_attn_interface) is not installed"
@@ -202,17 +203,22 @@ class Flash4(_Flash):
     when it is first needed, seconds each; FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED=1 keeps them on disk.
     """
 
-    name: ClassVar[str] = "flash_attn_4"
+    backend: ClassVar[Backend] = FLASH_4
 
-    def __init__(self) -> None:
+    def __init__(self, softcap: float = 0.0) -> None:
+        super().__init__(softcap)
         self._kernels = import_module("flash_attn.cute.interface")
 
     @staticmethod
-    def missing() -> str:
+    def missing(head_dim: int) -> str:
         """See `SegmentKernel`."""
         if not _package("flash_attn.cute"):
             return "the package flash-attn-4 (flash_attn.cute) is not installed"
-        return "" if _generation() >= _HOPPER else "is for Hopper and Blackwell GPUs"
+        if _generation() < _HOPPER:
+            return "is for Hopper and Blackwell GPUs"
+        if _generation() > _HOPPER and head_dim > _WIDEST_ON_BLACKWELL:
+            return f"takes a head_dim of at most {_WIDEST_ON_BLACKWELL} on this GPU, not {head_dim}"
+        return ""
 
     def forward(
         self, q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, segments: Segments
@@ -245,26 +251,6 @@ class Flash4(_Flash):
             **_named(segments),
         )
         return dq_THK, dk_SGK, dv_SGK
-
-
-# Fastest first.
-KERNELS: tuple[type[SegmentKernel], ...] = (Flash3, Flash4, TorchFlash, Flash2, BandedSegments)
-
-
-@cache
-def choose_segment_kernel(
-    device_type: str, dtype: torch.dtype, head_dim: int, softcap: float = 0.0
-) -> SegmentKernel:
-    """The fastest kernel that serves this device, dtype, head dimension and cap."""
-    return next(
-        kernel(softcap) if softcap else kernel()
-        for kernel in KERNELS
-        if device_type in kernel.device_types
-        and dtype in kernel.dtypes
-        and head_dim in kernel.head_dims
-        and (kernel.caps_scores or not softcap)
-        and not kernel.missing()
-    )
 
 
 def _package(name: str) -> bool:

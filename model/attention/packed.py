@@ -23,7 +23,7 @@ class PackedCore:
     """See `AttentionCore`. Layers of a window share the segments of a layout."""
 
     def __init__(self, kernel: SegmentKernel) -> None:
-        self.name = kernel.name
+        self.backend = kernel.backend
         self.kernel = kernel
         self._segments: WeakKeyDictionary[PackedLayout, dict[int | None, Segments]]
         self._segments = WeakKeyDictionary()

@@ -27,6 +27,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from model.attention.backends import BANDED, Backend
 from model.attention.banded import (
     LONGEST_BATCHED,
     Piece,
@@ -97,18 +98,14 @@ class Segments:
 class SegmentKernel(Protocol):
     """Both directions of one implementation. Rows of a stream that no segment covers do not exist."""
 
-    name: ClassVar[str]
-    device_types: ClassVar[tuple[str, ...]]
-    dtypes: ClassVar[tuple[torch.dtype, ...]]
-    head_dims: ClassVar[range]
-    # Whether it can be made with a softcap for its scores.
-    caps_scores: ClassVar[bool]
+    backend: ClassVar[Backend]
 
-    def __init__(self, softcap: float = 0.0) -> None: ...
+    def __init__(self, softcap: float = 0.0) -> None:
+        """softcap: other than 0 only where `backend.caps_scores`."""
 
     @staticmethod
-    def missing() -> str:
-        """What has to be installed first, or which device it lacks; empty: nothing."""
+    def missing(head_dim: int) -> str:
+        """What this host lacks to run it: a package, or a GPU that takes this head dimension; empty: nothing."""
 
     def forward(
         self, q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, segments: Segments
@@ -138,22 +135,13 @@ class BandedSegments:
     softcap: scores s become softcap * tanh(s / softcap), by formula; 0: they stay.
     """
 
-    name: ClassVar[str] = "banded"
-    device_types: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
-    dtypes: ClassVar[tuple[torch.dtype, ...]] = (
-        torch.float64,
-        torch.float32,
-        torch.bfloat16,
-        torch.float16,
-    )
-    head_dims: ClassVar[range] = range(1, 2**31)
-    caps_scores: ClassVar[bool] = True
+    backend: ClassVar[Backend] = BANDED
 
     def __init__(self, softcap: float = 0.0) -> None:
         self.softcap = softcap
 
     @staticmethod
-    def missing() -> str:
+    def missing(head_dim: int) -> str:  # noqa: ARG004
         """See `SegmentKernel`."""
         return ""
 

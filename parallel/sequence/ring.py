@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.attention.flash import choose_segment_kernel
 from model.attention.kept import kept
+from model.attention.kernels import choose_segment_kernel
 from model.attention.segments import SegmentKernel
 from model.attention.sinks import sinks_gradient, with_sinks
 from model.packed_layout import PackedLayout

@@ -21,8 +21,9 @@ from machine import Machine
 from outcome import Outcome
 from torch import Tensor
 
-from model.attention.core import BACKENDS, AttentionCore, build_core, obstacle
+from model.attention.core import IMPLEMENTATIONS, AttentionCore, build_core
 from model.attention.dense import DenseCore, visible_TS
+from model.attention.kernels import obstacle
 from model.packed_layout import PackedLayout
 
 TENSORS = ("o", "dq", "dk", "dv")
@@ -65,12 +66,12 @@ def able_backends(machine: Machine) -> tuple[dict[str, AttentionCore], list[str]
     """The cores that serve bfloat16 here, by name, and a line for each that does not."""
     able: dict[str, AttentionCore] = {}
     absent = []
-    for backend in BACKENDS:
-        reason = obstacle(backend, machine.device.type, torch.bfloat16)
+    for implementation in IMPLEMENTATIONS:
+        reason = obstacle(implementation, machine.device.type, torch.bfloat16)
         if reason:
-            absent.append(f"{backend.name} was left out: {reason}.")
+            absent.append(f"{implementation.backend.name} was left out: {reason}.")
         else:
-            able[backend.name] = build_core(backend)
+            able[implementation.backend.name] = build_core(implementation)
     return able, absent
 
 

@@ -18,8 +18,7 @@ from machine import Machine
 from outcome import Outcome
 from torch import Tensor
 
-from model.attention.core import obstacle
-from model.attention.flash import KERNELS
+from model.attention.kernels import KERNELS, obstacle
 from model.attention.segments import SegmentKernel, Segments
 from parallel.sequence.merge import merge_part
 
@@ -195,7 +194,7 @@ def cases(machine: Machine) -> Iterator[Case]:
 def able_kernels(machine: Machine) -> list[SegmentKernel]:
     """Every kernel that serves bfloat16 here; on a GPU the CPU's own path is left out."""
     able = [k for k in KERNELS if not obstacle(k, machine.device.type, torch.bfloat16)]
-    return [kernel() for kernel in able if kernel.name != "banded" or not machine.is_cuda]
+    return [kernel() for kernel in able if kernel.backend.name != "banded" or not machine.is_cuda]
 
 
 def check_segments(machine: Machine) -> Outcome:
@@ -212,16 +211,18 @@ def check_segments(machine: Machine) -> Outcome:
             _judge(outcome, problem_of(case, machine), run, kernel)
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             outcome.failures.append(
-                f"{kernel.name}: {case}: {(str(error).splitlines() or [''])[0]}"
+                f"{kernel.backend.name}: {case}: {(str(error).splitlines() or [''])[0]}"
             )
     for kernel, name in product(kernels, (*CAUSAL, *RECTANGLES, *PARTS)):
-        rows = [r for r in outcome.numbers if (r["kernel"], r["name"]) == (kernel.name, name)]
+        rows = [
+            r for r in outcome.numbers if (r["kernel"], r["name"]) == (kernel.backend.name, name)
+        ]
         if rows:
             errors = [max(row["errors"][tensor] for row in rows) for tensor in TENSORS]
             worst = max(row["share"] for row in rows)
             lse = max(row["lse_error"] for row in rows)
             cells = (*(f"{error:.1e}" for error in errors), f"{lse:.1e}", f"{worst:.2f}")
-            outcome.rows.append((kernel.name, name, *cells))
+            outcome.rows.append((kernel.backend.name, name, *cells))
     outcome.notes.append(
         f"Bound: 2 x the larger error of the formula in bfloat16 and in float32, + {FLOOR:g}; "
         f"log-sum-exp {LSE_BOUND:g}; windows {WINDOWS}; heads {HEADS} of {HEAD_DIMS}; the last two "
@@ -241,14 +242,15 @@ def _judge(outcome: Outcome, problem: Problem, run: Run, kernel: SegmentKernel) 
     errors = _errors(found, exact)
     lse_error = (lse_TH.double() - exact_lse_TH).abs().max().item()
     for name in TENSORS:
-        line = f"{kernel.name}: {problem.case}: {name}: error {errors[name]:.2e}, bound {bounds[name]:.2e}"
+        line = f"{kernel.backend.name}: {problem.case}: {name}: error {errors[name]:.2e}, bound {bounds[name]:.2e}"
         outcome.expect(errors[name] <= bounds[name], line)
     outcome.expect(
-        lse_error <= LSE_BOUND, f"{kernel.name}: {problem.case}: log-sum-exp is {lse_error:.2e} off"
+        lse_error <= LSE_BOUND,
+        f"{kernel.backend.name}: {problem.case}: log-sum-exp is {lse_error:.2e} off",
     )
     outcome.numbers.append(
         {
-            "kernel": kernel.name,
+            "kernel": kernel.backend.name,
             **asdict(problem.case),
             "errors": errors,
             "bounds": bounds,

@@ -6,8 +6,12 @@ import pytest
 import torch
 
 from model.attention import banded as attention_banded
-from model.attention.core import BACKENDS, choose_core, obstacle
+from model.attention import flash
+from model.attention.backends import BACKENDS
+from model.attention.core import IMPLEMENTATIONS, choose_core
 from model.attention.dense import DenseCore, attention_rows, visible_TS
+from model.attention.flash import Flash4
+from model.attention.kernels import KERNELS, obstacle
 from model.attention.packed import PackedCore
 from model.attention.segments import BandedSegments, Segments
 from model.attention.small_problems import (
@@ -16,6 +20,7 @@ from model.attention.small_problems import (
     attend_by_formula,
     backward_by_formula,
 )
+from model.config import ATTENTION_BACKENDS
 from model.packed_layout import PackedLayout
 
 
@@ -91,7 +96,7 @@ def test_sinks_and_capped_scores_equal_dense_attention_in_float64(window, softca
 def test_capped_scores_are_refused_by_kernels_without_them():
     with pytest.raises(ValueError, match="does not cap scores"):
         choose_core("varlen", "cuda", torch.bfloat16, softcap=5.0)
-    assert choose_core("auto", "cuda", torch.bfloat16, softcap=5.0).name == "banded"
+    assert choose_core("auto", "cuda", torch.bfloat16, softcap=5.0).backend.name == "banded"
 
 
 @pytest.mark.parametrize("window", [None, 16])
@@ -133,7 +138,7 @@ def test_documents_do_not_touch(core, window):
     before = core(q, k, v, layout, window)
     spoilt = [x.clone() for x in (q, k, v)]
     for x in spoilt:
-        x[:70] = float("nan") if core.name == "banded" else 1e3
+        x[:70] = float("nan") if core.backend.name == "banded" else 1e3
     after = core(*spoilt, layout, window)
     assert torch.equal(before[70:], after[70:])
     assert not torch.equal(before[:70], after[:70])
@@ -262,7 +267,7 @@ def test_no_gradients_are_prepared_without_need(window):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_auto_is_banded_on_cpu(dtype):
-    assert choose_core("auto", "cpu", dtype).name == "banded"
+    assert choose_core("auto", "cpu", dtype).backend.name == "banded"
     assert isinstance(choose_core("dense", torch.device("cpu"), dtype), DenseCore)
 
 
@@ -279,9 +284,32 @@ def test_what_cannot_serve_says_why_and_what_to_use():
 
 def test_half_precision_on_cuda_prefers_the_newest_flash_attention(monkeypatch):
     def able(dtype, head_dim=64):
-        return [b.name for b in BACKENDS if not obstacle(b, "cuda", dtype, head_dim)]
+        return [i.backend.name for i in IMPLEMENTATIONS if not obstacle(i, "cuda", dtype, head_dim)]
 
-    for backend in BACKENDS:
-        monkeypatch.setattr(backend, "missing", staticmethod(lambda: ""))
+    for implementation in IMPLEMENTATIONS:
+        monkeypatch.setattr(implementation, "missing", staticmethod(lambda _: ""))
     assert able(torch.bfloat16)[:3] == ["flash_attn_3", "flash_attn_4", "varlen"]
     assert able(torch.bfloat16, 20)[0] == able(torch.float32)[0] == "banded"
+
+
+def test_flash_attention_4_leaves_wide_heads_on_blackwell_to_another_kernel(monkeypatch):
+    """Its kernels take a head_dim of 256 on Hopper (generation 9), and at most 128 on Blackwell (10)."""
+
+    def fastest(head_dim):
+        able = (k for k in KERNELS if not obstacle(k, "cuda", torch.bfloat16, head_dim))
+        return next(able).backend.name
+
+    monkeypatch.setattr(flash, "_package", lambda _: True)
+    monkeypatch.setattr(flash, "_generation", lambda: 10)
+    assert fastest(128) == "flash_attn_4"
+    assert fastest(136) == fastest(256) == "varlen"
+    with pytest.raises(ValueError, match=r"flash_attn_4: takes a head_dim of at most 128.*not 256"):
+        choose_core("flash_attn_4", "cuda", torch.bfloat16, 256)
+    monkeypatch.setattr(flash, "_generation", lambda: 9)
+    assert obstacle(Flash4, "cuda", torch.bfloat16, 256) == ""
+
+
+def test_facts_and_kernels_name_the_same_backends_in_the_same_order():
+    names = [implementation.backend.name for implementation in IMPLEMENTATIONS]
+    assert names == list(BACKENDS)
+    assert set(names) == set(ATTENTION_BACKENDS) - {"auto"}

@@ -7,7 +7,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from model.attention.flash import Flash2, Flash4, TorchFlash, choose_segment_kernel
+from model.attention.flash import Flash2, Flash4, TorchFlash
+from model.attention.kernels import choose_segment_kernel
 from model.attention.segments import (
     BandedSegments,
     Segments,

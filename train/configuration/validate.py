@@ -10,12 +10,11 @@ import os
 import shutil
 from pathlib import Path
 
-from model.attention.core import choose_core
+from model.attention.backends import backend_problem
 from model.config import ModelConfig
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern
 from parallel.config import ParallelConfig
-from parallel.engine.settings import DTYPES
 from parallel.pipeline.split import pipeline_problems
 from parallel.regions import regions_obstacle
 from parallel.sequence.balance import dealing_problem
@@ -166,21 +165,18 @@ def _resume_problems(config: RunConfig) -> list[str]:
 
 
 def _backend_problems(config: RunConfig) -> list[str]:
-    """Why the attention backend cannot serve the CPU; what a GPU serves is known where there is one."""
+    """Why the attention backend cannot serve the device that is named. What a host lacks is found where it starts."""
     model, train = config.model, config.train
-    if train.device != "cpu" or train.precision not in DTYPES or model.problems():
+    if train.device not in ("cpu", "cuda") or train.precision not in PRECISIONS or model.problems():
         return []
-    try:
-        choose_core(
-            model.attention_backend,
-            "cpu",
-            DTYPES[train.precision],
-            model.head_dim,
-            model.attention_softcap,
-        )
-    except ValueError as error:
-        return [f"model.{error}"]
-    return []
+    problem = backend_problem(
+        model.attention_backend,
+        train.device,
+        train.precision,
+        model.head_dim,
+        model.attention_softcap,
+    )
+    return [f"model.{problem}"] if problem else []
 
 
 def _idle_settings(config: RunConfig) -> list[str]:
