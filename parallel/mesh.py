@@ -20,7 +20,7 @@ from parallel.rendezvous.council import Council
 from parallel.rendezvous.meeting import Meeting, meet_all
 from parallel.timeouts import Timeouts, axis_name
 from parallel.topology import Axis, Topology
-from parallel.watch.verdict import Members, compact
+from parallel.watch.verdict import Members, rank_ranges
 from parallel.watch.waiting import waiting
 
 T = TypeVar("T")
@@ -348,7 +348,9 @@ def _group(world: World, name: str, ranks: tuple[int, ...]) -> dist.ProcessGroup
         bound = world.device if name == "pipeline" and world.device.type == "cuda" else None
         described = f"{axis_name(name)}#{len(world.groups)}"
         timeout = world.timeouts.of_backend(name, started=False)
-        with waiting("", f"making the group of axis {axis_name(name)} (ranks {compact(ranks)})"):
+        with waiting(
+            "", f"making the group of axis {axis_name(name)} (ranks {rank_ranges(ranks)})"
+        ):
             group = dist.new_group(
                 list(ranks), timeout=timeout, group_desc=described, device_id=bound
             )

@@ -24,7 +24,7 @@ from train.health.stop_signal import StopSignal
 from train.health.stragglers import Stragglers
 from train.health.supervisor import Supervisor
 from train.records.console import Progress, number
-from train.records.metrics_log import RunLog, finite
+from train.records.metrics_log import RunLog, finite_or_null
 from train.records.wandb_log import WandbLog
 from train.schedule.rope_base import bases_by_kind
 from train.schedule.stages import Point, Schedule, Stage
@@ -233,7 +233,9 @@ def _of_spikes(run: Run, result: StepResult, limit: float) -> dict[str, Any]:
     """What a row says about its step being skipped, and about spikes where they are looked for."""
     row: dict[str, Any] = {}
     if not result.applied:
-        row["skipped_because"] = "spike" if bad_step.is_spike(result, limit) else "not finite"
+        row["skipped_because"] = (
+            "spike" if bad_step.is_spike(result, limit) else "not finite_or_null"
+        )
     if run.config.train.spikes.action != "ignore":
         row["spikes"] = {
             "limit": limit if math.isfinite(limit) else None,
@@ -271,7 +273,7 @@ def _metrics(
         row["sequence_bytes_received"] = result.received
     if run.config.train.z_loss:
         row["z_loss"] = result.z_loss
-    cleaned: dict[str, Any] = finite(row)
+    cleaned: dict[str, Any] = finite_or_null(row)
     return cleaned
 
 
@@ -312,7 +314,7 @@ def _evaluate(run: Run, point: Point, progress: Progress) -> None:
         "step": run.state.step,
         "stage": point.stage.name,
         "tokens_seen": run.state.tokens_seen,
-        **finite(result),
+        **finite_or_null(result),
     }
     if run.log is not None and run.wandb is not None:
         try:

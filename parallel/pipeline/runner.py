@@ -23,7 +23,7 @@ from parallel.mesh import Mesh
 from parallel.pipeline.messages import start_receive, start_send
 from parallel.pipeline.placement import Placement
 from parallel.pipeline.schedule import SCHEDULES, forward_order
-from parallel.pipeline.stage import MicroBatch, Stage, StepInputs
+from parallel.pipeline.stage import ScheduledStage, StageInput, StepInputs
 from parallel.pipeline.timeline import Recorder
 from parallel.transfer import Transfer
 from parallel.watch.waiting import waiting
@@ -53,12 +53,12 @@ class PipelineRunner:
         self._mesh = mesh
         self._after_backward = after_backward
         # By number of micro-batches and tokens of each: transfers have one shape in a schedule.
-        self._schedules: dict[tuple[int, int], tuple[Any, list[Stage]]] = {}
+        self._schedules: dict[tuple[int, int], tuple[Any, list[ScheduledStage]]] = {}
         self._inputs = StepInputs((), 0.0, None)
         self._loss_of: LossOf | None = None
 
     def forward_backward(
-        self, micro_batches: Sequence[MicroBatch], rope_base: float, loss_of: LossOf
+        self, micro_batches: Sequence[StageInput], rope_base: float, loss_of: LossOf
     ) -> None:
         """One step's forwards and backwards; gradients are left in the parameters. Collective.
 
@@ -79,7 +79,7 @@ class PipelineRunner:
     @torch.no_grad()
     def forward_only(
         self,
-        micro_batches: Sequence[MicroBatch],
+        micro_batches: Sequence[StageInput],
         rope_base: float,
         consume: Callable[[Transformer, Tensor, Any], Result],
     ) -> list[Result]:
@@ -117,7 +117,7 @@ class PipelineRunner:
 
     def _input(
         self,
-        micro_batch: MicroBatch,
+        micro_batch: StageInput,
         stage: int,
         index: int,
         received: dict[tuple[int, int], Transfer],
@@ -130,12 +130,14 @@ class PipelineRunner:
             return made.pop((stage - 1, index))
         return received.pop((stage, index)).wait()
 
-    def _schedule(self, num_micro_batches: int, num_tokens: int) -> tuple[Any, list[Stage]]:
+    def _schedule(
+        self, num_micro_batches: int, num_tokens: int
+    ) -> tuple[Any, list[ScheduledStage]]:
         """torch's schedule for these shapes; all pipeline ranks ask for the same ones in the same order."""
         key = (num_micro_batches, num_tokens)
         if key not in self._schedules:
             stages = [
-                Stage(
+                ScheduledStage(
                     module,
                     index,
                     self.placement,
@@ -164,7 +166,7 @@ class PipelineRunner:
             self.recorder.extend()
         return loss
 
-    def _buffer(self, micro_batch: MicroBatch) -> Tensor:
+    def _buffer(self, micro_batch: StageInput) -> Tensor:
         module = next(iter(self._stages.values()))
         rows = len(micro_batch.tokens_T) // self._mesh.tensor.size
         parameter = next(module.parameters())

@@ -53,7 +53,7 @@ class ZeroBubbleV(_KeepsNoOutputs, ScheduleZBVZeroBubble):
 SCHEDULES: Mapping[str, Any] = MappingProxyType(
     {"1f1b": OneForwardOneBackward, "interleaved_1f1b": Interleaved, "zbv": ZeroBubbleV}
 )
-Kind = Literal["F", "B", "I", "W"]
+ActionKind = Literal["F", "B", "I", "W"]
 # One micro-batch through one stage, in units of its forward.
 UNIT_COSTS: Mapping[str, float] = MappingProxyType({"F": 1.0, "B": 2.0, "I": 1.0, "W": 1.0})
 
@@ -62,7 +62,7 @@ UNIT_COSTS: Mapping[str, float] = MappingProxyType({"F": 1.0, "B": 2.0, "I": 1.0
 class Action:
     """One piece of work of a rank."""
 
-    kind: Kind
+    kind: ActionKind
     stage: int
     micro_batch: int
 

@@ -24,11 +24,11 @@ from torch.distributed.pipelining import PipelineStage
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 from parallel.pipeline.placement import Placement
-from parallel.pipeline.schedule import Action, Kind
+from parallel.pipeline.schedule import Action, ActionKind
 from parallel.pipeline.timeline import Recorder
 
 
-class MicroBatch(Protocol):
+class StageInput(Protocol):
     """What a stage and the loss need of a packed stream."""
 
     @property
@@ -48,12 +48,12 @@ class MicroBatch(Protocol):
 class StepInputs:
     """What one optimizer step runs on. recorder: None where nobody looks at the clock."""
 
-    micro_batches: Sequence[MicroBatch]
+    micro_batches: Sequence[StageInput]
     rope_base: float
     recorder: Recorder | None
 
 
-class Stage(PipelineStage):
+class ScheduledStage(PipelineStage):
     """A Transformer with some of the layers, run by torch's schedules.
 
     num_tokens: T. hidden_rows: T / tensor. Both are the same for every micro-batch of the step.
@@ -198,7 +198,7 @@ class Stage(PipelineStage):
         assert self.inputs is not None, "the runner hands over a step's inputs before it runs"
         return self.inputs
 
-    def _timed(self, kind: Kind, micro_batch: int) -> AbstractContextManager[None]:
+    def _timed(self, kind: ActionKind, micro_batch: int) -> AbstractContextManager[None]:
         recorder = self._inputs.recorder
         if recorder is None:
             return nullcontext()

@@ -29,7 +29,7 @@ from parallel.launcher import (
     meeting_place,
 )
 from parallel.rendezvous.council import Council
-from parallel.watch.verdict import compact
+from parallel.watch.verdict import rank_ranges
 
 Words = Sequence[tuple[int, str]]
 _ASK = "meeting/ask"
@@ -148,18 +148,18 @@ def attendance_problems(said: Words, world_size: int, seconds: float) -> list[st
     found = []
     if absent:
         found.append(
-            f"WORLD_SIZE={world_size}: rank{'s' * (len(absent) > 1)} {compact(absent)} did not come in "
+            f"WORLD_SIZE={world_size}: rank{'s' * (len(absent) > 1)} {rank_ranges(absent)} did not come in "
             f"{seconds:g} s; {len(came)} came. See why the others did not start, or start fewer"
         )
     if twice:
         found.append(
-            f"WORLD_SIZE={world_size}: more than one process came as rank {compact(twice)}; every process "
+            f"WORLD_SIZE={world_size}: more than one process came as rank {rank_ranges(twice)}; every process "
             "needs a RANK of its own, and every job a MASTER_PORT of its own"
         )
     strangers = sorted(rank for rank in came if rank >= world_size)
     if strangers:
         found.append(
-            f"WORLD_SIZE={world_size} on rank 0, but rank {compact(strangers)} came too: give every process the "
+            f"WORLD_SIZE={world_size} on rank 0, but rank {rank_ranges(strangers)} came too: give every process the "
             "same WORLD_SIZE"
         )
     return found

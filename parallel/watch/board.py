@@ -21,7 +21,7 @@ _AT_ONCE = 512
 
 
 @dataclass(frozen=True)
-class Finding:
+class HangReport:
     """What one rank found out for all: the sentence, and (home, process, begun) of the silent (`Status`)."""
 
     sentence: str
@@ -58,16 +58,18 @@ class Board:
         """Whether this rank is the first to ask what has happened, and so the one to find out."""
         return self._store.compare_set("judge", "", str(self._rank)) == str(self._rank).encode()
 
-    def announce(self, found: Finding) -> None:
+    def announce(self, found: HangReport) -> None:
         """Tell the others what was found."""
         self._store.set("finding", json.dumps([found.sentence, found.silent]))
 
-    def announced(self) -> Finding | None:
+    def announced(self) -> HangReport | None:
         """What another rank found; None: nothing yet."""
         if not self._store.check(["finding"]):
             return None
         sentence, silent = json.loads(self._store.get("finding"))
-        return Finding(sentence, tuple((home, process, begun) for home, process, begun in silent))
+        return HangReport(
+            sentence, tuple((home, process, begun) for home, process, begun in silent)
+        )
 
 
 def in_time(work: Callable[[], T], seconds: float) -> T | None:

@@ -84,11 +84,11 @@ def describe_wait(status: Status, groups: Mapping[str, Members]) -> str:
     members = groups.get(wait.group)
     where = ""
     if members is not None:
-        where = f" on axis {members.axis} (ranks {compact(members.ranks)})"
+        where = f" on axis {members.axis} (ranks {rank_ranges(members.ranks)})"
     return f"{who} has waited {wait.seconds:.0f} s in {wait.operation}{where}, {status.phase}"
 
 
-def compact(ranks: Sequence[int]) -> str:
+def rank_ranges(ranks: Sequence[int]) -> str:
     """[0, 1, 2, 3, 8] as "0-3, 8"."""
     parts: list[list[int]] = []
     for rank in ranks:
@@ -167,7 +167,7 @@ def name_ranks(ranks: Sequence[int], statuses: Mapping[int, Status]) -> str:
     for host, members in by_host.items():
         everyone = [rank for rank, status in statuses.items() if status.host == host]
         lost = len(everyone) > 1 and sorted(everyone) == members
-        text = f"rank{'s' if len(members) > 1 else ''} {compact(members)} on {host}"
+        text = f"rank{'s' if len(members) > 1 else ''} {rank_ranges(members)} on {host}"
         if lost:
             text += f" (all of {host}'s: the host is down, stopped or cut off)"
         if members[0] in statuses:

@@ -24,7 +24,7 @@ from typing import Self
 import torch.distributed as dist
 
 from parallel.timeouts import Timeouts
-from parallel.watch.board import Board, Finding, in_time
+from parallel.watch.board import Board, HangReport, in_time
 from parallel.watch.verdict import Members, Status, describe_wait, verdict
 from parallel.watch.waiting import Wait, pending
 
@@ -125,7 +125,7 @@ class Watch:
             if found is None:
                 if not any(wait.seconds > self._limit(wait) for wait in pending()):
                     continue
-                found = self._ask() or Finding(
+                found = self._ask() or HangReport(
                     f"{self._words(self.status())}; the store of the run does not answer: rank 0's host is "
                     "down, stopped, or cut off from here",
                     (),
@@ -135,7 +135,7 @@ class Watch:
                 self._on_hang(found.sentence)
             return
 
-    def _end_silent(self, found: Finding) -> None:
+    def _end_silent(self, found: HangReport) -> None:
         """Kill the silent ranks of this host: a stopped process would keep its launcher waiting."""
         for home, process, begun in found.silent:
             if home == self._me.home and begun == _begun(process):
@@ -150,7 +150,7 @@ class Watch:
     def _words(self, status: Status) -> str:
         return describe_wait(status, self._groups)
 
-    def _ask(self) -> Finding | None:
+    def _ask(self) -> HangReport | None:
         """The verdict: found by this rank if it is the first to ask, else as announced; None: no answer."""
         patience = (_MISSED + 2) * self._interval + 2.0
         if in_time(self._board.claim, 2.0):
@@ -164,7 +164,7 @@ class Watch:
             pause = min(_LAST_PAUSE, 1.5 * pause)
         return None
 
-    def _judge(self) -> Finding:
+    def _judge(self) -> HangReport:
         me, first = self.status(), self._board.read(self._ranks)
         silent = {rank for rank, status in first.items() if _is_gone(status, me)}
         last = first
@@ -174,7 +174,7 @@ class Watch:
             unheard = {r for r, status in last.items() if first.get(r, me).beat == status.beat}
             silent = (unheard | (set(self._ranks) - last.keys())) - {me.rank}
         last = {**last, me.rank: me}
-        found = Finding(
+        found = HangReport(
             verdict(me, last, silent, self._groups),
             tuple(
                 (last[rank].home, last[rank].process, last[rank].begun)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data.batch import IGNORE, PackedBatch
 from parallel.mesh import AxisGroup
-from parallel.pipeline.stage import Stage
+from parallel.pipeline.stage import ScheduledStage
 from parallel.pipeline.tied import TiedWeight
 from parallel.sequence.dealing import Dealing
 from parallel.sequence.layout import SequenceShare, build_share
@@ -223,11 +223,11 @@ def last_target_of_a_chunk_is_lost(patch: Patch) -> None:
 
 
 def first_layout_serves_all_micro_batches(patch: Patch) -> None:
-    def forward(stage: Stage, *arguments: Any, **_: Any) -> Any:
+    def forward(stage: ScheduledStage, *arguments: Any, **_: Any) -> Any:
         layout = stage._inputs.micro_batches[0].layout
         return stage.module(*arguments, layout, stage._inputs.rope_base)
 
-    patch.setattr(Stage, "forward_maybe_with_nosync", forward)
+    patch.setattr(ScheduledStage, "forward_maybe_with_nosync", forward)
 
 
 def gradient_of_the_tied_head_is_not_added(patch: Patch) -> None:

@@ -16,7 +16,7 @@ from parallel.topology import Topology
 from train.configuration.schema import PreflightConfig
 from train.preflight import output
 from train.preflight.clocks import offset_span
-from train.preflight.facts import Corpus, Facts, Gpu, GpuState, Site, Trial
+from train.preflight.facts import CorpusFiles, Facts, Gpu, GpuState, Site, Trial
 from train.preflight.findings import Finding, Host, say_by_host
 from train.preflight.gpu import draw_matrices, is_product, parse_nvidia_smi
 from train.preflight.joining import stuck_problems
@@ -78,7 +78,7 @@ def _facts(rank: int, ranks: int, gpus: bool) -> Facts:
         commit="0123456789",
         folder="/home/run",
         problems=[],
-        corpora={"web": Corpus("corpus/web", "aaaa1111", "beef", 10**9)},
+        corpora={"web": CorpusFiles("corpus/web", "aaaa1111", "beef", 10**9)},
         output_problem="",
         memory_available=64 << 30,
         shared_memory_free=8 << 30,
@@ -155,15 +155,17 @@ def missing_data(world: World) -> None:
 
 
 def other_data(world: World) -> None:
-    world.change_site(1, corpora={"web": Corpus("corpus/web", "bbbb2222", "beef", 10**9 + 5)})
+    world.change_site(1, corpora={"web": CorpusFiles("corpus/web", "bbbb2222", "beef", 10**9 + 5)})
 
 
 def other_tokenizer(world: World) -> None:
-    world.change_site(1, corpora={"web": Corpus("corpus/web", "bbbb2222", "dead", 10**9)})
+    world.change_site(1, corpora={"web": CorpusFiles("corpus/web", "bbbb2222", "dead", 10**9)})
 
 
 def damaged_data(world: World) -> None:
-    corpus = Corpus("corpus/web", "", "", 0, "corpus/web.bin: damaged between byte 0 and byte 9")
+    corpus = CorpusFiles(
+        "corpus/web", "", "", 0, "corpus/web.bin: damaged between byte 0 and byte 9"
+    )
     world.change_site(2, corpora={"web": corpus})
 
 

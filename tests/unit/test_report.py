@@ -18,7 +18,7 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 
 from train.report.axes import log_ticks, smooth, spread
 from train.report.page import duration, main, write_report
-from train.report.record import compact, length_label, read_log, read_run
+from train.report.record import length_label, read_log, read_run, short_number
 
 Row = dict[str, Any]
 STAGES: dict[str, Row] = {
@@ -357,7 +357,7 @@ def test_command_line(
 
 
 def test_numbers_as_words(tmp_path: Path) -> None:
-    assert [compact(n) for n in (0, 950, 12_400, 999_999, 1_234_567, 3e9)] == [
+    assert [short_number(n) for n in (0, 950, 12_400, 999_999, 1_234_567, 3e9)] == [
         "0",
         "950",
         "12.4k",
@@ -392,5 +392,5 @@ def test_labels_and_ticks_keep_their_distance() -> None:
     moved = spread([10.0, 0.0, 3.0], 5.0)
     assert moved == [10.0, 0.0, 5.0]
     assert spread([1.0, 1.0, 1.0], 5.0) == [1.0, 6.0, 11.0]
-    ticks = log_ticks([1e4, 1.01e4, 1e6], compact)
+    ticks = log_ticks([1e4, 1.01e4, 1e6], short_number)
     assert ticks["ticktext"] == ["10k", "1M"]

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from parallel.timeouts import Timeouts
-from parallel.watch.verdict import Members, Status, compact, verdict
+from parallel.watch.verdict import Members, Status, rank_ranges, verdict
 from parallel.watch.waiting import Wait, pending, recorded_waits, waiting
 from parallel.watch.watch import _begun, _home, _is_gone
 
@@ -110,7 +110,7 @@ def test_ranks_that_wait_for_each_other_are_shown_as_a_ring() -> None:
 
 
 def test_ranks_are_written_in_ranges() -> None:
-    assert compact([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
+    assert rank_ranges([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
 
 
 def test_a_thread_that_blocks_says_in_what() -> None:

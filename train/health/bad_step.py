@@ -51,7 +51,7 @@ def note(
     """
     step, spiked = state.step + 1, is_spike(result, limit)
     sources = [name for name, _ in state.data["sources"]]
-    seen = describe(mesh, batch, result, step=step, limit=limit, sources=sources)
+    seen = bad_step_record(mesh, batch, result, step=step, limit=limit, sources=sources)
     path = folder / _file_name(step, spiked=spiked, rollbacks=state.rollbacks)
     found = mesh.broadcast_object(_write(path, seen) if mesh.is_main else "")
     what = f"loss {result.loss}, gradient norm {result.gradient_norm}: not finite"
@@ -99,7 +99,7 @@ class Held:
     streams: list[dict[str, Any]]
 
 
-def describe(
+def bad_step_record(
     mesh: Mesh,
     batch: GlobalBatch,
     result: StepResult,

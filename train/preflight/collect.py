@@ -22,11 +22,11 @@ from data.tokens import manifest
 from data.tokens.indexed_dataset import bin_path, crc_path, idx_path
 from parallel.launcher import launched_local_rank, launched_local_size
 from parallel.mesh import Mesh
-from parallel.watch.verdict import compact
+from parallel.watch.verdict import rank_ranges
 from train import build
 from train.configuration import validate
 from train.configuration.schema import RunConfig
-from train.preflight.facts import Corpus, Facts, Site
+from train.preflight.facts import CorpusFiles, Facts, Site
 from train.preflight.gpu import ask_nvidia_smi, look_at_gpu
 from train.preflight.output import Token, token_problem
 
@@ -67,7 +67,7 @@ def collect(
         world_size=mesh.world_size,
         settings=_digest(json.dumps(own, sort_keys=True)),
         differing=dict(list(differing.items())[:_KEYS]),
-        cores=compact(sorted(os.sched_getaffinity(0))),
+        cores=rank_ranges(sorted(os.sched_getaffinity(0))),
         threads=torch.get_num_threads(),
         device=mesh.device.type,
         gpu=look_at_gpu(mesh.device) if mesh.device.type == "cuda" else None,
@@ -138,16 +138,16 @@ def _site(config: RunConfig, mesh: Mesh, brief: Brief, problems: list[str]) -> S
     )
 
 
-def _corpus(prefix: str, is_copy: bool, config: RunConfig) -> Corpus:
+def _corpus(prefix: str, is_copy: bool, config: RunConfig) -> CorpusFiles:
     """What is at this prefix. The main rank has checked the very files; a copy is checked here."""
     try:
         check = manifest.verify(prefix, full=config.data.full_check) if is_copy else None
         described = check or manifest.load(prefix)
         content = manifest.manifest_path(prefix).read_bytes()
     except (ValueError, OSError) as error:
-        return Corpus(prefix, "", "", 0, str(error))
+        return CorpusFiles(prefix, "", "", 0, str(error))
     tokenizer = str(described["tokenizer"]["sha256"])
-    return Corpus(prefix, _digest(content), tokenizer[:16], int(described["tokens"]))
+    return CorpusFiles(prefix, _digest(content), tokenizer[:16], int(described["tokens"]))
 
 
 def _versions() -> dict[str, str]:

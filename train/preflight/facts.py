@@ -33,7 +33,7 @@ class GpuState:
 
 
 @dataclass(frozen=True)
-class Corpus:
+class CorpusFiles:
     """One pair of token files on a host. problem: why it cannot be used there."""
 
     path: str
@@ -54,7 +54,7 @@ class Site:
     folder: str
     # Mistakes that this rank can see by itself.
     problems: list[str]
-    corpora: dict[str, Corpus]
+    corpora: dict[str, CorpusFiles]
     # Why the output folder is not the main rank's, or cannot be written; "" if all is well.
     output_problem: str
     memory_available: int
@@ -128,6 +128,6 @@ class Trial:
 
 
 def _site(content: dict[str, Any]) -> Site:
-    corpora = {name: Corpus(**corpus) for name, corpus in content["corpora"].items()}
+    corpora = {name: CorpusFiles(**corpus) for name, corpus in content["corpora"].items()}
     gpus = {uuid: GpuState(**state) for uuid, state in content["gpus"].items()}
     return Site(**{**content, "corpora": corpora, "gpus": gpus})

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from parallel.watch.verdict import compact
+from parallel.watch.verdict import rank_ranges
 
 # Hosts that are named in one line.
 _NAMED = 4
@@ -75,4 +75,4 @@ def _one(host: Host | None, ranks: Sequence[int]) -> str:
 
 def name_ranks(ranks: Sequence[int]) -> str:
     """One or several, for a sentence."""
-    return f"rank{'s' * (len(ranks) > 1)} {compact(ranks)}"
+    return f"rank{'s' * (len(ranks) > 1)} {rank_ranges(ranks)}"

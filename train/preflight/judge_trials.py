@@ -8,7 +8,7 @@ from itertools import pairwise
 from parallel.links import GroupTest
 from parallel.mesh import GROUPS
 from parallel.topology import AXES, Topology
-from parallel.watch.verdict import compact
+from parallel.watch.verdict import rank_ranges
 from train.preflight.census import Census
 from train.preflight.clocks import offset_span
 from train.preflight.facts import Trial
@@ -21,7 +21,7 @@ _OF_ALL = ("control", "world", "checkpoint")
 
 
 @dataclass(frozen=True)
-class Link:
+class TimedLink:
     """From one rank to the next of its group; bytes a second."""
 
     giver: int
@@ -39,7 +39,7 @@ class Speeds:
     latency: float
     all_reduce: float
     between_hosts: bool
-    links: tuple[Link, ...]
+    links: tuple[TimedLink, ...]
 
     @property
     def label(self) -> str:
@@ -48,7 +48,7 @@ class Speeds:
         return self.name if len(axes) < 2 else f"{self.name} ({' x '.join(axes)})"
 
     @property
-    def slowest(self) -> Link:
+    def slowest(self) -> TimedLink:
         """The link that carries least."""
         return min(self.links, key=lambda link: link.speed)
 
@@ -102,7 +102,7 @@ def clock_offsets(census: Census, trials: Sequence[Trial]) -> dict[Host, tuple[f
     }
 
 
-def say_link(census: Census, link: Link) -> str:
+def say_link(census: Census, link: TimedLink) -> str:
     """Who gives, who takes, how fast."""
     return f"{census.name(link.giver)} -> {census.name(link.taker)} carries {link.speed / 1e9:.2f} GB/s"
 
@@ -119,12 +119,12 @@ def measure(census: Census, trials: Sequence[Trial], topology: Topology) -> list
     for name in dict.fromkeys(name for name, _ in tests):
         groups = _members(name, topology)
         seen = [t for ranks in groups for r in ranks if (t := tests.get((name, r))) is not None]
-        links: dict[bool, list[Link]] = {}
+        links: dict[bool, list[TimedLink]] = {}
         for giver, taker in _neighbours(groups):
             test = tests.get((name, taker))
             if test is not None and test.ring:
                 between = census.host(giver) != census.host(taker)
-                link = Link(giver, taker, test.num_bytes / test.ring)
+                link = TimedLink(giver, taker, test.num_bytes / test.ring)
                 links.setdefault(between, []).append(link)
         size = len(groups[0])
         for between in sorted(links) or [False]:
@@ -195,6 +195,6 @@ def _failure(
     what = f"{', '.join(links) or census.name(rank)}{more}: {test.error}"
     return Finding(
         tuple(sorted({rank for link in dead for rank in link} or ranks)),
-        f"axis {name} cannot talk (ranks {compact(sorted(ranks))}): {what}; see that these hosts reach each "
+        f"axis {name} cannot talk (ranks {rank_ranges(sorted(ranks))}): {what}; see that these hosts reach each "
         "other on any port, through the right interface (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)",
     )

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from parallel.topology import Topology
-from parallel.watch.verdict import compact
+from parallel.watch.verdict import rank_ranges
 from train.preflight.census import Census, majority
 from train.preflight.facts import Facts, Gpu, GpuState
 from train.preflight.findings import Finding, Host, name_ranks
@@ -86,7 +86,7 @@ def _shared_gpus(census: Census) -> Iterator[Finding]:
         if len(ranks) > 1:
             yield Finding(
                 tuple(ranks),
-                f"ranks {compact(ranks)} are on one GPU, {uuid}; give each its own (LOCAL_RANK, "
+                f"ranks {rank_ranges(ranks)} are on one GPU, {uuid}; give each its own (LOCAL_RANK, "
                 "CUDA_VISIBLE_DEVICES)",
             )
 
@@ -161,7 +161,7 @@ def _placement(census: Census, topologies: Sequence[Topology]) -> Iterator[Findi
     if scattered:
         yield Finding(
             (),
-            f"ranks are dealt to hosts in turn ({scattered[0].name} has {compact(scattered[0].ranks)}): give each "
+            f"ranks are dealt to hosts in turn ({scattered[0].name} has {rank_ranges(scattered[0].ranks)}): give each "
             "host neighbouring ranks (Slurm: --distribution=block), else every axis leaves the host",
         )
         return
@@ -196,7 +196,7 @@ def _crowded_cores(census: Census, host: Host) -> Iterator[Finding]:
 
 
 def _numbers(text: str) -> Iterator[int]:
-    """What `compact` wrote."""
+    """What `rank_ranges` wrote."""
     for part in filter(None, text.split(", ")):
         first, _, last = part.partition("-")
         yield from range(int(first), int(last or first) + 1)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
-from parallel.watch.verdict import compact
+from parallel.watch.verdict import rank_ranges
 from train.preflight.census import Census
 from train.preflight.findings import Host
 from train.preflight.judge_trials import Speeds, say_link
@@ -116,7 +116,7 @@ def _hosts(census: Census, offsets: Mapping[Host, tuple[float, float]]) -> str:
         device = (
             fact.gpu.name if fact.gpu else f"{fact.threads} thread(s) a rank, cores {fact.cores}"
         )
-        rows.append((host.name, compact(host.ranks), clock, device))
+        rows.append((host.name, rank_ranges(host.ranks), clock, device))
     more = len(census.hosts) - _HOSTS
     return "\n".join(_columns(rows) + ([f"and {more} more hosts"] if more > 0 else []))
 

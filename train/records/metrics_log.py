@@ -1,7 +1,7 @@
 """The files a run leaves: metrics.jsonl, evaluation.jsonl, config.yaml, summary.json.
 
 One JSON object a line, written at once. On resume rows beyond the checkpoint are dropped, so every step
-stands once. Rows that a full disk refuses wait in memory and are written when there is room.
+stands once. RowFile that a full disk refuses wait in memory and are written when there is room.
 """
 
 import json
@@ -17,7 +17,7 @@ from data.files import reason, write_durably
 MOST_WAITING_BYTES = 64 << 20
 
 
-class Rows:
+class RowFile:
     """One append-only file of JSON rows; those of steps beyond `first_step` are dropped."""
 
     def __init__(self, path: Path, first_step: int, news: deque[str]) -> None:
@@ -117,8 +117,8 @@ class RunLog:
         self._open(first_step)
 
     def _open(self, first_step: int) -> None:
-        self._metrics = Rows(self._folder / "metrics.jsonl", first_step, self._news)
-        self._evaluation = Rows(self._folder / "evaluation.jsonl", first_step, self._news)
+        self._metrics = RowFile(self._folder / "metrics.jsonl", first_step, self._news)
+        self._evaluation = RowFile(self._folder / "evaluation.jsonl", first_step, self._news)
 
     def step(self, row: dict[str, Any]) -> None:
         """One optimizer step."""
@@ -159,12 +159,12 @@ class RunLog:
             self._evaluation.close()
 
 
-def finite(value: Any) -> Any:
-    """`value` with every number that is not finite replaced by None: JSON has no NaN."""
+def finite_or_null(value: Any) -> Any:
+    """`value` with every number that is not finite_or_null replaced by None: JSON has no NaN."""
     if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
+        return {key: finite_or_null(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [finite(inner) for inner in value]
+        return [finite_or_null(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

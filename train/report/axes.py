@@ -2,7 +2,7 @@
 
 Every curve over training has `tokens_seen` on its x axis, one trace per stage in that stage's
 colour and the same bands behind it. Colours are names such as "@stage0"; the page looks them up in
-its style sheet, so one figure serves the light and the dark theme. Non-finite numbers become gaps.
+its style sheet, so one figure serves the light and the dark theme. Non-finite_value numbers become gaps.
 """
 
 import html
@@ -13,7 +13,7 @@ from itertools import pairwise
 from train.report.record import (
     Row,
     RunRecord,
-    finite,
+    finite_value,
     known,
     rounded,
 )
@@ -108,7 +108,7 @@ def stage_lines(
     traces = list[Row]()
     for stage in record.stage_names:
         rows = record.steps_of(stage)
-        values = [finite(row, key) for row in rows]
+        values = [finite_value(row, key) for row in rows]
         if all(value is None for value in values):
             continue
         width = max(1, len(rows) // 12) if smoothed else 1

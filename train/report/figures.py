@@ -23,11 +23,11 @@ from train.report.axes import (
 from train.report.record import (
     Row,
     RunRecord,
-    compact,
-    finite,
+    finite_value,
     known,
     length_label,
     rounded,
+    short_number,
     spiked,
     weighted_mean,
     yardstick,
@@ -55,7 +55,7 @@ def loss_figure(record: RunRecord) -> Figure:
     levels += [value for trace in data for value in trace["y"] if value and "customdata" in trace]
     for stage in record.stage_names:
         rows = [row for row in record.evaluations if str(row["stage"]) == stage]
-        rows = [row for row in rows if finite(row, "loss") is not None]
+        rows = [row for row in rows if finite_value(row, "loss") is not None]
         if rows:
             data.append(held_out_points(record, stage, rows))
             levels += known(rows, "loss")
@@ -81,7 +81,7 @@ def loss_figure(record: RunRecord) -> Figure:
         record, spikes, "spike", lambda row: (min(row["loss"], high), f"{row['loss']:.4f}")
     )
     title = "Training loss"
-    bigram = finite(record.evaluations[-1], "bigram_loss") if record.evaluations else None
+    bigram = finite_value(record.evaluations[-1], "bigram_loss") if record.evaluations else None
     if newest:
         title = f"Held-out loss ends at {newest[0]:.3f}"
         if bigram is not None:
@@ -123,8 +123,8 @@ def position_figure(record: RunRecord) -> Figure:
         line = {"color": record.colour(stage), "dash": record.dash(stage), "width": 2}
         words = [
             f"positions {b['start']} to {b['end'] - 1}<br>loss {b['loss']:.4f}, bigram "
-            + (f"{b['bigram_loss']:.4f}" if finite(b, "bigram_loss") is not None else "none")
-            + f"<br>{compact(b.get('tokens') or 0)} tokens scored"
+            + (f"{b['bigram_loss']:.4f}" if finite_value(b, "bigram_loss") is not None else "none")
+            + f"<br>{short_number(b.get('tokens') or 0)} tokens scored"
             for b in buckets
         ]
         data.append(
@@ -134,7 +134,7 @@ def position_figure(record: RunRecord) -> Figure:
             | {"hovertemplate": f"<b>{html.escape(stage)}</b><br>%{{customdata}}<extra></extra>"}
         )
     names = line_ends(data)
-    counted = [b for b in position_buckets(newest) if finite(b, "bigram_loss") is not None]
+    counted = [b for b in position_buckets(newest) if finite_value(b, "bigram_loss") is not None]
     if counted:
         line = {"color": "@muted", "width": 1.5, "dash": "dash"}
         skip = {"name": "bigram", "mode": "lines", "line": line, "hoverinfo": "skip"}
@@ -149,7 +149,9 @@ def position_figure(record: RunRecord) -> Figure:
 def position_buckets(evaluation: Row) -> list[Row]:
     """The evaluation's buckets that hold a loss, in order of position."""
     buckets = evaluation.get("position_buckets") or []
-    kept = [b for b in buckets if None not in (finite(b, k) for k in ("start", "end", "loss"))]
+    kept = [
+        b for b in buckets if None not in (finite_value(b, k) for k in ("start", "end", "loss"))
+    ]
     return sorted(kept, key=lambda bucket: float(bucket["start"]))
 
 
@@ -165,7 +167,9 @@ def bucket_line(buckets: list[Row], key: str) -> Row:
 
 
 def position_title(evaluation: Row) -> str:
-    first, last = (finite(evaluation, key) for key in ("first_quarter_loss", "last_quarter_loss"))
+    first, last = (
+        finite_value(evaluation, key) for key in ("first_quarter_loss", "last_quarter_loss")
+    )
     if first is None or last is None:
         return "Loss by position"
     stage = evaluation["stage"]
@@ -196,7 +200,7 @@ def position_layout(record: RunRecord, edges: list[float]) -> Row:
         "hovermode": "closest",
     }
     model = record.config.get("model")
-    window = finite(model, "window") if isinstance(model, dict) else None
+    window = finite_value(model, "window") if isinstance(model, dict) else None
     if window is not None and low < window < high:
         line = {"width": 1, "color": "@muted", "dash": "dot"}
         layout["shapes"] = [
@@ -239,15 +243,15 @@ def learning_rate_figure(record: RunRecord) -> Figure:
 
 
 def gradient_norm_figure(record: RunRecord) -> Figure:
-    """Gradient norms on a log axis; a skipped step is a cross, at the top if not finite."""
+    """Gradient norms on a log axis; a skipped step is a cross, at the top if not finite_value."""
     values = [value for value in known(record.steps, "gradient_norm") if value > 0]
     data = stage_lines(record, "gradient_norm", lambda value: f"{value:.4g}", "norm", smoothed=True)
     skipped = [row for row in record.steps if row.get("skipped") is True]
     top = max(values, default=1.0)
 
     def place(row: Row) -> tuple[float, str]:
-        norm = finite(row, "gradient_norm")
-        return norm or top, str(row.get("skipped_because", "not finite"))
+        norm = finite_value(row, "gradient_norm")
+        return norm or top, str(row.get("skipped_because", "not finite_value"))
 
     data += crosses(record, skipped, "skipped", place)
     title = f"Gradient norm, median {median(values):.2g}" if values else "Gradient norm"
@@ -265,7 +269,7 @@ def gradient_norm_figure(record: RunRecord) -> Figure:
 def throughput_figure(record: RunRecord) -> Figure:
     key = "tokens_per_second"
     mean = weighted_mean(record.steps, key, "step_seconds")
-    title = f"{compact(mean)} tokens per second on average" if mean else "Tokens per second"
+    title = f"{short_number(mean)} tokens per second on average" if mean else "Tokens per second"
     rates = [
         weighted_mean(record.steps_of(stage), key, "step_seconds") for stage, _, _ in record.spans()
     ]
@@ -292,9 +296,9 @@ def time_figure(record: RunRecord) -> Figure:
         seconds, stage = row.get("seconds"), str(row["stage"])
         if not isinstance(seconds, dict):
             continue
-        known_parts = {str(part): finite(seconds, part) or 0.0 for part in seconds}
+        known_parts = {str(part): finite_value(seconds, part) or 0.0 for part in seconds}
         known_parts["other"] = max(
-            0.0, (finite(row, "step_seconds") or 0.0) - sum(known_parts.values())
+            0.0, (finite_value(row, "step_seconds") or 0.0) - sum(known_parts.values())
         )
         for part, value in known_parts.items():
             of_stage = parts.setdefault(part, {})
@@ -371,7 +375,7 @@ def all_figures(record: RunRecord) -> list[Figure]:
         loss_figure(record),
         position_figure(record),
         schedule_figure(record, "sequence_length", "Sequence length", length_label),
-        schedule_figure(record, "rope_base", "RoPE base", compact),
+        schedule_figure(record, "rope_base", "RoPE base", short_number),
         learning_rate_figure(record),
         gradient_norm_figure(record),
         throughput_figure(record),

@@ -21,12 +21,12 @@ from train.report.record import (
     NUM_COLOURS,
     Row,
     RunRecord,
-    compact,
-    finite,
+    finite_value,
     known,
     length_label,
     of_spikes,
     read_run,
+    short_number,
     weighted_mean,
 )
 
@@ -80,11 +80,13 @@ def lead(record: RunRecord) -> str:
     model = record.config.get("model")
     if not isinstance(model, dict):
         return ""
-    layers, width, window = (finite(model, k) for k in ("num_layers", "hidden_size", "window"))
+    layers, width, window = (
+        finite_value(model, k) for k in ("num_layers", "hidden_size", "window")
+    )
     if layers is None or width is None:
         return ""
     words = f"A language model of {layers:.0f} layers, {width:.0f} wide"
-    heads, groups = finite(model, "num_heads"), finite(model, "num_kv_heads")
+    heads, groups = finite_value(model, "num_heads"), finite_value(model, "num_kv_heads")
     if heads:
         words += f", {heads:.0f} attention heads"
         words += f" on {groups:.0f} key/value heads" if groups and groups != heads else ""
@@ -95,7 +97,7 @@ def lead(record: RunRecord) -> str:
         words += f": {' and '.join(kinds)}"
         if window and any("window" in kind for kind in count):
             words += f"; a window sees {window:,.0f} keys"
-    vocabulary = finite(model, "vocab_size")
+    vocabulary = finite_value(model, "vocab_size")
     return words + (f". Vocabulary of {vocabulary:,.0f}." if vocabulary else ".")
 
 
@@ -115,7 +117,7 @@ def notes(record: RunRecord) -> list[str]:
         lines.append("No step has been completed yet.")
     elif planned and seen < 0.999 * planned:
         lines.append(
-            f"The run stands at {seen / planned:.1%} of its planned {compact(planned)} tokens."
+            f"The run stands at {seen / planned:.1%} of its planned {short_number(planned)} tokens."
         )
     rollbacks = of_spikes(record.steps[-1], "rollbacks") if record.steps else None
     if rollbacks:
@@ -132,10 +134,10 @@ def notes(record: RunRecord) -> list[str]:
 def facts(record: RunRecord) -> list[tuple[str, str]]:
     """The line under the title: size, devices, dates, versions; only what is known."""
     summary, found = record.summary, list[tuple[str, str]]()
-    parameters = finite(summary, "parameters")
+    parameters = finite_value(summary, "parameters")
     if parameters:
-        found.append(("Parameters", f"{compact(parameters)} ({parameters:,.0f})"))
-    device, ranks = summary.get("device"), finite(summary, "world_size")
+        found.append(("Parameters", f"{short_number(parameters)} ({parameters:,.0f})"))
+    device, ranks = summary.get("device"), finite_value(summary, "world_size")
     words = [str(device)] if device else []
     words += [f"{ranks:.0f} {'rank' if ranks == 1 else 'ranks'}"] if ranks else []
     if words:
@@ -166,14 +168,14 @@ def headline(record: RunRecord) -> list[str]:
     """The figures a reader looks for first, as tiles; a tile without data is left out."""
     tiles, seconds = list[str](), sum(known(record.steps, "step_seconds"))
     newest = record.evaluations[-1] if record.evaluations else Row()
-    loss = finite(newest, "loss")
+    loss = finite_value(newest, "loss")
     trained = known(record.steps, "loss")
     if loss is not None:
         tiles.append(
             tile("Held-out loss", f"{loss:.3f}", f"perplexity {math.exp(min(loss, 700)):.3g}")
         )
         for name in ("bigram", "unigram"):
-            yardstick = finite(newest, f"{name}_loss")
+            yardstick = finite_value(newest, f"{name}_loss")
             if yardstick is not None:
                 text = f"{name} loss {yardstick:.3f}"
                 tiles.append(tile(f"Against {name}", signed(loss - yardstick), text))
@@ -190,7 +192,7 @@ def headline(record: RunRecord) -> list[str]:
         tiles.append(
             tile(
                 "Tokens",
-                compact(tokens_seen(record)),
+                short_number(tokens_seen(record)),
                 f"in {number:,} {'step' if number == 1 else 'steps'}",
             )
         )
@@ -202,7 +204,7 @@ def headline(record: RunRecord) -> list[str]:
             text = f"in steps, {duration(wall)} in all"
         tiles.append(tile("Time", duration(seconds), text))
         if rate is not None:
-            tiles.append(tile("Tokens per second", compact(rate), power(record)))
+            tiles.append(tile("Tokens per second", short_number(rate), power(record)))
     padding = weighted_mean(record.steps, "padding_fraction", "batch_tokens")
     if padding is not None:
         memory = max(known(record.steps, "peak_memory_bytes"), default=0.0)
@@ -223,7 +225,9 @@ def power(record: RunRecord) -> str:
 
 def quarter_gain(evaluation: Row, loss: str = "loss") -> float | None:
     """Loss of a segment's last quarter less that of its first: the model's, or a yardstick's."""
-    first, last = (finite(evaluation, f"{quarter}_quarter_{loss}") for quarter in ("first", "last"))
+    first, last = (
+        finite_value(evaluation, f"{quarter}_quarter_{loss}") for quarter in ("first", "last")
+    )
     return None if first is None or last is None else last - first
 
 
@@ -274,32 +278,36 @@ def stage_row(record: RunRecord, stage: str) -> dict[str, str]:
     """The table's cells for one stage: what was planned, else what the steps say."""
     plan, steps = record.planned_stages.get(stage, {}), record.steps_of(stage)
     evaluation = record.last_evaluation(stage)
-    loss, bigram = finite(evaluation, "loss"), finite(evaluation, "bigram_loss")
+    loss, bigram = finite_value(evaluation, "loss"), finite_value(evaluation, "bigram_loss")
 
     def setting(key: str) -> float | None:
-        value = finite(plan, key)
+        value = finite_value(plan, key)
         return value if value is not None else max(known(steps, key), default=None)
 
     seen = sum(end - start for name, start, end in record.spans() if name == stage)
-    wanted, length, base = finite(plan, "tokens"), setting("sequence_length"), setting("rope_base")
+    wanted, length, base = (
+        finite_value(plan, "tokens"),
+        setting("sequence_length"),
+        setting("rope_base"),
+    )
     rate, batch, gain = setting("learning_rate"), setting("batch_tokens"), quarter_gain(evaluation)
     padding = weighted_mean(steps, "padding_fraction", "batch_tokens")
     speed = weighted_mean(steps, "tokens_per_second", "step_seconds")
-    tokens = compact(seen) if steps else "not reached"
+    tokens = short_number(seen) if steps else "not reached"
     if wanted and steps and seen < 0.999 * wanted:
-        tokens += f" of {compact(wanted)}"
+        tokens += f" of {short_number(wanted)}"
     return {
         "Tokens": tokens,
         "Sequence length": length_label(length) if length else "",
-        "RoPE base": compact(base) if base else "",
+        "RoPE base": short_number(base) if base else "",
         "Learning rate": f"{rate:.2g}" if rate is not None else "",
-        "Batch tokens": compact(batch) if batch else "",
+        "Batch tokens": short_number(batch) if batch else "",
         "Steps": f"{len(steps):,}" if steps else "",
         "Held-out loss": f"{loss:.3f}" if loss is not None else "",
         "Against bigram": signed(loss - bigram) if loss is not None and bigram is not None else "",
         "Last less first quarter": signed(gain) if gain is not None else "",
         "Padding": f"{padding:.2%}" if padding is not None else "",
-        "Tokens/s": compact(speed) if speed else "",
+        "Tokens/s": short_number(speed) if speed else "",
     }
 
 

@@ -139,7 +139,7 @@ def read_log(path: Path) -> tuple[list[Row], bool]:
     return rows, False
 
 
-def finite(row: Row, key: str) -> float | None:
+def finite_value(row: Row, key: str) -> float | None:
     """row[key] as a float; None where it is absent, not a number, NaN or infinite."""
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -148,31 +148,31 @@ def finite(row: Row, key: str) -> float | None:
 
 
 def known(rows: Iterable[Row], key: str) -> list[float]:
-    """The finite values of one key."""
-    return [value for row in rows if (value := finite(row, key)) is not None]
+    """The finite_value values of one key."""
+    return [value for row in rows if (value := finite_value(row, key)) is not None]
 
 
 def spiked(row: Row) -> bool:
     """Whether a step's loss was above the limit of train.spikes."""
-    loss, limit = finite(row, "loss"), of_spikes(row, "limit")
+    loss, limit = finite_value(row, "loss"), of_spikes(row, "limit")
     return loss is not None and limit is not None and loss > limit
 
 
 def of_spikes(row: Row, key: str) -> float | None:
     """What a step's row says about spikes; None where nobody looked for them."""
     spikes = row.get("spikes")
-    return finite(spikes, key) if isinstance(spikes, dict) else None
+    return finite_value(spikes, key) if isinstance(spikes, dict) else None
 
 
 def weighted_mean(rows: Iterable[Row], key: str, weight: str) -> float | None:
     """Mean of `key` weighted by `weight`, over the rows that have both; None where none has."""
-    pairs = [(finite(row, key), finite(row, weight)) for row in rows]
+    pairs = [(finite_value(row, key), finite_value(row, weight)) for row in rows]
     whole = [(value, share) for value, share in pairs if value is not None and share]
     total = sum(share for _, share in whole)
     return sum(value * share for value, share in whole) / total if total else None
 
 
-def compact(value: float, digits: int = 3) -> str:
+def short_number(value: float, digits: int = 3) -> str:
     """A number as people say it: 950, 12.4k, 1.2M, 3B."""
     for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit * 0.9995:
@@ -195,7 +195,7 @@ def yardstick(record: RunRecord, key: str) -> tuple[list[float | None], list[flo
     """A yardstick as one level per evaluation, held back to the evaluation before."""
     x, y, start = list[float | None](), list[float](), 0.0
     for row in record.evaluations:
-        value = finite(row, key)
+        value = finite_value(row, key)
         if value is not None:
             x += [start, row["tokens_seen"]]
             y += [value, value]
