@@ -13,7 +13,7 @@ from parallel.watch.board import Board
 from parallel.watch.waiting import flight_record
 from parallel.watch.watch import Watch, is_lost_peer
 from train.health.exit_status import FAILURE
-from train.records.rank_log import Journal, put_error_aside
+from train.records.rank_log import RankLog, put_error_aside
 
 # Last words may take so long; and where it is asked first who is gone.
 _LAST_WORDS, _QUESTION = 20.0, 60.0
@@ -26,7 +26,7 @@ class Supervisor:
         self._world = mesh.world
         if mesh.is_main:
             put_error_aside(folder)
-        self._journal = Journal(folder, mesh.rank)
+        self._log = RankLog(folder, mesh.rank)
         self._kind = ""
         self._watch: Watch | None = None
         if mesh.world.store is not None:
@@ -55,7 +55,7 @@ class Supervisor:
             self._fail(error)
         if self._watch is not None:
             self._watch.__exit__(kind, error, trace)
-        self._journal.close()
+        self._log.close()
 
     def phase(self, name: str) -> None:
         """What the run does from now on. Of steps in a row only the first is written down."""
@@ -63,7 +63,7 @@ class Supervisor:
             self._watch.phase(name)
         kind = name.partition(" ")[0]
         if kind != self._kind:
-            self._journal.line(name)
+            self._log.line(name)
         self._kind = kind
 
     def first_step_done(self) -> None:
@@ -76,7 +76,7 @@ class Supervisor:
 
     def refused(self, text: str) -> None:
         """The run ends for a reason that every rank knows; keep it."""
-        self._journal.error(text)
+        self._log.error(text)
 
     def _limit(self, *, started: bool) -> None:
         limit_waits(self._world, started=started)
@@ -88,17 +88,17 @@ class Supervisor:
         text = "".join(traceback.format_exception(error))
         if self._watch is not None and is_lost_peer(error):
             sentence = self._watch.explain(error)
-            if self._journal.error(f"{sentence}\n\n{text}"):
+            if self._log.error(f"{sentence}\n\n{text}"):
                 self._say(sentence)
-        elif self._journal.error(text):
+        elif self._log.error(text):
             sys.stderr.write(text)
         self._exit()
 
     def _end(self, sentence: str) -> None:
         """A hang: the main thread may be blocked for ever, so the process ends from the watch's thread."""
         _end_in(_LAST_WORDS)
-        self._journal.hang(sentence, flight_record())
-        if self._journal.error(f"nothing moves: {sentence}"):
+        self._log.hang(sentence, flight_record())
+        if self._log.error(f"nothing moves: {sentence}"):
             self._say(f"nothing moves: {sentence}")
         self._exit()
 

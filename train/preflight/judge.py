@@ -7,9 +7,9 @@ from typing import Any
 from parallel.topology import Topology
 from train.configuration.schema import PreflightConfig
 from train.preflight import judge_hosts, judge_trials, judge_world, table
-from train.preflight.census import Census
 from train.preflight.facts import Facts, Trial
 from train.preflight.findings import say_by_host
+from train.preflight.world_facts import WorldFacts
 
 
 @dataclass(frozen=True)
@@ -44,27 +44,27 @@ def judge(
     facts, trials: of the ranks that spoke. topologies: the grids of the run. rank_bytes: memory that a rank
     needs at least.
     """
-    census, world_size = Census(facts), topologies[0].world_size
-    speeds = judge_trials.measure(census, trials, topologies[0])
-    offsets = judge_trials.clock_offsets(census, trials)
-    failures = list(judge_trials.failures(census, trials, topologies))
+    world, world_size = WorldFacts(facts), topologies[0].world_size
+    speeds = judge_trials.measure(world, trials, topologies[0])
+    offsets = judge_trials.clock_offsets(world, trials)
+    failures = list(judge_trials.failures(world, trials, topologies))
     problems = [
-        *judge_world.problems(census, world_size),
-        *judge_hosts.problems(census),
+        *judge_world.problems(world, world_size),
+        *judge_hosts.problems(world),
         *failures,
         *judge_trials.wrong_clocks(offsets, limits.clock_seconds),
     ]
     warnings = [
-        *judge_world.warnings(census, topologies),
-        *judge_hosts.warnings(census, rank_bytes),
-        *judge_trials.warnings(census, speeds, limits.slow_link),
+        *judge_world.warnings(world, topologies),
+        *judge_hosts.warnings(world, rank_bytes),
+        *judge_trials.warnings(world, speeds, limits.slow_link),
     ]
     verdict = Verdict(
-        say_by_host(problems, census.hosts),
-        say_by_host(warnings, census.hosts),
-        summary=table.summary(census, speeds),
-        tables=table.tables(census, speeds, offsets),
+        say_by_host(problems, world.hosts),
+        say_by_host(warnings, world.hosts),
+        summary=table.summary(world, speeds),
+        tables=table.tables(world, speeds, offsets),
         broken=bool(failures) or len(trials) < world_size,
     )
     content = {"problems": verdict.problems, "warnings": verdict.warnings}
-    return verdict, content | table.to_json(census, speeds, offsets)
+    return verdict, content | table.to_json(world, speeds, offsets)

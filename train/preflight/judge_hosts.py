@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from train.preflight.census import Census, majority, odd_ones, ranks_of
 from train.preflight.facts import Facts, Site
 from train.preflight.findings import Finding
+from train.preflight.world_facts import WorldFacts, majority, odd_ones, ranks_of
 
 _NONE = "none"
 # Numbers come out alike, or do not depend on it.
@@ -15,24 +15,24 @@ _LITTLE_TEMPORARY = 100 << 20
 _SHARED_MEMORY_OF_A_RANK = 64 << 20
 
 
-def problems(census: Census) -> Iterator[Finding]:
+def problems(world: WorldFacts) -> Iterator[Finding]:
     """Why the run may not start on these hosts."""
-    for host, site in census.sites.items():
+    for host, site in world.sites.items():
         for problem in site.problems:
             yield Finding(host.ranks, problem)
         if site.output_problem:
             yield Finding(host.ranks, site.output_problem)
-    yield from (f for name, f in _versions(census) if name not in _HARMLESS)
-    yield from _code(census)
-    yield from _settings(census)
-    yield from _corpora(census)
+    yield from (f for name, f in _versions(world) if name not in _HARMLESS)
+    yield from _code(world)
+    yield from _settings(world)
+    yield from _corpora(world)
 
 
-def warnings(census: Census, needed_memory: float) -> Iterator[Finding]:
+def warnings(world: WorldFacts, needed_memory: float) -> Iterator[Finding]:
     """What may hurt. needed_memory: bytes that weights, gradients and optimizer states of a rank take at least."""
-    yield from (f for name, f in _versions(census) if name in _HARMLESS)
-    for host, site in census.sites.items():
-        facts = census.of_host(host)
+    yield from (f for name, f in _versions(world) if name in _HARMLESS)
+    for host, site in world.sites.items():
+        facts = world.of_host(host)
         on_gpus = any(fact.gpu for fact in facts)
         wanted = _SHARED_MEMORY_OF_A_RANK * len(facts)
         if on_gpus and len(facts) > 1 and site.shared_memory_free < wanted:
@@ -54,8 +54,8 @@ def warnings(census: Census, needed_memory: float) -> Iterator[Finding]:
             )
 
 
-def _versions(census: Census) -> Iterator[tuple[str, Finding]]:
-    sites = {host: _all_versions(site) for host, site in census.sites.items()}
+def _versions(world: WorldFacts) -> Iterator[tuple[str, Finding]]:
+    sites = {host: _all_versions(site) for host, site in world.sites.items()}
     names = dict.fromkeys(name for versions in sites.values() for name in versions)
     for name in names:
         usual, odd = odd_ones({h: versions.get(name, _NONE) for h, versions in sites.items()})
@@ -69,8 +69,8 @@ def _all_versions(site: Site) -> dict[str, str]:
     return site.versions | ({"driver": " and ".join(drivers)} if drivers else {})
 
 
-def _code(census: Census) -> Iterator[Finding]:
-    sites = census.sites
+def _code(world: WorldFacts) -> Iterator[Finding]:
+    sites = world.sites
     usual, odd = odd_ones({host: (site.code, site.commit) for host, site in sites.items()})
     for (code, commit), hosts in odd.items():
         assert usual is not None
@@ -87,8 +87,8 @@ def _code(census: Census) -> Iterator[Finding]:
         )
 
 
-def _settings(census: Census) -> Iterator[Finding]:
-    facts = list(census.by_rank.values())
+def _settings(world: WorldFacts) -> Iterator[Finding]:
+    facts = list(world.by_rank.values())
     if not facts:
         return
     usual = majority([fact.settings for fact in facts])
@@ -112,8 +112,8 @@ def _shown_setting(key: str, odd: Sequence[Facts]) -> str:
     return f"{key}={next(iter(values))}{' and others' * (len(values) > 1)}"
 
 
-def _corpora(census: Census) -> Iterator[Finding]:
-    sites = census.sites
+def _corpora(world: WorldFacts) -> Iterator[Finding]:
+    sites = world.sites
     for host, site in sites.items():
         for corpus in site.corpora.values():
             if corpus.problem:

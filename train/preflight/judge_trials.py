@@ -9,10 +9,10 @@ from parallel.links import GroupTest
 from parallel.mesh import GROUPS
 from parallel.topology import AXES, Topology
 from parallel.watch.verdict import rank_ranges
-from train.preflight.census import Census
 from train.preflight.clocks import offset_span
 from train.preflight.facts import Trial
 from train.preflight.findings import Finding, Host
+from train.preflight.world_facts import WorldFacts
 
 # Findings of one kind on one axis that are told.
 _TOLD = 5
@@ -72,7 +72,7 @@ def wrong_clocks(
             )
 
 
-def warnings(census: Census, speeds: Sequence[Speeds], slow_link: float) -> Iterator[Finding]:
+def warnings(world: WorldFacts, speeds: Sequence[Speeds], slow_link: float) -> Iterator[Finding]:
     """Links that are `slow_link` times slower than the median of their kind on their axis."""
     for axis in speeds:
         if not axis.links:
@@ -83,31 +83,33 @@ def warnings(census: Census, speeds: Sequence[Speeds], slow_link: float) -> Iter
         for link in slow[:_TOLD]:
             yield Finding(
                 (),
-                f"axis {axis.label}: {say_link(census, link)}, {median / link.speed:.1f} times slower than "
+                f"axis {axis.label}: {say_link(world, link)}, {median / link.speed:.1f} times slower than "
                 f"the median of such links, {median / 1e9:.2f} GB/s",
             )
         if len(slow) > _TOLD:
             yield Finding((), f"axis {axis.label}: {len(slow) - _TOLD} more links are as slow")
 
 
-def clock_offsets(census: Census, trials: Sequence[Trial]) -> dict[Host, tuple[float, float]]:
+def clock_offsets(world: WorldFacts, trials: Sequence[Trial]) -> dict[Host, tuple[float, float]]:
     """Least and greatest offset of every other host's clock to the main rank's, in seconds."""
     rounds = {trial.rank: trial.clock for trial in trials if trial.clock}
     if 0 not in rounds:
         return {}
     return {
         host: offset_span(rounds[host.ranks[0]], rounds[0])
-        for host in census.hosts
+        for host in world.hosts
         if 0 not in host.ranks and host.ranks[0] in rounds
     }
 
 
-def say_link(census: Census, link: TimedLink) -> str:
+def say_link(world: WorldFacts, link: TimedLink) -> str:
     """Who gives, who takes, how fast."""
-    return f"{census.name(link.giver)} -> {census.name(link.taker)} carries {link.speed / 1e9:.2f} GB/s"
+    return (
+        f"{world.name(link.giver)} -> {world.name(link.taker)} carries {link.speed / 1e9:.2f} GB/s"
+    )
 
 
-def measure(census: Census, trials: Sequence[Trial], topology: Topology) -> list[Speeds]:
+def measure(world: WorldFacts, trials: Sequence[Trial], topology: Topology) -> list[Speeds]:
     """Speeds of every axis that was measured, links inside a host apart from those between hosts."""
     tests = {
         (test.name, trial.rank): test
@@ -123,7 +125,7 @@ def measure(census: Census, trials: Sequence[Trial], topology: Topology) -> list
         for giver, taker in _neighbours(groups):
             test = tests.get((name, taker))
             if test is not None and test.ring:
-                between = census.host(giver) != census.host(taker)
+                between = world.host(giver) != world.host(taker)
                 link = TimedLink(giver, taker, test.num_bytes / test.ring)
                 links.setdefault(between, []).append(link)
         size = len(groups[0])
@@ -159,11 +161,11 @@ def _neighbours(groups: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, int]]:
 
 
 def failures(
-    census: Census, trials: Sequence[Trial], topologies: Sequence[Topology]
+    world: WorldFacts, trials: Sequence[Trial], topologies: Sequence[Topology]
 ) -> Iterator[Finding]:
     """Ranks that fell silent, and groups of the others that cannot talk."""
     heard = {trial.rank for trial in trials}
-    lost = tuple(rank for rank in census.by_rank if rank not in heard)
+    lost = tuple(rank for rank in world.by_rank if rank not in heard)
     if lost:
         yield Finding(lost, "fell silent while the groups were tried: stopped, dead or cut off")
     failed: dict[tuple[int, str], dict[int, GroupTest]] = {}
@@ -178,21 +180,21 @@ def failures(
             if heard.issuperset(ranks) and not tests.keys().isdisjoint(ranks)
         ]
         for ranks in groups[:_TOLD]:
-            yield _failure(census, name, ranks, tests)
+            yield _failure(world, name, ranks, tests)
         if len(groups) > _TOLD:
             yield Finding((), f"axis {name}: {len(groups) - _TOLD} more groups cannot talk")
 
 
 def _failure(
-    census: Census, name: str, ranks: Sequence[int], tests: dict[int, GroupTest]
+    world: WorldFacts, name: str, ranks: Sequence[int], tests: dict[int, GroupTest]
 ) -> Finding:
     """Which links of a group fail; where none is known, what its first rank saw."""
     own = [(rank, tests[rank]) for rank in ranks if rank in tests]
     dead = [(test.silent_peer, rank) for rank, test in own if test.silent_peer is not None]
     rank, test = next((seen for seen in own if seen[1].silent_peer is not None), own[0])
-    links = [f"{census.name(giver)} -> {census.name(taker)}" for giver, taker in dead[:_TOLD]]
+    links = [f"{world.name(giver)} -> {world.name(taker)}" for giver, taker in dead[:_TOLD]]
     more = f" and {len(dead) - _TOLD} more" if len(dead) > _TOLD else ""
-    what = f"{', '.join(links) or census.name(rank)}{more}: {test.error}"
+    what = f"{', '.join(links) or world.name(rank)}{more}: {test.error}"
     return Finding(
         tuple(sorted({rank for link in dead for rank in link} or ranks)),
         f"axis {name} cannot talk (ranks {rank_ranges(sorted(ranks))}): {what}; see that these hosts reach each "

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from parallel.topology import Topology
 from parallel.watch.verdict import rank_ranges
-from train.preflight.census import Census, majority
 from train.preflight.facts import Facts, Gpu, GpuState
 from train.preflight.findings import Finding, Host, name_ranks
 from train.preflight.gpu import HARMFUL_SLOWDOWNS
+from train.preflight.world_facts import WorldFacts, majority
 
 # Of a GPU's memory that others may hold; above it the run is refused.
 _MOST_TAKEN = 0.25
@@ -19,40 +19,40 @@ _SLOW = 0.7
 _HOT = 90
 
 
-def problems(census: Census, world_size: int) -> Iterator[Finding]:
+def problems(world: WorldFacts, world_size: int) -> Iterator[Finding]:
     """Why these ranks cannot be this world."""
-    absent = tuple(rank for rank in range(world_size) if rank not in census.by_rank)
+    absent = tuple(rank for rank in range(world_size) if rank not in world.by_rank)
     if absent:
         yield Finding(
             (), f"{name_ranks(absent)} said nothing: stopped, dead, or cut off from rank 0"
         )
     else:  # of a host that lacks a rank nothing more can be said
-        usual = majority([len(host.ranks) for host in census.hosts])
-        for host in census.hosts:
-            yield from _host_problems(census, host, usual)
-    yield from _shared_gpus(census)
-    states = _states(census)
-    for fact in census.by_rank.values():
+        usual = majority([len(host.ranks) for host in world.hosts])
+        for host in world.hosts:
+            yield from _host_problems(world, host, usual)
+    yield from _shared_gpus(world)
+    states = _states(world)
+    for fact in world.by_rank.values():
         if fact.gpu is not None:
             yield from _gpu_problems(fact, fact.gpu, states.get(fact.gpu.uuid))
 
 
-def warnings(census: Census, topologies: Sequence[Topology]) -> Iterator[Finding]:
+def warnings(world: WorldFacts, topologies: Sequence[Topology]) -> Iterator[Finding]:
     """What costs speed, or may."""
-    yield from _placement(census, topologies)
-    for host in census.hosts:
-        yield from _crowded_cores(census, host)
-        site = census.sites.get(host) if census.by_rank[host.ranks[0]].gpu else None
+    yield from _placement(world, topologies)
+    for host in world.hosts:
+        yield from _crowded_cores(world, host)
+        site = world.sites.get(host) if world.by_rank[host.ranks[0]].gpu else None
         if site is not None and site.num_gpus > len(host.ranks):
             yield Finding(
                 host.ranks,
                 f"{site.num_gpus - len(host.ranks)} of {site.num_gpus} GPUs are not used",
             )
-    yield from _gpu_warnings(census)
+    yield from _gpu_warnings(world)
 
 
-def _host_problems(census: Census, host: Host, usual: int) -> Iterator[Finding]:
-    facts = census.of_host(host)
+def _host_problems(world: WorldFacts, host: Host, usual: int) -> Iterator[Finding]:
+    facts = world.of_host(host)
     here = len(facts)
     if here != usual:
         yield Finding(
@@ -77,9 +77,9 @@ def _host_problems(census: Census, host: Host, usual: int) -> Iterator[Finding]:
         )
 
 
-def _shared_gpus(census: Census) -> Iterator[Finding]:
+def _shared_gpus(world: WorldFacts) -> Iterator[Finding]:
     holders: dict[tuple[str, str], list[int]] = {}
-    for fact in census.by_rank.values():
+    for fact in world.by_rank.values():
         if fact.gpu is not None:
             holders.setdefault((fact.machine, fact.gpu.uuid), []).append(fact.rank)
     for (_, uuid), ranks in holders.items():
@@ -111,14 +111,14 @@ def _gpu_problems(fact: Facts, gpu: Gpu, state: GpuState | None) -> Iterator[Fin
         )
 
 
-def _gpu_warnings(census: Census) -> Iterator[Finding]:
-    on_gpus = [(fact, fact.gpu) for fact in census.by_rank.values() if fact.gpu is not None]
+def _gpu_warnings(world: WorldFacts) -> Iterator[Finding]:
+    on_gpus = [(fact, fact.gpu) for fact in world.by_rank.values() if fact.gpu is not None]
     if not on_gpus:
         return
     model = majority([(gpu.name, round(gpu.total / 1e9)) for _, gpu in on_gpus])
     median_flops = statistics.median(gpu.flops for _, gpu in on_gpus)
     median_taken = statistics.median(gpu.used_by_others for _, gpu in on_gpus)
-    states = _states(census)
+    states = _states(world)
     for fact, gpu in on_gpus:
         where = (fact.rank,)
         if (gpu.name, round(gpu.total / 1e9)) != model:
@@ -151,13 +151,13 @@ def _state_warnings(where: tuple[int, ...], gpu: Gpu, state: GpuState) -> Iterat
         yield Finding(where, f"GPU {gpu.uuid} is at {state.temperature} degrees Celsius")
 
 
-def _states(census: Census) -> dict[str, GpuState]:
-    return {uuid: state for site in census.sites.values() for uuid, state in site.gpus.items()}
+def _states(world: WorldFacts) -> dict[str, GpuState]:
+    return {uuid: state for site in world.sites.values() for uuid, state in site.gpus.items()}
 
 
-def _placement(census: Census, topologies: Sequence[Topology]) -> Iterator[Finding]:
+def _placement(world: WorldFacts, topologies: Sequence[Topology]) -> Iterator[Finding]:
     """Neighbours in rank talk most, so they belong on one host."""
-    scattered = [h for h in census.hosts if h.ranks[-1] - h.ranks[0] >= len(h.ranks)]
+    scattered = [h for h in world.hosts if h.ranks[-1] - h.ranks[0] >= len(h.ranks)]
     if scattered:
         yield Finding(
             (),
@@ -165,7 +165,7 @@ def _placement(census: Census, topologies: Sequence[Topology]) -> Iterator[Findi
             "host neighbouring ranks (Slurm: --distribution=block), else every axis leaves the host",
         )
         return
-    firsts = [host.ranks[0] for host in census.hosts]
+    firsts = [host.ranks[0] for host in world.hosts]
     for tensor in dict.fromkeys(topology.tensor for topology in topologies):
         better = math.gcd(tensor, *firsts)
         if better < tensor:
@@ -177,8 +177,8 @@ def _placement(census: Census, topologies: Sequence[Topology]) -> Iterator[Findi
             )
 
 
-def _crowded_cores(census: Census, host: Host) -> Iterator[Finding]:
-    facts = census.of_host(host)
+def _crowded_cores(world: WorldFacts, host: Host) -> Iterator[Finding]:
+    facts = world.of_host(host)
     if any(fact.gpu for fact in facts):
         return
     cores = {core for fact in facts for core in _numbers(fact.cores)}

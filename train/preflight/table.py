@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 from parallel.watch.verdict import rank_ranges
-from train.preflight.census import Census
 from train.preflight.findings import Host
 from train.preflight.judge_trials import Speeds, say_link
+from train.preflight.world_facts import WorldFacts
 
 _HEADS = (
     "axis",
@@ -21,31 +21,31 @@ _HEADS = (
 _HOSTS = 64
 
 
-def summary(census: Census, speeds: Sequence[Speeds]) -> str:
+def summary(world: WorldFacts, speeds: Sequence[Speeds]) -> str:
     """One line for a world that is sound."""
-    line = f"preflight: {_count(census.hosts, 'host')}, {_count(census.by_rank, 'rank')}, sound"
+    line = f"preflight: {_count(world.hosts, 'host')}, {_count(world.by_rank, 'rank')}, sound"
     measured = [axis for axis in speeds if axis.links]
     if not measured:
         return line
     axis = min(measured, key=lambda axis: axis.slowest.speed)
-    return f"{line}; slowest link, on axis {axis.label}: {say_link(census, axis.slowest)}"
+    return f"{line}; slowest link, on axis {axis.label}: {say_link(world, axis.slowest)}"
 
 
 def tables(
-    census: Census, speeds: Sequence[Speeds], offsets: Mapping[Host, tuple[float, float]]
+    world: WorldFacts, speeds: Sequence[Speeds], offsets: Mapping[Host, tuple[float, float]]
 ) -> str:
     """Axes and hosts."""
-    parts = [_axes(census, speeds), _hosts(census, offsets)]
+    parts = [_axes(world, speeds), _hosts(world, offsets)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def to_json(
-    census: Census,
+    world: WorldFacts,
     speeds: Sequence[Speeds],
     offsets: Mapping[Host, tuple[float, float]],
 ) -> dict[str, Any]:
     """The same, with every host and all versions."""
-    sites = census.sites
+    sites = world.sites
     return {
         "axes": [
             {
@@ -70,14 +70,14 @@ def to_json(
                 "versions": sites[host].versions if host in sites else None,
                 "code": sites[host].code if host in sites else None,
                 "commit": sites[host].commit if host in sites else None,
-                "gpus": [fact.gpu.uuid for fact in census.of_host(host) if fact.gpu],
+                "gpus": [fact.gpu.uuid for fact in world.of_host(host) if fact.gpu],
             }
-            for host in census.hosts
+            for host in world.hosts
         ],
     }
 
 
-def _axes(census: Census, speeds: Sequence[Speeds]) -> str:
+def _axes(world: WorldFacts, speeds: Sequence[Speeds]) -> str:
     if not speeds:
         return ""
     rows: list[Sequence[str]] = [_HEADS]
@@ -88,7 +88,7 @@ def _axes(census: Census, speeds: Sequence[Speeds]) -> str:
             kind = "between hosts" if axis.between_hosts else "in a host"
             ring = f"{axis.slowest.speed / 1e9:.2f} / {axis.median / 1e9:.2f}"
             notes.append(
-                f"slowest of {axis.label}, {kind}: {say_link(census, axis.slowest)}, "
+                f"slowest of {axis.label}, {kind}: {say_link(world, axis.slowest)}, "
                 f"{axis.median / axis.slowest.speed:.1f} times slower than their median"
             )
         rows.append(
@@ -105,19 +105,19 @@ def _axes(census: Census, speeds: Sequence[Speeds]) -> str:
     return "\n".join([*_columns(rows), *notes])
 
 
-def _hosts(census: Census, offsets: Mapping[Host, tuple[float, float]]) -> str:
+def _hosts(world: WorldFacts, offsets: Mapping[Host, tuple[float, float]]) -> str:
     rows: list[Sequence[str]] = [("host", "ranks", "clock, ms from the main rank's", "device")]
-    for host in census.hosts[:_HOSTS]:
+    for host in world.hosts[:_HOSTS]:
         clock = "-"
         if host in offsets:
             least, most = offsets[host]
             clock = f"{(least + most) * 500:.1f} +- {(most - least) * 500:.1f}"
-        fact = census.of_host(host)[0]
+        fact = world.of_host(host)[0]
         device = (
             fact.gpu.name if fact.gpu else f"{fact.threads} thread(s) a rank, cores {fact.cores}"
         )
         rows.append((host.name, rank_ranges(host.ranks), clock, device))
-    more = len(census.hosts) - _HOSTS
+    more = len(world.hosts) - _HOSTS
     return "\n".join(_columns(rows) + ([f"and {more} more hosts"] if more > 0 else []))
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 
-class Journal:
+class RankLog:
     """The files of one rank. What cannot be written is left out: a full disk must not end a run here."""
 
     def __init__(self, folder: Path, rank: int) -> None:

@@ -10,7 +10,7 @@ from train.preflight.findings import Host, hosts_of
 Value = TypeVar("Value", bound=Hashable)
 
 
-class Census:
+class WorldFacts:
     """Everybody who gave facts. A host whose rank that looked at it is silent has no site."""
 
     def __init__(self, facts: Iterable[Facts]) -> None:
