@@ -233,9 +233,7 @@ def _of_spikes(run: Run, result: StepResult, limit: float) -> dict[str, Any]:
     """What a row says about its step being skipped, and about spikes where they are looked for."""
     row: dict[str, Any] = {}
     if not result.applied:
-        row["skipped_because"] = (
-            "spike" if bad_step.is_spike(result, limit) else "not finite_or_null"
-        )
+        row["skipped_because"] = "spike" if bad_step.is_spike(result, limit) else "not finite"
     if run.config.train.spikes.action != "ignore":
         row["spikes"] = {
             "limit": limit if math.isfinite(limit) else None,

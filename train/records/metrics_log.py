@@ -1,7 +1,7 @@
 """The files a run leaves: metrics.jsonl, evaluation.jsonl, config.yaml, summary.json.
 
 One JSON object a line, written at once. On resume rows beyond the checkpoint are dropped, so every step
-stands once. RowFile that a full disk refuses wait in memory and are written when there is room.
+stands once. Rows that a full disk refuses wait in memory and are written when there is room.
 """
 
 import json
@@ -160,7 +160,7 @@ class RunLog:
 
 
 def finite_or_null(value: Any) -> Any:
-    """`value` with every number that is not finite_or_null replaced by None: JSON has no NaN."""
+    """`value` with every number that is not finite replaced by None: JSON has no NaN."""
     if isinstance(value, dict):
         return {key: finite_or_null(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -2,7 +2,7 @@
 
 Every curve over training has `tokens_seen` on its x axis, one trace per stage in that stage's
 colour and the same bands behind it. Colours are names such as "@stage0"; the page looks them up in
-its style sheet, so one figure serves the light and the dark theme. Non-finite_value numbers become gaps.
+its style sheet, so one figure serves the light and the dark theme. Non-finite numbers become gaps.
 """
 
 import html

@@ -243,7 +243,7 @@ def learning_rate_figure(record: RunRecord) -> Figure:
 
 
 def gradient_norm_figure(record: RunRecord) -> Figure:
-    """Gradient norms on a log axis; a skipped step is a cross, at the top if not finite_value."""
+    """Gradient norms on a log axis; a skipped step is a cross, at the top if not finite."""
     values = [value for value in known(record.steps, "gradient_norm") if value > 0]
     data = stage_lines(record, "gradient_norm", lambda value: f"{value:.4g}", "norm", smoothed=True)
     skipped = [row for row in record.steps if row.get("skipped") is True]
@@ -251,7 +251,7 @@ def gradient_norm_figure(record: RunRecord) -> Figure:
 
     def place(row: Row) -> tuple[float, str]:
         norm = finite_value(row, "gradient_norm")
-        return norm or top, str(row.get("skipped_because", "not finite_value"))
+        return norm or top, str(row.get("skipped_because", "not finite"))
 
     data += crosses(record, skipped, "skipped", place)
     title = f"Gradient norm, median {median(values):.2g}" if values else "Gradient norm"

@@ -148,7 +148,7 @@ def finite_value(row: Row, key: str) -> float | None:
 
 
 def known(rows: Iterable[Row], key: str) -> list[float]:
-    """The finite_value values of one key."""
+    """The finite values of one key."""
     return [value for row in rows if (value := finite_value(row, key)) is not None]
 
 
