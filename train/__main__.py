@@ -16,15 +16,15 @@ if _STRANGERS:
     sys.exit("\n".join(_STRANGERS))
 
 from parallel.launcher import launch_problems, launched_rank, launched_world_size
-from train import build, job
 from train.configuration import validate
 from train.configuration.compose import ConfigMistakes, compose_run, to_yaml
 from train.configuration.help_text import help_text
-from train.configuration.schema import PreflightConfig, RunConfig
+from train.configuration.schema import RunConfig, run_folder
 from train.health.exit_status import refuse, refuse_alone
-from train.preflight.roll_call import call_roll
 
 _FLAGS = ("--help", "--print", "--check", "--folder", "--preflight")
+# Nothing is started for these.
+_JUDGED = {"--print", "--check", "--folder"}
 
 
 def main(arguments: list[str]) -> int:
@@ -45,16 +45,17 @@ def main(arguments: list[str]) -> int:
     if config is not None:
         found = found + validate.rules(config, launched_world_size())
         here = validate.places(config)
-    if launched_world_size() > 1 and not flags & {"--print", "--check", "--folder"}:
-        return _start_together(config, found, here, alone="--preflight" in flags)
-    if found or here:
+    only_judged = bool(flags & _JUDGED)
+    if (found or here) and (only_judged or launched_world_size() == 1):
         return refuse(found + here)
-    assert config is not None
-    if "--check" in flags:
-        return say(f"{config.run_name}: the configuration is sound\n")
-    if "--folder" in flags:
-        return say(f"{build.run_folder(config)}\n")
-    return job.run_preflight(config) if "--preflight" in flags else job.run_job(config)
+    if only_judged:
+        assert config is not None, "the configuration has no mistake"
+        sound = f"{config.run_name}: the configuration is sound"
+        return say(f"{sound if '--check' in flags else run_folder(config)}\n")
+    # torch and DeepSpeed are imported for a run only: they are most of the seconds that a start takes.
+    from train.start import start
+
+    return start(config, found, here, preflight_only="--preflight" in flags)
 
 
 def _compose(arguments: list[str]) -> tuple[RunConfig | None, list[str]]:
@@ -63,33 +64,6 @@ def _compose(arguments: list[str]) -> tuple[RunConfig | None, list[str]]:
         return compose_run(arguments), []
     except ConfigMistakes as error:
         return error.rest, error.mistakes
-
-
-def _start_together(
-    config: RunConfig | None, found: list[str], here: list[str], *, alone: bool
-) -> int:
-    """Meet the other ranks whatever was found: none may leave while the others wait for it.
-
-    found: mistakes of the configuration; here: what is missing on this host, which the preflight tells with the
-    rest.
-    """
-    if config is not None and not found:
-        try:
-            job.choose_hardware(config)
-        except ValueError as error:
-            found = [str(error)]
-    preflight = PreflightConfig() if config is None else config.preflight
-    if found or not (preflight.enabled or alone):
-        found = found + here
-    try:
-        meeting, problems = call_roll(found, preflight.join_seconds)
-    except ValueError as error:
-        return refuse_alone(str(error))
-    if problems:
-        return refuse(problems)
-    assert config is not None
-    run = job.run_preflight if alone else job.run_job
-    return run(config, meeting)
 
 
 def say(text: str) -> int:

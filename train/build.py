@@ -29,7 +29,7 @@ from train.checkpointing.checkpoint import Checkpoints, verify
 from train.checkpointing.resume import sound_checkpoint
 from train.checkpointing.state import RunState, differences, read_index, read_state
 from train.configuration import compose
-from train.configuration.schema import RunConfig
+from train.configuration.schema import RunConfig, run_folder
 from train.evaluation.held_out import HeldOut
 from train.health.stragglers import Stragglers
 from train.loop import Run
@@ -122,11 +122,6 @@ def find_resume(config: RunConfig) -> Path | None:
             "run_name to branch off, or checkpoint.resume=auto to go on"
         )
     return own
-
-
-def run_folder(config: RunConfig) -> Path:
-    """outputs/<run_name>."""
-    return Path(config.paths.outputs) / config.run_name
 
 
 def load_state(

@@ -24,7 +24,7 @@ from train import build
 from train.checkpointing.checkpoint import CheckpointFailed
 from train.checkpointing.state import RunState
 from train.configuration import validate
-from train.configuration.schema import RunConfig
+from train.configuration.schema import RunConfig, run_folder
 from train.health.bad_step import LossSpike, NonFiniteStep
 from train.health.determinism import make_deterministic
 from train.health.exit_status import FAILURE, STOPPED, refuse, refuse_alone
@@ -50,7 +50,7 @@ def run_job(config: RunConfig, meeting: Meeting | None = None) -> int:
         mesh = _start_world(config, meeting)
     except ValueError as error:
         return refuse_alone(str(error))
-    with Supervisor(mesh, build.run_folder(config)) as supervisor:
+    with Supervisor(mesh, run_folder(config)) as supervisor:
         status = _train(config, mesh, supervisor)
     world.stop()
     return status
@@ -158,12 +158,12 @@ def _open(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> _Opened | No
     schedule, _ = build_schedule(config)
     assert schedule is not None, "validated before"
     supervisor.phase("preflight and data preparation")
-    lock = mesh.together(lambda: hold_run(build.run_folder(config)) if mesh.is_main else None)
+    lock = mesh.together(lambda: hold_run(run_folder(config)) if mesh.is_main else None)
     corpus = _checked_corpus(config, mesh, schedule)
     resume, state = build.start_state(config, mesh, schedule=schedule, corpus=corpus)
     if is_over(config, schedule, state):
         if mesh.is_main:
-            _say_over(build.run_folder(config), state)
+            _say_over(run_folder(config), state)
         return None
     first = schedule.stage_at(state.tokens_seen)
     mesh = world.arrange(mesh.world, first.parallel.topology(mesh.world_size))
@@ -233,7 +233,7 @@ def _checked_corpus(config: RunConfig, mesh: Mesh, schedule: Schedule) -> Corpus
     verdict = preflight.check(config, mesh, schedule)
     if mesh.is_main:
         for line in [*(f"warning: {warning}" for warning in verdict.warnings), verdict.summary]:
-            say(line, build.run_folder(config) / "log.txt")
+            say(line, run_folder(config) / "log.txt")
     return build.open_prepared(config, mesh)
 
 

@@ -32,6 +32,12 @@ HOMES = {
     },
     "zstandard": {"data/formats/streams.py"},
 }
+# What `python -m train` must not import before it starts a run: they are nine tenths of the seconds of a start.
+HEAVY = (
+    "torch", "deepspeed", "transformers", "plotly", "safetensors", "sentencepiece", "tokenizers", "wandb"
+)  # fmt: skip
+# The only imports of our packages inside a function, each where a run begins.
+INSIDE_A_FUNCTION = {("train/__main__.py", "train.start.start")}
 # What can run code that stands in a file, and the only files that may use it.
 RUNS_CODE = {
     # Between data.prepare and its own worker processes, over their pipes.
@@ -70,12 +76,56 @@ def test_file_imports_only_what_its_folder_may(file: Path) -> None:
         package = name.split(".")[0]
         if package in MAY_IMPORT:
             assert package in MAY_IMPORT[file.parts[0]], f"{file} imports {name}"
-            assert node in top_level, f"{file} hides an import of {name} inside a function"
+            hidden = node not in top_level and (str(file), name) not in INSIDE_A_FUNCTION
+            assert not hidden, f"{file} hides an import of {name} inside a function"
             assert not isinstance(node, ast.Import), f"{file}: write from {name} import ..."
         for heavy, homes in HOMES.items():
             if name == heavy or name.startswith(f"{heavy}."):
                 allowed = any(str(file).startswith(home) for home in homes)
                 assert allowed, f"{file} imports {name}; only {homes} may"
+
+
+@pytest.mark.parametrize("package", sorted({file.parent for file in FILES}), ids=str)
+def test_a_package_imports_nothing_by_itself(package: Path) -> None:
+    """So that a module of integers is imported without the modules beside it."""
+    init = ROOT / package / "__init__.py"
+    assert init.is_file()
+    assert not list(imports(ast.parse(init.read_text()))), f"{package}/__init__.py imports"
+
+
+def chain_to_a_heavy_package(start: Path) -> str:
+    """The first chain of top-level imports from a file of ours to a package of HEAVY; empty: there is none."""
+    chains = {start: str(start)}
+    waiting = [start]
+    while waiting:
+        file = waiting.pop(0)
+        tree = ast.parse((ROOT / file).read_text())
+        for node, name in imports(tree):
+            if node not in tree.body:
+                continue
+            package = name.split(".")[0]
+            if package in HEAVY:
+                return f"{chains[file]} -> {name}"
+            # `from a.b import c`: c is a module, or a name in the module a.b.
+            for module in (name, name.rpartition(".")[0]):
+                path = Path(f"{module.replace('.', '/')}.py")
+                if path in FILES and path not in chains:
+                    chains[path] = f"{chains[file]} -> {path}"
+                    waiting.append(path)
+    return ""
+
+
+def test_what_check_reaches_imports_no_heavy_package() -> None:
+    chain = chain_to_a_heavy_package(Path("train/__main__.py"))
+    assert not chain, (
+        f"{chain}: --help and --check must start without it; put what they judge apart"
+    )
+
+
+def test_the_search_for_heavy_packages_follows_imports_from_file_to_file() -> None:
+    chain = chain_to_a_heavy_package(Path("train/start.py"))
+    assert chain.startswith("train/start.py -> ")
+    assert chain.rpartition(" -> ")[2].split(".")[0] in HEAVY
 
 
 def used(tree: ast.AST) -> Iterator[str]:

@@ -2,15 +2,11 @@
 
 from dataclasses import asdict
 from itertools import product
-from pathlib import Path
 
 import pytest
 
-from data.files import seal
-from model.config import ModelConfig
 from model.flops import parameter_count
 from model.position.config import RopeConfig
-from train.checkpointing.state import FORMAT, RunState
 from train.configuration import validate
 from train.configuration.compose import (
     ConfigMistakes,
@@ -22,18 +18,6 @@ from train.configuration.compose import (
 )
 from train.configuration.schema import RunConfig
 from train.schedule.stages import build_schedule
-
-
-@pytest.fixture
-def imported(tmp_path: Path) -> str:
-    """What `model=from_huggingface` looks at of an imported checkpoint."""
-    state = RunState(
-        model={**asdict(ModelConfig()), "layer_pattern": ["full_rope"], "num_heads": 2},
-        rope_base={"full": 500_000.0},
-        context_length=8192,
-    )
-    (tmp_path / "state.json").write_bytes(seal({"format": FORMAT, **asdict(state)}))
-    return str(tmp_path)
 
 
 def mistakes(*arguments: str) -> list[str]:

@@ -5,6 +5,7 @@ rest of the code receives the smallest part that serves, never the tree, never a
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from data.config import DataConfig
@@ -208,3 +209,8 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     preflight: PreflightConfig = field(default_factory=PreflightConfig)
+
+
+def run_folder(config: RunConfig) -> Path:
+    """Where the run writes everything: outputs/<run_name>."""
+    return Path(config.paths.outputs) / config.run_name

@@ -30,9 +30,8 @@ from parallel.mesh import Mesh, arrange
 from parallel.rendezvous.council import Council, StoreLost
 from parallel.topology import Topology
 from parallel.watch.waiting import waiting
-from train import build
 from train.configuration import validate
-from train.configuration.schema import RunConfig
+from train.configuration.schema import RunConfig, run_folder
 from train.health.exit_status import refuse, refuse_alone
 from train.preflight.collect import Brief, collect, settings, stamps, this_host
 from train.preflight.facts import Facts, Trial
@@ -87,7 +86,7 @@ def check(config: RunConfig, mesh: Mesh, schedule: Schedule) -> Verdict:
         raise Unsound(Verdict([line], [], "", "", broken=True), alone=True) from error
     finally:
         if mesh.is_main:
-            remove_token(build.run_folder(config), brief.token)
+            remove_token(run_folder(config), brief.token)
     if verdict.problems:
         raise Unsound(verdict)
     return verdict
@@ -125,7 +124,7 @@ def _prepare(config: RunConfig) -> tuple[Brief, list[str]]:
     except OSError as error:
         found.append(f"the corpus cannot be made or read: {reason(error)}")
     token: Token | None = None
-    folder = build.run_folder(config)
+    folder = run_folder(config)
     try:
         token = leave_token(folder)
     except OSError as error:
@@ -210,7 +209,7 @@ def _judge(
         limits=config.preflight,
         rank_bytes=validate.one_checkpoint_bytes(config) / mesh.world_size,
     )
-    folder = build.run_folder(config)
+    folder = run_folder(config)
     with contextlib.suppress(OSError):  # a folder that cannot be written is a problem already told
         write_durably(folder / "preflight.txt", verdict.page)
         write_durably(folder / "preflight.json", json.dumps(content, indent=1) + "\n")

@@ -25,7 +25,7 @@ from parallel.mesh import Mesh
 from parallel.watch.verdict import rank_ranges
 from train import build
 from train.configuration import validate
-from train.configuration.schema import RunConfig
+from train.configuration.schema import RunConfig, run_folder
 from train.preflight.facts import CorpusFiles, Facts, Site
 from train.preflight.gpu import ask_nvidia_smi, look_at_gpu
 from train.preflight.output import Token, token_problem
@@ -129,7 +129,7 @@ def _site(config: RunConfig, mesh: Mesh, brief: Brief, problems: list[str]) -> S
             for name, prefix in _prefixes(config).items()
             if config.data.corpus or not missing_files("", prefix)
         },
-        output_problem=token_problem(build.run_folder(config), brief.token, mesh.rank),
+        output_problem=token_problem(run_folder(config), brief.token, mesh.rank),
         memory_available=_memory_available(),
         shared_memory_free=_free("/dev/shm"),
         temporary_free=_free(tempfile.gettempdir()),

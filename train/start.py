@@ -1,0 +1,38 @@
+"""Starts a run whose configuration was judged: one process alone, or all ranks of a launcher together."""
+
+from parallel.launcher import launched_world_size
+from train import job
+from train.configuration.schema import PreflightConfig, RunConfig
+from train.health.exit_status import refuse, refuse_alone
+from train.preflight.roll_call import call_roll
+
+
+def start(
+    config: RunConfig | None, found: list[str], here: list[str], *, preflight_only: bool
+) -> int:
+    """Run, or only look at every host and link. Returns the exit status.
+
+    found: mistakes of the configuration; here: what is missing on this host. One process alone has neither.
+    Several ranks meet whatever was found: none may leave while the others wait for it. What is missing on one
+    host is then told by the preflight with the rest.
+    """
+    run = job.run_preflight if preflight_only else job.run_job
+    if launched_world_size() == 1:
+        assert config is not None, "mistakes were refused before"
+        return run(config)
+    if config is not None and not found:
+        try:
+            job.choose_hardware(config)
+        except ValueError as error:
+            found = [str(error)]
+    preflight = PreflightConfig() if config is None else config.preflight
+    if found or not (preflight.enabled or preflight_only):
+        found = found + here
+    try:
+        meeting, problems = call_roll(found, preflight.join_seconds)
+    except ValueError as error:
+        return refuse_alone(str(error))
+    if problems:
+        return refuse(problems)
+    assert config is not None, "a rank without a configuration has mistakes"
+    return run(config, meeting)
