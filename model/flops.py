@@ -5,10 +5,10 @@ Conventions, the field's usual ones:
 - One multiply-add is two operations. A backward costs twice its forward, so training is three
   forwards. Recomputed forwards are not counted: these are the operations the model needs, not those
   a machine spends.
-- Every weight that multiplies each token counts 2 per token and forward (hence 6 N T in training).
-  The embedding lookup is free; the output head is a product over the whole vocabulary. So a tied
-  embedding counts once, AS THE HEAD, and an untied input embedding not at all. Norm weights, biases,
-  rotation and softmax are left out (under 0.1 %).
+- Every weight that multiplies each token (`multiplies_tokens` in the table of parameters) counts 2 per
+  token and forward (hence 6 N T in training). The embedding lookup is free; the output head is a product
+  over the whole vocabulary. So a tied embedding counts once, AS THE HEAD, and an untied input embedding
+  not at all. Norm weights, biases, rotation and softmax are left out (under 0.1 %).
 - Attention counts 4 * num_heads * head_dim per visible pair of query and key and forward (12 in
   training): only pairs that the window and the document borders let through, half of a square for a
   causal full layer, not the whole.
@@ -16,12 +16,14 @@ Conventions, the field's usual ones:
   too, the machine's.
 """
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from model.config import ModelConfig
 from model.layer_pattern import expand_pattern
+from model.parameters import parameter_names, role_of, shape_of
 
 _FORWARDS_PER_TRAINING_STEP = 3
 
@@ -38,58 +40,49 @@ class FlopCount:
         """All of them."""
         return self.dense + self.attention
 
-    @property
-    def attention_share(self) -> float:
-        """The part of the total that grows with the square of the length (0 to 1)."""
-        return self.attention / self.total
-
 
 def parameter_count(config: ModelConfig) -> int:
     """Every parameter of the whole model, a tied weight once."""
-    embeddings = 1 if config.tie_embeddings else 2
-    vectors = layer_vectors(
-        config,
-        heads=config.num_heads,
-        key_heads=config.num_kv_heads,
-        width=config.intermediate_size,
-    )
-    return (
-        embeddings * config.vocab_size * config.hidden_size
-        + config.num_layers * (_layer_matmul_parameters(config) + vectors)
-        + config.hidden_size
-    )
+    ends, layer = parameter_names(config, []), _layer_names(config)
+    return _elements(ends, config) + config.num_layers * _elements(layer, config)
 
 
-def layer_vectors(config: ModelConfig, *, heads: int, key_heads: int, width: int) -> int:
-    """Norm weights, biases and sinks of one layer, or of a part of it.
+def products_per_token(name: str, config: ModelConfig) -> int:
+    """Multiply-adds of one token and forward with the parameter called `name`.
 
-    heads, key_heads, width: query heads, key/value heads and feed-forward width of that part.
+    Raises:
+        LookupError: the table of parameters has no such row.
     """
-    query_width, key_width = heads * config.head_dim, key_heads * config.head_dim
-    vectors = norms_of_layer(config) * config.hidden_size
-    if config.qk_norm:
-        whole = config.qk_norm_over == "projection"
-        vectors += query_width + key_width if whole else 2 * config.head_dim
-    if config.qkv_bias:
-        vectors += query_width + 2 * key_width
-    if config.output_bias:
-        vectors += config.hidden_size
-    if config.feed_forward_bias:
-        vectors += 2 * width + config.hidden_size
-    return vectors + (heads if config.sinks else 0)
+    return math.prod(shape_of(name, config)) if role_of(name).multiplies_tokens else 0
 
 
-def norms_of_layer(config: ModelConfig) -> int:
-    """Norms over the residual stream's width in one layer."""
-    if config.block == "parallel":
-        return 1
-    return 4 if config.norm_at == "both" else 2
+def layer_matmul_parameters(config: ModelConfig) -> int:
+    """The weights of one layer that every token is multiplied with."""
+    return _products(_layer_names(config), config)
+
+
+def head_matmul_parameters(config: ModelConfig) -> int:
+    """The same of the output head, its own or the embedding's."""
+    return _products(parameter_names(config, [], has_embedding=False), config)
 
 
 def matmul_parameters(config: ModelConfig) -> int:
-    """The weights every token is multiplied with: linear layers and the output head."""
-    head = config.vocab_size * config.hidden_size
-    return config.num_layers * _layer_matmul_parameters(config) + head
+    """The weights every token is multiplied with: those of the layers and both ends."""
+    embedding = _products(parameter_names(config, [], has_head=False), config)
+    layers = config.num_layers * layer_matmul_parameters(config)
+    return embedding + layers + head_matmul_parameters(config)
+
+
+def _layer_names(config: ModelConfig) -> list[str]:
+    return parameter_names(config, [0], has_embedding=False, has_head=False)
+
+
+def _elements(names: Iterable[str], config: ModelConfig) -> int:
+    return sum(math.prod(shape_of(name, config)) for name in names)
+
+
+def _products(names: Iterable[str], config: ModelConfig) -> int:
+    return sum(products_per_token(name, config) for name in names)
 
 
 def score_pairs(lengths: Sequence[int], window: int | None) -> int:
@@ -126,10 +119,3 @@ def forward_flops(config: ModelConfig, lengths: Sequence[int]) -> int:
 def training_flops(config: ModelConfig, lengths: Sequence[int]) -> int:
     """Operations of one forward and backward over documents of these lengths."""
     return _FORWARDS_PER_TRAINING_STEP * forward_flops(config, lengths)
-
-
-def _layer_matmul_parameters(config: ModelConfig) -> int:
-    query_width = config.num_heads * config.head_dim
-    key_width = config.num_kv_heads * config.head_dim
-    attention = 2 * config.hidden_size * (query_width + key_width)
-    return attention + 3 * config.hidden_size * config.intermediate_size

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-
-_INTO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
-_NORM = "norm.weight"
+from model.parameters import numbers_of, role_of
 
 
 def initialize(module: nn.Module, config: ModelConfig, seed: int, prefix: str = "") -> None:
     """Fill every parameter of `module`, a Transformer or the part of one called `prefix`, in place.
 
-    A module built on the meta device needs `to_empty` first; ValueError says so.
+    A module built on the meta device needs `to_empty` first; ValueError says so. LookupError names a parameter
+    that the table of parameters does not have.
     """
     for name, parameter in module.named_parameters(prefix=prefix):
         initialize_parameter(name, parameter, config, seed)
@@ -28,22 +27,22 @@ def initialize(module: nn.Module, config: ModelConfig, seed: int, prefix: str = 
 
 @torch.no_grad()
 def initialize_parameter(name: str, tensor: Tensor, config: ModelConfig, seed: int) -> None:
-    """Fill the whole parameter called `name` (its full name in the Transformer) in place.
+    """Fill the whole parameter called `name` (its full name in the Transformer) in place, as its `Role` says.
 
-    Norms multiply by one, biases are zero; other weights, and sinks, are normal with deviation `init_std`,
-    divided by sqrt(2 num_layers) where a projection writes into the residual stream, so that its variance
-    does not grow with depth (GPT-2).
+    The deviation of a projection into the residual stream is `init_std` / sqrt(2 num_layers), so that the
+    stream's variance does not grow with depth (GPT-2).
     """
     if tensor.is_meta:
         raise ValueError(f"{name}: is on the meta device and has no values; call to_empty first")
-    if name.endswith(_NORM):
+    initial = role_of(name).initial
+    if initial == "norm":
         tensor.fill_(0.0 if config.norm == "rmsnorm_plus_one" else 1.0)
         return
-    if name.endswith(".bias"):
+    if initial == "zero":
         tensor.zero_()
         return
     std = config.init_std
-    if name.endswith(_INTO_RESIDUAL):
+    if initial == "into_residual":
         std /= math.sqrt(2 * config.num_layers)
     values = torch.empty(tensor.shape, dtype=torch.float32)
     tensor.copy_(values.normal_(0.0, std, generator=_generator(name, config, seed)))
@@ -51,7 +50,5 @@ def initialize_parameter(name: str, tensor: Tensor, config: ModelConfig, seed: i
 
 def _generator(name: str, config: ModelConfig, seed: int) -> torch.Generator:
     # A tied head that lives away from the embedding (another pipeline stage) starts as its equal.
-    if config.tie_embeddings and name == "lm_head.weight":
-        name = "embedding.weight"
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}:{numbers_of(name, config)}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))

@@ -25,6 +25,7 @@ from model.layer_pattern import expand_pattern
 from model.loss import ChunkedLoss, HeadLoss, LossSums
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
+from model.parameters import check_parameters, parameter_names
 from model.position.rotation import Rotation, make_rotation
 from model.recompute import RUNNERS, LayerRunner, evenly, keep_everything
 
@@ -39,6 +40,10 @@ class Transformer(nn.Module):
     Build it under `torch.device("meta")` to allocate nothing; fill it with `initialize`.
     Parameters are called embedding.weight, layers.<global index>..., norm.weight and, unless the
     embedding is here to serve, lm_head.weight.
+
+    Raises:
+        LookupError: a module has a parameter without a row in `model/parameters.py`.
+        ValueError: modules and rows do not agree.
     """
 
     def __init__(
@@ -70,6 +75,9 @@ class Transformer(nn.Module):
             self.norm = build_norm(config.norm, config.hidden_size, config.norm_eps)
         if has_head and not (config.tie_embeddings and has_embedding):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        shapes = {name: tuple(parameter.shape) for name, parameter in self.named_parameters()}
+        ends = {"has_embedding": has_embedding, "has_head": has_head}
+        check_parameters(shapes, parameter_names(config, indices, **ends), config)
 
     @property
     def head_weight_VD(self) -> Tensor:  # noqa: N802

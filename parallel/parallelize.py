@@ -30,7 +30,6 @@ from parallel.sequence.ring import RingCore
 from parallel.sequence.traffic import TrafficMeter
 from parallel.sequence.window import WindowCore
 from parallel.tensor.apply import cut_model
-from parallel.tensor.cut import cut_of
 from parallel.tensor.gradients import mark_owners, sum_replicated_gradients
 
 
@@ -105,8 +104,7 @@ def finish(local: LocalModel, mesh: Mesh) -> tuple[NamedParameters, TiedWeight]:
             if parameter is not tied.follower and all(parameter is not p for p in named.values()):
                 named[name] = parameter
     config, ranks = local.stages[0].config, mesh.tensor
-    cuts = {name: cut_of(name, config, ranks.rank, ranks.size) for name in named}
-    return NamedParameters(named, cuts), tied
+    return NamedParameters(named, config, ranks.rank, ranks.size), tied
 
 
 def compile_stages(local: LocalModel) -> None:

@@ -5,31 +5,31 @@ their names in the Transformer. Here those names meet this rank's tensors.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from parallel.tensor.cut import Cut
-
-_WHOLE = Cut(dim=0, parts=1, index=0, replicas=1, is_owner=True)
+from model.config import ModelConfig
+from parallel.tensor.cut import Cut, cut_of
 
 
 @dataclass(frozen=True)
 class NamedParameters:
-    """named: what this rank trains. cuts: how tensor parallelism cut it; a name left out is whole."""
+    """named: what this rank trains. config, tensor_rank, tensor_ranks: by which each parameter is cut."""
 
     named: Mapping[str, nn.Parameter]
-    cuts: Mapping[str, Cut] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, module: nn.Module) -> "NamedParameters":
-        """All parameters of a module, whole."""
-        return cls(dict(module.named_parameters()))
+    config: ModelConfig
+    tensor_rank: int = 0
+    tensor_ranks: int = 1
 
     def cut(self, name: str) -> Cut:
-        """How the parameter is cut."""
-        return self.cuts.get(name, _WHOLE)
+        """How the parameter is cut.
+
+        Raises:
+            LookupError: the table of parameters has no such row.
+        """
+        return cut_of(name, self.config, self.tensor_rank, self.tensor_ranks)
 
     def shape(self, name: str) -> torch.Size:
         """Shape of this rank's part, however ZeRO shards it."""

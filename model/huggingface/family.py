@@ -13,9 +13,10 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.huggingface import rope_fields
-from model.huggingface.links import Link, half_split, is_turned, same
+from model.huggingface.links import Link, half_split, same
 from model.huggingface.refusal import CannotExpress
 from model.layer_pattern import LAYER_KINDS, expand_pattern
+from model.parameters import role_of
 from model.position.config import RopeConfig
 
 Json = dict[str, Any]
@@ -174,7 +175,12 @@ class Family:
         return {key: value for key, value in origin.items() if key not in ours}
 
     def links(self, model: ModelConfig, parameters: Sequence[str]) -> list[Link]:
-        """Every tensor of theirs and of ours, once; `parameters` are the names of all of ours."""
+        """Every tensor of theirs and of ours, once; `parameters` are the names of all of ours.
+
+        Raises:
+            LookupError: the table of parameters does not have one of these names.
+            CannotExpress: the family has no tensor for it.
+        """
         links: dict[tuple[str, ...], Link] = {}
         covered: dict[str, Link] = {}
         for layer in range(model.num_layers):
@@ -182,9 +188,9 @@ class Family:
                 covered |= dict.fromkeys(link.ours, link)
                 links[link.theirs] = link
         for name in parameters:
+            turned = role_of(name).turned and self.halves
             if name not in covered:
                 theirs = self._their_name(name)
-                turned = self.halves and is_turned(name)
                 link = half_split(theirs, name, model.head_dim) if turned else same(theirs, name)
                 links[link.theirs] = link
         return sorted(links.values(), key=lambda link: _place(link.theirs[0]))
@@ -194,7 +200,9 @@ class Family:
         top = {"embedding": "model.embed_tokens", "norm": "model.norm", "lm_head": "lm_head"}
         if module in top:
             return f"{top[module]}.{kind}"
-        _, layer, rest = module.split(".", 2)
+        _, layer, rest = module.split(".", 2) if module.startswith("layers.") else ("", "", module)
+        if rest not in self.modules:
+            raise CannotExpress([f"{name}: {self.model_type} has no such tensor"])
         return f"model.layers.{layer}.{self.modules[rest]}.{kind}"
 
     def _strange(self, config: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,8 @@
 """Which tensors of theirs are which of ours, and what lies between.
 
 Most are the same numbers under another name. Two things differ. Half-split rotation turns rows (i, i + K / 2) of a
-head, ours turns (2i, 2i + 1): everything that makes queries and keys has its rows in another order,
+head, ours turns (2i, 2i + 1): everything that makes queries and keys (`turned` in the table of parameters) has its
+rows in another order,
 
     K = 8     ours  0 1 2 3 4 5 6 7      is theirs  0 4 1 5 2 6 3 7
 
@@ -14,9 +15,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 Convert = Callable[[Sequence[Tensor]], list[Tensor]]
-_TURNED = (
-    ".q_proj.", ".k_proj.", ".q_norm.", ".k_norm.", ".q_projection_norm.", ".k_projection_norm.",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,3 @@ def split_halves(rows: Tensor, head_dim: int) -> Tensor:
     """The inverse of `interleave`."""
     heads = rows.view(-1, head_dim // 2, 2, *rows.shape[1:])
     return heads.transpose(1, 2).reshape(rows.shape)
-
-
-def is_turned(ours: str) -> bool:
-    """Whether the rows of this parameter stand in the order of rotation."""
-    return any(part in ours for part in _TURNED)

@@ -1,4 +1,4 @@
-"""What a layout costs, in bytes: what every rank holds. `costs.py` has what it receives.
+"""What a layout costs, in bytes: what every rank holds. `received.py` has what it receives.
 
 `docs/parallelism.md` says these formulas in words; `tests/parity/test_costs.py` compares them with real engines and
 real autograd graphs. With P parameters on this rank, n ZeRO ranks, e bytes an element, w = max(4, e):
@@ -24,51 +24,52 @@ Letters: T tokens, D width, H query heads, G key/value heads, K head dimension, 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.config import ModelConfig
-from model.flops import layer_vectors, norms_of_layer
+from model.parameters import parameter_names
 from model.recompute import evenly
-from parallel.costs.received import StageShape, hand_over_bytes, key_bytes, key_gradient_bytes
+from parallel.costs.received import (
+    StageShape,
+    hand_over_bytes,
+    key_bytes,
+    key_gradient_bytes,
+    layer_names,
+    norms_of_layer,
+)
 from parallel.pipeline.placement import Placement
 from parallel.pipeline.schedule import compute_order
+from parallel.tensor.cut import part_elements
 from parallel.tensor.residual import PIECES
 
 _MASTER_AND_MOMENTS = 12
 
 
-def layer_parameters(config: ModelConfig, tensor: int = 1) -> int:
-    """Parameters of one layer on one tensor rank: matrices cut, norms whole, key heads at least one."""
-    stage = StageShape(config, (0,), tensor=tensor)
-    query_width = config.num_heads // tensor * config.head_dim
-    key_width = stage.key_heads * config.head_dim
-    width = config.intermediate_size // tensor
-    vectors = layer_vectors(
-        config, heads=config.num_heads // tensor, key_heads=stage.key_heads, width=width
-    )
-    attention = 2 * config.hidden_size * (query_width + key_width)
-    return attention + 3 * config.hidden_size * width + vectors
+def parameter_elements(stage: StageShape, name: str) -> int:
+    """Elements of the parameter called `name` that one tensor rank holds.
+
+    Raises:
+        LookupError: the table of parameters has no such row.
+    """
+    return part_elements(name, stage.config, stage.tensor)
 
 
 def stage_parameters(stage: StageShape) -> int:
     """Parameters that a stage holds, the copy of a tied embedding in its head included."""
-    config = stage.config
-    vocabulary = config.vocab_size // stage.tensor * config.hidden_size
-    shared = stage.has_embedding and config.tie_embeddings
-    heads = int(stage.has_embedding) + int(stage.has_head and not shared)
-    norm = config.hidden_size if stage.has_head else 0
-    return len(stage.layers) * layer_parameters(config, stage.tensor) + heads * vocabulary + norm
+    ends = parameter_names(
+        stage.config, [], has_embedding=stage.has_embedding, has_head=stage.has_head
+    )
+    layer = sum(parameter_elements(stage, name) for name in layer_names(stage))
+    return len(stage.layers) * layer + sum(parameter_elements(stage, name) for name in ends)
 
 
 def rank_parameters(stages: Sequence[StageShape]) -> tuple[int, int]:
     """(held, trained) parameters of a rank: a head tied to an embedding elsewhere is held, not trained."""
     held = sum(stage_parameters(stage) for stage in stages)
-    config, tensor = stages[0].config, stages[0].tensor
-    vocabulary = config.vocab_size // tensor * config.hidden_size
+    tied, head = stages[0].config.tie_embeddings, parameter_elements(stages[0], "lm_head.weight")
     separate = not any(stage.has_embedding and stage.has_head for stage in stages)
-    if not (config.tie_embeddings and separate and any(stage.has_head for stage in stages)):
+    if not (tied and separate and any(stage.has_head for stage in stages)):
         return held, held
     if any(stage.has_embedding for stage in stages):  # both ends on one rank: one tensor
-        return held - vocabulary, held - vocabulary
-    return held, held - vocabulary
+        return held - head, held - head
+    return held, held - head
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def layer_activations(stage: StageShape, num_tokens: int, *, received_keys: int 
     feed_forward = 4 * (config.intermediate_size // tensor) * element
     halves = 1 if config.block == "parallel" else 2
     kept = num_tokens * (halves * gathered + attention + feed_forward)
-    kept += norms_of_layer(config) * _norm(stage, num_tokens // tensor, config.hidden_size)
+    kept += norms_of_layer(stage) * _norm(stage, num_tokens // tensor, config.hidden_size)
     if config.qk_norm and config.qk_norm_over == "projection":
         kept += _norm(stage, num_tokens, heads * config.head_dim)
         kept += _norm(stage, num_tokens, stage.key_heads * config.head_dim)

@@ -1,4 +1,4 @@
-"""What a layout costs, in bytes: what every rank receives on each axis. `memory_costs.py` has what it holds.
+"""What a layout costs, in bytes: what every rank receives on each axis. `held.py` has what it holds.
 
 `docs/parallelism.md` says these formulas in words; `tests/parity/test_costs.py` counts them in real runs. With
 n ranks on the axis, T tokens of a micro-batch on this sequence rank, e bytes an element, w = max(4, e):
@@ -18,10 +18,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from model.config import ModelConfig
-from model.flops import norms_of_layer
+from model.parameters import parameter_names, role_of
 from parallel.pipeline.placement import Placement
 from parallel.sequence.plan import KeyPlan
-from parallel.tensor.cut import cut_of
+from parallel.tensor.cut import cut_of, part_elements
 
 
 @dataclass(frozen=True)
@@ -104,17 +104,19 @@ def tensor_received(stage: StageShape, num_tokens: int, *, recomputed: bool = Fa
         found += Received(transfer, transfer)
     if stage.has_head:
         numbers = 2 * stage.wide * num_tokens * (stage.tensor - 1)
-        found += Received(
-            2 * transfer + numbers, _replica_sum(stage, "norm.weight", stage.config.hidden_size)
-        )
-    return found
+        found += Received(2 * transfer + numbers)
+    ends = parameter_names(
+        stage.config, [], has_embedding=stage.has_embedding, has_head=stage.has_head
+    )
+    return found + Received(backward=sum(replica_sum(stage, name) for name in ends))
 
 
 def _tensor_layer(stage: StageShape, num_tokens: int, recomputed: bool) -> Received:
     halves = 1 if stage.config.block == "parallel" else 2
     transfer = _stream_transfer(stage, num_tokens)
     means = _head_means(stage, num_tokens)
-    backward = 2 * halves * transfer + means + _layer_replica_sums(stage)
+    sums = sum(replica_sum(stage, name) for name in layer_names(stage))
+    backward = 2 * halves * transfer + means + sums
     if recomputed:
         # All of the forward again but the sums at the end of the block, if no norm comes after them.
         repeated = 2 * halves - (stage.config.norm_at == "before")
@@ -135,27 +137,27 @@ def _stream_transfer(stage: StageShape, num_tokens: int) -> int:
     return local * (stage.tensor - 1) * stage.config.hidden_size * stage.element
 
 
-def _layer_replica_sums(stage: StageShape) -> int:
-    """Gradients of what several ranks hold alike, added up once a backward."""
-    config, key_width = stage.config, stage.key_heads * stage.config.head_dim
-    found = norms_of_layer(config) * _replica_sum(stage, "norm.weight", config.hidden_size)
-    if config.qk_norm and config.qk_norm_over == "projection":
-        found += _replica_sum(stage, "k_projection_norm.weight", key_width)
-    elif config.qk_norm:
-        found += 2 * _replica_sum(stage, "q_norm.weight", config.head_dim)
-    if config.qkv_bias:
-        found += 2 * _replica_sum(stage, "k_proj.bias", key_width)
-    for has_bias, name in (
-        (config.output_bias, "o_proj.bias"),
-        (config.feed_forward_bias, "down_proj.bias"),
-    ):
-        found += _replica_sum(stage, name, config.hidden_size) if has_bias else 0
-    return found + 2 * _replica_sum(stage, "k_proj.weight", key_width * config.hidden_size)
+def layer_names(stage: StageShape) -> list[str]:
+    """The parameters of a layer; all layers have the same."""
+    return parameter_names(stage.config, [0], has_embedding=False, has_head=False)
 
 
-def _replica_sum(stage: StageShape, name: str, elements: int) -> int:
+def norms_of_layer(stage: StageShape) -> int:
+    """Norms over the residual stream's width in one layer."""
+    roles = [role_of(name) for name in layer_names(stage)]
+    return sum(role.initial == "norm" and role.shape == "D" for role in roles)
+
+
+def replica_sum(stage: StageShape, name: str) -> int:
+    """One backward's sum of the gradient of what several ranks hold alike.
+
+    Raises:
+        LookupError: the table of parameters has no such row.
+    """
+    if not role_of(name).summed:
+        return 0
     replicas = cut_of(name, stage.config, 0, stage.tensor).replicas
-    return (replicas - 1) * elements * stage.element
+    return (replicas - 1) * part_elements(name, stage.config, stage.tensor) * stage.element
 
 
 # Sequence axis.
@@ -218,7 +220,7 @@ def tied_received(stage: StageShape, placement: Placement, rank: int) -> int:
     first, last = placement.rank_of(0), placement.rank_of(placement.num_stages - 1)
     if not stage.config.tie_embeddings or first == last or rank not in (first, last):
         return 0
-    elements = stage.config.vocab_size // stage.tensor * stage.config.hidden_size
+    elements = part_elements("embedding.weight", stage.config, stage.tensor)
     return elements * (stage.wide if rank == first else stage.element)
 
 

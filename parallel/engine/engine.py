@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.parameters import role_of
 from parallel.config import OptimizerConfig, ParallelConfig
 from parallel.engine.settings import ModelParallelUnit
 from parallel.mesh import Mesh, gather
@@ -78,7 +79,7 @@ class StepOutcome:
 
 def has_decay(name: str) -> bool:
     """Whether the parameter called `name` is decayed: matrices are; norms, embeddings, biases, sinks are not."""
-    return not any(kind in name for kind in ("norm", "embedding", "bias", "sinks"))
+    return role_of(name).decays
 
 
 def materialise(

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.config import ModelConfig
-from model.flops import matmul_parameters, score_pairs
+from model.flops import head_matmul_parameters, layer_matmul_parameters, score_pairs
 from model.layer_pattern import expand_pattern
 from parallel.pipeline.placement import Placement
 
@@ -31,8 +31,7 @@ Combine = Callable[[Table, Table, Table], Table]
 
 def layer_costs(config: ModelConfig, sequence_length: int) -> list[int]:
     """FLOPs of one forward of every layer over one document of this length."""
-    weights = matmul_parameters(config) - config.vocab_size * config.hidden_size
-    dense = 2 * (weights // config.num_layers) * sequence_length
+    dense = 2 * layer_matmul_parameters(config) * sequence_length
     pair = 4 * config.num_heads * config.head_dim
     return [
         dense + pair * score_pairs([sequence_length], spec.window)
@@ -42,7 +41,7 @@ def layer_costs(config: ModelConfig, sequence_length: int) -> list[int]:
 
 def head_cost(config: ModelConfig, sequence_length: int) -> int:
     """FLOPs of one forward of the head over as many tokens."""
-    return 2 * config.hidden_size * config.vocab_size * sequence_length
+    return 2 * head_matmul_parameters(config) * sequence_length
 
 
 def rank_costs(

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.initialization import initialize_parameter
+from model.norm import LayerNorm, RMSNorm, RMSNormPlusOne
+from model.parameters import role_of
 from model.transformer import Transformer
 from parallel.mesh import AxisGroup
 from parallel.tensor.block import cut_block
-from parallel.tensor.cut import OVER_ALL_HEADS, SUMMANDS, cut_of
+from parallel.tensor.cut import cut_of
 from parallel.tensor.modules import AllHeadsNorm, SummandLinear
 from parallel.tensor.vocabulary import VocabularyParallelEmbedding, VocabularyParallelLoss
 
@@ -24,12 +26,15 @@ def cut_model(model: Transformer, group: AxisGroup) -> None:
     On one rank nothing changes. Works on meta and on real parameters, and on a pipeline stage without
     embedding or head. Afterwards: tokens in, the cut residual stream (T / n, D) out; `loss` and
     `token_losses` take that and the targets of all tokens; `logits` is not for a cut model.
+
+    Raises:
+        LookupError: a parameter has no row in the table of parameters.
     """
     if group.size == 1:
         return
     for prefix, module in model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            cut = cut_of(f"{prefix}.{name}", model.config, group.rank, group.size)
+            cut = cut_of(_full_name(prefix, name), model.config, group.rank, group.size)
             if cut.parts > 1:
                 part = parameter.detach()[cut.part(parameter.shape)]
                 part = part.clone(memory_format=torch.contiguous_format)
@@ -46,15 +51,23 @@ def cut_model(model: Transformer, group: AxisGroup) -> None:
 
 
 def _replace_modules(model: Transformer, group: AxisGroup) -> None:
-    """What computes differently once it is cut."""
+    """What computes differently once it is cut: products that are added up, and norms over cut heads."""
     for prefix, module in list(model.named_modules()):
         for name, child in list(module.named_children()):
-            if name in SUMMANDS and child.bias is not None:
-                setattr(module, name, SummandLinear(child, group.size))
-            if name in OVER_ALL_HEADS and not isinstance(child, nn.Identity):
-                parameter = f"{prefix}.{name}.weight"
-                replicas = cut_of(parameter, model.config, group.rank, group.size).replicas
+            weight = f"{_full_name(prefix, name)}.weight"
+            if not isinstance(child, nn.Linear | LayerNorm | RMSNorm | RMSNormPlusOne):
+                continue
+            cut = role_of(weight).cut
+            if isinstance(child, nn.Linear):
+                if cut == "columns" and child.bias is not None:
+                    setattr(module, name, SummandLinear(child, group.size))
+            elif cut != "whole":
+                replicas = cut_of(weight, model.config, group.rank, group.size).replicas
                 setattr(module, name, AllHeadsNorm(child, group, replicas))
+
+
+def _full_name(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
 
 
 def initialise_cut(

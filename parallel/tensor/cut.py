@@ -1,29 +1,20 @@
-"""How tensor parallelism cuts every parameter, by its name. Pure integers.
+"""How tensor parallelism cuts every parameter, by its row in the table of parameters. Pure integers.
 
-    embedding, lm_head                  rows (vocabulary)
-    q_proj, gate_proj, up_proj          rows (heads, feed-forward width)
-    k_proj, v_proj                      rows (key/value heads); with fewer heads than ranks, each head is
-                                        held by several neighbouring ranks, the replicas
-    o_proj, down_proj                   columns; their biases are not cut
-    sinks                               one of each head
-    every norm                          not cut: each rank holds it whole; but a norm over all heads' queries or
-                                        keys is cut like what it normalises
-
-Biases of cut rows are cut with them.
+    rows        embedding, lm_head (vocabulary); q_proj (heads); gate_proj, up_proj (feed-forward width)
+    key_rows    k_proj, v_proj (key/value heads); with fewer heads than ranks, each head is held by several
+                neighbouring ranks, the replicas
+    columns     o_proj, down_proj: their outputs are added up over the ranks
+    whole       norms of the residual stream: every rank holds all of it
 
 A parameter's logical form is the whole one; initial weights, gradient norm and checkpoints speak of that.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.config import ModelConfig
-
-_ROWS = ("embedding", "lm_head", "q_proj", "q_projection_norm", "sinks", "gate_proj", "up_proj")
-_KEY_ROWS = ("k_proj", "k_projection_norm", "v_proj")
-# Cut by columns: their outputs are added up over the ranks.
-SUMMANDS = ("o_proj", "down_proj")
-OVER_ALL_HEADS = ("q_projection_norm", "k_projection_norm")
+from model.parameters import FIELDS, parameter_names, role_of, shape_of
 
 
 @dataclass(frozen=True)
@@ -54,27 +45,30 @@ class Cut:
 
 
 def cut_of(name: str, config: ModelConfig, rank: int, size: int) -> Cut:
-    """How the parameter called `name` (its full name in the Transformer) is cut for a tensor rank."""
-    layer, kind = name.split(".")[-2:]
-    if layer in SUMMANDS and kind != "bias":
-        return Cut(1, size, rank, 1, True)
-    if layer in _ROWS:
-        return Cut(0, size, rank, 1, True)
-    if layer in _KEY_ROWS:
+    """How the parameter called `name` (its full name in the Transformer) is cut for a tensor rank.
+
+    Raises:
+        LookupError: the table of parameters has no such row.
+    """
+    cut = role_of(name).cut
+    if cut == "whole":
+        return Cut(0, 1, 0, size, rank == 0)
+    if cut == "key_rows":
         replicas = max(1, size // config.num_kv_heads)
         return Cut(0, size // replicas, rank // replicas, replicas, rank % replicas == 0)
-    return Cut(0, 1, 0, size, rank == 0)
+    return Cut(1 if cut == "columns" else 0, size, rank, 1, True)
+
+
+def part_elements(name: str, config: ModelConfig, size: int) -> int:
+    """Elements of the parameter called `name` that each of `size` tensor ranks holds."""
+    return math.prod(shape_of(name, config)) // cut_of(name, config, 0, size).parts
 
 
 def tensor_problems(config: ModelConfig, size: int) -> list[str]:
     """Why `config` cannot be cut for `size` tensor ranks, one line each."""
     found = [
         f"parallel.tensor={size}: model.{field}={value} must be divisible by it"
-        for field, value in (
-            ("num_heads", config.num_heads),
-            ("intermediate_size", config.intermediate_size),
-            ("vocab_size", config.vocab_size),
-        )
+        for field, value in _divided(config).items()
         if value % size
     ]
     if size > 1 and config.qk_norm_over == "projection" and config.norm == "layernorm":
@@ -88,3 +82,10 @@ def tensor_problems(config: ModelConfig, size: int) -> list[str]:
             f"parallel.tensor={size}: model.num_kv_heads={heads} must divide it or be divisible by it"
         )
     return found
+
+
+def _divided(config: ModelConfig) -> dict[str, int]:
+    """The fields of the configuration of which every rank gets an equal part: those that cut dimensions count."""
+    roles = [role_of(name) for name in parameter_names(config, [0])]
+    cut = [role.dims[role.cut == "columns"] for role in roles if role.cut in ("rows", "columns")]
+    return {field: getattr(config, field) for field in (FIELDS[dim[0]] for dim in cut)}

@@ -2,7 +2,7 @@
 
 The residual stream is cut by tokens and attention by heads, so a rank's gradient of a norm's weight covers
 its own tokens (or heads) only, and that of a key/value head its own query heads only. The true gradient is
-the sum over the ranks that hold the parameter:
+the sum over the ranks that hold the parameter, where its row in the table of parameters says `summed`:
 
     every norm                                              all tensor ranks
     k_proj, v_proj with fewer key/value heads than ranks    the replicas of the head, neighbouring ranks
@@ -14,6 +14,7 @@ the node that accumulates the gradient, so it also runs where weight gradients a
 
 from functools import partial
 
+from model.parameters import role_of
 from model.transformer import Transformer
 from parallel.collectives import sum_over_replicas
 from parallel.mesh import AxisGroup
@@ -27,7 +28,7 @@ def sum_replicated_gradients(model: Transformer, group: AxisGroup) -> None:
     """
     for name, parameter in model.named_parameters():
         replicas = cut_of(name, model.config, group.rank, group.size).replicas
-        if replicas > 1:
+        if replicas > 1 and role_of(name).summed:
             hook = partial(sum_over_replicas, group=group, replicas=replicas)
             parameter.register_hook(hook)  # type: ignore[no-untyped-call]
 

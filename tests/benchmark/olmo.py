@@ -33,8 +33,9 @@ from data.loader import GlobalBatch
 from data.packing.spans import BatchShape
 from model.attention.core import choose_core
 from model.config import ModelConfig
-from model.huggingface.links import is_turned, split_halves
+from model.huggingface.links import split_halves
 from model.initialization import initialize
+from model.parameters import role_of
 from model.transformer import Transformer
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh, start
@@ -149,7 +150,7 @@ def copy_weights(config: ModelConfig, theirs: nn.Module) -> None:
     parameters = dict(theirs.named_parameters())
     for name, parameter in ours.named_parameters():
         value = parameter
-        if is_turned(name):
+        if role_of(name).turned:
             value = split_halves(parameter, config.head_dim)
         parameters.pop(their_name(name)).copy_(value)
     assert not parameters, f"not filled: {sorted(parameters)}"

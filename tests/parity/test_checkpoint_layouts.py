@@ -26,18 +26,21 @@ CPU = torch.device("cpu")
 
 
 class Small(torch.nn.Module):
-    """Sizes that no number of ranks divides."""
+    """Sizes that no number of ranks divides, under names of the table of parameters."""
 
     def __init__(self, width: int = 33) -> None:
         super().__init__()
         self.embedding = torch.nn.Embedding(50, 31)
-        self.inner = torch.nn.Linear(31, width, bias=False)
+        inner = torch.nn.Linear(31, width, bias=False)
+        outer = torch.nn.Linear(width, 31, bias=False)
+        feed_forward = torch.nn.ModuleDict({"up_proj": inner, "down_proj": outer})
+        self.layers = torch.nn.ModuleList([torch.nn.ModuleDict({"feed_forward": feed_forward})])
         self.norm = torch.nn.LayerNorm(width, bias=False)
-        self.outer = torch.nn.Linear(width, 31, bias=False)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         h = self.embedding(x)
-        h = h + self.outer(self.norm(torch.relu(self.inner(h))))
+        feed_forward = self.layers[0]["feed_forward"]
+        h = h + feed_forward["down_proj"](self.norm(torch.relu(feed_forward["up_proj"](h))))
         logits = (h @ self.embedding.weight.t()).float()
         return torch.nn.functional.cross_entropy(logits, y, reduction="sum")
 
@@ -66,7 +69,8 @@ def build(mesh: Mesh, zero_stage: int, precision: str, width: int = 33) -> Train
         zero3_settings=settings if zero_stage == 3 else None,
         mesh=mesh,
     )
-    return TrainingEngine(NamedParameters.of(module), module, mesh, parallel, optimizer, settings)
+    parameters = NamedParameters(dict(module.named_parameters()), ModelConfig())
+    return TrainingEngine(parameters, module, mesh, parallel, optimizer, settings)
 
 
 def train(engine: TrainingEngine, mesh: Mesh, steps: range) -> list[float]:
@@ -161,7 +165,7 @@ def test_tensors_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
         return str(caught.value)
 
     (message,) = run_on_ranks(work, 1)
-    assert "inner.weight has shape (33, 31), this model (34, 31)" in message
+    assert "layers.0.feed_forward.up_proj.weight has shape (33, 31), this model (34, 31)" in message
 
 
 def test_only_complete_checkpoints_count_and_old_ones_go(tmp_path: Path) -> None:

@@ -399,7 +399,14 @@ def engine_of(mesh: Mesh, parallel: ParallelConfig, precision: str) -> TrainingE
         mesh=mesh,
     )
     objective = NextTokenLoss(model, 0.0)
-    return TrainingEngine(NamedParameters.of(model), objective, mesh, parallel, optimizer, settings)
+    return TrainingEngine(
+        NamedParameters(dict(model.named_parameters()), MODEL),
+        objective,
+        mesh,
+        parallel,
+        optimizer,
+        settings,
+    )
 
 
 def live_storages() -> dict[int, int]:

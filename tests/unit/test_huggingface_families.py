@@ -20,9 +20,10 @@ from data.files import seal
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.huggingface.catalogue import BY_TYPE, family_for, family_of
-from model.huggingface.links import is_turned, split_halves
+from model.huggingface.links import split_halves
 from model.huggingface.refusal import CannotExpress
 from model.packed_layout import PackedLayout
+from model.parameters import role_of
 from model.position.config import RopeConfig
 from model.position.frequencies import inverse_frequencies
 from model.transformer import Transformer
@@ -132,7 +133,7 @@ def test_a_window_off_by_one_and_a_swapped_rotary_layout_are_noticed(imported) -
             assert (error > 1e-2) == (length > reaches), (window, length)
     model, base = our_model(folder / "ours")
     for name, parameter in model.named_parameters():
-        if is_turned(name):
+        if role_of(name).turned:
             parameter.data = split_halves(parameter.data, model.config.head_dim)
     assert largest_difference(model, base, theirs) > 1e-2
 

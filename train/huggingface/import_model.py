@@ -25,13 +25,12 @@ from torch import Tensor
 
 from data.files import seal, write_durably
 from data.printable import one_line
-from model.attention.dense import DenseCore
 from model.config import ModelConfig
 from model.huggingface.catalogue import family_of
 from model.huggingface.links import Link
 from model.huggingface.refusal import CannotExpress
+from model.parameters import parameter_names, shape_of
 from model.position.frequencies import inverse_frequencies
-from model.transformer import Transformer
 from parallel.checkpoint.index import FileRecord, Index
 from parallel.checkpoint.tensor_files import Entry, write_stream
 from train.checkpointing.state import FORMAT, INDEX, STATE, RunState
@@ -92,9 +91,8 @@ def import_model(model: Path, output: Path, *, shard_bytes: int = SHARD_BYTES) -
 
 def parameter_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every parameter of the whole model."""
-    with torch.device("meta"):
-        parameters = Transformer(model, DenseCore()).named_parameters()
-        return {name: tuple(parameter.shape) for name, parameter in parameters}
+    names = parameter_names(model, range(model.num_layers))
+    return {name: shape_of(name, model) for name in names}
 
 
 def _write_weights(

@@ -1,0 +1,210 @@
+"""The table of parameters: what is known of each of them, one row a name.
+
+    name in the Transformer             row
+    embedding.weight                    EMBEDDING["embedding.weight"]
+    layers.3.attention.q_proj.weight    LAYER["attention.q_proj.weight"]
+    norm.weight                         HEAD["norm.weight"]
+
+Building, cutting, initialising, decay, FLOPs, costs, checkpoints and the exchange with Hugging Face ask `role_of`,
+and it refuses a name without a row. Names and shapes are those of the whole (logical) parameter. Pure integers.
+
+Letters of shapes: V vocabulary, D width, F feed-forward width, H query heads, G key/value heads, K head dimension.
+"HK D" is a matrix of H * K rows and D columns.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from model.config import ModelConfig
+
+# The field of ModelConfig that each letter of a shape stands for.
+FIELDS: Mapping[str, str] = MappingProxyType(
+    {
+        "V": "vocab_size",
+        "D": "hidden_size",
+        "F": "intermediate_size",
+        "H": "num_heads",
+        "G": "num_kv_heads",
+        "K": "head_dim",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Role:
+    """One parameter of the model, or the same one of every layer.
+
+    shape: logical shape, in letters. cut: how tensor ranks divide it: by rows, by columns, by the rows of key/value
+    heads (which several ranks hold alike where there are fewer heads than ranks), or not at all.
+    summed: whether tensor ranks that hold the same part each compute a share of its gradient (that of their own
+    tokens or heads), so that the shares are added up. False where each computes the whole gradient.
+    initial: normal (deviation init_std), into_residual (init_std / sqrt(2 num_layers): the product is added to the
+    residual stream), norm (multiplies by one) or zero. decays: whether weight decay applies.
+    multiplies_tokens: whether every token is multiplied with all of its elements; FLOPs count them.
+    turned: whether its rows stand in the order of rotation: pairs (2i, 2i + 1) here, (i, i + K / 2) in most
+    families of Hugging Face. present: whether a model has it.
+    """
+
+    shape: str
+    cut: Literal["rows", "key_rows", "columns", "whole"]
+    summed: bool
+    initial: Literal["normal", "into_residual", "norm", "zero"] = "normal"
+    decays: bool = True
+    multiplies_tokens: bool = True
+    turned: bool = False
+    present: Callable[[ModelConfig], bool] = lambda config: True  # noqa: ARG005
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The letters of every dimension."""
+        return tuple(self.shape.split())
+
+
+def _vector(
+    shape: str,
+    cut: Literal["rows", "key_rows", "whole"],
+    initial: Literal["normal", "norm", "zero"],
+    present: Callable[[ModelConfig], bool],
+    *,
+    turned: bool = False,
+) -> Role:
+    """Norms, biases and sinks: not decayed; of those that several ranks hold each has a share of the gradient."""
+    return Role(shape, cut, cut != "rows", initial, False, False, turned, present)
+
+
+def _norms_before(config: ModelConfig) -> bool:
+    return config.norm_at != "after"
+
+
+def _norms_after(config: ModelConfig) -> bool:
+    return config.block == "sequential" and config.norm_at != "before"
+
+
+def _norms_each_head(config: ModelConfig) -> bool:
+    return config.qk_norm and config.qk_norm_over == "head"
+
+
+def _norms_all_heads(config: ModelConfig) -> bool:
+    return config.qk_norm and config.qk_norm_over == "projection"
+
+
+def _has_qkv_bias(config: ModelConfig) -> bool:
+    return config.qkv_bias
+
+
+def _has_feed_forward_bias(config: ModelConfig) -> bool:
+    return config.feed_forward_bias
+
+
+EMBEDDING: Mapping[str, Role] = MappingProxyType(
+    {"embedding.weight": Role("V D", "rows", False, decays=False, multiplies_tokens=False)}
+)
+LAYER: Mapping[str, Role] = MappingProxyType(
+    {
+        "norm.weight": _vector("D", "whole", "norm", _norms_before),
+        "post_norm.weight": _vector("D", "whole", "norm", _norms_after),
+        "feed_forward_norm.weight": _vector(
+            "D", "whole", "norm", lambda c: c.block == "sequential" and _norms_before(c)
+        ),
+        "feed_forward_post_norm.weight": _vector("D", "whole", "norm", _norms_after),
+        "attention.q_proj.weight": Role("HK D", "rows", False, turned=True),
+        "attention.q_proj.bias": _vector("HK", "rows", "zero", _has_qkv_bias, turned=True),
+        "attention.k_proj.weight": Role("GK D", "key_rows", True, turned=True),
+        "attention.k_proj.bias": _vector("GK", "key_rows", "zero", _has_qkv_bias, turned=True),
+        "attention.v_proj.weight": Role("GK D", "key_rows", True),
+        "attention.v_proj.bias": _vector("GK", "key_rows", "zero", _has_qkv_bias),
+        "attention.o_proj.weight": Role("D HK", "columns", False, "into_residual"),
+        "attention.o_proj.bias": _vector("D", "whole", "zero", lambda c: c.output_bias),
+        "attention.q_norm.weight": _vector("K", "whole", "norm", _norms_each_head, turned=True),
+        "attention.k_norm.weight": _vector("K", "whole", "norm", _norms_each_head, turned=True),
+        "attention.q_projection_norm.weight": _vector(
+            "HK", "rows", "norm", _norms_all_heads, turned=True
+        ),
+        "attention.k_projection_norm.weight": _vector(
+            "GK", "key_rows", "norm", _norms_all_heads, turned=True
+        ),
+        "attention.sinks.weight": _vector("H", "rows", "normal", lambda c: c.sinks),
+        "feed_forward.gate_proj.weight": Role("F D", "rows", False),
+        "feed_forward.gate_proj.bias": _vector("F", "rows", "zero", _has_feed_forward_bias),
+        "feed_forward.up_proj.weight": Role("F D", "rows", False),
+        "feed_forward.up_proj.bias": _vector("F", "rows", "zero", _has_feed_forward_bias),
+        "feed_forward.down_proj.weight": Role("D F", "columns", False, "into_residual"),
+        "feed_forward.down_proj.bias": _vector("D", "whole", "zero", _has_feed_forward_bias),
+    }
+)
+HEAD: Mapping[str, Role] = MappingProxyType(
+    {
+        "norm.weight": _vector("D", "whole", "norm", lambda config: True),  # noqa: ARG005
+        "lm_head.weight": Role("V D", "rows", False),
+    }
+)
+
+
+def role_of(name: str) -> Role:
+    """The row of the parameter called `name`, its full name in the Transformer.
+
+    Raises:
+        LookupError: the table has no such row.
+    """
+    in_layer = name.startswith("layers.")
+    role = LAYER.get(name.split(".", 2)[-1]) if in_layer else {**EMBEDDING, **HEAD}.get(name)
+    if role is None:
+        raise LookupError(
+            f"{name}: the table of parameters has no such row; add one to model/parameters.py that says its shape, "
+            "how tensor ranks cut it, how it starts and whether it decays"
+        )
+    return role
+
+
+def shape_of(name: str, config: ModelConfig) -> tuple[int, ...]:
+    """Logical shape of a parameter.
+
+    Raises:
+        LookupError: the table has no such row.
+    """
+    return tuple(
+        math.prod(getattr(config, FIELDS[letter]) for letter in dim) for dim in role_of(name).dims
+    )
+
+
+def numbers_of(name: str, config: ModelConfig) -> str:
+    """The parameter whose numbers this one has: a tied head has the embedding's. Else `name` itself."""
+    tied = name == "lm_head.weight" and config.tie_embeddings
+    return "embedding.weight" if tied else name
+
+
+def parameter_names(
+    config: ModelConfig,
+    layers: Iterable[int],
+    *,
+    has_embedding: bool = True,
+    has_head: bool = True,
+) -> list[str]:
+    """Every parameter of a Transformer that has these layers and ends; a tied head beside its embedding is none."""
+    names = list(EMBEDDING) if has_embedding else []
+    names += [f"layers.{layer}.{name}" for layer in layers for name in LAYER]
+    names += list(HEAD) if has_head else []
+    found = [name for name in names if role_of(name).present(config)]
+    return [name for name in found if not has_embedding or numbers_of(name, config) == name]
+
+
+def check_parameters(
+    found: Mapping[str, tuple[int, ...]], expected: Iterable[str], config: ModelConfig
+) -> None:
+    """Compare the parameters of a module, by name and shape, with the rows of these names.
+
+    Raises:
+        LookupError: a parameter has no row.
+        ValueError: a parameter is missing, should not be there or has another shape than its row says.
+    """
+    rows = {name: shape_of(name, config) for name in (*found, *expected)}
+    wanted = {name: rows[name] for name in expected}
+    for name, shape in rows.items():
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{name}: the model has {found.get(name, 'none')}, the table of parameters says "
+                f"{shape if name in wanted else 'none'}; make model/parameters.py and the module agree"
+            )
