@@ -2,12 +2,15 @@
 
 import os
 from dataclasses import dataclass, field
+from math import inf
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, Lt
 
 from data.tokens.indexed_dataset import bin_path, idx_path
 
-EMBEDDED_CORPORA = ("python_stdlib",)
 # How documents become rows; see data/packing/planner.py.
-METHODS = ("best_fit", "concat")
+PackingMethod = Literal["best_fit", "concat"]
 DEFAULT_LOOK_AHEAD = 1_024
 
 
@@ -17,7 +20,7 @@ class SourceConfig:
 
     prefix: str = ""
     """Token files PREFIX.bin, PREFIX.idx, PREFIX.manifest.json."""
-    weight: float = 1.0
+    weight: Annotated[float, Ge(0), Lt(inf)] = 1.0
     """Share of the tokens, relative to the other sources; a stage's mix overrides it."""
 
 
@@ -25,19 +28,19 @@ class SourceConfig:
 class DataConfig:
     """Where documents come from and how they are packed."""
 
-    corpus: str = ""
-    """An embedded corpus, made on first use: "python_stdlib".  Empty: use `sources`."""
+    corpus: Literal["", "python_stdlib"] = ""
+    """An embedded corpus, made on first use.  Empty: use `sources`."""
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     """Sources by name; the order of the names is the order of the sources."""
     heldout: str = ""
     """Prefix of held-out token files; empty: none (an embedded corpus has its own)."""
-    packing: str = "best_fit"
+    packing: PackingMethod = "best_fit"
     """How documents become rows: best_fit or concat (data/packing/planner.py)."""
-    look_ahead: int = DEFAULT_LOOK_AHEAD
+    look_ahead: Annotated[int, Ge(1), Le(10_000_000)] = DEFAULT_LOOK_AHEAD
     """Documents a source that best_fit chooses from; the cursor in a checkpoint is as long."""
-    prefetch: int = 2
+    prefetch: Annotated[int, Ge(1), Le(10_000)] = 2
     """Global batches kept ready by the loader."""
-    workers: int = 2
+    workers: Annotated[int, Ge(1), Le(1_000)] = 2
     """Processes that tokenise an embedded corpus."""
     seed: int = 0
     """Of the order of documents and of the packing lottery."""
@@ -57,13 +60,8 @@ class DataConfig:
         return [line for key, prefix in prefixes.items() for line in missing_files(key, prefix)]
 
     def rules(self) -> list[str]:
-        """What is wrong on any host."""
+        """Every rule between these fields that is broken on any host."""
         found = []
-        if self.corpus and self.corpus not in EMBEDDED_CORPORA:
-            found.append(
-                f"data.corpus={self.corpus}: no such embedded corpus; use"
-                f" {', '.join(EMBEDDED_CORPORA)}, or leave it empty and name data.sources"
-            )
         if self.corpus and self.sources:
             found.append(
                 f"data.corpus={self.corpus}: data.sources are given as well"
@@ -77,27 +75,8 @@ class DataConfig:
         if not self.corpus and not self.sources:
             found.append(
                 "data.sources: there is none; give data=files data.sources.NAME.prefix=PREFIX, or"
-                f" data.corpus={EMBEDDED_CORPORA[0]}"
+                " data.corpus=python_stdlib"
             )
-        found += self._source_problems()
-        if self.packing not in METHODS:
-            found.append(f"data.packing={self.packing}: unknown; use {' or '.join(METHODS)}")
-        for name, value, most, default in (
-            ("look_ahead", self.look_ahead, 10_000_000, DEFAULT_LOOK_AHEAD),
-            ("prefetch", self.prefetch, 10_000, 2),
-            ("workers", self.workers, 1_000, 2),
-        ):
-            if not 1 <= value <= most:
-                found.append(f"data.{name}={value}: must be from 1 to {most}; use {default}")
-        return found
-
-    def _source_problems(self) -> list[str]:
-        found = []
-        for name, source in self.sources.items():
-            if not 0 <= source.weight < float("inf"):
-                found.append(
-                    f"data.sources.{name}.weight={source.weight}: must be 0 or more; use 1.0"
-                )
         if self.sources and not any(source.weight > 0 for source in self.sources.values()):
             found.append("data.sources: every weight is 0; give one of them weight=1.0")
         return found

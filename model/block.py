@@ -101,6 +101,10 @@ class SequentialBlock(Block):
         return y_TD
 
 
+# By the names of `ModelConfig.block`.
+BLOCKS = {"parallel": ParallelBlock, "sequential": SequentialBlock}
+
+
 def build_feed_forward(config: ModelConfig) -> FeedForward:
     """The feed-forward named in the configuration."""
     return FeedForward(
@@ -119,5 +123,4 @@ def _norm(config: ModelConfig, *, present: bool) -> nn.Module:
 
 def build_block(config: ModelConfig, spec: LayerSpec, core: AttentionCore) -> nn.Module:
     """The block named in the configuration."""
-    kinds = {"parallel": ParallelBlock, "sequential": SequentialBlock}
-    return kinds[config.block](config, spec, core)
+    return BLOCKS[config.block](config, spec, core)

@@ -68,9 +68,10 @@ class RMSNormPlusOne(nn.Module):
         return F.rms_norm(x.to(wide), weight.shape, weight, self.eps).to(x.dtype)
 
 
-_KINDS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm, "rmsnorm_plus_one": RMSNormPlusOne}
+# By the names of `ModelConfig.norm`.
+NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm, "rmsnorm_plus_one": RMSNormPlusOne}
 
 
 def build_norm(kind: str, size: int, eps: float) -> nn.Module:
-    """The norm named in the configuration (`NORMS` of `ModelConfig`) over `size` elements."""
-    return _KINDS[kind](size, eps)
+    """The norm named in the configuration (`ModelConfig.norm`) over `size` elements."""
+    return NORMS[kind](size, eps)

@@ -38,12 +38,12 @@ def main(arguments: list[str]) -> int:
         return refuse([f"{flag}: unknown; there are {', '.join(_FLAGS)}" for flag in unknown])
     if flags & {"-h", "--help"}:
         return say(help_text())
-    config, found = _compose([argument for argument in arguments if argument not in flags])
+    config, found, wrong = _compose([argument for argument in arguments if argument not in flags])
     if config is not None and "--print" in flags and not found:
         return say(to_yaml(config))
     here = []
     if config is not None:
-        found = found + validate.rules(config, launched_world_size())
+        found = found + validate.rules(config, launched_world_size(), wrong)
         here = validate.places(config)
     only_judged = bool(flags & _JUDGED)
     if (found or here) and (only_judged or launched_world_size() == 1):
@@ -58,12 +58,12 @@ def main(arguments: list[str]) -> int:
     return start(config, found, here, preflight_only="--preflight" in flags)
 
 
-def _compose(arguments: list[str]) -> tuple[RunConfig | None, list[str]]:
-    """The run, or what is left of it without the mistakes."""
+def _compose(arguments: list[str]) -> tuple[RunConfig | None, list[str], frozenset[str]]:
+    """The run, or what is left of it without the mistakes; these; and the keys whose values were replaced."""
     try:
-        return compose_run(arguments), []
+        return compose_run(arguments), [], frozenset()
     except ConfigMistakes as error:
-        return error.rest, error.mistakes
+        return error.rest, error.mistakes, error.wrong
 
 
 def say(text: str) -> int:

@@ -6,6 +6,7 @@ What can be refused is refused here, before the engine exists: the corpus, the c
 import dataclasses
 import gc
 import platform
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 
 import torch
 
+from data.held_out import evaluation_batches
 from data.loader import Loader
+from data.ngram import NgramYardstick, cached_fit, merge
 from data.packing.planner import BatchPlanner
 from data.sources import Corpus, make_corpus, open_corpus
 from model.config import ModelConfig
@@ -27,7 +30,7 @@ from train.checkpointing.resume import sound_checkpoint
 from train.checkpointing.state import RunState, differences, read_index, read_state
 from train.configuration import compose
 from train.configuration.schema import RunConfig, run_folder
-from train.evaluation.tasks import Task, make_tasks
+from train.evaluation.held_out import HeldOut
 from train.health.stragglers import Stragglers
 from train.loop import Run
 from train.records.console import say
@@ -186,7 +189,7 @@ def build_run(
         trainer=_trainer(config, mesh, schedule, state, resume),
         state=state,
         checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint.keep, mesh),
-        tasks=_tasks(config, mesh, corpus, schedule.stage_at(state.tokens_seen)),
+        held_out=_held_out(config, mesh, corpus, schedule.stage_at(state.tokens_seen)),
         stragglers=Stragglers(
             mesh, config.logging.straggler_steps, config.logging.straggler_factor
         ),
@@ -229,13 +232,13 @@ def rebuild(run: Run, corpus: Corpus, folder: Path) -> None:
     stage = run.schedule.stage_at(run.state.tokens_seen)
     run.trainer.engine.close()
     del run.trainer  # with the cycles inside DeepSpeed, which only a collection breaks
-    run.tasks = {}
+    run.held_out = None
     gc.collect()
     if run.mesh.device.type == "cuda":
         torch.cuda.empty_cache()
     run.mesh = arrange(run.mesh.world, stage.parallel.topology(run.mesh.world_size))
     run.trainer = _trainer(run.config, run.mesh, run.schedule, run.state, folder)
-    run.tasks = _tasks(run.config, run.mesh, corpus, stage)
+    run.held_out = _held_out(run.config, run.mesh, corpus, stage)
     _note_layout(run)
 
 
@@ -313,8 +316,42 @@ def build_loader(run: Run, corpus: Corpus) -> Loader:
     )
 
 
-def _tasks(run: RunConfig, mesh: Mesh, corpus: Corpus, stage: Stage) -> dict[str, Task]:
-    return make_tasks(run, mesh, corpus, dealer(run.model, mesh, stage.parallel))
+def _held_out(
+    config: RunConfig, mesh: Mesh, corpus: Corpus, begins: Stage
+) -> Callable[[Stage], HeldOut] | None:
+    if not (config.evaluation.enabled and corpus.heldout):
+        return None
+    budget = config.evaluation.yardstick_tokens // len(corpus.sources)
+
+    def yardstick() -> NgramYardstick:
+        return merge(
+            [
+                cached_fit(
+                    source.dataset,
+                    config.model.vocab_size,
+                    max_tokens=budget,
+                    sha256=source.sha256,
+                )
+                for source in corpus.sources
+            ]
+        )
+
+    def of_stage(stage: Stage) -> HeldOut:
+        streams = mesh.together(
+            lambda: evaluation_batches(
+                corpus.heldout[0],
+                sequence_length=stage.shape.sequence_length,
+                micro_batch_tokens=stage.shape.micro_batch_tokens,
+                max_tokens=config.evaluation.max_tokens,
+                dp_rank=mesh.dp_rank,
+                dp_size=mesh.dp_size,
+                deal=dealer(config.model, mesh, begins.parallel),
+            )
+        )
+        mesh.together(lambda: yardstick() if mesh.is_main else None)  # the others find the counts
+        return HeldOut(stage.shape.sequence_length, streams, mesh.together(yardstick))
+
+    return of_stage
 
 
 def versions() -> dict[str, str]:

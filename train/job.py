@@ -101,7 +101,9 @@ def choose_hardware(config: RunConfig) -> torch.device:
 
 
 def _timeouts(parallel: ParallelConfig) -> Timeouts:
-    return Timeouts(parallel.timeout_seconds, parallel.timeouts, parallel.first_step_seconds)
+    return Timeouts(
+        parallel.timeout_seconds, dict(parallel.timeouts.items()), parallel.first_step_seconds
+    )
 
 
 def _train(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> int:

@@ -18,9 +18,9 @@ Every token of every document is in exactly one span per epoch.  The rows are a 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
-from data.config import DEFAULT_LOOK_AHEAD, METHODS
+from data.config import DEFAULT_LOOK_AHEAD, PackingMethod
 from data.packing.document_order import mix_integers
 from data.packing.mixture import DocumentOrder, LengthSource, Shares
 from data.packing.span_pool import SpanPool
@@ -45,8 +45,10 @@ class BatchPlanner:
         method: str = "best_fit",
         look_ahead: int = DEFAULT_LOOK_AHEAD,
     ) -> None:
-        if method not in METHODS:
-            raise ValueError(f"packing={method}: unknown; use {' or '.join(METHODS)}")
+        if method not in get_args(PackingMethod):
+            raise ValueError(
+                f"packing={method}: unknown; use {' or '.join(get_args(PackingMethod))}"
+            )
         if look_ahead < 1:
             raise ValueError(
                 f"look_ahead={look_ahead}: must be at least 1; use {DEFAULT_LOOK_AHEAD}"

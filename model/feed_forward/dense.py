@@ -38,7 +38,7 @@ def clamped_swiglu(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
     return gate_TF * torch.sigmoid(_SHARPNESS * gate_TF) * (up_TF + 1.0)
 
 
-_GATES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
+GATES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
     {"silu": swiglu, "gelu_tanh": geglu, "clamped_silu": clamped_swiglu}
 )
 
@@ -61,7 +61,7 @@ class FeedForward(nn.Module):
         self.gate_proj = Linear(hidden_size, intermediate_size, bias=bias)
         self.up_proj = Linear(hidden_size, intermediate_size, bias=bias)
         self.down_proj = Linear(intermediate_size, hidden_size, bias=bias)
-        self._gate = _GATES[activation]
+        self._gate = GATES[activation]
         self._tiles_apply = activation == "silu" and not bias
         # Tokens at a time, forward and backward; 0: all at once. For plain SwiGLU only.
         self.tile_rows = 0

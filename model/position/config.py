@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
+from math import inf
+from typing import Annotated, Literal
 
-SCALINGS = ("none", "linear", "ntk", "yarn", "llama3")
+from annotated_types import Ge, Gt, Le, Lt
+
 # Which fields a method reads, besides `base`.
-_READ = {
+READ = {
     "none": frozenset[str](),
     "linear": frozenset({"factor"}),
     "ntk": frozenset({"factor"}),
@@ -16,8 +18,8 @@ _READ = {
     "llama3": frozenset({"factor", "original_length", "low_frequency", "high_frequency"}),
 }
 
-# Far beyond any model, and far below what a power of a float cannot hold.
-MOST_FACTOR = 1e6
+
+NotNegative = Annotated[float, Ge(0), Lt(inf)]
 
 
 @dataclass
@@ -25,35 +27,34 @@ class RopeConfig:
     """How one kind of layer (windowed or full) rotates. Mutable only because Hydra needs it."""
 
     # Base of these layers whatever the schedule says; 0: the schedule's.
-    base: float = 0.0
-    # none, linear (position interpolation), ntk, yarn or llama3.
-    scaling: str = "none"
-    # How many times the trained length; of every scaling.
-    factor: float = 1.0
+    base: NotNegative = 0.0
+    # linear is position interpolation.
+    scaling: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none"
+    # How many times the trained length; of every scaling. The most is far beyond any model, and far below what a power
+    # of a float cannot hold.
+    factor: Annotated[float, Ge(1), Le(1e6)] = 1.0
     # yarn, llama3: the length before scaling.
-    original_length: int = 0
+    original_length: Annotated[int, Ge(0)] = 0
     # yarn: turns over original_length from which a pair is kept, and up to which it is interpolated.
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
+    beta_fast: Annotated[float, Gt(0), Lt(inf)] = 32.0
+    beta_slow: Annotated[float, Gt(0), Lt(inf)] = 1.0
     # yarn: the limits of the ramp are rounded outwards to whole pairs.
     truncate: bool = True
     # yarn: cosines and sines are multiplied by this; 0: by 0.1 ln(factor) + 1.
-    attention_factor: float = 0.0
+    attention_factor: NotNegative = 0.0
     # llama3: turns over original_length up to which a pair is divided, and from which it is kept.
-    low_frequency: float = 1.0
-    high_frequency: float = 4.0
+    low_frequency: Annotated[float, Gt(0), Lt(inf)] = 1.0
+    high_frequency: Annotated[float, Gt(0), Lt(inf)] = 4.0
 
     def problems(self, key: str, head_dim: int) -> list[str]:
-        """Every rule this breaks, one line each; `key` is where it stands, head_dim the layers' own."""
-        if self.scaling not in SCALINGS:
-            nearest = get_close_matches(self.scaling, SCALINGS, n=1, cutoff=0.0)[0]
-            return [
-                f"{key}.scaling={self.scaling}: must be one of {', '.join(SCALINGS)}; did you mean {nearest}?"
-            ]
+        """Every rule between these fields that is broken, one line each; `key` is where they stand.
+
+        head_dim: the layers' own.
+        """
         found = []
-        if self.base and not 1.0 < self.base < float("inf"):
+        if 0.0 < self.base <= 1.0:
             found.append(f"{key}.base={self.base}: must be above 1; give 0 for the schedule's")
-        read = _READ[self.scaling]
+        read = READ[self.scaling]
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name not in read | {"base", "scaling"} and value != field.default:
@@ -65,8 +66,6 @@ class RopeConfig:
         found += self._limit_problems(key) or (
             self._length_problems(key) if "original_length" in read else []
         )
-        if not 0.0 <= self.attention_factor < float("inf"):
-            found.append(f"{key}.attention_factor={self.attention_factor}: must be 0 or more")
         return found
 
     def _factor_problems(self, key: str, head_dim: int) -> list[str]:
@@ -77,8 +76,6 @@ class RopeConfig:
                 f"{key}.factor=1: {self.scaling} scales nothing; give how many times the trained length, or "
                 f"{key}.scaling=none"
             )
-        elif not 1.0 <= self.factor <= MOST_FACTOR:
-            found.append(f"{key}.factor={self.factor}: must be above 1 and at most {MOST_FACTOR:g}")
         if self.scaling == "ntk" and head_dim <= 2:
             found.append(
                 f"{key}.scaling=ntk: needs model.head_dim above 2, it is {head_dim}: one pair turns by a radian a "
@@ -88,15 +85,11 @@ class RopeConfig:
 
     def _limit_problems(self, key: str) -> list[str]:
         found = []
-        if not 0.0 < self.beta_slow < self.beta_fast < float("inf"):
-            found.append(
-                f"{key}.beta_slow={self.beta_slow}: must be positive and below beta_fast={self.beta_fast}"
-            )
-        if not 0.0 < self.low_frequency < self.high_frequency < float("inf"):
-            found.append(
-                f"{key}.low_frequency={self.low_frequency}: must be positive and below "
-                f"high_frequency={self.high_frequency}"
-            )
+        for low, high in (("beta_slow", "beta_fast"), ("low_frequency", "high_frequency")):
+            if getattr(self, low) >= getattr(self, high):
+                found.append(
+                    f"{key}.{low}={getattr(self, low)}: must be below {high}={getattr(self, high)}"
+                )
         return found
 
     def _length_problems(self, key: str) -> list[str]:

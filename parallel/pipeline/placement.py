@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from parallel.config import ParallelConfig
 
-_STAGES_PER_RANK = {"1f1b": 1, "interleaved_1f1b": 2, "zbv": 2}
+STAGES_PER_RANK = {"1f1b": 1, "interleaved_1f1b": 2, "zbv": 2}
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def place_stages(parallel: ParallelConfig) -> Placement:
     ranks, schedule = parallel.pipeline, parallel.pipeline_schedule
     if ranks == 1:
         return Placement("1f1b", 1, 1)
-    num_stages = ranks * _STAGES_PER_RANK[schedule]
+    num_stages = ranks * STAGES_PER_RANK[schedule]
     if schedule == "interleaved_1f1b" and parallel.pipeline_split:
         num_stages = len(parallel.pipeline_split)
     return Placement(schedule, ranks, num_stages)

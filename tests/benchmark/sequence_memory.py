@@ -17,13 +17,13 @@ import json
 import sys
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from ring_side_by_side import MODELS, document_lengths
 
 from model.config import ModelConfig
-from parallel.config import SEQUENCE_LAYOUTS
+from parallel.config import SequenceLayout
 from tests.parity.test_sequence_memory import TOKENS, measure
 
 OUTPUT = Path("outputs/benchmarks/sequence_memory.json")
@@ -56,7 +56,7 @@ def main() -> None:
         config, lengths = MODELS[model], document_lengths(stream, TOKENS)
         keys = TOKENS * 2 * config.num_kv_heads * config.head_dim * 4
         alone, whole = busiest(config, lengths, 1, "zigzag")
-        for layout in SEQUENCE_LAYOUTS:
+        for layout in get_args(SequenceLayout):
             found = [busiest(config, lengths, size, layout) for size in SIZES]
             write(f"{model:8}{stream:8}{layout:12}{alone / 2**20:8.1f}")
             write("".join(f"{peak / alone:8.1%}" for peak, _ in found))

@@ -17,13 +17,13 @@ import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from data.packing.planner import BatchPlanner
 from data.packing.spans import BatchShape
-from parallel.config import SEQUENCE_LAYOUTS
+from parallel.config import SequenceLayout
 from parallel.sequence.balance import deal
 from parallel.sequence.plan import plan_keys
 
@@ -120,14 +120,19 @@ def write_forward(record: list[dict[str, Any]]) -> None:
     """One block a stream: every length and number of ranks, under the three layouts."""
     write = sys.stdout.write
     for name in STREAMS:
-        write(f"\n{name:<30}" + "".join(f"{layout:^28}" for layout in SEQUENCE_LAYOUTS).rstrip())
+        write(
+            f"\n{name:<30}"
+            + "".join(f"{layout:^28}" for layout in get_args(SequenceLayout)).rstrip()
+        )
         write(f"\n{'tokens':>7}{'ranks':>6}{'ring':>9}{'gather':>8}")
-        write(f"{'window':>8}{'full':>6}{'model':>7}{'max':>7}" * len(SEQUENCE_LAYOUTS) + "\n")
+        write(
+            f"{'window':>8}{'full':>6}{'model':>7}{'max':>7}" * len(get_args(SequenceLayout)) + "\n"
+        )
         for num_tokens, size in product(LENGTHS, RANKS):
             ring = num_tokens * (size - 1) / size * BYTES_OF_A_KEY * sum(LAYERS.values())
             gather = num_tokens * BYTES_OF_A_KEY
             write(f"{num_tokens >> 10:>6}k{size:>6}{ring / 2**30:>9.1f}{gather >> 20:>8,}")
-            for layout in SEQUENCE_LAYOUTS:
+            for layout in get_args(SequenceLayout):
                 share = measure(name, num_tokens, size, layout)
                 write(f"{share['window']:>8.1%}{share['full']:>6.0%}")
                 write(f"{share['model']:>7.1%}{share['max']:>7.1%}")
@@ -140,9 +145,9 @@ def write_backward(record: list[dict[str, Any]]) -> None:
     """The rank to which most gradients come back."""
     write = sys.stdout.write
     write(f"\n{'gradients back, model':<30}")
-    write("".join(f"{layout:^16}" for layout in SEQUENCE_LAYOUTS).rstrip())
+    write("".join(f"{layout:^16}" for layout in get_args(SequenceLayout)).rstrip())
     write(f"\n{'':>8}{'tokens':>12}{'ranks':>10}")
-    write(f"{'mean':>8}{'max':>8}" * len(SEQUENCE_LAYOUTS) + "\n")
+    write(f"{'mean':>8}{'max':>8}" * len(get_args(SequenceLayout)) + "\n")
     for name, num_tokens, size in product(STREAMS, (LENGTHS[0], LENGTHS[-1]), (8, 64)):
         write(f"{name:<8}{num_tokens >> 10:>11}k{size:>10}")
         for case in record:

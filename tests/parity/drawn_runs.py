@@ -8,13 +8,12 @@ from itertools import product
 from typing import Any
 
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 
 from tests.parity.legality import DEALINGS, KEEPS, KINDS, SCHEDULES, Run
 from train.configuration.schema import RunConfig
+from train.configuration.typed import read
 
 MOST_RANKS = 4
-SCHEMA = TypeAdapter(RunConfig)
 LAYOUTS = {
     ranks: [axes for axes in product(range(1, ranks + 1), repeat=3) if ranks % math.prod(axes) == 0]
     for ranks in range(1, MOST_RANKS + 1)
@@ -84,7 +83,9 @@ class Drawn:
     @property
     def config(self) -> RunConfig:
         """As everything else is given it."""
-        return SCHEMA.validate_python(self.run)
+        config, mistakes = read(RunConfig, self.run)
+        assert config is not None, mistakes
+        return config
 
     def changed(self, change: Change) -> "Drawn":
         """The same with other values."""

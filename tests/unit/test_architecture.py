@@ -25,11 +25,7 @@ HOMES = {
     "omegaconf": {"train/configuration/compose.py"},
     "wandb": {"train/records/wandb_log.py"},
     "plotly": {"train/report/page.py", "train/report/figures.py", "train/report/axes.py"},
-    "pydantic": {
-        "train/configuration/compose.py",
-        "train/schedule/stages.py",
-        "train/configuration/typed_model.py",
-    },
+    "pydantic": {"train/configuration/typed.py"},
     "zstandard": {"data/formats/streams.py"},
 }
 # What `python -m train` must not import before it starts a run: they are nine tenths of the seconds of a start.

@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import combinations, pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallel.config import SEQUENCE_LAYOUTS
+from parallel.config import SequenceLayout
 from parallel.sequence.balance import (
     GOAL,
     MAX_CHUNKS,
@@ -88,7 +89,7 @@ def join_up(longest: int, others: Sequence[int]) -> tuple[int, ...]:
     return tuple(lengths)
 
 
-@pytest.mark.parametrize("layout", SEQUENCE_LAYOUTS)
+@pytest.mark.parametrize("layout", get_args(SequenceLayout))
 @given(
     cuts=st.sets(st.integers(1, 71), max_size=9),
     windows=st.dictionaries(st.none() | st.integers(1, 80), st.integers(1, 5), min_size=1),

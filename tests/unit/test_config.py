@@ -13,9 +13,9 @@ from train.configuration.compose import (
     compose_run,
     from_yaml,
     groups,
-    key_mistake,
     to_yaml,
 )
+from train.configuration.keys import key_mistake
 from train.configuration.schema import RunConfig
 from train.schedule.stages import build_schedule
 

@@ -17,8 +17,10 @@ from tests.parity.drawn_runs import LAYOUTS, Drawn, drawn_runs, near_misses
 from tests.parity.legality import is_legal
 from train import __main__
 from train.configuration import compose, validate
-from train.configuration.compose import ConfigMistakes, compose_run, groups, known_keys
+from train.configuration.compose import ConfigMistakes, compose_run, groups
+from train.configuration.keys import known_keys
 from train.configuration.schema import RunConfig
+from train.configuration.typed import read
 
 PARTS = {field.name for field in fields(RunConfig)}
 DRAWS = settings().max_examples
@@ -40,10 +42,10 @@ def test_a_draw_and_all_its_near_misses_are_legal_to_the_rule_and_to_the_product
     judged: Counter[bool] = Counter()
 
     def judge(drawn: Drawn) -> bool:
-        legal, found = (
-            is_legal(drawn.run, drawn.ranks),
-            validate.problems(drawn.config, drawn.ranks),
-        )
+        legal = is_legal(drawn.run, drawn.ranks)
+        config, mistakes = read(RunConfig, drawn.run)
+        assert config is not None
+        found = [*mistakes.values(), *validate.problems(config, drawn.ranks)]
         judged[legal] += 1
         assert legal == (not found), found
         for line in found:

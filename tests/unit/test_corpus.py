@@ -114,25 +114,19 @@ def test_sources_keep_their_order_and_weights_and_share_a_tokenizer(tmp_path: Pa
 
 def test_every_mistake_is_reported_together(tmp_path: Path) -> None:
     broken = DataConfig(
-        corpus="wikipedia",
-        sources={"a": SourceConfig(prefix=str(tmp_path / "a"), weight=-1.0), "b": SourceConfig()},
-        packing="tight",
-        look_ahead=0,
-        prefetch=0,
-        workers=0,
+        corpus="python_stdlib",
+        sources={"a": SourceConfig(prefix=str(tmp_path / "a"), weight=0.0), "b": SourceConfig()},
+        heldout=str(tmp_path / "c"),
     )
+    broken.sources["b"].weight = 0.0
     problems = "\n".join(broken.problems())
     for part in (
-        "data.corpus=wikipedia: no such embedded corpus",
         "use one of both",
-        "data.sources.a.weight=-1.0",
+        "brings its own held-out documents",
+        "data.sources: every weight is 0",
         f"data.sources.a.prefix={tmp_path}/a: no {tmp_path}/a.bin and no {tmp_path}/a.idx; make",
         f"`python -m data.prepare --input PATH --output {tmp_path}/a --tokenizer MODEL`",
         "data.sources.b.prefix: is empty",
-        "data.packing=tight: unknown; use best_fit or concat",
-        "data.look_ahead=0",
-        "data.prefetch=0",
-        "data.workers=0",
     ):
         assert part in problems
     assert "there is none; give data=files data.sources.NAME.prefix" in DataConfig().problems()[0]

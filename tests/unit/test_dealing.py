@@ -1,13 +1,14 @@
 """Every token is dealt to one rank, equally many to each, and plans name exactly the keys a mask asks for."""
 
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallel.config import SEQUENCE_LAYOUTS
+from parallel.config import SequenceLayout
 from parallel.sequence.balance import deal, dealing_problem
 from parallel.sequence.dealing import Dealing, deal_zigzag
 from parallel.sequence.plan import plan_keys
@@ -43,7 +44,7 @@ def owners(dealing: Dealing) -> np.ndarray:
     return owner
 
 
-@pytest.mark.parametrize("layout", SEQUENCE_LAYOUTS)
+@pytest.mark.parametrize("layout", get_args(SequenceLayout))
 @given(stream=streams())
 @settings(deadline=None, max_examples=60)
 def test_every_token_is_held_once_and_ranks_hold_equally_many(
@@ -56,7 +57,7 @@ def test_every_token_is_held_once_and_ranks_hold_equally_many(
     assert all(list(held) == sorted(held) for held in dealing.chunks)
 
 
-@pytest.mark.parametrize("layout", SEQUENCE_LAYOUTS)
+@pytest.mark.parametrize("layout", get_args(SequenceLayout))
 @given(stream=streams(), window=st.none() | st.integers(1, 90))
 @settings(deadline=None, max_examples=80)
 def test_a_plan_receives_exactly_the_keys_on_other_ranks_that_a_local_query_attends(
@@ -74,7 +75,7 @@ def test_a_plan_receives_exactly_the_keys_on_other_ranks_that_a_local_query_atte
             assert [key for piece in pieces for key in piece] == expected
 
 
-@pytest.mark.parametrize("layout", SEQUENCE_LAYOUTS)
+@pytest.mark.parametrize("layout", get_args(SequenceLayout))
 @given(stream=streams(), window=st.none() | st.integers(1, 90))
 @settings(deadline=None, max_examples=40)
 def test_what_a_chunk_needs_from_before_it_is_one_range(
@@ -100,7 +101,7 @@ def test_zigzag_pairs_front_and_back() -> None:
     assert deal_zigzag(32, 4).chunks == ((0, 7), (1, 6), (2, 5), (3, 4))
 
 
-@pytest.mark.parametrize("layout", SEQUENCE_LAYOUTS)
+@pytest.mark.parametrize("layout", get_args(SequenceLayout))
 def test_one_rank_holds_everything_in_one_piece(layout: str) -> None:
     dealing = deal(layout, (3, 4), 1, WINDOWS)
     assert dealing.chunks == ((0,),)

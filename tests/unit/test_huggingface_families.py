@@ -201,8 +201,15 @@ REFUSED = {
 def test_what_cannot_be_expressed_is_refused_with_the_reason(kind: str) -> None:
     changes, says = REFUSED[kind]
     config = {**SIZES, "model_type": kind, "num_local_experts": 1, "num_experts_per_tok": 1, **changes}  # fmt: skip
-    with pytest.raises(CannotExpress, match=re.escape(says)):
-        family_of(config).read(config)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        typed_model(dataclasses.asdict(family_of(config).read(config).model), "config.json")
+
+
+def test_numbers_of_a_config_json_are_held_to_the_bounds_of_every_model() -> None:
+    config = {**SIZES, "model_type": "llama", "num_hidden_layers": 20_000, "vocab_size": 10**9}
+    with pytest.raises(ValueError, match=r"model\.num_layers=20000: must be") as caught:
+        typed_model(dataclasses.asdict(family_of(config).read(config).model), "config.json")
+    assert "config.json: model.vocab_size=1000000000: must be" in str(caught.value)
 
 
 @pytest.mark.parametrize(

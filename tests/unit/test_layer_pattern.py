@@ -1,11 +1,12 @@
 """The pattern is expanded once, and a configuration names every rule it breaks."""
 
-from dataclasses import replace
+from dataclasses import asdict
 
 import pytest
 
 from model.config import ModelConfig
 from model.layer_pattern import LAYER_KINDS, LayerSpec, expand_pattern
+from train.configuration.typed import read
 
 WINDOWED = LayerSpec(window=128, rotary=True)
 FULL = LayerSpec(window=None, rotary=False)
@@ -35,6 +36,12 @@ def test_every_kind_says_window_and_rotation():
     }
 
 
+def problems(**changes):
+    """Everything that is wrong with the default configuration and these values."""
+    config, mistakes = read(ModelConfig, asdict(ModelConfig()) | changes, "model")
+    return [*mistakes.values(), *config.problems()]
+
+
 def test_the_default_configuration_is_sound():
     assert ModelConfig().problems() == []
 
@@ -56,25 +63,25 @@ def test_odd_heads_are_fine_without_rotation():
         ({"num_heads": 6, "num_kv_heads": 4}, "model.num_heads=6", "[1, 2, 3, 6]"),
         ({"head_dim": 31}, "model.head_dim=31", "use 32"),
         ({"layer_pattern": []}, "model.layer_pattern=[]", "window_rope"),
-        ({"layer_pattern": ["windw_rope"]}, "windw_rope", "did you mean window_rope?"),
+        ({"layer_pattern": ["windw_rope"]}, "windw_rope", "there are window_rope"),
         ({"num_layers": 2}, "model.num_layers=2", "at least 4 layers"),
         ({"block": "paralel"}, "model.block=paralel", "did you mean parallel?"),
         ({"norm": "layer_norm"}, "model.norm=layer_norm", "did you mean layernorm?"),
         ({"attention_backend": "flash"}, "model.attention_backend=flash", "flash_attn"),
-        ({"norm_eps": 0.0}, "model.norm_eps=0.0", "positive"),
+        ({"norm_eps": 0.0}, "model.norm_eps=0.0", "above 0"),
         ({"logit_scale": float("nan")}, "model.logit_scale=nan", "finite"),
-        ({"init_std": -1.0}, "model.init_std=-1.0", "positive"),
+        ({"init_std": -1.0}, "model.init_std=-1.0", "above 0"),
     ],
 )
 def test_one_broken_rule_is_one_line_with_a_way_out(change, key, way_out):
-    (line,) = replace(ModelConfig(), **change).problems()
+    (line,) = problems(**change)
     assert key in line
     assert way_out in line
     assert "\n" not in line
 
 
 def test_all_broken_rules_are_reported_together():
-    broken = ModelConfig(
+    broken = problems(
         num_heads=5, num_kv_heads=2, head_dim=3, norm="batch", block="loop", window=-1
     )
-    assert len(broken.problems()) == 5
+    assert len(broken) == 5

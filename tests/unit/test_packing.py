@@ -3,14 +3,14 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.config import METHODS
+from data.config import PackingMethod
 from data.packing.planner import AHEAD_ROWS, BatchPlanner
 from data.packing.span_pool import SpanPool
 from data.packing.spans import BatchShape, Span
@@ -62,7 +62,7 @@ def _walk(spans: Iterator[Span], sources: list[Lengths]) -> Counter[tuple[int, i
     return tokens
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", get_args(PackingMethod))
 @pytest.mark.parametrize("look_ahead", [1, 3, 64])
 def test_each_token_once_per_epoch_under_changing_lengths_and_weights(
     method: str, look_ahead: int
@@ -91,7 +91,7 @@ def test_each_token_once_per_epoch_under_changing_lengths_and_weights(
     lengths=st.lists(st.integers(1, 200), min_size=1, max_size=30),
     sequence_lengths=st.lists(st.integers(1, 90), min_size=1, max_size=4),
     look_ahead=st.integers(1, 40),
-    method=st.sampled_from(METHODS),
+    method=st.sampled_from(get_args(PackingMethod)),
 )
 def test_used_plus_pending_is_what_was_drawn(
     lengths: list[int], sequence_lengths: list[int], look_ahead: int, method: str
@@ -114,7 +114,7 @@ def test_used_plus_pending_is_what_was_drawn(
     assert all(count == lengths[document] for (_, document), count in per_document.items())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", get_args(PackingMethod))
 def test_state_is_json_and_continues_exactly(method: str) -> None:
     planner = BatchPlanner(HOSTILE, seed=2, method=method, look_ahead=20)
     weights = (0.5, 0.3, 0.2)
@@ -206,7 +206,7 @@ MIXED = [
 ]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", get_args(PackingMethod))
 def test_tokens_placed_track_the_weights_of_each_stage_from_its_first_rows(method: str) -> None:
     planner = BatchPlanner(MIXED, seed=0, method=method, look_ahead=50)
     length = 100

@@ -1,6 +1,7 @@
 """Position methods against golden values, computed once by other programs than ours."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from model.position.linear import interpolate
 from model.position.llama3 import llama3
 from model.position.ntk import ntk_base
 from model.position.yarn import yarn, yarn_attention_factor
+from train.configuration.typed import read
 
 THETA = inverse_frequencies(1e4, 128)
 
@@ -106,28 +108,29 @@ NAN = float("nan")
     [
         (RopeConfig(scaling="yearn"), "did you mean yarn"),
         (RopeConfig(factor=2.0), "has no effect with model.rope_full.scaling=none"),
-        (RopeConfig(scaling="linear", factor=0.5), "must be above 1"),
+        (RopeConfig(scaling="linear", factor=0.5), "a finite number from 1 to 1000000"),
         (RopeConfig(scaling="linear"), "scales nothing"),
-        (RopeConfig(scaling="linear", factor=NAN), "must be above 1"),
-        (RopeConfig(scaling="ntk", factor=1e300), "at most 1e+06"),
+        (RopeConfig(scaling="linear", factor=NAN), "from 1 to"),
+        (RopeConfig(scaling="ntk", factor=1e300), "to 1000000"),
         (RopeConfig(scaling="yarn", factor=2.0), "must be the length before scaling"),
         (RopeConfig(**YARN | {"factor": 1.0}), "scales nothing"),
         (RopeConfig(**YARN | {"original_length": 6}), "no pair makes beta_slow=1 turns"),
         (RopeConfig(**YARN | {"original_length": 18}, beta_slow=3.0), "at least 19"),
         (RopeConfig(**YARN, beta_fast=0.5), "below beta_fast"),
-        (RopeConfig(**YARN, beta_slow=NAN), "below beta_fast"),
-        (RopeConfig(**YARN, attention_factor=NAN), "must be 0 or more"),
+        (RopeConfig(**YARN, beta_slow=NAN), "above 0"),
+        (RopeConfig(**YARN, attention_factor=NAN), "from 0 up"),
         (RopeConfig(**LLAMA3 | {"original_length": 0}), "must be the length before scaling"),
         (RopeConfig(**LLAMA3 | {"original_length": 6}), "no pair makes low_frequency=1 turns"),
         (RopeConfig(**LLAMA3, low_frequency=4.0), "below high_frequency"),
         (RopeConfig(base=0.5), "must be above 1"),
         (RopeConfig(base=1.0), "must be above 1"),
-        (RopeConfig(base=-1e4), "must be above 1"),
-        (RopeConfig(base=NAN), "must be above 1"),
+        (RopeConfig(base=-1e4), "from 0 up"),
+        (RopeConfig(base=NAN), "from 0 up"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(rope, says):
-    (line,) = rope.problems("model.rope_full", 64)
+    config, mistakes = read(RopeConfig, asdict(rope), "model.rope_full")
+    (line,) = mistakes.values() or config.problems("model.rope_full", 64)
     assert says in line
 
 

@@ -77,7 +77,7 @@ def test_mistakes_of_all_stages_come_together_with_their_keys() -> None:
             "schedule=small",
             "schedule.stages.first.tokens=0",
             "schedule.stages.second.rope_base=fast",
-            "schedule.stages.second.learning_rate={shape: wsd, peek: 1}",
+            "schedule.stages.second.learning_rate={peek: 1}",
             "schedule.stages.second.data={books: 1.0}",
         ]
     )
@@ -120,9 +120,12 @@ def test_a_stage_may_have_its_own_layout_and_one_engine_serves_neighbours_that_s
         ("{timeout_seconds: 5}", "schedule.stages.second.parallel.timeout_seconds: unknown"),
         (
             "{sequence: two}",
-            "schedule.stages.second.parallel.sequence: Input should be a valid int",
+            "schedule.stages.second.parallel.sequence=two: must be a whole number",
         ),
-        ("{tensor: 0}", "schedule.stages.second.parallel: parallel.tensor=0: must be at least 1"),
+        (
+            "{tensor: 0}",
+            "schedule.stages.second.parallel.tensor=0: must be a whole number from 1 up",
+        ),
         ("{zero_stage: 3, pipeline: 2}", "parallel.zero_stage=3: with parallel.pipeline=2"),
     ],
 )

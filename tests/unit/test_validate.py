@@ -5,12 +5,20 @@ from pathlib import Path
 import pytest
 
 from train.configuration import validate
-from train.configuration.compose import compose_run
+from train.configuration.compose import ConfigMistakes, compose_run
 from train.schedule.stages import build_schedule
 
 
 def problems(*arguments: str, world_size: int = 2) -> list[str]:
-    return validate.problems(compose_run(["experiment=quickstart", *arguments]), world_size)
+    mistakes: list[str] = []
+    wrong: frozenset[str] = frozenset()
+    try:
+        config = compose_run(["experiment=quickstart", *arguments])
+    except ConfigMistakes as error:
+        assert error.rest is not None, error
+        config, mistakes, wrong = error.rest, error.mistakes, error.wrong
+    room = not config.model.problems()
+    return mistakes + validate.rules(config, world_size, wrong) + validate.places(config, room=room)
 
 
 def warnings(*arguments: str) -> list[str]:
@@ -25,15 +33,15 @@ def warnings(*arguments: str) -> list[str]:
     [
         ("schedule.stages.short.sequence_length=500", "must be a multiple of sequence_length=500"),
         ("parallel.zero_stage=0", "or train.precision=float32"),
-        ("parallel.zero_stage=4", "use 0, 1, 2 or 3"),
+        ("parallel.zero_stage=4", "must be one of 0, 1, 2, 3"),
         ("parallel.tensor=4", "4 must divide the number of ranks, 2; start a multiple of 4"),
-        ("parallel.sequence=0", "parallel.sequence=0: must be at least 1"),
+        ("parallel.sequence=0", "parallel.sequence=0: must be a whole number from 1 up"),
         ("parallel.pipeline_schedule=gpipe", "must be one of 1f1b, interleaved_1f1b, zbv"),
         ("parallel.sequence_layout=striped", "must be one of zigzag, balanced, contiguous"),
         ("parallel.pipeline_split=[2,2]", "has no effect with parallel.pipeline=1"),
         ("schedule.stages.long.parallel={tensor: 4}", "schedule.stages.long.parallel: tensor x"),
         ("train.precision=float16", "must be one of float32, bfloat16"),
-        ("optimizer.beta2=1.0", "must be in [0, 1)"),
+        ("optimizer.beta2=1.0", "from 0 to below 1"),
         ("run_name=a/b", "plain folder name"),
         ("checkpoint.resume=nowhere", "no such folder"),
         ("checkpoint.keep=0", "from 1 up"),
@@ -42,8 +50,8 @@ def warnings(*arguments: str) -> list[str]:
         ("model.num_kv_heads=4", "must be divisible"),
         ("data.packing=first_fit", "best_fit"),
         ("data.corpus=''", "data.sources"),
-        ("optimizer.epsilon=nan", "must be positive"),
-        ("optimizer.weight_decay=nan", "finite number"),
+        ("optimizer.epsilon=nan", "above 0"),
+        ("optimizer.weight_decay=nan", "finite number from 0 up"),
         ("train.z_loss=nan", "a number from 0 up"),
         ("train.spikes.action=jump", "must be one of ignore, stop, skip, rollback"),
         ("train.spikes.window=4", "a number from 8 up"),

@@ -2,18 +2,17 @@
 
 Hydra composes the groups of `conf/` (experiment=, model=, ...); KEY=VALUE, +KEY=VALUE and ~KEY are then
 laid over the result by ourselves, because Hydra stops at the first key it does not know. The whole tree is
-checked against the dataclasses of `train/configuration/schema.py`: unknown keys name the nearest known one, types are
-pydantic's job. The only import of hydra and omegaconf.
+then read by `train/configuration/typed.py`, which checks it against the dataclasses of the schema. The only import of
+hydra and omegaconf.
 
 A configuration is data and means the same on every rank: no YAML tag makes an object, no key names a
 function, and the one interpolation there is refers to another key. No `${oc.env:...}`, no clock.
 """
 
+import copy
 import dataclasses
 import re
-import typing
-from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,13 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import TypeAdapter, ValidationError
 
 from data.printable import one_line
 from train.configuration.imported_model import MARK, imported_model
+from train.configuration.keys import children, field_at, key_mistake
+from train.configuration.nearest import did_you_mean
 from train.configuration.schema import RunConfig
+from train.configuration.typed import WRONG, Mistakes, default_of, plain, read
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # Of an argument or of a value: far beyond what anybody writes, and short enough to be parsed in a moment.
@@ -37,21 +38,26 @@ LARGEST_INTEGER = 2**63 - 1
 # What comes out of Hydra over an argument, with numbers and nestings without end; and over a file of conf/.
 _UNPARSABLE = (HydraException, ValueError, RecursionError)
 _UNREADABLE = (*_UNPARSABLE, OmegaConfBaseException, yaml.YAMLError, OSError)
-_SCHEMA = TypeAdapter(RunConfig)
-_REFERENCE = re.compile(r"(?<!\\)\$\{[\w.]+\}")
+_REFERENCE = re.compile(r"(?<!\\)\$\{([\w.]+)\}")
 
 
 class ConfigMistakes(ValueError):
     """All mistakes found in a configuration, one line each.
 
-    `rest` is the run without the wrong arguments, where it still has a meaning: rules between values
-    can be checked on it, so that their violations are reported in the same breath.
+    `rest` is the run without them, where it still has a meaning: rules between values can be checked on it, so that
+    their violations are reported in the same breath. `wrong` are the keys whose values were replaced for that.
     """
 
-    def __init__(self, mistakes: Sequence[str], rest: RunConfig | None = None) -> None:
+    def __init__(
+        self,
+        mistakes: Sequence[str],
+        rest: RunConfig | None = None,
+        wrong: Collection[str] = (),
+    ) -> None:
         super().__init__("\n".join(mistakes))
         self.mistakes = list(mistakes)
         self.rest = rest
+        self.wrong = frozenset(wrong)
 
 
 def compose_run(arguments: Sequence[str]) -> RunConfig:
@@ -61,56 +67,91 @@ def compose_run(arguments: Sequence[str]) -> RunConfig:
         ConfigMistakes: one or more arguments or YAML values are wrong; carries every one of them.
     """
     mistakes: list[str] = []
+    # Without what these are about, nothing can be said of the whole run.
+    serious: list[str] = []
     choices: list[str] = []
     changes: list[Override] = []
     for override in _parse(arguments, mistakes):
         if override.key_or_group not in groups():
             changes.append(override)
         elif mistake := _choice_mistake(override):
-            mistakes.append(f"{one_line(override.input_line or '')}: {mistake}")
+            serious.append(f"{one_line(override.input_line or '')}: {mistake}")
         else:
             choices.append(f"{override.key_or_group}={override.value()}")
-    tree = _compose(choices, mistakes)
-    means_something = not mistakes
+    tree = _compose(choices, serious)
+    before = copy.deepcopy(tree)
     of_model = [change for change in changes if change.key_or_group.startswith("model.")]
     _change_all(tree, [change for change in changes if change not in of_model], mistakes)
-    if found := _take_imported_model(tree, choices):
-        means_something = False
-        mistakes += found
-    else:
-        _change_all(tree, of_model, mistakes)
-    if not mistakes:
-        return typed(tree)
-    rest = None
-    if means_something:
-        try:
-            rest = typed(tree)
-        except ConfigMistakes as more:
-            mistakes += more.mistakes
-    raise ConfigMistakes(mistakes, rest)
+    serious += _take_imported_model((tree, before), choices)
+    _change_all(tree, of_model, mistakes)
+    config, found = _read(tree, before)
+    if mistakes := [*serious, *mistakes, *found.values()]:
+        raise ConfigMistakes(mistakes, None if serious else config, found)
+    assert config is not None
+    return config
 
 
 def typed(tree: Any) -> RunConfig:
-    """The dataclasses of a composed tree. Raises ConfigMistakes with every unknown key and wrong type."""
-    strange = list(_strange_values(OmegaConf.to_container(tree, resolve=False)))
-    if strange:
-        raise ConfigMistakes(strange)
-    try:
-        plain: Any = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        line = f"{error.full_key}: {_words(error)}; give a value, or another key that there is"
-        raise ConfigMistakes([line]) from error
-    if type(plain.get("run_name")) is int:  # a job's number is a good name
-        plain["run_name"] = str(plain["run_name"])
-    unknown = [
-        f"{key}: {mistake}" for key in _leaves(plain) if (mistake := key_mistake(key, plain))
-    ]
-    if unknown:
-        raise ConfigMistakes(unknown)
-    try:
-        return _SCHEMA.validate_python(plain)
-    except ValidationError as error:
-        raise ConfigMistakes([_type_mistake(detail) for detail in error.errors()]) from error
+    """The dataclasses of a composed tree. Raises ConfigMistakes with every unknown key and wrong value."""
+    config, mistakes = _read(tree)
+    if mistakes or config is None:
+        raise ConfigMistakes(list(mistakes.values()), config, mistakes)
+    return config
+
+
+def _read(tree: Any, before: Any = None) -> tuple[RunConfig | None, Mistakes]:
+    """The run of `tree` and every mistake in it; what stands in the tree `before` replaces wrong values."""
+    found: Mistakes = {}
+    references: dict[str, str] = {}
+    content = _Resolver(tree, found, references).resolved()
+    instead = None if before is None else _Resolver(before, {}, {}).resolved()
+    config, mistakes = read(RunConfig, content, instead=instead)
+    found |= mistakes
+    # A reference to a key that is wrong is not another mistake.
+    return config, {key: line for key, line in found.items() if references.get(key) not in found}
+
+
+class _Resolver:
+    """Turns a tree into plain values."""
+
+    def __init__(self, tree: Any, found: Mistakes, references: dict[str, str]) -> None:
+        self._tree, self._found, self._references = tree, found, references
+
+    def resolved(self) -> Any:
+        """The tree with references replaced, and `WRONG` for what no value may be; `found` says why."""
+        content: Any = OmegaConf.to_container(self._tree, resolve=False)
+        if type(content.get("run_name")) is int:  # a job's number is a good name
+            content["run_name"] = str(content["run_name"])
+        return self._value(content, "")
+
+    def _value(self, value: Any, key: str) -> Any:
+        if isinstance(value, dict):
+            return self._mapping(value, key)
+        if isinstance(value, list):
+            return [self._value(inner, f"{key}.{index}") for index, inner in enumerate(value)]
+        wrong = _strange(value, key)
+        if not wrong and isinstance(value, str) and (reference := _REFERENCE.search(value)):
+            self._references[key] = reference.group(1)
+            try:
+                return OmegaConf.select(self._tree, key, throw_on_missing=True)
+            except (OmegaConfBaseException, RecursionError) as error:
+                wrong = f"{key}: {_words(error)}; give a value, or another key that there is"
+        if wrong:
+            self._found[key] = wrong
+        return WRONG if wrong else value
+
+    def _mapping(self, values: dict[Any, Any], key: str) -> Any:
+        for name in values:
+            if not _is_name(name):
+                where = key or "the configuration"
+                self._found[where] = (
+                    f"{where}: {one_line(repr(name))} is no name; use letters, digits, _ and -"
+                )
+                return WRONG
+        return {
+            name: self._value(inner, f"{key}.{name}" if key else name)
+            for name, inner in values.items()
+        }
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -138,42 +179,6 @@ def groups() -> dict[str, list[str]]:
         for folder in sorted(CONF.iterdir())
         if folder.is_dir()
     }
-
-
-def known_keys() -> list[str]:
-    """Every key of the schema; entries of mappings stand as NAME."""
-    return list(_schema_keys(RunConfig, ""))
-
-
-def key_mistake(key: str, tree: Any) -> str | None:
-    """What is wrong with `key`, or None if the schema has it (`tree` says which stages there are)."""
-    at: Any = RunConfig
-    parts = key.split(".")
-    for depth, part in enumerate(parts):
-        if dataclasses.is_dataclass(at):
-            fields = typing.get_type_hints(at)
-            if part not in fields:
-                return f"unknown key{_nearest(key, depth, tree)}"
-            at = fields[part]
-        elif typing.get_origin(at) is dict:
-            at = typing.get_args(at)[1]
-            present = _children(tree, parts[:depth])
-            if dataclasses.is_dataclass(at) and part not in present and _needs_values(at):
-                return f"there is no {part} in {'.'.join(parts[:depth])}{_near(part, present)}"
-        elif at is Any:
-            return None
-        else:
-            return f"{'.'.join(parts[:depth])} is a single value and has no key {part}"
-    return None
-
-
-def _needs_values(schema: Any) -> bool:
-    """Whether an entry of this kind cannot be made by naming one of its fields."""
-    missing = dataclasses.MISSING
-    return any(
-        field.default is missing and field.default_factory is missing
-        for field in dataclasses.fields(schema)
-    )
 
 
 def _parse(arguments: Sequence[str], mistakes: list[str]) -> list[Override]:
@@ -213,23 +218,28 @@ def _compose(choices: list[str], mistakes: list[str]) -> Any:
     return tree
 
 
-def _take_imported_model(tree: Any, choices: list[str]) -> list[str]:
-    """Put the model of the checkpoint that `model.from_checkpoint` names in its place; or why that cannot be."""
+def _take_imported_model(trees: tuple[Any, Any], choices: list[str]) -> list[str]:
+    """Put the model of the checkpoint that `model.from_checkpoint` names into both trees; or why that cannot be."""
+    tree, _ = trees
     if not isinstance(tree.get("model"), Mapping) or MARK not in tree.model:
         return []
-    try:
-        named = OmegaConf.select(tree, tree.model[MARK], default="auto")
-        model, start = imported_model(str(named))
-    except (ValueError, OmegaConfBaseException) as error:
-        return [f"model=from_huggingface: {one_line(str(error))}"]
-    OmegaConf.update(tree, "model", model, merge=False, force_add=True)
-    for key, value in start.items():
-        OmegaConf.update(tree, f"schedule.{key}", value, force_add=True)
-    return [
+    model: dict[str, Any] = {}
+    start: dict[str, Any] = {}
+    found = [
         f"{choice}: has no effect with model=from_huggingface; give model.KEY=VALUE for what is to change"
         for choice in choices
         if choice.startswith("recipe=")
     ]
+    try:
+        named = OmegaConf.select(tree, tree.model[MARK], default="auto")
+        model, start = imported_model(str(named))
+    except (ValueError, OmegaConfBaseException) as error:
+        found = [f"model=from_huggingface: {one_line(str(error))}"]
+    for changed in trees:
+        OmegaConf.update(changed, "model", model, merge=False, force_add=True)
+        for key, value in start.items():
+            OmegaConf.update(changed, f"schedule.{key}", value, force_add=True)
+    return found
 
 
 def _change_all(tree: Any, changes: Sequence[Override], mistakes: list[str]) -> None:
@@ -246,24 +256,35 @@ def _change(tree: Any, override: Override) -> str | None:
     """Lay KEY=VALUE, +KEY=VALUE or ~KEY over `tree`; or what is wrong with it, and nothing is changed."""
     key = override.key_or_group
     *path, name = key.split(".")
-    present = name in _children(tree, path)
+    present = name in children(tree, path)
     if override.package is not None:
         return "only a group has a package; write KEY=VALUE"
     if override.is_sweep_override():
         return "give one value; a list is written [1,2]"
     if override.is_delete():
-        if not present:
-            return f"there is none to remove{_near(name, _children(tree, path))}"
-        holder = OmegaConf.select(tree, ".".join(path)) if path else tree
-        del holder[name]
-        return None
+        return _remove(tree, path, name)
     value = override.value()
     if override.is_add() and present and not isinstance(value, dict):
         return "is there already; write it without the plus sign"
     if not override.is_add() and (mistake := key_mistake(key, tree)):
         return mistake
-    both_are_mappings = isinstance(value, dict) and bool(_children(tree, key.split(".")))
+    both_are_mappings = isinstance(value, dict) and bool(children(tree, key.split(".")))
     OmegaConf.update(tree, key, value, merge=both_are_mappings, force_add=True)
+    return None
+
+
+def _remove(tree: Any, path: Sequence[str], name: str) -> str | None:
+    """Take an entry out of its mapping, or give a key its default back; or why neither can be."""
+    there = children(tree, path)
+    if name not in there:
+        return f"there is none to remove{did_you_mean(name, there, likeness=0.4)}"
+    field = field_at([*path, name])
+    if field is None:
+        del (OmegaConf.select(tree, ".".join(path)) if path else tree)[name]
+    elif (default := default_of(field)) is WRONG:
+        return "a run cannot be without it; give another value"
+    else:
+        OmegaConf.update(tree, ".".join([*path, name]), plain(default), merge=False)
     return None
 
 
@@ -280,27 +301,22 @@ def _is_name(name: Any) -> bool:
     return isinstance(name, str) and name != "" and name.isprintable() and "." not in name
 
 
-def _strange_values(value: Any, key: str = "") -> Iterator[str]:
-    """What no value of a configuration may be, whatever its key."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            if _is_name(name):
-                yield from _strange_values(inner, f"{key}.{name}" if key else name)
-            else:
-                where = key or "the configuration"
-                yield f"{where}: {one_line(repr(name))} is no name; use letters, digits, _ and -"
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from _strange_values(inner, f"{key}.{index}")
-    elif isinstance(value, str):
+def _strange(value: Any, key: str) -> str:
+    """Why this can be no value of a configuration, whatever its key; "" if it can."""
+    if isinstance(value, str):
         if not value.isprintable():
-            yield f"{key}={one_line(value)}: holds a character that cannot be printed; leave it out"
-        elif len(value) > MOST_CHARACTERS:
-            yield f"{key}={one_line(value)}: longer than {MOST_CHARACTERS} characters; shorten it"
-        elif "${" in _REFERENCE.sub("", value, count=1):
-            yield f"{key}={value}: only another key can be referred to, as ${{seed}}; write the value itself"
+            return (
+                f"{key}={one_line(value)}: holds a character that cannot be printed; leave it out"
+            )
+        if len(value) > MOST_CHARACTERS:
+            return f"{key}={one_line(value)}: longer than {MOST_CHARACTERS} characters; shorten it"
+        if "${" in _REFERENCE.sub("", value, count=1):
+            return f"{key}={value}: only another key can be referred to, as ${{seed}}; write the value itself"
+        if value == "???":
+            return f"{key}: must be given; it has no default"
     elif isinstance(value, int) and abs(value) > LARGEST_INTEGER:
-        yield f"{key}: a number of {value.bit_length()} bits; give one below 2^63"
+        return f"{key}: a number of {value.bit_length()} bits; give one below 2^63"
+    return ""
 
 
 def _choice_mistake(override: Override) -> str | None:
@@ -310,73 +326,4 @@ def _choice_mistake(override: Override) -> str | None:
         return f"a group has one choice; write {group}=CHOICE, there are {', '.join(known)}"
     if chosen in known:
         return None
-    return f"no such {group}{_near(str(chosen), known)}; there are {', '.join(known)}"
-
-
-def _type_mistake(detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "missing":
-        return f"{key}: must be given; it has no default"
-    says = detail["msg"].removeprefix("Input ")
-    return f"{key}={detail['input']}: {says}"
-
-
-def _nearest(key: str, depth: int, tree: Any) -> str:
-    known = [name for template in known_keys() for name in _filled(template, tree)]
-    tail = key.split(".")[-1]
-    near = get_close_matches(key, known, n=1, cutoff=0.75) or sorted(
-        (name for name in known if name.split(".")[-1] == tail), key=len
-    )
-    near = near or get_close_matches(key, known, n=1, cutoff=0.5)
-    if not near:
-        near = [name for name in known if tail in name.split(".")[-1]]
-    if near:
-        return f"; did you mean {near[0]}?"
-    return "; python -m train --help lists them" if depth == 0 else ""
-
-
-def _filled(template: str, tree: Any) -> list[str]:
-    if "NAME" not in template:
-        return [template]
-    head, _, rest = template.partition("NAME")
-    return [f"{head}{name}{rest}" for name in _children(tree, head.strip(".").split("."))]
-
-
-def _near(name: str, known: Any) -> str:
-    match = get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f"; did you mean {match[0]}?" if match else ""
-
-
-def _children(tree: Any, path: Sequence[str]) -> list[str]:
-    for part in path:
-        tree = tree.get(part) if isinstance(tree, Mapping) else None
-    return list(tree) if isinstance(tree, Mapping) else []
-
-
-def _leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in plain.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and value and not _is_free_form(key):
-            yield from _leaves(value, f"{key}.")
-        else:
-            yield key
-
-
-def _is_free_form(key: str) -> bool:
-    """A stage's policies are mappings that train/schedule/stages.py reads, not parts of the schema."""
-    parts = key.split(".")
-    return parts[:2] == ["schedule", "stages"] and parts[3:] in (["rope_base"], ["learning_rate"])
-
-
-def _schema_keys(schema: Any, prefix: str) -> Iterator[str]:
-    for name, annotation in typing.get_type_hints(schema).items():
-        key = f"{prefix}{name}"
-        if dataclasses.is_dataclass(annotation):
-            yield key
-            yield from _schema_keys(annotation, f"{key}.")
-        elif typing.get_origin(annotation) is dict and dataclasses.is_dataclass(
-            inner := typing.get_args(annotation)[1]
-        ):
-            yield from _schema_keys(inner, f"{key}.NAME.")
-        else:
-            yield key
+    return f"no such {group}{did_you_mean(str(chosen), known, likeness=0.4)}; there are {', '.join(known)}"

@@ -3,28 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from model.config import ModelConfig
+from train.configuration.typed import read
 
-_MODEL = TypeAdapter(ModelConfig)
 
+def typed_model(content: Mapping[str, Any], where: str = "checkpoint") -> ModelConfig:
+    """The model that these values describe; what an older version did not know has its default.
 
-def typed_model(content: Mapping[str, Any]) -> ModelConfig:
-    """The model that `RunState.model` describes; what an older version did not know has its default.
+    where: what holds them, for messages.
 
     Raises:
         ValueError: it is of a newer version, or not what was written.
     """
-    known = ModelConfig.__dataclass_fields__
-    strange = sorted(set(content) - set(known))
-    if strange:
-        raise ValueError(f"checkpoint: model.{strange[0]} is unknown to this version")
-    try:
-        model = _MODEL.validate_python(dict(content))
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise ValueError(f"checkpoint: model.{where}: {error.errors()[0]['msg']}") from error
-    if problems := model.problems():
-        raise ValueError("\n".join(f"checkpoint: {problem}" for problem in problems))
+    model, mistakes = read(ModelConfig, content, "model")
+    problems = list(mistakes.values()) or ([] if model is None else model.problems())
+    if problems or model is None:
+        raise ValueError("\n".join(f"{where}: {problem}" for problem in problems))
     return model

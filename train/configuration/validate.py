@@ -7,7 +7,9 @@ the file system's room stands here. `warnings` are facts of the field that a run
 import dataclasses
 import math
 import os
+import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from model.attention.backends import backend_problem
@@ -44,10 +46,19 @@ def problems(config: RunConfig, world_size: int) -> list[str]:
     return rules(config, world_size) + places(config, room=not config.model.problems())
 
 
-def rules(config: RunConfig, world_size: int) -> list[str]:
-    """What is wrong on any host."""
+def rules(config: RunConfig, world_size: int, wrong: Collection[str] = ()) -> list[str]:
+    """What is wrong on any host.
+
+    wrong: keys of which other values stand here than were given. Rules that read them are not judged.
+    """
+    found = _rules(config, world_size)
+    names = [re.compile(rf"\b{re.escape(key.split('.')[-1])}=") for key in wrong]
+    return [line for line in found if not any(name.search(line) for name in names)]
+
+
+def _rules(config: RunConfig, world_size: int) -> list[str]:
     found = config.model.problems() + config.data.rules() + config.parallel.problems()
-    found += config.optimizer.problems() + _choices(config) + _numbers(config)
+    found += _choices(config) + _numbers(config)
     found += _idle_settings(config) + _backend_problems(config)
     if config.model.problems():  # the schedule's own rules are looked at all the same
         config = dataclasses.replace(config, model=ModelConfig())

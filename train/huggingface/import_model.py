@@ -34,6 +34,7 @@ from model.position.frequencies import inverse_frequencies
 from parallel.checkpoint.index import FileRecord, Index
 from parallel.checkpoint.tensor_files import Entry, write_stream
 from train.checkpointing.state import FORMAT, INDEX, STATE, RunState
+from train.configuration.typed_model import typed_model
 from train.huggingface.folder import SHARD_BYTES, ModelFolder, copied, in_order, make_folder, shards
 from train.schedule.rope_base import bases_by_kind
 
@@ -57,6 +58,7 @@ def import_model(model: Path, output: Path, *, shard_bytes: int = SHARD_BYTES) -
     source = ModelFolder(model)
     family = family_of(source.config)
     imported = family.read(source.config)
+    typed_model(dataclasses.asdict(imported.model), "config.json")
     shapes = parameter_shapes(imported.model)
     links = family.links(imported.model, list(shapes))
     _refuse_differences(

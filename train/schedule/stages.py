@@ -14,21 +14,18 @@ from difflib import get_close_matches
 from itertools import groupby
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from data.packing.mixture import mixture_weights
 from data.packing.spans import BatchShape
 from model.config import ModelConfig
 from model.layer_pattern import expand_pattern
 from parallel.config import ParallelConfig
 from train.configuration.schema import LearningRateConfig, RunConfig, StageConfig
+from train.configuration.typed import read
 from train.schedule import learning_rate, rope_base
 from train.schedule.rope_base import BaseCurve
 
 # Offsets in a stream are 32-bit integers.
 _MOST_TOKENS = 2**31 - 1
-_LAYOUT = TypeAdapter(ParallelConfig)
-_RATE = TypeAdapter(LearningRateConfig)
 _STAGE_NAME = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 
@@ -211,11 +208,9 @@ def _stage_layout(
             found.append(f"{key}.{name}: unknown; did you mean {nearest}?")
     if found:
         return run, found
-    try:
-        merged = {**dataclasses.asdict(run), **overlay}
-        layout = _LAYOUT.validate_python(merged)
-    except ValidationError as error:
-        return run, [f"{key}.{detail['loc'][0]}: {detail['msg']}" for detail in error.errors()]
+    layout, mistakes = read(ParallelConfig, {**dataclasses.asdict(run), **overlay}, key)
+    if layout is None or mistakes:
+        return run, list(mistakes.values())
     problems = layout.problems() if overlay else []  # the run's own are reported as the run's
     return layout, [f"{key}: {problem}" for problem in problems]
 
@@ -229,14 +224,8 @@ def _stage_rate(value: Any, key: str) -> tuple[LearningRateConfig | None, list[s
         return LearningRateConfig(shape="constant", peak=float(value)), []
     if not isinstance(value, Mapping):
         return None, [f"{key}={value}: must be a number or a mapping with {', '.join(known)}"]
-    unknown = [name for name in value if name not in known]
-    if unknown:
-        return None, [f"{key}.{name}: unknown; there are {', '.join(known)}" for name in unknown]
-    try:
-        return _RATE.validate_python(dict(value)), []
-    except ValidationError as error:
-        details = error.errors()
-        return None, [f"{key}.{detail['loc'][0]}: {detail['msg']}" for detail in details]
+    rate, mistakes = read(LearningRateConfig, value, key)
+    return rate, list(mistakes.values())
 
 
 def _row_problems(name: str, row: StageConfig) -> list[str]:

@@ -1,0 +1,46 @@
+"""The names of a choice stand at its field; every table that says what they mean has exactly these names."""
+
+from collections.abc import Iterable
+from typing import Any, get_args
+
+import pytest
+
+from model.attention.backends import BACKENDS
+from model.attention.core import IMPLEMENTATIONS
+from model.block import BLOCKS
+from model.config import ModelConfig
+from model.feed_forward.dense import GATES
+from model.norm import NORMS
+from model.position.config import READ, RopeConfig
+from parallel.config import ParallelConfig
+from parallel.pipeline.placement import STAGES_PER_RANK
+from parallel.pipeline.schedule import SCHEDULES
+from parallel.sequence.balance import deal
+from train.configuration.typed import field_types
+
+
+def choices(schema: Any, name: str) -> set[str]:
+    return set(get_args(field_types(schema)[name]))
+
+
+@pytest.mark.parametrize(
+    ("schema", "name", "table"),
+    [
+        (ModelConfig, "block", BLOCKS),
+        (ModelConfig, "norm", NORMS),
+        (ModelConfig, "activation", GATES),
+        (ModelConfig, "attention_backend", ["auto", *BACKENDS]),
+        (ModelConfig, "attention_backend", ["auto", *(each.backend.name for each in IMPLEMENTATIONS)]),
+        (RopeConfig, "scaling", READ),
+        (ParallelConfig, "pipeline_schedule", SCHEDULES),
+        (ParallelConfig, "pipeline_schedule", STAGES_PER_RANK),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_table_has_the_names_of_its_field(schema: Any, name: str, table: Iterable[str]) -> None:
+    assert set(table) == choices(schema, name)
+
+
+def test_every_dealing_is_known_by_its_name() -> None:
+    for layout in choices(ParallelConfig, "sequence_layout"):
+        assert len(deal(layout, [512, 512], 2, {None: 1}).chunks) == 2

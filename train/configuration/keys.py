@@ -1,0 +1,125 @@
+"""The keys of the schema, and what is wrong with a key that it does not have."""
+
+import dataclasses
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from train.configuration.nearest import did_you_mean, nearest
+from train.configuration.schema import RunConfig
+from train.configuration.typed import WRONG, default_of
+
+# The last part of a key as other systems call it, and what it is here.
+OTHER_NAMES = {
+    "lr": "schedule.learning_rate.peak",
+    "epochs": "schedule.stages.NAME.tokens",
+    "steps": "train.max_steps",
+    "batch_size": "schedule.stages.NAME.batch_tokens",
+    "micro_batch_size": "schedule.stages.NAME.micro_batch_tokens",
+    "seq_len": "schedule.stages.NAME.sequence_length",
+    "max_seq_len": "schedule.stages.NAME.sequence_length",
+    "rope_theta": "schedule.stages.NAME.rope_base",
+    "warmup": "schedule.learning_rate.warmup_tokens",
+    "warmup_steps": "schedule.learning_rate.warmup_tokens",
+    "dtype": "train.precision",
+    "bf16": "train.precision",
+    "output_dir": "paths.outputs",
+    "grad_clip": "optimizer.gradient_clipping",
+}
+
+
+def known_keys() -> list[str]:
+    """Every key of the schema; entries of mappings stand as NAME."""
+    return list(_keys_of(RunConfig, ""))
+
+
+def _keys_of(schema: Any, prefix: str) -> Iterator[str]:
+    for name, annotation in typing.get_type_hints(schema).items():
+        key = f"{prefix}{name}"
+        if dataclasses.is_dataclass(annotation):
+            yield key
+            yield from _keys_of(annotation, f"{key}.")
+        elif typing.get_origin(annotation) is dict and dataclasses.is_dataclass(
+            inner := typing.get_args(annotation)[1]
+        ):
+            yield from _keys_of(inner, f"{key}.NAME.")
+        else:
+            yield key
+
+
+def key_mistake(key: str, tree: Any) -> str | None:
+    """What is wrong with `key`, or None if the schema has it (`tree` says which stages there are)."""
+    at: Any = RunConfig
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        if dataclasses.is_dataclass(at):
+            fields = typing.get_type_hints(at)
+            if part not in fields:
+                return f"unknown key{_nearest(parts, depth, tree, list(fields))}"
+            at = fields[part]
+        elif typing.get_origin(at) is dict:
+            at = typing.get_args(at)[1]
+            present = children(tree, parts[:depth])
+            if dataclasses.is_dataclass(at) and part not in present and _needs_values(at):
+                near = did_you_mean(part, present, likeness=0.4)
+                return f"there is no {part} in {'.'.join(parts[:depth])}{near}"
+        elif at is Any:
+            return None
+        else:
+            return f"{'.'.join(parts[:depth])} is a single value and has no key {part}"
+    return None
+
+
+def field_at(path: Sequence[str]) -> dataclasses.Field[Any] | None:
+    """The field of the schema that a key names; None where it names an entry of a mapping, or nothing."""
+    at: Any = RunConfig
+    found = None
+    for part in path:
+        found = None
+        if dataclasses.is_dataclass(at):
+            found = {field.name: field for field in dataclasses.fields(at)}.get(part)
+            at = typing.get_type_hints(at).get(part)
+        elif typing.get_origin(at) is dict:
+            at = typing.get_args(at)[1]
+        else:
+            return None
+    return found
+
+
+def children(tree: Any, path: Sequence[str]) -> list[str]:
+    """The names of what stands at `path` in `tree`."""
+    for part in path:
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return list(tree) if isinstance(tree, Mapping) else []
+
+
+def _needs_values(schema: Any) -> bool:
+    """Whether an entry of this kind cannot be made by naming one of its fields."""
+    return any(default_of(field) is WRONG for field in dataclasses.fields(schema))
+
+
+def _nearest(parts: Sequence[str], depth: int, tree: Any, siblings: Sequence[str]) -> str:
+    """What an unknown key may have meant; parts[depth] is the first unknown part, `siblings` could stand there."""
+    key, section, tail = ".".join(parts), ".".join(parts[:depth]), parts[-1]
+    known = [name for template in known_keys() for name in _filled(template, tree)]
+    same_tail = sorted((name for name in known if name.split(".")[-1] == tail), key=len)
+    sibling = nearest(parts[depth], siblings, likeness=0.6)
+    found = (
+        OTHER_NAMES.get(tail)
+        or next(iter(same_tail), "")
+        or nearest(key, [name for name in known if name != section], likeness=0.75)
+        or (sibling and ".".join([*parts[:depth], sibling, *parts[depth + 1 :]]))
+    )
+    if found:
+        return f"; did you mean {found}?"
+    if depth == 0:
+        return "; python -m train --help lists them"
+    return f"; {section} has {', '.join(siblings)}"
+
+
+def _filled(template: str, tree: Any) -> list[str]:
+    """A key of the schema with the names that its mapping has in `tree`."""
+    if "NAME" not in template:
+        return [template]
+    head, _, rest = template.partition("NAME")
+    return [f"{head}{name}{rest}" for name in children(tree, head.strip(".").split("."))]
