@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, Lt
 
-from data.tokens.indexed_dataset import bin_path, idx_path
+from data.tokens.prefix import bin_path, idx_path
 
 # How documents become rows; see data/packing/planner.py.
 PackingMethod = Literal["best_fit", "concat"]

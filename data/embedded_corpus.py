@@ -13,9 +13,11 @@ from pathlib import Path
 
 from data.files import write_durably
 from data.formats.readers import BadRecord, Document, read_documents
-from data.prepare.job import PrepareOptions, prepare
+from data.prepare.job import prepare
+from data.prepare.options import PrepareOptions
 from data.tokenizer.sentencepiece_model import Tokenizer, train_on_files
-from data.tokens.manifest import Manifest, OtherVersion, manifest_path, verify
+from data.tokens.manifest import Manifest, OtherVersion, verify
+from data.tokens.prefix import manifest_path
 
 NAME = "python_stdlib"
 SKIPPED_FOLDERS = frozenset({"__pycache__", "dist-packages", "site-packages"})
@@ -86,6 +88,7 @@ def prepare_quickstart(
             on_error="skip",
             heldout_output=corpus.heldout,
             heldout_fraction=heldout_fraction,
+            overwrite=True,  # another Python has other sources
             show_progress=show_progress,
         )
     )

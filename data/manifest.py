@@ -1,8 +1,100 @@
-"""`python -m data.manifest`: check or describe token files."""
+"""`python -m data.manifest`: check token files, or describe those of another tool.
 
+python -m data.manifest PREFIX [--full]      check token files against their manifest
+python -m data.manifest PREFIX --create      describe files of another tool (Megatron)
+"""
+
+import argparse
+import hashlib
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-from data.tokens.manifest import main
+from data.files import seal, write_durably
+from data.printable import one_line
+from data.tokenizer.any_tokenizer import open_tokenizer
+from data.tokens.manifest import Manifest, describe, id_problems, verify
+from data.tokens.prefix import manifest_path, ngram_path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 0 when the files are what the manifest says, 2 after one line otherwise."""
+    options = _parse(arguments)
+    try:
+        if options.create:
+            _create(options)
+        manifest = verify(options.prefix, full=options.full)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"data.manifest: {one_line(str(error))}\n")
+        return 2
+    largest = f", ids up to {manifest['largest_id']}" if "largest_id" in manifest else ""
+    sys.stderr.write(
+        f"{options.prefix}: {manifest['documents']} documents, {manifest['tokens']} tokens{largest}, good\n"
+    )
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data.manifest", description="check token files"
+    )
+    add = parser.add_argument
+    add("prefix")
+    add("--full", action="store_true", help="compare every byte")
+    add("--create", action="store_true", help="describe files of another tool; looks at every id")
+    add("--tokenizer", default="", help="with --create: the file of their tokenizer")
+    add("--vocab-size", type=int, help="with --create: ids of the tokenizer")
+    add("--eos-id", type=int, help="with --create: the id that ends documents and pads rows")
+    add("--bos-id", type=int, help="with --create: the id that begins documents, if one does")
+    add("--overwrite", action="store_true", help="with --create: replace a manifest that is there")
+    return parser.parse_args(arguments)
+
+
+def _create(options: argparse.Namespace) -> None:
+    """Write the manifest of files that have none."""
+    path = manifest_path(options.prefix)
+    if path.is_file() and not options.overwrite:
+        raise ValueError(f"{path}: is there already; --overwrite replaces it")
+    details: Manifest = {"tokenizer": {"file": "", "sha256": ""}, "skipped": {}}
+    if options.tokenizer:
+        details |= _tokenizer(Path(options.tokenizer))
+    for key in ("vocab_size", "eos_id", "bos_id"):
+        given = getattr(options, key)
+        option = f"--{key.replace('_', '-')}"
+        if given is not None and key in details and details[key] != given:
+            raise ValueError(
+                f"{option}={given}: {options.tokenizer} has {details[key]}; leave {option} away"
+            )
+        if given is not None:
+            details[key] = given
+        elif key not in details and key != "bos_id":
+            raise ValueError(
+                "--create needs --vocab-size N and --eos-id I of the tokenizer, or --tokenizer FILE"
+            )
+    problems = id_problems(details)
+    if problems:
+        raise ValueError("; ".join(problems))
+    described = describe(options.prefix, details, show_progress=True)
+    ngram_path(options.prefix).unlink(missing_ok=True)
+    write_durably(path, seal(described))
+
+
+def _tokenizer(path: Path) -> Manifest:
+    """What a tokenizer's file says of itself; of one that cannot be used here, its SHA-256 alone."""
+    try:
+        tokenizer = open_tokenizer(path)
+    except ValueError as error:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        sys.stderr.write(
+            f"{one_line(str(error))}; only its SHA-256 is recorded, --vocab-size and --eos-id are taken as given\n"
+        )
+        return {"tokenizer": {"file": path.name, "sha256": sha256}}
+    return {
+        "tokenizer": {"file": path.name, "sha256": tokenizer.sha256},
+        "vocab_size": tokenizer.vocab_size,
+        "eos_id": tokenizer.eos_id,
+    }
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,6 +20,7 @@ import numpy as np
 from data.batch import IGNORE
 from data.files import write_durably
 from data.tokens.indexed_dataset import IndexedDataset
+from data.tokens.prefix import bin_path, ngram_path
 
 CHUNK_TOKENS = 1 << 22
 VERSION = 2
@@ -83,7 +84,7 @@ def fit(dataset: IndexedDataset, vocab_size: int, *, max_tokens: int) -> NgramYa
         tokens = dataset.tokens(start, min(stop + 1, total)).astype(np.int64)
         if tokens.max(initial=0) >= vocab_size:
             raise ValueError(
-                f"{dataset.prefix}.bin: holds token {tokens.max()}, the vocabulary has"
+                f"{bin_path(dataset.prefix)}: holds token {tokens.max()}, the vocabulary has"
                 f" {vocab_size}; use the vocab_size of its tokenizer"
             )
         counts += np.bincount(tokens[: stop - start], minlength=vocab_size)
@@ -131,7 +132,7 @@ def cached_fit(
 
     PREFIX.ngram is 32 bytes of SHA-256 and the .npz file they are of.
     """
-    path = Path(f"{dataset.prefix}.ngram")
+    path = ngram_path(dataset.prefix)
     key = f"{VERSION} {sha256} {vocab_size} {max_tokens}"
     kept = _kept(path, key)
     if kept is not None:

@@ -10,6 +10,8 @@ from data.config import DataConfig
 from data.embedded_corpus import PreparedCorpus, prepare_quickstart, quickstart_files
 from data.tokens import manifest
 from data.tokens.indexed_dataset import IndexedDataset
+from data.tokens.prefix import bin_path
+from data.tokens.token_file import DamagedData
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,11 @@ class TokenSource:
     name: str
     dataset: IndexedDataset
     eos_id: int
+    # Begins every document; None: documents begin with their text.
+    bos_id: int | None
     vocab_size: int
+    # None: a manifest that an earlier version wrote. Then every piece is compared with the vocabulary as it is read.
+    largest_id: int | None
     tokenizer_sha256: str
     sha256: str
 
@@ -33,21 +39,29 @@ class TokenSource:
         return self.dataset.document_lengths(documents)
 
     def read(self, document: int, start: int, length: int) -> np.ndarray:
-        """Tokens [start, start + length) of a document."""
-        return self.dataset.read(document, start, length)
+        """Tokens [start, start + length) of a document, each an id of the vocabulary.
+
+        Raises:
+            DamagedData: they cannot be read, or one of them is no id of the vocabulary.
+        """
+        tokens = self.dataset.read(document, start, length)
+        if self.largest_id is None and len(tokens):
+            for token in (int(tokens.max()), int(tokens.min())):
+                if not 0 <= token < self.vocab_size:
+                    raise DamagedData(
+                        f"{bin_path(self.dataset.prefix)}: document {document} holds id {token}, the vocabulary has"
+                        f" {self.vocab_size}; describe the files again with `python -m data.manifest"
+                        f" {self.dataset.prefix} --create --overwrite` and the vocabulary that they were made with"
+                    )
+        return tokens
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Everything a run reads.  `heldout` is empty where none was given."""
+    """Everything a run reads; `heldout` is None where none was given."""
 
     sources: tuple[TokenSource, ...]
-    heldout: tuple[TokenSource, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the sources, in order."""
-        return tuple(source.name for source in self.sources)
+    heldout: TokenSource | None
 
     @property
     def eos_id(self) -> int:
@@ -93,18 +107,17 @@ def open_corpus(
 ) -> Corpus:
     """Open all sources; `check` compares contents with manifests (one process per disk suffices).
 
-    ValueError when files are missing or damaged, when tokenizers differ between sources, or when
-    the model's `vocab_size` is too small for them.
+    Raises:
+        ValueError: files are missing or damaged, tokenizers, end tokens or BOS tokens differ between sources, or the
+            model's `vocab_size` is too small for them.
     """
     prefixes, heldout = corpus_prefixes(config, directory, vocab_size)
     sources = tuple(
         open_source(name, prefix, check=check, full=config.full_check)
         for name, prefix in prefixes.items()
     )
-    held = (
-        (open_source("heldout", heldout, check=check, full=config.full_check),) if heldout else ()
-    )
-    _check_tokenizers((*sources, *held), vocab_size)
+    held = open_source("heldout", heldout, check=check, full=config.full_check) if heldout else None
+    _check_tokenizers(sources, held, vocab_size)
     return Corpus(sources, held)
 
 
@@ -115,24 +128,43 @@ def open_source(name: str, prefix: str, *, check: bool = True, full: bool = Fals
     return TokenSource(
         name=name,
         dataset=dataset,
-        eos_id=int(described.get("eos_id", 0)),
-        vocab_size=int(described.get("vocab_size", 0)),
+        eos_id=described["eos_id"],
+        bos_id=described.get("bos_id"),
+        vocab_size=described["vocab_size"],
+        largest_id=described.get("largest_id"),
         tokenizer_sha256=str(described["tokenizer"]["sha256"]),
         sha256=str(described["files"]["bin"]["sha256"]),
     )
 
 
-def _check_tokenizers(sources: tuple[TokenSource, ...], vocab_size: int) -> None:
+def _check_tokenizers(
+    sources: tuple[TokenSource, ...], heldout: TokenSource | None, vocab_size: int
+) -> None:
+    """All sources of a run share one tokenizer, one end token and one BOS, within the model's vocabulary."""
     first = sources[0]
-    for source in sources:
+    for source in sources if heldout is None else (*sources, heldout):
+        key = "data.heldout" if source is heldout else f"data.sources.{source.name}.prefix"
+        where = f"{key}={source.dataset.prefix}"
         if source.tokenizer_sha256 != first.tokenizer_sha256:
             raise ValueError(
-                f"data.sources.{source.name}.prefix={source.dataset.prefix}: made with another"
-                f" tokenizer than {first.name} ({source.tokenizer_sha256[:12]} and"
-                f" {first.tokenizer_sha256[:12]}); prepare both with the same"
+                f"{where}: made with another tokenizer than {first.name}"
+                f" ({source.tokenizer_sha256[:12]} and {first.tokenizer_sha256[:12]}); prepare both with the same"
             )
+        for what, mine, other in (
+            ("documents end with id", source.eos_id, first.eos_id),
+            ("documents begin with BOS id", source.bos_id, first.bos_id),
+        ):
+            if mine != other:
+                raise ValueError(
+                    f"{where}: its {what} {_or_none(mine)}, those of {first.name} with {_or_none(other)}; prepare or"
+                    " describe both alike"
+                )
         if source.vocab_size > vocab_size:
             raise ValueError(
                 f"model.vocab_size={vocab_size}: the tokens of {source.dataset.prefix} go up to"
                 f" {source.vocab_size}; use model.vocab_size={source.vocab_size} or more"
             )
+
+
+def _or_none(token: int | None) -> str:
+    return "none" if token is None else str(token)

@@ -13,7 +13,8 @@ from hypothesis import settings
 os.environ["DS_ACCELERATOR"] = "cpu"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-from data.prepare.job import PrepareOptions, prepare
+from data.prepare.job import prepare
+from data.prepare.options import PrepareOptions
 from data.tokenizer.sentencepiece_model import train_on_files
 
 # `make test` draws the same examples every time; `pytest --hypothesis-profile soak` others, and ten times as many.

@@ -319,7 +319,8 @@ def build_loader(run: Run, corpus: Corpus) -> Loader:
 def _held_out(
     config: RunConfig, mesh: Mesh, corpus: Corpus, begins: Stage
 ) -> Callable[[Stage], HeldOut] | None:
-    if not (config.evaluation.enabled and corpus.heldout):
+    heldout = corpus.heldout
+    if not config.evaluation.enabled or heldout is None:
         return None
     budget = config.evaluation.yardstick_tokens // len(corpus.sources)
 
@@ -339,7 +340,7 @@ def _held_out(
     def of_stage(stage: Stage) -> HeldOut:
         streams = mesh.together(
             lambda: evaluation_batches(
-                corpus.heldout[0],
+                heldout,
                 sequence_length=stage.shape.sequence_length,
                 micro_batch_tokens=stage.shape.micro_batch_tokens,
                 max_tokens=config.evaluation.max_tokens,

@@ -20,15 +20,18 @@ State = dict[str, Any]
 
 
 class AppendJournal:
-    """`files` growing side by side under the journal `path`; `identity` names the job.
+    """`files` growing side by side under the journal `path`; `identity` names the job, `about` describes it.
 
     A journal of another identity is discarded with its files.
     """
 
-    def __init__(self, path: Path, files: Sequence[Path], identity: str) -> None:
+    def __init__(
+        self, path: Path, files: Sequence[Path], identity: str, about: State | None = None
+    ) -> None:
         self.path = path
         self.files = tuple(files)
         self._identity = identity
+        self._about = {} if about is None else {"about": about}
         self._handles: list[BinaryIO] = []
         self._pending = [0] * len(self.files)
         self._journal: BinaryIO | None = None
@@ -42,9 +45,7 @@ class AppendJournal:
         try:
             fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(
-                f"{self.path}: another process is at work on it; wait for it or use another output"
-            ) from None
+            raise _at_work(self.path) from None
         self._journal.seek(0)
         lines = self._journal.readlines()
         commits = _parse(lines, self._identity)
@@ -57,7 +58,7 @@ class AppendJournal:
             self._handles.append(handle)
         self._journal.truncate(kept)
         if not kept:
-            self._write_line({"identity": self._identity})
+            self._write_line({"identity": self._identity, **self._about})
         if not commits or not good:
             return None
         state: State = commits[good - 1]["state"]
@@ -92,17 +93,47 @@ class AppendJournal:
             self._journal.close()
 
 
+def read_header(path: Path) -> State | None:
+    """The first line of a journal, with "identity" and perhaps "about"; {} for a damaged one, None for none.
+
+    Raises:
+        ValueError: another process has the journal open.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _at_work(path) from None
+        values = _values([file.readline()])
+        return values[0] if values else {}
+
+
+def _at_work(path: Path) -> ValueError:
+    return ValueError(
+        f"{path}: another process is at work on it; wait for it or use another output"
+    )
+
+
 def _parse(lines: list[bytes], identity: str) -> list[State] | None:
     """Commits of a journal up to its first damaged line; None when it is not this job's."""
+    values = _values(lines)
+    if not values or values[0].get("identity") != identity:
+        return None
+    return values[1:]
+
+
+def _values(lines: list[bytes]) -> list[State]:
     values: list[State] = []
     for line in lines:
         checksum, _, content = line.partition(b" ")
         if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(content[:-1]):
             break
         values.append(json.loads(content))
-    if not values or values[0].get("identity") != identity:
-        return None
-    return values[1:]
+    return values
 
 
 def _good_commits(commits: list[State] | None, files: Sequence[Path]) -> tuple[int, list[int]]:

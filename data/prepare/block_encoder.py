@@ -10,16 +10,19 @@ from data.tokenizer.any_tokenizer import TextTokenizer
 
 @dataclass(frozen=True, slots=True)
 class EncodedBlock:
-    """Documents of a block: tokens end to end (each ends with the end token), their lengths, and
-    the records that are no documents; both in order."""
+    """Documents of a block: tokens end to end (each with its end token), their lengths, and the records that are no
+    documents; both in order."""
 
     tokens: np.ndarray
     sizes: np.ndarray
     bad: tuple[BadRecord, ...]
 
 
-def encode_block(block: Block, tokenizer: TextTokenizer, text_field: str) -> EncodedBlock:
-    """Parse and tokenise one block."""
+def encode_block(
+    block: Block, tokenizer: TextTokenizer, text_field: str, bos_id: int | None = None
+) -> EncodedBlock:
+    """Parse and tokenise one block; each document begins with `bos_id` where there is one."""
+    begin = np.array([] if bos_id is None else [bos_id], dtype=tokenizer.dtype)
     end = np.array([tokenizer.eos_id], dtype=tokenizer.dtype)
     parts: list[np.ndarray] = [np.empty(0, dtype=tokenizer.dtype)]
     sizes: list[int] = []
@@ -27,8 +30,8 @@ def encode_block(block: Block, tokenizer: TextTokenizer, text_field: str) -> Enc
     for record in format_of(block.path).parse(block, text_field):
         if isinstance(record, Document):
             tokens = tokenizer.encode(record.text)
-            parts += [tokens, end]
-            sizes.append(len(tokens) + 1)
+            parts += [begin, tokens, end]
+            sizes.append(len(begin) + len(tokens) + 1)
         else:
             bad.append(record)
     return EncodedBlock(np.concatenate(parts), np.array(sizes, dtype=np.int32), tuple(bad))

@@ -13,7 +13,7 @@ def main() -> None:
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     requests = sys.stdin.buffer
-    folder, tokenizer_path, text_field = pickle.load(requests)
+    folder, tokenizer_path, text_field, bos_id = pickle.load(requests)
     os.chdir(folder)
     tokenizer = open_tokenizer(tokenizer_path)
     while True:
@@ -21,7 +21,7 @@ def main() -> None:
             block = pickle.load(requests)
         except EOFError:
             return
-        result = encode_block(block, tokenizer, text_field)
+        result = encode_block(block, tokenizer, text_field, bos_id)
         try:
             pickle.dump(result, results, protocol=pickle.HIGHEST_PROTOCOL)
             results.flush()

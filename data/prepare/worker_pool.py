@@ -25,10 +25,17 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 
 
+class WorkerDied(OSError):
+    """A worker process was killed or failed; the work that was committed is kept.
+
+    An OSError, as a full disk is: a run that prepares its corpus ends in one line on every rank.
+    """
+
+
 class _Worker:
     """One worker process and the pipe to it."""
 
-    def __init__(self, tokenizer: str, text_field: str) -> None:
+    def __init__(self, tokenizer: str, text_field: str, bos_id: int | None) -> None:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
             [sys.executable, "-m", "data.prepare.worker"],
@@ -38,7 +45,7 @@ class _Worker:
             env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
             process_group=0,
         )
-        self._send((str(Path.cwd()), tokenizer, text_field))
+        self._send((str(Path.cwd()), tokenizer, text_field, bos_id))
 
     def _send(self, message: object) -> None:
         assert self._process.stdin is not None
@@ -48,11 +55,11 @@ class _Worker:
         except BrokenPipeError:
             raise self._died() from None
 
-    def _died(self) -> RuntimeError:
+    def _died(self) -> WorkerDied:
         code = self._process.wait()
-        return RuntimeError(
+        return WorkerDied(
             f"a worker process ended with exit code {code} (-9: killed, often for lack of memory);"
-            " run the same command again to go on, with fewer --workers if memory was short"
+            " run the same command again to go on, with fewer workers if memory was short"
         )
 
     def encode(self, block: Block) -> EncodedBlock:
@@ -61,7 +68,7 @@ class _Worker:
         self._send(block)
         try:
             result = pickle.load(self._process.stdout)
-        except EOFError:
+        except (EOFError, pickle.UnpicklingError):  # nothing, or a result that is cut off
             raise self._died() from None
         assert isinstance(result, EncodedBlock)
         return result
@@ -79,13 +86,16 @@ class WorkerPool:
     process.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, text_field: str, workers: int) -> None:
+    def __init__(
+        self, tokenizer: TextTokenizer, text_field: str, workers: int, bos_id: int | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._text_field = text_field
         self._size = workers
+        self._bos_id = bos_id
         count = workers if workers > 1 else 0
         self._idle: deque[_Worker] = deque()
-        self._all = [_Worker(str(tokenizer.path), text_field) for _ in range(count)]
+        self._all = [_Worker(str(tokenizer.path), text_field, bos_id) for _ in range(count)]
         self._idle.extend(self._all)
         self._threads = ThreadPoolExecutor(max(1, count))
 
@@ -113,7 +123,8 @@ class WorkerPool:
         """Encode every block; what came along with a block comes back with it."""
         if not self._all:
             for block, tag in blocks:
-                yield block, tag, encode_block(block, self._tokenizer, self._text_field)
+                encoded = encode_block(block, self._tokenizer, self._text_field, self._bos_id)
+                yield block, tag, encoded
             return
         pending: deque[tuple[Block, T, Future[EncodedBlock]]] = deque()
         for block, tag in blocks:

@@ -10,12 +10,18 @@ from data.tokenizer.tokenizer_json import JsonTokenizer
 
 
 class TextTokenizer(Protocol):
-    """Text to ids. eos_id: ends documents; sha256: of what decides the ids."""
+    """Text to ids.
+
+    eos_id: ends documents. bos_id: may begin them, None where there is no such token. adds_bos: the tokenizer's own
+    files say that it begins every text. sha256: of what decides the ids of a text.
+    """
 
     path: Path
     sha256: str
     vocab_size: int
     eos_id: int
+    bos_id: int | None
+    adds_bos: bool
     dtype: np.dtype[np.generic]
 
     def encode(self, text: str) -> np.ndarray:
@@ -29,3 +35,22 @@ def open_tokenizer(path: str | Path) -> TextTokenizer:
         ValueError: the file is missing, is no tokenizer, or cannot be used here.
     """
     return JsonTokenizer(path) if Path(path).suffix == ".json" else Tokenizer(path)
+
+
+def bos_of_documents(tokenizer: TextTokenizer, wanted: str) -> int | None:
+    """The id that begins every document; None for none.
+
+    wanted: "always", "never", or "auto": where the tokenizer's own files say so.
+
+    Raises:
+        ValueError: there should be one, and the tokenizer has none.
+    """
+    if wanted == "never" or (wanted == "auto" and not tokenizer.adds_bos):
+        return None
+    if tokenizer.bos_id is None:
+        why = "its files say add_bos_token" if wanted == "auto" else "one was asked for"
+        raise ValueError(
+            f"bos={wanted}: {tokenizer.path} has no BOS token, and {why}; use never, or put the"
+            " tokenizer_config.json of its model beside it, with bos_token"
+        )
+    return tokenizer.bos_id

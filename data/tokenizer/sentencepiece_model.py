@@ -23,6 +23,7 @@ from data.files import write_durably
 from data.formats.input_files import list_files, size_of
 from data.formats.readers import Document, read_documents
 from data.printable import one_line
+from data.tokenizer.settings import adds_bos
 
 META_SYMBOL = "\u2581"
 EOS_ID = 1
@@ -61,6 +62,9 @@ class Tokenizer:
             raise ValueError(f"tokenizer={path}: not a SentencePiece model ({error})") from None
         self.vocab_size: int = self._processor.vocab_size()
         self.eos_id: int = self._processor.eos_id()
+        begin = self._processor.bos_id()
+        self.bos_id: int | None = begin if begin >= 0 else None
+        self.adds_bos = bool(adds_bos(self.path))
         self.dtype = token_dtype(self.vocab_size)
         if self.eos_id < 0:
             raise ValueError(f"tokenizer={path}: has no end-of-document token; train one that has")

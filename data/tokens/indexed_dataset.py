@@ -21,6 +21,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from data.tokens.prefix import bin_path, crc_path, idx_path
 from data.tokens.token_file import DamagedData, TokenFile
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -37,21 +38,6 @@ DTYPES: dict[int, np.dtype[np.generic]] = {
     8: np.dtype("<u2"),
 }
 CHUNK = 1 << 20
-
-
-def bin_path(prefix: str | Path) -> Path:
-    """PREFIX.bin."""
-    return Path(f"{prefix}.bin")
-
-
-def idx_path(prefix: str | Path) -> Path:
-    """PREFIX.idx."""
-    return Path(f"{prefix}.idx")
-
-
-def crc_path(prefix: str | Path) -> Path:
-    """PREFIX.crc: checksums of the pages of PREFIX.bin (token_file.py)."""
-    return Path(f"{prefix}.crc")
 
 
 class IndexedDataset:

@@ -1,8 +1,5 @@
 """PREFIX.manifest.json: what a pair of token files is, and checksums to know it by.
 
-    python -m data.manifest PREFIX [--full]      check token files against their manifest
-    python -m data.manifest PREFIX --create      describe files of another tool (Megatron)
-
 Checksums are a SHA-256 of each file, a CRC-32 per block of it, and in PREFIX.crc a CRC-32 per page
 of the tokens.  The manifest itself is sealed (data/files.py).  No changed byte is trained on:
 
@@ -11,31 +8,34 @@ of the tokens.  The manifest itself is sealed (data/files.py).  No changed byte 
     in the run    every page of tokens, each time it is read (token_file.py)
 """
 
-import argparse
 import hashlib
 import json
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from tqdm import tqdm
 
-from data.files import BrokenSeal, replacing, seal, unseal, write_durably
+from data.files import BrokenSeal, replacing, unseal
 from data.packing.document_order import mix_integers
-from data.tokens.indexed_dataset import IndexedDataset, bin_path, crc_path, idx_path
+from data.tokens.indexed_dataset import IndexedDataset
+from data.tokens.prefix import bin_path, crc_path, idx_path, manifest_path
 from data.tokens.token_file import ENTRY, PAGE_BYTES
 
 FORMAT = "ropewalk-tokens"
 VERSION = 2
 BLOCK_BYTES = 64 << 20
 MAX_BLOCKS = 4_096
+# Tokens of up to this many blocks (256 MiB) are checked whole, of more as many blocks.
 SPOT_BLOCKS = 4
-"""Tokens of up to this many blocks (256 MiB) are checked whole, of more as many blocks."""
 
+# A multiple of the page.
 READ_BYTES = 4 << 20
-"""A multiple of the page."""
+# A longer file shows how far it has been read, where somebody looks on.
+PROGRESS_BYTES = 256 << 20
 
 Manifest = dict[str, Any]
 
@@ -44,15 +44,13 @@ class OtherVersion(ValueError):
     """A manifest that another version of this package wrote."""
 
 
-def manifest_path(prefix: str | Path) -> Path:
-    """PREFIX.manifest.json."""
-    return Path(f"{prefix}.manifest.json")
-
-
-def describe_file(path: Path, page_checksums: BinaryIO | None = None) -> Manifest:
+def describe_file(
+    path: Path, look: Callable[[bytes], None] | None = None, *, show_progress: bool = False
+) -> Manifest:
     """Size, SHA-256 and block checksums of a file, in one pass.
 
-    page_checksums: gets the CRC-32 of every page too.
+    look: gets every piece too, in order; all but the last of a block are READ_BYTES long. show_progress: of a file
+    beyond PROGRESS_BYTES.
     """
     size = path.stat().st_size
     block_bytes = BLOCK_BYTES
@@ -60,7 +58,11 @@ def describe_file(path: Path, page_checksums: BinaryIO | None = None) -> Manifes
         block_bytes *= 2
     whole = hashlib.sha256()
     blocks: list[int] = []
-    with path.open("rb") as file:
+    hidden = not show_progress or size <= PROGRESS_BYTES
+    bar: tqdm[Any] = tqdm(
+        total=size, unit="B", unit_scale=True, desc=path.name, file=sys.stderr, disable=hidden
+    )
+    with bar, path.open("rb") as file:
         for start in range(0, size, block_bytes):
             checksum = 0
             remaining = min(block_bytes, size - start)
@@ -70,9 +72,10 @@ def describe_file(path: Path, page_checksums: BinaryIO | None = None) -> Manifes
                     raise ValueError(f"{path}: became shorter while it was read")
                 whole.update(piece)
                 checksum = zlib.crc32(piece, checksum)
-                if page_checksums is not None:
-                    page_checksums.write(_page_checksums(piece))
+                if look is not None:
+                    look(piece)
                 remaining -= len(piece)
+                bar.update(len(piece))
             blocks.append(checksum)
     return {
         "bytes": size,
@@ -82,38 +85,101 @@ def describe_file(path: Path, page_checksums: BinaryIO | None = None) -> Manifes
     }
 
 
-def _page_checksums(piece: bytes) -> bytes:
-    view = memoryview(piece)
-    pages = [zlib.crc32(view[at : at + PAGE_BYTES]) for at in range(0, len(piece), PAGE_BYTES)]
-    return np.array(pages, dtype=ENTRY).tobytes()
+class _TokenScan:
+    """Looks at every token of PREFIX.bin while its checksums are taken.
+
+    Writes the CRC-32 of every page to `page_checksums`; knows the smallest and the largest id, and which token has it.
+    """
+
+    def __init__(self, dtype: np.dtype[np.generic], page_checksums: BinaryIO) -> None:
+        self._dtype = dtype
+        self._page_checksums = page_checksums
+        self._tokens = 0
+        self.smallest = (0, -1)
+        self.largest = (-1, -1)
+
+    def __call__(self, piece: bytes) -> None:
+        view = memoryview(piece)
+        pages = [zlib.crc32(view[at : at + PAGE_BYTES]) for at in range(0, len(piece), PAGE_BYTES)]
+        self._page_checksums.write(np.array(pages, dtype=ENTRY).tobytes())
+        tokens = np.frombuffer(piece, self._dtype)
+        for at in (int(tokens.argmin()), int(tokens.argmax())):
+            found = (int(tokens[at]), self._tokens + at)
+            self.smallest = min(self.smallest, found)
+            self.largest = max(self.largest, found, key=lambda pair: pair[0])
+        self._tokens += len(tokens)
 
 
-def describe(prefix: str | Path, details: Manifest) -> Manifest:
+def describe(prefix: str | Path, details: Manifest, *, show_progress: bool = False) -> Manifest:
     """Write PREFIX.crc for finished token files and return their manifest.
 
-    details: where the files came from.
+    details: where the files came from, with vocab_size and eos_id.
+
+    Raises:
+        ValueError: an id of the tokens, or one of `details`, is none of the vocabulary; PREFIX.crc is as it was.
     """
-    dataset, checksums = IndexedDataset(prefix), crc_path(prefix)
-    with replacing(checksums) as file:
-        tokens = describe_file(bin_path(prefix), file)
+    _refuse_ids(prefix, details)
+    dataset = IndexedDataset(prefix)
+    with replacing(crc_path(prefix)) as file:
+        scan = _TokenScan(dataset.dtype, file)
+        tokens = describe_file(bin_path(prefix), scan, show_progress=show_progress)
+        for token, at in (scan.smallest, scan.largest):
+            if at >= 0 and not 0 <= token < details["vocab_size"]:
+                raise ValueError(
+                    f"{bin_path(prefix)}: holds id {token} (token {at} of the file), the vocabulary has"
+                    f" {details['vocab_size']} (ids 0 to {details['vocab_size'] - 1}); give the vocabulary that it was"
+                    " made with, or make it again"
+                )
     return {
         "format": FORMAT,
         "version": VERSION,
         "documents": dataset.num_documents,
         "tokens": dataset.num_tokens,
         "dtype": dataset.dtype.name,
+        "largest_id": scan.largest[0],
         "page_bytes": PAGE_BYTES,
         **details,
         "files": {
             "bin": tokens,
             "idx": describe_file(idx_path(prefix)),
-            "crc": describe_file(checksums),
+            "crc": describe_file(crc_path(prefix)),
         },
     }
 
 
+def id_problems(details: Manifest) -> list[str]:
+    """What is wrong with the ids that a manifest declares: each must be one of its vocabulary."""
+    size: Any = details.get("vocab_size")
+    if not _is_integer(size) or size < 1:
+        return [f"vocab_size={size}: must be at least 1, the number of ids of the tokenizer"]
+    found = []
+    for name in ("eos_id", "bos_id", "largest_id"):
+        least = -1 if name == "largest_id" else 0  # -1: no token at all
+        value = details.get(name, least)
+        if not _is_integer(value) or not least <= value < size:
+            found.append(f"{name}={value}: must be from 0 to {size - 1}, for vocab_size={size}")
+    return found
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _refuse_ids(prefix: str | Path, details: Manifest) -> None:
+    problems = id_problems(details)
+    if problems:
+        raise ValueError(
+            f"{manifest_path(prefix)}: {'; '.join(problems)}; prepare the corpus again, or describe files of another"
+            f" tool with `python -m data.manifest {prefix} --create --overwrite --vocab-size N --eos-id I`"
+        )
+
+
 def load(prefix: str | Path) -> Manifest:
-    """Read a manifest; ValueError when there is none or it is not one."""
+    """Read a manifest.
+
+    Raises:
+        ValueError: there is none, it is not one, or an id that it declares is none of its vocabulary.
+    """
     path = manifest_path(prefix)
     if not path.is_file():
         raise ValueError(
@@ -129,6 +195,7 @@ def load(prefix: str | Path) -> Manifest:
             f"{path}: damaged ({error}); copy it again or prepare the corpus again"
         ) from None
     _refuse_foreign(path, value)
+    _refuse_ids(prefix, value)
     return value
 
 
@@ -213,46 +280,3 @@ def _checksum(path: Path, start: int, stop: int) -> int:
         for at in range(start, stop, READ_BYTES):
             checksum = zlib.crc32(file.read(min(READ_BYTES, stop - at)), checksum)
     return checksum
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 0 when the files are what the manifest says, 2 after one line otherwise."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data.manifest", description="check token files"
-    )
-    parser.add_argument("prefix")
-    parser.add_argument("--full", action="store_true", help="compare every byte")
-    parser.add_argument(
-        "--create", action="store_true", help="describe files that have no manifest"
-    )
-    parser.add_argument("--tokenizer", default="", help="with --create: the tokenizer's model file")
-    parser.add_argument("--vocab-size", type=int, default=0, help="with --create: of the tokenizer")
-    parser.add_argument(
-        "--eos-id", type=int, default=0, help="with --create: ends documents and pads rows"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        if options.create:
-            if not options.vocab_size:
-                raise ValueError("--create needs --vocab-size N (and --eos-id I) of the tokenizer")
-            details: Manifest = {
-                "tokenizer": {"file": "", "sha256": ""},
-                "skipped": {},
-                "vocab_size": options.vocab_size,
-                "eos_id": options.eos_id,
-            }
-            if options.tokenizer:
-                content = Path(options.tokenizer).read_bytes()
-                details["tokenizer"] = {
-                    "file": Path(options.tokenizer).name,
-                    "sha256": hashlib.sha256(content).hexdigest(),
-                }
-            write_durably(manifest_path(options.prefix), seal(describe(options.prefix, details)))
-        manifest = verify(options.prefix, full=options.full)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"data.manifest: {error}\n")
-        return 2
-    sys.stderr.write(
-        f"{options.prefix}: {manifest['documents']} documents, {manifest['tokens']} tokens, good\n"
-    )
-    return 0

@@ -49,7 +49,7 @@ def started(arguments: list[str]) -> tuple[RunConfig, Mesh, Schedule, Corpus, Ru
 
 def held_out(corpus: Corpus, config: RunConfig, rank: int, ranks: int) -> HeldOut:
     streams = evaluation_batches(
-        corpus.heldout[0],
+        corpus.heldout,
         sequence_length=LENGTH,
         micro_batch_tokens=LENGTH,
         max_tokens=4096,

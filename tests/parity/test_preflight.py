@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._C._distributed_c10d import TCPStore
 
-from data.tokens.manifest import manifest_path
+from data.tokens.prefix import manifest_path
 from parallel import links
 from parallel.mesh import AxisGroup, start
 from parallel.rendezvous.meeting import meet

@@ -10,7 +10,8 @@ import pytest
 
 from data import embedded_corpus as corpus
 from data.config import DataConfig, SourceConfig
-from data.prepare.job import PrepareOptions, prepare
+from data.prepare.job import prepare
+from data.prepare.options import PrepareOptions
 from data.sources import make_corpus, open_corpus
 from data.tokenizer.sentencepiece_model import Tokenizer, train
 from data.tokens.indexed_dataset import IndexedDataset
@@ -66,9 +67,10 @@ def test_the_quickstart_is_made_once_and_again_only_when_something_changed(
     assert _digests(tmp_path) == digests
 
     opened = open_corpus(config, tmp_path, 600)
-    assert opened.names == ("python_stdlib",)
+    assert [source.name for source in opened.sources] == ["python_stdlib"]
     assert opened.vocab_size == 600
-    assert opened.sources[0].num_documents + opened.heldout[0].num_documents == len(few_files)
+    assert opened.heldout is not None
+    assert opened.sources[0].num_documents + opened.heldout.num_documents == len(few_files)
     tokenizer = Tokenizer(damaged.with_name("tokenizer.model"))
     assert tokenizer.sha256 == opened.sources[0].tokenizer_sha256
     with pytest.raises(ValueError, match=r"model\.vocab_size=500: the tokens of .* go up to 600"):
@@ -103,8 +105,8 @@ def test_sources_keep_their_order_and_weights_and_share_a_tokenizer(tmp_path: Pa
         return DataConfig(sources=sources)
 
     opened = open_corpus(config("y", "x"), tmp_path, 330)
-    assert opened.names == ("y", "x")
-    assert opened.heldout == ()
+    assert [source.name for source in opened.sources] == ["y", "x"]
+    assert opened.heldout is None
     source = opened.sources[0]
     whole = IndexedDataset(tmp_path / "y")
     np.testing.assert_array_equal(source.read(0, 2, 5), whole.read(0, 2, 5))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.prepare.job import PrepareOptions, prepare
+from data.prepare.job import prepare
+from data.prepare.options import PrepareOptions
 from data.tokenizer.any_tokenizer import open_tokenizer
 from data.tokenizer.convert import tokenizer_files
 from data.tokenizer.sentencepiece_model import CHUNK_CHARACTERS, META_SYMBOL, Tokenizer, train

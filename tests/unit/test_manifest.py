@@ -8,15 +8,22 @@ import numpy as np
 import pytest
 
 from data.files import seal, unseal, write_durably
+from data.manifest import main
 from data.tokens import manifest
 from data.tokens.indexed_dataset import IndexedDataset, write_index
+from data.tokens.prefix import manifest_path
 from data.tokens.token_file import DamagedData
 
-DETAILS = {"tokenizer": {"file": "", "sha256": ""}, "skipped": {}}
+DETAILS = {
+    "tokenizer": {"file": "", "sha256": ""},
+    "skipped": {},
+    "vocab_size": 500,
+    "eos_id": 2,
+}
 
 
 def _write(prefix: Path, described: manifest.Manifest) -> None:
-    write_durably(manifest.manifest_path(prefix), seal(described))
+    write_durably(manifest_path(prefix), seal(described))
 
 
 @pytest.fixture
@@ -145,7 +152,7 @@ def test_the_list_of_blocks_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_missing_or_foreign_manifest_is_refused(
     prefix: Path, content: str | None, message: str
 ) -> None:
-    path = manifest.manifest_path(prefix)
+    path = manifest_path(prefix)
     path.unlink()
     if content is not None:
         path.write_text(content)
@@ -154,18 +161,18 @@ def test_a_missing_or_foreign_manifest_is_refused(
 
 
 def test_wrong_counts_and_versions_are_refused(prefix: Path) -> None:
-    good = unseal(manifest.manifest_path(prefix).read_bytes())
+    good = unseal(manifest_path(prefix).read_bytes())
     for key, value, message in (("tokens", 7, "says tokens=7"), ("version", 9, "version 9")):
         _write(prefix, {**good, key: value})
         with pytest.raises(ValueError, match=message):
             manifest.verify(prefix)
-    manifest.manifest_path(prefix).write_text(json.dumps({**good, "version": 1}))
+    manifest_path(prefix).write_text(json.dumps({**good, "version": 1}))
     with pytest.raises(manifest.OtherVersion, match="version 1, expected 2"):
         manifest.verify(prefix)
 
 
 def test_command_line_describes_files_of_another_tool(prefix: Path) -> None:
-    manifest.manifest_path(prefix).unlink()
-    assert manifest.main([str(prefix)]) == 2
-    assert manifest.main([str(prefix), "--create", "--vocab-size", "300", "--eos-id", "2"]) == 0
-    assert manifest.main([str(prefix), "--full"]) == 0
+    manifest_path(prefix).unlink()
+    assert main([str(prefix)]) == 2
+    assert main([str(prefix), "--create", "--vocab-size", "500", "--eos-id", "2"]) == 0
+    assert main([str(prefix), "--full"]) == 0

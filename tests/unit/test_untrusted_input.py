@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 
 from data.formats import readers
 from data.formats.readers import BadRecord, Document, read_documents
+from data.prepare.__main__ import main
 from data.prepare.append_journal import AppendJournal
-from data.prepare.job import PrepareOptions, main, prepare
+from data.prepare.job import prepare
+from data.prepare.options import PrepareOptions
 from data.tokenizer.sentencepiece_model import Tokenizer, train
 from data.tokenizer.sentencepiece_model import main as train_tokenizer
 from data.tokens.indexed_dataset import IndexedDataset

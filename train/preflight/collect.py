@@ -19,7 +19,7 @@ import torch
 from data.config import missing_files
 from data.sources import corpus_prefixes
 from data.tokens import manifest
-from data.tokens.indexed_dataset import bin_path, crc_path, idx_path
+from data.tokens.prefix import bin_path, crc_path, idx_path, manifest_path
 from parallel.launcher import launched_local_rank, launched_local_size
 from parallel.mesh import Mesh
 from parallel.watch.verdict import rank_ranges
@@ -103,7 +103,7 @@ def stamps(config: RunConfig) -> dict[str, str]:
 
 
 def _stamp(prefix: str) -> str:
-    files = (manifest.manifest_path(prefix), idx_path(prefix), crc_path(prefix), bin_path(prefix))
+    files = (manifest_path(prefix), idx_path(prefix), crc_path(prefix), bin_path(prefix))
     try:
         found = [file.stat() for file in files]
     except OSError:
@@ -143,7 +143,7 @@ def _corpus(prefix: str, is_copy: bool, config: RunConfig) -> CorpusFiles:
     try:
         check = manifest.verify(prefix, full=config.data.full_check) if is_copy else None
         described = check or manifest.load(prefix)
-        content = manifest.manifest_path(prefix).read_bytes()
+        content = manifest_path(prefix).read_bytes()
     except (ValueError, OSError) as error:
         return CorpusFiles(prefix, "", "", 0, str(error))
     tokenizer = str(described["tokenizer"]["sha256"])

@@ -1,0 +1,110 @@
+"""What lies under the output prefixes already: the same files, an unfinished job, or somebody's other work."""
+
+from pathlib import Path
+
+from data.prepare.append_journal import read_header
+from data.prepare.identity import FILES, differences
+from data.prepare.options import PrepareOptions
+from data.tokens.manifest import Manifest, load, verify
+from data.tokens.prefix import (
+    bin_path,
+    errors_path,
+    idx_path,
+    journal_path,
+    manifest_path,
+    ngram_path,
+    partial,
+)
+
+PARTS = ("training", "held-out")
+
+
+def find_made(options: PrepareOptions, job: Manifest) -> tuple[Manifest, ...] | None:
+    """The manifests of finished, sound files of this very job; None where there are none."""
+    manifests = []
+    for prefix, part in zip(options.prefixes, PARTS, strict=False):
+        try:
+            if _other_job(load(prefix), job, part, options):
+                return None
+            manifests.append(verify(prefix))
+        except ValueError:
+            return None
+    return tuple(manifests)
+
+
+def refuse_others(options: PrepareOptions, job: Manifest) -> None:
+    """Nothing of another job is replaced unless that was asked for.
+
+    Raises:
+        ValueError: a prefix holds finished files or an unfinished job of other inputs or options, or another process
+            is at work on it.
+    """
+    header = read_header(journal_path(options.output))
+    unfinished = _unfinished(header, job)
+    found = [f"output={options.output}: {unfinished}"] if unfinished else []
+    for prefix, part in zip(options.prefixes, PARTS, strict=False):
+        obstacle = _finished(prefix, job, part, options)
+        if not obstacle and not header and prefix != options.output:
+            obstacle = _unfinished_elsewhere(prefix)
+        if not obstacle and not header:
+            obstacle = _undescribed(prefix)
+        if obstacle:
+            found.append(f"output={prefix}: {obstacle}")
+    if found:
+        raise ValueError(
+            f"{'; '.join(found)}. Give another output, or replace what is there with --overwrite"
+        )
+
+
+def _unfinished(header: Manifest | None, job: Manifest) -> str:
+    """Whose journal it is, unless it is this job's or nobody can go on with it."""
+    if not header or header.get("identity") == job["fingerprint"]:
+        return ""
+    about = header.get("about")
+    if about is None:
+        return "holds an unfinished job of other inputs or options"
+    # Where only the inputs have changed since, no command could go on with it.
+    found = [line for line in differences(about, job) if not line.startswith(FILES)]
+    return f"holds an unfinished job of other options ({'; '.join(found)})" if found else ""
+
+
+def _finished(prefix: str, job: Manifest, part: str, options: PrepareOptions) -> str:
+    if not manifest_path(prefix).is_file():
+        return ""
+    try:
+        made = load(prefix)
+    except ValueError as error:
+        return f"holds token files whose manifest cannot be used ({error})"
+    return _other_job(made, job, part, options)
+
+
+def _other_job(made: Manifest, job: Manifest, part: str, options: PrepareOptions) -> str:
+    """What makes finished files those of another job; "" where they are this one's."""
+    found = differences(made, job)
+    if not found and made.get("fingerprint") != job["fingerprint"]:
+        found = ["the input files have changed since"]
+    if made.get("part", part) != part:
+        found.append(f"they are the {made['part']} part, now the {part} part")
+    fatal = sum(count for kind, count in made.get("skipped", {}).items() if kind != "empty")
+    if fatal and options.on_error == "fail":
+        found.append(f"on-error skip left out {fatal} records, now fail")
+    return f"holds token files made otherwise ({'; '.join(found)})" if found else ""
+
+
+def _unfinished_elsewhere(prefix: str) -> str:
+    path = next((p for p in (journal_path(prefix), partial(bin_path(prefix))) if p.is_file()), None)
+    return f"holds {path.name} of another unfinished job" if path is not None else ""
+
+
+def _undescribed(prefix: str) -> str:
+    if manifest_path(prefix).is_file():
+        return ""
+    found = [path.name for path in (bin_path(prefix), idx_path(prefix)) if path.is_file()]
+    return f"holds {' and '.join(found)}, which no manifest describes" if found else ""
+
+
+def remove_outdated(prefix: str, *, keep_errors: bool) -> None:
+    """Remove what is not true of the new tokens of a prefix, the manifest first."""
+    paths: list[Path] = [manifest_path(prefix), ngram_path(prefix)]
+    for path in paths if keep_errors else [*paths, errors_path(prefix)]:
+        path.unlink(missing_ok=True)

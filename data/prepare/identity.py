@@ -1,0 +1,76 @@
+"""What the result of data.prepare depends on, as one digest and in words.
+
+The description stands in the manifest of finished files and in the journal of unfinished ones. Two jobs with the
+same fingerprint make the same files.
+"""
+
+import hashlib
+import json
+
+from data.formats.input_files import Inputs
+from data.prepare.options import PrepareOptions
+from data.tokenizer.any_tokenizer import TextTokenizer
+from data.tokens.manifest import Manifest
+
+# Raised when the same inputs would give other token files.
+TOOL_VERSION = 2
+NAMED_INPUTS = 50
+FILES = "number of input files"
+
+
+def describe_job(
+    options: PrepareOptions, tokenizer: TextTokenizer, bos_id: int | None, inputs: Inputs
+) -> Manifest:
+    """The part of a manifest that says where token files come from."""
+    heldout = {"fraction": options.heldout_fraction, "seed": options.seed}
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "eos_id": tokenizer.eos_id,
+        **({} if bos_id is None else {"bos_id": bos_id}),
+        "tokenizer": {"file": tokenizer.path.name, "sha256": tokenizer.sha256},
+        "inputs": {
+            "paths": list(options.inputs[:NAMED_INPUTS]),
+            "files": len(inputs.files),
+            "text_field": options.text_field,
+        },
+        "heldout": heldout if options.heldout_output else {},
+        "tool_version": TOOL_VERSION,
+        "fingerprint": _fingerprint(options, tokenizer, bos_id, inputs),
+    }
+
+
+def _fingerprint(
+    options: PrepareOptions, tokenizer: TextTokenizer, bos_id: int | None, inputs: Inputs
+) -> str:
+    """Of settings, tokenizer, and every input's name, size and time."""
+    heldout = (options.heldout_fraction, options.seed) if options.heldout_output else ()
+    bos = () if bos_id is None else (bos_id,)  # files without one keep the fingerprint they had
+    digest = hashlib.sha256()
+    settings = (TOOL_VERSION, tokenizer.sha256, options.text_field, heldout, *bos)
+    digest.update(json.dumps(settings).encode())
+    for name, stamp in zip(inputs.files, inputs.stamps, strict=True):
+        digest.update(json.dumps((name, *stamp)).encode())
+    return digest.hexdigest()
+
+
+def differences(found: Manifest, wanted: Manifest) -> list[str]:
+    """What makes the job that was `found` another one than the job `wanted`, in words."""
+    here, there = _facts(wanted), _facts(found)
+    return [f"{name} {there[name]}, now {here[name]}" for name in here if here[name] != there[name]]
+
+
+def _facts(job: Manifest) -> dict[str, str]:
+    inputs, heldout = job.get("inputs", {}), job.get("heldout", {})
+    tokenizer = job.get("tokenizer", {})
+    named = f"{tokenizer.get('file')} ({str(tokenizer.get('sha256'))[:12]})"
+    return {
+        "tokenizer": named,
+        "inputs": ", ".join(inputs.get("paths", [])) or "none",
+        FILES: str(inputs.get("files")),
+        "text field": repr(inputs.get("text_field")),
+        "BOS token": str(job.get("bos_id", "none")),
+        "held-out part": f"{heldout['fraction']} with seed {heldout['seed']}"
+        if heldout
+        else "none",
+        "version of data.prepare": str(job.get("tool_version")),
+    }

@@ -1,0 +1,92 @@
+"""The files of a prefix: every file that this package or a run leaves under the name PREFIX.SUFFIX.
+
+    bin, idx, crc, manifest.json   token files (data.prepare, data.manifest --create)
+    errors.jsonl                   records that data.prepare left out
+    ngram                          counts that a run keeps for its yardsticks (data/ngram.py)
+    journal, *.partial             an unfinished data.prepare
+
+Nothing else makes a name out of a prefix. data.prepare takes none of these files for an input. What is being
+written whole (data/files.py) has a hidden name until it is complete.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data.files import leftovers
+
+_BIN, _IDX, _CRC, _MANIFEST = "bin", "idx", "crc", "manifest.json"
+_ERRORS, _NGRAM, _JOURNAL, _PARTIAL = "errors.jsonl", "ngram", "journal", ".partial"
+FINISHED = (_BIN, _IDX, _CRC, _MANIFEST, _ERRORS, _NGRAM)
+UNFINISHED = (_JOURNAL, *(f"{suffix}{_PARTIAL}" for suffix in (_BIN, _IDX, "sizes", _ERRORS)))
+OWN_SUFFIXES = (*FINISHED, *UNFINISHED)
+
+
+def bin_path(prefix: str | Path) -> Path:
+    """PREFIX.bin: tokens."""
+    return Path(f"{prefix}.{_BIN}")
+
+
+def idx_path(prefix: str | Path) -> Path:
+    """PREFIX.idx: where documents begin and end."""
+    return Path(f"{prefix}.{_IDX}")
+
+
+def crc_path(prefix: str | Path) -> Path:
+    """PREFIX.crc: checksums of the pages of PREFIX.bin (token_file.py)."""
+    return Path(f"{prefix}.{_CRC}")
+
+
+def manifest_path(prefix: str | Path) -> Path:
+    """PREFIX.manifest.json."""
+    return Path(f"{prefix}.{_MANIFEST}")
+
+
+def errors_path(prefix: str | Path) -> Path:
+    """PREFIX.errors.jsonl: records that data.prepare left out."""
+    return Path(f"{prefix}.{_ERRORS}")
+
+
+def ngram_path(prefix: str | Path) -> Path:
+    """PREFIX.ngram: counts of tokens and pairs."""
+    return Path(f"{prefix}.{_NGRAM}")
+
+
+def journal_path(prefix: str | Path) -> Path:
+    """PREFIX.journal: how far an unfinished data.prepare has come."""
+    return Path(f"{prefix}.{_JOURNAL}")
+
+
+def sizes_path(prefix: str | Path) -> Path:
+    """PREFIX.sizes.partial: lengths of the documents tokenised so far."""
+    return Path(f"{prefix}.sizes{_PARTIAL}")
+
+
+def partial(path: Path) -> Path:
+    """The name that a finished file of data.prepare has until all of them are complete."""
+    return path.with_name(f"{path.name}{_PARTIAL}")
+
+
+def own_files(prefix: str | Path) -> list[Path]:
+    """Every file of the prefix that is there, with the temporary ones that a kill left."""
+    named = [Path(f"{prefix}.{suffix}") for suffix in OWN_SUFFIXES]
+    hidden = [found for path in named for found in leftovers(path)]
+    return [path for path in named if path.is_file()] + hidden
+
+
+def belongs_to(prefixes: Sequence[str | Path]) -> Callable[[str], bool]:
+    """Says of a path whether it is a file of one of `prefixes`, or of token files that lie there already."""
+    heads = {str(Path(prefix).absolute()) for prefix in prefixes}
+    tails = tuple(f".{suffix}" for suffix in OWN_SUFFIXES)
+
+    def is_own(name: str) -> bool:
+        if not name.endswith(tails):
+            return False
+        absolute = os.path.abspath(name)  # noqa: PTH100 (called per file)
+        bare = [absolute.removesuffix(tail) for tail in tails if absolute.endswith(tail)]
+        return any(
+            head in heads or idx_path(head).is_file() or journal_path(head).is_file()
+            for head in bare
+        )
+
+    return is_own
