@@ -17,6 +17,8 @@ from data.prepare.job import prepare
 from data.prepare.options import PrepareOptions
 from data.tokenizer.sentencepiece_model import train_on_files
 
+pytest_plugins = ["tests.cpu_seconds"]
+
 # `make test` draws the same examples every time; `pytest --hypothesis-profile soak` others, and ten times as many.
 settings.register_profile("make_test", deadline=None, derandomize=True)
 settings.register_profile("soak", deadline=None, max_examples=1000, print_blob=True)
