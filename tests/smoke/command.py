@@ -17,15 +17,28 @@ def command(ranks: int, arguments: list[str]) -> list[str]:
     return [sys.executable, *launcher, "-m", "train", *arguments]
 
 
+def start(
+    ranks: int, arguments: list[str], *, stdout: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
+    """The command under way. What it says on standard error is thrown away."""
+    return subprocess.Popen(
+        command(ranks, arguments),
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=stdout,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
 def run(ranks: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    """The command from its start to its end."""
     return subprocess.run(
         command(ranks, arguments),
         cwd=ROOT,
-        env=environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
     )
 
 
@@ -36,41 +49,32 @@ def rows(outputs: Path, name: str, kind: str = "metrics") -> list[dict[str, Any]
 
 def kill_after(outputs: Path, name: str, step: int, ranks: int, arguments: list[str]) -> None:
     """Start, wait until `step` is in the metrics, and kill -9 the launcher and all its ranks."""
-    metrics = outputs / name / "metrics.jsonl"
-    process = subprocess.Popen(
-        command(ranks, arguments),
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 240
-    while not metrics.exists() or metrics.read_text().count("\n") < step:
-        assert process.poll() is None, "ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    for found in subprocess.run(
-        ["pgrep", "-f", f"run_name={name} "], capture_output=True, text=True
-    ).stdout.split():
-        os.kill(int(found), signal.SIGKILL)
-    process.wait()
+    with start(ranks, arguments, stdout=subprocess.DEVNULL) as process:
+        wait_for_steps(outputs / name / "metrics.jsonl", step, process)
+        # The launcher first: it must not start the ranks again, nor end them itself.
+        started = [process.pid, *children(process.pid)]
+        for pid in started:
+            os.kill(pid, signal.SIGKILL)
 
 
-def when_steps(
-    metrics: Path, steps: int, process: subprocess.Popen[str], *, pid_of_rank: int
-) -> int:
-    """Wait until so many steps are in the metrics; returns the process of a rank that `process` launched."""
-    deadline = time.monotonic() + 240
+def wait_for_steps(metrics: Path, steps: int, process: subprocess.Popen[str]) -> None:
+    """Wait until so many steps are in the metrics.
+
+    Raises:
+        AssertionError: `process` ended before.
+    """
     while not metrics.exists() or metrics.read_text().count("\n") < steps:
         assert process.poll() is None, "ended too early"
-        assert time.monotonic() < deadline
         time.sleep(0.01)
-    for pid in children(process.pid):
+
+
+def process_of_rank(rank: int, launcher: subprocess.Popen[str]) -> int:
+    """The process of a rank that `launcher` started."""
+    for pid in children(launcher.pid):
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if f"RANK={pid_of_rank}".encode() in environment:
+        if f"RANK={rank}".encode() in environment:
             return pid
-    raise AssertionError(f"no process of rank {pid_of_rank}")
+    raise AssertionError(f"no process of rank {rank}")
 
 
 def children(pid: int) -> list[int]:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.smoke.command import kill_after, rows, run
+from tests import launched
+from tests.smoke.command import rows
 
 # Ten steps each: tensor 2 x sequence 2, then pipeline 2 x sequence 2.
 GRID = {
@@ -26,7 +27,7 @@ def outputs(small_run: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         return small_run(folder, run_name=name, **changes)
 
     for name, ranks, changes in (("data", 2, {}), ("grid", 4, GRID)):
-        finished = run(ranks, arguments(name, **changes))
+        finished = launched.run(ranks, arguments(name, **changes))
         assert finished.returncode == 0, finished.stderr
         assert f"is complete: {STEPS} steps" in finished.stdout
     return folder, arguments
@@ -66,8 +67,10 @@ def test_a_run_killed_at_the_switch_goes_on_bit_for_bit(outputs: tuple[Path, Any
     folder, arguments = outputs
     name = "killed_at_switch"
     again = arguments(name, **GRID, **{"checkpoint.every_steps": "3"})
-    kill_after(folder, name, SWITCH, 4, again)
-    finished = run(4, again)
+    with launched.Launch(4, again) as launch:
+        launch.until_steps(folder / name / "metrics.jsonl", SWITCH)
+        launch.kill()
+    finished = launched.run(4, again)
     assert finished.returncode == 0, finished.stderr
     expected, found = rows(folder, "grid"), rows(folder, name)
     for key in (*EXACT, "loss", "gradient_norm"):

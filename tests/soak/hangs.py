@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.smoke.command import command, when_steps
+from tests.smoke.command import command, process_of_rank, wait_for_steps
 
 OUTPUT = Path("outputs/soak/hangs.json")
 RUNS = Path("outputs/soak/hangs")
@@ -77,7 +77,8 @@ def stop_one(layout: str, limit: float, draw: random.Random) -> Hang:
         stderr=subprocess.DEVNULL,
         text=True,
     ) as process:
-        pid = when_steps(folder / "metrics.jsonl", 10, process, pid_of_rank=victim)
+        wait_for_steps(folder / "metrics.jsonl", 10, process)
+        pid = process_of_rank(victim, process)
         time.sleep(draw.uniform(0.0, 0.5))
         os.kill(pid, signal.SIGSTOP)
         stopped, named = time.monotonic(), 0.0
