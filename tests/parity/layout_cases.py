@@ -165,6 +165,18 @@ CASES: tuple[Case, ...] = (
     Case(4, 2, 1, 1, "interleaved_1f1b", "-", 4, "cohere", "input"),
     Case(4, 2, 1, 1, "zbv", "-", 1, "llama", "everything"),
 )
+# `make test` runs these: every value of every factor, on as few ranks as there are. All pairs: `make test-all`.
+FIRST_CASES = tuple(
+    case
+    for case in CASES
+    if case.ranks <= 6
+    or case
+    in (
+        Case(1, 1, 4, 2, "-", "balanced", 1, "cohere", "input"),
+        Case(2, 4, 1, 1, "interleaved_1f1b", "-", 2, "cohere", "everything"),
+        Case(4, 1, 2, 1, "-", "balanced", 1, "cohere", "input"),
+    )
+)
 # Beyond the pairs: attention that is kept while the rest is recomputed, where keys arrive by ring and by exchange.
 KEPT_ATTENTION = (
     Case(1, 1, 4, 1, "-", "balanced", 1, "cohere", "attention"),

@@ -6,7 +6,7 @@ the border of a rank and one larger than a rank's share, padding at the end, a s
 """
 
 from collections import defaultdict
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import pytest
@@ -27,6 +27,8 @@ from parallel.tensor.apply import initialise_cut
 from ranks import run_on_ranks
 from tests.parity.layout_cases import (
     CASES,
+    FACTORS,
+    FIRST_CASES,
     KEPT_ATTENTION,
     MODELS,
     TOKENS,
@@ -36,6 +38,9 @@ from tests.parity.layout_cases import (
 )
 from tests.parity.streams import BASE, SEED, Z_LOSS, part_of_rank, streams
 from train.objective import to_device
+
+FIRST = (*FIRST_CASES, *KEPT_ATTENTION)
+OTHERS = tuple(case for case in CASES if case not in FIRST_CASES)
 
 
 def oracle(case: Case) -> tuple[float, dict[str, Tensor]]:
@@ -110,17 +115,24 @@ def add_tied(tied: TiedWeight, embedding: Tensor | None) -> None:
     tied.add_gradient(None if embedding is None else embedding.grad)
 
 
-@lru_cache(maxsize=1)
-def results(ranks: int) -> dict[Case, list[tuple[float, int, dict[str, Tensor]]]]:
-    """What every rank found for every case of this size: one world that re-forms from case to case."""
-    cases = [case for case in (*CASES, *KEPT_ATTENTION) if case.ranks == ranks]
+@cache
+def results(
+    cases: tuple[Case, ...],
+) -> dict[Case, list[tuple[float, int, dict[str, Tensor]]]]:
+    """What every rank found for each of some cases of one size: one world that re-forms from case to case."""
+    ranks = cases[0].ranks
 
     def work(rank: int, world_size: int) -> Any:
         world = start(torch.device("cpu"), 60).world
         return [gradients(case, arrange(world, case.parallel().topology(ranks))) for case in cases]
 
-    found = run_on_ranks(work, ranks, timeout=300)
+    found = run_on_ranks(work, ranks)
     return {case: [of_rank[number] for of_rank in found] for number, case in enumerate(cases)}
+
+
+def of_one_size(cases: tuple[Case, ...], ranks: int) -> tuple[Case, ...]:
+    """Those that run in one world."""
+    return tuple(case for case in cases if case.ranks == ranks)
 
 
 def errors(case: Case, results: list[tuple[float, int, dict[str, Tensor]]]) -> dict[str, float]:
@@ -156,9 +168,15 @@ def check(case: Case, results: list[tuple[float, int, dict[str, Tensor]]]) -> No
     assert not wrong, "; ".join(f"{name} {found[name]:.1e}" for name in wrong) + f"; {case}"
 
 
-@pytest.mark.parametrize("case", (*CASES, *KEPT_ATTENTION), ids=str)
+@pytest.mark.parametrize("case", FIRST, ids=str)
 def test_every_gradient_equals_one_process(case: Case) -> None:
-    check(case, results(case.ranks)[case])
+    check(case, results(of_one_size(FIRST, case.ranks))[case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", OTHERS, ids=str)
+def test_every_gradient_equals_one_process_for_every_pair(case: Case) -> None:
+    check(case, results(of_one_size(OTHERS, case.ranks))[case])
 
 
 def test_a_pipeline_alone_keeps_every_bit() -> None:
@@ -182,6 +200,11 @@ def test_a_pipeline_alone_keeps_every_bit() -> None:
 
     for wrong in run_on_ranks(work, 2):
         assert wrong == []
+
+
+def test_the_first_cases_hold_every_value_of_every_factor() -> None:
+    for name, values in FACTORS.items():
+        assert {getattr(case, name) for case in FIRST_CASES} == set(values), name
 
 
 def test_the_cases_cover_every_possible_pair() -> None:

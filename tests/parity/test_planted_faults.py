@@ -40,6 +40,7 @@ def check(case: Case, in_steps: bool, found: list[Any]) -> None:
 @cache
 def results() -> list[tuple[list[Any], list[Any]]]:
     """Of every rank: what it finds with each fault, and after them without any. One world for all."""
+    test_layout_steps.small_configuration()
 
     def work(rank: int, world_size: int) -> Any:
         world = start(torch.device("cpu"), 60).world
@@ -51,7 +52,7 @@ def results() -> list[tuple[list[Any], list[Any]]]:
         # Last, so that a fault that was not undone would show.
         return faulty, [run(world, case, in_steps) for case, in_steps in SOUND]
 
-    return run_on_ranks(work, RANKS, timeout=300)
+    return run_on_ranks(work, RANKS)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
