@@ -149,10 +149,10 @@ class ChunkedLoss:
         """See `LossSums`. targets_T: int64 (T,), -100 is ignored."""
         walk = partial(
             _walk,
-            of_chunk=self._of_chunk,
+            of_chunk=partial(
+                self._of_chunk, logits=Logits(logit_scale, logit_softcap), z_loss=z_loss
+            ),
             targets_T=targets_T,
-            logits=Logits(logit_scale, logit_softcap),
-            z_loss=z_loss,
         )
         return sums_of_walk(walk, hidden_TD, weight_VD, targets_T, z_loss)
 
@@ -201,11 +201,10 @@ def _walk(
     wants_d_hidden: bool,
     wants_d_weight: bool,
     *,
-    of_chunk: OfChunk,
+    of_chunk: Callable[..., tuple[Tensor, Tensor, Tensor]],
     targets_T: Tensor,
-    logits: Logits,
-    z_loss: float,
 ) -> Walked:
+    """of_chunk: an `OfChunk` that was given its logits and z_loss."""
     wide = statistics_dtype(hidden_TD.dtype)
     loss_sum, z_sum = hidden_TD.new_zeros((2,), dtype=wide)
     d_hidden_TD = torch.empty_like(hidden_TD) if wants_d_hidden else None
@@ -216,8 +215,6 @@ def _walk(
         losses_C, lse_C, d_logits_CV = of_chunk(
             hidden_CD @ weight_VD.t(),
             targets_T[rows],
-            logits=logits,
-            z_loss=z_loss,
             wants_gradient=wants_d_hidden or wants_d_weight,
         )
         loss_sum += losses_C.sum()

@@ -34,7 +34,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from model.attention.small_problems import attend, attend_backward
+from model.attention.kept import Attended
+from model.attention.small_problems import Problem, attend, attend_backward
 from model.norm import statistics_dtype
 
 # Queries per block: the best of 32, 64, 128, 256 at windows 128 to 512 (see tests/benchmark).
@@ -242,14 +243,8 @@ def attend_pieces(
     o_THK = torch.empty_like(q)
     lse_TH = q.new_empty(q.shape[:2])
     for piece in plan:
-        rows_NHLK, lse_NHL = attend(
-            piece.queries(q),
-            piece.keys(k),
-            piece.keys(v),
-            piece.mask(q),
-            causal=piece.causal,
-            softcap=softcap,
-        )
+        problem = _problem(piece, q, k, v, softcap)
+        rows_NHLK, lse_NHL = attend(problem)
         piece.put_queries(o_THK, rows_NHLK)
         piece.put_queries(lse_TH[..., None], lse_NHL[..., None])
     return o_THK, lse_TH
@@ -260,30 +255,32 @@ def attend_pieces_backward(
     q_THK: Tensor,
     k_SGK: Tensor,
     v_SGK: Tensor,
-    o_THK: Tensor,
-    lse_TH: Tensor,
+    attended: Attended,
     plan: Sequence[Piece],
     softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values in the wide dtype; keys that nobody sees have zeros."""
-    q, k, v, o, do = widen(q_THK, k_SGK, v_SGK, o_THK, do_THK)
+    q, k, v, o, do = widen(q_THK, k_SGK, v_SGK, attended.o_THK, do_THK)
+    lse_TH1 = attended.lse_TH[..., None]
     dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
     for piece in plan:
         dq_NHLK, dk_NGSK, dv_NGSK = attend_backward(
             piece.queries(do),
-            piece.queries(q),
-            piece.keys(k),
-            piece.keys(v),
+            _problem(piece, q, k, v, softcap),
             piece.queries(o),
-            piece.queries(lse_TH[..., None])[..., 0],
-            piece.mask(q),
-            causal=piece.causal,
-            softcap=softcap,
+            piece.queries(lse_TH1)[..., 0],
         )
         piece.put_queries(dq, dq_NHLK)
         piece.add_keys(dk, dk_NGSK)
         piece.add_keys(dv, dv_NGSK)
     return dq, dk, dv
+
+
+def _problem(piece: Piece, q: Tensor, k: Tensor, v: Tensor, softcap: float) -> Problem:
+    """The rows of a piece in wide streams."""
+    return Problem(
+        piece.queries(q), piece.keys(k), piece.keys(v), piece.mask(q), piece.causal, softcap
+    )
 
 
 def widen(*streams: Tensor) -> list[Tensor]:

@@ -14,11 +14,18 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from typing import NamedTuple
 
 from torch import Tensor
 
-# Output and log-sum-exp of an attention.
-Attended = tuple[Tensor, Tensor]
+
+class Attended(NamedTuple):
+    """Output and natural log-sum-exp of an attention over all keys that the queries see."""
+
+    o_THK: Tensor
+    lse_TH: Tensor
+
+
 _Through = Callable[[Callable[[], Attended]], Attended]
 
 _THROUGH: ContextVar[_Through | None] = ContextVar("attention is kept through", default=None)
@@ -35,10 +42,10 @@ def keep_attention() -> tuple[AbstractContextManager[None], AbstractContextManag
     outputs: deque[Attended] = deque()
 
     def record(compute: Callable[[], Attended]) -> Attended:
-        o_THK, lse_TH = compute()
+        attended = compute()
         # Detached: what autograd hangs on the output would hold the whole graph.
-        outputs.append((o_THK.detach(), lse_TH.detach()))
-        return o_THK, lse_TH
+        outputs.append(Attended(attended.o_THK.detach(), attended.lse_TH.detach()))
+        return attended
 
     def replay(compute: Callable[[], Attended]) -> Attended:  # noqa: ARG001
         return outputs.popleft()

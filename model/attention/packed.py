@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.attention.kept import kept
+from model.attention.kept import Attended, kept
 from model.attention.segments import SegmentKernel, Segments
 from model.attention.sinks import sinks_gradient, with_sinks
 from model.packed_layout import PackedLayout
@@ -60,9 +60,9 @@ class _PackedAttention(torch.autograd.Function):
         segments: Segments,
         kernel: SegmentKernel,
     ) -> Tensor:
-        def attend() -> tuple[Tensor, Tensor]:
+        def attend() -> Attended:
             o, lse_TH = with_sinks(*kernel.forward(q_THK, k_TGK, v_TGK, segments), sinks_H)
-            return o.to(q_THK.dtype), lse_TH
+            return Attended(o.to(q_THK.dtype), lse_TH)
 
         o_THK, lse_TH = kept(attend)
         ctx.segments, ctx.kernel = segments, kernel

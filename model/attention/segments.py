@@ -37,6 +37,7 @@ from model.attention.banded import (
     batch_spans,
     cut_bands,
 )
+from model.attention.kept import Attended
 from model.packed_layout import to_device
 
 # Queries of one masked block: its mask has this many rows and at most the segment's keys as columns.
@@ -163,7 +164,13 @@ class BandedSegments:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `SegmentKernel`."""
         return attend_pieces_backward(
-            do_THK, q_THK, k_SGK, v_SGK, o_THK, lse_TH, segments.pieces, self.softcap
+            do_THK,
+            q_THK,
+            k_SGK,
+            v_SGK,
+            Attended(o_THK, lse_TH),
+            segments.pieces,
+            self.softcap,
         )
 
 

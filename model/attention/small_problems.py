@@ -12,6 +12,8 @@ With a softcap c, scores s become c tanh(s / c), whose slope 1 - (tanh)^2 multip
 Shape letters: N problems, H query heads, G key/value heads, L queries, S keys, K head dimension.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -19,23 +21,32 @@ _FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-def attend(
-    q_NHLK: Tensor,
-    k_NGSK: Tensor,
-    v_NGSK: Tensor,
-    mask_LS: Tensor | None,
-    *,
-    causal: bool = True,
-    softcap: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Output (N, H, L, K) and natural log-sum-exp of the scores (N, H, L).
+class Problem(NamedTuple):
+    """A batch of equal problems. Every query must see a key.
 
-    mask_LS is added to the scores and shared by all problems and heads; it has the dtype of the
-    queries. Without one the problem is causal, which asks for as many keys as queries, or, if not
-    `causal`, every query sees every key. Every query must see a key.
+    mask_LS is added to the scores and shared by all problems and heads; it has the dtype of the queries. Without one
+    the problem is causal, which asks for as many keys as queries, or, if not `causal`, every query sees every key.
+    softcap: of the scores; 0: none.
     """
-    if softcap or not q_NHLK.is_cpu:
-        return attend_by_formula(q_NHLK, k_NGSK, v_NGSK, mask_LS, causal=causal, softcap=softcap)
+
+    q_NHLK: Tensor
+    k_NGSK: Tensor
+    v_NGSK: Tensor
+    mask_LS: Tensor | None = None
+    causal: bool = True
+    softcap: float = 0.0
+
+    @property
+    def takes_formula(self) -> bool:
+        """Whether torch's flash kernels for the CPU cannot serve it."""
+        return bool(self.softcap) or not self.q_NHLK.is_cpu
+
+
+def attend(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Output (N, H, L, K) and natural log-sum-exp of the scores (N, H, L)."""
+    if problem.takes_formula:
+        return attend_by_formula(problem)
+    q_NHLK, k_NGSK, v_NGSK, mask_LS, causal, _ = problem
     o_NHLK, lse_NHL = _FLASH(
         q_NHLK,
         k_NGSK,
@@ -47,34 +58,16 @@ def attend(
 
 
 def attend_backward(
-    do_NHLK: Tensor,
-    q_NHLK: Tensor,
-    k_NGSK: Tensor,
-    v_NGSK: Tensor,
-    o_NHLK: Tensor,
-    lse_NHL: Tensor,
-    mask_LS: Tensor | None,
-    *,
-    causal: bool = True,
-    softcap: float = 0.0,
+    do_NHLK: Tensor, problem: Problem, o_NHLK: Tensor, lse_NHL: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values, given what `attend` took and gave.
 
     Where the keys are only a part of what the queries see, o_NHLK and lse_NHL are those of the whole:
     the gradients are then this part's share of it.
     """
-    if softcap or not q_NHLK.is_cpu:
-        return backward_by_formula(
-            do_NHLK,
-            q_NHLK,
-            k_NGSK,
-            v_NGSK,
-            o_NHLK,
-            lse_NHL,
-            mask_LS,
-            causal=causal,
-            softcap=softcap,
-        )
+    if problem.takes_formula:
+        return backward_by_formula(do_NHLK, problem, o_NHLK, lse_NHL)
+    q_NHLK, k_NGSK, v_NGSK, mask_LS, causal, _ = problem
     dq_NHLK, dk_NGSK, dv_NGSK = _FLASH_BACKWARD(
         do_NHLK,
         q_NHLK,
@@ -89,37 +82,21 @@ def attend_backward(
     return dq_NHLK, dk_NGSK, dv_NGSK
 
 
-def attend_by_formula(
-    q_NHLK: Tensor,
-    k_NGSK: Tensor,
-    v_NGSK: Tensor,
-    mask_LS: Tensor | None,
-    *,
-    causal: bool = True,
-    softcap: float = 0.0,
-) -> tuple[Tensor, Tensor]:
+def attend_by_formula(problem: Problem) -> tuple[Tensor, Tensor]:
     """`attend` on any device; holds the scores."""
-    scores_NHLS = _masked(_scores(q_NHLK, k_NGSK, softcap), mask_LS, causal)
+    scores_NHLS = _masked(_scores(problem), problem)
     lse_NHL = scores_NHLS.logsumexp(dim=-1)
     p_NHLS = (scores_NHLS - lse_NHL[..., None]).exp()
-    return p_NHLS @ _per_query_head(v_NGSK, q_NHLK), lse_NHL
+    return p_NHLS @ _per_query_head(problem.v_NGSK, problem.q_NHLK), lse_NHL
 
 
 def backward_by_formula(
-    do_NHLK: Tensor,
-    q_NHLK: Tensor,
-    k_NGSK: Tensor,
-    v_NGSK: Tensor,
-    o_NHLK: Tensor,
-    lse_NHL: Tensor,
-    mask_LS: Tensor | None,
-    *,
-    causal: bool = True,
-    softcap: float = 0.0,
+    do_NHLK: Tensor, problem: Problem, o_NHLK: Tensor, lse_NHL: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`attend_backward` on any device; holds the scores."""
-    scores_NHLS = _scores(q_NHLK, k_NGSK, softcap)
-    p_NHLS = (_masked(scores_NHLS, mask_LS, causal) - lse_NHL[..., None]).exp()
+    q_NHLK, k_NGSK, v_NGSK, _, _, softcap = problem
+    scores_NHLS = _scores(problem)
+    p_NHLS = (_masked(scores_NHLS, problem) - lse_NHL[..., None]).exp()
     dp_NHLS = do_NHLK @ _per_query_head(v_NGSK, q_NHLK).mT
     ds_NHLS = p_NHLS * (dp_NHLS - (do_NHLK * o_NHLK).sum(dim=-1, keepdim=True))
     if softcap:
@@ -135,20 +112,20 @@ def _for_all(mask_LS: Tensor | None) -> Tensor | None:
     return None if mask_LS is None else mask_LS[None, None]
 
 
-def _scores(q_NHLK: Tensor, k_NGSK: Tensor, softcap: float) -> Tensor:
-    scores_NHLS: Tensor = q_NHLK @ _per_query_head(k_NGSK, q_NHLK).mT * q_NHLK.shape[-1] ** -0.5
+def _scores(problem: Problem) -> Tensor:
+    q_NHLK, softcap = problem.q_NHLK, problem.softcap
+    k_NHSK = _per_query_head(problem.k_NGSK, q_NHLK)
+    scores_NHLS: Tensor = q_NHLK @ k_NHSK.mT * q_NHLK.shape[-1] ** -0.5
     return softcap * torch.tanh(scores_NHLS / softcap) if softcap else scores_NHLS
 
 
-def _masked(scores_NHLS: Tensor, mask_LS: Tensor | None, causal: bool) -> Tensor:
-    if mask_LS is None and not causal:
+def _masked(scores_NHLS: Tensor, problem: Problem) -> Tensor:
+    if problem.mask_LS is not None:
+        return scores_NHLS + problem.mask_LS
+    if not problem.causal:
         return scores_NHLS
-    if mask_LS is None:
-        seen_LS = torch.ones(
-            scores_NHLS.shape[-2:], dtype=torch.bool, device=scores_NHLS.device
-        ).tril()
-        return scores_NHLS.masked_fill(~seen_LS, float("-inf"))
-    return scores_NHLS + mask_LS
+    seen_LS = torch.ones(scores_NHLS.shape[-2:], dtype=torch.bool, device=scores_NHLS.device).tril()
+    return scores_NHLS.masked_fill(~seen_LS, float("-inf"))
 
 
 def _per_query_head(x_NGSK: Tensor, q_NHLK: Tensor) -> Tensor:

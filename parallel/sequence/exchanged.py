@@ -22,12 +22,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.attention.kept import kept
+from model.attention.kept import Attended, kept
 from model.attention.kernels import choose_segment_kernel
 from model.attention.segments import SegmentKernel
 from model.attention.sinks import sinks_gradient, with_sinks
 from parallel.sequence.local import (
-    Attended,
     Gradients,
     Join,
     attend_calls,
@@ -91,7 +90,7 @@ class ExchangedAttention(torch.autograd.Function):
             )
         came = cache(lambda: wire.receive(pending, "forward") if pending else kv_T2GK[:0])
 
-        def attend() -> tuple[Tensor, Tensor]:
+        def attend() -> Attended:
             wide = torch.promote_types(q_THK.dtype, torch.float32)
             # Queries in one call only need no wide sum.
             o = torch.empty_like(q_THK, dtype=q_THK.dtype if join is put_part else wide)
@@ -101,7 +100,7 @@ class ExchangedAttention(torch.autograd.Function):
                 keys_S2GK = _assemble(exchange.assembly, came(), kv_T2GK)
                 attend_calls(kernel, exchange.calls, q_THK, keys_S2GK, (o, lse_TH), join)
             o, lse_TH = with_sinks(o, lse_TH, sinks_H)
-            return o.to(q_THK.dtype), lse_TH
+            return Attended(o.to(q_THK.dtype), lse_TH)
 
         o_THK, lse_TH = kept(attend)
         came_R2GK = came()
@@ -116,19 +115,19 @@ class ExchangedAttention(torch.autograd.Function):
         route: Route = ctx.plan.route
         wire: Wire = ctx.plan.wire
         kernel: SegmentKernel = ctx.kernel
-        attended = Attended(q_THK, o_THK, lse_TH)
+        attended = Attended(o_THK, lse_TH)
         do_THK = do_THK.contiguous()
         d_sinks_H = sinks_gradient(do_THK, o_THK, lse_TH, sinks_H)
         sums = Gradients.zeros(q_THK, kv_T2GK)
         if route.exchange is None:
-            attend_calls_backward(kernel, route.local, do_THK, attended, kv_T2GK, sums)
+            attend_calls_backward(kernel, route.local, do_THK, q_THK, attended, kv_T2GK, sums)
             return (*sums.like(q_THK, kv_T2GK), d_sinks_H, None)
         exchange = route.exchange
         dcame_R2GK = _backward_of_what_came(
-            kernel, route, do_THK, attended, (came_R2GK, kv_T2GK), sums
+            kernel, route, do_THK, q_THK, attended, (came_R2GK, kv_T2GK), sums
         )
         pending = wire.exchange(dcame_R2GK, exchange.receive_rows, exchange.send_rows)
-        attend_calls_backward(kernel, route.local, do_THK, attended, kv_T2GK, sums)
+        attend_calls_backward(kernel, route.local, do_THK, q_THK, attended, kv_T2GK, sums)
         add_rows(sums.dkv_T2GK, exchange.send, wire.receive(pending, "backward"))
         return (*sums.like(q_THK, kv_T2GK), d_sinks_H, None)
 
@@ -137,6 +136,7 @@ def _backward_of_what_came(
     kernel: SegmentKernel,
     route: Route,
     do_THK: Tensor,
+    q_THK: Tensor,
     attended: Attended,
     keys: tuple[Tensor, Tensor],
     sums: Gradients,
@@ -151,6 +151,7 @@ def _backward_of_what_came(
         kernel,
         route.exchange.calls,
         do_THK,
+        q_THK,
         attended,
         keys_S2GK,
         Gradients(sums.dq_THK, dkeys_S2GK),

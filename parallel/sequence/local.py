@@ -10,20 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from model.attention.kept import Attended
 from model.attention.segments import SegmentKernel
 from model.norm import statistics_dtype
 from parallel.sequence.route import Call
 
 # How a part of the output joins what is there: `put_part` or `merge_part`.
 Join = Callable[[Tensor, Tensor, Tensor, Tensor], None]
-
-
-class Attended(NamedTuple):
-    """What the forward leaves for the backward: queries, output and log-sum-exp over all keys."""
-
-    q_THK: Tensor
-    o_THK: Tensor
-    lse_TH: Tensor
 
 
 class Gradients(NamedTuple):
@@ -66,6 +59,7 @@ def attend_calls_backward(
     kernel: SegmentKernel,
     calls: Sequence[Call],
     do_THK: Tensor,
+    q_THK: Tensor,
     attended: Attended,
     kv_S2GK: Tensor,
     into: Gradients,
@@ -77,7 +71,7 @@ def attend_calls_backward(
         k_SGK, v_SGK = kv_S2GK[keys].unbind(1)
         dq_THK, dk_SGK, dv_SGK = kernel.backward(
             do_THK[rows],
-            attended.q_THK[rows],
+            q_THK[rows],
             k_SGK,
             v_SGK,
             attended.o_THK[rows],

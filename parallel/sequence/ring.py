@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.attention.kept import kept
+from model.attention.kept import Attended, kept
 from model.attention.kernels import choose_segment_kernel
 from model.attention.segments import SegmentKernel
 from model.attention.sinks import sinks_gradient, with_sinks
@@ -38,7 +38,7 @@ from model.packed_layout import PackedLayout
 from parallel.mesh import AxisGroup
 from parallel.sequence.exchanged import Plan, attend_exchanged
 from parallel.sequence.layout import ShardedLayout
-from parallel.sequence.local import Attended, Gradients, attend_calls, attend_calls_backward
+from parallel.sequence.local import Gradients, attend_calls, attend_calls_backward
 from parallel.sequence.merge import merge_part, put_part
 from parallel.sequence.route import Route, Step
 from parallel.sequence.traffic import TrafficMeter
@@ -108,7 +108,7 @@ class _RingAttention(torch.autograd.Function):
         )
         kv_T2GK = torch.stack((k_TGK, v_TGK), dim=1)
 
-        def attend() -> tuple[Tensor, Tensor]:
+        def attend() -> Attended:
             pending = core.start_keys(route, 0, kv_T2GK)
             wide = torch.promote_types(q_THK.dtype, torch.float32)
             o = torch.empty_like(q_THK, dtype=wide)
@@ -119,7 +119,7 @@ class _RingAttention(torch.autograd.Function):
                 pending = core.start_keys(route, index + 1, kv_T2GK)
                 attend_calls(kernel, step.calls, q_THK, came_R2GK, (o, lse_TH), merge_part)
             o, lse_TH = with_sinks(o, lse_TH, sinks_H)
-            return o.to(q_THK.dtype), lse_TH
+            return Attended(o.to(q_THK.dtype), lse_TH)
 
         o_THK, lse_TH = kept(attend)
         ctx.route, ctx.core, ctx.kernel = route, core, kernel
@@ -133,12 +133,12 @@ class _RingAttention(torch.autograd.Function):
         route: Route = ctx.route
         core: RingCore = ctx.core
         kernel: SegmentKernel = ctx.kernel
-        attended = Attended(q_THK, o_THK, lse_TH)
+        attended = Attended(o_THK, lse_TH)
         do_THK = do_THK.contiguous()
         d_sinks_H = sinks_gradient(do_THK, o_THK, lse_TH, sinks_H)
         pending = core.start_keys(route, 0, kv_T2GK)
         sums = Gradients.zeros(q_THK, kv_T2GK)
-        attend_calls_backward(kernel, route.local, do_THK, attended, kv_T2GK, sums)
+        attend_calls_backward(kernel, route.local, do_THK, q_THK, attended, kv_T2GK, sums)
         returning = Transfer.nothing(sums.dkv_T2GK)
         returned: tuple[range, ...] = ()
         for index, step in enumerate(route.steps):
@@ -148,7 +148,7 @@ class _RingAttention(torch.autograd.Function):
                 f"gradients out {index % 2}", step.receive_rows, len(kv_T2GK), sums.dkv_T2GK
             ).zero_()
             parts = Gradients(sums.dq_THK, dcame_R2GK)
-            attend_calls_backward(kernel, step.calls, do_THK, attended, came_R2GK, parts)
+            attend_calls_backward(kernel, step.calls, do_THK, q_THK, attended, came_R2GK, parts)
             add_rows(sums.dkv_T2GK, returned, core.wire.receive(returning, "backward"))
             returning = core.start_gradients(step, dcame_R2GK, sums.dkv_T2GK)
             returned = step.send

@@ -30,7 +30,7 @@ import torch
 from cohere2 import copy_weights, hf_inputs, hf_model, targets
 
 from model.attention.core import choose_core
-from model.attention.small_problems import attend, attend_backward
+from model.attention.small_problems import Problem, attend, attend_backward
 from model.config import ModelConfig
 from model.flops import count_forward
 from model.initialization import initialize
@@ -210,8 +210,10 @@ def attention_step(shape: ModelConfig, dtype: torch.dtype) -> Callable[[], objec
         for heads in (shape.num_heads, shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
     )
 
+    problem = Problem(q, k, v)
+
     def step() -> object:
-        return attend_backward(do, q, k, v, *attend(q, k, v, None), None)
+        return attend_backward(do, problem, *attend(problem))
 
     return step
 

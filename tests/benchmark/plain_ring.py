@@ -32,12 +32,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.attention.kept import Attended
 from model.attention.segments import BandedSegments, Segments
-from model.attention.small_problems import attend, attend_backward
+from model.attention.small_problems import Problem, attend, attend_backward
 from model.packed_layout import PackedLayout
 from parallel.mesh import AxisGroup
 from parallel.sequence.dealing import Dealing
-from parallel.sequence.local import Attended, Gradients, attend_calls, attend_calls_backward
+from parallel.sequence.local import Gradients, attend_calls, attend_calls_backward
 from parallel.sequence.merge import merge_part, put_part
 from parallel.sequence.route import Call, Own
 from parallel.sequence.traffic import TrafficMeter
@@ -192,7 +193,7 @@ class _PlainRingAttention(torch.autograd.Function):
         q_THK, kv_T2GK, o_THK, lse_TH = ctx.saved_tensors
         plan: PlainPlan = ctx.plan
         core: PlainRing = ctx.core
-        attended = Attended(q_THK, o_THK, lse_TH)
+        attended = Attended(o_THK, lse_TH)
         do_THK = do_THK.contiguous()
         sums = Gradients.zeros(q_THK, kv_T2GK)
         held_T2GK, returning = kv_T2GK, None
@@ -203,9 +204,9 @@ class _PlainRingAttention(torch.autograd.Function):
                 sums = Gradients(sums.dq_THK, torch.zeros_like(kv_T2GK))
             else:
                 kernel = BandedSegments()
-                attend_calls_backward(kernel, plan.local, do_THK, attended, kv_T2GK, sums)
+                attend_calls_backward(kernel, plan.local, do_THK, q_THK, attended, kv_T2GK, sums)
             for tile in plan.tiles[step]:
-                _attend_tile_backward(tile, do_THK, attended, held_T2GK, sums)
+                _attend_tile_backward(tile, do_THK, q_THK, attended, held_T2GK, sums)
             if returning:
                 sums.dkv_T2GK.add_(core.wire.receive(returning, "backward"))
             returning = core.hand_on("gradients", step, sums.dkv_T2GK)
@@ -216,7 +217,7 @@ class _PlainRingAttention(torch.autograd.Function):
         return (*Gradients(sums.dq_THK, dkv_T2GK).like(q_THK, kv_T2GK), None, None)
 
 
-def _problem(x_THK: Tensor, rows: slice) -> Tensor:
+def _rows(x_THK: Tensor, rows: slice) -> Tensor:
     """(T, H, ...) to the kernels' (1, H, L, ...)."""
     return x_THK[rows].transpose(0, 1)[None]
 
@@ -224,11 +225,13 @@ def _problem(x_THK: Tensor, rows: slice) -> Tensor:
 def _attend_tile(tile: Tile, q_THK: Tensor, kv_T2GK: Tensor, o_THK: Tensor, lse_TH: Tensor) -> None:
     k_TGK, v_TGK = kv_T2GK.unbind(1)
     part_NHLK, part_lse_NHL = attend(
-        _problem(q_THK, tile.queries),
-        _problem(k_TGK, tile.keys),
-        _problem(v_TGK, tile.keys),
-        tile.mask(q_THK),
-        causal=False,
+        Problem(
+            _rows(q_THK, tile.queries),
+            _rows(k_TGK, tile.keys),
+            _rows(v_TGK, tile.keys),
+            tile.mask(q_THK),
+            causal=False,
+        )
     )
     part_lse_LH = part_lse_NHL[0].mT
     if tile.first is not None:
@@ -240,18 +243,20 @@ def _attend_tile(tile: Tile, q_THK: Tensor, kv_T2GK: Tensor, o_THK: Tensor, lse_
 
 
 def _attend_tile_backward(
-    tile: Tile, do_THK: Tensor, attended: Attended, kv_T2GK: Tensor, into: Gradients
+    tile: Tile, do_THK: Tensor, q_THK: Tensor, attended: Attended, kv_T2GK: Tensor, into: Gradients
 ) -> None:
     k_TGK, v_TGK = kv_T2GK.unbind(1)
     dq_NHLK, dk_NGSK, dv_NGSK = attend_backward(
-        _problem(do_THK, tile.queries),
-        _problem(attended.q_THK, tile.queries),
-        _problem(k_TGK, tile.keys),
-        _problem(v_TGK, tile.keys),
-        _problem(attended.o_THK, tile.queries),
-        _problem(attended.lse_TH, tile.queries),
-        tile.mask(do_THK),
-        causal=False,
+        _rows(do_THK, tile.queries),
+        Problem(
+            _rows(q_THK, tile.queries),
+            _rows(k_TGK, tile.keys),
+            _rows(v_TGK, tile.keys),
+            tile.mask(do_THK),
+            causal=False,
+        ),
+        _rows(attended.o_THK, tile.queries),
+        _rows(attended.lse_TH, tile.queries),
     )
     into.dq_THK[tile.queries].add_(dq_NHLK[0].transpose(0, 1))
     into.dkv_T2GK[tile.keys, 0].add_(dk_NGSK[0].transpose(0, 1))

@@ -34,6 +34,8 @@ HEAVY = (
 )  # fmt: skip
 # The only imports of our packages inside a function, each where a run begins.
 INSIDE_A_FUNCTION = {("train/__main__.py", "train.start.start")}
+# Functions with more than seven parameters: a batch's data, its place among the ranks, and what it is filled with.
+MORE_PARAMETERS = {("data/loader.py", "__init__")}
 # What can run code that stands in a file, and the only files that may use it.
 RUNS_CODE = {
     # Between data.prepare and its own worker processes, over their pipes.
@@ -169,6 +171,25 @@ def test_file_is_short_and_says_what_it_is_for(file: Path) -> None:
     text = (ROOT / file).read_text()
     assert text.count("\n") <= 400, f"{file} is too long to read in one go"
     assert ast.get_docstring(ast.parse(text)), f"{file} has no module docstring"
+
+
+def parameters_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """Names of what a caller gives, without self, cls and autograd's ctx."""
+    given = function.args
+    names = [given.vararg, *given.posonlyargs, *given.args, *given.kwonlyargs, given.kwarg]
+    return [name.arg for name in names if name and name.arg not in ("self", "cls", "ctx")]
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_functions_are_short_and_take_few_parameters(file: Path) -> None:
+    for function in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            where = f"{file}:{function.lineno} {function.name}"
+            lines = (function.end_lineno or 0) - function.lineno + 1
+            assert lines <= 60, f"{where} has {lines} lines"
+            names = parameters_of(function)
+            excepted = (str(file), function.name) in MORE_PARAMETERS
+            assert excepted == (len(names) > 7), f"{where} takes {len(names)} parameters: {names}"
 
 
 def test_names_do_not_shadow_the_standard_library() -> None:

@@ -15,6 +15,7 @@ from model.attention.kernels import KERNELS, obstacle
 from model.attention.packed import PackedCore
 from model.attention.segments import BandedSegments, Segments
 from model.attention.small_problems import (
+    Problem,
     attend,
     attend_backward,
     attend_by_formula,
@@ -120,10 +121,11 @@ def test_formulas_for_other_devices_equal_the_cpu_kernels(mask_of):
     keys = 10 if mask_of == "causal" else 14
     k, v = torch.randn(2, 3, 2, keys, 8, dtype=torch.float64)
     mask = None if mask_of == "causal" else attention_banded.Band(5, 3, 10, 5).mask(q)
-    kernel, formula = attend(q, k, v, mask), attend_by_formula(q, k, v, mask)
+    problem = Problem(q, k, v, mask)
+    kernel, formula = attend(problem), attend_by_formula(problem)
     gradients = (
-        attend_backward(o_gradient, q, k, v, *kernel, mask),
-        backward_by_formula(o_gradient, q, k, v, *formula, mask),
+        attend_backward(o_gradient, problem, *kernel),
+        backward_by_formula(o_gradient, problem, *formula),
     )
     for a, b in zip((*kernel, *gradients[0]), (*formula, *gradients[1]), strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
