@@ -44,13 +44,13 @@ class Block(nn.Module, ABC):
         self.norm = build_norm(config.norm, config.hidden_size, config.norm_eps)
         self.attention = Attention(config, spec, core)
 
-    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
+    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None) -> Tensor:
         """(T, D) to (T, D)."""
         q_THK, k_TGK, v_TGK, r_TD = self.before(x_TD, rotation)
         return self.after(r_TD, self.attention.attend(q_THK, k_TGK, v_TGK, layout))
 
     @abstractmethod
-    def before(self, x_TD: Tensor, rotation: Rotation) -> BeforeAttention:
+    def before(self, x_TD: Tensor, rotation: Rotation | None) -> BeforeAttention:
         """From the block's input to what attention takes."""
 
     @abstractmethod
@@ -65,7 +65,7 @@ class ParallelBlock(Block):
         super().__init__(config, spec, core)
         self.feed_forward = build_feed_forward(config)
 
-    def before(self, x_TD: Tensor, rotation: Rotation) -> BeforeAttention:
+    def before(self, x_TD: Tensor, rotation: Rotation | None) -> BeforeAttention:
         """See `Block`."""
         n_TD = self.norm(x_TD)
         return *self.attention.rotated(n_TD, rotation), x_TD + self.feed_forward(n_TD)
@@ -89,7 +89,7 @@ class SequentialBlock(Block):
         self.feed_forward_post_norm = _norm(config, present=after)
         self.feed_forward = build_feed_forward(config)
 
-    def before(self, x_TD: Tensor, rotation: Rotation) -> BeforeAttention:
+    def before(self, x_TD: Tensor, rotation: Rotation | None) -> BeforeAttention:
         """See `Block`."""
         return *self.attention.rotated(self.norm(x_TD), rotation), x_TD
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from model.layer_pattern import LAYER_KINDS
-from model.position.config import NotNegative, RopeConfig
+from model.layer_pattern import KindConfig, layer_kind, pattern_problems
+from model.position.config import NotNegative
 
 # The largest sizes are far beyond any model: a slip of the finger is not worked on for hours.
 Count = Annotated[int, Ge(1), Le(10_000)]
@@ -33,10 +33,13 @@ class ModelConfig:
     # Width of one head; num_heads * head_dim need not equal hidden_size.
     head_dim: Count = 32
     vocab_size: Annotated[int, Ge(2), Le(100_000_000)] = 4096
-    # Keys seen by a token of a windowed layer, ITSELF INCLUDED. Kernels count keys in 32 bits.
+    # Keys seen by a token of a windowed layer, ITSELF INCLUDED, where its kind has no window of its own. Kernels count
+    # keys in 32 bits.
     window: Annotated[int, Ge(1), Le(2**31 - 1)] = 128
-    # Layer kinds, repeated over the layers: window_rope, window_nope, full_rope, full_nope.
+    # Layer kinds, repeated over the layers: window_rope, window_nope, full_rope, full_nope, and those of `kinds`.
     layer_pattern: list[str] = field(default_factory=_default_pattern)
+    # Settings of single kinds by name, and further kinds: near: {like: window_rope, window: 512}.
+    kinds: dict[str, KindConfig] = field(default_factory=dict)
     # parallel: attention and feed-forward side by side, one norm (Cohere).
     # sequential: one after the other, two norms (Llama).
     block: Literal["parallel", "sequential"] = "parallel"
@@ -64,9 +67,6 @@ class ModelConfig:
     query_scale: Positive = 1.0
     # Embeddings are multiplied by this as they enter the first layer.
     embedding_scale: Positive = 1.0
-    # Rotation of the layers with and without a window: scaling, and a base of their own.
-    rope_window: RopeConfig = field(default_factory=RopeConfig)
-    rope_full: RopeConfig = field(default_factory=RopeConfig)
     # The output head reuses the embedding's weight.
     tie_embeddings: bool = True
     # Logits are multiplied by this.
@@ -80,12 +80,7 @@ class ModelConfig:
 
     def problems(self) -> list[str]:
         """Every rule between these fields that is broken, one line each; what one field may be, its annotation says."""
-        return (
-            self._head_problems()
-            + self._pattern_problems()
-            + self._recipe_problems()
-            + self._rope_problems()
-        )
+        return self._head_problems() + self._pattern_problems() + self._recipe_problems()
 
     def _head_problems(self) -> list[str]:
         if self.num_heads % self.num_kv_heads == 0:
@@ -97,27 +92,14 @@ class ModelConfig:
         ]
 
     def _pattern_problems(self) -> list[str]:
-        if not self.layer_pattern:
-            return [f"model.layer_pattern=[]: must name at least one of {', '.join(LAYER_KINDS)}"]
-        unknown = sorted({name for name in self.layer_pattern if name not in LAYER_KINDS})
-        if unknown:
-            known = ", ".join(LAYER_KINDS)
-            return [
-                f"model.layer_pattern: {name} is unknown; there are {known}" for name in unknown
-            ]
-        found = []
-        unreached = sorted(set(self.layer_pattern) - set(self.layer_pattern[: self.num_layers]))
-        if self.num_layers >= 1 and unreached:
-            found.append(
-                f"model.num_layers={self.num_layers}: too few to reach {', '.join(unreached)} in "
-                f"model.layer_pattern (length {len(self.layer_pattern)}); use at least "
-                f"{_layers_to_reach_all(self.layer_pattern)} layers or a shorter pattern"
-            )
-        if self.head_dim % 2 and any(LAYER_KINDS[name].rotary for name in self.layer_pattern):
-            found.append(
-                f"model.head_dim={self.head_dim}: must be even, rotary layers turn pairs; "
-                f"use {self.head_dim + 1} or a pattern without rope"
-            )
+        found = pattern_problems(self, self.head_dim)
+        if not found and self.head_dim % 2:
+            rotary = sorted({n for n in self.layer_pattern if layer_kind(self, n).rotary})
+            if rotary:
+                found.append(
+                    f"model.head_dim={self.head_dim}: must be even, rotary layers turn pairs; "
+                    f"use {self.head_dim + 1} or a pattern without {', '.join(rotary)}"
+                )
         return found
 
     def _recipe_problems(self) -> list[str]:
@@ -131,26 +113,3 @@ class ModelConfig:
                 f"model.qk_norm_over={self.qk_norm_over}: has no effect without a norm; set model.qk_norm=true"
             )
         return found
-
-    def rope_of(self, window: int | None) -> RopeConfig:
-        """How rotary layers with this window (None: without one) rotate."""
-        return self.rope_full if window is None else self.rope_window
-
-    def _rope_problems(self) -> list[str]:
-        if any(name not in LAYER_KINDS for name in self.layer_pattern):
-            return []
-        found = []
-        kinds = [LAYER_KINDS[name] for name in self.layer_pattern]
-        for name, windowed in (("rope_window", True), ("rope_full", False)):
-            rope: RopeConfig = getattr(self, name)
-            found += rope.problems(f"model.{name}", self.head_dim)
-            used = any(kind.rotary and kind.windowed == windowed for kind in kinds)
-            if rope != RopeConfig() and not used:
-                found.append(
-                    f"model.{name}: has no effect, model.layer_pattern has no such rotary layer; drop it"
-                )
-        return found
-
-
-def _layers_to_reach_all(pattern: list[str]) -> int:
-    return max(pattern.index(kind) for kind in set(pattern)) + 1

@@ -7,35 +7,39 @@ A stack is described by a short list of layer kinds that is repeated over the la
                `---------------- one repeat ----------------'
 
 Each kind says two things at once: how far back a token sees (a sliding window, or its whole
-document) and whether queries and keys are rotated (RoPE) or carry no position (NoPE). Everything
-else in Ropewalk asks the expanded tuple of `LayerSpec`; nobody works a layer's kind out of its
-index.
+document) and whether queries and keys are rotated (RoPE) or carry no position (NoPE). There are
+four; `model.kinds` declares further ones, each like one of the four with a window or a rotation of
+its own:
+
+    kinds      near: {like: window_rope, window: 512}
+    pattern    near  near  window_rope  full_nope
+
+Everything else in Ropewalk asks the expanded tuple of `LayerSpec` and knows a kind by its name;
+nobody works a layer's kind out of its index or of its window.
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
+from typing import Annotated, Literal, Protocol
 
+from annotated_types import Ge, Le
 
-@dataclass(frozen=True)
-class LayerSpec:
-    """What one layer's attention does.
-
-    window: number of keys a token sees, itself included; None means every earlier token of its
-    document. rotary: whether queries and keys are rotated by their position.
-    """
-
-    window: int | None
-    rotary: bool
+from model.position.config import RopeConfig
 
 
 @dataclass(frozen=True)
 class LayerKind:
-    """The meaning of one name in a layer pattern."""
+    """The meaning of one of the four names."""
 
     windowed: bool
     rotary: bool
+
+    @property
+    def reported_as(self) -> str:
+        """What metrics and checkpoints call its layers."""
+        return "window" if self.windowed else "full"
 
 
 LAYER_KINDS: Mapping[str, LayerKind] = MappingProxyType(
@@ -46,14 +50,74 @@ LAYER_KINDS: Mapping[str, LayerKind] = MappingProxyType(
         "full_nope": LayerKind(windowed=False, rotary=False),
     }
 )
+# Names in metrics and checkpoints under which layers of the four kinds are counted together.
+REPORTED = ("full", "window")
+
+
+@dataclass
+class KindConfig:
+    """Settings of one kind of layer. Mutable only because Hydra needs it; read-only by rule."""
+
+    # Of a further kind: which of the four it is like.
+    like: Literal["", "window_rope", "window_nope", "full_rope", "full_nope"] = ""
+    # Keys seen by a token of these layers, ITSELF INCLUDED; 0: model.window.
+    window: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
+    # How these layers rotate: scaling, and a base of their own.
+    rope: RopeConfig = field(default_factory=RopeConfig)
+
+    def problems(self, name: str, head_dim: int) -> list[str]:
+        """Every rule between these settings of the kind `name` that is broken, one line each."""
+        key = f"model.kinds.{name}"
+        if name in REPORTED or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            return [
+                f"{key}: a kind's name is made of letters, digits, _ and -, and is not "
+                f"{' or '.join(REPORTED)}; use another"
+            ]
+        if name in LAYER_KINDS and self.like:
+            return [f"{key}.like={self.like}: {name} needs no kind to be like; drop it"]
+        if name not in LAYER_KINDS and not self.like:
+            return [
+                f"{key}.like: must say which kind it is like; give one of {', '.join(LAYER_KINDS)}"
+            ]
+        kind = LAYER_KINDS[self.like or name]
+        found = []
+        if self.window and not kind.windowed:
+            found.append(
+                f"{key}.window={self.window}: has no effect, {name} has no window; drop it"
+            )
+        if self.rope != RopeConfig() and not kind.rotary:
+            found.append(f"{key}.rope: has no effect, {name} has no rotation; drop it")
+        else:
+            found += self.rope.problems(f"{key}.rope", head_dim)
+        return found
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """What one layer's attention does.
+
+    kind: its name in the pattern. window: number of keys a token sees, itself included; None means
+    every earlier token of its document. rope: how queries and keys are rotated by their position;
+    None means they are not.
+    """
+
+    kind: str
+    window: int | None
+    rope: RopeConfig | None
+
+    @property
+    def reported_as(self) -> str:
+        """What metrics and checkpoints call layers of this kind: a further kind has its own name."""
+        return LAYER_KINDS[self.kind].reported_as if self.kind in LAYER_KINDS else self.kind
 
 
 class PatternSource(Protocol):
-    """The three fields of a configuration that decide the pattern."""
+    """The four fields of a configuration that decide the pattern."""
 
     num_layers: int
     window: int
     layer_pattern: list[str]
+    kinds: dict[str, KindConfig]
 
 
 def expand_pattern(config: PatternSource) -> tuple[LayerSpec, ...]:
@@ -62,5 +126,60 @@ def expand_pattern(config: PatternSource) -> tuple[LayerSpec, ...]:
     Raises KeyError for an unknown kind: `ModelConfig.problems` reports it to the user first.
     """
     pattern = config.layer_pattern
-    kinds = (LAYER_KINDS[pattern[index % len(pattern)]] for index in range(config.num_layers))
-    return tuple(LayerSpec(config.window if k.windowed else None, k.rotary) for k in kinds)
+    specs = {name: _spec(config, name) for name in pattern}
+    return tuple(specs[pattern[index % len(pattern)]] for index in range(config.num_layers))
+
+
+def layer_kinds(config: PatternSource) -> dict[str, LayerSpec]:
+    """The specification of every kind that the layers have, by its name, in order of their first layers."""
+    return {spec.kind: spec for spec in expand_pattern(config)}
+
+
+def layer_kind(config: PatternSource, name: str) -> LayerKind:
+    """The one of the four that the kind `name` is, or is like.
+
+    Raises KeyError for an unknown kind.
+    """
+    settings = config.kinds.get(name)
+    return LAYER_KINDS[settings.like if settings and settings.like else name]
+
+
+def pattern_problems(config: PatternSource, head_dim: int) -> list[str]:
+    """Every rule that the pattern and its kinds break, one line each."""
+    pattern, known = config.layer_pattern, (*LAYER_KINDS, *config.kinds)
+    if not pattern:
+        return [f"model.layer_pattern=[]: must name at least one of {', '.join(LAYER_KINDS)}"]
+    found = []
+    for name, settings in config.kinds.items():
+        found += settings.problems(name, head_dim)
+        if name not in pattern:
+            found.append(
+                f"model.kinds.{name}: has no effect, model.layer_pattern has no {name}; drop it"
+            )
+    unknown = sorted({name for name in pattern if name not in known})
+    if unknown:
+        return found + [
+            f"model.layer_pattern: {name} is unknown; there are {', '.join(known)}"
+            for name in unknown
+        ]
+    unreached = sorted(set(pattern) - set(pattern[: config.num_layers]))
+    if config.num_layers >= 1 and unreached:
+        found.append(
+            f"model.num_layers={config.num_layers}: too few to reach {', '.join(unreached)} in "
+            f"model.layer_pattern (length {len(pattern)}); use at least "
+            f"{_layers_to_reach_all(pattern)} layers or a shorter pattern"
+        )
+    return found
+
+
+def _spec(config: PatternSource, name: str) -> LayerSpec:
+    kind, settings = layer_kind(config, name), config.kinds.get(name, KindConfig())
+    return LayerSpec(
+        name,
+        window=(settings.window or config.window) if kind.windowed else None,
+        rope=settings.rope if kind.rotary else None,
+    )
+
+
+def _layers_to_reach_all(pattern: list[str]) -> int:
+    return max(pattern.index(kind) for kind in set(pattern)) + 1

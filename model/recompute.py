@@ -26,7 +26,7 @@ from model.position.rotation import Rotation
 
 # Device and shape of a tensor, and its numbers in order.
 HostCopy = tuple[torch.device, torch.Size, list[Tensor]]
-LayerRunner = Callable[[nn.Module, Tensor, PackedLayout, Rotation], Tensor]
+LayerRunner = Callable[[nn.Module, Tensor, PackedLayout, Rotation | None], Tensor]
 
 
 def evenly(count: int, num_layers: int) -> frozenset[int]:
@@ -39,7 +39,7 @@ def evenly(count: int, num_layers: int) -> frozenset[int]:
 
 
 def keep_everything(
-    layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation
+    layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None
 ) -> Tensor:
     """Run the layer; autograd keeps what it likes."""
     y_TD: Tensor = layer(x_TD, layout, rotation)
@@ -47,7 +47,7 @@ def keep_everything(
 
 
 def keep_input_and_attention(
-    layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation
+    layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None
 ) -> Tensor:
     """Like `keep_input`, but the attention is not run again."""
     y_TD: Tensor = checkpoint(
@@ -62,7 +62,9 @@ def keep_input_and_attention(
     return y_TD
 
 
-def keep_input(layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
+def keep_input(
+    layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None
+) -> Tensor:
     """Run the layer, keep only `x_TD`, run it again in the backward."""
     # The model draws no random numbers, so there is no generator state to restore.
     y_TD: Tensor = checkpoint(
@@ -72,7 +74,7 @@ def keep_input(layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: R
 
 
 def keep_input_on_cpu(
-    layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation
+    layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None
 ) -> Tensor:
     """Like `keep_input`, but `x_TD` waits in CPU memory (pinned, when it comes from a GPU)."""
     with saved_tensors_hooks(to_host, from_host):

@@ -26,6 +26,7 @@ from model.loss import ChunkedLoss, HeadLoss, LossSums
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
 from model.parameters import check_parameters, parameter_names
+from model.position.config import RopeConfig
 from model.position.rotation import Rotation, make_rotation
 from model.recompute import RUNNERS, LayerRunner, evenly, keep_everything
 
@@ -60,14 +61,14 @@ class Transformer(nn.Module):
         self.head_loss: HeadLoss = ChunkedLoss()
         self.run_layer: LayerRunner = keep_everything
         self._recomputed = evenly(config.num_layers, config.num_layers)
-        self._specs = specs = expand_pattern(config)
+        self.specs = expand_pattern(config)
         indices = range(config.num_layers) if layer_indices is None else layer_indices
         self.embedding: nn.Module = nn.Identity()
         self._embedding_scale = config.embedding_scale if has_embedding else 1.0
         if has_embedding:
             self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleDict(
-            {str(index): build_block(config, specs[index], core) for index in indices}
+            {str(index): build_block(config, self.specs[index], core) for index in indices}
         )
         self.norm: nn.Module = nn.Identity()
         self.lm_head: nn.Module = nn.Identity()
@@ -112,19 +113,27 @@ class Transformer(nn.Module):
         rotations = self._rotations(layout.positions_T, rope_base, x_TD.dtype)
         for index, layer in self.layers.items():
             run = self.run_layer if int(index) in self._recomputed else keep_everything
-            x_TD = run(layer, x_TD, layout, rotations[self._specs[int(index)].window])
+            x_TD = run(layer, x_TD, layout, rotations[self.specs[int(index)].kind])
         hidden_TD: Tensor = self.norm(x_TD)
         return hidden_TD
 
     def _rotations(
         self, positions_T: Tensor, rope_base: float, dtype: torch.dtype
-    ) -> dict[int | None, Rotation]:
-        """The rotation of each kind of layer, by its window; the same one where both turn alike."""
-        config = self.config
-        make = partial(make_rotation, positions_T, rope_base, head_dim=config.head_dim, dtype=dtype)
-        full = make(rope=config.rope_full)
-        alike = config.rope_window == config.rope_full
-        return {None: full, config.window: full if alike else make(rope=config.rope_window)}
+    ) -> dict[str, Rotation | None]:
+        """The rotation of each kind of layer held here, None for NoPE; one object where kinds turn alike."""
+        make = partial(
+            make_rotation, positions_T, rope_base, head_dim=self.config.head_dim, dtype=dtype
+        )
+        here = [self.specs[int(index)] for index in self.layers]
+        ropes = {spec.kind: spec.rope for spec in here}
+        made: list[tuple[RopeConfig, Rotation]] = []
+        found: dict[str, Rotation | None] = {}
+        for kind, rope in ropes.items():
+            found[kind] = next((rotation for known, rotation in made if known == rope), None)
+            if rope is not None and found[kind] is None:
+                found[kind] = rotation = make(rope=rope)
+                made.append((rope, rotation))
+        return found
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """logit_scale * hidden W^T, capped, (T, V), all at once: for short streams; see `loss`."""

@@ -19,6 +19,7 @@ from torch import nn
 from model.attention.core import AttentionCore
 from model.attention.layer import Attention
 from model.config import ModelConfig
+from model.layer_pattern import layer_kinds
 from model.regions import compile_regions
 from model.transformer import Transformer
 from parallel.config import ParallelConfig
@@ -29,6 +30,7 @@ from parallel.pipeline.tied import TiedWeight
 from parallel.sequence.ring import RingCore
 from parallel.sequence.traffic import TrafficMeter
 from parallel.sequence.window import WindowCore
+from parallel.sequence.wire import Buffers
 from parallel.tensor.apply import cut_model
 from parallel.tensor.gradients import mark_owners, sum_replicated_gradients
 
@@ -81,14 +83,19 @@ def build_local(
 
 
 def _put_sequence_cores(stages: tuple[Transformer, ...], mesh: Mesh, traffic: TrafficMeter) -> None:
-    """Full layers fetch keys along the ring, windowed layers by one exchange: the payoff of the hybrid."""
-    softcap = stages[0].config.attention_softcap
-    full = RingCore(mesh.sequence, traffic, softcap)
-    windowed = WindowCore(mesh.window, traffic, softcap)
+    """A core for every kind: full layers fetch keys along the ring, windowed layers by one exchange."""
+    config, buffers = stages[0].config, Buffers()
+    cap = config.attention_softcap
+    cores: dict[str, AttentionCore] = {
+        kind: RingCore(kind, mesh.sequence, traffic, cap, buffers)
+        if spec.window is None
+        else WindowCore(kind, mesh.window, traffic, cap)
+        for kind, spec in layer_kinds(config).items()
+    }
     for stage in stages:
         for module in stage.modules():
             if isinstance(module, Attention):
-                module.core = full if module.spec.window is None else windowed
+                module.core = cores[module.spec.kind]
 
 
 def finish(local: LocalModel, mesh: Mesh) -> tuple[NamedParameters, TiedWeight]:

@@ -14,7 +14,7 @@ from data.batch import Dealer
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.flops import parameter_count
-from model.layer_pattern import expand_pattern
+from model.layer_pattern import expand_pattern, layer_kinds
 from parallel.config import ParallelConfig
 from parallel.engine.engine import TrainingEngine, materialise
 from parallel.engine.settings import DTYPES, zero_settings
@@ -118,10 +118,11 @@ def dealer(model: ModelConfig, mesh: Mesh, parallel: ParallelConfig) -> Dealer |
     """How a stream is dealt to the sequence ranks, with the plans of its exchanges; None: it is not."""
     if mesh.sequence.size == 1:
         return None
-    windows = Counter(spec.window for spec in expand_pattern(model))
+    windows = {kind: spec.window for kind, spec in layer_kinds(model).items()}
+    layers_of_window = Counter(spec.window for spec in expand_pattern(model))
 
     def share_of(lengths: Sequence[int]) -> SequenceShare:
-        dealing = deal(parallel.sequence_layout, lengths, mesh.sequence.size, windows)
-        return build_share(dealing, lengths, mesh.sequence.rank, tuple(windows))
+        dealing = deal(parallel.sequence_layout, lengths, mesh.sequence.size, layers_of_window)
+        return build_share(dealing, lengths, mesh.sequence.rank, windows)
 
     return share_of

@@ -14,14 +14,12 @@ from torch import Tensor
 from data.loader import GlobalBatch
 from model.config import ModelConfig
 from model.flops import training_flops
+from model.layer_pattern import REPORTED, layer_kinds
 from parallel.mesh import Mesh
 from parallel.sequence.traffic import TrafficMeter
 from train.objective import to_device
 from train.schedule.stages import Point
 from train.trainer import Trainer
-
-# Layers that see everything, and layers with a window.
-_KINDS = ("full", "window")
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class StepResult:
     stop_votes: int
     seconds: dict[str, float]
     # Bytes that sequence parallelism received in this step, forward and backward, by kind of layer:
-    # {"full": {"mean", "max"}, "window": {"mean", "max"}} over all ranks. None without it.
+    # {"full": {"mean", "max"}, "window": {"mean", "max"}, ...} over all ranks. None without it.
     received: dict[str, dict[str, float]] | None
     # Of each micro-batch, the sum (z-loss included) that this rank differentiated; none outside the last
     # pipeline stage.
@@ -96,23 +94,24 @@ def optimizer_step(
             "forward_backward": computed - started,
             "optimizer": time.perf_counter() - computed,
         },
-        received=_received(mesh, trainer.traffic),
+        received=_received(mesh, trainer.traffic, model),
         totals=totals,
     )
 
 
-def _received(mesh: Mesh, traffic: TrafficMeter) -> dict[str, dict[str, float]] | None:
+def _received(
+    mesh: Mesh, traffic: TrafficMeter, model: ModelConfig
+) -> dict[str, dict[str, float]] | None:
     """Mean and maximum over ranks of what each received since it was last asked. Collective."""
     if mesh.sequence.size == 1:
         return None
-    mine = [
-        sum(count for (kind, _), count in traffic.bytes.items() if kind == wanted)
-        for wanted in _KINDS
-    ]
-    received = mesh.gather_world(torch.tensor(mine, dtype=torch.float64))
+    mine = dict.fromkeys(REPORTED, 0)
+    for kind, spec in layer_kinds(model).items():
+        mine[spec.reported_as] = mine.get(spec.reported_as, 0) + traffic.of(kind)
+    received = mesh.gather_world(torch.tensor(list(mine.values()), dtype=torch.float64))
     return {
-        kind: {"mean": float(received[:, i].mean()), "max": float(received[:, i].max())}
-        for i, kind in enumerate(_KINDS)
+        name: {"mean": float(received[:, i].mean()), "max": float(received[:, i].max())}
+        for i, name in enumerate(mine)
     }
 
 

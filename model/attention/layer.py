@@ -46,9 +46,9 @@ class Attention(nn.Module):
             self.k_norm = build_norm(config.norm, config.head_dim, config.norm_eps)
         self.query_scale = config.query_scale
         self.sinks = Sinks(config.num_heads) if config.sinks else None
-        self.position = rotate if spec.rotary else leave_unrotated
+        self.position = leave_unrotated if spec.rope is None else rotate
 
-    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
+    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None) -> Tensor:
         """(T, D) to (T, D); tokens of different documents never mix."""
         output_TD: Tensor = self.o_proj(self.attend(*self.rotated(x_TD, rotation), layout))
         return output_TD
@@ -62,7 +62,7 @@ class Attention(nn.Module):
             q_THK = q_THK * self.query_scale
         return q_THK, k_TGK, self.v_proj(x_TD).unflatten(-1, heads)
 
-    def rotated(self, x_TD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+    def rotated(self, x_TD: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """What `attend` takes: queries and keys rotated where this layer rotates, values."""
         q_THK, k_TGK, v_TGK = self.project(x_TD)
         return self.position(q_THK, rotation), self.position(k_TGK, rotation), v_TGK

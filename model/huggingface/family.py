@@ -13,15 +13,16 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.huggingface import rope_fields
+from model.huggingface.layer_fields import in_four_kinds
 from model.huggingface.links import Link, half_split, same
 from model.huggingface.refusal import CannotExpress
-from model.layer_pattern import LAYER_KINDS, expand_pattern
+from model.layer_pattern import KindConfig
 from model.parameters import role_of
-from model.position.config import RopeConfig
+from model.position.config import UNSCALED, RopeConfig
 
 Json = dict[str, Any]
 # Decided by the pattern, by rope_fields, or no part of what a model computes.
-_ELSEWHERE = {"layer_pattern", "window", "rope_window", "rope_full", "attention_backend", "init_std"}  # fmt: skip
+_ELSEWHERE = {"layer_pattern", "window", "kinds", "attention_backend", "init_std"}
 # Would change what the model computes, in every family.
 _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
@@ -124,16 +125,18 @@ class Family:
         try:
             values |= self.read_layers(config)
             ropes = self._read_ropes(config, values.get("layer_pattern", []))
-            values |= {f"rope_{kind}": rope for kind, (_, rope) in ropes.items()}
-            bases = {kind: base for kind, (base, _) in ropes.items()}
+            values["kinds"] = {
+                name: KindConfig(rope=rope) for name, (_, rope) in ropes.items() if rope != UNSCALED
+            }
+            bases = {name: base for name, (base, _) in ropes.items()}
         except CannotExpress as error:
             reasons += error.reasons
         reasons += _wrong_types(values)
         if reasons:
             raise CannotExpress(reasons)
         model = ModelConfig(**values)
-        kinds = rotary_kinds(model)
-        base = bases["full"] if "full" in kinds or "window" not in kinds else bases["window"]
+        windowed = "full_rope" not in model.layer_pattern and "window_rope" in model.layer_pattern
+        base = bases["window_rope" if windowed else "full_rope"]
         return Imported(model, base, int(config.get("max_position_embeddings") or 0))
 
     def write(self, model: ModelConfig, rope_base: float, context_length: int) -> Json:
@@ -142,6 +145,7 @@ class Family:
         Raises:
             CannotExpress: with every reason.
         """
+        model = in_four_kinds(model)
         reasons = self._foreign(model)
         written: Json = {"architectures": [self.architecture], "model_type": self.model_type}
         for row in self.rows:
@@ -238,46 +242,46 @@ class Family:
     def _read_ropes(
         self, config: Mapping[str, Any], pattern: Sequence[str]
     ) -> dict[str, tuple[float, RopeConfig]]:
-        """Base and scaling by kind; only of kinds that the pattern has."""
-        turned = [LAYER_KINDS[kind] for kind in pattern if LAYER_KINDS[kind].rotary]
-        kinds = {"window" if kind.windowed else "full" for kind in turned}
+        """Base and scaling of `window_rope` and `full_rope` layers; scaling only of kinds that the pattern has."""
         if isinstance(self.default_base, Mapping):
             ropes = rope_fields.read_by_kind(config, self.default_base)
-            if kinds == {"window", "full"}:  # the windowed layers keep their base
+            if {"window_rope", "full_rope"} <= set(pattern):  # the windowed layers keep their base
                 base, rope = ropes["window"]
                 rope.base = base
         else:
-            base, rope = rope_fields.read_flat(
+            flat = rope_fields.read_flat(
                 {"rope_parameters": self.default_rope} | dict(config), self.default_base
             )
-            ropes = {"window": (base, rope), "full": (base, rope)}
+            ropes = {"window": flat, "full": flat}
+        by_name = {f"{kind}_rope": found for kind, found in ropes.items()}
         return {
-            kind: (base, rope if kind in kinds else RopeConfig())
-            for kind, (base, rope) in ropes.items()
+            name: (base, rope if name in pattern else RopeConfig())
+            for name, (base, rope) in by_name.items()
         }
 
     def _write_ropes(self, model: ModelConfig, rope_base: float) -> Json:
+        ropes = {
+            kind: model.kinds.get(f"{kind}_rope", KindConfig()).rope for kind in ("window", "full")
+        }
         by_kind = {
             kind: rope_fields.write(rope, rope.base_of(rope_base), model.head_dim)
-            for kind, rope in (("window", model.rope_window), ("full", model.rope_full))
+            for kind, rope in ropes.items()
         }
         if isinstance(self.default_base, Mapping):
             return {rope_fields.KINDS[kind]: written for kind, written in by_kind.items()}
-        kinds = sorted(rotary_kinds(model))
+        kinds = [kind for kind in ("full", "window") if f"{kind}_rope" in model.layer_pattern]
         found = [by_kind[kind] for kind in kinds] or [by_kind["full"]]
         if any(written != found[0] for written in found):
             raise CannotExpress(
-                [f"model.rope_window, model.rope_full: {self.model_type} rotates all layers alike, these differ"]
-            )  # fmt: skip
+                [
+                    "model.kinds.window_rope.rope, model.kinds.full_rope.rope: "
+                    f"{self.model_type} rotates all layers alike, these differ"
+                ]
+            )
         return found[0]
 
 
 _ORDINARY = ModelConfig()
-
-
-def rotary_kinds(model: ModelConfig) -> set[str]:
-    """ "window" and "full", where the model has such rotary layers."""
-    return {"window" if spec.window else "full" for spec in expand_pattern(model) if spec.rotary}
 
 
 def _wrong_types(values: Json) -> list[str]:

@@ -5,11 +5,13 @@ full_attention       every key of the text
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from model.config import ModelConfig
 from model.huggingface.refusal import CannotExpress
-from model.layer_pattern import LAYER_KINDS
+from model.layer_pattern import LAYER_KINDS, KindConfig, layer_kinds
+from model.position.config import UNSCALED
 
 Json = dict[str, Any]
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -70,6 +72,42 @@ def expanded(config: ModelConfig) -> list[str]:
     """The kind of every layer."""
     repeat = config.layer_pattern
     return [repeat[index % len(repeat)] for index in range(config.num_layers)]
+
+
+def in_four_kinds(model: ModelConfig) -> ModelConfig:
+    """The same model whose layers are of the four kinds that families know: a further kind is one it is like.
+
+    Raises:
+        CannotExpress: layers with different windows, or layers of one of the four with different rotations.
+    """
+    specs = layer_kinds(model)
+    alike = {name: model.kinds[name].like if name in model.kinds else "" for name in specs}
+    names = {name: like or name for name, like in alike.items()}
+    windows = {name: spec.window for name, spec in specs.items() if spec.window is not None}
+    reasons = []
+    if len(set(windows.values())) > 1:
+        says = ", ".join(f"{window} of {name}" for name, window in windows.items())
+        reasons.append(
+            f"model.kinds: different windows ({says}): a config.json has one, sliding_window"
+        )
+    kinds: dict[str, KindConfig] = {}
+    for name, spec in specs.items():
+        if spec.rope is None:
+            continue
+        known = kinds.setdefault(names[name], KindConfig(rope=spec.rope))
+        if known.rope != spec.rope:
+            reasons.append(
+                f"model.kinds.{name}.rope: differs from that of other layers like {names[name]}: a "
+                "config.json has one rotation for both"
+            )
+    if reasons:
+        raise CannotExpress(reasons)
+    return replace(
+        model,
+        layer_pattern=[names[name] for name in model.layer_pattern],
+        window=next(iter(windows.values()), model.window),
+        kinds={name: found for name, found in kinds.items() if found.rope != UNSCALED},
+    )
 
 
 def written_types(config: ModelConfig) -> list[str]:

@@ -4,7 +4,7 @@
     by kind   rope_parameters: {sliding_attention: {...}, full_attention: {...}}     Gemma 3, OLMo 3
 
 A base is a number of the run here (a schedule may raise it), scaling belongs to the model; so a base that only
-windowed layers have becomes `rope_window.base`, and the full layers' is the one that is scheduled.
+windowed layers have becomes `kinds.window_rope.rope.base`, and the full layers' is the one that is scheduled.
 """
 
 from collections.abc import Mapping

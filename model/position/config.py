@@ -24,7 +24,7 @@ NotNegative = Annotated[float, Ge(0), Lt(inf)]
 
 @dataclass
 class RopeConfig:
-    """How one kind of layer (windowed or full) rotates. Mutable only because Hydra needs it."""
+    """How one kind of layer rotates. Mutable only because Hydra needs it."""
 
     # Base of these layers whatever the schedule says; 0: the schedule's.
     base: NotNegative = 0.0

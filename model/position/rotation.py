@@ -47,8 +47,9 @@ def make_rotation(
     return Rotation(turns_TP2.to(statistics_dtype(dtype)))
 
 
-def rotate(x_THK: Tensor, rotation: Rotation) -> Tensor:
+def rotate(x_THK: Tensor, rotation: Rotation | None) -> Tensor:
     """Turn the pairs of queries or keys, in the rotation's precision; dtype and shape are kept."""
+    assert rotation is not None, "a rotary layer needs the rotation of its kind"
     turns_T1P2 = rotation.turns_TP2[:, None]
     pairs_THP2 = x_THK.to(turns_T1P2.dtype).reshape(*x_THK.shape[:-1], -1, 2)
     if x_THK.is_cpu and not torch.compiler.is_compiling():
@@ -61,6 +62,6 @@ def rotate(x_THK: Tensor, rotation: Rotation) -> Tensor:
     return turned_THP2.flatten(-2).to(x_THK.dtype)
 
 
-def leave_unrotated(x_THK: Tensor, rotation: Rotation) -> Tensor:  # noqa: ARG001
+def leave_unrotated(x_THK: Tensor, rotation: Rotation | None) -> Tensor:  # noqa: ARG001
     """What a NoPE layer does with its queries and keys: nothing."""
     return x_THK

@@ -1,8 +1,8 @@
 """What the layers of a sequence rank are told about a stream that is cut among ranks.
 
 The documents are the whole stream's; positions are those of the tokens held here; and for every kind of
-layer there is the rank's route (`route.py`). A share is made on the host, in the thread that prepares
-batches; a layout is its copy on the device.
+layer there is the rank's route (`route.py`), one object for kinds with the same window. A share is made on the
+host, in the thread that prepares batches; a layout is its copy on the device.
 
     stream      a a a a | a a b b | b b b b | c c c c        4 chunks on 2 ranks, zigzag
     rank 1                a a b b   b b b b                  ranges 4..11, positions 4 5 0 1 2 3 4 5
@@ -10,7 +10,7 @@ batches; a layout is its copy on the device.
 Shape letters: T tokens held by this rank.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from types import MappingProxyType
@@ -28,7 +28,7 @@ class SequenceShare:
     """One rank's share of a stream, on the host.
 
     lengths: documents of the whole stream. ranges: stream positions of this rank's tokens, ascending.
-    positions_T: of its tokens within their documents. routes: by window, None for full layers.
+    positions_T: of its tokens within their documents. routes: by kind of layer.
     """
 
     dealing: Dealing
@@ -36,17 +36,19 @@ class SequenceShare:
     lengths: tuple[int, ...]
     ranges: tuple[range, ...]
     positions_T: Tensor
-    routes: Mapping[int | None, Route]
+    routes: Mapping[str, Route]
 
 
 def build_share(
     dealing: Dealing,
     lengths: Sequence[int],
     rank: int,
-    windows: Collection[int | None],
+    windows: Mapping[str, int | None],
     transport: Transport = "auto",
 ) -> SequenceShare:
-    """The share of `rank` for layers with these windows. Every rank makes its own, without talking.
+    """The share of `rank`. Every rank makes its own, without talking.
+
+    windows: of every kind of layer, None for full layers.
 
     Raises:
         ValueError: the documents do not fill the stream that was dealt.
@@ -56,6 +58,10 @@ def build_share(
             f"lengths: {sum(lengths)} tokens in all, the chunks dealt hold {dealing.num_tokens}; "
             "pad the stream with a last document without labels"
         )
+    routes = {
+        window: route(dealing, lengths, rank, window, transport)
+        for window in dict.fromkeys(windows.values())
+    }
     own = Own(dealing, lengths, rank)
     sizes = torch.tensor([len(part.rows) for part in own.parts])
     # Position of a token = its local row + what its part's rows differ from positions by.
@@ -68,9 +74,7 @@ def build_share(
         tuple(int(length) for length in lengths),
         dealing.ranges(rank),
         torch.arange(dealing.local_tokens) + shifts.repeat_interleave(sizes),
-        MappingProxyType(
-            {window: route(dealing, lengths, rank, window, transport) for window in windows}
-        ),
+        MappingProxyType({kind: routes[window] for kind, window in windows.items()}),
     )
 
 
@@ -83,7 +87,7 @@ class ShardedLayout(PackedLayout):
 
     dealing: Dealing
     rank: int
-    routes: Mapping[int | None, Route]
+    routes: Mapping[str, Route]
 
     @classmethod
     def from_share(
@@ -91,7 +95,7 @@ class ShardedLayout(PackedLayout):
     ) -> "ShardedLayout":
         """Copy a share to the device; the host does not wait."""
         offsets = torch.tensor([0, *accumulate(share.lengths)], dtype=torch.int32)
-        routes = {window: found.to(device) for window, found in share.routes.items()}
+        copies = {id(route): route.to(device) for route in share.routes.values()}
         return cls(
             cu_seqlens=to_device(offsets, device),
             max_seqlen=max(share.lengths),
@@ -99,7 +103,9 @@ class ShardedLayout(PackedLayout):
             lengths=share.lengths,
             dealing=share.dealing,
             rank=share.rank,
-            routes=MappingProxyType(routes),
+            routes=MappingProxyType(
+                {kind: copies[id(route)] for kind, route in share.routes.items()}
+            ),
         )
 
     @property

@@ -47,14 +47,23 @@ from parallel.transfer import Transfer
 
 
 class RingCore:
-    """The attention core of all full layers of a model. Give it the axis `mesh.sequence`."""
+    """The attention core of all layers of one full kind. Give it the axis `mesh.sequence`.
+
+    buffers: for rows under way; the cores of all kinds may share them.
+    """
 
     def __init__(
-        self, axis: AxisGroup, meter: TrafficMeter | None = None, softcap: float = 0.0
+        self,
+        kind: str,
+        axis: AxisGroup,
+        meter: TrafficMeter | None = None,
+        softcap: float = 0.0,
+        buffers: Buffers | None = None,
     ) -> None:
+        self.kind = kind
         self.softcap = softcap
-        self.wire = Wire(axis, "full", meter or TrafficMeter())
-        self.buffers = Buffers()
+        self.wire = Wire(axis, kind, meter or TrafficMeter())
+        self.buffers = buffers or Buffers()
 
     def __call__(
         self,
@@ -68,7 +77,7 @@ class RingCore:
         """See `AttentionCore`: local tokens in, local tokens out. Collective over the axis."""
         assert isinstance(layout, ShardedLayout), "a sequence rank needs its share of the stream"
         assert window is None, "layers with a window have WindowCore"
-        route = layout.routes[window]
+        route = layout.routes[self.kind]
         if not route.steps:
             plan = Plan(route, self.wire, merge_part, self.softcap)
             return attend_exchanged(q_THK, k_TGK, v_TGK, sinks_H, plan=plan)

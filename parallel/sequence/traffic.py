@@ -3,7 +3,6 @@
 from collections import Counter
 from typing import Literal
 
-Kind = Literal["full", "window"]
 Direction = Literal["forward", "backward"]
 
 
@@ -11,18 +10,20 @@ class TrafficMeter:
     """Bytes received since the last `reset`, by kind of layer and direction. Host integers only."""
 
     def __init__(self) -> None:
-        self._bytes: Counter[tuple[Kind, Direction]] = Counter()
+        self._bytes: Counter[tuple[str, Direction]] = Counter()
 
-    def add(self, kind: Kind, direction: Direction, num_bytes: int) -> None:
-        """Count a message that has arrived."""
+    def add(self, kind: str, direction: Direction, num_bytes: int) -> None:
+        """Count a message for a layer of this kind that has arrived."""
         self._bytes[kind, direction] += num_bytes
 
     @property
-    def bytes(self) -> dict[tuple[Kind, Direction], int]:
-        """All four counts."""
-        kinds: tuple[Kind, ...] = ("full", "window")
-        directions: tuple[Direction, ...] = ("forward", "backward")
-        return {(k, d): self._bytes[k, d] for k in kinds for d in directions}
+    def bytes(self) -> Counter[tuple[str, Direction]]:
+        """Every count, by (kind, direction); 0 for a kind that received nothing."""
+        return Counter(self._bytes)
+
+    def of(self, kind: str) -> int:
+        """Bytes of one kind, both directions."""
+        return self._bytes[kind, "forward"] + self._bytes[kind, "backward"]
 
     @property
     def total(self) -> int:

@@ -23,13 +23,18 @@ from parallel.sequence.wire import Wire
 
 
 class WindowCore:
-    """The attention core of all windowed layers of a model. Give it the axis `mesh.window`."""
+    """The attention core of all layers of one windowed kind. Give it the axis `mesh.window`."""
 
     def __init__(
-        self, axis: AxisGroup, meter: TrafficMeter | None = None, softcap: float = 0.0
+        self,
+        kind: str,
+        axis: AxisGroup,
+        meter: TrafficMeter | None = None,
+        softcap: float = 0.0,
     ) -> None:
+        self.kind = kind
         self.softcap = softcap
-        self.wire = Wire(axis, "window", meter or TrafficMeter())
+        self.wire = Wire(axis, kind, meter or TrafficMeter())
 
     def __call__(
         self,
@@ -43,5 +48,5 @@ class WindowCore:
         """See `AttentionCore`: local tokens in, local tokens out. Collective over the axis."""
         assert isinstance(layout, ShardedLayout), "a sequence rank needs its share of the stream"
         assert window is not None, "layers without a window have RingCore"
-        plan = Plan(layout.routes[window], self.wire, put_part, self.softcap)
+        plan = Plan(layout.routes[self.kind], self.wire, put_part, self.softcap)
         return attend_exchanged(q_THK, k_TGK, v_TGK, sinks_H, plan=plan)

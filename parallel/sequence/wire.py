@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from parallel.mesh import AxisGroup
-from parallel.sequence.traffic import Direction, Kind, TrafficMeter
+from parallel.sequence.traffic import Direction, TrafficMeter
 from parallel.transfer import Transfer
 
 
@@ -28,7 +28,7 @@ class Wire:
     """The sequence axis for one kind of layer. Counts what arrives."""
 
     axis: AxisGroup
-    kind: Kind
+    kind: str
     meter: TrafficMeter
 
     def swap(self, send_R2GK: Tensor, distance: int, receive_R2GK: Tensor) -> Transfer:

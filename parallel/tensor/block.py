@@ -37,7 +37,7 @@ class TensorParallelBlock(nn.Module):
         self.feed_forward = block.feed_forward
         self._group = group
 
-    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
+    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None) -> Tensor:
         """(T / n, D) to (T / n, D); layout and rotation are of all tokens."""
         arriving = Arriving(self.norm(x_TD), self._group)
         early = arriving.count // 2
@@ -64,7 +64,7 @@ class TensorSequentialBlock(nn.Module):
         self.feed_forward = block.feed_forward
         self._group = group
 
-    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
+    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None) -> Tensor:
         """(T / n, D) to (T / n, D); layout and rotation are of all tokens."""
         arriving = Arriving(self.norm(x_TD), self._group)
         projected = [self.attention.project(arriving.piece()) for _ in range(arriving.count)]

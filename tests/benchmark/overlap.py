@@ -54,6 +54,7 @@ from parallel.sequence.wire import Wire
 from parallel.topology import Topology
 from parallel.transfer import Transfer
 from ranks import run_on_ranks
+from tests.layer_kinds import kind_of
 from tests.parity.test_sequence_overlap import Watch, WatchedTransfer, watched_cores
 
 OUTPUT = Path("outputs/benchmarks/overlap.json")
@@ -248,8 +249,10 @@ def measure_layers(kind: str, mesh: Mesh) -> list[dict[str, Any]]:
     found = []
     for layer, (window, lengths) in LAYERS.items():
         transport = "exchange" if layer in EXCHANGED else "ring"
-        layout = ShardedLayout.from_share(build_share(dealing, lengths, rank, {window}, transport))
-        route = layout.routes[window]
+        layout = ShardedLayout.from_share(
+            build_share(dealing, lengths, rank, {kind_of(window): window}, transport)
+        )
+        route = layout.routes[kind_of(window)]
         keys_T2GK = torch.stack((tensors[1], tensors[2]), dim=1)
         cover = least(shortest_cover(route, kernel, tensors[0], keys_T2GK))
         core = full if window is None else windowed
@@ -268,7 +271,7 @@ def measure_model(covers: Mapping[str, float], mesh: Mesh) -> list[dict[str, Any
     model = Transformer(config, choose_core("auto", CPU, torch.float32))
     initialize(model, config, seed=0)
     dealing = deal_zigzag(TOKENS, size)
-    share = build_share(dealing, (TOKENS,), rank, {WINDOW, None}, "ring")
+    share = build_share(dealing, (TOKENS,), rank, {"full": None, "window": WINDOW}, "ring")
     layout = ShardedLayout.from_share(share)
     cores = watched_cores(mesh, delays, BandedSegments(), SlowWire)
     held = Held(layout, positions(dealing, rank), *cores, TrafficMeter())

@@ -28,6 +28,7 @@ from parallel.sequence.ring import RingCore
 from parallel.sequence.window import WindowCore
 from parallel.topology import Topology
 from ranks import run_on_ranks
+from tests.layer_kinds import kind_of
 
 OUTPUT = Path("outputs/benchmarks/ring_error.json")
 TOKENS, WINDOW, HEADS, KEY_HEADS, HEAD_DIM = 2048, 300, 4, 2, 32
@@ -71,8 +72,10 @@ def on_ring(size: int, dtype: torch.dtype, window: int | None) -> list[Tensor]:
 
     def work(rank: int, world_size: int) -> list[Tensor]:
         mesh = start(torch.device("cpu"), 600, Topology(sequence=size))
-        core = RingCore(mesh.sequence) if window is None else WindowCore(mesh.window)
-        share = build_share(dealing, [TOKENS], rank, {window}, "ring")
+        core = (
+            RingCore("full", mesh.sequence) if window is None else WindowCore("window", mesh.window)
+        )
+        share = build_share(dealing, [TOKENS], rank, {kind_of(window): window}, "ring")
         local = [x[held[rank]] for x in inputs(dtype)]
         return attend(core, local, ShardedLayout.from_share(share), window)
 

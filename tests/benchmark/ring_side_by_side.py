@@ -51,6 +51,7 @@ from parallel.sequence.traffic import TrafficMeter
 from parallel.sequence.window import WindowCore
 from parallel.topology import Topology
 from ranks import run_on_ranks
+from tests.layer_kinds import kind_of
 
 OUTPUT = Path("outputs/benchmarks/ring_side_by_side.json")
 CPU = torch.device("cpu")
@@ -119,10 +120,12 @@ def hold(
     """Deal and plan, which in training is done ahead in another thread."""
     rank, size = mesh.sequence.rank, mesh.sequence.size
     dealing = deal("balanced" if core == "ours" else "zigzag", lengths, size, windows)
-    layout = ShardedLayout.from_share(build_share(dealing, lengths, rank, windows))
+    layout = ShardedLayout.from_share(
+        build_share(dealing, lengths, rank, {kind_of(w): w for w in windows})
+    )
     meter = TrafficMeter()
-    full: AttentionCore = RingCore(mesh.sequence, meter)
-    windowed: AttentionCore = WindowCore(mesh.window, meter)
+    full: AttentionCore = RingCore("full", mesh.sequence, meter)
+    windowed: AttentionCore = WindowCore("window", mesh.window, meter)
     if core in RIVALS:
         full = windowed = rival(core, mesh, dealing, lengths, tuple(windows), meter)
     return Held(layout, positions(dealing, rank), full, windowed, meter)
@@ -154,7 +157,9 @@ def check_agreement(mesh: Mesh) -> float:
     size, rank = mesh.sequence.size, mesh.sequence.rank
     for lengths, window in product(HOSTILE, HOSTILE_WINDOWS):
         dealing = deal("zigzag", lengths, size, {window: 1})
-        layout = ShardedLayout.from_share(build_share(dealing, lengths, rank, {window}))
+        layout = ShardedLayout.from_share(
+            build_share(dealing, lengths, rank, {kind_of(window): window})
+        )
         generator = torch.Generator().manual_seed(0)
         tensors = [
             torch.randn(sum(lengths), n, 8, generator=generator, dtype=torch.float64)
@@ -162,7 +167,7 @@ def check_agreement(mesh: Mesh) -> float:
         ]
         local = [x[positions(dealing, rank)] for x in tensors]
         cores: list[AttentionCore] = [
-            RingCore(mesh.sequence) if window is None else WindowCore(mesh.window)
+            RingCore("full", mesh.sequence) if window is None else WindowCore("window", mesh.window)
         ]
         for name in RIVALS:
             cores.append(rival(name, mesh, dealing, lengths, (window,), TrafficMeter()))

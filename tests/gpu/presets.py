@@ -66,5 +66,5 @@ def adopt_recipe(model: Transformer, config: ModelConfig) -> None:
         attention = model.layers[str(index)].attention
         assert isinstance(attention, Attention)
         attention.spec = spec
-        attention.position = rotate if spec.rotary else leave_unrotated
-    model.config = config
+        attention.position = leave_unrotated if spec.rope is None else rotate
+    model.config, model.specs = config, expand_pattern(config)

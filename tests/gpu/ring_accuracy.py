@@ -268,7 +268,7 @@ def _steps(unit: int, machine: Machine) -> Iterator[tuple[str, Callable[[], obje
         dealing = deal("zigzag", lengths, size, {None: 1})
         rank = size // 2
         streams = inputs(dealing.local_tokens, machine, widths=widths_of(machine))
-        share = build_share(dealing, lengths, rank, {None, window}, "auto")
+        share = build_share(dealing, lengths, rank, {"full": None, "window": window}, "auto")
         name = f"rank {rank} of {size}: the layout goes to the device"
         yield name, lambda share=share: ShardedLayout.from_share(share, machine.device)
         for reach, transport in ((None, "ring"), (None, "exchange"), (window, "auto")):

@@ -31,6 +31,7 @@ from parallel.sequence.traffic import TrafficMeter
 from parallel.sequence.window import WindowCore
 from parallel.sequence.wire import Wire
 from parallel.transfer import Transfer
+from tests.layer_kinds import kind_of
 
 TURNS = 3
 # A message: its number in the turn, who sends it and to whom.
@@ -134,7 +135,7 @@ def core_of(
     axis: AxisGroup, window: int | None, wire: Callable[..., Wire] | None = None
 ) -> AttentionCore:
     """The core of such layers, on a wire made by `wire(axis, kind, meter)`, or on its own."""
-    core = RingCore(axis) if window is None else WindowCore(axis)
+    core = RingCore("full", axis) if window is None else WindowCore("window", axis)
     if wire is not None:
         core.wire = wire(axis, core.wire.kind, TrafficMeter())
     return core
@@ -150,7 +151,7 @@ def layout_of(
 ) -> ShardedLayout:
     """What `rank` is told about the stream, on the device."""
     return ShardedLayout.from_share(
-        build_share(dealing, lengths, rank, {window}, transport), device
+        build_share(dealing, lengths, rank, {kind_of(window): window}, transport), device
     )
 
 

@@ -136,6 +136,27 @@ def halo_misses_its_first_key(patch: Patch) -> None:
     patch.setattr("parallel.sequence.layout.route", shortsighted)
 
 
+def two_kinds_swap_their_windows_on_one_rank(patch: Patch) -> None:
+    """What travels is right; the calls of rank 1 look as far back as those of the other kind."""
+    other = {5: 17, 17: 5}
+
+    def swapped(call: Any) -> Any:
+        return replace(call, segments=replace(call.segments, window=other[call.segments.window]))
+
+    def confused(
+        dealing: Dealing, lengths: Sequence[int], rank: int, window: int | None, how: Transport
+    ) -> Route:
+        found = route(dealing, lengths, rank, window, how)
+        if window is None or rank != 1:
+            return found
+        exchange = found.exchange and replace(
+            found.exchange, calls=tuple(map(swapped, found.exchange.calls))
+        )
+        return replace(found, local=tuple(map(swapped, found.local)), exchange=exchange)
+
+    patch.setattr("parallel.sequence.layout.route", confused)
+
+
 class _WithoutBorders(Own):
     """A document that a chunk begins inside of seems to have begun with the stream."""
 
@@ -301,6 +322,7 @@ class Fault:
 # One key/value head for two ranks. Zigzag gives rank 1 the middle; most keys it lacks are with rank 0.
 TENSOR = Case(2, 1, 1, 1, "-", "-", 1, "llama", "everything")
 SEQUENCE = Case(1, 1, 2, 1, "-", "zigzag", 2, "llama", "everything")
+KINDS = replace(SEQUENCE, model="cohere")
 PIPELINE = Case(1, 2, 1, 1, "1f1b", "-", 2, "cohere", "everything")
 _KEYS = r"k_proj|v_proj"
 FAULTS = (
@@ -314,6 +336,7 @@ FAULTS = (
     Fault(every_tensor_rank_counts_the_loss, TENSOR, True, "loss of step 1"),
     Fault(window_is_one_key_too_long, SEQUENCE, False, "loss"),
     Fault(halo_misses_its_first_key, SEQUENCE, False, "loss"),
+    Fault(two_kinds_swap_their_windows_on_one_rank, KINDS, False, "loss", "valid tokens"),
     Fault(halo_reaches_into_another_document, SEQUENCE, False, "loss"),
     Fault(full_layer_misses_keys_of_one_rank, SEQUENCE, False, "loss"),
     # A wrong backward: what layers above the last full (5) or windowed (6) one get is still right.

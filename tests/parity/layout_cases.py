@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass, fields
 from itertools import combinations, product
 
 from model.config import ModelConfig
+from model.layer_pattern import KindConfig
 from model.position.config import RopeConfig
 from parallel.config import ParallelConfig
 from parallel.pipeline.split import pipeline_problems
@@ -25,15 +26,21 @@ _SHAPE = {
     "attention_backend": "dense",
 }
 # Seven layers: two, four and eight stages do not divide them, and the last one is windowed. In `cohere`
-# four tensor ranks share two key heads. `llama` has one key head, a window larger than a rank's share, and what
+# four tensor ranks share two key heads, and there are two kinds of windowed layers, each with a rotation of its own.
+# `llama` has one key head, a window larger than a rank's share, and what
 # imported models bring: norms on both sides and over all heads, biases, caps, scaling by kind of layer.
 MODELS = {
     "cohere": ModelConfig(
         **_SHAPE,
         num_layers=7,
         num_kv_heads=2,
-        window=7,
-        layer_pattern=["window_rope", "full_nope", "window_rope"],
+        layer_pattern=["near", "full_nope", "wide"],
+        kinds={
+            "near": KindConfig(like="window_rope", window=5),
+            "wide": KindConfig(
+                like="window_rope", window=17, rope=RopeConfig(scaling="linear", factor=2.0)
+            ),
+        },
     ),
     "llama": ModelConfig(
         **_SHAPE,
@@ -53,8 +60,12 @@ MODELS = {
         logit_softcap=3.0,
         query_scale=1.5,
         embedding_scale=4.0,
-        rope_window=RopeConfig(base=500.0),
-        rope_full=RopeConfig(scaling="yarn", factor=2.0, original_length=48),
+        kinds={
+            "window_rope": KindConfig(rope=RopeConfig(base=500.0)),
+            "full_rope": KindConfig(
+                rope=RopeConfig(scaling="yarn", factor=2.0, original_length=48)
+            ),
+        },
         tie_embeddings=False,
         logit_scale=0.5,
     ),

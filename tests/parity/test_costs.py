@@ -165,21 +165,24 @@ def test_sequence_ranks_receive_what_the_formula_says(tensor: int, ranks: int, l
             batch = micro_batch(config, mesh, parallel, lengths)
             meter.reset()
             counted = run_counted(local.stages[0], batch, keep)
-            steps = {window: bool(route.steps) for window, route in batch.layout.routes.items()}
+            steps = {kind: bool(route.steps) for kind, route in batch.layout.routes.items()}
             found.append((lengths, keep, batch.layout.dealing, steps, counted, meter.total))
         return [found, local.stages[0].layers["1"].attention.core.buffers.num_rows]
 
     stage, tokens = whole_model(config, tensor=tensor, element=2), TOKENS // ranks
     for rank, (found, rows) in enumerate(run_on_ranks(work, tensor * ranks)):
         for lengths, keep, dealing, steps, counted, met in found:
-            assert steps == {None: lengths == LENGTHS, config.window: False}
+            assert steps == {
+                spec.kind: spec.window is None and lengths == LENGTHS
+                for spec in expand_pattern(config)
+            }
             expected = Received()
             for spec in expand_pattern(config):
                 expected += sequence_received(
                     stage,
                     plan_keys(dealing, lengths, spec.window),
                     rank // tensor,
-                    in_steps=steps[spec.window],
+                    in_steps=steps[spec.kind],
                     recomputed=keep == "input",
                 )
             assert met == expected.total
@@ -287,7 +290,7 @@ def brought(batch: MicroBatch, index: str) -> int:
     """Keys that an exchange brings to the layer."""
     if not isinstance(batch.layout, ShardedLayout):
         return 0
-    exchange = batch.layout.routes[MODEL.window if index == "0" else None].exchange
+    exchange = batch.layout.routes[expand_pattern(MODEL)[int(index)].kind].exchange
     return sum(exchange.receive_rows) if exchange else 0
 
 

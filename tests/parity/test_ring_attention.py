@@ -20,6 +20,7 @@ from parallel.sequence.ring import RingCore
 from parallel.sequence.window import WindowCore
 from parallel.topology import Topology
 from ranks import run_on_ranks
+from tests.layer_kinds import kind_of
 
 CPU = torch.device("cpu")
 TOKENS, HEAD_DIM = 144, 4
@@ -75,7 +76,7 @@ def oracle(lengths, window, heads):
 
 def cores(rank, size):
     mesh = start(CPU, 60, Topology(sequence=size))
-    return RingCore(mesh.sequence), WindowCore(mesh.window)
+    return RingCore("full", mesh.sequence), WindowCore("window", mesh.window)
 
 
 def local(tensors, dealing, rank):
@@ -84,7 +85,9 @@ def local(tensors, dealing, rank):
 
 
 def sharded(dealing, lengths, rank, window, transport="auto"):
-    return ShardedLayout.from_share(build_share(dealing, lengths, rank, {window}, transport))
+    return ShardedLayout.from_share(
+        build_share(dealing, lengths, rank, {kind_of(window): window}, transport)
+    )
 
 
 def test_sinks_and_capped_scores_are_those_of_dense_attention():
@@ -101,7 +104,10 @@ def test_sinks_and_capped_scores_are_those_of_dense_attention():
 
     def work(rank, world_size):
         mesh = start(CPU, 60, Topology(sequence=world_size))
-        cores = RingCore(mesh.sequence, softcap=softcap), WindowCore(mesh.window, softcap=softcap)
+        cores = (
+            RingCore("full", mesh.sequence, softcap=softcap),
+            WindowCore("window", mesh.window, softcap=softcap),
+        )
         dealing, found = deal_zigzag(TOKENS, size), []
         for lengths, (window, transport) in every:
             layout = sharded(dealing, lengths, rank, window, transport)
@@ -273,7 +279,7 @@ def test_a_ring_never_holds_more_than_two_shards_of_keys():
             ("zigzag", deal_zigzag(tokens, 8)),
         ):
             layout = sharded(dealing, (tokens,), rank, None)
-            assert len(layout.routes[None].steps) == 7
+            assert len(layout.routes["full"].steps) == 7
             tensors = local(inputs(heads, tokens), dealing, rank)
             with LargestTensor() as measured:
                 attend(ring, tensors, layout, None)

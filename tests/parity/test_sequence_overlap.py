@@ -24,6 +24,7 @@ from parallel.sequence.wire import Wire
 from parallel.topology import Topology
 from parallel.transfer import Transfer
 from ranks import run_on_ranks
+from tests.layer_kinds import kind_of
 
 TOKENS, WINDOW, SHORT = 768, 20, (20,) * 38 + (8,)
 
@@ -92,7 +93,11 @@ def watched_cores(
     """Both cores, with wires and kernels that are watched; the latter for all of this process."""
     for module in (ring, exchanged):
         module.choose_segment_kernel = lambda *_: WatchedKernel(kernel, watch)
-    full, windowed, meter = RingCore(mesh.sequence), WindowCore(mesh.window), TrafficMeter()
+    full, windowed, meter = (
+        RingCore("full", mesh.sequence),
+        WindowCore("window", mesh.window),
+        TrafficMeter(),
+    )
     full.wire = wire(mesh.sequence, "full", meter, watch)
     windowed.wire = wire(mesh.window, "window", meter, watch)
     return full, windowed
@@ -112,7 +117,7 @@ def test_only_the_last_gradients_of_a_full_layer_travel_with_nothing_to_compute(
             (full, None, SHORT, 1, 2, 0),
             (windowed, WINDOW, (TOKENS,), 1, 2, 0),
         ):
-            share = build_share(deal_zigzag(TOKENS, size), lengths, rank, {window})
+            share = build_share(deal_zigzag(TOKENS, size), lengths, rank, {kind_of(window): window})
             leaves = [torch.randn(TOKENS // size, n, 4, requires_grad=True) for n in (2, 1, 1)]
             watch.transfers = watch.exposed = 0
             out = core(*leaves, ShardedLayout.from_share(share), window)

@@ -13,6 +13,7 @@ in float32 (float64 for float64). In ring steps it also receives the forward's k
 
 import itertools
 import random
+from collections import Counter
 
 import torch
 
@@ -26,6 +27,7 @@ from parallel.sequence.traffic import TrafficMeter
 from parallel.sequence.window import WindowCore
 from parallel.topology import Topology
 from ranks import run_on_ranks
+from tests.layer_kinds import kind_of
 
 SIZE, TOKENS, KEY_HEADS, HEAD_DIM = 4, 96, 2, 4
 WINDOWS = (1, 2, 7, 24, 40, 200)
@@ -80,30 +82,32 @@ def test_received_bytes_equal_the_count_from_the_dense_mask():
     def work(rank, world_size):
         mesh = start(torch.device("cpu"), 60, Topology(sequence=SIZE))
         meter = TrafficMeter()
-        ring, windowed = RingCore(mesh.sequence, meter), WindowCore(mesh.window, meter)
+        ring, windowed = (
+            RingCore("full", mesh.sequence, meter),
+            WindowCore("window", mesh.window, meter),
+        )
         used = set()
         for dealing, lengths, dtype in cases:
             layers = [(None, t) for t in ("auto", "ring", "exchange")]
             for window, transport in [*layers, *((w, "auto") for w in WINDOWS)]:
-                share = build_share(dealing, lengths, rank, {window}, transport)
+                share = build_share(dealing, lengths, rank, {kind_of(window): window}, transport)
                 layout = ShardedLayout.from_share(share)
                 q, k, v = (
                     torch.randn(TOKENS // SIZE, n, HEAD_DIM, dtype=dtype).requires_grad_()
                     for n in (2 * KEY_HEADS, KEY_HEADS, KEY_HEADS)
                 )
-                core, kind = (ring, "full") if window is None else (windowed, "window")
+                core, kind = ring if window is None else windowed, kind_of(window)
                 counts = attended(dealing, lengths, window)
-                steps = layout.routes[window].steps
+                steps = layout.routes[kind_of(window)].steps
                 forward, backward = expected_bytes(counts, rank, steps, dtype)
                 meter.reset()
                 out = core(q, k, v, layout, window)
-                nothing = dict.fromkeys(meter.bytes, 0)
-                assert meter.bytes == nothing | {(kind, "forward"): forward}
+                assert meter.bytes == Counter({(kind, "forward"): forward})
                 out.sum().backward()
-                assert meter.bytes == nothing | {
-                    (kind, "forward"): forward,
-                    (kind, "backward"): backward,
-                }
+                assert meter.bytes == Counter(
+                    {(kind, "forward"): forward, (kind, "backward"): backward}
+                )
+                assert meter.of(kind) == forward + backward
                 assert meter.total == forward + backward
                 used.add((window, len(steps) > 0, forward > 0))
         return used
@@ -120,8 +124,13 @@ def test_nothing_to_move_starts_no_collective():
     def work(rank, world_size):
         mesh = start(torch.device("cpu"), 60, Topology(sequence=SIZE))
         dealing = deal_contiguous(TOKENS, SIZE)
-        layout = ShardedLayout.from_share(build_share(dealing, [24] * 4, rank, {None, 9}))
-        for window, core in ((None, RingCore(mesh.sequence)), (9, WindowCore(mesh.window))):
+        layout = ShardedLayout.from_share(
+            build_share(dealing, [24] * 4, rank, {"full": None, "window": 9})
+        )
+        for window, core in (
+            (None, RingCore("full", mesh.sequence)),
+            (9, WindowCore("window", mesh.window)),
+        ):
             core.wire = None
             q = torch.randn(24, 2, HEAD_DIM, requires_grad=True)
             core(q, q, q, layout, window).sum().backward()

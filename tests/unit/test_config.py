@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 
 from model.flops import parameter_count
+from model.layer_pattern import KindConfig
 from model.position.config import RopeConfig
 from train.configuration import validate
 from train.configuration.compose import (
@@ -161,9 +162,12 @@ def test_the_model_of_an_imported_checkpoint_is_taken_whole_and_can_be_changed(
     imported: str,
 ) -> None:
     arguments = ["model=from_huggingface", f"checkpoint.resume={imported}"]
-    config = compose_run([*arguments, "model.rope_full.scaling=linear", "model.rope_full.factor=4"])
+    scaled = ("scaling=linear", "factor=4")
+    config = compose_run([*arguments, *(f"model.kinds.full_rope.rope.{key}" for key in scaled)])
     assert config.model.layer_pattern == ["full_rope"]  # and not the default recipe's
-    assert config.model.rope_full == RopeConfig(scaling="linear", factor=4.0)
+    assert config.model.kinds == {
+        "full_rope": KindConfig(rope=RopeConfig(scaling="linear", factor=4.0))
+    }
     assert (config.schedule.start_base, config.schedule.start_length) == (500_000.0, 8192)
     assert "recipe=llama: has no effect" in mistakes(*arguments, "recipe=llama")[0]
     assert "give checkpoint.resume=DIR" in mistakes("model=from_huggingface")[0]

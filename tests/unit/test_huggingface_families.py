@@ -22,6 +22,7 @@ from model.config import ModelConfig
 from model.huggingface.catalogue import BY_TYPE, family_for, family_of
 from model.huggingface.links import split_halves
 from model.huggingface.refusal import CannotExpress
+from model.layer_pattern import KindConfig
 from model.packed_layout import PackedLayout
 from model.parameters import role_of
 from model.position.config import RopeConfig
@@ -219,7 +220,7 @@ def test_numbers_of_a_config_json_are_held_to_the_bounds_of_every_model() -> Non
         ({"layer_pattern": ["window_rope"]}, "llama has no such layer"),
         ({"hidden_size": 50}, "wants a multiple of"),
         ({"qkv_bias": True}, "one key for both, attention_bias"),
-        ({"rope_full": RopeConfig(scaling="ntk", factor=4.0)}, ""),
+        ({"kinds": {"full_rope": KindConfig(rope=RopeConfig(scaling="ntk", factor=4.0))}}, ""),
     ],
 )
 def test_a_model_of_ours_that_a_family_has_not_is_refused_with_the_reason(changes, says) -> None:
@@ -231,6 +232,36 @@ def test_a_model_of_ours_that_a_family_has_not_is_refused_with_the_reason(change
     else:  # nothing but another base
         written = BY_TYPE["llama"].write(model, 1e4, 64)["rope_parameters"]
         assert written["rope_theta"] == pytest.approx(1e4 * 4 ** (32 / 30))
+
+
+def two_kinds(**second: Any) -> ModelConfig:
+    """A model of OLMo 3's build whose windowed layers are of two kinds, near and another one."""
+    kinds = {"near": KindConfig(like="window_rope", window=5), "far": KindConfig(**second)}
+    return ModelConfig(
+        **BY_TYPE["olmo3"].recipe,
+        num_layers=3,
+        layer_pattern=["near", "far", "full_rope"],
+        kinds=kinds,
+    )
+
+
+def test_further_kinds_of_layers_are_written_as_the_kinds_they_are_like() -> None:
+    model = two_kinds(like="window_rope", window=5)
+    written = BY_TYPE["olmo3"].write(model, 1e4, 64)
+    assert written["layer_types"] == ["sliding_attention"] * 2 + ["full_attention"]
+    assert written["sliding_window"] == 5
+
+
+def test_further_kinds_that_one_window_or_rotation_cannot_express_are_refused_by_name() -> None:
+    for second, says in (
+        ({"like": "window_rope", "window": 17}, "different windows (5 of near, 17 of far)"),
+        (
+            {"like": "window_rope", "window": 5, "rope": RopeConfig(base=9.0)},
+            "model.kinds.far.rope: differs",
+        ),
+    ):
+        with pytest.raises(CannotExpress, match=re.escape(says)):
+            BY_TYPE["olmo3"].write(two_kinds(**second), 1e4, 64)
 
 
 def test_every_recipe_finds_a_family_or_hears_why_none_fits() -> None:

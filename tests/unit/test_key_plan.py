@@ -131,7 +131,7 @@ def test_a_share_holds_the_positions_of_its_own_tokens(case):
     dealing, lengths, window = case
     whole = PackedLayout.from_lengths(lengths)
     for rank in range(dealing.size):
-        share = build_share(dealing, lengths, rank, {None, window})
+        share = build_share(dealing, lengths, rank, {"full": None, "window": window})
         layout = ShardedLayout.from_share(share)
         own = positions(dealing, rank)
         assert [p for held in share.ranges for p in held] == own
@@ -181,4 +181,4 @@ def test_neighbouring_chunks_of_one_rank_need_no_bytes_between_them():
 
 def test_documents_must_fill_the_stream():
     with pytest.raises(ValueError, match=r"9 tokens in all.*hold 8.*pad"):
-        build_share(deal_contiguous(8, 2), [4, 5], 0, {None})
+        build_share(deal_contiguous(8, 2), [4, 5], 0, {"full": None})

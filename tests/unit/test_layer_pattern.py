@@ -1,15 +1,17 @@
 """The pattern is expanded once, and a configuration names every rule it breaks."""
 
 from dataclasses import asdict
+from typing import get_args
 
 import pytest
 
 from model.config import ModelConfig
-from model.layer_pattern import LAYER_KINDS, LayerSpec, expand_pattern
-from train.configuration.typed import read
+from model.layer_pattern import LAYER_KINDS, KindConfig, LayerSpec, expand_pattern, layer_kinds
+from model.position.config import RopeConfig
+from train.configuration.typed import field_types, read
 
-WINDOWED = LayerSpec(window=128, rotary=True)
-FULL = LayerSpec(window=None, rotary=False)
+WINDOWED = LayerSpec("window_rope", window=128, rope=RopeConfig())
+FULL = LayerSpec("full_nope", window=None, rope=None)
 
 
 def test_tiny_preset_is_three_windows_then_one_full():
@@ -28,18 +30,79 @@ def test_pattern_may_end_in_the_middle_of_a_repeat():
 
 def test_every_kind_says_window_and_rotation():
     specs = expand_pattern(ModelConfig(layer_pattern=list(LAYER_KINDS), num_layers=4, window=7))
-    assert dict(zip(LAYER_KINDS, specs, strict=True)) == {
-        "window_rope": LayerSpec(7, True),
-        "window_nope": LayerSpec(7, False),
-        "full_rope": LayerSpec(None, True),
-        "full_nope": LayerSpec(None, False),
+    assert specs == (
+        LayerSpec("window_rope", 7, RopeConfig()),
+        LayerSpec("window_nope", 7, None),
+        LayerSpec("full_rope", None, RopeConfig()),
+        LayerSpec("full_nope", None, None),
+    )
+
+
+def hybrid() -> ModelConfig:
+    """Two windows and two rotations in one pattern."""
+    far = RopeConfig(scaling="linear", factor=2.0)
+    kinds = {
+        "near": KindConfig(like="window_rope", window=5),
+        "wide": KindConfig(like="window_rope", window=17, rope=far),
+        "window_nope": KindConfig(window=9),
+        "late": KindConfig(like="full_nope"),
     }
+    pattern = ["near", "wide", "window_nope", "window_rope", "late"]
+    return ModelConfig(num_layers=5, layer_pattern=pattern, kinds=kinds)
+
+
+def test_every_kind_may_have_its_own_window_and_rotation():
+    config = hybrid()
+    assert config.problems() == []
+    assert layer_kinds(config) == {
+        "near": LayerSpec("near", 5, RopeConfig()),
+        "wide": LayerSpec("wide", 17, RopeConfig(scaling="linear", factor=2.0)),
+        "window_nope": LayerSpec("window_nope", 9, None),
+        "window_rope": LayerSpec("window_rope", 128, RopeConfig()),
+        "late": LayerSpec("late", None, None),
+    }
+
+
+def test_the_four_kinds_are_reported_by_their_window_and_further_kinds_by_their_name():
+    names = [spec.reported_as for spec in expand_pattern(hybrid())]
+    assert names == ["near", "wide", "window", "window", "late"]
 
 
 def problems(**changes):
     """Everything that is wrong with the default configuration and these values."""
     config, mistakes = read(ModelConfig, asdict(ModelConfig()) | changes, "model")
     return [*mistakes.values(), *config.problems()]
+
+
+TWO = ["window_rope", "full_nope"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kinds", "line"),
+    [
+        ([*TWO, "near"], {"near": {"like": "window_ropes"}}, ".near.like=window_ropes: must be one of"),
+        ([*TWO, "near"], {"near": {}}, ".near.like: must say which kind it is like"),
+        (TWO, {"window_rope": {"like": "full_rope"}}, ".window_rope.like=full_rope: "),
+        (TWO, {"full_nope": {"window": 5}}, ".full_nope.window=5: has no effect"),
+        (TWO, {"window_rope": {"window": -1}}, ".window_rope.window=-1: must be a whole number from 0"),
+        (TWO, {"full_nope": {"rope": {"base": 9.0}}}, ".full_nope.rope: has no effect"),
+        (TWO, {"window_rope": {"rope": {"base": 0.5}}}, ".window_rope.rope.base=0.5: must be above 1"),
+        (TWO, {"far": {"like": "full_rope"}}, ".far: has no effect, model.layer_pattern has no far"),
+        (TWO, {"full_rope": {"rope": {"base": 9.0}}}, ".full_rope: has no effect"),
+        ([*TWO, "full"], {"full": {"like": "full_rope"}}, ".full: a kind's name"),
+        ([*TWO, "a b"], {"a b": {"like": "full_rope"}}, ".a b: a kind's name"),
+        ([*TWO, "near"], {}, "model.layer_pattern: near is unknown; there are window_rope"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_of_a_kind_is_one_line_with_a_way_out(pattern, kinds, line):
+    found = problems(layer_pattern=pattern, kinds=kinds)
+    assert found[0].removeprefix("model.kinds").startswith(line)
+    assert ";" in found[0]
+    assert len(found) == 1 or "near" in kinds  # a wrong choice is judged as none
+
+
+def test_a_further_kind_can_be_like_each_of_the_four():
+    assert get_args(field_types(KindConfig)["like"]) == ("", *LAYER_KINDS)
 
 
 def test_the_default_configuration_is_sound():

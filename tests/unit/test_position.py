@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from model.config import ModelConfig
+from model.layer_pattern import KindConfig
 from model.position.config import RopeConfig
 from model.position.frequencies import frequencies, inverse_frequencies
 from model.position.linear import interpolate
@@ -107,7 +108,7 @@ NAN = float("nan")
     ("rope", "says"),
     [
         (RopeConfig(scaling="yearn"), "did you mean yarn"),
-        (RopeConfig(factor=2.0), "has no effect with model.rope_full.scaling=none"),
+        (RopeConfig(factor=2.0), "has no effect with model.kinds.full_rope.rope.scaling=none"),
         (RopeConfig(scaling="linear", factor=0.5), "a finite number from 1 to 1000000"),
         (RopeConfig(scaling="linear"), "scales nothing"),
         (RopeConfig(scaling="linear", factor=NAN), "from 1 to"),
@@ -129,17 +130,19 @@ NAN = float("nan")
     ],
 )  # fmt: skip
 def test_mistakes_are_named(rope, says):
-    config, mistakes = read(RopeConfig, asdict(rope), "model.rope_full")
-    (line,) = mistakes.values() or config.problems("model.rope_full", 64)
+    config, mistakes = read(RopeConfig, asdict(rope), "model.kinds.full_rope.rope")
+    (line,) = mistakes.values() or config.problems("model.kinds.full_rope.rope", 64)
     assert says in line
 
 
 def test_ntk_of_a_single_pair_is_refused_and_of_two_is_not():
     rope = RopeConfig(scaling="ntk", factor=2.0)
-    (line,) = rope.problems("model.rope_full", 2)
+    (line,) = rope.problems("model.kinds.full_rope.rope", 2)
     assert "needs model.head_dim above 2" in line
-    assert rope.problems("model.rope_full", 4) == []
-    model = ModelConfig(head_dim=2, layer_pattern=["full_rope"], rope_full=rope)
+    assert rope.problems("model.kinds.full_rope.rope", 4) == []
+    model = ModelConfig(
+        head_dim=2, layer_pattern=["full_rope"], kinds={"full_rope": KindConfig(rope=rope)}
+    )
     assert model.problems() == [line]
 
 

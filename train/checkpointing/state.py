@@ -10,7 +10,10 @@ from typing import Any
 
 from data.files import BrokenSeal, unseal
 from model.config import ModelConfig
+from model.layer_pattern import KindConfig
+from model.position.config import RopeConfig
 from parallel.checkpoint.index import DamagedCheckpoint, Index, checked_index
+from train.configuration.renamed_keys import renamed_model
 
 FORMAT = 2
 STATE = "state.json"
@@ -30,7 +33,7 @@ class RunState:
     stage: str = ""
     adam_steps: int = 0
     skipped_steps: int = 0
-    # Base of the rotary layers by kind, as of the last step: {"window": ..., "full": ...}.
+    # Base of the rotary layers by kind, as of the last step: {"window": ..., "full": ...}; see `bases_by_kind`.
     rope_base: dict[str, float] = field(default_factory=dict)
     # Longest sequence trained on so far, here and in what was imported; in tokens.
     context_length: int = 0
@@ -70,6 +73,7 @@ def read_state(folder: Path) -> RunState:
             raise ValueError(
                 f"checkpoint {folder}: {STATE}: {name} must be a {type(value).__name__}"
             )
+    state.model = renamed_model(state.model)
     return state
 
 
@@ -121,18 +125,16 @@ def differences(
 ) -> list[str]:
     """Why `state` may not go on under this configuration, one line each; empty if it may."""
     found = []
-    wanted = asdict(model)
-    trained = (
-        asdict(ModelConfig()) | state.model
-    )  # what an older version did not know was as it is by default
-    ropes = {"rope_window", "rope_full"} if "rope_scaling" in allowed else set()
-    for name in sorted(wanted.keys() - _NOT_THE_MODEL - ropes):
-        if trained[name] != wanted[name]:
-            way_out = ", or set checkpoint.allow_changes=[rope_scaling]" if "rope_" in name else ""
-            found.append(
-                f"model.{name}={wanted[name]}: the checkpoint's model has {trained[name]}; "
-                f"use that, or start a new run (another run_name){way_out}"
-            )
+    trained, wanted = _comparable(state.model, asdict(model))
+    for name in wanted:
+        of_rope = ".rope." in name
+        if trained[name] == wanted[name] or (of_rope and "rope_scaling" in allowed):
+            continue
+        way_out = ", or set checkpoint.allow_changes=[rope_scaling]" if of_rope else ""
+        found.append(
+            f"model.{name}={wanted[name]}: the checkpoint's model has {trained[name]}; "
+            f"use that, or start a new run (another run_name){way_out}"
+        )
     if "rope_base" not in allowed and state.rope_base != rope_base:
         found.append(
             f"rope_base: this schedule has {rope_base} where the checkpoint stands, it was trained with "
@@ -144,4 +146,25 @@ def differences(
             f"data: {', '.join(keys)} differ from the checkpoint's, so its place in the data means "
             "nothing here; restore them, or set checkpoint.allow_changes=[data] to begin the data anew"
         )
+    return found
+
+
+def _comparable(*models: dict[str, Any]) -> list[dict[str, Any]]:
+    """What makes up each model, by the same keys in order: `kinds.NAME.window` stands by itself.
+
+    What an older version did not know, or what one model says nothing of, is as it is by default.
+    """
+    default = asdict(ModelConfig())
+    named = sorted({name for model in models for name in model.get("kinds", {})})
+    found = []
+    for model in models:
+        parts = default | model
+        kinds = parts.pop("kinds")
+        flat = {name: parts[name] for name in sorted(parts.keys() - _NOT_THE_MODEL)}
+        for name in named:
+            settings = asdict(KindConfig()) | kinds.get(name, {})
+            rope = asdict(RopeConfig()) | settings.pop("rope")
+            flat |= {f"kinds.{name}.{key}": value for key, value in settings.items()}
+            flat |= {f"kinds.{name}.rope.{key}": value for key, value in rope.items()}
+        found.append(flat)
     return found

@@ -28,6 +28,7 @@ from data.printable import one_line
 from train.configuration.imported_model import MARK, imported_model
 from train.configuration.keys import children, field_at, key_mistake
 from train.configuration.nearest import did_you_mean
+from train.configuration.renamed_keys import renamed_model
 from train.configuration.schema import RunConfig
 from train.configuration.typed import WRONG, Mistakes, default_of, plain, read
 
@@ -122,6 +123,8 @@ class _Resolver:
         content: Any = OmegaConf.to_container(self._tree, resolve=False)
         if type(content.get("run_name")) is int:  # a job's number is a good name
             content["run_name"] = str(content["run_name"])
+        if isinstance(content.get("model"), dict):
+            content["model"] = renamed_model(content["model"])
         return self._value(content, "")
 
     def _value(self, value: Any, key: str) -> Any:
@@ -161,7 +164,7 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def from_yaml(text: str) -> RunConfig:
-    """The inverse of `to_yaml`.
+    """The inverse of `to_yaml`; keys may have the names of an earlier version.
 
     Raises:
         ConfigMistakes: it is of another version.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from train.configuration.nearest import did_you_mean, nearest
+from train.configuration.renamed_keys import new_name
 from train.configuration.schema import RunConfig
 from train.configuration.typed import WRONG, default_of
 
@@ -49,6 +50,8 @@ def _keys_of(schema: Any, prefix: str) -> Iterator[str]:
 
 def key_mistake(key: str, tree: Any) -> str | None:
     """What is wrong with `key`, or None if the schema has it (`tree` says which stages there are)."""
+    if renamed := new_name(key):
+        return f"is called {renamed} now; write that"
     at: Any = RunConfig
     parts = key.split(".")
     for depth, part in enumerate(parts):

@@ -79,8 +79,8 @@ def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     """What the literature says against this run; it starts all the same."""
     found = []
     specs = expand_pattern(config.model)
-    windowed_rotary = any(spec.rotary and spec.window for spec in specs)
-    hybrid = windowed_rotary and any(not spec.rotary and not spec.window for spec in specs)
+    windowed_rotary = any(spec.rope and spec.window for spec in specs)
+    hybrid = windowed_rotary and any(not spec.rope and not spec.window for spec in specs)
     bases = [corner[1] for stage in schedule.stages for corner in stage.base.corners]
     if hybrid and max(bases) > 1.001 * max(bases[0], 10_000.0):
         found.append(
@@ -88,11 +88,14 @@ def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
             "(RNoPE-SWA, arXiv 2501.18795: needles 8.0 at 1e4, 6.2 at 4e6); keep it and let the NoPE "
             "layers carry the length"
         )
-    rope = config.model.rope_full
     # The bound is for frequencies as they are; scaling is meant to go beyond it.
-    if any(spec.rotary and not spec.window for spec in specs) and rope.scaling == "none":
-        for stage in schedule.stages:
-            base = rope.base_of(stage.base.last)
+    own_bases = {
+        spec.rope.base
+        for spec in specs
+        if spec.rope and not spec.window and spec.rope.scaling == "none"
+    }
+    for stage in schedule.stages:
+        for base in sorted({own or stage.base.last for own in own_bases}):
             found += _bound_warning(stage.name, base, stage.shape.sequence_length, config)
     return found
 

@@ -11,6 +11,7 @@ from typing import Any
 from model.config import ModelConfig
 from model.huggingface.catalogue import BY_TYPE, family_for
 from model.huggingface.family import Family, Imported
+from model.huggingface.layer_fields import in_four_kinds
 from model.huggingface.refusal import CannotExpress
 from train.checkpointing.state import RunState
 from train.schedule.rope_base import scheduled_base
@@ -73,6 +74,8 @@ def write_generation_config(config: Mapping[str, Any], state: RunState) -> Json:
 def _same(one: Imported, other: Imported) -> bool:
     """Whether both compute the same; how a model is initialised and run is aside."""
     aside = {"attention_backend": "", "init_std": 0.0}
-    models = [dataclasses.asdict(imported.model) | aside for imported in (one, other)]
+    models = [
+        dataclasses.asdict(in_four_kinds(imported.model)) | aside for imported in (one, other)
+    ]
     facts = [(imported.rope_base, imported.context_length) for imported in (one, other)]
     return models[0] == models[1] and facts[0] == facts[1]

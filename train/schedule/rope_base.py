@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from model.config import ModelConfig
-from model.layer_pattern import expand_pattern
+from model.layer_pattern import layer_kinds
 from model.position.ntk import ntk_base
 
 POLICIES = ("constant", "keep", "stepped", "ramp", "ntk", "safe")
@@ -129,17 +129,20 @@ def base_curve(value: Any, facts: StageFacts) -> BaseCurve:
 
 
 def bases_by_kind(model: ModelConfig, base: float) -> dict[str, float]:
-    """The base of each kind of rotary layer that the model has, where the schedule's is `base`."""
-    windows = {spec.window for spec in expand_pattern(model) if spec.rotary}
-    kinds = {"window" if window else "full": model.rope_of(window) for window in windows}
-    return {kind: kinds[kind].base_of(base) for kind in sorted(kinds)}
+    """The base of each kind of rotary layer that the model has, where the schedule's is `base`.
+
+    By the name under which the kind is reported: "window", "full", or that of a further kind.
+    """
+    specs = layer_kinds(model).values()
+    found = {spec.reported_as: spec.rope.base_of(base) for spec in specs if spec.rope is not None}
+    return dict(sorted(found.items()))
 
 
 def scheduled_base(model: ModelConfig, rope_base: Mapping[str, float]) -> float:
     """The base of the layers that follow a schedule; rope_base: of each kind of rotary layer."""
-    for kind, rope in (("full", model.rope_full), ("window", model.rope_window)):
-        if kind in rope_base and not rope.base:
-            return rope_base[kind]
+    for spec in sorted(layer_kinds(model).values(), key=lambda spec: spec.window is not None):
+        if spec.rope is not None and not spec.rope.base and spec.reported_as in rope_base:
+            return rope_base[spec.reported_as]
     return next(iter(rope_base.values()), 10_000.0)
 
 

@@ -137,7 +137,7 @@ def rotary_reach(model: ModelConfig, sequence_length: int) -> int:
     reaches = [
         min(spec.window or sequence_length, sequence_length)
         for spec in expand_pattern(model)
-        if spec.rotary
+        if spec.rope is not None
     ]
     return max(reaches, default=1)
 

@@ -1,0 +1,107 @@
+"""What an earlier version wrote is read under today's names, and a changed kind of layer is named."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.files import seal
+from model.config import ModelConfig
+from model.layer_pattern import KindConfig
+from model.position.config import RopeConfig
+from train.checkpointing.state import FORMAT, RunState, differences, read_state
+from train.configuration.compose import ConfigMistakes, compose_run, from_yaml, to_yaml
+from train.configuration.typed_model import typed_model
+
+PATTERN = ["window_rope", "window_rope", "window_rope", "full_rope"]
+YARN = RopeConfig(scaling="yarn", factor=4.0, original_length=64)
+
+
+def before_kinds(**ropes: RopeConfig) -> dict[str, Any]:
+    """`model` in state.json as it was when rotation was set for windowed and for full layers."""
+    model = asdict(ModelConfig(layer_pattern=PATTERN))
+    del model["kinds"]
+    plain = {"rope_window": RopeConfig(), "rope_full": RopeConfig()}
+    return model | {name: asdict(rope) for name, rope in (plain | ropes).items()}
+
+
+def written(folder: Path, model: dict[str, Any]) -> Path:
+    """A checkpoint's state.json."""
+    state = {"format": FORMAT, **asdict(RunState()), "model": model}
+    (folder / "state.json").write_bytes(seal(state))
+    return folder
+
+
+def test_the_model_of_an_older_checkpoint_has_its_rotations_by_kind(tmp_path: Path) -> None:
+    old = before_kinds(rope_window=RopeConfig(base=500.0), rope_full=YARN)
+    state = read_state(written(tmp_path, old))
+    kinds = {
+        "window_rope": KindConfig(rope=RopeConfig(base=500.0)),
+        "full_rope": KindConfig(rope=YARN),
+    }
+    model = ModelConfig(layer_pattern=PATTERN, kinds=kinds)
+    assert typed_model(state.model) == model
+    assert differences(state, model, rope_base={}, data={}, allowed=[]) == []
+
+
+def test_an_older_checkpoint_of_plain_rotations_goes_on(tmp_path: Path) -> None:
+    state = read_state(written(tmp_path, before_kinds()))
+    model = ModelConfig(layer_pattern=PATTERN)
+    assert typed_model(state.model) == model
+    assert differences(state, model, rope_base={}, data={}, allowed=[]) == []
+    said_plainly = replace(model, kinds={"full_rope": KindConfig()})
+    assert differences(state, said_plainly, rope_base={}, data={}, allowed=[]) == []
+
+
+def test_a_changed_kind_is_named(tmp_path: Path) -> None:
+    near = KindConfig(like="window_rope", window=5)
+    trained = ModelConfig(layer_pattern=["near", "full_nope"], kinds={"near": near})
+    state = RunState(model=asdict(trained))
+    wanted = replace(trained, kinds={"near": replace(near, window=7, rope=RopeConfig(base=9.0))})
+    window, rope = differences(state, wanted, rope_base={}, data={}, allowed=[])
+    assert window.startswith("model.kinds.near.window=7: the checkpoint's model has 5;")
+    assert rope.startswith("model.kinds.near.rope.base=9.0: the checkpoint's model has 0.0;")
+    assert rope.endswith("checkpoint.allow_changes=[rope_scaling]")
+    assert differences(state, wanted, rope_base={}, data={}, allowed=["rope_scaling"]) == [window]
+
+
+def test_an_older_configuration_is_read_with_the_same_effect() -> None:
+    config = compose_run(["recipe=full_rope", "run_name=before"])
+    old = to_yaml(config).replace(
+        "  kinds: {}\n",
+        "  rope_window:\n    base: 0.0\n  rope_full:\n    scaling: linear\n    factor: 4.0\n",
+    )
+    assert "rope_full" in old
+    kinds = {"full_rope": KindConfig(rope=RopeConfig(scaling="linear", factor=4.0))}
+    assert from_yaml(old) == replace(config, model=replace(config.model, kinds=kinds))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("model.rope_full.scaling=yarn", "model.kinds.full_rope.rope.scaling"),
+        ("model.rope_window={base: 9}", "model.kinds.window_rope.rope"),
+    ],
+)
+def test_a_command_line_with_an_old_name_hears_the_new_one(old: str, new: str) -> None:
+    with pytest.raises(ConfigMistakes) as caught:
+        compose_run([old])
+    assert caught.value.mistakes == [f"{old}: is called {new} now; write that"]
+
+
+def test_kinds_are_declared_and_set_on_the_command_line() -> None:
+    config = compose_run(
+        [
+            "model.layer_pattern=[near,window_rope,full_rope]",
+            "model.kinds={near: {like: window_rope, window: 512}}",
+            "model.kinds.full_rope.rope.scaling=linear",
+            "model.kinds.full_rope.rope.factor=4",
+        ]
+    )
+    assert config.model.kinds == {
+        "near": KindConfig(like="window_rope", window=512),
+        "full_rope": KindConfig(rope=RopeConfig(scaling="linear", factor=4.0)),
+    }
+    assert config.model.problems() == []
+    assert from_yaml(to_yaml(config)) == config
