@@ -82,8 +82,10 @@ class ParallelConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101); the learning rate is the schedule's."""
+    """What updates the weights; the learning rate is the schedule's."""
 
+    # A row of parallel/engine/optimizers.py: adamw.
+    name: str = "adamw"
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
     epsilon: Annotated[float, Gt(0), Lt(math.inf)] = 1e-8

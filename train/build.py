@@ -144,6 +144,7 @@ def load_state(
         wrong = differences(
             fresh,
             config.model,
+            optimizer=config.optimizer.name,
             rope_base=base,
             data=identity,
             allowed=config.checkpoint.allow_changes,
@@ -153,6 +154,7 @@ def load_state(
         if fresh.data != identity:  # allowed: the old place in the data means nothing here
             fresh.cursor = {}
         fresh.data, fresh.model = identity, dataclasses.asdict(config.model)
+    fresh.optimizer = config.optimizer.name
     return fresh
 
 
@@ -258,7 +260,9 @@ def _trainer(
         raise RuntimeError("the engine could not be built") from error
     if resume is not None:
         index = mesh.together(lambda: read_index(resume))
-        checkpoint_tensors.read(trainer.engine, resume, index, adam_steps=state.adam_steps)
+        checkpoint_tensors.read(
+            trainer.engine, resume, index, optimizer_steps=state.optimizer_steps
+        )
     return trainer
 
 

@@ -16,7 +16,8 @@ from model.config import ModelConfig
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern, layer_kinds
 from parallel.config import ParallelConfig
-from parallel.engine.engine import TrainingEngine, materialise
+from parallel.engine.engine import TrainingEngine
+from parallel.engine.materialise import materialise
 from parallel.engine.settings import DTYPES, zero_settings
 from parallel.mesh import Mesh
 from parallel.parallelize import build_local, compile_stages, finish
@@ -84,11 +85,9 @@ def build_trainer(
         compile_stages(local)
     if mesh.pipeline.size == 1:
         objective = NextTokenLoss(local.stages[0], config.train.z_loss)
-        engine = TrainingEngine(parameters, objective, mesh, parallel, config.optimizer, settings)
+        engine = TrainingEngine(parameters, objective, mesh, config.optimizer, settings)
         return WholeTrainer(engine, mesh, traffic)
-    engine = TrainingEngine(
-        parameters, local.module, mesh, parallel, config.optimizer, settings, tied
-    )
+    engine = TrainingEngine(parameters, local.module, mesh, config.optimizer, settings, tied)
     runner = PipelineRunner(local.stages, local.placement, mesh, engine.after_backward)
     draw = partial(_draw, picture)
     return StagedTrainer(engine, runner, mesh, traffic, z_loss=config.train.z_loss, draw=draw)

@@ -1,7 +1,8 @@
 """Tensors of a checkpoint, in one format for every layout.
 
-Full logical float32 tensors by parameter name: `weight/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, each in the
-file of the one rank that wrote it, and an index of files and tensors. Neither axes nor ZeRO stages appear
+Full logical float32 tensors by parameter name: `weight/NAME` and one `STATE/NAME` for each state of the optimizer
+(AdamW: `exp_avg/NAME`, `exp_avg_sq/NAME`), each in the file of the one rank that wrote it, and an index of files
+and tensors. Neither axes nor ZeRO stages appear
 in it, so a run may go on under another layout. Gathering is collective and short; writing happens in a thread,
 on a process group of its own, while training goes on. JSON, retention and `latest` live in train/.
 """
@@ -16,10 +17,9 @@ from torch import Tensor
 
 from parallel.checkpoint.index import DamagedCheckpoint, FileRecord, Index, TensorRecord
 from parallel.checkpoint.tensor_files import file_record, map_tensors, write_tensors
-from parallel.engine.engine import ADAM_STATES, TrainingEngine
+from parallel.engine.engine import TrainingEngine
 from parallel.mesh import Mesh
 
-KINDS = ("weight", *ADAM_STATES)
 # Between two words about a long verification.
 PROGRESS_SECONDS = 10.0
 
@@ -149,11 +149,11 @@ def _share_done(
     return count
 
 
-def read(engine: TrainingEngine, folder: Path, index: Index, *, adam_steps: int) -> None:
-    """Load weights and moments from `folder` into `engine`, whatever layout wrote them. Collective.
+def read(engine: TrainingEngine, folder: Path, index: Index, *, optimizer_steps: int) -> None:
+    """Load weights and the optimizer's states from `folder` into `engine`, whatever layout wrote them. Collective.
 
-    Tensors are mapped, so a rank reads what it keeps and no more; `verify` them first. Before AdamW's first
-    step there are no moments: a checkpoint that was made of weights alone has none.
+    Tensors are mapped, so a rank reads what it keeps and no more; `verify` them first. With `optimizer_steps` 0
+    states are neither read nor looked for: a checkpoint that was made of weights alone has none.
 
     Raises:
         ValueError: the checkpoint lacks a parameter or has one of another shape.
@@ -164,9 +164,9 @@ def read(engine: TrainingEngine, folder: Path, index: Index, *, adam_steps: int)
     wanted = {name: parameters.full_shape(name) for name in parameters.named}
     everywhere = {name for names in engine.mesh.gather_objects(list(wanted)) for name in names}
     engine.mesh.together(lambda: _refuse_others(folder, shapes, wanted, everywhere))
-    kinds = KINDS if adam_steps else KINDS[:1]
+    kinds = engine.kinds if optimizer_steps else engine.kinds[:1]
     tensors = engine.mesh.together(lambda: _map(folder, index, shapes, wanted, kinds))
-    engine.restore(_by_name(tensors, wanted, kinds), adam_steps)
+    engine.restore(_by_name(tensors, wanted, kinds), optimizer_steps)
 
 
 def _refuse_others(

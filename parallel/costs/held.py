@@ -1,9 +1,9 @@
 """What a layout costs, in bytes: what every rank holds. `received.py` has what it receives.
 
 `docs/parallelism.md` says these formulas in words; `tests/parity/test_costs.py` compares them with real engines and
-real autograd graphs. With P parameters on this rank, n ZeRO ranks, e bytes an element, w = max(4, e):
+real autograd graphs. With P parameters on this rank, n ZeRO ranks, e bytes an element, w = max(4, e), under AdamW:
 
-                weights    gradients                      master weights and moments      buffer
+                weights    gradients                      masters and states              buffer
     ZeRO-1      e P        w P (bfloat16: + e P)          12 P / n                        bucket, while reducing
     ZeRO-2      e P        w P / n                        12 P / n                        bucket, while reducing
     ZeRO-3      e P / n    w P / n                        12 P / n                        bucket
@@ -34,12 +34,11 @@ from parallel.costs.received import (
     layer_names,
     norms_of_layer,
 )
+from parallel.engine.optimizers import Optimizer
 from parallel.pipeline.placement import Placement
 from parallel.pipeline.schedule import compute_order
 from parallel.tensor.cut import part_elements
 from parallel.tensor.residual import PIECES
-
-_MASTER_AND_MOMENTS = 12
 
 
 def parameter_elements(stage: StageShape, name: str) -> int:
@@ -78,36 +77,45 @@ class ModelMemory:
 
     weights: int
     gradients: int
-    masters_and_moments: int
+    masters_and_states: int
     buffer: int
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.weights + self.gradients + self.masters_and_moments + self.buffer
+        return self.weights + self.gradients + self.masters_and_states + self.buffer
 
 
 def model_memory(
-    held: int, trained: int, *, ranks: int, zero_stage: int, element: int, bucket_elements: int
+    parameters: tuple[int, int],
+    *,
+    optimizer: Optimizer,
+    ranks: int,
+    zero_stage: int,
+    element: int,
+    bucket_elements: int,
 ) -> ModelMemory:
-    """Weights, gradients and AdamW of a rank with these parameters, sharded over `ranks`.
+    """Weights, gradients and optimizer of a rank, sharded over `ranks`.
+
+    parameters: (held, trained), of `rank_parameters`.
 
     Exact but for what ZeRO adds so that its parts are equal: under ZeRO-1 and 2 at most a few elements a rank
     and group, under ZeRO-3 at most one element a rank and parameter. Without ZeRO (float32 only) weights
     are their own masters.
     """
+    held, trained = parameters
     share = -(-trained // ranks)
     bucket = 4 * min(bucket_elements, trained)
     if zero_stage == 0:
-        return ModelMemory(4 * held, 4 * trained, 8 * trained, bucket)
-    adam = _MASTER_AND_MOMENTS * share
+        return ModelMemory(4 * held, 4 * trained, optimizer.bytes_of_states * trained, bucket)
+    kept = optimizer.bytes_of_kinds * share
     if zero_stage == 3:
-        return ModelMemory(element * share, 4 * share, adam, bucket)
+        return ModelMemory(element * share, 4 * share, kept, bucket)
     if zero_stage == 2:
-        return ModelMemory(element * held, 4 * share, adam, bucket)
+        return ModelMemory(element * held, 4 * share, kept, bucket)
     # float32 sums over micro-batches, beside the gradients that autograd made last.
     made = element * trained if element < 4 else 0
-    return ModelMemory(element * held, 4 * trained + made, adam, bucket)
+    return ModelMemory(element * held, 4 * trained + made, kept, bucket)
 
 
 def layer_activations(stage: StageShape, num_tokens: int, *, received_keys: int = 0) -> int:

@@ -20,7 +20,8 @@ from model.config import ModelConfig
 from model.flops import parameter_count
 from parallel import mesh as world
 from parallel.config import OptimizerConfig, ParallelConfig
-from parallel.engine.engine import TrainingEngine, materialise
+from parallel.engine.engine import TrainingEngine
+from parallel.engine.materialise import materialise
 from parallel.engine.settings import zero_settings
 from parallel.mesh import Mesh
 from parallel.parallelize import build_local, finish
@@ -66,7 +67,7 @@ class EngineStack:
         materialise(self.model, draw, device=mesh.device, dtype=torch.bfloat16)
         parameters, _ = finish(local, mesh)
         objective = NextTokenLoss(self.model, 0.0)
-        engine = TrainingEngine(parameters, objective, mesh, parallel, optimizer, settings)
+        engine = TrainingEngine(parameters, objective, mesh, optimizer, settings)
         self._mesh = mesh
         self._trainer = WholeTrainer(engine, mesh, traffic)
         # A point of a run's schedule; its stage is not looked at within a step.
@@ -88,7 +89,7 @@ class EngineStack:
         """See `Stack`. Storage is emptied by hand: hooks and caches hold on to a closed engine."""
         engine = self._trainer.engine
         held = list(_tensors(vars(engine._engine.optimizer)))
-        held += [t for state in engine._adam.state.values() for t in _tensors(state)]
+        held += [t for state in engine._inner.state.values() for t in _tensors(state)]
         held += [p.data for p in self.model.parameters()]
         held += [p.grad for p in self.model.parameters() if p.grad is not None]
         with contextlib.suppress(Exception):  # a step that ran out of memory left it in any state

@@ -26,6 +26,7 @@ from data.loader import GlobalBatch
 from model.config import ModelConfig
 from model.flops import parameter_count, training_flops
 from parallel.costs.held import model_memory
+from parallel.engine.optimizers import OPTIMIZERS
 
 MODES = ("tiles", "input_on_cpu")
 ELEMENT = 2
@@ -76,7 +77,12 @@ def on_top_bytes(config: ModelConfig, ranks: int) -> int:
     """What a ZeRO-1 rank holds beside bfloat16 weights and gradients."""
     count = parameter_count(config)
     memory = model_memory(
-        count, count, ranks=ranks, zero_stage=1, element=ELEMENT, bucket_elements=BUCKET
+        (count, count),
+        optimizer=OPTIMIZERS["adamw"],
+        ranks=ranks,
+        zero_stage=1,
+        element=ELEMENT,
+        bucket_elements=BUCKET,
     )
     return memory.total - 2 * ELEMENT * count
 

@@ -1,7 +1,7 @@
 """A checkpoint written under one layout goes on under any other, and is whole or not there."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from model.config import ModelConfig
 from parallel.checkpoint import tensors
 from parallel.checkpoint.index import DamagedCheckpoint, Index
 from parallel.config import OptimizerConfig, ParallelConfig
-from parallel.engine.engine import TrainingEngine, materialise
+from parallel.engine.engine import TrainingEngine
+from parallel.engine.materialise import materialise
 from parallel.engine.settings import DTYPES, zero_settings
 from parallel.mesh import Mesh, start
 from parallel.parameters import NamedParameters
@@ -70,7 +71,7 @@ def build(mesh: Mesh, zero_stage: int, precision: str, width: int = 33) -> Train
         mesh=mesh,
     )
     parameters = NamedParameters(dict(module.named_parameters()), ModelConfig())
-    return TrainingEngine(parameters, module, mesh, parallel, optimizer, settings)
+    return TrainingEngine(parameters, module, mesh, optimizer, settings)
 
 
 def train(engine: TrainingEngine, mesh: Mesh, steps: range) -> list[float]:
@@ -133,7 +134,7 @@ def go_on(folder: Path, precision: str, ranks: int, zero_stage: int) -> dict[int
             engine = build(mesh, zero_stage, precision)
             index = json.loads((folder / str(wrote) / "index").read_text())
             tensors.verify(folder / str(wrote), index, mesh, print)
-            tensors.read(engine, folder / str(wrote), index, adam_steps=3)
+            tensors.read(engine, folder / str(wrote), index, optimizer_steps=3)
             losses[wrote] = train(engine, mesh, range(3, 8))
         return losses
 
@@ -161,7 +162,7 @@ def test_tensors_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
         index = keep(engine, tmp_path / "saved")
         engine = build(mesh, 1, "float32", width=34)
         with pytest.raises(ValueError, match="is of another model") as caught:
-            tensors.read(engine, tmp_path / "saved", index, adam_steps=1)
+            tensors.read(engine, tmp_path / "saved", index, optimizer_steps=1)
         return str(caught.value)
 
     (message,) = run_on_ranks(work, 1)
@@ -186,7 +187,7 @@ def test_only_complete_checkpoints_count_and_old_ones_go(tmp_path: Path) -> None
         "step_00000005",
     ]
     assert latest(tmp_path) == tmp_path / "step_00000005"
-    assert read_state(tmp_path / "step_00000005").adam_steps == 4
+    assert read_state(tmp_path / "step_00000005").optimizer_steps == 4
     index = read_index(tmp_path / "step_00000005")
     # Each rank wrote what it owns, and every tensor is in one file.
     assert sorted(index["files"]) == ["rank_00000.safetensors", "rank_00001.safetensors"]
@@ -261,17 +262,23 @@ def test_differences_are_errors_unless_allowed_by_name() -> None:
     model = ModelConfig()
     state = RunState(
         model={**asdict(model), "window": 64, "attention_backend": "dense"},
+        optimizer="another",
+        optimizer_steps=3,
         rope_base={"window": 1e4},
         data={"seed": 0, "sources": {"a": "x"}},
     )
     data = {"seed": 1, "sources": {"a": "x"}}
-    found = differences(state, model, rope_base={"window": 5e5}, data=data, allowed=[])
+    here = {"optimizer": "adamw", "rope_base": {"window": 5e5}, "data": data}
+    found = differences(state, model, **here, allowed=[])
     assert [line.split("=")[0].split(":")[0] for line in found] == [
         "model.window",
+        "optimizer.name",
         "rope_base",
         "data",
     ]
-    assert "seed differ" in found[2]
+    assert "the checkpoint has the states of another; use that" in found[1]
+    assert "seed differ" in found[3]
     allowed = ["rope_base", "data"]
-    found = differences(state, model, rope_base={"window": 5e5}, data=data, allowed=allowed)
-    assert len(found) == 1
+    assert len(differences(state, model, **here, allowed=allowed)) == 2
+    weights_alone = replace(state, optimizer_steps=0)
+    assert len(differences(weights_alone, model, **here, allowed=allowed)) == 1

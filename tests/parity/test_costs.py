@@ -45,7 +45,9 @@ from parallel.costs.received import (
     whole_model,
     zero_received,
 )
-from parallel.engine.engine import TrainingEngine, materialise
+from parallel.engine.engine import TrainingEngine
+from parallel.engine.materialise import materialise
+from parallel.engine.optimizers import OPTIMIZERS
 from parallel.engine.settings import DTYPES, zero_settings
 from parallel.mesh import Mesh, start
 from parallel.parallelize import LocalModel, build_local, finish
@@ -375,7 +377,12 @@ def test_zero_holds_and_receives_what_the_formulas_say(zero_stage: int, precisio
     for alive, received, number in run_on_ranks(work, 2):
         element = BYTES[DTYPES[precision]]
         memory = model_memory(
-            number, number, ranks=2, zero_stage=zero_stage, element=element, bucket_elements=number
+            (number, number),
+            optimizer=OPTIMIZERS["adamw"],
+            ranks=2,
+            zero_stage=zero_stage,
+            element=element,
+            bucket_elements=number,
         )
         assert memory.total - memory.buffer <= alive <= memory.total + 2048
         expected = zero_received(
@@ -406,7 +413,6 @@ def engine_of(mesh: Mesh, parallel: ParallelConfig, precision: str) -> TrainingE
         NamedParameters(dict(model.named_parameters()), MODEL),
         objective,
         mesh,
-        parallel,
         optimizer,
         settings,
     )

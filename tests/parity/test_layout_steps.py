@@ -25,7 +25,7 @@ from model.transformer import Transformer
 from parallel.checkpoint import tensors
 from parallel.checkpoint.index import Index
 from parallel.config import OptimizerConfig, ParallelConfig
-from parallel.engine.engine import has_decay
+from parallel.engine.optimizers import has_decay
 from parallel.mesh import Mesh, World, arrange, start
 from ranks import run_on_ranks
 from tests.parity.layout_cases import MODELS, TOKENS, Case
@@ -286,8 +286,8 @@ def test_a_nan_in_one_gradient_of_one_rank_leaves_all_weights_untouched() -> Non
             after = step(trainer, mesh, case, parallel, 2)
             if (spoilt.applied, after.applied) != (False, True) or after.loss != after.loss:
                 wrong.append(f"{parallel}: {spoilt} {after}")
-            if trainer.engine.adam_steps() != 2:
-                wrong.append(f"{parallel}: {trainer.engine.adam_steps()} steps of AdamW")
+            if trainer.engine.optimizer_steps() != 2:
+                wrong.append(f"{parallel}: {trainer.engine.optimizer_steps()} steps of AdamW")
             trainer.engine.close()
         return wrong
 
@@ -322,9 +322,11 @@ def test_a_checkpoint_moves_between_all_layouts_in_one_process(
             mesh = arrange(mesh.world, parallel.topology(world_size))
             trainer = trainer_of(mesh, config, parallel, precision=precision)
             if number > 0:
-                tensors.read(trainer.engine, tmp_path / str(number - 1), index, adam_steps=number)
+                tensors.read(
+                    trainer.engine, tmp_path / str(number - 1), index, optimizer_steps=number
+                )
                 wrong += differences(everything(trainer, mesh), before, parallel)
-                assert trainer.engine.adam_steps() == number
+                assert trainer.engine.optimizer_steps() == number
             result = step(trainer, mesh, case, parallel, number)
             assert result.applied
             before = everything(trainer, mesh)

@@ -100,7 +100,7 @@ def test_the_old_engine_is_gone_before_the_new_one_is_built(
             trainer = original(*given, **named)
             engine = trainer.engine
             states = [
-                s[key] for s in engine._adam.state.values() for key in ("exp_avg", "exp_avg_sq")
+                s[key] for s in engine._inner.state.values() for key in ("exp_avg", "exp_avg_sq")
             ]
             old[:] = [weakref.ref(t) for t in (*engine.parameters.named.values(), *states)]
             return trainer

@@ -22,7 +22,7 @@ from model.initialization import initialize
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 from parallel.config import OptimizerConfig, ParallelConfig
-from parallel.engine.engine import has_decay
+from parallel.engine.optimizers import has_decay
 from parallel.mesh import Mesh, start
 from ranks import run_on_ranks
 from train.build_trainer import build_trainer
@@ -209,19 +209,27 @@ def test_a_loss_that_is_not_finite_on_one_rank_or_too_high_leaves_everything_unt
             too_high.applied,
             too_high.loss > first.loss / 2,
             same,
-            trained.engine.adam_steps(),
+            trained.engine.optimizer_steps(),
             after.applied,
             after.loss,
         )
 
-    for first, spoilt, loss, high, is_high, same, adam_steps, after, after_loss in run_on_ranks(
-        work, 2
-    ):
+    for (
+        first,
+        spoilt,
+        loss,
+        high,
+        is_high,
+        same,
+        optimizer_steps,
+        after,
+        after_loss,
+    ) in run_on_ranks(work, 2):
         assert (first, spoilt, high, after) == (True, False, False, True)
         assert loss != loss
         assert is_high
         assert same
-        assert adam_steps == 2
+        assert optimizer_steps == 2
         assert after_loss == after_loss
 
 

@@ -19,7 +19,7 @@ HOMES = {
     "safetensors": {"parallel/checkpoint/tensor_files.py"},
     "sentencepiece": {"data/tokenizer/sentencepiece_model.py"},
     "tokenizers": {"data/tokenizer/tokenizer_json.py"},
-    "deepspeed": {"parallel/engine/engine.py"},
+    "deepspeed": {"parallel/engine/deepspeed_import.py"},
     "torch.distributed": {"parallel/"},
     "hydra": {"train/configuration/compose.py"},
     "omegaconf": {"train/configuration/compose.py"},

@@ -42,7 +42,7 @@ class Engine:
             for i, kind in enumerate(("weight", "exp_avg", "exp_avg_sq"))
         }
 
-    def adam_steps(self) -> int:
+    def optimizer_steps(self) -> int:
         return 7
 
 

@@ -39,6 +39,7 @@ from parallel.costs.received import (
     whole_model,
     zero_received,
 )
+from parallel.engine.optimizers import OPTIMIZERS
 from parallel.mesh import AxisGroup
 from parallel.pipeline.placement import place_stages
 from parallel.pipeline.schedule import ideal_bubble
@@ -133,10 +134,22 @@ def test_memory_under_zero_adds_up_to_the_known_bytes_a_parameter() -> None:
     numbers = {(1, 2): 8, (2, 2): 2, (3, 2): 0, (1, 4): 8, (2, 4): 4, (3, 4): 0}
     for (zero_stage, element), expected in numbers.items():
         memory = model_memory(
-            10**6, 10**6, ranks=10**6, zero_stage=zero_stage, element=element, bucket_elements=0
+            (10**6, 10**6),
+            optimizer=OPTIMIZERS["adamw"],
+            ranks=10**6,
+            zero_stage=zero_stage,
+            element=element,
+            bucket_elements=0,
         )
         assert round(memory.total / 10**6) == expected
-    alone = model_memory(10**6, 10**6, ranks=1, zero_stage=3, element=2, bucket_elements=0)
+    alone = model_memory(
+        (10**6, 10**6),
+        optimizer=OPTIMIZERS["adamw"],
+        ranks=1,
+        zero_stage=3,
+        element=2,
+        bucket_elements=0,
+    )
     assert alone.total == (2 + 4 + 12) * 10**6
 
 
@@ -214,7 +227,12 @@ def _row(
     held, trained = rank_parameters(stages)
     ranks = data * sequence
     memory = model_memory(
-        held, trained, ranks=ranks, zero_stage=zero_stage, element=2, bucket_elements=50_000_000
+        (held, trained),
+        optimizer=OPTIMIZERS["adamw"],
+        ranks=ranks,
+        zero_stage=zero_stage,
+        element=2,
+        bucket_elements=50_000_000,
     )
     keys, ring = _sequence(stage, sequence, keep)
     activations = stage_activations(

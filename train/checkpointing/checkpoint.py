@@ -66,7 +66,7 @@ class Checkpoints:
         before: called in the background first; what it cannot write (OSError) fails the save.
         """
         self.wait()
-        state.adam_steps = engine.adam_steps()
+        state.optimizer_steps = engine.optimizer_steps()
         owned = tensors.gather_owned(engine)
         text = seal({"format": FORMAT, **asdict(state)})
         self._pending = self._writer.submit(self._write, owned, text, state.step, before)

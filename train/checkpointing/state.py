@@ -31,7 +31,9 @@ class RunState:
     step: int = 0
     tokens_seen: int = 0
     stage: str = ""
-    adam_steps: int = 0
+    # optimizer.name, and the steps it has applied; 0 steps: weights alone, for any optimizer.
+    optimizer: str = "adamw"
+    optimizer_steps: int = 0
     skipped_steps: int = 0
     # Base of the rotary layers by kind, as of the last step: {"window": ..., "full": ...}; see `bases_by_kind`.
     rope_base: dict[str, float] = field(default_factory=dict)
@@ -64,6 +66,8 @@ def read_state(folder: Path) -> RunState:
         ValueError: it is another format's.
     """
     content = _unsealed(folder, STATE)
+    if "adam_steps" in content:  # until there was an optimizer to choose
+        content["optimizer_steps"] = content.pop("adam_steps")
     try:
         state = RunState(**content)
     except TypeError as error:
@@ -119,6 +123,7 @@ def differences(
     state: RunState,
     model: ModelConfig,
     *,
+    optimizer: str,
     rope_base: dict[str, float],
     data: dict[str, Any],
     allowed: list[str],
@@ -134,6 +139,11 @@ def differences(
         found.append(
             f"model.{name}={wanted[name]}: the checkpoint's model has {trained[name]}; "
             f"use that, or start a new run (another run_name){way_out}"
+        )
+    if state.optimizer_steps > 0 and state.optimizer != optimizer:
+        found.append(
+            f"optimizer.name={optimizer}: the checkpoint has the states of {state.optimizer}; use that, or start "
+            "a new run (another run_name)"
         )
     if "rope_base" not in allowed and state.rope_base != rope_base:
         found.append(

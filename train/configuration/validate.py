@@ -17,6 +17,7 @@ from model.config import ModelConfig
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern
 from parallel.config import ParallelConfig
+from parallel.engine.optimizers import OPTIMIZERS
 from parallel.pipeline.split import pipeline_problems
 from parallel.regions import regions_obstacle
 from parallel.sequence.balance import dealing_problem
@@ -35,8 +36,6 @@ from train.configuration.schema import (
 from train.schedule import rope_base
 from train.schedule.stages import Schedule, build_schedule
 
-# float32 weights and two Adam moments.
-CHECKPOINT_BYTES_PER_PARAMETER = 12
 # A folder's name may have 255 bytes.
 MOST_NAME_BYTES = 200
 
@@ -72,7 +71,8 @@ def _rules(config: RunConfig, world_size: int) -> list[str]:
 def places(config: RunConfig, *, room: bool = True) -> list[str]:
     """What is missing or full on this host. room: also whether the checkpoints have room, which asks the disk."""
     found = config.data.missing() + _resume_problems(config)
-    return found + _room_problems(config) if room else found
+    sizes_are_known = config.optimizer.name in OPTIMIZERS
+    return found + _room_problems(config) if room and sizes_are_known else found
 
 
 def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
@@ -355,4 +355,4 @@ def _room(config: RunConfig, outputs: Path) -> list[str]:
 
 def one_checkpoint_bytes(config: RunConfig) -> int:
     """Bytes of one checkpoint's tensors."""
-    return CHECKPOINT_BYTES_PER_PARAMETER * parameter_count(config.model)
+    return OPTIMIZERS[config.optimizer.name].bytes_of_kinds * parameter_count(config.model)

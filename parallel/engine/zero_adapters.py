@@ -1,0 +1,336 @@
+"""The insides of DeepSpeed's optimizers, behind one adapter class for each of them.
+
+DeepSpeed wraps a torch optimizer, the inner one. It gives the inner optimizer this rank's float32 master
+weights in place of the parameters: flat tensors that hold parts of many parameters, end to end.
+
+    adapter           DeepSpeed's optimizer                 used for
+    WithoutZero       none, the inner one itself            stage 0 (float32)
+    ZeroOneTwo        DeepSpeedZeroOptimizer                stage 1 in float32, stage 2
+    ZeroOneBfloat16   BF16_Optimizer                        stage 1 in bfloat16
+    ZeroThree         DeepSpeedZeroOptimizer_Stage3         stage 3
+
+Every private name of these optimizers stands in this file and in `names` or `parameter_names` of its adapter.
+`adapter_for` compares them with the DeepSpeed that is installed, and says which one is gone.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from parallel.mesh import AxisGroup, gather
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What a step did: global gradient norm before clipping, weights touched or not."""
+
+    gradient_norm: float
+    applied: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which part of a parameter this rank updates, and where it lies.
+
+    master: the tensor of the inner optimizer that holds it, float32. start: first element there. offset: first
+    element in the flattened parameter. length: number of elements; 0 where this rank has no part of it.
+    """
+
+    master: Tensor
+    start: int
+    offset: int
+    length: int
+
+    def in_master(self, flat: Tensor) -> Tensor:
+        """The part (length,) of the master, or of a tensor that is laid out like it; a view."""
+        return flat.view(-1).narrow(0, self.start, self.length)
+
+    def in_parameter(self, whole: Tensor) -> Tensor:
+        """The part (length,) of a tensor of the parameter's shape; a view if it is contiguous."""
+        return whole.reshape(-1).narrow(0, self.offset, self.length)
+
+
+class Adapter:
+    """What the engine needs of one of DeepSpeed's optimizers.
+
+    parameters: what is trained, by name. ranks: over which ZeRO shards. inner: the torch optimizer inside.
+    is_sharded: whether a rank holds a part of each parameter, and not all of them.
+    """
+
+    is_sharded: ClassVar[bool] = True
+    # What this adapter uses of DeepSpeed's optimizer, and of each parameter.
+    names: ClassVar[tuple[str, ...]] = ()
+    parameter_names: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        engine: Any,
+        inner: torch.optim.Optimizer,
+        parameters: Mapping[str, nn.Parameter],
+        ranks: AxisGroup,
+    ) -> None:
+        self.inner = inner
+        self._engine, self._zero, self._ranks = engine, engine.optimizer, ranks
+        self._parameters = parameters
+        by_parameter = {id(parameter): place for parameter, place in self._parts()}
+        self.places = {name: by_parameter[id(p)] for name, p in parameters.items()}
+
+    def masters(self) -> list[Tensor]:
+        """This rank's float32 master weights as the inner optimizer holds them."""
+        raise NotImplementedError
+
+    def reduced(self) -> Iterable[Tensor | None]:
+        """What this rank holds of the reduced gradients until the step."""
+        raise NotImplementedError
+
+    def refresh(self) -> None:
+        """Let the weights that the model computes with follow masters that were just stored. Collective."""
+        raise NotImplementedError
+
+    def _parts(self) -> Iterator[tuple[nn.Parameter, Place]]:
+        raise NotImplementedError
+
+    def prepare_reduction(self) -> None:
+        """What hooks of a backward make ready for the reduction, where there were no hooks (a pipeline)."""
+
+    def accumulate(self, parameters: Iterable[nn.Parameter]) -> None:
+        """After a backward without hooks: move fresh gradients to where they are added up in float32."""
+
+    def accumulated(self, parameter: nn.Parameter) -> Tensor | None:
+        """Where this parameter's gradients are added up before they are reduced."""
+        return parameter.grad
+
+    def full(self, name: str, state: str | None) -> Tensor:
+        """The whole master weight of a parameter, or one of its states; float32. Collective over `ranks`."""
+        parameter, place = self._parameters[name], self.places[name]
+        whole = torch.zeros(parameter.shape, dtype=torch.float32, device=place.master.device)
+        place.in_parameter(whole).copy_(self.held(name, state))
+        dist.all_reduce(whole, group=self._ranks.group)
+        return whole
+
+    def held(self, name: str, state: str | None) -> Tensor:
+        """This rank's part (length,) of a parameter's master weight, or of one of its states; a view."""
+        place = self.places[name]
+        tensor = place.master.detach() if state is None else self.inner.state[place.master][state]
+        return place.in_master(tensor)
+
+    def store(self, name: str, whole: Tensor, state: str | None) -> None:
+        """Keep this rank's part of a whole master weight or state. Call `refresh` after the last one."""
+        self.held(name, state).copy_(self.places[name].in_parameter(whole))
+
+    def step(self, clipping: float) -> StepOutcome:  # noqa: ARG002  (DeepSpeed's settings have it)
+        """Clip the gradients and let the inner optimizer step, unless one is not finite anywhere."""
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return StepOutcome(float(norm), bool(self._engine.was_step_applied()))
+
+
+class WithoutZero(Adapter):
+    """Stage 0: parameters are their own masters, and every rank has all of them."""
+
+    is_sharded = False
+
+    def masters(self) -> list[Tensor]:
+        """See `Adapter`."""
+        return list(self._parameters.values())
+
+    def reduced(self) -> Iterable[Tensor | None]:
+        """See `Adapter`."""
+        return [parameter.grad for parameter in self._parameters.values()]
+
+    def refresh(self) -> None:
+        """See `Adapter`; there is nothing to do."""
+
+    def _parts(self) -> Iterator[tuple[nn.Parameter, Place]]:
+        for parameter in self._parameters.values():
+            yield parameter, Place(parameter, 0, 0, parameter.numel())
+
+    def full(self, name: str, state: str | None) -> Tensor:
+        """See `Adapter`."""
+        return self.held(name, state).view(self._parameters[name].shape)
+
+    def step(self, clipping: float) -> StepOutcome:
+        """See `Adapter`. DeepSpeed neither computes the norm nor looks for a NaN here, so both are done first."""
+        gradients = [gradient for gradient in self.reduced() if gradient is not None]
+        norm = float(nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            self._engine.zero_grad()
+            return StepOutcome(norm, False)
+        if 0.0 < clipping < norm:
+            for gradient in gradients:
+                gradient.mul_(clipping / (norm + 1e-6))
+        self._engine.step()
+        return StepOutcome(norm, True)
+
+
+class _FlatGroups(Adapter):
+    """Parameters of a group lie end to end; ranks have equal stretches of that, wherever they begin and end."""
+
+    parameter_names = ("_hp_mapping",)
+    _masters: ClassVar[str]
+    _groups: ClassVar[str]
+
+    def masters(self) -> list[Tensor]:
+        """See `Adapter`."""
+        return list(getattr(self._zero, self._masters))
+
+    def refresh(self) -> None:
+        """See `Adapter`."""
+        self._zero.update_lp_params()
+
+    def _parts(self) -> Iterator[tuple[nn.Parameter, Place]]:
+        groups = getattr(self._zero, self._groups)
+        for master, members in zip(self.masters(), groups, strict=True):
+            for parameter in members:
+                part = parameter._hp_mapping
+                if part is None:
+                    yield parameter, Place(master, 0, 0, 0)
+                else:
+                    there, here = part.hp_fragment_address, part.lp_fragment_address
+                    yield parameter, Place(master, there.start, here.start, there.numel)
+
+
+class ZeroOneTwo(_FlatGroups):
+    """Stages 1 (float32) and 2."""
+
+    names = (
+        "single_partition_of_fp32_groups",
+        "bit16_groups",
+        "averaged_gradients",
+        "setup_buckets",
+        "update_lp_params",
+    )
+    _masters, _groups = "single_partition_of_fp32_groups", "bit16_groups"
+
+    def reduced(self) -> Iterable[Tensor | None]:
+        """See `Adapter`."""
+        return chain.from_iterable(self._zero.averaged_gradients.values())
+
+    def prepare_reduction(self) -> None:
+        """See `Adapter`."""
+        self._zero.setup_buckets()
+
+
+class ZeroOneBfloat16(_FlatGroups):
+    """Stage 1 with bfloat16 weights: gradients are added up in float32 beside them."""
+
+    names = (
+        "fp32_groups_flat_partition",
+        "bf16_groups",
+        "fp32_groups_gradients_flat",
+        "_update_hp_grad",
+        "update_lp_params",
+    )
+    _masters, _groups = "fp32_groups_flat_partition", "bf16_groups"
+
+    def reduced(self) -> Iterable[Tensor | None]:
+        """See `Adapter`."""
+        return list(self._zero.fp32_groups_gradients_flat)
+
+    def accumulate(self, parameters: Iterable[nn.Parameter]) -> None:
+        """See `Adapter`."""
+        for parameter in parameters:
+            index = self._indices.get(id(parameter))
+            if index is not None and parameter.grad is not None:
+                self._zero._update_hp_grad(parameter, *index, clear_lp_grads=False)
+                parameter.grad = None
+
+    def accumulated(self, parameter: nn.Parameter) -> Tensor | None:
+        """See `Adapter`."""
+        return getattr(parameter, "_hp_grad", parameter.grad)
+
+    def _parts(self) -> Iterator[tuple[nn.Parameter, Place]]:
+        self._indices = {
+            id(parameter): (group, index)
+            for group, members in enumerate(self._zero.bf16_groups)
+            for index, parameter in enumerate(members)
+        }
+        return super()._parts()
+
+
+class ZeroThree(Adapter):
+    """Stage 3: each rank has an equal share of every parameter, padded at the end."""
+
+    names = (
+        "fp32_partitioned_groups_flat",
+        "fp16_groups",
+        "averaged_gradients",
+        "grad_position",
+        "get_param_id",
+        "_reassign_or_swap_out_partitioned_parameters",
+    )
+    parameter_names = ("ds_shape", "ds_numel")
+
+    def masters(self) -> list[Tensor]:
+        """See `Adapter`."""
+        return list(self._zero.fp32_partitioned_groups_flat)
+
+    def reduced(self) -> Iterable[Tensor | None]:
+        """See `Adapter`."""
+        return chain.from_iterable(self._zero.averaged_gradients.values())
+
+    def refresh(self) -> None:
+        """See `Adapter`."""
+        for index in range(len(self._zero.fp16_groups)):
+            self._zero._reassign_or_swap_out_partitioned_parameters(index)
+
+    def _parts(self) -> Iterator[tuple[nn.Parameter, Place]]:
+        masters = self.masters()
+        for parameter in chain.from_iterable(self._zero.fp16_groups):
+            group, start, share = self._zero.grad_position[self._zero.get_param_id(parameter)]
+            offset = min(share * self._ranks.rank, parameter.ds_numel)
+            length = min(share, parameter.ds_numel - offset)
+            yield parameter, Place(masters[group], start, offset, length)
+
+    def full(self, name: str, state: str | None) -> Tensor:
+        """See `Adapter`."""
+        parameter: Any = self._parameters[name]
+        own = self.held(name, state)
+        share = -(-parameter.ds_numel // self._ranks.size)
+        parts = gather(nn.functional.pad(own, (0, share - len(own))), self._ranks)
+        return torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)
+
+
+# By the name of DeepSpeed's class.
+ADAPTERS: Mapping[str, type[Adapter]] = {
+    "DeepSpeedZeroOptimizer": ZeroOneTwo,
+    "BF16_Optimizer": ZeroOneBfloat16,
+    "DeepSpeedZeroOptimizer_Stage3": ZeroThree,
+}
+
+
+def adapter_for(
+    engine: Any,
+    inner: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    ranks: AxisGroup,
+) -> Adapter:
+    """The adapter of what DeepSpeed made of `inner`.
+
+    Raises:
+        RuntimeError: this DeepSpeed has other insides than those that are known here; which name is gone.
+    """
+    outer = engine.optimizer
+    if outer is inner:
+        return WithoutZero(engine, inner, parameters, ranks)
+    kind = ADAPTERS.get(type(outer).__name__)
+    if kind is None:
+        raise RuntimeError(
+            f"DeepSpeed's optimizer is {type(outer).__name__}; known are {', '.join(ADAPTERS)}; "
+            "install the version of DeepSpeed that pyproject.toml names"
+        )
+    gone = [name for name in kind.names if not hasattr(outer, name)]
+    one = next(iter(parameters.values()))
+    gone += [f"{name} (of a parameter)" for name in kind.parameter_names if not hasattr(one, name)]
+    if gone:
+        raise RuntimeError(
+            f"DeepSpeed's {type(outer).__name__} has no {', '.join(gone)} any more; install the version "
+            "of DeepSpeed that pyproject.toml names"
+        )
+    return kind(engine, inner, parameters, ranks)
