@@ -151,7 +151,8 @@ class TrainingEngine:
         for name, full in tensors:
             cut = self.parameters.cut(name)
             for kind in kinds:
-                self._zero.store(name, cut.of(full[kind]), _state_of(kind))
+                part = full[kind][cut.part(full[kind].shape)]
+                self._zero.store(name, part, _state_of(kind))
         self._zero.refresh()
         if self._tied is not None:
             self._tied.follow()

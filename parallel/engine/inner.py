@@ -103,7 +103,7 @@ class MatrixUpdates(torch.optim.Optimizer):
             for name, place in self._places.items()
             if id(place.master) in present
         ]
-        owners = [fragment.cut.is_owner for fragment in fragments]
+        owners = [self._parameters.cut(fragment.name).is_owner for fragment in fragments]
         self._row.update(
             MatrixStep(
                 config=self._config,
@@ -115,17 +115,20 @@ class MatrixUpdates(torch.optim.Optimizer):
         )
 
     def _fragment(self, name: str, place: Place) -> Fragment:
-        state = self.state[place.master]
+        state, cut = self.state[place.master], self._parameters.cut(name)
+        shape = tuple(self._parameters.shape(name))
         assert place.master.grad is not None
         return Fragment(
             name=name,
             weight=place.in_master(place.master.detach()),
             gradient=place.in_master(place.master.grad),
             states={key: place.in_master(state[key]) for key in self._row.states},
-            offset=place.offset,
-            shape=tuple(self._parameters.shape(name)),
-            cut=self._parameters.cut(name),
             weight_decay=self._config.weight_decay if has_decay(name) else 0.0,
+            full_shape=tuple(self._parameters.full_shape(name)),
+            dim=cut.dim,
+            begin=cut.index * shape[cut.dim],
+            shape=shape,
+            offset=place.offset,
         )
 
 

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from model.parameters import role_of
+from parallel.config import OptimizerConfig
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from parallel.config import OptimizerConfig
-    from parallel.tensor.cut import Cut
 
 _FLOAT32 = 4
 
@@ -93,19 +92,22 @@ class Fragment:
     """The part of one parameter that this rank updates, (n,) numbers; n may be 0.
 
     name: of the parameter in the Transformer. weight: float32 master. gradient: float32, reduced and clipped.
-    states: by name, float32. offset: of the first number in this tensor rank's flattened part of the parameter.
-    shape: of that part. cut: where that part lies in the whole parameter. weight_decay: decoupled; 0 for
-    what is not decayed.
+    states: by name, float32. weight_decay: decoupled; 0 for what is not decayed.
+
+    Where it lies: this tensor rank's part of the parameter, of `shape`, begins at row `begin` of dimension `dim` of
+    the whole parameter, of `full_shape`; the fragment begins at number `offset` of that part, flattened.
     """
 
     name: str
     weight: Tensor
     gradient: Tensor
     states: Mapping[str, Tensor]
-    offset: int
-    shape: tuple[int, ...]
-    cut: Cut
     weight_decay: float
+    full_shape: tuple[int, ...]
+    dim: int
+    begin: int
+    shape: tuple[int, ...]
+    offset: int
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,7 @@ class MatrixStep:
     of the same shape on all ranks; returns for each its sum over all ranks that hold a part of the same
     parameter. Replicas are counted once. Collective: one tensor travels for all fragments together.
 
-    A rule that needs whole matrices places its fragment in zeros of the whole shape (`offset`, `shape` and `cut` say
-    where) and asks for the sum of that.
+    A rule that needs a whole matrix places its fragment in zeros of `full_shape` and asks for the sum of that.
     """
 
     config: OptimizerConfig

@@ -4,7 +4,6 @@ The oracle is plain torch: dense attention, `clip_grad_norm_`, `AdamW`. Compared
 gradient norm and the weights after the last one. Then: a checkpoint moves between all layouts bit by bit.
 """
 
-from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,36 +11,33 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from data.batch import PackedBatch
 from data.loader import GlobalBatch
 from data.packing.spans import BatchShape
-from model.attention.core import choose_core
-from model.config import ModelConfig
-from model.initialization import initialize
-from model.packed_layout import PackedLayout
-from model.transformer import Transformer
 from parallel.checkpoint import tensors
 from parallel.checkpoint.index import Index
-from parallel.config import OptimizerConfig, ParallelConfig
-from parallel.engine.optimizers import has_decay
-from parallel.mesh import Mesh, World, arrange, start
+from parallel.config import ParallelConfig
+from parallel.mesh import World, arrange, start
 from ranks import run_on_ranks
+from tests.parity.engine_steps import (
+    CPU,
+    RATE,
+    STEPS,
+    differences,
+    everything,
+    oracle,
+    small_configuration,
+    step,
+    trainer_of,
+    weights,
+)
 from tests.parity.layout_cases import MODELS, TOKENS, Case
-from tests.parity.streams import BASE, SEED, Z_LOSS, part_of_rank, streams
-from train.build_trainer import build_trainer
-from train.configuration.compose import compose_run
-from train.configuration.schema import RunConfig
+from tests.parity.streams import BASE, streams
 from train.schedule.rope_base import BaseCurve
 from train.schedule.stages import Point, Stage
 from train.step import optimizer_step
-from train.trainer import Trainer
 
-CPU = torch.device("cpu")
-STEPS, RATE, CLIP = 3, 1e-2, 0.5
-# At 1e-8 Adam turns rounding of near-zero gradients into differences of the weights.
-OPTIMIZER = OptimizerConfig(epsilon=1e-4, weight_decay=0.2, gradient_clipping=CLIP)
 # Each ZeRO stage on tensor x sequence; every schedule, dealing and model with the other axes.
 STEP_CASES = (
     (Case(1, 2, 2, 1, "1f1b", "balanced", 2, "cohere", "input"), 1),
@@ -62,85 +58,10 @@ LARGE_STEP_CASES = (
 )
 
 
-@cache
-def small_configuration() -> RunConfig:
-    """Composed once, before ranks are forked."""
-    return compose_run(["schedule=small"])
-
-
 @pytest.fixture(autouse=True, scope="module")
 def composed() -> None:
     """Ranks find it made."""
     small_configuration()
-
-
-def configured(model: ModelConfig, parallel: ParallelConfig, precision: str) -> RunConfig:
-    config = deepcopy(small_configuration())
-    config.model, config.optimizer, config.parallel = model, OPTIMIZER, parallel
-    config.seed = SEED
-    config.train.precision = precision
-    config.train.z_loss = Z_LOSS
-    return config
-
-
-def trainer_of(mesh: Mesh, model: ModelConfig, parallel: ParallelConfig, **train: Any) -> Trainer:
-    config = configured(model, parallel, train.pop("precision", "float32"))
-    for key, value in train.items():
-        setattr(config.train, key, value)
-    return build_trainer(config, mesh, parallel, sequence_length=TOKENS)
-
-
-def step(trainer: Trainer, mesh: Mesh, case: Case, parallel: ParallelConfig, number: int) -> Any:
-    everything = streams(case, first=number * 8)
-    mine = tuple(
-        part_of_rank(stream, MODELS[case.model], mesh, parallel)
-        for stream in everything[mesh.data.rank :: mesh.data.size]
-    )
-    shape = BatchShape(TOKENS, len(everything) * TOKENS, TOKENS, (1.0,))
-    batch = GlobalBatch(shape, mine, sum(s.valid_tokens for s in everything), 0, {})
-    stage = Stage("only", 0, 0, STEPS, shape, BaseCurve(((0, BASE),)), None)
-    model = MODELS[case.model]
-    return optimizer_step(
-        trainer, mesh, batch, point=Point(stage, RATE, BASE), model=model, stop=False
-    )
-
-
-def oracle(case: Case) -> tuple[list[float], list[float], dict[str, Tensor]]:
-    config = MODELS[case.model]
-    core = choose_core("dense", CPU, torch.float32, softcap=config.attention_softcap)
-    model = Transformer(config, core)
-    initialize(model, config, SEED)
-    named = list(model.named_parameters())
-    groups: list[dict[str, Any]] = [
-        {"params": [p for n, p in named if has_decay(n)], "weight_decay": 0.2},
-        {"params": [p for n, p in named if not has_decay(n)], "weight_decay": 0.0},
-    ]
-    adam = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), eps=OPTIMIZER.epsilon)
-    losses, norms = [], []
-    for number in range(STEPS):
-        batch = streams(case, first=number * 8)
-        valid = sum(b.valid_tokens for b in batch)
-        adam.zero_grad()
-        losses.append(sum(_backward(model, b, valid) for b in batch))
-        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
-        adam.step()
-    return losses, norms, {n: p.detach() for n, p in named}
-
-
-def _backward(model: Transformer, batch: PackedBatch, valid: int) -> float:
-    hidden_TD = model(batch.tokens_T, PackedLayout.from_lengths(batch.lengths), BASE)
-    sums = model.loss(hidden_TD, batch.targets_T, Z_LOSS)
-    (sums.total / valid).backward()
-    return float(sums.loss_sum) / valid
-
-
-def weights(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
-    """Every tensor of this rank's stage, whole. Collective."""
-    engine = trainer.engine
-    return {
-        name: {kind: tensor.clone() for kind, tensor in engine.full_tensors(name).items()}
-        for name in engine.parameters.named
-    }
 
 
 # Losses and gradient norms of all steps, and every tensor of this rank's stage after the last one.
@@ -338,24 +259,3 @@ def test_a_checkpoint_moves_between_all_layouts_in_one_process(
 
     for wrong in run_on_ranks(work, 4):
         assert wrong == []
-
-
-def everything(trainer: Trainer, mesh: Mesh) -> dict[str, dict[str, Tensor]]:
-    """Every tensor of the whole model, on every rank."""
-    parts = mesh.gather_objects(weights(trainer))
-    return {name: found for part in parts for name, found in part.items()}
-
-
-def differences(
-    found: dict[str, dict[str, Tensor]],
-    wanted: dict[str, dict[str, Tensor]],
-    parallel: ParallelConfig,
-) -> list[str]:
-    if found.keys() != wanted.keys():
-        return [f"{parallel}: {found.keys() ^ wanted.keys()}"]
-    return [
-        f"{parallel}: {kind} of {name}"
-        for name in found
-        for kind in found[name]
-        if not torch.equal(found[name][kind], wanted[name][kind])
-    ]

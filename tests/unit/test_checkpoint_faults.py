@@ -390,3 +390,9 @@ def test_other_formats_and_hostile_indexes_are_refused_in_one_line(tmp_path: Pat
         with pytest.raises(ValueError, match=r"index\.json: ") as refused:
             read_index(tmp_path)
         assert not isinstance(refused.value, DamagedCheckpoint)
+
+
+def test_a_state_from_before_there_was_an_optimizer_to_choose_is_adamws(tmp_path: Path) -> None:
+    (tmp_path / STATE).write_bytes(seal({"format": 2, "step": 9, "adam_steps": 7}))
+    state = read_state(tmp_path)
+    assert (state.step, state.optimizer, state.optimizer_steps) == (9, "adamw", 7)

@@ -115,6 +115,7 @@ def _choices(config: RunConfig) -> list[str]:
     return [
         f"{key}={value}: must be one of {', '.join(known)}"
         for key, value, known in (
+            ("optimizer.name", config.optimizer.name, OPTIMIZERS),
             ("train.precision", config.train.precision, PRECISIONS),
             ("train.device", config.train.device, DEVICES),
             ("train.compile_regions", config.train.compile_regions, COMPILE),

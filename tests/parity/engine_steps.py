@@ -1,0 +1,232 @@
+"""Training steps through the real engine on any layout, and the same steps on one process in plain torch."""
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data.batch import PackedBatch
+from data.loader import GlobalBatch
+from data.packing.spans import BatchShape
+from model.attention.core import choose_core
+from model.config import ModelConfig
+from model.initialization import initialize
+from model.packed_layout import PackedLayout
+from model.transformer import Transformer
+from parallel.checkpoint import tensors
+from parallel.checkpoint.index import Index
+from parallel.config import OptimizerConfig, ParallelConfig
+from parallel.engine.optimizers import has_decay
+from parallel.mesh import Mesh, World, arrange
+from tests.parity.layout_cases import MODELS, TOKENS, Case
+from tests.parity.streams import BASE, SEED, Z_LOSS, part_of_rank, streams
+from train.build_trainer import build_trainer
+from train.configuration.compose import compose_run
+from train.configuration.schema import RunConfig
+from train.schedule.rope_base import BaseCurve
+from train.schedule.stages import Point, Stage
+from train.step import optimizer_step
+from train.trainer import Trainer
+
+CPU = torch.device("cpu")
+STEPS, RATE, CLIP = 3, 1e-2, 0.5
+# At 1e-8 Adam turns rounding of near-zero gradients into differences of the weights.
+OPTIMIZER = OptimizerConfig(epsilon=1e-4, weight_decay=0.2, gradient_clipping=CLIP)
+
+
+@cache
+def small_configuration() -> RunConfig:
+    """Composed once: call it before ranks are forked."""
+    return compose_run(["schedule=small"])
+
+
+def configured(
+    model: ModelConfig, parallel: ParallelConfig, precision: str, optimizer: OptimizerConfig
+) -> RunConfig:
+    config = deepcopy(small_configuration())
+    config.model, config.parallel = model, parallel
+    config.optimizer = optimizer
+    config.seed = SEED
+    config.train.precision = precision
+    config.train.z_loss = Z_LOSS
+    return config
+
+
+def trainer_of(mesh: Mesh, model: ModelConfig, parallel: ParallelConfig, **train: Any) -> Trainer:
+    """A trainer as a run builds it. train: `precision`, `optimizer` and fields of config.train."""
+    precision, optimizer = train.pop("precision", "float32"), train.pop("optimizer", OPTIMIZER)
+    config = configured(model, parallel, precision, optimizer)
+    for key, value in train.items():
+        setattr(config.train, key, value)
+    return build_trainer(config, mesh, parallel, sequence_length=TOKENS)
+
+
+def step(
+    trainer: Trainer,
+    mesh: Mesh,
+    case: Case,
+    parallel: ParallelConfig,
+    number: int,
+    limit: float = math.inf,
+) -> Any:
+    """Step `number` of the case's streams; with a `limit` below the loss it is skipped."""
+    everything = streams(case, first=number * 8)
+    mine = tuple(
+        part_of_rank(stream, MODELS[case.model], mesh, parallel)
+        for stream in everything[mesh.data.rank :: mesh.data.size]
+    )
+    shape = BatchShape(TOKENS, len(everything) * TOKENS, TOKENS, (1.0,))
+    batch = GlobalBatch(shape, mine, sum(s.valid_tokens for s in everything), 0, {})
+    stage = Stage("only", 0, 0, STEPS, shape, BaseCurve(((0, BASE),)), None)
+    model = MODELS[case.model]
+    return optimizer_step(
+        trainer,
+        mesh,
+        batch,
+        point=Point(stage, RATE, BASE),
+        model=model,
+        stop=False,
+        limit=limit,
+    )
+
+
+Named = list[tuple[str, nn.Parameter]]
+
+
+def adamw(named: Named) -> Callable[[], object]:
+    """A step of torch's AdamW."""
+    groups: list[dict[str, Any]] = [
+        {"params": [p for n, p in named if has_decay(n)], "weight_decay": 0.2},
+        {"params": [p for n, p in named if not has_decay(n)], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), eps=OPTIMIZER.epsilon).step
+
+
+def oracle(
+    case: Case, optimizer: Callable[[Named], Callable[[], object]] = adamw
+) -> tuple[list[float], list[float], dict[str, Tensor]]:
+    """Losses and gradient norms of all steps, and the weights after the last one, on one process."""
+    config = MODELS[case.model]
+    core = choose_core("dense", CPU, torch.float32, softcap=config.attention_softcap)
+    model = Transformer(config, core)
+    initialize(model, config, SEED)
+    named = list(model.named_parameters())
+    take_step = optimizer(named)
+    losses, norms = [], []
+    for number in range(STEPS):
+        batch = streams(case, first=number * 8)
+        valid = sum(b.valid_tokens for b in batch)
+        model.zero_grad()
+        losses.append(sum(_backward(model, b, valid) for b in batch))
+        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
+        take_step()
+    return losses, norms, {n: p.detach() for n, p in named}
+
+
+def _backward(model: Transformer, batch: PackedBatch, valid: int) -> float:
+    hidden_TD = model(batch.tokens_T, PackedLayout.from_lengths(batch.lengths), BASE)
+    sums = model.loss(hidden_TD, batch.targets_T, Z_LOSS)
+    (sums.total / valid).backward()
+    return float(sums.loss_sum) / valid
+
+
+def weights(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
+    """Every tensor of this rank's stage, whole. Collective."""
+    engine = trainer.engine
+    return {
+        name: {kind: tensor.clone() for kind, tensor in engine.full_tensors(name).items()}
+        for name in engine.parameters.named
+    }
+
+
+def everything(trainer: Trainer, mesh: Mesh) -> dict[str, dict[str, Tensor]]:
+    """Every tensor of the whole model, on every rank."""
+    parts = mesh.gather_objects(weights(trainer))
+    return {name: found for part in parts for name, found in part.items()}
+
+
+def differences(
+    found: dict[str, dict[str, Tensor]],
+    wanted: dict[str, dict[str, Tensor]],
+    parallel: ParallelConfig,
+) -> list[str]:
+    if found.keys() != wanted.keys():
+        return [f"{parallel}: {found.keys() ^ wanted.keys()}"]
+    return [
+        f"{parallel}: {kind} of {name}"
+        for name in found
+        for kind in found[name]
+        if not torch.equal(found[name][kind], wanted[name][kind])
+    ]
+
+
+Saved = tuple[Path, Index, dict[str, dict[str, Tensor]]]
+"""A checkpoint after two steps: its folder, its index and what it must hold."""
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One layout and one optimizer through everything that a run does with them."""
+
+    world: World
+    case: Case
+    layout: ParallelConfig
+    optimizer: OptimizerConfig
+    precision: str = "float32"
+
+    def check(self, folder: Path, truth: Any, before: Saved | None) -> Saved:
+        """Train as the `truth` of `oracle` does; save, skip a step, resume; load `before` of another layout."""
+        mesh = arrange(self.world, self.layout.topology(self.world.world_size))
+        trainer = self._build(mesh)
+        taken = [self._step(trainer, mesh, number) for number in (0, 1)]
+        saved = everything(trainer, mesh)
+        folder.mkdir(exist_ok=True)
+        index = tensors.write(tensors.gather_owned(trainer.engine), folder, mesh)
+        assert not self._step(trainer, mesh, 2, limit=0.0).applied
+        self._expect(trainer, mesh, saved)
+        straight = self._finish(trainer, mesh, taken, truth)
+        trainer.engine.close()
+        trainer = self._build(mesh)
+        if before is not None:
+            tensors.read(trainer.engine, *before[:2], optimizer_steps=2)
+            self._expect(trainer, mesh, before[2])
+        tensors.read(trainer.engine, folder, index, optimizer_steps=2)
+        self._step(trainer, mesh, 2)
+        self._expect(trainer, mesh, straight)
+        assert trainer.engine.optimizer_steps() == STEPS
+        trainer.engine.close()
+        return folder, index, saved
+
+    def _build(self, mesh: Mesh) -> Trainer:
+        config = {"optimizer": self.optimizer, "precision": self.precision}
+        return trainer_of(mesh, MODELS[self.case.model], self.layout, **config)
+
+    def _step(self, trainer: Trainer, mesh: Mesh, number: int, limit: float = math.inf) -> Any:
+        return step(trainer, mesh, self.case, self.layout, number, limit)
+
+    def _expect(self, trainer: Trainer, mesh: Mesh, wanted: dict[str, dict[str, Tensor]]) -> None:
+        """Bit by bit."""
+        assert differences(everything(trainer, mesh), wanted, self.layout) == []
+
+    def _finish(self, trainer: Trainer, mesh: Mesh, taken: list[Any], truth: Any) -> Any:
+        results = [*taken, self._step(trainer, mesh, 2)]
+        losses, norms, weights = truth
+        # float32: a few units in the last place over sums of some hundred terms. bfloat16 has 8 bits.
+        of_loss, of_norm = {"float32": (2e-6, 1e-5), "bfloat16": (4e-3, 4e-2)}[self.precision]
+        assert [result.loss for result in results] == pytest.approx(losses, rel=of_loss)
+        assert [result.gradient_norm for result in results] == pytest.approx(norms, rel=of_norm)
+        found = everything(trainer, mesh)
+        if self.precision == "bfloat16":
+            return found
+        for name, weight in weights.items():
+            torch.testing.assert_close(
+                found[name]["weight"], weight, rtol=1e-4, atol=2e-6, msg=f"{name} {self.layout}"
+            )
+        return found
