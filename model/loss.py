@@ -39,14 +39,12 @@ class LossSums:
     """Sums over the valid tokens of one stream, as scalars on its device; nothing is averaged yet.
 
     total: loss_sum + z_loss * z_sum, the ONE differentiable field. loss_sum: natural-log
-    cross-entropy, detached. z_sum: squared log-sum-exp of the logits, detached. valid_tokens:
-    int64 count of targets that are not ignored.
+    cross-entropy, detached. z_sum: squared log-sum-exp of the logits, detached.
     """
 
     total: Tensor
     loss_sum: Tensor
     z_sum: Tensor
-    valid_tokens: Tensor
 
 
 @dataclass(frozen=True)
@@ -109,9 +107,7 @@ Walked = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 Walk = Callable[[Tensor, Tensor, bool, bool], Walked]
 
 
-def sums_of_walk(
-    walk: Walk, hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, z_loss: float
-) -> LossSums:
+def sums_of_walk(walk: Walk, hidden_TD: Tensor, weight_VD: Tensor, z_loss: float) -> LossSums:
     """The sums of one walk, differentiable where gradients are recorded. See `LossSums`."""
     wants_gradients = torch.is_grad_enabled() and (
         hidden_TD.requires_grad or weight_VD.requires_grad
@@ -124,7 +120,7 @@ def sums_of_walk(
         with torch.no_grad():
             loss_sum, z_sum, _, _ = walk(hidden_TD, weight_VD, False, False)
             total = loss_sum + z_loss * z_sum
-    return LossSums(total, loss_sum, z_sum, (targets_T != IGNORED).sum())
+    return LossSums(total, loss_sum, z_sum)
 
 
 class ChunkedLoss:
@@ -154,7 +150,7 @@ class ChunkedLoss:
             ),
             targets_T=targets_T,
         )
-        return sums_of_walk(walk, hidden_TD, weight_VD, targets_T, z_loss)
+        return sums_of_walk(walk, hidden_TD, weight_VD, z_loss)
 
     @torch.no_grad()
     def per_token(
@@ -242,10 +238,8 @@ def chunk_in_place(
     log_p_CV = wide_CV.log_softmax(dim=-1)
     log_p_C = log_p_CV.gather(1, column_C1).squeeze(1)
     lse_C = wide_CV.gather(1, column_C1).squeeze(1) - log_p_C
-    # Weight of a token: nothing where it is ignored. The slope is one number unless logits are capped.
-    scale_C = valid_C.to(lse_C.dtype) * (1.0 if logits.softcap else logits.scale)
-    d_logits_CV = log_p_CV.exp_().mul_((scale_C * (1 + 2 * z_loss * lse_C))[:, None])
-    d_logits_CV.scatter_add_(1, column_C1, -scale_C[:, None])
+    p_CV = log_p_CV.exp_()
+    d_logits_CV = gradient_in_place(p_CV, targets_C, lse_C, logits=logits, z_loss=z_loss)
     if logits.softcap:
         d_logits_CV.mul_(logits.slope(wide_CV))
     losses_C, lse_C = torch.where(valid_C, -log_p_C, 0.0), torch.where(valid_C, lse_C, 0.0)
@@ -353,17 +347,24 @@ def picked_logits(logits_CV: Tensor, targets_C: Tensor, first: int = 0) -> Tenso
 
 
 def gradient_in_place(
-    logits_CV: Tensor, targets_C: Tensor, lse_C: Tensor, *, z_loss: float, first: int = 0
+    p_CV: Tensor,
+    targets_C: Tensor,
+    lse_C: Tensor,
+    *,
+    logits: Logits,
+    z_loss: float,
+    first: int = 0,
 ) -> Tensor:
-    """Turn the logits of the vocabulary from `first` on into d total / d logits.
+    """Turn probabilities of the vocabulary from `first` on into d total / d product; capped: into d total / d logits.
 
-    Rows with an ignored target become zero. lse_C: log-sum-exp over the whole vocabulary.
+    Rows with an ignored target become zero. lse_C: log-sum-exp of every row over the whole vocabulary. Where logits
+    are capped the caller multiplies by their slope, which is not one number then.
     """
-    column_C, held_C = _columns(logits_CV, targets_C, first)
-    valid_C1 = (targets_C != IGNORED)[:, None]
-    gradient_CV = logits_CV.sub_(lse_C[:, None]).exp_().mul_(1 + 2 * z_loss * lse_C[:, None])
-    gradient_CV.scatter_add_(1, column_C[:, None], -held_C[:, None].to(gradient_CV.dtype))
-    return gradient_CV.masked_fill_(~valid_C1, 0.0)
+    column_C, held_C = _columns(p_CV, targets_C, first)
+    # Weight of a token: nothing where it is ignored.
+    scale_C = (targets_C != IGNORED).to(lse_C.dtype) * (1.0 if logits.softcap else logits.scale)
+    gradient_CV = p_CV.mul_((scale_C * (1 + 2 * z_loss * lse_C))[:, None])
+    return gradient_CV.scatter_add_(1, column_C[:, None], -(scale_C * held_C)[:, None])
 
 
 def _columns(logits_CV: Tensor, targets_C: Tensor, first: int) -> tuple[Tensor, Tensor]:

@@ -67,11 +67,6 @@ class PackedLayout:
         """Tokens of the whole stream (of all ranks together, if it is cut among ranks)."""
         return sum(self.lengths)
 
-    @property
-    def offsets(self) -> tuple[int, ...]:
-        """`cu_seqlens` on the host: document i is tokens offsets[i] to offsets[i + 1] - 1."""
-        return (0, *accumulate(self.lengths))
-
     def document_T(self) -> Tensor:  # noqa: N802
         """int64 (T,): the index of the document every token of the stream belongs to."""
         device = self.cu_seqlens.device

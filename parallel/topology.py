@@ -43,13 +43,6 @@ class Topology:
         """Number of ranks."""
         return self.tensor * self.sequence * self.data * self.pipeline
 
-    def coordinates(self, rank: int) -> dict[Axis, int]:
-        """Where a rank sits on every axis."""
-        found: dict[Axis, int] = {}
-        for axis in reversed(AXES):
-            rank, found[axis] = divmod(rank, self.sizes[axis])
-        return found
-
     def rank_at(self, coordinates: dict[Axis, int]) -> int:
         """The rank that sits at these coordinates."""
         rank = 0

@@ -44,19 +44,6 @@ def head_cost(config: ModelConfig, sequence_length: int) -> int:
     return 2 * head_matmul_parameters(config) * sequence_length
 
 
-def rank_costs(
-    sizes: Sequence[int], costs: Sequence[int], head: int, placement: Placement
-) -> list[int]:
-    """The work of every rank when stages hold `sizes` layers in order."""
-    work = [0] * placement.ranks
-    start = 0
-    for stage, size in enumerate(sizes):
-        work[placement.rank_of(stage)] += sum(costs[start : start + size])
-        start += size
-    work[placement.rank_of(len(sizes) - 1)] += head
-    return work
-
-
 def balanced_sizes(costs: Sequence[int], head: int, placement: Placement) -> list[int]:
     """Layers of every stage in order, so that the busiest rank has the least to do.
 

@@ -19,8 +19,6 @@ Pure integers and no clock: every rank finds the same dealing from the document 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
-import numpy as np
-
 from parallel.sequence.chunk_costs import ChunkCosts, Integers, cut
 from parallel.sequence.chunk_search import busiest, join, least_busiest, level, search
 from parallel.sequence.dealing import Dealing, deal_contiguous, deal_zigzag
@@ -72,23 +70,6 @@ def dealing_problem(layout: str, num_tokens: int, size: int) -> str | None:
         f"sequence_layout={layout}: a stream of {num_tokens} tokens must be a multiple of {rule}; "
         f"use {use}"
     )
-
-
-def attention_work(
-    dealing: Dealing, lengths: Sequence[int], windows: Mapping[int | None, int]
-) -> tuple[int, ...]:
-    """Visible query-key pairs of each rank, summed over layers."""
-    held = np.array(dealing.chunks)
-    costs = cut(lengths, held.size, windows)
-    return tuple(costs.work[held].sum(axis=1).tolist())
-
-
-def keys_received(
-    dealing: Dealing, lengths: Sequence[int], windows: Mapping[int | None, int]
-) -> tuple[int, ...]:
-    """Key tokens that each rank receives in one forward, summed over layers; what plan.py's plans move."""
-    held = np.array(dealing.chunks)
-    return tuple(cut(lengths, held.size, windows).keys(held).tolist())
 
 
 def chunk_counts(num_tokens: int, size: int) -> tuple[int, ...]:

@@ -21,12 +21,10 @@ from parallel.sequence.dealing import Dealing
 class KeyPlan:
     """receives[rank][source]: stream ranges that `rank` receives from `source`, ascending and disjoint.
 
-    window: None for full layers. needs[rank]: for every chunk of the rank, in order, the range of keys
-    before the chunk that its queries attend (may be empty; may lie on any rank, its own too).
+    window: None for full layers.
     """
 
     window: int | None
-    needs: tuple[tuple[range, ...], ...]
     receives: tuple[tuple[tuple[range, ...], ...], ...]
 
     def tokens_received(self, rank: int) -> int:
@@ -37,16 +35,20 @@ class KeyPlan:
 def plan_keys(dealing: Dealing, lengths: Sequence[int], window: int | None) -> KeyPlan:
     """The plan of one kind of layer for documents of these lengths, laid end to end."""
     starts = [0, *accumulate(lengths)]
-    needs = tuple(
-        tuple(_needed(dealing.chunk_range(chunk).start, starts, window) for chunk in held)
-        for held in dealing.chunks
-    )
     owner = {chunk: rank for rank, held in enumerate(dealing.chunks) for chunk in held}
-    receives = tuple(_by_source(dealing, owner, rank, needs[rank]) for rank in range(dealing.size))
-    return KeyPlan(window, needs, receives)
+    receives = []
+    for rank, held in enumerate(dealing.chunks):
+        first_tokens = [dealing.chunk_range(chunk).start for chunk in held]
+        needs = [keys_before(first, starts, window) for first in first_tokens]
+        receives.append(_by_source(dealing, owner, rank, needs))
+    return KeyPlan(window, tuple(receives))
 
 
-def _needed(start: int, starts: Sequence[int], window: int | None) -> range:
+def keys_before(start: int, starts: Sequence[int], window: int | None) -> range:
+    """The keys before a chunk that its queries attend, wherever they lie.
+
+    start: first token of the chunk. starts: first tokens of the documents. window: None for full layers.
+    """
     document = starts[bisect_right(starts, start) - 1]
     first = document if window is None else max(document, start - (window - 1))
     return range(first, start)

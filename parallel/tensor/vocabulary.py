@@ -86,7 +86,7 @@ class VocabularyParallelLoss:
         """See `LossSums`; of all tokens, on every rank."""
         logits = Logits(logit_scale, logit_softcap)
         walk = partial(self._walk, targets_T=targets_T, logits=logits, z_loss=z_loss)
-        return sums_of_walk(walk, hidden_TD, weight_VD, targets_T, z_loss)
+        return sums_of_walk(walk, hidden_TD, weight_VD, z_loss)
 
     @torch.no_grad()
     def per_token(
@@ -105,7 +105,8 @@ class VocabularyParallelLoss:
         weight_VD = for_product(weight_VD)
         for rows, hidden_CD in self._chunks(hidden_TD, weight_VD):
             logits_CV = logits.in_place(hidden_CD @ weight_VD.t())
-            losses_C, _ = self._losses(logits_CV, targets_NT[:, rows].flatten())
+            targets_C = targets_NT[:, rows].flatten()
+            losses_C, _ = valid_losses(*self._gathered(logits_CV, targets_C), targets_C)
             losses_NT[:, rows] = losses_C.view(self._group.size, -1)
         return in_stream_order(losses_NT)
 
@@ -129,15 +130,21 @@ class VocabularyParallelLoss:
         for rows, hidden_CD in self._chunks(hidden_TD, weight_VD):
             targets_C = targets_NT[:, rows].flatten()
             logits_CV = logits.in_place(hidden_CD @ weight_VD.t())
-            losses_C, lse_C = self._losses(logits_CV, targets_C)
+            lse_C, picked_C = self._gathered(logits_CV, targets_C)
+            losses_C, valid_lse_C = valid_losses(lse_C, picked_C, targets_C)
             loss_sum += losses_C.sum()
-            z_sum += lse_C.square().sum()
+            z_sum += valid_lse_C.square().sum()
             if not wants_d_hidden and d_weight_VD is None:
                 continue
             first = self._group.rank * weight_VD.shape[0]
             slope = logits.slope(logits_CV)
-            d_logits_CV = gradient_in_place(logits_CV, targets_C, lse_C, z_loss=z_loss, first=first)
-            d_logits_CV = d_logits_CV.mul_(slope).to(weight_VD.dtype)
+            p_CV = logits_CV.sub_(lse_C[:, None]).exp_()
+            d_logits_CV = gradient_in_place(
+                p_CV, targets_C, lse_C, logits=logits, z_loss=z_loss, first=first
+            )
+            if logits.softcap:
+                d_logits_CV.mul_(slope)
+            d_logits_CV = d_logits_CV.to(weight_VD.dtype)
             if wants_d_hidden:
                 returning.send(rows, (d_logits_CV @ weight_VD).to(hidden_TD.dtype))
             if d_weight_VD is not None:
@@ -158,14 +165,14 @@ class VocabularyParallelLoss:
                 arriving = launch_gather(hidden_TD[chunks[index + 1]], self._group)
             yield rows, for_product(hidden_CD)
 
-    def _losses(self, logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses and log-sum-exps over the whole vocabulary, both 0 where the target is ignored."""
+    def _gathered(self, logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-sum-exps over the whole vocabulary, and the targets' logits, of every row."""
         first = self._group.rank * logits_CV.shape[1]
         own_2C = torch.stack(
             (logits_CV.logsumexp(dim=-1), picked_logits(logits_CV, targets_C, first))
         )
         parts_N2C = launch_gather(own_2C, self._group).wait().view(-1, *own_2C.shape)
-        return valid_losses(parts_N2C[:, 0].logsumexp(0), parts_N2C[:, 1].sum(0), targets_C)
+        return parts_N2C[:, 0].logsumexp(0), parts_N2C[:, 1].sum(0)
 
 
 class _Returning:

@@ -20,9 +20,10 @@ from xml.sax.saxutils import escape
 import numpy as np
 from traffic import LAYERS, RANKS, WINDOW, streams
 
-from parallel.sequence.balance import attention_work, deal, keys_received
+from parallel.sequence.balance import deal
 from parallel.sequence.chunk_costs import cut
 from parallel.sequence.dealing import Dealing
+from rank_work import attention_work, keys_received
 
 OUTPUT = Path("outputs/benchmarks/balance.json")
 PICTURE = Path("docs/pictures/dealing.svg")

@@ -33,7 +33,7 @@ from model.position.rotation import Rotation
 from model.transformer import Transformer
 from parallel.config import ParallelConfig
 from parallel.mesh import start
-from parallel.pipeline.balance import head_cost, layer_costs, rank_costs
+from parallel.pipeline.balance import head_cost, layer_costs
 from parallel.pipeline.placement import place_stages
 from parallel.pipeline.runner import PipelineRunner
 from parallel.pipeline.schedule import TimedAction, bubble, ideal_bubble
@@ -45,6 +45,7 @@ from parallel.pipeline.timeline import (
     write_timeline,
 )
 from parallel.topology import Topology
+from rank_work import stage_work
 from ranks import run_on_ranks
 
 FOLDER = Path("outputs/benchmarks")
@@ -253,7 +254,7 @@ def main() -> None:
         timed = min(steps, key=lambda step: max(one.end for one in step))
         sizes = [len(layers) for layers in split_layers(config, parallel, TOKENS)]
         costs = layer_costs(config, TOKENS)
-        work = rank_costs(sizes, costs, head_cost(config, TOKENS), placement)
+        work = stage_work(sizes, costs, head_cost(config, TOKENS), placement)
         row = {
             **asdict(case),
             "layers_of_stages": sizes,

@@ -100,8 +100,9 @@ def _problem(config: ModelConfig, lengths: Sequence[int], machine: Machine) -> P
     generator = torch.Generator().manual_seed(SEED)
     tokens_T = torch.randint(config.vocab_size, (sum(lengths),), generator=generator)
     targets_T = tokens_T.roll(-1)
-    targets_T[list(layout.offsets[1:-1])] = IGNORED
-    targets_T[layout.offsets[-2] :] = IGNORED  # the last document is padding
+    ends = list(itertools.accumulate(lengths))
+    targets_T[ends[:-1]] = IGNORED
+    targets_T[ends[-2] :] = IGNORED  # the last document is padding
     return Problem(config, layout, tokens_T.to(machine.device), targets_T.to(machine.device))
 
 
@@ -120,7 +121,7 @@ def answer(model: Transformer, problem: Problem) -> Answer:
     losses_T = model.token_losses(hidden_TD.detach(), problem.targets_T)
     sums = model.loss(hidden_TD, problem.targets_T)
     named = dict(model.named_parameters())
-    mean = sums.total / sums.valid_tokens
+    mean = sums.total / (problem.targets_T != IGNORED).sum()
     gradients = torch.autograd.grad(mean, list(named.values()))
     on_cpu = [gradient.detach().float().cpu() for gradient in gradients]
     return Answer(losses_T.float().cpu(), dict(zip(named, on_cpu, strict=True)))

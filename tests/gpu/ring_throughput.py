@@ -19,8 +19,9 @@ from machine import Machine
 from outcome import Outcome
 from virtual_ranks import NoiseWire, axis_of, core_of, layout_of
 
-from parallel.sequence.balance import attention_work, deal
+from parallel.sequence.balance import deal
 from parallel.sequence.dealing import Dealing
+from rank_work import attention_work
 
 LAYOUTS = ("zigzag", "balanced")
 # Tokens of the stream and lengths of the ring.

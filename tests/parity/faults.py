@@ -179,7 +179,7 @@ def halo_reaches_into_another_document(patch: Patch) -> None:
         with pytest.MonkeyPatch.context() as within:
             if window is not None:
                 within.setattr("parallel.sequence.route.Own", _WithoutBorders)
-                within.setattr("parallel.sequence.plan._needed", needed)
+                within.setattr("parallel.sequence.plan.keys_before", needed)
             return route(dealing, lengths, rank, window, how)
 
     patch.setattr("parallel.sequence.layout.route", reaching)

@@ -62,7 +62,7 @@ def stream(number: int, tokens: int = TOKENS) -> Stream:
     lengths = LENGTHS[number % len(LENGTHS)] if tokens == TOKENS else (tokens - 5, 5)
     layout = PackedLayout.from_lengths(lengths)
     targets_T = tokens_T.roll(-1)
-    targets_T[torch.tensor(layout.offsets[1:]) - 1] = -100
+    targets_T[torch.tensor(lengths).cumsum(0) - 1] = -100
     if number % 5 == 2:
         targets_T[:] = -100
     return Stream(tokens_T, targets_T, layout)

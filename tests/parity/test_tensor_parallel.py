@@ -53,7 +53,7 @@ TOKENS = sum(LENGTHS)
 class Found:
     """What one process knows after a backward; weights and gradients by name."""
 
-    sums: tuple[float, float, int]
+    sums: tuple[float, float]
     token_losses_T: Tensor
     weights: dict[str, Tensor]
     gradients: dict[str, Tensor]
@@ -80,7 +80,7 @@ def measured(model: Transformer, z_loss: float) -> Found:
     # An upstream scale, as the mean over the global batch makes it.
     (sums.total * 0.37).backward()
     return Found(
-        (float(sums.loss_sum), float(sums.z_sum), int(sums.valid_tokens)),
+        (float(sums.loss_sum), float(sums.z_sum)),
         model.token_losses(hidden_TD, targets_T),
         {name: p.detach().clone() for name, p in model.named_parameters()},
         {name: p.grad for name, p in model.named_parameters() if p.grad is not None},

@@ -155,7 +155,7 @@ def test_packed_equals_each_document_alone(window):
     upstream = torch.randn(
         packed[0].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
     )
-    for start, stop in itertools.pairwise(layout.offsets):
+    for start, stop in itertools.pairwise(layout.cu_seqlens.tolist()):
         alone = [x.detach()[start:stop].requires_grad_() for x in inputs]
         out = banded_core()(*alone, PackedLayout.from_lengths([stop - start]), window)
         gradients = torch.autograd.grad(out, alone, upstream[start:stop])

@@ -15,16 +15,15 @@ from parallel.sequence.balance import (
     GOAL,
     MAX_CHUNKS,
     MIN_CHUNK_TOKENS,
-    attention_work,
     chunk_counts,
     deal,
     deal_balanced,
-    keys_received,
 )
 from parallel.sequence.chunk_costs import cut
 from parallel.sequence.chunk_search import _fewer_keys, busiest, level
 from parallel.sequence.dealing import Dealing
 from parallel.sequence.plan import plan_keys
+from rank_work import attention_work, keys_received
 
 HYBRID = {4096: 24, None: 8}
 # (ranks, chunks a rank): at most 12 chunks, so that every dealing can be tried.

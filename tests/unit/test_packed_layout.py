@@ -16,7 +16,6 @@ def test_golden_stream():
     assert layout.document_T().dtype == torch.int64
     assert (layout.max_seqlen, layout.num_tokens) == (4, 8)
     assert layout.lengths == (3, 1, 4)
-    assert layout.offsets == (0, 3, 4, 8)
 
 
 def test_one_token():

@@ -15,10 +15,10 @@ from parallel.pipeline.balance import (
     balanced_sizes,
     head_cost,
     layer_costs,
-    rank_costs,
 )
 from parallel.pipeline.placement import Placement, place_stages
 from parallel.pipeline.split import pipeline_problems, split_layers
+from rank_work import stage_work
 
 SCHEDULES = ("1f1b", "interleaved_1f1b", "zbv")
 
@@ -45,8 +45,8 @@ def test_no_other_split_has_a_less_busy_rank_or_more_even_stages(schedule: str, 
         head = draw.choice([0, 2, 25])
         merits = {}
         for sizes in every_split(len(costs), placement.num_stages):
-            squares = sum(load**2 for load in rank_costs(sizes, costs, head, stages))
-            merits[sizes] = (max(rank_costs(sizes, costs, head, placement)), squares)
+            squares = sum(load**2 for load in stage_work(sizes, costs, head, stages))
+            merits[sizes] = (max(stage_work(sizes, costs, head, placement)), squares)
         found = tuple(balanced_sizes(costs, head, placement))
         assert merits[found] == min(merits.values())
 
