@@ -6,7 +6,6 @@ What can be refused is refused here, before the engine exists: the corpus, the c
 import dataclasses
 import gc
 import platform
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -14,9 +13,7 @@ from typing import Any
 
 import torch
 
-from data.held_out import evaluation_batches
 from data.loader import Loader
-from data.ngram import NgramYardstick, cached_fit, merge
 from data.packing.planner import BatchPlanner
 from data.sources import Corpus, make_corpus, open_corpus
 from model.config import ModelConfig
@@ -30,7 +27,7 @@ from train.checkpointing.resume import sound_checkpoint
 from train.checkpointing.state import RunState, differences, read_index, read_state
 from train.configuration import compose
 from train.configuration.schema import RunConfig, run_folder
-from train.evaluation.held_out import HeldOut
+from train.evaluation.tasks import Task, make_tasks
 from train.health.stragglers import Stragglers
 from train.loop import Run
 from train.records.console import say
@@ -191,7 +188,7 @@ def build_run(
         trainer=_trainer(config, mesh, schedule, state, resume),
         state=state,
         checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint.keep, mesh),
-        held_out=_held_out(config, mesh, corpus, schedule.stage_at(state.tokens_seen)),
+        tasks=_tasks(config, mesh, corpus, schedule.stage_at(state.tokens_seen)),
         stragglers=Stragglers(
             mesh, config.logging.straggler_steps, config.logging.straggler_factor
         ),
@@ -234,13 +231,13 @@ def rebuild(run: Run, corpus: Corpus, folder: Path) -> None:
     stage = run.schedule.stage_at(run.state.tokens_seen)
     run.trainer.engine.close()
     del run.trainer  # with the cycles inside DeepSpeed, which only a collection breaks
-    run.held_out = None
+    run.tasks = {}
     gc.collect()
     if run.mesh.device.type == "cuda":
         torch.cuda.empty_cache()
     run.mesh = arrange(run.mesh.world, stage.parallel.topology(run.mesh.world_size))
     run.trainer = _trainer(run.config, run.mesh, run.schedule, run.state, folder)
-    run.held_out = _held_out(run.config, run.mesh, corpus, stage)
+    run.tasks = _tasks(run.config, run.mesh, corpus, stage)
     _note_layout(run)
 
 
@@ -320,43 +317,8 @@ def build_loader(run: Run, corpus: Corpus) -> Loader:
     )
 
 
-def _held_out(
-    config: RunConfig, mesh: Mesh, corpus: Corpus, begins: Stage
-) -> Callable[[Stage], HeldOut] | None:
-    heldout = corpus.heldout
-    if not config.evaluation.enabled or heldout is None:
-        return None
-    budget = config.evaluation.yardstick_tokens // len(corpus.sources)
-
-    def yardstick() -> NgramYardstick:
-        return merge(
-            [
-                cached_fit(
-                    source.dataset,
-                    config.model.vocab_size,
-                    max_tokens=budget,
-                    sha256=source.sha256,
-                )
-                for source in corpus.sources
-            ]
-        )
-
-    def of_stage(stage: Stage) -> HeldOut:
-        streams = mesh.together(
-            lambda: evaluation_batches(
-                heldout,
-                sequence_length=stage.shape.sequence_length,
-                micro_batch_tokens=stage.shape.micro_batch_tokens,
-                max_tokens=config.evaluation.max_tokens,
-                dp_rank=mesh.dp_rank,
-                dp_size=mesh.dp_size,
-                deal=dealer(config.model, mesh, begins.parallel),
-            )
-        )
-        mesh.together(lambda: yardstick() if mesh.is_main else None)  # the others find the counts
-        return HeldOut(stage.shape.sequence_length, streams, mesh.together(yardstick))
-
-    return of_stage
+def _tasks(run: RunConfig, mesh: Mesh, corpus: Corpus, stage: Stage) -> dict[str, Task]:
+    return make_tasks(run, mesh, corpus, dealer(run.model, mesh, stage.parallel))
 
 
 def versions() -> dict[str, str]:
