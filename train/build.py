@@ -29,6 +29,7 @@ from train.configuration import compose
 from train.configuration.schema import RunConfig, run_folder
 from train.evaluation.tasks import Task, make_tasks
 from train.health.stragglers import Stragglers
+from train.huggingface.kept_files import carry_into_run
 from train.loop import Run
 from train.records.console import say
 from train.records.metrics_log import RunLog, write_config
@@ -132,6 +133,7 @@ def load_state(
     identity = data_identity(config, corpus)
     if path is None:
         fresh = RunState(model=dataclasses.asdict(config.model), data=identity)
+        fresh.tokenizer = tokenizer_identity(corpus)
     else:
         fresh = read_state(path)
         before = max(0, fresh.tokens_seen - 1)
@@ -144,6 +146,7 @@ def load_state(
             optimizer=config.optimizer.name,
             rope_base=base,
             data=identity,
+            tokenizer=tokenizer_identity(corpus),
             allowed=config.checkpoint.allow_changes,
         )
         if wrong:
@@ -151,6 +154,8 @@ def load_state(
         if fresh.data != identity:  # allowed: the old place in the data means nothing here
             fresh.cursor = {}
         fresh.data, fresh.model = identity, dataclasses.asdict(config.model)
+        if corpus.sources[0].tokenizer_sha256:
+            fresh.tokenizer = tokenizer_identity(corpus)
     fresh.optimizer = config.optimizer.name
     return fresh
 
@@ -161,6 +166,17 @@ def data_identity(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
         # In order: a place in the data names sources by number.
         "sources": [[source.name, source.sha256] for source in corpus.sources],
         "seed": config.data.seed,
+    }
+
+
+def tokenizer_identity(corpus: Corpus) -> dict[str, Any]:
+    """What the corpus was made with; an empty SHA-256 where its manifest does not know."""
+    source = corpus.sources[0]
+    return {
+        "sha256": source.tokenizer_sha256,
+        "vocab_size": source.vocab_size,
+        "eos_id": source.eos_id,
+        "bos_id": source.bos_id,
     }
 
 
@@ -180,6 +196,7 @@ def build_run(
         RuntimeError: torch or DeepSpeed could not build the engine.
     """
     folder = run_folder(config)
+    mesh.together(lambda: carry_into_run(resume, folder) if mesh.is_main else None)
     run = Run(
         config=config,
         folder=folder,

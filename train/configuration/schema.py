@@ -17,7 +17,7 @@ DEVICES = ("auto", "cpu", "cuda")
 COMPILE = ("auto", "always", "never")
 KEPT_FOR_BACKWARD = ("everything", "attention", "input", "input_on_cpu", "tiles")
 WANDB_MODES = ("offline", "online", "disabled")
-ALLOWED_CHANGES = ("rope_base", "rope_scaling", "data")
+ALLOWED_CHANGES = ("rope_base", "rope_scaling", "data", "tokenizer")
 SPIKE_ACTIONS = ("ignore", "stop", "skip", "rollback")
 
 
@@ -146,7 +146,7 @@ class CheckpointConfig:
     keep: int = 2
     # auto (the run's own latest), never, or a checkpoint's folder.
     resume: str = "auto"
-    # Differences between checkpoint and configuration that are meant: rope_base, rope_scaling, data.
+    # Differences between checkpoint and configuration that are meant: rope_base, rope_scaling, data, tokenizer.
     allow_changes: list[str] = field(default_factory=list)
 
 
