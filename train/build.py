@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from data.batch import RankReader
 from data.loader import Loader
 from data.packing.planner import BatchPlanner
 from data.sources import Corpus, make_corpus, open_corpus
@@ -322,16 +323,14 @@ def build_loader(run: Run, corpus: Corpus) -> Loader:
     steps = None if most is None else max(0, most - run.state.step)
     leg = run.schedule.leg(run.state.tokens_seen)
     shapes = run.schedule.shapes(run.state.tokens_seen, until=leg[-1].end)
-    return Loader(
-        planner,
+    reader = RankReader(
         corpus.sources,
+        corpus.eos_id,
         run.mesh.dp_rank,
         run.mesh.dp_size,
-        islice(shapes, steps),
-        prefetch=run.config.data.prefetch,
-        pad_id=corpus.eos_id,
-        deal=dealer(run.config.model, run.mesh, leg[0].parallel),
+        dealer(run.config.model, run.mesh, leg[0].parallel),
     )
+    return Loader(planner, reader, islice(shapes, steps), run.config.data.prefetch)
 
 
 def _tasks(run: RunConfig, mesh: Mesh, corpus: Corpus, stage: Stage) -> dict[str, Task]:

@@ -17,7 +17,7 @@ from model import loss as loss_module
 from model.attention.core import AttentionCore, choose_core
 from model.config import ModelConfig
 from model.initialization import initialize
-from model.loss import IGNORED
+from model.loss import IGNORE
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 from parallel.mesh import AxisGroup, start
@@ -67,8 +67,8 @@ def stream() -> tuple[Tensor, Tensor, PackedLayout]:
     generator = torch.Generator().manual_seed(3)
     tokens_T = torch.randint(0, MODEL.vocab_size, (TOKENS,), generator=generator)
     targets_T = tokens_T.roll(-1)
-    targets_T[torch.tensor(LENGTHS).cumsum(0) - 1] = IGNORED
-    targets_T[-LENGTHS[-1] :] = IGNORED
+    targets_T[torch.tensor(LENGTHS).cumsum(0) - 1] = IGNORE
+    targets_T[-LENGTHS[-1] :] = IGNORE
     return tokens_T, targets_T, PackedLayout.from_lengths(LENGTHS)
 
 
