@@ -47,7 +47,7 @@ FLOORS = {
         configuration/renamed_keys configuration/typed
         configuration/keys
         configuration/typed_model schedule
-        checkpointing/state checkpointing/folder
+        checkpointing/state checkpointing/folder huggingface/kept_files
         configuration huggingface/config huggingface/folder
         records checkpointing objective
         health/run_lock health/stop_signal health/stragglers health/supervisor health/determinism report trainer
