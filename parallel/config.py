@@ -84,8 +84,8 @@ class ParallelConfig:
 class OptimizerConfig:
     """What updates the weights; the learning rate is the schedule's."""
 
-    # A row of parallel/engine/optimizers.py: adamw.
-    name: str = "adamw"
+    # A row of parallel/engine/optimizers.py.
+    name: Literal["adamw"] = "adamw"
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
     epsilon: Annotated[float, Gt(0), Lt(math.inf)] = 1e-8

@@ -40,6 +40,7 @@ def is_legal(run: Run, ranks: int) -> bool:
         and all(_fits({**run["parallel"], **row["parallel"]}, row, run, ranks) for row in stages)
         and all(_base(stages, index, run["model"]["head_dim"]) for index in range(len(stages)))
         and all(_rate(row["learning_rate"], _span(row)) for row in stages if row["learning_rate"])
+        and _is_rate(rate)
         and (all(row["learning_rate"] for row in stages) or _rate(rate, sum(map(_span, stages))))
     )
 
@@ -152,14 +153,22 @@ def _last_base(stages: list[Run], index: int, head_dim: int) -> float:
     return value["end"] if value["policy"] == "ramp" else value["steps"][-1][1]
 
 
+def _is_rate(rate: Run) -> bool:
+    """Whether each of the numbers is one, be it used or not."""
+    return (
+        rate["shape"] in ("constant", "linear", "cosine", "wsd")
+        and all(0 <= rate[name] < math.inf for name in ("peak", "final"))
+        and min(rate["warmup_tokens"], rate["decay_tokens"]) >= 0
+    )
+
+
 def _rate(rate: Run, span: int) -> bool:
     shape, fall = rate["shape"], rate["decay_tokens"]
     return (
-        shape in ("constant", "linear", "cosine", "wsd")
+        _is_rate(rate)
         and (fall > 0 if shape == "wsd" else fall == 0)
-        and 0 <= rate["final"] <= rate["peak"] < math.inf
+        and rate["final"] <= rate["peak"]
         and (shape != "constant" or rate["final"] == 0)
-        and rate["warmup_tokens"] >= 0
         and rate["warmup_tokens"] + fall <= span
     )
 

@@ -268,8 +268,7 @@ def test_differences_are_errors_unless_allowed_by_name() -> None:
         data={"seed": 0, "sources": {"a": "x"}},
     )
     data = {"seed": 1, "sources": {"a": "x"}}
-    unknown = {"sha256": "", "bos_id": None}
-    here = {"optimizer": "adamw", "rope_base": {"window": 5e5}, "data": data, "tokenizer": unknown}
+    here = {"optimizer": "adamw", "rope_base": {"window": 5e5}, "data": data}
     found = differences(state, model, **here, allowed=[])
     assert [line.split("=")[0].split(":")[0] for line in found] == [
         "model.window",

@@ -12,11 +12,16 @@ from model.config import ModelConfig
 from model.feed_forward.dense import GATES
 from model.norm import NORMS
 from model.position.config import READ, RopeConfig
-from parallel.config import ParallelConfig
+from model.recompute import RUNNERS
+from parallel.config import OptimizerConfig, ParallelConfig
+from parallel.engine.optimizers import OPTIMIZERS
+from parallel.engine.settings import DTYPES
 from parallel.pipeline.placement import STAGES_PER_RANK
 from parallel.pipeline.schedule import SCHEDULES
 from parallel.sequence.balance import deal
+from train.configuration.schema import DerivedBase, TrainConfig
 from train.configuration.typed import field_types
+from train.schedule.rope_base import DERIVED
 
 
 def choices(schema: Any, name: str) -> set[str]:
@@ -34,6 +39,10 @@ def choices(schema: Any, name: str) -> set[str]:
         (RopeConfig, "scaling", READ),
         (ParallelConfig, "pipeline_schedule", SCHEDULES),
         (ParallelConfig, "pipeline_schedule", STAGES_PER_RANK),
+        (OptimizerConfig, "name", OPTIMIZERS),
+        (TrainConfig, "precision", DTYPES),
+        (TrainConfig, "keep_for_backward", RUNNERS),
+        (DerivedBase, "policy", DERIVED),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

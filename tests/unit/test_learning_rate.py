@@ -3,6 +3,7 @@
 import pytest
 
 from train.configuration.schema import LearningRateConfig
+from train.configuration.typed import read
 from train.schedule.learning_rate import learning_rate_at, problems
 
 
@@ -34,8 +35,18 @@ def test_wsd_is_flat_and_then_falls_straight() -> None:
 
 
 def test_every_mistake_is_reported() -> None:
-    wrong = LearningRateConfig(shape="cos", peak=-1.0, final=2.0, warmup_tokens=-5, decay_tokens=3)
-    assert len(problems(wrong, "schedule.learning_rate", 100)) == 4
+    wrong = {
+        "shape": "cos",
+        "peak": -1.0,
+        "final": float("nan"),
+        "warmup_tokens": -5,
+        "decay_tokens": 3,
+    }
+    _, mistakes = read(LearningRateConfig, wrong, "schedule.learning_rate")
+    assert list(mistakes) == [f"schedule.learning_rate.{name}" for name in list(wrong)[:4]]
+    assert "did you mean cosine?" in mistakes["schedule.learning_rate.shape"]
+    wrong = LearningRateConfig(peak=1.0, final=2.0, warmup_tokens=98, decay_tokens=3)
+    assert len(problems(wrong, "schedule.learning_rate", 100)) == 3
     assert problems(LearningRateConfig(shape="wsd"), "k", 100) == [
         "k.decay_tokens=0: shape=wsd needs a fall; give its tokens"
     ]

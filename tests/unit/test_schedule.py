@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 
-from train.configuration.compose import compose_run
+from train.configuration.compose import ConfigMistakes, compose_run
 from train.schedule.stages import Schedule, build_schedule, rotary_reach
 
 
@@ -72,22 +72,24 @@ def test_mixes_are_weights_in_the_order_of_the_sources() -> None:
 
 
 def test_mistakes_of_all_stages_come_together_with_their_keys() -> None:
-    config = compose_run(
-        [
-            "schedule=small",
-            "schedule.stages.first.tokens=0",
-            "schedule.stages.second.rope_base=fast",
-            "schedule.stages.second.learning_rate={peek: 1}",
-            "schedule.stages.second.data={books: 1.0}",
-        ]
-    )
-    built, found = build_schedule(config)
+    with pytest.raises(ConfigMistakes) as caught:
+        compose_run(
+            [
+                "schedule=small",
+                "schedule.stages.first.tokens=0",
+                "schedule.stages.second.rope_base=fast",
+                "schedule.stages.second.learning_rate={peek: 1}",
+                "schedule.stages.second.data={books: 1.0}",
+            ]
+        )
+    assert caught.value.rest is not None
+    built, found = build_schedule(caught.value.rest)
     assert built is None
-    assert [line.split(":")[0] for line in found] == [
+    assert [line.split(":")[0] for line in caught.value.mistakes + found] == [
         "schedule.stages.first.tokens=0",
         "schedule.stages.second.rope_base=fast",
-        "schedule.stages.second.data",
         "schedule.stages.second.learning_rate.peek",
+        "schedule.stages.second.data",
     ]
 
 
@@ -116,8 +118,11 @@ def test_a_stage_may_have_its_own_layout_and_one_engine_serves_neighbours_that_s
 @pytest.mark.parametrize(
     ("overlay", "message"),
     [
-        ("{tensr: 2}", "schedule.stages.second.parallel.tensr: unknown; did you mean tensor?"),
-        ("{timeout_seconds: 5}", "schedule.stages.second.parallel.timeout_seconds: unknown"),
+        (
+            "{tensr: 2}",
+            "parallel.tensr: unknown key; did you mean schedule.stages.second.parallel.tensor?",
+        ),
+        ("{timeout_seconds: 5}", "schedule.stages.second.parallel.timeout_seconds: unknown key"),
         (
             "{sequence: two}",
             "schedule.stages.second.parallel.sequence=two: must be a whole number",
@@ -130,8 +135,11 @@ def test_a_stage_may_have_its_own_layout_and_one_engine_serves_neighbours_that_s
     ],
 )
 def test_an_impossible_overlay_is_refused_by_its_key(overlay: str, message: str) -> None:
-    built, found = build_schedule(
-        compose_run(["schedule=small", f"schedule.stages.second.parallel={overlay}"])
-    )
-    assert built is None
+    try:
+        built, found = build_schedule(
+            compose_run(["schedule=small", f"schedule.stages.second.parallel={overlay}"])
+        )
+        assert built is None
+    except ConfigMistakes as error:
+        found = error.mistakes
     assert any(message in line for line in found), found

@@ -8,7 +8,7 @@ from typing import Any
 from train.configuration.nearest import did_you_mean, nearest
 from train.configuration.renamed_keys import new_name
 from train.configuration.schema import RunConfig
-from train.configuration.typed import WRONG, default_of
+from train.configuration.typed import WRONG, default_of, field_types, objects, part_of
 
 # The last part of a key as other systems call it, and what it is here.
 OTHER_NAMES = {
@@ -35,7 +35,7 @@ def known_keys() -> list[str]:
 
 
 def _keys_of(schema: Any, prefix: str) -> Iterator[str]:
-    for name, annotation in typing.get_type_hints(schema).items():
+    for name, annotation in field_types(schema).items():
         key = f"{prefix}{name}"
         if dataclasses.is_dataclass(annotation):
             yield key
@@ -55,22 +55,30 @@ def key_mistake(key: str, tree: Any) -> str | None:
     at: Any = RunConfig
     parts = key.split(".")
     for depth, part in enumerate(parts):
-        if dataclasses.is_dataclass(at):
-            fields = typing.get_type_hints(at)
-            if part not in fields:
-                return f"unknown key{_nearest(parts, depth, tree, list(fields))}"
-            at = fields[part]
+        known = _fields_of(at)
+        if known:
+            if part not in known:
+                return f"unknown key{_nearest(parts, depth, tree, list(known))}"
+            at = known[part]
         elif typing.get_origin(at) is dict:
             at = typing.get_args(at)[1]
             present = children(tree, parts[:depth])
             if dataclasses.is_dataclass(at) and part not in present and _needs_values(at):
                 near = did_you_mean(part, present, likeness=0.4)
                 return f"there is no {part} in {'.'.join(parts[:depth])}{near}"
-        elif at is Any:
-            return None
         else:
             return f"{'.'.join(parts[:depth])} is a single value and has no key {part}"
     return None
+
+
+def _fields_of(schema: Any) -> Mapping[str, Any]:
+    """The names, with their annotations, that may stand below a key; of an alternative, those of all of them."""
+    if dataclasses.is_dataclass(schema):
+        return field_types(schema)
+    below: dict[str, Any] = dict(part_of(schema))
+    for alternative in objects(schema):
+        below |= field_types(alternative)
+    return below
 
 
 def field_at(path: Sequence[str]) -> dataclasses.Field[Any] | None:
@@ -81,7 +89,7 @@ def field_at(path: Sequence[str]) -> dataclasses.Field[Any] | None:
         found = None
         if dataclasses.is_dataclass(at):
             found = {field.name: field for field in dataclasses.fields(at)}.get(part)
-            at = typing.get_type_hints(at).get(part)
+            at = field_types(at).get(part)
         elif typing.get_origin(at) is dict:
             at = typing.get_args(at)[1]
         else:
@@ -110,8 +118,8 @@ def _nearest(parts: Sequence[str], depth: int, tree: Any, siblings: Sequence[str
     found = (
         OTHER_NAMES.get(tail)
         or next(iter(same_tail), "")
-        or nearest(key, [name for name in known if name != section], likeness=0.75)
         or (sibling and ".".join([*parts[:depth], sibling, *parts[depth + 1 :]]))
+        or ("" if depth else nearest(key, known, likeness=0.75))
     )
     if found:
         return f"; did you mean {found}?"

@@ -7,18 +7,17 @@ checks single values (2e6 is a whole number, "4" too); the sentences are ours.
 """
 
 import dataclasses
-import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 
-from data.printable import one_line
 from train.configuration.nearest import did_you_mean, nearest
+from train.configuration.schema import PartOf
+from train.configuration.wording import choices, described, example, mistake_of, shown, there_are
 
 T = TypeVar("T")
 # The mistakes found, by the key each is about.
@@ -45,9 +44,13 @@ def read(
     return (None if value is WRONG else value), found
 
 
-@lru_cache(maxsize=256)
 def field_types(schema: Any) -> Mapping[str, Any]:
     """The annotations of a dataclass's fields, with choices and bounds."""
+    return _field_types(schema)
+
+
+@lru_cache(maxsize=256)
+def _field_types(schema: type) -> Mapping[str, Any]:
     return typing.get_type_hints(schema, include_extras=True)
 
 
@@ -72,6 +75,10 @@ def _value(hint: Any, value: Any, key: str, instead: Any, found: Mistakes) -> An
         return _dataclass(hint, value, key, instead, found)
     if get_origin(hint) is dict and dataclasses.is_dataclass(get_args(hint)[1]):
         return _entries(get_args(hint)[1], value, key, instead, found)
+    if part := part_of(hint):
+        return _part(part, value, key, found)
+    if objects(hint):
+        return _alternative(hint, value, key, instead, found)
     return _single(hint, value, key, instead, found)
 
 
@@ -80,12 +87,7 @@ def _dataclass(schema: Any, value: Any, key: str, instead: Any, found: Mistakes)
     if not isinstance(value, Mapping):
         found[key] = f"{key}={shown(value)}: must be a mapping with {', '.join(hints)}"
         return WRONG
-    for name in value:
-        if name not in hints:
-            at = f"{prefix}{name}"
-            near = nearest(str(name), hints)
-            way_out = f"; did you mean {prefix}{near}?" if near else _are(hints)
-            found[at] = f"{at}: unknown key{way_out}"
+    _find_unknown(value, hints, prefix, found)
     given = {}
     for field in dataclasses.fields(schema):
         name, at, before = field.name, f"{prefix}{field.name}", _inside(instead, field.name)
@@ -101,10 +103,6 @@ def _dataclass(schema: Any, value: Any, key: str, instead: Any, found: Mistakes)
     return WRONG if any(value is WRONG for value in given.values()) else schema(**given)
 
 
-def _are(names: Iterable[str]) -> str:
-    return f"; there are {', '.join(names)}"
-
-
 def _entries(schema: Any, value: Any, key: str, instead: Any, found: Mistakes) -> Any:
     """A mapping from names to objects of `schema`."""
     if not isinstance(value, Mapping):
@@ -117,6 +115,80 @@ def _entries(schema: Any, value: Any, key: str, instead: Any, found: Mistakes) -
     return WRONG if any(entry is WRONG for entry in read.values()) else read
 
 
+def objects(hint: Any) -> tuple[Any, ...]:
+    """The dataclasses among the alternatives that an annotation allows."""
+    if get_origin(hint) not in (Union, types.UnionType):
+        return ()
+    return tuple(member for member in get_args(hint) if dataclasses.is_dataclass(member))
+
+
+def part_of(hint: Any) -> Mapping[str, Any]:
+    """The fields, with their annotations, of which a mapping marked `PartOf` may have some."""
+    for mark in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
+        if isinstance(mark, PartOf):
+            known = field_types(mark.schema).items()
+            return {name: inner for name, inner in known if name not in mark.without}
+    return {}
+
+
+def _part(hints: Mapping[str, Any], value: Any, key: str, found: Mistakes) -> Any:
+    """A mapping with some of the fields in `hints`; what is wrong is left out."""
+    if not isinstance(value, Mapping):
+        found[key] = f"{key}={shown(value)}: must be a mapping with some of {', '.join(hints)}"
+        return WRONG
+    _find_unknown(value, hints, f"{key}.", found)
+    read = {
+        name: _value(hints[name], inner, f"{key}.{name}", WRONG, found)
+        for name, inner in value.items()
+        if name in hints
+    }
+    return {name: inner for name, inner in read.items() if inner is not WRONG}
+
+
+def _alternative(hint: Any, value: Any, key: str, instead: Any, found: Mistakes) -> Any:
+    """A single value, or an object of the dataclass that the mapping's choice names (or the choice alone)."""
+    known, tag = objects(hint), _tag(objects(hint))
+    by_choice = {name: schema for schema in known for name in choices(field_types(schema)[tag])}
+    if isinstance(value, str) and value in by_choice:
+        value = {tag: value}
+    if isinstance(value, Mapping):
+        choice = value.get(tag)
+        if choice is not None and choice not in by_choice:
+            near = did_you_mean(str(choice), by_choice)
+            says = f"must be one of {', '.join(by_choice)}{near}"
+            found[f"{key}.{tag}"] = f"{key}.{tag}={shown(choice)}: {says}"
+            return WRONG
+        return _dataclass(by_choice[choice] if choice else known[0], value, key, instead, found)
+    single: Any = Union.__getitem__(
+        tuple(member for member in get_args(hint) if member not in known)
+    )
+    try:
+        return _adapter(single).validate_python(value)
+    except ValidationError:
+        or_choice = f"or a {tag} ({', '.join(by_choice)})"
+        found[key] = f"{key}={shown(value)}: must be {described(single)}, {or_choice}"
+        return WRONG
+
+
+def _tag(schemas: Sequence[Any]) -> str:
+    """The field by whose choice these dataclasses are told apart."""
+    return next(
+        name
+        for name in field_types(schemas[0])
+        if all(choices(field_types(schema).get(name)) for schema in schemas)
+    )
+
+
+def _find_unknown(
+    value: Mapping[str, Any], hints: Mapping[str, Any], prefix: str, found: Mistakes
+) -> None:
+    for name in value:
+        if name not in hints:
+            at, near = f"{prefix}{name}", nearest(str(name), hints)
+            way_out = f"; did you mean {prefix}{near}?" if near else there_are(hints)
+            found[at] = f"{at}: unknown key{way_out}"
+
+
 def _inside(values: Any, name: str) -> Any:
     return values.get(name, WRONG) if isinstance(values, Mapping) else WRONG
 
@@ -127,92 +199,13 @@ def _single(hint: Any, value: Any, key: str, instead: Any, found: Mistakes) -> A
         return _adapter(hint).validate_python(value)
     except ValidationError as error:
         for detail in error.errors():
-            at, line = _mistake(hint, key, detail)
+            at, line = mistake_of(hint, key, detail)
             found[at] = line
         if key in found:
-            found[key] += _example(hint, instead)
+            found[key] += example(hint, instead)
         return WRONG
 
 
 @lru_cache(maxsize=256)
 def _adapter(hint: Any) -> TypeAdapter[Any]:
     return TypeAdapter(hint)
-
-
-def _mistake(hint: Any, key: str, detail: Any) -> tuple[str, str]:
-    """One finding of pydantic's: the key it is about, and what to say."""
-    for part in detail["loc"]:
-        if part == "[key]":
-            break
-        if detail["type"] == "missing" and get_origin(hint) is tuple:
-            break
-        inner = get_args(hint)
-        if get_origin(hint) is dict:
-            key, hint = f"{key}.{part}", inner[0] if "[key]" in detail["loc"] else inner[1]
-        else:
-            key, hint = f"{key}[{part}]", inner[part if get_origin(hint) is tuple else 0]
-    value = detail["input"]
-    near = did_you_mean(value, _choices(hint)) if isinstance(value, str) else ""
-    if "[key]" in detail["loc"]:
-        return key, f"{key}: unknown{near or _are(_choices(hint))}"
-    return key, f"{key}={shown(value)}: must be {described(hint)}{near}"
-
-
-def shown(value: Any) -> str:
-    """A value as an argument would say it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return one_line(str(value))
-
-
-def described(hint: Any) -> str:
-    """What values an annotation allows."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return f"one of {', '.join(str(choice) or repr('') for choice in inner)}"
-    if origin is Annotated:
-        return f"{described(inner[0])}{_range(inner[1:])}"
-    if origin in (Union, types.UnionType):
-        return " or ".join(described(member) for member in inner)
-    if origin is tuple:
-        return f"[{', '.join(described(member) for member in inner)}]"
-    if origin is list:
-        return f"a list, each of it {described(inner[0])}"
-    if origin is dict:
-        return f"a mapping from names, each to {described(inner[1])}"
-    names = {
-        int: "a whole number",
-        float: "a finite number",
-        bool: "true or false",
-        str: "text",
-        type(None): "null",
-    }
-    return names[hint]
-
-
-def _range(metadata: tuple[Any, ...]) -> str:
-    """The bounds of a number in words."""
-    least = next((f" from {_number(m.ge)}" for m in metadata if isinstance(m, Ge)), "")
-    least += next((f" above {_number(m.gt)}" for m in metadata if isinstance(m, Gt)), "")
-    most = next((f" to {_number(m.le)}" for m in metadata if isinstance(m, Le)), "")
-    most += next(
-        (f" to below {_number(m.lt)}" for m in metadata if isinstance(m, Lt) and m.lt < math.inf),
-        "",
-    )
-    return f"{least}{most}" if most else f"{least} up" if " from" in least else least
-
-
-def _number(bound: Any) -> str:
-    """A bound without a fraction that is none."""
-    return str(int(bound) if bound == int(bound) else bound)
-
-
-def _choices(hint: Any) -> tuple[str, ...]:
-    return get_args(hint) if get_origin(hint) is Literal else ()
-
-
-def _example(hint: Any, value: Any) -> str:
-    """A value that is right, of a number."""
-    base = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"; for example {value}" if is_number and base in (int, float) else ""

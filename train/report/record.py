@@ -14,8 +14,6 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
-from train.records.evaluation_rows import HELD_OUT, rows_of_task
-
 Row = dict[str, Any]
 
 NUM_COLOURS = 6  # --stage0 ... --stage5 in the page's style sheet
@@ -24,7 +22,7 @@ REQUIRED = ("step", "stage", "tokens_seen")  # of every line in either log
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as its files tell it. steps: the rows of metrics.jsonl; evaluations: those of held-out loss."""
+    """A run as its files tell it. `steps` and `evaluations` are the two logs' rows."""
 
     name: str
     config: Row = field(default_factory=dict)
@@ -96,7 +94,7 @@ def read_run(run_folder: Path) -> RunRecord:
         name=str(config.get("run_name") or run_folder.resolve().name),
         config=config,
         steps=tuple(steps),
-        evaluations=tuple(rows_of_task(evaluations, HELD_OUT)),
+        evaluations=tuple(evaluations),
         summary=read_mapping(run_folder / "summary.json"),
         notes=tuple(f"The last line of {name} was cut off and is left out." for name in torn),
     )

@@ -13,8 +13,6 @@ import math
 
 from train.configuration.schema import LearningRateConfig
 
-SHAPES = ("constant", "linear", "cosine", "wsd")
-
 
 def learning_rate_at(config: LearningRateConfig, tokens: int, span: int) -> float:
     """Rate when `tokens` of the `span` it covers have been drawn (0 <= tokens <= span)."""
@@ -38,20 +36,12 @@ def _height(config: LearningRateConfig, tokens: int, span: int) -> float:
 
 
 def problems(config: LearningRateConfig, key: str, span: int) -> list[str]:
-    """Every rule `config`, found at `key` and covering `span` tokens, breaks."""
+    """Every rule between the fields of `config`, which stands at `key` and covers `span` tokens, that is broken."""
     found = []
-    if config.shape not in SHAPES:
-        found.append(f"{key}.shape={config.shape}: must be one of {', '.join(SHAPES)}")
-    for name in ("peak", "final"):
-        if not 0.0 <= getattr(config, name) < math.inf:
-            found.append(f"{key}.{name}={getattr(config, name)}: must be a finite number >= 0")
     if config.shape == "constant" and config.final:
         found.append(f"{key}.final={config.final}: has no effect with shape=constant; leave it out")
     elif config.final > config.peak:
         found.append(f"{key}.final={config.final}: must not exceed {key}.peak={config.peak}")
-    for name in ("warmup_tokens", "decay_tokens"):
-        if getattr(config, name) < 0:
-            found.append(f"{key}.{name}={getattr(config, name)}: must not be negative")
     if config.decay_tokens and config.shape in ("constant", "linear", "cosine"):
         found.append(
             f"{key}.decay_tokens={config.decay_tokens}: has no effect with shape={config.shape}; "

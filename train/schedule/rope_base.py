@@ -20,27 +20,18 @@ of narrow intervals, so `safe` is the smallest base above which every base of th
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
-from typing import Any
+from types import MappingProxyType
 
 import numpy as np
 
 from model.config import ModelConfig
 from model.layer_pattern import layer_kinds
 from model.position.ntk import ntk_base
+from train.configuration.schema import ConstantBase, DerivedBase, RampBase, RopeBase, SteppedBase
 
-POLICIES = ("constant", "keep", "stepped", "ramp", "ntk", "safe")
-_FIELDS = {
-    "constant": {"base"},
-    "keep": set[str](),
-    "stepped": {"steps"},
-    "ramp": {"start", "end", "tokens"},
-    "ntk": set[str](),
-    "safe": set[str](),
-}
 # Grid of `safe_base`: bases from 12x the published fit downwards, this many per factor of e.
 _GRID_PER_E = 800
 # The search looks at every distance, for thousands of bases: a minute for this one.
@@ -89,43 +80,22 @@ class StageFacts:
     previous_length: int | None
 
 
-def base_curve(value: Any, facts: StageFacts) -> BaseCurve:
+def base_curve(value: RopeBase, facts: StageFacts) -> BaseCurve:
     """Curve of the stage's `rope_base` value.
 
     Raises:
         ValueError: a rule is broken; the message starts with ": " or "." to follow the key.
     """
-    policy = value if isinstance(value, Mapping) else {"policy": "constant", "base": value}
-    if isinstance(value, str) and value in POLICIES:
-        policy = {"policy": value}
-    name = policy.get("policy", "constant")
-    if name not in POLICIES:
-        raise ValueError(
-            f".policy={name}: must be one of {', '.join(POLICIES)}{_near(name, POLICIES)}"
-        )
-    for field in policy.keys() - {"policy"} - _FIELDS[name]:
-        known = sorted(_FIELDS[name])
-        raise ValueError(
-            f".{field}: policy {name} takes {known or 'no fields'}{_near(field, known)}"
-        )
-    if name == "stepped":
-        return _stepped(policy, facts)
-    if name == "ramp":
-        return _ramp(policy, facts)
-    if name == "keep":
-        if facts.previous_base is None:
-            raise ValueError(
-                ": policy keep needs a stage before this one, or model=from_huggingface; give a number"
-            )
-        return _constant(_number(facts.previous_base, ""))
-    if name == "ntk":
-        return _constant(_number(_ntk(facts), ""))
-    if name == "safe":
-        _refuse_one_pair(facts, "safe")
-        if facts.rotary_reach > MOST_SAFE_REACH:
-            raise ValueError(f": policy safe knows lengths up to {MOST_SAFE_REACH}; give a number")
-        return _constant(safe_base(facts.rotary_reach, facts.head_dim))
-    return _constant(_number(policy.get("base"), ".base" if isinstance(value, Mapping) else ""))
+    match value:
+        case SteppedBase():
+            return _stepped(value, facts)
+        case RampBase():
+            return _ramp(value, facts)
+        case DerivedBase():
+            return _constant(DERIVED[value.policy](facts))
+        case ConstantBase():
+            return _constant(value.base)
+    return _constant(value)
 
 
 def bases_by_kind(model: ModelConfig, base: float) -> dict[str, float]:
@@ -150,32 +120,34 @@ def _constant(base: float) -> BaseCurve:
     return BaseCurve(((0, base),))
 
 
-def _stepped(policy: Mapping[str, Any], facts: StageFacts) -> BaseCurve:
-    steps = policy.get("steps")
-    if not isinstance(steps, list) or not all(isinstance(s, list) and len(s) == 2 for s in steps):
-        raise ValueError(".steps: must be a list of [tokens, base], the first at 0 tokens")
-    pairs = [(_tokens(tokens), _number(base, ".steps")) for tokens, base in steps]
-    starts = [tokens for tokens, _ in pairs]
+def _stepped(policy: SteppedBase, facts: StageFacts) -> BaseCurve:
+    starts = [tokens for tokens, _ in policy.steps]
     if starts[:1] != [0] or starts != sorted(set(starts)) or starts[-1] >= facts.tokens:
         raise ValueError(
             f".steps: tokens {starts} must start at 0, grow, and end before the stage's {facts.tokens}"
         )
-    corners = [pairs[0]]
-    for (_, old), (tokens, new) in itertools.pairwise(pairs):
+    corners = [policy.steps[0]]
+    for (_, old), (tokens, new) in itertools.pairwise(policy.steps):
         corners += [(tokens, old), (tokens, new)]
     return BaseCurve(tuple(corners))
 
 
-def _ramp(policy: Mapping[str, Any], facts: StageFacts) -> BaseCurve:
-    start = policy.get("start", facts.previous_base)
+def _ramp(policy: RampBase, facts: StageFacts) -> BaseCurve:
+    start = policy.start or facts.previous_base
     if start is None:
         raise ValueError(": policy ramp in the first stage needs a start")
-    tokens = policy.get("tokens", facts.tokens)
-    if not _is_number(tokens) or not 1 <= tokens <= facts.tokens:
+    tokens = policy.tokens or facts.tokens
+    if tokens > facts.tokens:
         raise ValueError(f".tokens={tokens}: must be in 1..{facts.tokens}, the stage's tokens")
-    return BaseCurve(
-        ((0, _number(start, ".start")), (int(tokens), _number(policy.get("end"), ".end")))
-    )
+    return BaseCurve(((0, start), (tokens, policy.end)))
+
+
+def _kept(facts: StageFacts) -> float:
+    if facts.previous_base is None:
+        raise ValueError(
+            ": policy keep needs a stage before this one, or model=from_huggingface; give a number"
+        )
+    return facts.previous_base
 
 
 def _ntk(facts: StageFacts) -> float:
@@ -184,8 +156,25 @@ def _ntk(facts: StageFacts) -> float:
             ": policy ntk needs a stage before this one; give the first stage a number"
         )
     _refuse_one_pair(facts, "ntk")
-    growth = facts.sequence_length / facts.previous_length
-    return ntk_base(facts.previous_base, growth, facts.head_dim)
+    base = ntk_base(
+        facts.previous_base, facts.sequence_length / facts.previous_length, facts.head_dim
+    )
+    if not 1.0 < base < math.inf:
+        raise ValueError(f": policy ntk would make the base {base:g}; give a number")
+    return base
+
+
+def _safe(facts: StageFacts) -> float:
+    _refuse_one_pair(facts, "safe")
+    if facts.rotary_reach > MOST_SAFE_REACH:
+        raise ValueError(f": policy safe knows lengths up to {MOST_SAFE_REACH}; give a number")
+    return safe_base(facts.rotary_reach, facts.head_dim)
+
+
+# By the names of `DerivedBase.policy`.
+DERIVED: Mapping[str, Callable[[StageFacts], float]] = MappingProxyType(
+    {"keep": _kept, "ntk": _ntk, "safe": _safe}
+)
 
 
 def _refuse_one_pair(facts: StageFacts, policy: str) -> None:
@@ -194,27 +183,6 @@ def _refuse_one_pair(facts: StageFacts, policy: str) -> None:
         raise ValueError(
             f": policy {policy} needs model.head_dim above 2, it is {facts.head_dim}; give a number"
         )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _tokens(value: Any) -> int:
-    if not _is_number(value) or not math.isfinite(value) or value != int(value):
-        raise ValueError(f".steps: {value} is no number of tokens; give a whole one")
-    return int(value)
-
-
-def _number(value: Any, where: str) -> float:
-    if not _is_number(value) or not 1.0 < value < math.inf:
-        raise ValueError(f"{where}={value}: a RoPE base must be a number above 1, usual is 10000")
-    return float(value)
-
-
-def _near(name: str, known: Any) -> str:
-    match = get_close_matches(str(name), list(known), n=1)
-    return f"; did you mean {match[0]}?" if match else ""
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,6 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import groupby
 from typing import Any
 
@@ -20,12 +19,9 @@ from model.config import ModelConfig
 from model.layer_pattern import expand_pattern
 from parallel.config import ParallelConfig
 from train.configuration.schema import LearningRateConfig, RunConfig, StageConfig
-from train.configuration.typed import read
 from train.schedule import learning_rate, rope_base
 from train.schedule.rope_base import BaseCurve
 
-# Offsets in a stream are 32-bit integers.
-_MOST_TOKENS = 2**31 - 1
 _STAGE_NAME = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 
@@ -115,7 +111,7 @@ def build_schedule(config: RunConfig) -> tuple[Schedule | None, list[str]]:
         return None, ["schedule.stages: a run needs at least one stage"]
     stages: list[Stage] = []
     for name, row in config.schedule.stages.items():
-        mistakes = _row_problems(name, row)
+        mistakes = _name_problems(name)
         found += mistakes
         if not mistakes:
             stage, mistakes = _resolve(name, row, config, stages)
@@ -179,8 +175,7 @@ def _resolve(
         weights = source_weights(config, row.data)
     except ValueError as error:
         found.append(f"{key}.data: {error}")
-    rate, mistakes = _stage_rate(row.learning_rate, f"{key}.learning_rate")
-    found += mistakes
+    rate = _stage_rate(row.learning_rate)
     if rate is not None:
         found += learning_rate.problems(rate, f"{key}.learning_rate", facts.tokens)
     layout, mistakes = _stage_layout(row.parallel, config.parallel, f"{key}.parallel")
@@ -192,60 +187,24 @@ def _resolve(
     return Stage(name, len(before), start, num_steps, shape, curve, rate, layout), []
 
 
-# What belongs to the processes, not to the layout of a stage.
-_OF_THE_RUN = {"timeout_seconds", "timeouts", "first_step_seconds"}
-
-
 def _stage_layout(
     overlay: Mapping[str, Any], run: ParallelConfig, key: str
 ) -> tuple[ParallelConfig, list[str]]:
-    """The run's layout with a stage's overlay laid over it, and what is wrong with the overlay."""
-    known = [name for name in ParallelConfig.__dataclass_fields__ if name not in _OF_THE_RUN]
-    found = []
-    for name in overlay:
-        if name not in known:
-            nearest = get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            found.append(f"{key}.{name}: unknown; did you mean {nearest}?")
-    if found:
-        return run, found
-    layout, mistakes = read(ParallelConfig, {**dataclasses.asdict(run), **overlay}, key)
-    if layout is None or mistakes:
-        return run, list(mistakes.values())
+    """The run's layout with a stage's overlay laid over it, and which rules that breaks."""
+    layout = dataclasses.replace(run, **overlay)
     problems = layout.problems() if overlay else []  # the run's own are reported as the run's
     return layout, [f"{key}: {problem}" for problem in problems]
 
 
-def _stage_rate(value: Any, key: str) -> tuple[LearningRateConfig | None, list[str]]:
-    """A stage's own learning rate, None if it has none; and what is wrong with it."""
-    known = list(LearningRateConfig.__dataclass_fields__)
-    if value is None:
-        return None, []
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return LearningRateConfig(shape="constant", peak=float(value)), []
-    if not isinstance(value, Mapping):
-        return None, [f"{key}={value}: must be a number or a mapping with {', '.join(known)}"]
-    rate, mistakes = read(LearningRateConfig, value, key)
-    return rate, list(mistakes.values())
+def _stage_rate(value: float | LearningRateConfig | None) -> LearningRateConfig | None:
+    """A stage's own learning rate, None if it has none."""
+    return LearningRateConfig(shape="constant", peak=value) if isinstance(value, float) else value
 
 
-def _row_problems(name: str, row: StageConfig) -> list[str]:
-    """Rules between the numbers of one row."""
-    if not _STAGE_NAME.fullmatch(name):
-        return [
-            f"schedule.stages: {name!r} is no name for a stage, files are called after it; use up to 64 "
-            "letters, digits, _ and -"
-        ]
-    key = f"schedule.stages.{name}"
-    found = [
-        f"{key}.{field}={getattr(row, field)}: must be positive; give 1 or more"
-        for field in ("tokens", "sequence_length", "batch_tokens", "micro_batch_tokens")
-        if getattr(row, field) < 1
+def _name_problems(name: str) -> list[str]:
+    if _STAGE_NAME.fullmatch(name):
+        return []
+    return [
+        f"schedule.stages: {name!r} is no name for a stage, files are called after it; use up to 64 letters, digits, "
+        "_ and -"
     ]
-    found += [
-        f"{key}.{field}={getattr(row, field)}: must be at most {_MOST_TOKENS}, what 32 bits can count"
-        for field in ("sequence_length", "batch_tokens", "micro_batch_tokens")
-        if getattr(row, field) > _MOST_TOKENS
-    ]
-    if row.sequence_length == 1:
-        found.append(f"{key}.sequence_length=1: must be at least 2, one token predicts the next")
-    return found

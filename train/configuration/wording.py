@@ -1,0 +1,95 @@
+"""What a field allows, in words: the sentences of messages about single values."""
+
+import math
+import types
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from data.printable import one_line
+from train.configuration.nearest import did_you_mean
+
+
+def mistake_of(hint: Any, key: str, detail: Any) -> tuple[str, str]:
+    """One finding of pydantic's: the key it is about, and what to say."""
+    for part in detail["loc"]:
+        if part == "[key]":
+            break
+        if detail["type"] == "missing" and get_origin(hint) is tuple:
+            break
+        inner = get_args(hint)
+        if get_origin(hint) is dict:
+            key, hint = f"{key}.{part}", inner[0] if "[key]" in detail["loc"] else inner[1]
+        else:
+            key, hint = f"{key}[{part}]", inner[part if get_origin(hint) is tuple else 0]
+    value = detail["input"]
+    near = did_you_mean(value, choices(hint)) if isinstance(value, str) else ""
+    if "[key]" in detail["loc"]:
+        return key, f"{key}: unknown{near or there_are(choices(hint))}"
+    return key, f"{key}={shown(value)}: must be {described(hint)}{near}"
+
+
+def shown(value: Any) -> str:
+    """A value as an argument would say it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return one_line(str(value))
+
+
+def described(hint: Any) -> str:
+    """What values an annotation allows."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return f"one of {', '.join(str(choice) or repr('') for choice in inner)}"
+    if origin is Annotated:
+        return f"{described(inner[0])}{_range(inner[1:])}"
+    if origin in (Union, types.UnionType):
+        return " or ".join(described(member) for member in inner)
+    if origin is tuple:
+        return f"[{', '.join(described(member) for member in inner)}]"
+    if origin is list:
+        return f"a list, each of it {described(inner[0])}"
+    if origin is dict:
+        return f"a mapping from names, each to {described(inner[1])}"
+    names = {
+        int: "a whole number",
+        float: "a finite number",
+        bool: "true or false",
+        str: "text",
+        type(None): "null",
+    }
+    return names[hint]
+
+
+def _range(metadata: tuple[Any, ...]) -> str:
+    """The bounds of a number in words."""
+    least = next((f" from {_number(m.ge)}" for m in metadata if isinstance(m, Ge)), "")
+    least += next((f" above {_number(m.gt)}" for m in metadata if isinstance(m, Gt)), "")
+    most = next((f" to {_number(m.le)}" for m in metadata if isinstance(m, Le)), "")
+    most += next(
+        (f" to below {_number(m.lt)}" for m in metadata if isinstance(m, Lt) and m.lt < math.inf),
+        "",
+    )
+    return f"{least}{most}" if most else f"{least} up" if " from" in least else least
+
+
+def _number(bound: Any) -> str:
+    """A bound without a fraction that is none."""
+    return str(int(bound) if bound == int(bound) else bound)
+
+
+def choices(hint: Any) -> tuple[str, ...]:
+    return get_args(hint) if get_origin(hint) is Literal else ()
+
+
+def example(hint: Any, value: Any) -> str:
+    """A value that is right, of a number."""
+    base = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"; for example {value}" if is_number and base in (int, float) else ""
+
+
+def there_are(names: Iterable[str]) -> str:
+    """The end of a message that names what is known."""
+    return f"; there are {', '.join(names)}"
