@@ -29,7 +29,9 @@ from parallel.checkpoint import tensors
 from parallel.config import OptimizerConfig, ParallelConfig
 from parallel.costs.held import parameter_elements, stage_parameters
 from parallel.costs.received import replica_sum, whole_model
-from parallel.engine.engine import TrainingEngine, has_decay, materialise
+from parallel.engine.engine import TrainingEngine
+from parallel.engine.materialise import materialise
+from parallel.engine.optimizers import OPTIMIZERS
 from parallel.engine.settings import zero_settings
 from parallel.mesh import AxisGroup, Mesh, start
 from parallel.parallelize import build_local, finish
@@ -106,6 +108,12 @@ def each_name(read: Callable[[str], Any]) -> Callable[[Transformer], None]:
     return reader
 
 
+def decayed(names: list[str]) -> set[str]:
+    """Those that AdamW decays."""
+    groups = OPTIMIZERS["adamw"].groups(names, OptimizerConfig(weight_decay=0.1))
+    return {name for group in groups if group.weight_decay for name in group.names}
+
+
 STAGE = whole_model(CONFIG, tensor=2)
 READERS: Mapping[str, Callable[[Transformer], Any]] = {
     "building": build_with_unknown_weight,
@@ -113,7 +121,7 @@ READERS: Mapping[str, Callable[[Transformer], Any]] = {
     "cutting": lambda model: cut_model(model, PAIR),
     "summing gradients": lambda model: sum_replicated_gradients(model, PAIR),
     "counting in the norm": lambda model: mark_owners(model, PAIR),
-    "decay": each_name(has_decay),
+    "decay": lambda model: decayed(list(dict(model.named_parameters()))),
     "FLOPs": each_name(lambda name: products_per_token(name, CONFIG)),
     "bytes held": each_name(lambda name: parameter_elements(STAGE, name)),
     "bytes received": each_name(lambda name: replica_sum(STAGE, name)),
@@ -152,8 +160,8 @@ def test_a_name_is_not_judged_by_its_parts(monkeypatch: pytest.MonkeyPatch) -> N
     """`unbiased` is no bias, `normal` no norm."""
     names = ["unbiased_proj.weight", "normal_proj.weight"]
     monkeypatch.setattr(table, "LAYER", dict.fromkeys(names, Role("D D", "rows", False)))
+    assert decayed([f"layers.0.{name}" for name in names]) == {f"layers.0.{name}" for name in names}
     for name in names:
-        assert has_decay(f"layers.0.{name}")
         assert cut_of(f"layers.0.{name}", CONFIG, 1, 2).parts == 2
 
 
@@ -244,8 +252,8 @@ def test_a_new_matrix_with_a_row_is_initialised_cut_decayed_and_stored(tmp_path:
         name = SIDE.format(layer)
         both = torch.cat([first[name], second[name]])
         torch.testing.assert_close(both, truth[name], rtol=0, atol=1e-12)
-        assert has_decay(name)
-        for kind in tensors.KINDS:
+        assert decayed([name]) == {name}
+        for kind in OPTIMIZERS["adamw"].kinds:
             assert index[f"{kind}/{name}"]["shape"] == [24, 16]
     record = index[f"weight/{SIDE.format(1)}"]
     stored = tensors.map_tensors(
@@ -276,7 +284,7 @@ def engine_of(mesh: Mesh) -> TrainingEngine:
     )
     parameters, _ = finish(local, mesh)
     objective = NextTokenLoss(local.stages[0], 0.0)
-    return TrainingEngine(parameters, objective, mesh, parallel, optimizer, settings)
+    return TrainingEngine(parameters, objective, mesh, optimizer, settings)
 
 
 def test_a_gradient_that_every_rank_has_whole_is_not_doubled(
