@@ -7,6 +7,7 @@ is counted by its saved tensors; what the engine holds, by the storages that exi
 
 import gc
 import warnings
+from copy import deepcopy
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -19,7 +20,7 @@ from data.batch import PackedBatch
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.flops import parameter_count
-from model.layer_pattern import expand_pattern
+from model.layer_pattern import KindConfig, expand_pattern, layer_kinds
 from model.position.rotation import make_rotation
 from model.transformer import Transformer
 from parallel.config import OptimizerConfig, ParallelConfig
@@ -155,7 +156,12 @@ def test_sequence_ranks_receive_what_the_formula_says(tensor: int, ranks: int, l
 
     A document of 70 tokens makes ring steps; short ones are exchanged, whatever the layer.
     """
-    config = replace(MODEL, num_layers=4)
+    config = replace(
+        MODEL,
+        num_layers=4,
+        layer_pattern=["window_rope", "full_nope", "near", "full_nope"],
+        kinds={"near": KindConfig(like="window_nope", window=3)},
+    )
     parallel = ParallelConfig(sequence=ranks, tensor=tensor, sequence_layout=layout)
 
     def work(rank: int, world_size: int) -> list[Any]:
@@ -168,7 +174,7 @@ def test_sequence_ranks_receive_what_the_formula_says(tensor: int, ranks: int, l
             meter.reset()
             counted = run_counted(local.stages[0], batch, keep)
             steps = {kind: bool(route.steps) for kind, route in batch.layout.routes.items()}
-            found.append((lengths, keep, batch.layout.dealing, steps, counted, meter.total))
+            found.append((lengths, keep, batch.layout.dealing, steps, counted, deepcopy(meter)))
         return [found, local.stages[0].layers["1"].attention.core.buffers.num_rows]
 
     stage, tokens = whole_model(config, tensor=tensor, element=2), TOKENS // ranks
@@ -178,16 +184,19 @@ def test_sequence_ranks_receive_what_the_formula_says(tensor: int, ranks: int, l
                 spec.kind: spec.window is None and lengths == LENGTHS
                 for spec in expand_pattern(config)
             }
-            expected = Received()
+            by_kind = dict.fromkeys(layer_kinds(config), Received())
             for spec in expand_pattern(config):
-                expected += sequence_received(
+                by_kind[spec.kind] += sequence_received(
                     stage,
                     plan_keys(dealing, lengths, spec.window),
                     rank // tensor,
                     in_steps=steps[spec.kind],
                     recomputed=keep == "input",
                 )
-            assert met == expected.total
+            assert {kind: met.of(kind) for kind in by_kind} == {
+                kind: received.total for kind, received in by_kind.items()
+            }
+            expected = sum(by_kind.values(), Received())
             cut = tensor_received(stage, tokens, recomputed=keep == "input")
             assert counted == expected + cut
         held = sum(

@@ -109,15 +109,17 @@ def made_evaluations(steps: list[Row]) -> list[Row]:
     return rows
 
 
-def write_run(folder: Path, steps: list[Row], evaluations: list[Row]) -> Path:
-    """A run's folder with everything a finished run leaves."""
+def write_run(
+    folder: Path, steps: list[Row], evaluations: list[Row], pattern: Row | None = None
+) -> Path:
+    """A run's folder with everything a finished run leaves. pattern: other settings of the layers' kinds."""
     folder.mkdir(parents=True, exist_ok=True)
     more = {"batch_tokens": BATCH, "micro_batch_tokens": 4096, "learning_rate": RATE}
-    pattern = ["window_rope", "window_rope", "window_rope", "full_nope"]
+    kinds = pattern or {"layer_pattern": ["window_rope"] * 3 + ["full_nope"]}
     model = {"num_layers": 8, "hidden_size": 192, "num_heads": 6, "num_kv_heads": 2, "window": 128}
     config = {
         "run_name": folder.name,
-        "model": model | {"vocab_size": 4096, "layer_pattern": pattern},
+        "model": model | {"vocab_size": 4096} | kinds,
         "schedule": {"stages": {name: stage | more for name, stage in STAGES.items()}},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -219,6 +221,20 @@ def test_a_stage_has_one_colour_everywhere(run_folder: Path) -> None:
                 found[trace["name"]].add(trace["marker"]["color"])
     colours = {stage: {c for c in seen if c != "@card"} for stage, seen in found.items()}
     assert colours == {"short": {"@stage0"}, "middle": {"@stage1"}, "long": {"@stage2"}}
+
+
+def test_every_kind_of_layer_is_told_with_its_window(tmp_path: Path) -> None:
+    pattern = {
+        "layer_pattern": ["near", "window_rope", "full_nope", "near"],
+        "kinds": {"near": {"like": "window_rope", "window": 64}},
+    }
+    folder = write_run(tmp_path, made_steps(), made_evaluations(made_steps()), pattern)
+    write_report(folder)
+    page = page_of(folder)
+    assert "4 near (windowed with RoPE) and 2 windowed with RoPE and 2 full attention" in page.text
+    assert "keys that a window sees: 64 in near layers, 128 in window_rope layers" in page.text
+    lines = page.figures["position"]["layout"]["shapes"]
+    assert [line["x0"] for line in lines] == [64, 128]
 
 
 def test_the_numbers_are_the_runs(run_folder: Path) -> None:

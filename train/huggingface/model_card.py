@@ -6,6 +6,7 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.flops import parameter_count
+from model.layer_pattern import layer_kinds
 from train.checkpointing.state import RunState
 
 Json = dict[str, Any]
@@ -48,13 +49,15 @@ def model_card(
 
 
 def _of_model(model: ModelConfig, state: RunState) -> dict[str, str]:
+    windows = {kind: spec.window for kind, spec in layer_kinds(model).items() if spec.window}
+    seen = ", ".join(f"{kind} layers {window:,}" for kind, window in windows.items())
     bases = ", ".join(f"{kind} layers {base:g}" for kind, base in state.rope_base.items())
     return {
         "parameters": f"{parameter_count(model):,}",
         "layers": f"{model.num_layers}: {', '.join(model.layer_pattern)}",
         "width": f"{model.hidden_size}",
         "heads": f"{model.num_heads} of {model.head_dim}, {model.num_kv_heads} for keys and values",
-        "window": f"{model.window:,} keys, the token's own included",
+        "window": f"{seen} keys, the token's own included" if seen else "none",
         "vocabulary": f"{model.vocab_size:,}",
         "longest sequence trained on": f"{state.context_length:,} tokens",
         "RoPE base": bases or "none",

@@ -183,7 +183,7 @@ def position_title(evaluation: Row) -> str:
 
 
 def position_layout(record: RunRecord, edges: list[float]) -> Row:
-    """Octaves on the x axis, and a line where the windowed layers stop seeing."""
+    """Octaves on the x axis, and a line where each kind of windowed layer stops seeing."""
     low, high = min(edges, default=1.0), max(edges, default=1024.0)
     octaves = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
     octaves = octaves[:: math.ceil(len(octaves) / 12)]
@@ -194,23 +194,23 @@ def position_layout(record: RunRecord, edges: list[float]) -> Row:
         "tickangle": 0,
         "ticktext": [length_label(2**octave) if octave >= 0 else "" for octave in octaves],
     }
-    layout = base_layout(x_axis, {}, right=34) | {
+    layout: Row = base_layout(x_axis, {}, right=34) | {
         "shapes": [],
         "annotations": [],
         "hovermode": "closest",
     }
-    model = record.config.get("model")
-    window = finite_value(model, "window") if isinstance(model, dict) else None
-    if window is not None and low < window < high:
-        line = {"width": 1, "color": "@muted", "dash": "dot"}
-        layout["shapes"] = [
+    line = {"width": 1, "color": "@muted", "dash": "dot"}
+    for window in sorted(set(record.windows.values())):
+        if not low < window < high:
+            continue
+        layout["shapes"].append(
             {"type": "line", "xref": "x", "yref": "paper", "x0": window, "x1": window, "y0": 0}
             | {"y1": 1, "layer": "below", "line": line}
-        ]
-        layout["annotations"] = [
+        )
+        layout["annotations"].append(
             {"text": f"window of {length_label(window)}", "showarrow": False, "xref": "x"}
             | {"x": math.log10(window), "yref": "paper", "y": 1, "yanchor": "bottom"}
-        ]
+        )
     return layout
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
+from model.layer_pattern import LAYER_KINDS
 from train.report.figures import Figure, all_figures
 from train.report.record import (
     NUM_COLOURS,
@@ -31,12 +32,6 @@ from train.report.record import (
 )
 
 TEMPLATE = Path(__file__).with_name("template.html")
-KINDS = {
-    "window_rope": "windowed with RoPE",
-    "window_nope": "windowed without positions",
-    "full_rope": "full attention with RoPE",
-    "full_nope": "full attention without positions",
-}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -80,9 +75,7 @@ def lead(record: RunRecord) -> str:
     model = record.config.get("model")
     if not isinstance(model, dict):
         return ""
-    layers, width, window = (
-        finite_value(model, k) for k in ("num_layers", "hidden_size", "window")
-    )
+    layers, width = (finite_value(model, key) for key in ("num_layers", "hidden_size"))
     if layers is None or width is None:
         return ""
     words = f"A language model of {layers:.0f} layers, {width:.0f} wide"
@@ -93,12 +86,26 @@ def lead(record: RunRecord) -> str:
     pattern = model.get("layer_pattern")
     if isinstance(pattern, list) and pattern:
         count = Counter(str(pattern[i % len(pattern)]) for i in range(int(layers)))
-        kinds = [f"{number} {KINDS.get(kind, kind)}" for kind, number in count.items()]
+        kinds = [f"{number} {kind_in_words(record, kind)}" for kind, number in count.items()]
         words += f": {' and '.join(kinds)}"
-        if window and any("window" in kind for kind in count):
-            words += f"; a window sees {window:,.0f} keys"
+        windows = record.windows
+        if len(set(windows.values())) == 1:
+            words += f"; a window sees {next(iter(windows.values())):,.0f} keys"
+        elif windows:
+            each = [f"{window:,.0f} in {kind} layers" for kind, window in windows.items()]
+            words += f"; keys that a window sees: {', '.join(each)}"
     vocabulary = finite_value(model, "vocab_size")
     return words + (f". Vocabulary of {vocabulary:,.0f}." if vocabulary else ".")
+
+
+def kind_in_words(record: RunRecord, name: str) -> str:
+    """What layers of this kind do; of a further kind its name too."""
+    kind = record.layer_kinds.get(name)
+    if kind is None:
+        return name
+    attention = "windowed" if kind.windowed else "full attention"
+    words = f"{attention} {'with RoPE' if kind.rotary else 'without positions'}"
+    return words if name in LAYER_KINDS else f"{name} ({words})"
 
 
 def planned_tokens(record: RunRecord) -> float:

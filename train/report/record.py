@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
+from model.layer_pattern import LAYER_KINDS, LayerKind
+
 Row = dict[str, Any]
 
 NUM_COLOURS = 6  # --stage0 ... --stage5 in the page's style sheet
@@ -44,6 +46,38 @@ class RunRecord:
         """All stages: the configured ones in order, then any other the logs mention."""
         seen = [str(row["stage"]) for row in (*self.steps, *self.evaluations)]
         return tuple(dict.fromkeys([*self.planned_stages, *seen]))
+
+    @property
+    def layer_kinds(self) -> dict[str, LayerKind]:
+        """Every kind of layer that the configuration has, by its name, as the one of the four that it is like."""
+        model = self._model
+        pattern, kinds = model.get("layer_pattern"), model.get("kinds")
+        declared = kinds if isinstance(kinds, dict) else {}
+        found = {}
+        for name in pattern if isinstance(pattern, list) else ():
+            settings = declared.get(name)
+            like = settings.get("like") if isinstance(settings, dict) else ""
+            if (like or name) in LAYER_KINDS:
+                found[name] = LAYER_KINDS[like or name]
+        return found
+
+    @property
+    def windows(self) -> dict[str, float]:
+        """Keys that a token of every windowed kind of layer sees, by the kind's name."""
+        declared = self._model.get("kinds")
+        found = {}
+        for name in (name for name, kind in self.layer_kinds.items() if kind.windowed):
+            settings = declared.get(name) if isinstance(declared, dict) else None
+            own = finite_value(settings, "window") if isinstance(settings, dict) else None
+            window = own or finite_value(self._model, "window")
+            if window:
+                found[name] = window
+        return found
+
+    @property
+    def _model(self) -> Row:
+        model = self.config.get("model")
+        return model if isinstance(model, dict) else {}
 
     def steps_of(self, stage: str) -> list[Row]:
         return [row for row in self.steps if str(row["stage"]) == stage]
