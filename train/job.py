@@ -18,6 +18,7 @@ from parallel.checkpoint.index import DamagedCheckpoint
 from parallel.config import ParallelConfig
 from parallel.engine.settings import DTYPES
 from parallel.mesh import Mesh
+from parallel.pipeline.runner import unnoted_waits
 from parallel.rendezvous.meeting import Meeting
 from parallel.timeouts import Timeouts
 from train import build
@@ -160,7 +161,7 @@ def _open(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> _Opened | No
     schedule, _ = build_schedule(config)
     assert schedule is not None, "validated before"
     supervisor.phase("preflight and data preparation")
-    lock = mesh.together(lambda: hold_run(run_folder(config)) if mesh.is_main else None)
+    lock = mesh.together(lambda: _lock(run_folder(config)) if mesh.is_main else None)
     corpus = _checked_corpus(config, mesh, schedule)
     resume, state = build.start_state(config, mesh, schedule=schedule, corpus=corpus)
     if is_over(config, schedule, state):
@@ -186,6 +187,10 @@ def _open(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> _Opened | No
     for line in _opening_words(run, resume):
         progress.line(line)
     return _Opened(run, corpus, loader, progress, lock)
+
+
+def _lock(folder: Path) -> TextIO | None:
+    return hold_run(folder, lambda line: say(line, folder / "log.txt"))
 
 
 def _say_over(folder: Path, state: RunState) -> None:
@@ -264,6 +269,9 @@ def _opening_words(run: Run, resume: Path | None) -> list[str]:
         f"{run.total_tokens:,} tokens",
     ]
     lines += [f"warning: {warning}" for warning in validate.warnings(config, schedule)]
+    pipelined = any(stage.parallel.pipeline > 1 for stage in schedule.stages)
+    if pipelined and run.mesh.device.type == "cpu" and unnoted_waits():
+        lines.append(f"warning: {unnoted_waits()}")
     if resume is not None:
         lines.append(
             f"going on from {resume}: step {run.state.step:,}, {run.state.tokens_seen:,} tokens seen"

@@ -9,3 +9,7 @@ class CannotExpress(ValueError):
     def __init__(self, reasons: Sequence[str]) -> None:
         super().__init__("\n".join(reasons))
         self.reasons = list(reasons)
+
+    def __reduce__(self) -> tuple[type["CannotExpress"], tuple[list[str]]]:
+        """How it travels to other ranks: with the arguments of `__init__`, not with its text."""
+        return CannotExpress, (self.reasons,)

@@ -30,6 +30,8 @@ from parallel.watch.waiting import waiting
 
 Result = TypeVar("Result")
 LossOf = Callable[[Transformer, Tensor, Any], Tensor]
+# Private to torch: the function in which its schedules wait for messages.
+_WAIT = "_wait_batch_p2p"
 
 
 class PipelineRunner:
@@ -173,13 +175,24 @@ class PipelineRunner:
         return parameter.new_empty((rows, module.config.hidden_size))
 
 
+def unnoted_waits() -> str:
+    """Why waits between pipeline stages are not noted with this torch, in one line; empty if they are."""
+    if hasattr(schedules, _WAIT):
+        return ""
+    return (
+        f"torch {torch.__version__} has no torch.distributed.pipelining.schedules.{_WAIT}: on gloo a hang "
+        "between pipeline stages ends by its timeout, and the rank that is waited for is not named"
+    )
+
+
 @contextmanager
 def _noting_waits(group: str) -> Iterator[None]:
     """Within, torch's schedules note what they wait for: no recorder of gloo's has messages between two ranks.
 
-    They all wait in one function of their module; a torch without it leaves that to the backend's own recorder.
+    They all wait in one private function of their module, which is replaced meanwhile. A torch without it leaves
+    that to the backend's own recorder: see `unnoted_waits`.
     """
-    original = getattr(schedules, "_wait_batch_p2p", None)
+    original = getattr(schedules, _WAIT, None)
     if original is None:
         yield
         return
@@ -188,8 +201,8 @@ def _noting_waits(group: str) -> Iterator[None]:
         with waiting(group, "a transfer between pipeline stages"):
             original(works)
 
-    schedules._wait_batch_p2p = wait  # type: ignore[assignment]
+    setattr(schedules, _WAIT, wait)
     try:
         yield
     finally:
-        schedules._wait_batch_p2p = original
+        setattr(schedules, _WAIT, original)

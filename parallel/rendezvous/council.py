@@ -33,6 +33,10 @@ class StoreLost(ValueError):
             "the store where the ranks met does not answer: down, stopped or cut off from here"
         )
 
+    def __reduce__(self) -> tuple[type["StoreLost"], tuple[()]]:
+        """How it travels to the other ranks: with the arguments of `__init__`, not with its text."""
+        return StoreLost, ()
+
 
 class Council:
     """One rank's seat. Every topic is used once. Everything raises `StoreLost`.

@@ -35,13 +35,17 @@ _noted: dict[int, tuple[str, str, float]] = {}
 
 @contextmanager
 def waiting(group: str, operation: str) -> Iterator[None]:
-    """Note that this thread blocks in `operation` until the end of the block."""
+    """Note that this thread blocks in `operation` until the end of the block. Nested blocks: the inner one counts."""
     thread = threading.get_ident()
+    outer = _noted.get(thread)
     _noted[thread] = (group, operation, time.monotonic())
     try:
         yield
     finally:
-        del _noted[thread]
+        if outer is None:
+            del _noted[thread]
+        else:
+            _noted[thread] = outer
 
 
 def pending() -> list[Wait]:

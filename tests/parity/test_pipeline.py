@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.pipelining import schedules
 
 from model.attention.core import choose_core
 from model.config import ModelConfig
@@ -23,7 +24,7 @@ from model.transformer import Transformer
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh, start
 from parallel.pipeline.placement import place_stages
-from parallel.pipeline.runner import PipelineRunner
+from parallel.pipeline.runner import PipelineRunner, unnoted_waits
 from parallel.pipeline.split import split_layers
 from parallel.pipeline.tied import TiedWeight
 from parallel.topology import Topology
@@ -313,3 +314,11 @@ def test_forward_only_gives_every_token_the_loss_of_one_process(schedule: str) -
     for found, wanted in zip(results[last], expected, strict=True):
         # Nothing is summed over ranks.
         assert torch.equal(found, wanted)
+
+
+def test_the_private_function_of_torch_that_notes_waits_is_there_or_its_absence_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert unnoted_waits() == ""
+    monkeypatch.delattr(schedules, "_wait_batch_p2p")
+    assert "schedules._wait_batch_p2p: on gloo a hang" in unnoted_waits()

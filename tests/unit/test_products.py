@@ -34,6 +34,14 @@ def test_bfloat16_products_are_no_worse_than_plain_ones(multiplies_half, monkeyp
         assert (found - truth).abs().max() <= 1.01 * (reference - truth).abs().max()
 
 
+@pytest.mark.parametrize(
+    ("capability", "fast"),
+    [("AVX512", True), ("AVX2", False), ("DEFAULT", False), ("NO AVX", False), ("SVE256", False)],
+)
+def test_only_instructions_known_to_be_fast_count_as_fast(capability, fast):
+    assert products.multiplies_half(capability) is fast
+
+
 def test_float32_and_float64_are_left_as_they_are(monkeypatch):
     monkeypatch.setattr(products, "MULTIPLIES_HALF", False)
     for dtype in (torch.float32, torch.float64):

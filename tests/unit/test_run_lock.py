@@ -1,5 +1,7 @@
 """Two jobs never work on one run; what a dead one held is free."""
 
+import errno
+import fcntl
 import os
 import re
 import signal
@@ -15,7 +17,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from train.health.run_lock import hold_run
-kept = hold_run(Path(sys.argv[1]))
+kept = hold_run(Path(sys.argv[1]), print)
 print("held", flush=True)
 time.sleep(60)
 """
@@ -36,15 +38,30 @@ def test_a_second_job_is_refused_until_the_first_is_dead(
     ) as first:
         assert first.stdout is not None and first.stdout.readline() == "held\n"
         with pytest.raises(ValueError, match=re.escape(f"process {first.pid} on ")) as refused:
-            run_lock.hold_run(folder)
+            run_lock.hold_run(folder, print)
         assert "choose another run_name" in str(refused.value)
         first.send_signal(signal.SIGKILL)
         first.wait()
-    kept = run_lock.hold_run(folder)
+    kept = run_lock.hold_run(folder, print)
     assert kept is not None
     kept.close()
 
 
 def test_a_folder_that_cannot_be_made_is_not_this_files_business(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert run_lock.hold_run(tmp_path / "file" / "run") is None
+    told: list[str] = []
+    assert run_lock.hold_run(tmp_path / "file" / "run", told.append) is None
+    assert told == []
+
+
+def test_a_file_system_without_locks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    told: list[str] = []
+    assert run_lock.hold_run(tmp_path / "run", told.append) is None
+    (line,) = told
+    assert "has no locks (No locks available)" in line and "start no second one" in line

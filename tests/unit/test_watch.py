@@ -131,6 +131,15 @@ def test_a_thread_that_blocks_says_in_what() -> None:
     assert pending() == []
 
 
+def test_a_wait_within_a_wait_ends_alone_and_hides_no_error() -> None:
+    with pytest.raises(OSError, match="what happened"), waiting("control", "outer"):
+        with waiting("tensor#0", "inner"):
+            assert [wait.operation for wait in pending()] == ["inner"]
+        assert [wait.operation for wait in pending()] == ["outer"]
+        raise OSError("what happened")
+    assert pending() == []
+
+
 @pytest.mark.parametrize(
     ("purpose", "started", "seconds"),
     [

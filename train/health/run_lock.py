@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
@@ -17,8 +18,8 @@ from typing import TextIO
 _HERE, _ELSEWHERE = 15.0, 150.0
 
 
-def hold_run(folder: Path) -> TextIO | None:
-    """Lock the run for as long as what is returned is open; None where the file system has no locks.
+def hold_run(folder: Path, tell: Callable[[str], None]) -> TextIO | None:
+    """Lock the run for as long as what is returned is open; None where the file system has no locks, which is told.
 
     Raises:
         ValueError: another job has it.
@@ -42,7 +43,12 @@ def hold_run(folder: Path) -> TextIO | None:
                     f"since {holder.get('since')}; wait for its end, stop it, or choose another run_name"
                 ) from None
             time.sleep(0.5)
-        except OSError:
+        except OSError as error:
+            tell(
+                f"warning: {folder}: the file system has no locks ({error.strerror}), so nothing keeps a second job "
+                "from writing over this run; start no second one with this run_name"
+            )
+            file.close()
             return None
     file.truncate(0)
     since = datetime.now(UTC).isoformat(timespec="seconds")
