@@ -1,7 +1,7 @@
 """Packed streams, the values that travel from the packer to the trainer.
 
 A micro-batch is one stream of T tokens, a whole number of rows laid end to end, each row a whole
-number of segments.  Only segments matter to the model; rows are boundaries nothing crosses.  Where
+number of segments. Only segments matter to the model; rows are boundaries nothing crosses. Where
 several ranks share a stream, each reads its own ranges of it.
 
     row 0                         row 1

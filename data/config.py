@@ -18,35 +18,35 @@ DEFAULT_LOOK_AHEAD = 1_024
 class SourceConfig:
     """One source of training documents."""
 
+    # Token files PREFIX.bin, PREFIX.idx, PREFIX.manifest.json.
     prefix: str = ""
-    """Token files PREFIX.bin, PREFIX.idx, PREFIX.manifest.json."""
+    # Share of the tokens, relative to the other sources; a stage's mix overrides it.
     weight: Annotated[float, Ge(0), Lt(inf)] = 1.0
-    """Share of the tokens, relative to the other sources; a stage's mix overrides it."""
 
 
 @dataclass
 class DataConfig:
     """Where documents come from and how they are packed."""
 
+    # An embedded corpus, made on first use. Empty: use `sources`.
     corpus: Literal["", "python_stdlib"] = ""
-    """An embedded corpus, made on first use.  Empty: use `sources`."""
+    # Sources by name; the order of the names is the order of the sources.
     sources: dict[str, SourceConfig] = field(default_factory=dict)
-    """Sources by name; the order of the names is the order of the sources."""
+    # Prefix of held-out token files; empty: none (an embedded corpus has its own).
     heldout: str = ""
-    """Prefix of held-out token files; empty: none (an embedded corpus has its own)."""
+    # How documents become rows: best_fit or concat (data/packing/planner.py).
     packing: PackingMethod = "best_fit"
-    """How documents become rows: best_fit or concat (data/packing/planner.py)."""
+    # Documents a source that best_fit chooses from; the cursor in a checkpoint is as long.
     look_ahead: Annotated[int, Ge(1), Le(10_000_000)] = DEFAULT_LOOK_AHEAD
-    """Documents a source that best_fit chooses from; the cursor in a checkpoint is as long."""
+    # Global batches kept ready by the loader.
     prefetch: Annotated[int, Ge(1), Le(10_000)] = 2
-    """Global batches kept ready by the loader."""
+    # Processes that tokenise an embedded corpus.
     workers: Annotated[int, Ge(1), Le(1_000)] = 2
-    """Processes that tokenise an embedded corpus."""
+    # Of the order of documents and of the packing lottery.
     seed: int = 0
-    """Of the order of documents and of the packing lottery."""
+    # Compare every byte of the token files at start; otherwise, of tokens beyond 256 MiB, only some blocks then and
+    # every page as it is read.
     full_check: bool = False
-    """Compare every byte of the token files at start; otherwise, of tokens beyond 256 MiB, only some
-    blocks then and every page as it is read."""
 
     def problems(self) -> list[str]:
         """Everything that is wrong, one clear line each; keys relative to the run ("data.")."""

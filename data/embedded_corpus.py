@@ -1,6 +1,6 @@
 """The embedded corpus of the quickstart: the Python standard library's own source files.
 
-Every machine that runs this has it: no download.  About 1,800 documents and 31 MB where the
+Every machine that runs this has it: no download. About 1,800 documents and 31 MB where the
 library's tests are installed, fewer where a distribution leaves them out.
 """
 

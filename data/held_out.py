@@ -1,8 +1,8 @@
 """Held-out rows for evaluation: the same rows for every number of ranks.
 
-To compare losses by position, every position must be averaged over the same documents.  So at
+To compare losses by position, every position must be averaged over the same documents. So at
 length L only documents of at least L tokens are used, one segment a row: first the first L tokens
-of each, then the second L tokens of those that have them, and so on.  Where no document is that
+of each, then the second L tokens of those that have them, and so on. Where no document is that
 long, whole shorter ones are packed, longest first.
 """
 

@@ -151,7 +151,7 @@ class Loader:
         raise self._ended
 
     def close(self) -> None:
-        """End the thread and wait for it; no further batch comes.  Safe to call twice."""
+        """End the thread and wait for it; no further batch comes. Safe to call twice."""
         self._stop.set()
         while not self._ready.empty():
             self._ready.get_nowait()

@@ -4,7 +4,7 @@
     bigram    p2(w | h) = (c(h, w) + t(h) p1(w)) / (c(h) + t(h))                   (Witten-Bell)
 
 c counts, N tokens, V vocabulary, t(h) = number of different tokens seen after h (Witten and Bell
-1991; Chen and Goodman 1998, section 2.5).  Pairs never cross a document.  A language model that
+1991; Chen and Goodman 1998, section 2.5). Pairs never cross a document. A language model that
 has learnt anything beyond neighbours is below the bigram.
 """
 
@@ -71,7 +71,7 @@ class NgramYardstick:
 def fit(dataset: IndexedDataset, vocab_size: int, *, max_tokens: int) -> NgramYardstick:
     """Count whole documents from the first on, until `max_tokens` are reached.
 
-    Memory: a chunk of 4 million tokens and the distinct pairs found.  ValueError for a token that
+    Memory: a chunk of 4 million tokens and the distinct pairs found. ValueError for a token that
     is not in the vocabulary.
     """
     counts = np.zeros(vocab_size, dtype=np.int64)

@@ -1,7 +1,7 @@
 """Text of unknown origin, made fit for a line of an error message."""
 
+# Of one line: what is longer says no more, and may come from a file that somebody else made.
 MOST_CHARACTERS = 600
-"""Of one line: what is longer says no more, and may come from a file that somebody else made."""
 
 
 def one_line(text: str) -> str:

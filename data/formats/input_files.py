@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+# Files that a folder may hold and that are no documents: passed over, and counted.
 BINARY_SUFFIXES = frozenset(
     [
         ".a",
@@ -49,7 +50,6 @@ BINARY_SUFFIXES = frozenset(
         ".woff2",
     ]
 )
-"""Files that a folder may hold and that are no documents: passed over, and counted."""
 
 
 class FileList(NamedTuple):

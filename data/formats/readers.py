@@ -2,8 +2,8 @@
 
 A reader works in two halves so that many processes can share the work: `blocks` walks one file in
 order with bounded memory and hands out blocks (a mebibyte of undecoded lines, or the name of a
-text file), `parse` turns a block into records and can run anywhere.  A record is a Document or a
-BadRecord; nothing is dropped without one.  A new format is a new row in FORMATS.
+text file), `parse` turns a block into records and can run anywhere. A record is a Document or a
+BadRecord; nothing is dropped without one. A new format is a new row in FORMATS.
 
 JSON is Python's: NaN and Infinity are numbers, and of a name that stands twice the last counts.
 """
@@ -28,9 +28,10 @@ from data.formats.streams import (
 from data.printable import one_line
 
 BLOCK_BYTES = 1 << 20
+# A longer line or text file is a bad record: it would have to fit into memory several times.
 MAX_RECORD_BYTES = 1 << 30
-"""A longer line or text file is a bad record: it would have to fit into memory several times."""
 
+# Containers of documents that no reader opens yet: bad records, never passed over.
 UNREADABLE_SUFFIXES = [
     ".7z",
     ".arrow",
@@ -48,7 +49,6 @@ UNREADABLE_SUFFIXES = [
     ".zst",
     ".zstd",
 ]
-"""Containers of documents that no reader opens yet: bad records, never passed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ class Position(NamedTuple):
 
 
 START = Position(0, 1)
+# The file cannot be read any further.
 DAMAGED = Position(0, -1)
-"""The file cannot be read any further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,12 +250,12 @@ def _parse_unreadable(block: Block, text_field: str) -> Iterator[Document | BadR
 
 TEXT = Format(_text_blocks, _parse_text)
 UNREADABLE = Format(_text_blocks, _parse_unreadable)
+# Suffix -> reader. Every other suffix is a text file: one document.
 FORMATS = {
     ".jsonl": Format(_json_blocks(PLAIN), _parse_json),
     ".jsonl.gz": Format(_json_blocks(GZIP), _parse_json),
     ".jsonl.zst": Format(_json_blocks(ZSTANDARD), _parse_json),
 }
-"""Suffix -> reader.  Every other suffix is a text file: one document."""
 
 
 def format_of(path: str) -> Format:

@@ -11,8 +11,8 @@ from typing import IO, NamedTuple, Protocol
 
 import zstandard
 
+# What reading a damaged, truncated or unreadable file raises.
 STREAM_ERRORS = (EOFError, OSError, zlib.error, zstandard.ZstdError)
-"""What reading a damaged, truncated or unreadable file raises."""
 
 READ_BYTES = 1 << 20
 
@@ -35,7 +35,7 @@ class Opener(NamedTuple):
 class ZstandardStream(io.RawIOBase):
     """Decompresses all frames of a .zst file; EOFError where the file ends inside a frame.
 
-    zstandard's own stream_reader reports a truncated file as an ordinary end.  Memory is bounded by
+    zstandard's own stream_reader reports a truncated file as an ordinary end. Memory is bounded by
     one input chunk's worth of output: of a file made to burst, 32 MiB.
     """
 

@@ -1,6 +1,6 @@
 """The shuffled order of a source's documents: a keyed permutation, evaluated anywhere in O(1).
 
-Epoch e shows document P(seed, source, e)(i) at place i.  P is a four-round Feistel network on the
+Epoch e shows document P(seed, source, e)(i) at place i. P is a four-round Feistel network on the
 smallest even number of bits that covers the corpus; places that fall outside are walked on until
 they fall inside (cycle walking, Black and Rogaway 2002), at most four network calls on average.
 Nothing is stored and nothing is shuffled, so start-up and memory do not depend on the corpus.

@@ -6,7 +6,7 @@ for its own, so the credits always sum to zero.
     place n tokens of s:   credit[i] += n * weight[i] for all i,   credit[s] -= n
 
 What counts is tokens placed, not documents drawn, so a stage's mix holds from its first row on, no
-matter what is waiting in the look-ahead.  A change of weights starts all credits at zero: nothing
+matter what is waiting in the look-ahead. A change of weights starts all credits at zero: nothing
 is caught up.
 """
 

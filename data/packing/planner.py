@@ -4,16 +4,16 @@
 
 best_fit  A row starts in the source that is owed the most tokens, with a span drawn by a
           length-weighted lottery, so that a long document is spent at the rate of its tokens and
-          not in hundreds of rows in succession.  A span longer than the row gives its first tokens,
-          its remainder returns to the pool.  The rest of the row is filled with the largest span
+          not in hundreds of rows in succession. A span longer than the row gives its first tokens,
+          its remainder returns to the pool. The rest of the row is filled with the largest span
           that fits, from any source not more than AHEAD_ROWS rows ahead of its weight, again and
-          again.  If then a gap of at least sequence_length / GAP_SHARE is left, the shortest span
+          again. If then a gap of at least sequence_length / GAP_SHARE is left, the shortest span
           of at least twice the gap (or else the longest) is cut to fill it; a smaller gap is
-          padding.  Padding is therefore below 1 / GAP_SHARE for every corpus.
+          padding. Padding is therefore below 1 / GAP_SHARE for every corpus.
 concat    Documents end to end in shuffled order, each from the source that is owed the most, cut
           at row boundaries; no padding.
 
-Every token of every document is in exactly one span per epoch.  The rows are a pure function of
+Every token of every document is in exactly one span per epoch. The rows are a pure function of
 (seed, corpus, sequence of shapes): not of dp size, micro-batch size or how far anyone read ahead.
 """
 
@@ -65,8 +65,8 @@ class BatchPlanner:
         self._shares = Shares(len(sources))
         self._rows = 0
         self._serial = 0
+        # Under concat: the source whose document the last row ended in, -1 if it ended with it.
         self._open_source = -1
-        """Under concat: the source whose document the last row ended in, -1 if it ended with it."""
 
     def plan(self, shape: BatchShape) -> list[list[Span]]:
         """The rows of the next global batch, in order; each is at most sequence_length long."""

@@ -25,8 +25,8 @@ class SpanPool:
         self._tree = [0] * (capacity + 1)
         self._keys: list[int] = []
         self._top_bit = 1 << (capacity.bit_length() - 1)
+        # Tokens of all spans.
         self.total = 0
-        """Tokens of all spans."""
 
     def __len__(self) -> int:
         return len(self._slots)

@@ -1,4 +1,4 @@
-"""Pieces of documents, and how one optimizer step's tokens are cut into rows.  Integers only.
+"""Pieces of documents, and how one optimizer step's tokens are cut into rows. Integers only.
 
 The planner makes rows of spans; `rows_of_rank` says which rows each data-parallel rank reads.
 """

@@ -1,7 +1,7 @@
 """Files that only grow, and a journal of how far they are good: how a killed job goes on.
 
 Every commit flushes all files to the disk and then adds one line to the journal with the length of
-each file and the checksum of what was added; the line begins with its own checksum.  After a kill,
+each file and the checksum of what was added; the line begins with its own checksum. After a kill,
 `resume` keeps the longest prefix of commits whose bytes are really there, cuts the files to it and
 returns the state saved with it.
 """

@@ -3,9 +3,9 @@
     python -m data.prepare --input PATH [PATH ...] --output PREFIX --tokenizer MODEL [--workers N]
 
 One process reads the inputs in order and cuts them into blocks, workers tokenise the blocks, the
-results are appended in order.  The files are therefore the same for every number of workers.  A
+results are appended in order. The files are therefore the same for every number of workers. A
 journal is kept (append_journal.py): the same command after a kill goes on where the last one
-stopped and ends with the same bytes.  Nothing carries its final name before it is complete.
+stopped and ends with the same bytes. Nothing carries its final name before it is complete.
 """
 
 import errno

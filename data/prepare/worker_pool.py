@@ -82,7 +82,7 @@ class _Worker:
 class WorkerPool:
     """`workers` processes that encode blocks; results come in the order of the blocks.
 
-    At most two blocks per worker are in flight, so memory is bounded.  `workers=1` encodes in this
+    At most two blocks per worker are in flight, so memory is bounded. `workers=1` encodes in this
     process.
     """
 

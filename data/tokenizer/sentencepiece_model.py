@@ -3,8 +3,8 @@
     python -m data.tokenizer --input PATH ... --output MODEL --vocab-size N
 
 Byte-pair encoding with byte fallback and no normalisation, so that decode(encode(text)) == text for
-every text that UTF-8 can express.  One trap: SentencePiece writes a space as U+2581 inside, so a
-real U+2581 in the text would come back as a space.  Here it never reaches SentencePiece: text is
+every text that UTF-8 can express. One trap: SentencePiece writes a space as U+2581 inside, so a
+real U+2581 in the text would come back as a space. Here it never reaches SentencePiece: text is
 split at U+2581, which is spelled by its three byte tokens instead.
 """
 
@@ -30,8 +30,8 @@ EOS_ID = 1
 CHUNK_CHARACTERS = 16_384
 SENTENCE_CHARACTERS = 2_000
 DEFAULT_SAMPLE_BYTES = 8_000_000
+# 256 bytes, unknown, end of document, and some letters.
 MINIMUM_VOCABULARY = 320
-"""256 bytes, unknown, end of document, and some letters."""
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.generic]:
@@ -157,7 +157,7 @@ def sample_sentences(
 def train(sentences: Iterable[str], output: str | Path, vocab_size: int) -> Tokenizer:
     """Train a model of exactly `vocab_size` pieces and write it to `output` (whole or not at all).
 
-    The same sentences give the same file, byte for byte.  ValueError when the text is too little
+    The same sentences give the same file, byte for byte. ValueError when the text is too little
     for the vocabulary.
     """
     if vocab_size < MINIMUM_VOCABULARY:

@@ -9,8 +9,8 @@
            int64    S pointers, byte offsets into .bin
            int64    D + 1 document indices: document d = sequences [index[d], index[d + 1])
 
-Everything little-endian.  Our own files hold one sequence per document; files of Megatron's tools
-with several are read as well.  Opening maps the index and reads a few bytes of both files.
+Everything little-endian. Our own files hold one sequence per document; files of Megatron's tools
+with several are read as well. Opening maps the index and reads a few bytes of both files.
 """
 
 import os

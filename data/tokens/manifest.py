@@ -1,7 +1,7 @@
 """PREFIX.manifest.json: what a pair of token files is, and checksums to know it by.
 
 Checksums are a SHA-256 of each file, a CRC-32 per block of it, and in PREFIX.crc a CRC-32 per page
-of the tokens.  The manifest itself is sealed (data/files.py).  No changed byte is trained on:
+of the tokens. The manifest itself is sealed (data/files.py). No changed byte is trained on:
 
     at start-up   manifest, index and page checksums whole; tokens of up to 256 MiB whole, of more
                   the first, the last and two more blocks, or everything (`full`)

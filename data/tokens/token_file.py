@@ -1,7 +1,7 @@
 """The tokens of PREFIX.bin, read piece by piece and checked against PREFIX.crc as they are read.
 
 PREFIX.crc is a little-endian uint32 for every page of PREFIX.bin, its CRC-32; the last page may be
-short.  Tokens are read with pread, not by memory map: a file that is cut off or cannot be read is
+short. Tokens are read with pread, not by memory map: a file that is cut off or cannot be read is
 an exception here, where a map would kill the process.
 """
 
