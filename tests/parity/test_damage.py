@@ -4,12 +4,15 @@ one line.
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from data import embedded_corpus
+from data.embedded_corpus import stdlib_documents
 from data.tokens.token_file import PAGE_BYTES
 from ranks import run_on_ranks
 from train import loop
@@ -133,3 +136,35 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
     (line,) = [line for line in said.splitlines() if line.startswith("train: error: ")]
     assert "no complete checkpoint is left there; put one back" in line
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("preflight", ["true", "false"])
+def test_a_tokenising_process_that_is_killed_ends_all_ranks_in_one_line(
+    small_run: Arguments, tmp_path: Path, capfd: pytest.CaptureFixture[str], preflight: str
+) -> None:
+    """It is /bin/false that is started in its place: gone before it has answered."""
+    own = {
+        "data.corpus": "python_stdlib",
+        "model.vocab_size": "600",
+        "+data.sources": "{}",
+        "data.heldout": "''",
+    }
+    arguments = small_run(tmp_path, **own, **{"preflight.enabled": preflight})
+    files = stdlib_documents()[:60]
+
+    def work(rank: int, world_size: int) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(embedded_corpus, "stdlib_documents", lambda: files)
+            patch.setattr(sys, "executable", "/bin/false")
+            return run_job(compose_run(arguments))
+
+    statuses = run_on_ranks(work, 2)
+    assert statuses[0] == statuses[1] != 0, "both ended, neither waits"
+    errors = capfd.readouterr().err
+    assert "Traceback" not in errors
+    said = [
+        line for line in errors.splitlines() if "a worker process ended with exit code 1" in line
+    ]
+    assert len(said) == 1, errors
+    assert "run the same command again to go on" in said[0]
+    assert "manifest.json" not in errors, "what follows from it is no mistake of its own"

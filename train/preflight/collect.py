@@ -127,7 +127,8 @@ def _site(config: RunConfig, mesh: Mesh, brief: Brief, problems: list[str]) -> S
         corpora={
             name: _corpus(prefix, _stamp(prefix) != brief.stamps.get(name), config)
             for name, prefix in _prefixes(config).items()
-            if config.data.corpus or not missing_files("", prefix)
+            # Where making an embedded corpus failed, that is said already.
+            if (config.data.corpus and not problems) or not missing_files("", prefix)
         },
         output_problem=token_problem(run_folder(config), brief.token, mesh.rank),
         memory_available=_memory_available(),
