@@ -60,6 +60,10 @@ class ConfigMistakes(ValueError):
         self.rest = rest
         self.wrong = frozenset(wrong)
 
+    def __reduce__(self) -> tuple[type["ConfigMistakes"], tuple[object, ...]]:
+        """How it travels to other ranks: with the arguments of `__init__`, not with its text."""
+        return ConfigMistakes, (self.mistakes, self.rest, self.wrong)
+
 
 def compose_run(arguments: Sequence[str]) -> RunConfig:
     """The run that `arguments` (KEY=VALUE, group=name) describe.

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from data.files import reason, write_durably
@@ -50,6 +51,10 @@ class Unsound(ValueError):
     def __init__(self, verdict: Verdict, *, alone: bool = False) -> None:
         super().__init__("\n".join(verdict.problems))
         self.verdict, self.alone = verdict, alone
+
+    def __reduce__(self) -> tuple["partial[Unsound]", tuple[Verdict]]:
+        """How it travels to other ranks: with the arguments of `__init__`, not with its text."""
+        return partial(Unsound, alone=self.alone), (self.verdict,)
 
 
 def check(config: RunConfig, mesh: Mesh, schedule: Schedule) -> Verdict:

@@ -9,10 +9,19 @@ import pytest
 from model.huggingface.refusal import CannotExpress
 from parallel.links import TransferFailed
 from parallel.rendezvous.council import StoreLost
+from train.configuration.compose import ConfigMistakes
+from train.preflight.check import Unsound
+from train.preflight.judge import Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 # Every error with an `__init__` of its own, which pickle would call with the text, as it does for a ValueError.
-EXAMPLES = (StoreLost(), CannotExpress(["one", "two"]), TransferFailed("it hangs", 3))
+EXAMPLES = (
+    StoreLost(),
+    CannotExpress(["one", "two"]),
+    TransferFailed("it hangs", 3),
+    ConfigMistakes(["one", "two"], wrong=["seed"]),
+    Unsound(Verdict(["one", "two"], [], "", "", broken=True), alone=True),
+)
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
