@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.packing.spans import Span, count_valid
+from data.packing.spans import Span, count_valid, rows_of_rank, starts_of
 
+# Target of a token that has no label: the last token of a segment, and padding. torch's `ignore_index`, which
+# model/loss.py knows by the same name.
 IGNORE = -100
-"""Target of a token that has no label: the last token of a segment, and padding."""
 
 
 class Share(Protocol):
@@ -31,15 +32,15 @@ class Share(Protocol):
         """Stream positions held, ascending and disjoint."""
 
 
+# This rank's share of a stream, from the lengths of its segments.
 Dealer = Callable[[tuple[int, ...]], Share]
-"""This rank's share of a stream, from the lengths of its segments."""
 
 
 @dataclass(frozen=True)
 class PackedBatch:
     """One micro-batch on the CPU: a stream of T tokens, or this rank's share of one.
 
-    tokens_T, targets_T: int64, of the tokens held here. Of the whole stream: lengths, of every segment
+    tokens_T, targets_T: int64, of the tokens held here. Of the whole stream: lengths and starts, of every segment
     in order, padding included; valid_tokens, targets other than IGNORE; padding_tokens; spans, the real
     segments in order. share: None where the whole stream is held.
     """
@@ -47,6 +48,7 @@ class PackedBatch:
     tokens_T: Tensor
     targets_T: Tensor
     lengths: tuple[int, ...]
+    starts: tuple[int, ...]
     valid_tokens: int
     padding_tokens: int
     spans: tuple[Span, ...]
@@ -64,6 +66,42 @@ class TokenReader(Protocol):
     def read(self, document: int, start: int, length: int) -> np.ndarray: ...
 
 
+@dataclass(frozen=True)
+class RankReader:
+    """Reads what one rank holds of planned rows.
+
+    ValueError for a rank outside the data axis.
+    """
+
+    sources: Sequence[TokenReader]
+    # Fills rows up: the token that ends documents.
+    pad_id: int
+    dp_rank: int = 0
+    dp_size: int = 1
+    # Which part of each stream this rank holds, where ranks share streams; None: all of it.
+    deal: Dealer | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dp_rank < self.dp_size:
+            raise ValueError(f"dp_rank={self.dp_rank}: must be in [0, dp_size={self.dp_size})")
+
+    def read(
+        self, rows: Sequence[Sequence[Span]], sequence_length: int, rows_each: int
+    ) -> tuple[PackedBatch, ...]:
+        """This rank's micro-batches, of `rows_each` rows, out of the rows of all ranks."""
+        dealt = rows_of_rank(len(rows), rows_each, dp_rank=self.dp_rank, dp_size=self.dp_size)
+        return tuple(
+            assemble(
+                [rows[number] for number in numbers],
+                sequence_length,
+                readers=self.sources,
+                pad_id=self.pad_id,
+                deal=self.deal,
+            )
+            for numbers in dealt
+        )
+
+
 def assemble(
     rows: Sequence[Sequence[Span]],
     sequence_length: int,
@@ -74,11 +112,13 @@ def assemble(
 ) -> PackedBatch:
     """Lay `rows` end to end, each filled up to `sequence_length`, and read what is held here.
 
-    Only tokens of this rank's share are read (and the one after each piece, a label).  A row without
+    Only tokens of this rank's share are read (and the one after each piece, a label). A row without
     spans is one segment of padding.
     """
-    lengths, starts, padding = _lay_out(rows, sequence_length)
-    spans = tuple(span for row in rows for span in row)
+    segments = _lay_out(rows, sequence_length)
+    lengths = tuple(length for _, length in segments)
+    starts = starts_of(lengths)
+    spans = [span for span, _ in segments]
     share = None if deal is None else deal(lengths)
     ranges = [range(len(rows) * sequence_length)] if share is None else share.ranges
     held = sum(len(piece) for piece in ranges)
@@ -93,48 +133,42 @@ def assemble(
         tokens_T=torch.from_numpy(tokens_T),
         targets_T=torch.from_numpy(targets_T),
         lengths=lengths,
+        starts=starts,
         valid_tokens=count_valid(rows),
-        padding_tokens=padding,
-        spans=spans,
+        padding_tokens=sum(length for span, length in segments if span is None),
+        spans=tuple(span for span in spans if span is not None),
         share=share,
     )
 
 
-def _lay_out(
-    rows: Sequence[Sequence[Span]], sequence_length: int
-) -> tuple[tuple[int, ...], list[int], int]:
-    """Lengths of all segments, where each span starts in the stream, and tokens of padding."""
-    lengths: list[int] = []
-    starts: list[int] = []
-    padding = 0
-    for number, row in enumerate(rows):
-        at = number * sequence_length
-        for span in row:
-            starts.append(at)
-            lengths.append(span.length)
-            at += span.length
-        gap = (number + 1) * sequence_length - at
+def _lay_out(rows: Sequence[Sequence[Span]], sequence_length: int) -> list[tuple[Span | None, int]]:
+    """Every segment of the stream in order, with its length: a span, or None for padding."""
+    segments: list[tuple[Span | None, int]] = []
+    for row in rows:
+        segments += [(span, span.length) for span in row]
+        gap = sequence_length - sum(span.length for span in row)
         assert gap >= 0, f"row of {sequence_length - gap} tokens > {sequence_length}"
         if gap:
-            lengths.append(gap)
-            padding += gap
-    return tuple(lengths), starts, padding
+            segments.append((None, gap))
+    return segments
 
 
 def _read(
     piece: range,
-    spans: Sequence[Span],
+    spans: Sequence[Span | None],
     starts: Sequence[int],
     *,
     readers: Sequence[TokenReader],
     into: tuple[np.ndarray, np.ndarray],
 ) -> None:
-    """Fill tokens and targets of one range of the stream from the spans that lie in it."""
+    """Fill tokens and targets of one range of the stream from the segments that lie in it."""
     tokens_T, targets_T = into
     first = max(0, bisect_right(starts, piece.start) - 1)
     for span, at in zip(spans[first:], starts[first:], strict=True):
         if at >= piece.stop:
             break
+        if span is None:
+            continue
         begin, end = max(at, piece.start), min(at + span.length, piece.stop)
         if begin >= end:
             continue

@@ -14,10 +14,10 @@ from typing import Protocol
 
 import numpy as np
 
-from data.batch import Dealer, PackedBatch, TokenReader, assemble
+from data.batch import Dealer, PackedBatch, RankReader, TokenReader
 from data.packing.document_order import shuffled
 from data.packing.mixture import LengthSource
-from data.packing.spans import BatchShape, Span, count_valid, rows_of_rank
+from data.packing.spans import Span, count_valid
 
 CHUNK = 1 << 20
 
@@ -113,28 +113,18 @@ def evaluation_batches(
 
     ValueError when micro_batch_tokens is no multiple of sequence_length, or there is no token.
     """
+    rows_each, rest = divmod(micro_batch_tokens, sequence_length)
+    if rest or not rows_each:
+        raise ValueError(
+            f"micro_batch_tokens={micro_batch_tokens}: must be a multiple of sequence_length={sequence_length}"
+        )
     rows, contiguous = evaluation_rows(source, sequence_length, max_tokens)
     if not rows:
         raise ValueError("heldout: holds no token; prepare one that does")
-    group = micro_batch_tokens * dp_size
-    batch_tokens = -(-len(rows) * sequence_length // max(1, group)) * group
-    shape = BatchShape(sequence_length, batch_tokens, micro_batch_tokens, (1.0,))
-    problems = shape.problems(dp_size)
-    if problems:
-        raise ValueError("; ".join(problems))
-    padded = rows + [[] for _ in range(shape.num_rows - len(rows))]
-    micro_batches = tuple(
-        assemble(
-            [padded[number] for number in numbers],
-            sequence_length,
-            readers=[source],
-            pad_id=source.eos_id,
-            deal=deal,
-        )
-        for numbers in rows_of_rank(shape, dp_rank, dp_size)
-    )
+    empty: list[list[Span]] = [[] for _ in range(-len(rows) % (rows_each * dp_size))]
+    reader = RankReader([source], source.eos_id, dp_rank, dp_size, deal)
     return EvaluationSet(
-        micro_batches=micro_batches,
+        micro_batches=reader.read(rows + empty, sequence_length, rows_each),
         num_rows=len(rows),
         total_tokens=sum(span.length for row in rows for span in row),
         valid_tokens=count_valid(rows),

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from data.batch import Dealer, PackedBatch, TokenReader, assemble
+from data.batch import PackedBatch, RankReader
 from data.packing.planner import BatchPlanner
-from data.packing.spans import BatchShape, Span, count_valid, rows_of_rank
+from data.packing.spans import BatchShape, Span, count_valid
 
 
 @dataclass(frozen=True)
@@ -33,34 +33,15 @@ class GlobalBatch:
     cursor: dict[str, Any]
 
 
-def make_global_batch(
-    planner: BatchPlanner,
-    shape: BatchShape,
-    readers: Sequence[TokenReader],
-    *,
-    dp_rank: int,
-    dp_size: int,
-    pad_id: int,
-    deal: Dealer | None = None,
-) -> GlobalBatch:
+def make_global_batch(planner: BatchPlanner, shape: BatchShape, reader: RankReader) -> GlobalBatch:
     """Plan the next batch and read this rank's share of it; ValueError for an impossible shape."""
-    problems = shape.problems(dp_size)
+    problems = shape.problems(reader.dp_size)
     if problems:
         raise ValueError("; ".join(problems))
     rows = planner.plan(shape)
-    micro_batches = tuple(
-        assemble(
-            [rows[number] for number in numbers],
-            shape.sequence_length,
-            readers=readers,
-            pad_id=pad_id,
-            deal=deal,
-        )
-        for numbers in rows_of_rank(shape, dp_rank, dp_size)
-    )
     return GlobalBatch(
         shape=shape,
-        micro_batches=micro_batches,
+        micro_batches=reader.read(rows, shape.sequence_length, shape.rows_per_micro_batch),
         valid_tokens=count_valid(rows),
         padding_tokens=shape.batch_tokens - _real_tokens(rows),
         cursor=planner.state_dict(),
@@ -74,34 +55,22 @@ def _real_tokens(rows: Sequence[Sequence[Span]]) -> int:
 class Loader:
     """Iterator of GlobalBatch, one per shape; a context manager.
 
-    `prefetch` batches are kept ready.  `pad_id` fills rows up; give the end-of-document token.  `deal`
-    says which part of each stream this rank holds, where ranks share streams (None: all of it).  An
-    error while planning or reading is raised where the batch would have come.  `planner` belongs to
-    the loader from now on: resume from a batch's cursor, never from the planner itself.
+    `prefetch` batches are kept ready. An error while planning or reading is raised where the batch would have come.
+    `planner` belongs to the loader from now on: resume from a batch's cursor, never from the planner itself.
     """
 
     def __init__(
         self,
         planner: BatchPlanner,
-        sources: Sequence[TokenReader],
-        dp_rank: int,
-        dp_size: int,
+        reader: RankReader,
         shapes: Iterator[BatchShape],
         prefetch: int = 2,
-        pad_id: int = 1,
-        deal: Dealer | None = None,
     ) -> None:
-        if not 0 <= dp_rank < dp_size:
-            raise ValueError(f"dp_rank={dp_rank}: must be in [0, dp_size={dp_size})")
         if prefetch < 1:
             raise ValueError(f"prefetch={prefetch}: must be at least 1; use 2")
         self._planner = planner
-        self._sources = sources
-        self._dp_rank = dp_rank
-        self._dp_size = dp_size
+        self._reader = reader
         self._shapes = shapes
-        self._pad_id = pad_id
-        self._deal = deal
         self._ready: queue.Queue[GlobalBatch | Exception | None] = queue.Queue(prefetch)
         self._stop = threading.Event()
         self._ended: Exception | None = None
@@ -112,15 +81,7 @@ class Loader:
         last: Exception | None = None
         try:
             for shape in self._shapes:
-                batch = make_global_batch(
-                    self._planner,
-                    shape,
-                    self._sources,
-                    dp_rank=self._dp_rank,
-                    dp_size=self._dp_size,
-                    pad_id=self._pad_id,
-                    deal=self._deal,
-                )
+                batch = make_global_batch(self._planner, shape, self._reader)
                 if not self._put(batch):
                     return
         except Exception as error:  # whatever it is, the consumer raises it

@@ -27,7 +27,8 @@ from torch.autograd.function import once_differentiable
 from model.norm import statistics_dtype
 from model.products import for_product
 
-IGNORED = -100
+# Target of a token without a label: torch's `ignore_index`, and what data/batch.py packs.
+IGNORE = -100
 # Rows of logits alive at a time. A CPU wants them in its cache. An accelerator wants large
 # products: there the bound is what the rows weigh, 1 GiB in float32.
 _CPU_ROWS = 256
@@ -234,7 +235,7 @@ def chunk_in_place(
     wide_CV = logits.in_place(logits_CV)
     if not wants_gradient:
         return *_losses(wide_CV, targets_C), logits_CV
-    column_C1, valid_C = _columns(wide_CV, targets_C, 0)[0][:, None], targets_C != IGNORED
+    column_C1, valid_C = _columns(wide_CV, targets_C, 0)[0][:, None], targets_C != IGNORE
     log_p_CV = wide_CV.log_softmax(dim=-1)
     log_p_C = log_p_CV.gather(1, column_C1).squeeze(1)
     lse_C = wide_CV.gather(1, column_C1).squeeze(1) - log_p_C
@@ -259,7 +260,7 @@ def chunk_at_once(
     lse_C = wide_CV.logsumexp(dim=-1)
     is_target_CV = torch.arange(logits_CV.shape[1], device=logits_CV.device) == targets_C[:, None]
     picked_C = torch.where(is_target_CV, wide_CV, 0.0).sum(dim=-1)
-    valid_C = targets_C != IGNORED
+    valid_C = targets_C != IGNORE
     losses_C, valid_lse_C = valid_losses(lse_C, picked_C, targets_C)
     if wants_gradient:
         p_CV = (wide_CV - lse_C[:, None]).exp() * (1 + 2 * z_loss * lse_C[:, None])
@@ -334,7 +335,7 @@ def _losses(logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
 
 def valid_losses(lse_C: Tensor, picked_C: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
     """Losses lse - picked and the lse themselves, both 0 where the target is ignored."""
-    valid_C = targets_C != IGNORED
+    valid_C = targets_C != IGNORE
     zero = lse_C.new_zeros(())
     return torch.where(valid_C, lse_C - picked_C, zero), torch.where(valid_C, lse_C, zero)
 
@@ -362,7 +363,7 @@ def gradient_in_place(
     """
     column_C, held_C = _columns(p_CV, targets_C, first)
     # Weight of a token: nothing where it is ignored.
-    scale_C = (targets_C != IGNORED).to(lse_C.dtype) * (1.0 if logits.softcap else logits.scale)
+    scale_C = (targets_C != IGNORE).to(lse_C.dtype) * (1.0 if logits.softcap else logits.scale)
     gradient_CV = p_CV.mul_((scale_C * (1 + 2 * z_loss * lse_C))[:, None])
     return gradient_CV.scatter_add_(1, column_C[:, None], -(scale_C * held_C)[:, None])
 

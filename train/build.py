@@ -6,7 +6,6 @@ What can be refused is refused here, before the engine exists: the corpus, the c
 import dataclasses
 import gc
 import platform
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import Any
 
 import torch
 
-from data.held_out import evaluation_batches
+from data.batch import RankReader
 from data.loader import Loader
-from data.ngram import NgramYardstick, cached_fit, merge
 from data.packing.planner import BatchPlanner
 from data.sources import Corpus, make_corpus, open_corpus
 from model.config import ModelConfig
@@ -31,8 +29,9 @@ from train.checkpointing.resume import sound_checkpoint
 from train.checkpointing.state import RunState, differences, read_index, read_state
 from train.configuration import compose
 from train.configuration.schema import RunConfig, run_folder
-from train.evaluation.held_out import HeldOut
+from train.evaluation.tasks import Task, make_tasks
 from train.health.stragglers import Stragglers
+from train.huggingface.kept_files import carry_into_run
 from train.loop import Run
 from train.records.console import say
 from train.records.metrics_log import RunLog, write_config
@@ -136,6 +135,7 @@ def load_state(
     identity = data_identity(config, corpus)
     if path is None:
         fresh = RunState(model=dataclasses.asdict(config.model), data=identity)
+        fresh.tokenizer = tokenizer_identity(corpus)
     else:
         fresh = read_state(path)
         before = max(0, fresh.tokens_seen - 1)
@@ -148,6 +148,7 @@ def load_state(
             optimizer=config.optimizer.name,
             rope_base=base,
             data=identity,
+            tokenizer=tokenizer_identity(corpus),
             allowed=config.checkpoint.allow_changes,
         )
         if wrong:
@@ -155,6 +156,8 @@ def load_state(
         if fresh.data != identity:  # allowed: the old place in the data means nothing here
             fresh.cursor = {}
         fresh.data, fresh.model = identity, dataclasses.asdict(config.model)
+        if corpus.sources[0].tokenizer_sha256:
+            fresh.tokenizer = tokenizer_identity(corpus)
     fresh.optimizer = config.optimizer.name
     return fresh
 
@@ -165,6 +168,17 @@ def data_identity(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
         # In order: a place in the data names sources by number.
         "sources": [[source.name, source.sha256] for source in corpus.sources],
         "seed": config.data.seed,
+    }
+
+
+def tokenizer_identity(corpus: Corpus) -> dict[str, Any]:
+    """What the corpus was made with; an empty SHA-256 where its manifest does not know."""
+    source = corpus.sources[0]
+    return {
+        "sha256": source.tokenizer_sha256,
+        "vocab_size": source.vocab_size,
+        "eos_id": source.eos_id,
+        "bos_id": source.bos_id,
     }
 
 
@@ -184,6 +198,7 @@ def build_run(
         RuntimeError: torch or DeepSpeed could not build the engine.
     """
     folder = run_folder(config)
+    mesh.together(lambda: carry_into_run(resume, folder) if mesh.is_main else None)
     run = Run(
         config=config,
         folder=folder,
@@ -192,7 +207,7 @@ def build_run(
         trainer=_trainer(config, mesh, schedule, state, resume),
         state=state,
         checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint.keep, mesh),
-        held_out=_held_out(config, mesh, corpus, schedule.stage_at(state.tokens_seen)),
+        tasks=_tasks(config, mesh, corpus, schedule.stage_at(state.tokens_seen)),
         stragglers=Stragglers(
             mesh, config.logging.straggler_steps, config.logging.straggler_factor
         ),
@@ -235,13 +250,13 @@ def rebuild(run: Run, corpus: Corpus, folder: Path) -> None:
     stage = run.schedule.stage_at(run.state.tokens_seen)
     run.trainer.engine.close()
     del run.trainer  # with the cycles inside DeepSpeed, which only a collection breaks
-    run.held_out = None
+    run.tasks = {}
     gc.collect()
     if run.mesh.device.type == "cuda":
         torch.cuda.empty_cache()
     run.mesh = arrange(run.mesh.world, stage.parallel.topology(run.mesh.world_size))
     run.trainer = _trainer(run.config, run.mesh, run.schedule, run.state, folder)
-    run.held_out = _held_out(run.config, run.mesh, corpus, stage)
+    run.tasks = _tasks(run.config, run.mesh, corpus, stage)
     _note_layout(run)
 
 
@@ -309,55 +324,18 @@ def build_loader(run: Run, corpus: Corpus) -> Loader:
     steps = None if most is None else max(0, most - run.state.step)
     leg = run.schedule.leg(run.state.tokens_seen)
     shapes = run.schedule.shapes(run.state.tokens_seen, until=leg[-1].end)
-    return Loader(
-        planner,
+    reader = RankReader(
         corpus.sources,
+        corpus.eos_id,
         run.mesh.dp_rank,
         run.mesh.dp_size,
-        islice(shapes, steps),
-        prefetch=run.config.data.prefetch,
-        pad_id=corpus.eos_id,
-        deal=dealer(run.config.model, run.mesh, leg[0].parallel),
+        dealer(run.config.model, run.mesh, leg[0].parallel),
     )
+    return Loader(planner, reader, islice(shapes, steps), run.config.data.prefetch)
 
 
-def _held_out(
-    config: RunConfig, mesh: Mesh, corpus: Corpus, begins: Stage
-) -> Callable[[Stage], HeldOut] | None:
-    heldout = corpus.heldout
-    if not config.evaluation.enabled or heldout is None:
-        return None
-    budget = config.evaluation.yardstick_tokens // len(corpus.sources)
-
-    def yardstick() -> NgramYardstick:
-        return merge(
-            [
-                cached_fit(
-                    source.dataset,
-                    config.model.vocab_size,
-                    max_tokens=budget,
-                    sha256=source.sha256,
-                )
-                for source in corpus.sources
-            ]
-        )
-
-    def of_stage(stage: Stage) -> HeldOut:
-        streams = mesh.together(
-            lambda: evaluation_batches(
-                heldout,
-                sequence_length=stage.shape.sequence_length,
-                micro_batch_tokens=stage.shape.micro_batch_tokens,
-                max_tokens=config.evaluation.max_tokens,
-                dp_rank=mesh.dp_rank,
-                dp_size=mesh.dp_size,
-                deal=dealer(config.model, mesh, begins.parallel),
-            )
-        )
-        mesh.together(lambda: yardstick() if mesh.is_main else None)  # the others find the counts
-        return HeldOut(stage.shape.sequence_length, streams, mesh.together(yardstick))
-
-    return of_stage
+def _tasks(run: RunConfig, mesh: Mesh, corpus: Corpus, stage: Stage) -> dict[str, Task]:
+    return make_tasks(run, mesh, corpus, dealer(run.model, mesh, stage.parallel))
 
 
 def versions() -> dict[str, str]:

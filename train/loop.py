@@ -3,7 +3,7 @@
 import math
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import islice
@@ -18,16 +18,16 @@ from parallel.watch.waiting import waiting
 from train.checkpointing.checkpoint import Checkpoints
 from train.checkpointing.state import RunState
 from train.configuration.schema import RunConfig
-from train.evaluation.held_out import HeldOut, evaluate
+from train.evaluation.tasks import Task
 from train.health import bad_step, spikes
 from train.health.stop_signal import StopSignal
 from train.health.stragglers import Stragglers
 from train.health.supervisor import Supervisor
-from train.records.console import Progress, number
+from train.records.console import Progress
 from train.records.metrics_log import RunLog, finite_or_null
 from train.records.wandb_log import WandbLog
 from train.schedule.rope_base import bases_by_kind
-from train.schedule.stages import Point, Schedule, Stage
+from train.schedule.stages import Point, Schedule
 from train.step import StepResult, optimizer_step
 from train.trainer import Trainer
 
@@ -53,13 +53,14 @@ class Run:
 
     config: RunConfig
     folder: Path
-    # Mesh, trainer and held-out share belong to the layout of the stage: see `train/build.py: reform`.
+    # Mesh, trainer and tasks belong to the layout of the stage: see `train/build.py: reform`.
     mesh: Mesh
     schedule: Schedule
     trainer: Trainer
     state: RunState
     checkpoints: Checkpoints
-    held_out: Callable[[Stage], HeldOut] | None
+    # By name: see train/evaluation/tasks.py.
+    tasks: Mapping[str, Task]
     # Main rank only: None elsewhere.
     log: RunLog | None = None
     wandb: WandbLog | None = None
@@ -304,25 +305,21 @@ def _write(run: Run, row: dict[str, Any]) -> None:
 
 
 def _evaluate(run: Run, point: Point, progress: Progress) -> None:
-    if run.held_out is None:
-        return
-    run.phase("evaluation")
-    result = evaluate(run.trainer, run.mesh, run.held_out(point.stage), point.rope_base)
-    row = {
-        "step": run.state.step,
-        "stage": point.stage.name,
-        "tokens_seen": run.state.tokens_seen,
-        **finite_or_null(result),
-    }
-    if run.log is not None and run.wandb is not None:
-        try:
-            run.log.evaluation(row)
-            run.wandb.evaluation(row)
-        except OSError as error:
-            run.failure = error
-    progress.line(
-        f"held out after {point.stage.name}: loss {number(row['loss'])} over {row['tokens']:,} tokens at "
-        f"length {row['sequence_length']:,} (bigram {number(row['bigram_loss'])}, unigram "
-        f"{number(row['unigram_loss'])}); first quarter {number(row['first_quarter_loss'])}, last quarter "
-        f"{number(row['last_quarter_loss'])}"
-    )
+    for name, task in run.tasks.items():
+        run.phase("evaluation")
+        found = finite_or_null(task.evaluate(run.trainer, point.stage, point.rope_base))
+        row = {
+            "step": run.state.step,
+            "stage": point.stage.name,
+            "tokens_seen": run.state.tokens_seen,
+            "task": name,
+            **found,
+        }
+        if run.log is not None and run.wandb is not None:
+            try:
+                run.log.evaluation(row)
+                run.wandb.evaluation(row["step"], task.numbers(row))
+            except OSError as error:
+                run.failure = error
+        title = name.replace("_", " ")
+        progress.line(f"{title} after {point.stage.name}: {task.sentence(row)}")

@@ -1,7 +1,7 @@
 """Which files an input names, in a fixed order, and whether they stayed as they were."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -72,11 +72,13 @@ class Inputs:
 
     files: tuple[str, ...]
     stamps: tuple[Stamp, ...]
+    # Files of folders that are no documents by their suffix.
+    passed_over: int = 0
 
     @classmethod
-    def found(cls, files: Sequence[str]) -> "Inputs":
+    def found(cls, files: Sequence[str], passed_over: int = 0) -> "Inputs":
         """These files as they are now."""
-        return cls(tuple(files), tuple(map(stamp_of, files)))
+        return cls(tuple(files), tuple(map(stamp_of, files)), passed_over)
 
     def refuse_changed(self) -> None:
         """Raise ValueError if a file is no longer as it was found."""
@@ -88,8 +90,12 @@ class Inputs:
                 )
 
 
-def list_files(inputs: Sequence[str | Path]) -> FileList:
+def list_files(
+    inputs: Sequence[str | Path], is_own: Callable[[str], bool] = lambda _: False
+) -> FileList:
     """Files in the order given, folders walked recursively in the order of their sorted names.
+
+    is_own: says of a path that it is no input at all, as the files of a prefix are (data/tokens/prefix.py).
 
     In folders, hidden names (".git") and BINARY_SUFFIXES are passed over, links to folders are not
     followed. Everything else is listed, also what is no readable file (a pipe, a link to nothing, a
@@ -102,9 +108,11 @@ def list_files(inputs: Sequence[str | Path]) -> FileList:
     passed_over = 0
     for given in map(str, inputs):
         if os.path.isfile(given):  # noqa: PTH113 (Path raises where a name is too long or a folder closed)
-            files.append(given)
+            files += [given] if not is_own(given) else []
         elif os.path.isdir(given):  # noqa: PTH112
             for full in _walk(given):
+                if is_own(full):
+                    continue
                 if os.path.splitext(full)[1].lower() in BINARY_SUFFIXES:  # noqa: PTH122
                     passed_over += 1
                 else:

@@ -5,6 +5,7 @@ The planner makes rows of spans; `rows_of_rank` says which rows each data-parall
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +82,18 @@ def _nearest(value: int, step: int) -> str:
     return f"{below} or {below + step}" if below else str(step)
 
 
-def rows_of_rank(shape: BatchShape, dp_rank: int, dp_size: int) -> list[range]:
-    """Row numbers of each micro-batch of one rank: groups of rows dealt round robin.
+def rows_of_rank(num_rows: int, rows_each: int, *, dp_rank: int, dp_size: int) -> list[range]:
+    """Row numbers of each micro-batch of one rank: groups of `rows_each` rows dealt round robin.
 
     Micro-batch m of rank d holds rows [(m * dp_size + d) * n, ... + n), n rows a micro-batch.
     """
-    n = shape.rows_per_micro_batch
-    return [
-        range(group * n, (group + 1) * n) for group in range(dp_rank, shape.num_rows // n, dp_size)
-    ]
+    n = rows_each
+    return [range(group * n, (group + 1) * n) for group in range(dp_rank, num_rows // n, dp_size)]
+
+
+def starts_of(lengths: Sequence[int]) -> tuple[int, ...]:
+    """Where each segment starts in a stream of segments of these lengths."""
+    return tuple(accumulate(lengths[:-1], initial=0)) if lengths else ()
 
 
 def count_valid(rows: Sequence[Sequence[Span]]) -> int:

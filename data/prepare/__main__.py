@@ -65,6 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(
             f"{prefix}: {manifest['documents']} documents, {manifest['tokens']} tokens\n"
         )
+    passed_over = manifests[0]["inputs"].get("passed_over", 0)
+    if passed_over:
+        sys.stderr.write(
+            f"passed over: {passed_over} files of folders that are no documents by their suffix\n"
+        )
     skipped = manifests[0]["skipped"]
     if skipped:
         counts = ", ".join(f"{count} {kind}" for kind, count in skipped.items())

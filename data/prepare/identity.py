@@ -31,6 +31,7 @@ def describe_job(
         "inputs": {
             "paths": list(options.inputs[:NAMED_INPUTS]),
             "files": len(inputs.files),
+            "passed_over": inputs.passed_over,
             "text_field": options.text_field,
         },
         "heldout": heldout if options.heldout_output else {},

@@ -61,7 +61,7 @@ def prepare(options: PrepareOptions) -> tuple[Manifest, ...]:
     tokenizer = open_tokenizer(options.tokenizer)
     bos_id = bos_of_documents(tokenizer, options.bos)
     is_own = belongs_to(options.prefixes)
-    inputs = Inputs.found([name for name in list_files(options.inputs).files if not is_own(name)])
+    inputs = Inputs.found(*list_files(options.inputs, is_own))
     job = describe_job(options, tokenizer, bos_id, inputs)
     made = find_made(options, job)
     if made is not None:
@@ -160,8 +160,7 @@ class _Job:
             disable=not options.show_progress,
         )
         bos_id = self.job.get("bos_id")
-        pool = WorkerPool(self.tokenizer, options.text_field, options.workers, bos_id)
-        with bar, pool:
+        with bar, WorkerPool(self.tokenizer, options.text_field, options.workers, bos_id) as pool:
             for block, number, encoded in pool.encode(self._blocks()):
                 self._append(encoded, bar)
                 self.position = (number, block.end)

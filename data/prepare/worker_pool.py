@@ -94,9 +94,14 @@ class WorkerPool:
         self._size = workers
         self._bos_id = bos_id
         count = workers if workers > 1 else 0
-        self._idle: deque[_Worker] = deque()
-        self._all = [_Worker(str(tokenizer.path), text_field, bos_id) for _ in range(count)]
-        self._idle.extend(self._all)
+        self._all: list[_Worker] = []
+        try:
+            for _ in range(count):
+                self._all.append(_Worker(str(tokenizer.path), text_field, bos_id))
+        except BaseException:
+            self._end_workers()
+            raise
+        self._idle = deque(self._all)
         self._threads = ThreadPoolExecutor(max(1, count))
 
     def __enter__(self) -> "WorkerPool":
@@ -108,9 +113,12 @@ class WorkerPool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._end_workers()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _end_workers(self) -> None:
         for worker in self._all:
             worker.close()
-        self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _encode(self, block: Block) -> EncodedBlock:
         worker = self._idle.popleft()

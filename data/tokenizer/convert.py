@@ -16,6 +16,8 @@ from typing import Any
 from data.tokenizer.sentencepiece_model import META_SYMBOL, Tokenizer
 
 Json = dict[str, Any]
+# Key of tokenizer_config.json: SHA-256 of the SentencePiece model that a tokenizer.json gives the ids of.
+SOURCE = "sentencepiece_sha256"
 
 
 def tokenizer_files(tokenizer: Tokenizer, context_length: int) -> dict[str, str]:
@@ -36,6 +38,7 @@ def tokenizer_files(tokenizer: Tokenizer, context_length: int) -> dict[str, str]
         "pad_token": end,
         "unk_token": unknown,
         "model_max_length": context_length,
+        SOURCE: tokenizer.sha256,
     }
     return {
         "tokenizer.json": json.dumps(_backend(tokenizer, unknown), ensure_ascii=False),

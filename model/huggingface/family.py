@@ -34,6 +34,14 @@ _REFUSED: Mapping[str, tuple[Any, ...]] = {
 
 
 _REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")  # fmt: skip
+# Lists of layers are made before anything else is judged.
+_MOST, _LARGEST = {"num_hidden_layers": 1_000_000}, 2**31 - 1
+# What else is computed with before its type shows; null stands for the family's default.
+_WHOLE = (
+    "num_key_value_heads", "head_dim", "sliding_window", "sliding_window_pattern", "max_window_layers",
+    "no_rope_layer_interval", "max_position_embeddings",
+)  # fmt: skip
+_LISTS = ("layer_types", "no_rope_layers")
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,8 @@ class Family:
     whole_heads: bool = False
     # What stands for `rope_parameters` where there are none.
     default_rope: Mapping[str, Any] = field(default_factory=dict)
+    # transformers 4 takes a `rope_scaling` of two fields only, `type` and `factor`.
+    two_fields: bool = False
     special: Callable[[int], Sequence[Link]] = lambda layer: ()  # noqa: ARG005
     # Keys of read_layers: taken out of what is carried over when they are written anew.
     layer_keys: Sequence[str] = field(default=("layer_types", "sliding_window"))
@@ -163,7 +173,7 @@ class Family:
                         f"{says}: {self.model_type} ties it to {row.theirs}={written[row.theirs]}"
                     )
         try:
-            written |= {"rope_parameters": self._write_ropes(model, rope_base)}
+            written |= self._write_ropes(model, rope_base)
         except CannotExpress as error:
             reasons += error.reasons
         if reasons:
@@ -210,15 +220,26 @@ class Family:
     def _strange(self, config: Mapping[str, Any]) -> list[str]:
         """What is not there, and what no family of ours could express."""
         missing = [
-            f"config.json: {key}={config.get(key)}: must be a whole number from 1 up"
+            f"config.json: {key}={config.get(key)}: must be a whole number from 1 to {_MOST.get(key, _LARGEST)}"
             for key in _REQUIRED
-            if type(config.get(key)) is not int or config[key] < 1
+            if type(config.get(key)) is not int or not 1 <= config[key] <= _MOST.get(key, _LARGEST)
         ]
-        return missing + [
-            f"config.json: {key}={config[key]}: cannot be expressed"
-            for key, harmless in _REFUSED.items()
-            if key in config and config[key] not in harmless
+        types = [(_WHOLE, int, "a whole number"), (_LISTS, list, "a list")]
+        wrong = [
+            f"config.json: {key}={config[key]!r}: must be {called}, or null"
+            for keys, wanted, called in types
+            for key in keys
+            if config.get(key) is not None and type(config[key]) is not wanted
         ]
+        return (
+            missing
+            + wrong
+            + [
+                f"config.json: {key}={config[key]}: cannot be expressed"
+                for key, harmless in _REFUSED.items()
+                if key in config and config[key] not in harmless
+            ]
+        )
 
     def _foreign(self, model: ModelConfig) -> list[str]:
         """What the model has and no member of this family has."""
@@ -249,9 +270,7 @@ class Family:
                 base, rope = ropes["window"]
                 rope.base = base
         else:
-            flat = rope_fields.read_flat(
-                {"rope_parameters": self.default_rope} | dict(config), self.default_base
-            )
+            flat = rope_fields.read_flat(config, self.default_base, self.default_rope)
             ropes = {"window": flat, "full": flat}
         by_name = {f"{kind}_rope": found for kind, found in ropes.items()}
         return {
@@ -260,6 +279,7 @@ class Family:
         }
 
     def _write_ropes(self, model: ModelConfig, rope_base: float) -> Json:
+        """The keys of the rotation, for every version of transformers."""
         ropes = {
             kind: model.kinds.get(f"{kind}_rope", KindConfig()).rope for kind in ("window", "full")
         }
@@ -267,9 +287,10 @@ class Family:
             kind: rope_fields.write(rope, rope.base_of(rope_base), model.head_dim)
             for kind, rope in ropes.items()
         }
-        if isinstance(self.default_base, Mapping):
-            return {rope_fields.KINDS[kind]: written for kind, written in by_kind.items()}
         kinds = [kind for kind in ("full", "window") if f"{kind}_rope" in model.layer_pattern]
+        if isinstance(self.default_base, Mapping):
+            local = self.default_base["window"] != self.default_base["full"]
+            return rope_fields.written_by_kind(by_kind, kinds, local_base=local)
         found = [by_kind[kind] for kind in kinds] or [by_kind["full"]]
         if any(written != found[0] for written in found):
             raise CannotExpress(
@@ -278,7 +299,7 @@ class Family:
                     f"{self.model_type} rotates all layers alike, these differ"
                 ]
             )
-        return found[0]
+        return rope_fields.written_flat(found[0], two_fields=self.two_fields)
 
 
 _ORDINARY = ModelConfig()

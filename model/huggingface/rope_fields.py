@@ -1,13 +1,19 @@
-"""Rotation in a config.json: `rope_parameters`, and `rope_theta` with `rope_scaling` as it was before.
+"""Rotation in a config.json: `rope_parameters` of transformers 5, and the keys of transformers 4 and other readers.
 
-    flat      rope_parameters: {rope_type, rope_theta, factor, ...}                  every rotary layer
-    by kind   rope_parameters: {sliding_attention: {...}, full_attention: {...}}     Gemma 3, OLMo 3
+    transformers 5   flat      rope_parameters: {rope_type, rope_theta, factor, ...}              every rotary layer
+                     by kind   rope_parameters: {sliding_attention: {...}, full_attention: {...}} Gemma 3, OLMo 3
+    transformers 4   rope_theta, rope_scaling: {rope_type, factor, ...} or null; rope_local_base_freq (Gemma 3)
+
+Both forms are written, so a reader of either sees the same rotation. transformers 5 reads the old keys too: there a
+`rope_scaling` that is not null takes the place of the whole `rope_parameters`, so it carries the base as well.
+A config.json that the two versions would read differently is refused.
 
 A base is a number of the run here (a schedule may raise it), scaling belongs to the model; so a base that only
 windowed layers have becomes `kinds.window_rope.rope.base`, and the full layers' is the one that is scheduled.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,22 +24,35 @@ from model.position.yarn import yarn_attention_factor
 
 Json = dict[str, Any]
 KINDS = {"window": "sliding_attention", "full": "full_attention"}
-KEYS = ("rope_parameters", "rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")  # fmt: skip
+NEW, OLD = "rope_parameters", ("rope_theta", "rope_scaling", "rope_local_base_freq")
+KEYS = (NEW, *OLD, "partial_rotary_factor", "original_max_position_embeddings")
 _EXTENDED = ("yarn", "llama3")
 
 
-def read_flat(config: Mapping[str, Any], default_base: float) -> tuple[float, RopeConfig]:
-    """Base and scaling of all rotary layers.
+def read_flat(
+    config: Mapping[str, Any], default_base: float, default: Mapping[str, Any]
+) -> tuple[float, RopeConfig]:
+    """Base and scaling of all rotary layers. default: what stands for `rope_parameters` where nothing is said.
 
     Raises:
-        CannotExpress: a scaling that we have not.
+        CannotExpress: a scaling that we have not, a value that is none, or keys that contradict each other.
     """
-    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if set(given) & set(KINDS.values()):
+    old, new = _object(config, "rope_scaling"), _object(config, NEW)
+    if set(old) & set(KINDS.values()) or set(new) & set(KINDS.values()):
         raise CannotExpress(
             ["config.json: rope_parameters by kind of layer, which this family does not read"]
         )
-    return _read(given, config, config.get("rope_theta", default_base))
+    if default and config.get(NEW) is None and "rope_scaling" in config and not old:
+        raise CannotExpress(
+            [
+                f"config.json: rope_scaling={config['rope_scaling']}: nothing in transformers 4, and "
+                f"{default['rope_type']} in transformers 5; write rope_parameters"
+            ]
+        )
+    given = old or (default if config.get(NEW) is None else new)
+    base = _base(given, config, "rope_theta", default_base)
+    _refuse_another_base("rope_theta", base, new.get("rope_theta"), config.get("rope_theta"))
+    return _read(given, config, base)
 
 
 def read_by_kind(
@@ -44,15 +63,18 @@ def read_by_kind(
     An older config.json scales full layers only, and names the windowed layers' base by itself.
 
     Raises:
-        CannotExpress: a scaling that we have not.
+        CannotExpress: a scaling that we have not, a value that is none, or keys that contradict each other.
     """
-    given = config.get("rope_parameters") or {}
-    scaling = config.get("rope_scaling") or {}
-    full = {**(given.get(KINDS["full"]) or {}), **scaling}
-    window = dict(given.get(KINDS["window"]) or {})
-    full_base = config.get("rope_theta", default_bases["full"])
-    same = default_bases["window"] == default_bases["full"]
-    window_base = config.get("rope_local_base_freq", full_base if same else default_bases["window"])
+    given, scaling = _object(config, NEW), _object(config, "rope_scaling")
+    if strange := sorted(set(given) - set(KINDS.values())):
+        raise CannotExpress(
+            [
+                f"config.json: rope_parameters.{strange[0]}: this family reads rope_parameters by kind of layer; "
+                f"put it into {' and '.join(KINDS.values())}"
+            ]
+        )
+    new = {kind: _object(given, name, f"{NEW}.") for kind, name in KINDS.items()}
+    full, window = new["full"] | scaling, new["window"]
     for kind in (full, window):
         if kind.get("truncate") is False:
             raise CannotExpress(
@@ -61,63 +83,140 @@ def read_by_kind(
                     "read it there, so the released weights were used without it; remove it if that is what you want"
                 ]
             )
+    full_base = _base(full, config, "rope_theta", default_bases["full"])
+    _refuse_another_base(
+        "rope_theta", full_base, new["full"].get("rope_theta"), config.get("rope_theta")
+    )
+    if default_bases["window"] != default_bases["full"]:
+        key = "rope_local_base_freq"
+        window_base = _base(window, config, key, default_bases["window"])
+        _refuse_another_base(key, window_base, config.get(key))
+    else:
+        window_base = _base(window, {}, "rope_theta", default_bases["window"])
+        if "rope_theta" not in window and full_base != window_base:
+            raise CannotExpress(
+                [
+                    f"config.json: rope_theta={full_base}: of all layers in transformers 4, of the full ones only in "
+                    "transformers 5; write rope_parameters with rope_theta for both kinds of layer"
+                ]
+            )
     return {"full": _read(full, config, full_base), "window": _read(window, config, window_base)}
 
 
+def _object(config: Mapping[str, Any], key: str, where: str = "") -> Json:
+    value = config.get(key)
+    if value is not None and not isinstance(value, Mapping):
+        raise CannotExpress([f"config.json: {where}{key}={value!r}: must be an object or null"])
+    return dict(value or {})
+
+
+def _base(given: Mapping[str, Any], config: Mapping[str, Any], key: str, default: float) -> float:
+    """The base that transformers 5 takes: beside the scaling, then `key` of the config.json, then the family's."""
+    base = given["rope_theta"] if "rope_theta" in given else config.get(key, default)
+    if not _is_number(base) or not 1.0 < base < math.inf:
+        raise CannotExpress([f"config.json: {key}={base}: must be a number above 1"])
+    return float(base)
+
+
+def _refuse_another_base(key: str, base: float, *others: object) -> None:
+    """Both versions must find the same base. others: what stands where one of them looks and the other does not.
+
+    A null is none: it says that transformers 4 cannot read the model.
+    """
+    for other in others:
+        if other is not None and other != base:
+            raise CannotExpress(
+                [
+                    f"config.json: {key}: rope_parameters, rope_scaling and {key} itself give {base:g} and {other}; "
+                    "transformers 4 and 5 take different ones; write the same base into each of them"
+                ]
+            )
+
+
 def _read(
-    given: Mapping[str, Any], config: Mapping[str, Any], default_base: Any
+    given: Mapping[str, Any], config: Mapping[str, Any], base: float
 ) -> tuple[float, RopeConfig]:
-    base = given.get("rope_theta") or default_base
     kind = given.get("rope_type", given.get("type", "default"))
+    if "type" in given and given["type"] != kind:
+        raise CannotExpress(
+            [f"config.json: rope_type={kind} and type={given['type']}: remove one of them"]
+        )
     partial = given.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     if partial not in (None, 1, 1.0):
         raise CannotExpress(
             [f"config.json: partial_rotary_factor={partial}: our rotary layers turn whole heads"]
         )
-    known = {"default", "linear", *_EXTENDED}
-    if kind not in known:
+    if kind not in ("default", "linear", *_EXTENDED):
+        hint = "; dynamic scaling differs from text to text, remove it" if kind == "dynamic" else ""
+        raise CannotExpress(
+            [f"config.json: rope_type={kind}: can be default, linear, llama3, yarn{hint}"]
+        )
+    if kind == "default":
+        return base, RopeConfig()
+    original = _original_length(given, config) if kind in _EXTENDED else 0
+    if given.get("factor") is None and kind == "yarn":
+        factor = _number(config, "max_position_embeddings") / original
+    else:
+        factor = _number(given, "factor")
+    if not factor >= 1.0:
+        raise CannotExpress([f"config.json: rope factor={factor}: must be a number from 1 up"])
+    rope = RopeConfig(scaling=kind, factor=factor, original_length=original)
+    if kind == "yarn":
+        rope = _read_yarn(given, rope)
+    elif kind == "llama3":
+        low, high = _number(given, "low_freq_factor"), _number(given, "high_freq_factor")
+        rope = replace(rope, low_frequency=low, high_frequency=high)
+    if factor == 1.0 and not rope.attention_factor:  # scales nothing
+        return base, RopeConfig()
+    return base, rope
+
+
+def _read_yarn(given: Mapping[str, Any], rope: RopeConfig) -> RopeConfig:
+    found = replace(
+        rope,
+        # As transformers: 0 and null are the default.
+        beta_fast=_number(given, "beta_fast") if given.get("beta_fast") else 32.0,
+        beta_slow=_number(given, "beta_slow") if given.get("beta_slow") else 1.0,
+        truncate=bool(given.get("truncate", True)),
+    )
+    if given.get("attention_factor") is not None:
+        own = _number(given, "attention_factor")
+        if own <= 0.0:
+            raise CannotExpress([f"config.json: rope attention_factor={own}: must be above 0"])
+        return replace(found, attention_factor=own)
+    if given.get("mscale") and given.get("mscale_all_dim"):  # DeepSeek's two scales
+        scale, all_scale = _number(given, "mscale"), _number(given, "mscale_all_dim")
+        above, below = (yarn_attention_factor(rope.factor, each) for each in (scale, all_scale))
+        return replace(found, attention_factor=above / below)
+    return found
+
+
+def _original_length(given: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+    """The length before scaling. transformers 5 prefers a key of the whole config.json, transformers 4 ignores it."""
+    key = "original_max_position_embeddings"
+    original = given.get(key) or config.get("max_position_embeddings")
+    outer = config.get(key, original)
+    if outer != original:
         raise CannotExpress(
             [
-                f"config.json: rope_type={kind}: can be {', '.join(sorted(known))}"
-                + ("; dynamic scaling differs from text to text, remove it" if kind == "dynamic" else "")
+                f"config.json: {key}: {original} beside the scaling, {outer} outside, and versions of transformers "
+                "take one or the other; remove one of them"
             ]
-        )  # fmt: skip
-    original = given.get("original_max_position_embeddings")
-    original = original or config.get("max_position_embeddings")
-    factor = given.get("factor")
-    if kind == "default":
-        return float(base), RopeConfig()
-    if factor is None and kind == "yarn" and original:
-        factor = config.get("max_position_embeddings", 0) / original
-    if not isinstance(factor, int | float) or factor < 1:
-        raise CannotExpress([f"config.json: rope factor={factor}: must be a number from 1 up"])
-    if kind == "linear":
-        return float(base), RopeConfig(scaling="linear", factor=float(factor))
-    if not isinstance(original, int):
-        raise CannotExpress(
-            [f"config.json: rope_type={kind} needs original_max_position_embeddings"]
         )
-    rope = RopeConfig(scaling=kind, factor=float(factor), original_length=original)
-    if kind == "llama3":
-        low, high = given.get("low_freq_factor", 1.0), given.get("high_freq_factor", 4.0)
-        return float(base), replace(rope, low_frequency=float(low), high_frequency=float(high))
-    return float(base), replace(
-        rope,
-        beta_fast=float(given.get("beta_fast") or 32.0),
-        beta_slow=float(given.get("beta_slow") or 1.0),
-        truncate=bool(given.get("truncate", True)),
-        attention_factor=_attention_factor(given, float(factor)),
-    )
+    if type(original) is not int or original < 1:
+        raise CannotExpress([f"config.json: {key}={original}: must be a number of tokens"])
+    return original
 
 
-def _attention_factor(given: Mapping[str, Any], factor: float) -> float:
-    """The factor that is written, that of DeepSeek's two scales, or 0 for the method's own."""
-    if given.get("attention_factor") is not None:
-        return float(given["attention_factor"])
-    scale, all_scale = given.get("mscale"), given.get("mscale_all_dim")
-    if scale and all_scale:
-        return yarn_attention_factor(factor, scale) / yarn_attention_factor(factor, all_scale)
-    return 0.0
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(given: Mapping[str, Any], key: str) -> float:
+    value: Any = given.get(key)
+    if not _is_number(value) or not math.isfinite(value):
+        raise CannotExpress([f"config.json: rope {key}={value!r}: must be a number"])
+    return float(value)
 
 
 def write(rope: RopeConfig, base: float, head_dim: int) -> Json:
@@ -138,3 +237,57 @@ def write(rope: RopeConfig, base: float, head_dim: int) -> Json:
         if rope.attention_factor:
             written["attention_factor"] = rope.attention_factor
     return written
+
+
+def written_flat(parameters: Json, *, two_fields: bool) -> Json:
+    """All keys of a family that rotates its layers alike.
+
+    two_fields: transformers 4 takes a `rope_scaling` of exactly `type` and `factor` in this family.
+    """
+    scaling = _scaling(parameters)
+    if scaling and two_fields and scaling["rope_type"] == "linear":
+        scaling = {"type": "linear", "factor": scaling["factor"]}
+    return {NEW: parameters, "rope_theta": parameters["rope_theta"], "rope_scaling": scaling}
+
+
+def written_by_kind(
+    by_kind: Mapping[str, Json], kinds: Collection[str], *, local_base: bool
+) -> Json:
+    """All keys of a family that rotates windowed and full layers each in its own way.
+
+    by_kind: `rope_parameters` of each. kinds: those that the model has. local_base: transformers 4 knows a base of
+    windowed layers by itself. What it cannot express has null as its base, which no version takes for a number.
+
+    Raises:
+        CannotExpress: transformers 5 would not read it.
+    """
+    if any(by_kind[kind].get("truncate") is False for kind in kinds):
+        raise CannotExpress(
+            ["rope truncate=false: transformers reads it only in families that rotate all layers alike"]
+        )  # fmt: skip
+    full, window = by_kind["full"], by_kind["window"]
+    unscaled = "window" not in kinds or window["rope_type"] == "default"
+    written: Json = {NEW: {KINDS[kind]: parameters for kind, parameters in by_kind.items()}}
+    if local_base:
+        local = window["rope_theta"] if unscaled else None
+        written |= {"rope_theta": full["rope_theta"], "rope_local_base_freq": local}
+    else:
+        bases = {by_kind[kind]["rope_theta"] for kind in kinds or ["full"]}
+        written["rope_theta"] = bases.pop() if unscaled and len(bases) == 1 else None
+    return written | {"rope_scaling": _scaling(full) if "full" in kinds else None}
+
+
+def obstacle_before_5(config: Mapping[str, Any]) -> str:
+    """Why transformers 4 cannot read the rotation of a config.json that we wrote; empty if it can."""
+    for key in ("rope_theta", "rope_local_base_freq"):
+        if key in config and config[key] is None:
+            return "it has no keys for a rotation of windowed layers of their own"
+    scaling = config.get("rope_scaling") or {}
+    if config.get("model_type") == "olmo2" and scaling.get("rope_type") in _EXTENDED:
+        return f"its olmo2 has linear scaling only, not {scaling['rope_type']}"
+    return ""
+
+
+def _scaling(parameters: Json) -> Json | None:
+    """`rope_scaling`, with the base: see above."""
+    return None if parameters["rope_type"] == "default" else dict(parameters)

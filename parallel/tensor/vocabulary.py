@@ -54,12 +54,19 @@ class VocabularyParallelEmbedding(nn.Module):
         self._group = group
 
     def forward(self, tokens_T: Tensor) -> Tensor:
-        """int64 (T,), all tokens, to (T / n, D). Exact: all summands but one are zero."""
+        """int64 (T,), all tokens, to (T / n, D). Exact: all summands but one are zero.
+
+        Raises:
+            IndexError: on every rank, an id that is none of the whole vocabulary (on a GPU: torch's device assertion,
+                as for an embedding that is not cut; the host waits for nothing).
+        """
         num_rows = self.weight.shape[0]
-        elsewhere_T = tokens_T // num_rows != self._group.rank
+        holder_T = tokens_T // num_rows
+        elsewhere_T = holder_T != self._group.rank
         # The remainder is the own row, or any row: those lookups are masked, and spread so that the
-        # backward does not add all of them up in one.
-        x_TD = F.embedding(tokens_T % num_rows, self.weight)
+        # backward does not add all of them up in one. Nobody holds an id beyond the vocabulary: it stays beyond.
+        row_T = tokens_T - holder_T.clamp(0, self._group.size - 1) * num_rows
+        x_TD = F.embedding(row_T, self.weight)
         return leave(x_TD.masked_fill(elsewhere_T[:, None], 0.0), self._group)
 
 

@@ -34,7 +34,7 @@ from model.attention.small_problems import Problem, attend, attend_backward
 from model.config import ModelConfig
 from model.flops import count_forward
 from model.initialization import initialize
-from model.loss import IGNORED
+from model.loss import IGNORE
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 
@@ -127,7 +127,7 @@ def both_sides(case: Case, attention: str) -> tuple[Side, Side]:
 
     def our_loss() -> torch.Tensor:
         sums = ours.loss(ours(tokens_T, layout, ROPE_BASE), targets_T)
-        return sums.total / (targets_T != IGNORED).sum()
+        return sums.total / (targets_T != IGNORE).sum()
 
     return Side(ours, our_loss), Side(theirs, lambda: theirs(**inputs).loss)
 

@@ -181,7 +181,9 @@ def our_step(mesh: Mesh, stream: Stream) -> Step:
     config.model, config.parallel, config.seed = SHAPE, ParallelConfig(), SEED
     config.optimizer.gradient_clipping = CLIP
     trainer = build_trainer(config, mesh, config.parallel, sequence_length=num_tokens)
-    mine = PackedBatch(stream.tokens_T, stream.targets_T, (num_tokens,), num_tokens - 1, 0, ())
+    mine = PackedBatch(
+        stream.tokens_T, stream.targets_T, (num_tokens,), (0,), num_tokens - 1, 0, ()
+    )
     shape = BatchShape(num_tokens, RANKS * num_tokens, num_tokens, (1.0,))
     batch = GlobalBatch(shape, (mine,), RANKS * mine.valid_tokens, 0, {})
     point = Point(

@@ -21,11 +21,11 @@ from model.attention.core import AttentionCore, choose_core
 from model.attention.dense import DenseCore
 from model.config import ModelConfig
 from model.initialization import initialize
+from model.loss import IGNORE
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 
 SEED, ROPE_BASE = 3, 10_000.0
-IGNORED = -100
 TOKEN_LOSSES = "token losses"
 # From least to most saved: the peaks must fall in this order.
 KEPT = ("everything", "attention", "input", "input_on_cpu")
@@ -101,8 +101,8 @@ def _problem(config: ModelConfig, lengths: Sequence[int], machine: Machine) -> P
     tokens_T = torch.randint(config.vocab_size, (sum(lengths),), generator=generator)
     targets_T = tokens_T.roll(-1)
     ends = list(itertools.accumulate(lengths))
-    targets_T[ends[:-1]] = IGNORED
-    targets_T[ends[-2] :] = IGNORED  # the last document is padding
+    targets_T[ends[:-1]] = IGNORE
+    targets_T[ends[-2] :] = IGNORE  # the last document is padding
     return Problem(config, layout, tokens_T.to(machine.device), targets_T.to(machine.device))
 
 
@@ -121,7 +121,7 @@ def answer(model: Transformer, problem: Problem) -> Answer:
     losses_T = model.token_losses(hidden_TD.detach(), problem.targets_T)
     sums = model.loss(hidden_TD, problem.targets_T)
     named = dict(model.named_parameters())
-    mean = sums.total / (problem.targets_T != IGNORED).sum()
+    mean = sums.total / (problem.targets_T != IGNORE).sum()
     gradients = torch.autograd.grad(mean, list(named.values()))
     on_cpu = [gradient.detach().float().cpu() for gradient in gradients]
     return Answer(losses_T.float().cpu(), dict(zip(named, on_cpu, strict=True)))

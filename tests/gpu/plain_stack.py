@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.batch import IGNORE, PackedBatch
 from data.loader import GlobalBatch
-from data.packing.spans import BatchShape
+from data.packing.spans import BatchShape, starts_of
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.transformer import Transformer
@@ -99,6 +99,8 @@ def stream(
         tokens_T = torch.randint(vocab_size, (tokens,), generator=generator)
         targets_T = tokens_T.roll(-1)
         targets_T[ends] = IGNORE
-        packed.append(PackedBatch(tokens_T, targets_T, tuple(lengths), valid, 0, ()))
+        packed.append(
+            PackedBatch(tokens_T, targets_T, tuple(lengths), starts_of(lengths), valid, 0, ())
+        )
     shape = BatchShape(row or max(lengths), micro_batches * tokens, tokens, (1.0,))
     return GlobalBatch(shape, tuple(packed), micro_batches * valid, 0, {})

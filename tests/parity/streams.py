@@ -1,8 +1,11 @@
 """Hostile packed streams for the parity tests, and each rank's part of them."""
 
+from dataclasses import replace
+
 import torch
 
 from data.batch import IGNORE, PackedBatch
+from data.packing.spans import starts_of
 from model.config import ModelConfig
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh
@@ -36,7 +39,8 @@ def _stream(number: int, model: ModelConfig, many: int) -> PackedBatch:
         targets_T[TOKENS - lengths[-1] :] = IGNORE
     if number % len(STREAMS) == WITHOUT_LABEL and many > 1:
         targets_T[:] = IGNORE
-    return PackedBatch(tokens_T, targets_T, lengths, int((targets_T != IGNORE).sum()), 0, ())
+    valid = int((targets_T != IGNORE).sum())
+    return PackedBatch(tokens_T, targets_T, lengths, starts_of(lengths), valid, 0, ())
 
 
 def part_of_rank(
@@ -49,4 +53,4 @@ def part_of_rank(
     share = deal(stream.lengths)
     index = torch.cat([torch.arange(r.start, r.stop) for r in share.ranges])
     tokens_T, targets_T = stream.tokens_T[index], stream.targets_T[index]
-    return PackedBatch(tokens_T, targets_T, stream.lengths, stream.valid_tokens, 0, (), share)
+    return replace(stream, tokens_T=tokens_T, targets_T=targets_T, share=share)

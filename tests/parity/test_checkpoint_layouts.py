@@ -268,7 +268,8 @@ def test_differences_are_errors_unless_allowed_by_name() -> None:
         data={"seed": 0, "sources": {"a": "x"}},
     )
     data = {"seed": 1, "sources": {"a": "x"}}
-    here = {"optimizer": "adamw", "rope_base": {"window": 5e5}, "data": data}
+    unknown = {"sha256": "", "bos_id": None}
+    here = {"optimizer": "adamw", "rope_base": {"window": 5e5}, "data": data, "tokenizer": unknown}
     found = differences(state, model, **here, allowed=[])
     assert [line.split("=")[0].split(":")[0] for line in found] == [
         "model.window",

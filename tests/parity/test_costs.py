@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from data.batch import PackedBatch
+from data.packing.spans import starts_of
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.flops import parameter_count
@@ -117,7 +118,7 @@ def micro_batch(
 ) -> MicroBatch:
     """This rank's part of a stream of documents of these lengths."""
     tokens_T = torch.arange(TOKENS) * 7 % config.vocab_size
-    stream = PackedBatch(tokens_T, tokens_T.roll(-1), lengths, TOKENS, 0, ())
+    stream = PackedBatch(tokens_T, tokens_T.roll(-1), lengths, starts_of(lengths), TOKENS, 0, ())
     return to_device(part_of_rank(stream, config, mesh, parallel), CPU)
 
 

@@ -1,6 +1,7 @@
 """A model trained here on many ranks, in transformers; and back, to be trained on."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from data.held_out import evaluation_batches
+from data.prepare.job import PrepareOptions, prepare
 from data.sources import open_source
 from ranks import run_on_ranks
 from tests.conftest import SmallCorpus
@@ -130,6 +132,9 @@ def imported(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         kind, settings = CASES[name]
         sources[kind] = folder / f"{kind} of transformers"
         their_model(kind, {**settings, "vocab_size": 320}).save_pretrained(sources[kind])
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(exported / file, sources["llama"] / file)
+    (sources["llama"] / "LICENSE").write_text("as its authors say")
     for kind, source in sources.items():
         assert import_(["--model", str(source), "--output", str(folder / kind)]) == 0
     return {kind: folder / kind for kind in sources}
@@ -181,6 +186,16 @@ def test_an_imported_model_is_extended_by_its_recipe(
 ) -> None:
     stages = ("extend_32k", "extend_64k" if name == "raised" else "extend_128k")
     small = {"tokens": "1024", "batch_tokens": "512", "micro_batch_tokens": "256"}
+    if (
+        kind == "llama"
+    ):  # as docs/huggingface.md has it: the corpus is made with the model's own tokenizer
+        texts = sorted(map(str, Path(small_corpus.tokenizer).parent.glob("*.txt")))
+        tokenizer = str(imported[kind] / "huggingface/tokenizer.json")
+        options = PrepareOptions(
+            tuple(texts), str(tmp_path / "texts"), tokenizer, show_progress=False
+        )
+        prepare(options)
+        small_corpus = small_corpus._replace(train=str(tmp_path / "texts"))
     numbers = {f"schedule.stages.{s}.{key}": value for s in stages for key, value in small.items()}
     lengths = {f"schedule.stages.{s}.sequence_length": str(128 << i) for i, s in enumerate(stages)}
     if name == "raised":
@@ -207,8 +222,15 @@ def test_an_imported_model_is_extended_by_its_recipe(
     assert [row["sequence_length"] for row in found] == [128, 128, 256]
     newest = sorted((tmp_path / "on 1/checkpoints").glob("step_*"))[-1]
     arguments = ["--checkpoint", str(newest), "--output", str(tmp_path / "longer")]
-    assert export([*arguments, "--tokenizer", small_corpus.tokenizer]) == 0
+    assert export(arguments) == 0
+    for file in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        *(["LICENSE"] if kind == "llama" else []),
+    ):
+        written = (tmp_path / "longer" / file).read_bytes()
+        assert written == (imported[kind] / "huggingface" / file).read_bytes(), file
     config = json.loads((tmp_path / "longer/config.json").read_text())
     assert config["model_type"] == kind
-    assert config["rope_parameters"]["rope_theta"] == bases[-1]
+    assert config["rope_parameters"]["rope_theta"] == config["rope_theta"] == bases[-1]
     assert config["max_position_embeddings"] == 256

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.attention.core import choose_core
 from model.initialization import initialize
-from model.loss import IGNORED
+from model.loss import IGNORE
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 from parallel.mesh import Mesh, arrange, gather, start
@@ -87,7 +87,7 @@ def gradients(case: Case, mesh: Mesh) -> tuple[float, int, dict[str, Tensor]]:
         found = stage.loss(hidden_TD, micro_batch.targets_T, Z_LOSS)
         if mesh.tensor.rank == 0:
             sums[0] += found.loss_sum.detach() / valid
-            sums[1] += (micro_batch.targets_T != IGNORED).sum()
+            sums[1] += (micro_batch.targets_T != IGNORE).sum()
         return found.total / valid
 
     micro_batches = [

@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data.batch import RankReader
 from data.loader import make_global_batch
 from data.packing.planner import BatchPlanner
 from parallel.mesh import World, arrange, start
@@ -96,15 +97,9 @@ def take_step(
     trainer = build_trainer(
         config, mesh, stage.parallel, sequence_length=stage.shape.sequence_length
     )
-    batch = make_global_batch(
-        planner,
-        stage.shape,
-        [documents],
-        dp_rank=mesh.dp_rank,
-        dp_size=mesh.dp_size,
-        pad_id=1,
-        deal=dealer(config.model, mesh, stage.parallel),
-    )
+    deal = dealer(config.model, mesh, stage.parallel)
+    reader = RankReader([documents], 1, mesh.dp_rank, mesh.dp_size, deal)
+    batch = make_global_batch(planner, stage.shape, reader)
     before = weights(trainer)
     point = schedule.at(stage.start)
     result = optimizer_step(trainer, mesh, batch, point=point, model=config.model, stop=False)

@@ -1,7 +1,7 @@
 """The loop around the step: evaluation against an oracle, refusals, saving without trace."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,15 @@ from ranks import run_on_ranks
 from train import build
 from train.configuration.compose import compose_run
 from train.configuration.schema import RunConfig
+from train.evaluation import tasks
 from train.evaluation.held_out import HeldOut, bucket_edges, evaluate
 from train.health.stop_signal import StopSignal
+from train.job import run_job
 from train.loop import Run, train
 from train.records.console import Progress
-from train.schedule.stages import Schedule, build_schedule
+from train.report.record import read_run
+from train.schedule.stages import Schedule, Stage, build_schedule
+from train.trainer import Trainer
 
 CPU = torch.device("cpu")
 LENGTH = 128
@@ -111,6 +115,40 @@ def test_evaluation_is_the_mean_over_positions_on_any_layout(
         expected = losses[part].sum() / counts[part].sum()
         assert found[f"{key}_quarter_loss"] == pytest.approx(expected, rel=1e-6)
     assert 0 < found["bigram_loss"] < found["unigram_loss"]
+
+
+class LongestWeight:
+    """A task that a test adds: the largest number of elements of a parameter this rank trains."""
+
+    def evaluate(self, trainer: Trainer, stage: Stage, rope_base: float) -> dict[str, Any]:
+        named = trainer.engine.parameters.named
+        largest = max(parameter.numel() for parameter in named.values())
+        return {"largest": largest, "base": rope_base, "length": stage.shape.sequence_length}
+
+    def sentence(self, row: Mapping[str, Any]) -> str:
+        return f"{row['largest']} elements"
+
+    def numbers(self, row: Mapping[str, Any]) -> dict[str, float]:
+        return {"largest": row["largest"]}
+
+
+def test_a_task_of_one_class_and_one_row_is_evaluated_written_and_said(
+    small_run: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = small_run(tmp_path, **{"train.max_steps": "20"})
+    added = {**tasks.TASKS, "longest_weight": lambda *_: LongestWeight()}
+    monkeypatch.setattr(tasks, "TASKS", added)
+    run_on_ranks(lambda *_: run_job(compose_run(arguments)), 1)
+    lines = (tmp_path / "small/evaluation.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["task"] for row in rows] == ["held_out", "longest_weight"] * 2
+    assert rows[1] == {
+        **{key: rows[0][key] for key in ("step", "stage", "tokens_seen")},
+        **{"task": "longest_weight", "largest": 320 * 32, "base": 10_000.0, "length": 64},
+    }
+    said = (tmp_path / "small/log.txt").read_text()
+    assert "longest weight after first: 10240 elements" in said
+    assert len(read_run(tmp_path / "small").evaluations) == 2
 
 
 def test_folders_that_hold_results_are_not_overwritten(

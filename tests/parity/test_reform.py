@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from ranks import run_on_ranks
-from train import build, loop
+from train import build
 from train.configuration.compose import compose_run
+from train.evaluation import held_out
 from train.health.exit_status import STOPPED
 from train.job import run_job
 from train.loop import Run
@@ -46,7 +47,7 @@ def test_a_signal_at_the_switch_saves_and_ends_the_run(
     arguments = small_run(tmp_path, **OVERLAY)
 
     def plant(patch: pytest.MonkeyPatch, rank: int) -> None:
-        module, name = (loop, "evaluate") if when == "evaluation" else (build, "arrange")
+        module, name = (held_out, "evaluate") if when == "evaluation" else (build, "arrange")
         original = getattr(module, name)
 
         def and_signal(*given: Any) -> Any:

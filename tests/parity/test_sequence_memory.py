@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from data.batch import PackedBatch
+from data.packing.spans import starts_of
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from parallel.config import ParallelConfig
@@ -101,7 +102,9 @@ def measure(
                 parameter.grad = torch.zeros_like(parameter)
         finish(local, mesh)
         tokens_T = torch.arange(TOKENS) * 7919 % config.vocab_size
-        stream = PackedBatch(tokens_T, tokens_T.roll(-1), lengths, TOKENS, 0, ())
+        stream = PackedBatch(
+            tokens_T, tokens_T.roll(-1), lengths, starts_of(lengths), TOKENS, 0, ()
+        )
         batch = to_device(part_of_rank(stream, config, mesh, parallel), mesh.device)
         with LiveBytes() as live:
             hidden_TD = model(batch.tokens_T, batch.layout, 1e4)

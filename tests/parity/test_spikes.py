@@ -140,7 +140,11 @@ def documents(
     drawn, _ = planned(arguments, batch)
     schedule, _ = build_schedule(compose_run(arguments))
     assert schedule is not None
-    numbers = rows_of_rank(schedule.stages[0].shape, data_rank, data_size)[0]
+    shape = schedule.stages[0].shape
+    dealt = rows_of_rank(
+        shape.num_rows, shape.rows_per_micro_batch, dp_rank=data_rank, dp_size=data_size
+    )
+    numbers = dealt[0]
     return [asdict(span) | {"source": "all"} for number in numbers for span in drawn[number]]
 
 

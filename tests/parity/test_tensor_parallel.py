@@ -5,6 +5,7 @@ together to the logical parameter, so a wrong slice, a missing sum and a sum too
 """
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,13 +17,14 @@ from model import loss as loss_module
 from model.attention.core import AttentionCore, choose_core
 from model.config import ModelConfig
 from model.initialization import initialize
-from model.loss import IGNORED
+from model.loss import IGNORE
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 from parallel.mesh import AxisGroup, start
 from parallel.tensor.apply import cut_model, initialise_cut
 from parallel.tensor.cut import cut_of
 from parallel.tensor.gradients import mark_owners, sum_replicated_gradients
+from parallel.tensor.vocabulary import VocabularyParallelEmbedding
 from parallel.topology import Topology
 from ranks import run_on_ranks
 
@@ -65,8 +67,8 @@ def stream() -> tuple[Tensor, Tensor, PackedLayout]:
     generator = torch.Generator().manual_seed(3)
     tokens_T = torch.randint(0, MODEL.vocab_size, (TOKENS,), generator=generator)
     targets_T = tokens_T.roll(-1)
-    targets_T[torch.tensor(LENGTHS).cumsum(0) - 1] = IGNORED
-    targets_T[-LENGTHS[-1] :] = IGNORED
+    targets_T[torch.tensor(LENGTHS).cumsum(0) - 1] = IGNORE
+    targets_T[-LENGTHS[-1] :] = IGNORE
     return tokens_T, targets_T, PackedLayout.from_lengths(LENGTHS)
 
 
@@ -314,3 +316,17 @@ def test_bfloat16_is_no_worse_than_bfloat16_on_one_process() -> None:
     assert error(joined) <= 2 * error(plain.gradients)
     errors = [float((f.token_losses_T - truth.token_losses_T).norm()) for f in (found[0], plain)]
     assert errors[0] <= 2 * errors[1]
+
+
+@pytest.mark.parametrize("token", [60, 119, 10_000, -1])
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_an_id_beyond_the_vocabulary_is_refused_as_one_process_refuses_it(
+    rank: int, token: int
+) -> None:
+    tokens_T = torch.tensor([0, 59, token, 7])
+    with pytest.raises(IndexError, match="out of range"):
+        torch.nn.functional.embedding(tokens_T, torch.zeros(60, 3))
+    weight_VD = torch.nn.Parameter(torch.zeros(20, 3))
+    group: Any = SimpleNamespace(rank=rank, size=3)  # it raises before ranks meet
+    with pytest.raises(IndexError, match="out of range"):
+        VocabularyParallelEmbedding(weight_VD, group)(tokens_T)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from data.batch import PackedBatch
 from data.loader import GlobalBatch
-from data.packing.spans import BatchShape
+from data.packing.spans import BatchShape, starts_of
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.initialization import initialize
@@ -58,7 +58,8 @@ def stream(step: int, row: int, labelled: int) -> PackedBatch:
         targets_T[end - 1] = -100
     targets_T[labelled:] = -100
     valid = int((targets_T != -100).sum())
-    return PackedBatch(tokens_T, targets_T, LENGTHS[row], valid, 0, ())
+    lengths = LENGTHS[row]
+    return PackedBatch(tokens_T, targets_T, lengths, starts_of(lengths), valid, 0, ())
 
 
 def streams(step: int) -> list[PackedBatch]:

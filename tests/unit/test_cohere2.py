@@ -6,7 +6,7 @@ import torch
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.initialization import initialize
-from model.loss import IGNORED
+from model.loss import IGNORE
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 from tests.benchmark.cohere2 import copy_weights, hf_inputs, hf_model, targets, their_names
@@ -37,7 +37,7 @@ def test_cohere2_with_our_weights_has_our_loss_and_gradients(attention, lengths)
     layout = PackedLayout.from_lengths(lengths)
     targets_T = targets(tokens_T, layout)
     sums = ours.loss(ours(tokens_T, layout, 500.0), targets_T)
-    loss = sums.total / (targets_T != IGNORED).sum()
+    loss = sums.total / (targets_T != IGNORE).sum()
     expected = theirs(**hf_inputs(theirs, tokens_T, lengths)).loss
     # Their norms, rotation and loss are float32.
     torch.testing.assert_close(loss, expected.double(), atol=1e-5, rtol=0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.batch import IGNORE, PackedBatch, assemble
+from data.batch import IGNORE, PackedBatch, RankReader, assemble
 from data.loader import GlobalBatch, Loader, make_global_batch
 from data.packing.planner import BatchPlanner
 from data.packing.spans import BatchShape, Span
@@ -48,7 +48,8 @@ def _run(
     planner = BatchPlanner(sources, seed=3, look_ahead=8)
     if cursor is not None:
         planner.load_state_dict(cursor)
-    with Loader(planner, sources, rank, size, iter(shapes), prefetch, PAD) as loader:
+    reader = RankReader(sources, PAD, rank, size)
+    with Loader(planner, reader, iter(shapes), prefetch) as loader:
         return list(loader)
 
 
@@ -165,7 +166,7 @@ def test_the_cursor_is_the_state_after_its_batch_however_far_the_thread_is_ahead
     expected = []
     planner = BatchPlanner(sources, seed=3, look_ahead=8)
     for shape in shapes:
-        batch = make_global_batch(planner, shape, sources, dp_rank=0, dp_size=1, pad_id=PAD)
+        batch = make_global_batch(planner, shape, RankReader(sources, PAD))
         expected.append(json.dumps(batch.cursor))
     for prefetch in (1, 5):
         batches = _run(sources, shapes, prefetch=prefetch)
@@ -185,7 +186,7 @@ def test_each_rank_reads_only_its_own_rows(sources: list[IndexedDataset]) -> Non
     readers = [Recording(source) for source in sources]
     planner = BatchPlanner(sources, seed=3, look_ahead=8)
     (shape,) = _shapes(64, 1)
-    batch = make_global_batch(planner, shape, readers, dp_rank=1, dp_size=3, pad_id=PAD)
+    batch = make_global_batch(planner, shape, RankReader(readers, PAD, 1, 3))
     own = sum(span.length for micro in batch.micro_batches for span in micro.spans)
     assert sum(reader.tokens for reader in readers) == own <= 12 * 64 // 3
 
@@ -204,7 +205,7 @@ def test_an_error_in_the_thread_comes_out_where_the_batch_would_have(
 
     planner = BatchPlanner(sources[:1], seed=0, look_ahead=4)
     shapes = [BatchShape(64, 256, 64, (1.0,))] * 50
-    with Loader(planner, [Failing()], 0, 1, iter(shapes), pad_id=PAD) as loader:
+    with Loader(planner, RankReader([Failing()], PAD), iter(shapes)) as loader:
         with pytest.raises(OSError, match="the disk is gone"):
             list(loader)
         with pytest.raises(OSError, match="the disk is gone"):
@@ -220,7 +221,7 @@ def test_closing_early_ends_the_thread_also_on_an_endless_stream(
 
     before = threading.active_count()
     planner = BatchPlanner(sources, seed=0)
-    loader = Loader(planner, sources, 0, 1, endless())  # type: ignore[arg-type]
+    loader = Loader(planner, RankReader(sources, PAD), endless())  # type: ignore[arg-type]
     next(loader)
     assert threading.active_count() == before + 1
     loader.close()
@@ -250,7 +251,7 @@ def test_impossible_shapes_name_the_nearest_that_work(sources: list[IndexedDatas
 
 def test_a_row_without_spans_is_one_segment_of_padding(sources: list[IndexedDataset]) -> None:
     batch = assemble([[], [Span(0, 1, 5, 3, 0)]], 4, readers=sources, pad_id=PAD)
-    assert batch.lengths == (4, 3, 1)
+    assert (batch.lengths, batch.starts) == ((4, 3, 1), (0, 4, 7))
     assert (batch.valid_tokens, batch.padding_tokens) == (2, 5)
     _check_stream(batch, sources, 4)
 

@@ -1,13 +1,15 @@
 """The chunked head loss against plain cross-entropy on whole logits, values and both gradients."""
 
+import inspect
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from data import batch
 from model import loss as loss_module
-from model.loss import IGNORED, ChunkedLoss, Logits
+from model.loss import IGNORE, ChunkedLoss, Logits
 
 
 def problem(tokens=700, width=12, vocab=37, *, ignored=0.3, dtype=torch.float64, seed=0):
@@ -15,7 +17,7 @@ def problem(tokens=700, width=12, vocab=37, *, ignored=0.3, dtype=torch.float64,
     hidden = torch.randn(tokens, width, generator=generator, dtype=torch.float64)
     weight = torch.randn(vocab, width, generator=generator, dtype=torch.float64)
     targets = torch.randint(0, vocab, (tokens,), generator=generator)
-    targets[torch.rand(tokens, generator=generator) < ignored] = IGNORED
+    targets[torch.rand(tokens, generator=generator) < ignored] = IGNORE
     return hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_(), targets
 
 
@@ -24,8 +26,8 @@ def oracle(hidden, weight, targets, logit_scale, z_loss, softcap=0.0):
     logits = logit_scale * hidden @ weight.t()
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
-    loss_sum = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
-    z_sum = logits.logsumexp(-1)[targets != IGNORED].square().sum()
+    loss_sum = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
+    z_sum = logits.logsumexp(-1)[targets != IGNORE].square().sum()
     return loss_sum + z_loss * z_sum, loss_sum, z_sum
 
 
@@ -71,10 +73,10 @@ def test_nothing_valid_is_zero_with_zero_gradients(z_loss):
 def test_ignored_tokens_do_not_reach_the_weight():
     hidden, weight, targets = problem()
     with torch.no_grad():
-        hidden[targets == IGNORED] = 1e6
+        hidden[targets == IGNORE] = 1e6
     sums = ChunkedLoss().sums(hidden, weight, targets, z_loss=1e-2)
     d_hidden, d_weight = torch.autograd.grad(sums.total, (hidden, weight))
-    keep = targets != IGNORED
+    keep = targets != IGNORE
     total, _, _ = oracle(hidden[keep], weight, targets[keep], 1.0, 1e-2)
     torch.testing.assert_close(
         d_weight, torch.autograd.grad(total, weight)[0], atol=1e-12, rtol=1e-12
@@ -114,8 +116,8 @@ def test_bfloat16_is_no_worse_than_plain_bfloat16():
     total, _, _ = oracle(*exact_inputs, targets, 1.0, 1e-3)
     exact = torch.autograd.grad(total, exact_inputs)
     logits = (hidden @ weight.t()).float()
-    plain_total = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
-    plain_total = plain_total + 1e-3 * logits.logsumexp(-1)[targets != IGNORED].square().sum()
+    plain_total = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
+    plain_total = plain_total + 1e-3 * logits.logsumexp(-1)[targets != IGNORE].square().sum()
     plain = torch.autograd.grad(plain_total, (hidden, weight))
     sums = ChunkedLoss().sums(hidden, weight, targets, z_loss=1e-3)
     assert sums.total.dtype == torch.float32
@@ -148,7 +150,7 @@ def test_whole_logits_never_exist(monkeypatch):
 def test_the_formulas_for_a_compiler_are_those_that_run_in_place(wants_gradient, logits):
     torch.manual_seed(0)
     logits_CV = torch.randn(9, 33, dtype=torch.float64)
-    targets_C = torch.tensor([0, 32, IGNORED, 5, 5, IGNORED, 31, 1, 2])
+    targets_C = torch.tensor([0, 32, IGNORE, 5, 5, IGNORE, 31, 1, 2])
     options = {"logits": logits, "z_loss": 1e-2, "wants_gradient": wants_gradient}
     at_once = loss_module.chunk_at_once(logits_CV, targets_C, **options)
     in_place = loss_module.chunk_in_place(logits_CV.clone(), targets_C, **options)
@@ -170,11 +172,19 @@ def test_token_losses_sum_to_the_loss_and_are_zero_where_ignored():
     hidden, weight, targets = problem()
     losses = ChunkedLoss().per_token(hidden, weight, targets, logit_scale=0.25)
     logits = 0.25 * hidden @ weight.t()
-    expected = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+    expected = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
     torch.testing.assert_close(losses, expected.detach(), atol=1e-12, rtol=0)
-    assert torch.count_nonzero(losses[targets == IGNORED]) == 0
+    assert torch.count_nonzero(losses[targets == IGNORE]) == 0
     assert not losses.requires_grad
     assert (
         ChunkedLoss().per_token(hidden.bfloat16(), weight.bfloat16(), targets).dtype
         == torch.float32
+    )
+
+
+def test_a_target_without_a_label_is_the_packers_and_torchs() -> None:
+    assert (
+        IGNORE
+        == batch.IGNORE
+        == inspect.signature(F.cross_entropy).parameters["ignore_index"].default
     )

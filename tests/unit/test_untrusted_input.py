@@ -136,9 +136,9 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _no_hang() -> Iterator[None]:
-    """Reading a pipe that nobody writes would wait for ever."""
+@pytest.fixture
+def no_hang() -> Iterator[None]:
+    """Of tests with a pipe: to read one that nobody writes would wait for ever, and no bound but time shows it."""
 
     def late(*_: object) -> None:
         raise TimeoutError("it hangs")
@@ -178,6 +178,7 @@ def prepared(tokenizer: Tokenizer, prefix: str = "out/x") -> list[str]:
     ]
 
 
+@pytest.mark.usefixtures("no_hang")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_hostile_document_is_prepared_or_named_and_the_others_survive(
     case: Case, folder: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
@@ -235,6 +236,7 @@ def test_worker_processes_open_the_same_odd_names(folder: Path, tokenizer: Token
     assert sorted(prepared(tokenizer)) == sorted([GOOD, *(f"inside {n!r}" for n in NAMES.values())])
 
 
+@pytest.mark.usefixtures("no_hang")
 def test_a_tokenizer_is_trained_beside_documents_that_cannot_be_read(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,6 +250,7 @@ def test_a_tokenizer_is_trained_beside_documents_that_cannot_be_read(
     assert "320 pieces" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_hang")
 @pytest.mark.parametrize(
     ("inputs", "says"),
     [
@@ -328,7 +331,7 @@ def test_a_file_that_changes_while_it_is_read_is_named_and_nothing_is_finished(
 def test_a_file_made_to_burst_takes_bounded_memory(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """100 MB of one letter in one line; no record may be longer than 1 MB here."""
+    """100 MB of one letter in one line; no record may be longer than 1 MB here. How long it takes is not judged."""
     monkeypatch.setattr(readers, "MAX_RECORD_BYTES", 10**6)
     path = tmp_path / f"a.jsonl.{suffix}"
     content = b"a" * 100_000_000 + b"\n" + lines(text("after"))

@@ -2,6 +2,7 @@
 
     step_00000123.partial/   tensors (parallel/checkpoint/tensors.py), index.json, state.json: being written
     step_00000123/           the same, complete: see train/checkpointing/folder.py
+                             with huggingface/ where the run has one: train/huggingface/kept_files.py
 
 A folder gets its final name only after every rank's tensors and the JSON are on the disk, so a kill at any
 moment leaves the previous checkpoint as it was. Gathering blocks training; writing does not. A save that the
@@ -26,6 +27,7 @@ from parallel.engine.engine import TrainingEngine
 from parallel.mesh import Mesh
 from train.checkpointing import folder as checkpoint_folder
 from train.checkpointing.state import FORMAT, INDEX, STATE, RunState, read_index, read_state
+from train.huggingface.kept_files import carry
 
 T = TypeVar("T")
 
@@ -176,6 +178,7 @@ class Checkpoints:
     def _name(self, partial: Path, final: Path, text: bytes, index: Index) -> None:
         write_durably(partial / INDEX, seal({"format": FORMAT, **index}))
         write_durably(partial / STATE, text)
+        carry(self._folder.parent, partial)
         if final.exists():  # of a run that went back to an earlier step and came here again
             final.rename(final.with_name(f"{final.name}.replaced.partial"))
         partial.rename(final)

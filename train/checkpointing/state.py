@@ -52,6 +52,8 @@ class RunState:
     # How often the run went back to a checkpoint because of spikes, and the steps it gave up then.
     rollbacks: int = 0
     abandoned_steps: int = 0
+    # What the tokens seen were made with: SHA-256, vocabulary, end and BOS token; of an imported model its own.
+    tokenizer: dict[str, Any] = field(default_factory=dict)
     # Of an imported model: its config.json and generation_config.json, and dtypes; for its way back.
     origin: dict[str, Any] = field(default_factory=dict)
     # For the record; a checkpoint loads under any layout.
@@ -127,6 +129,7 @@ def differences(
     optimizer: str,
     rope_base: dict[str, float],
     data: dict[str, Any],
+    tokenizer: dict[str, Any],
     allowed: Sequence[str],
 ) -> list[str]:
     """Why `state` may not go on under this configuration, one line each; empty if it may."""
@@ -156,6 +159,30 @@ def differences(
         found.append(
             f"data: {', '.join(keys)} differ from the checkpoint's, so its place in the data means "
             "nothing here; restore them, or set checkpoint.allow_changes=[data] to begin the data anew"
+        )
+    if "tokenizer" not in allowed:
+        found += _other_tokenizer(state.tokenizer, tokenizer)
+    return found
+
+
+def _other_tokenizer(learned: dict[str, Any], corpus: dict[str, Any]) -> list[str]:
+    """Why a model that learned one tokenizer's tokens may not go on with a corpus; what is unknown is no reason."""
+    found = []
+    forms = [learned.get("sha256"), *learned.get("alike", [])]
+    if learned.get("sha256") and corpus["sha256"] and corpus["sha256"] not in forms:
+        found.append(
+            f"data: made with another tokenizer ({corpus['sha256'][:12]}) than the model was trained with "
+            f"({forms[0][:12]}); prepare the corpus with that one (an imported checkpoint has it in huggingface/), or "
+            "set checkpoint.allow_changes=[tokenizer]"
+        )
+    elif learned.get("bos_id", corpus["bos_id"]) != corpus["bos_id"]:
+        learned_bos, bos = (
+            "no BOS token" if facts["bos_id"] is None else f"the BOS token {facts['bos_id']}"
+            for facts in (learned, corpus)
+        )
+        found.append(
+            f"data: its documents begin with {bos}, those that the model was trained with begin with {learned_bos}; "
+            "prepare the corpus anew (--bos), or set checkpoint.allow_changes=[tokenizer]"
         )
     return found
 

@@ -201,7 +201,9 @@ class CheckpointConfig:
     # auto (the run's own latest), never, or a checkpoint's folder.
     resume: str = "auto"
     # Differences between checkpoint and configuration that are meant.
-    allow_changes: list[Literal["rope_base", "rope_scaling", "data"]] = field(default_factory=list)
+    allow_changes: list[Literal["rope_base", "rope_scaling", "data", "tokenizer"]] = field(
+        default_factory=list
+    )
 
 
 @dataclass

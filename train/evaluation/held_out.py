@@ -5,18 +5,26 @@ well the model uses that much context. The yardsticks are scored on exactly the 
 """
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from data.batch import IGNORE
-from data.held_out import EvaluationSet
-from data.ngram import NgramYardstick
+from data.batch import IGNORE, Dealer
+from data.held_out import EvaluationSet, evaluation_batches
+from data.ngram import NgramYardstick, cached_fit, merge
+from data.sources import Corpus
 from parallel.mesh import Mesh
+from train.configuration.schema import RunConfig
 from train.objective import to_device
+from train.records.console import number
+from train.records.evaluation_rows import HELD_OUT
+from train.schedule.stages import Stage
 from train.trainer import Trainer
+
+NAME = HELD_OUT
 
 ROWS = ("loss", "unigram_loss", "bigram_loss", "tokens")
 _FIRST_BUCKET = 32
@@ -101,3 +109,88 @@ def _summary(total: np.ndarray, held_out: HeldOut) -> dict[str, Any]:
             for start, end in itertools.pairwise(edges)
         ],
     }
+
+
+class HeldOutLoss:
+    """The task: streams and yardstick of a stage are made at its first evaluation and kept until the next stage."""
+
+    def __init__(self, config: RunConfig, mesh: Mesh, corpus: Corpus, deal: Dealer | None) -> None:
+        self._config, self._mesh, self._corpus, self._deal = config, mesh, corpus, deal
+        self._made: tuple[str, HeldOut] | None = None
+
+    def evaluate(self, trainer: Trainer, stage: Stage, rope_base: float) -> dict[str, Any]:
+        """Losses of the whole held-out set. Collective.
+
+        Raises:
+            ValueError, OSError: on every rank, what one could not read.
+        """
+        return evaluate(trainer, self._mesh, self._of(stage), rope_base)
+
+    def sentence(self, row: Mapping[str, Any]) -> str:
+        """Loss, yardsticks, and the loss of early and late positions."""
+        return (
+            f"loss {number(row['loss'])} over {row['tokens']:,} tokens at length {row['sequence_length']:,} (bigram "
+            f"{number(row['bigram_loss'])}, unigram {number(row['unigram_loss'])}); first quarter "
+            f"{number(row['first_quarter_loss'])}, last quarter {number(row['last_quarter_loss'])}"
+        )
+
+    def numbers(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """Every number of the row, and the loss of each bucket of positions."""
+        return numbers(row)
+
+    def _of(self, stage: Stage) -> HeldOut:
+        if self._made is None or self._made[0] != stage.name:
+            self._made = None  # the last stage's memory is free before this one's is taken
+            self._made = stage.name, self._make(stage)
+        return self._made[1]
+
+    def _make(self, stage: Stage) -> HeldOut:
+        mesh, source = self._mesh, self._corpus.heldout
+        assert source is not None, "make_task looked"
+        streams = mesh.together(
+            lambda: evaluation_batches(
+                source,
+                sequence_length=stage.shape.sequence_length,
+                micro_batch_tokens=stage.shape.micro_batch_tokens,
+                max_tokens=self._config.evaluation.max_tokens,
+                dp_rank=mesh.dp_rank,
+                dp_size=mesh.dp_size,
+                deal=self._deal,
+            )
+        )
+        # The main rank counts, the others find its counts.
+        mesh.together(lambda: self._yardstick() if mesh.is_main else None)
+        return HeldOut(stage.shape.sequence_length, streams, mesh.together(self._yardstick))
+
+    def _yardstick(self) -> NgramYardstick:
+        config, sources = self._config, self._corpus.sources
+        budget = config.evaluation.yardstick_tokens // len(sources)
+        return merge(
+            [
+                cached_fit(
+                    source.dataset,
+                    config.model.vocab_size,
+                    max_tokens=budget,
+                    sha256=source.sha256,
+                )
+                for source in sources
+            ]
+        )
+
+
+def make_task(
+    config: RunConfig, mesh: Mesh, corpus: Corpus, deal: Dealer | None
+) -> HeldOutLoss | None:
+    """The task where there are held-out files."""
+    return HeldOutLoss(config, mesh, corpus, deal) if corpus.heldout is not None else None
+
+
+def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """What of a row can be drawn, by name."""
+    found = {
+        key: value for key, value in row.items() if key != "step" and isinstance(value, int | float)
+    }
+    for bucket in row["position_buckets"]:
+        if bucket["loss"] is not None:
+            found[f"loss_from_position_{bucket['start']}"] = bucket["loss"]
+    return found

@@ -1,7 +1,8 @@
 """config.json and generation_config.json of a checkpoint, from its model and from what it was imported from.
 
-An imported model that did not change keeps its config.json word for word; one that did keeps what is not about
-the model. A model made here gets one in the first family that can express it.
+An imported model that did not change keeps its config.json word for word, and gets the keys of its rotation that
+another version of transformers reads. One that did change keeps what is not about the model. A model made here gets
+a config.json in the first family that can express it.
 """
 
 import dataclasses
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.config import ModelConfig
+from model.huggingface import rope_fields
 from model.huggingface.catalogue import BY_TYPE, family_for
 from model.huggingface.family import Family, Imported
 from model.huggingface.layer_fields import in_four_kinds
@@ -52,12 +54,13 @@ def write_config(
     origin: Json = state.origin.get("config", {})
     if origin.get("model_type") != family.model_type:
         origin = {}
-    if origin and _same(family.read(origin), Imported(model, base, state.context_length)):
-        written = dict(origin)
+    ours = family.write(model, base, state.context_length)
+    if _says(origin, family, Imported(model, base, state.context_length)):
+        rotation = {key: ours[key] for key in rope_fields.OLD if key in ours}
+        written = (rotation if rope_fields.NEW in origin else {}) | origin
     else:
         tokens = {"bos_token_id": None, "eos_token_id": end_token, "pad_token_id": end_token}
-        written = {**(family.carried(origin) or tokens)}
-        written |= family.write(model, base, state.context_length)
+        written = (family.carried(origin) or tokens) | ours
     named = "torch_dtype" if "torch_dtype" in written else "dtype"
     if written.get(named) != dtype:
         written[named] = dtype
@@ -69,6 +72,14 @@ def write_generation_config(config: Mapping[str, Any], state: RunState) -> Json:
     origin: Json = state.origin.get("generation_config", {})
     tokens = ("bos_token_id", "eos_token_id", "pad_token_id")
     return origin or {key: config[key] for key in tokens if config.get(key) is not None}
+
+
+def _says(origin: Json, family: Family, wanted: Imported) -> bool:
+    """Whether a config.json still says what is to be written; one that is refused today does not."""
+    try:
+        return bool(origin) and _same(family.read(origin), wanted)
+    except CannotExpress:
+        return False
 
 
 def _same(one: Imported, other: Imported) -> bool:

@@ -13,7 +13,7 @@ but the tensor that is converted. Every byte of the checkpoint is verified first
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,15 @@ from data.files import write_durably
 from data.printable import one_line
 from model.config import ModelConfig
 from model.huggingface.family import Family
-from model.huggingface.links import Link
 from model.huggingface.refusal import CannotExpress
+from model.huggingface.rope_fields import obstacle_before_5
 from parallel.checkpoint.index import Index
-from parallel.checkpoint.tensor_files import Entry, map_tensors
+from parallel.checkpoint.tensor_files import map_tensors
 from parallel.checkpoint.tensors import verify_alone
 from train.checkpointing.state import read_index, read_state
 from train.configuration.typed_model import typed_model
 from train.huggingface.config import choose_family, write_config, write_generation_config
+from train.huggingface.conversion import converted, target_entries, to_theirs
 from train.huggingface.folder import SHARD_BYTES, make_folder, write_model
 from train.huggingface.import_model import parameter_shapes
 from train.huggingface.model_card import model_card
@@ -77,7 +78,7 @@ def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> str:
         )
     model = typed_model(state.model)
     chosen = choose_family(model, scheduled_base(model, state.rope_base), state, options.family)
-    source = find_tokenizer(options.tokenizer, checkpoint, model.vocab_size)
+    source = find_tokenizer(options.tokenizer, checkpoint, state, model.vocab_size)
     verify_alone(checkpoint, index)
     dtypes = {"": dtype} if dtype else state.origin.get("dtypes", {"": "float32"})
     config = write_config(chosen, model, state, dtype=dtypes[""], end_token=source.end_token)
@@ -107,39 +108,18 @@ def _write_weights(
 ) -> None:
     shapes = parameter_shapes(model)
     _refuse_differences(checkpoint, index, shapes)
-    links = family.links(model, list(shapes))
-    entries: dict[str, Entry] = {}
-    for link in links:
-        blank = [torch.empty(shapes[name], device="meta") for name in link.ours]
-        for name, tensor in zip(link.theirs, link.to_theirs(blank), strict=True):
-            entries[name] = Entry(_dtype(name, dtypes), tuple(tensor.shape))
-    write_model(folder, entries, _converted(checkpoint, index, links, shapes, entries), shard_bytes)
+    conversions = to_theirs(family.links(model, list(shapes)))
 
+    def read(name: str) -> Tensor:
+        key = f"weight/{name}"
+        file = checkpoint / index["tensors"][key]["file"]
+        return map_tensors(file, {key: torch.Size(shapes[name])})[key]
 
-def _converted(
-    checkpoint: Path,
-    index: Index,
-    links: Sequence[Link],
-    shapes: Mapping[str, tuple[int, ...]],
-    entries: Mapping[str, Entry],
-) -> Iterator[tuple[str, Tensor]]:
-    """Their tensors, one after the other."""
-    for link in links:
-        ours = [_read(checkpoint, index, name, shapes[name]) for name in link.ours]
-        converted = iter(link.to_theirs(ours))
-        del ours
-        for name in link.theirs:
-            yield name, next(converted).to(entries[name].dtype)
+    def dtype_of(name: str) -> torch.dtype:
+        return DTYPES[dtypes.get(name, dtypes[""])]
 
-
-def _read(checkpoint: Path, index: Index, name: str, shape: tuple[int, ...]) -> Tensor:
-    key = f"weight/{name}"
-    file = checkpoint / index["tensors"][key]["file"]
-    return map_tensors(file, {key: torch.Size(shape)})[key]
-
-
-def _dtype(name: str, dtypes: Mapping[str, str]) -> torch.dtype:
-    return DTYPES[dtypes.get(name, dtypes[""])]
+    entries = target_entries(conversions, shapes, dtype_of)
+    write_model(folder, entries, converted(conversions, read, dtype_of), shard_bytes)
 
 
 def _refuse_differences(
@@ -191,4 +171,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"train.export_huggingface: {one_line(line)}\n")
         return 2
     sys.stderr.write(f"{output}: {architecture}\n")
+    written = json.loads((output / "config.json").read_text())
+    if obstacle := obstacle_before_5(written):
+        sys.stderr.write(
+            f"note: transformers 4 cannot read this model: {obstacle}; use transformers 5\n"
+        )
     return 0

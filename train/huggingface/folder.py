@@ -5,13 +5,15 @@ Tensors are read and written one at a time; a folder gets its name when everythi
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from data.files import sync_folder
+from parallel.checkpoint.index import FileRecord
 from parallel.checkpoint.tensor_files import Entry, list_tensors, read_tensor, write_stream
 
 Json = dict[str, Any]
@@ -99,6 +101,36 @@ def shards(entries: Mapping[str, Entry], most_bytes: int) -> list[list[str]]:
     return files
 
 
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file of tensors that was written: its name, its tensors in order, and what an index says of it."""
+
+    name: str
+    tensors: list[str]
+    record: FileRecord
+
+
+def write_shards(
+    folder: Path,
+    entries: Mapping[str, Entry],
+    tensors: Iterator[tuple[str, Tensor]],
+    *,
+    shard_bytes: int,
+    named: Callable[[int, int], str],
+    metadata: Mapping[str, str] | None = None,
+) -> list[WrittenFile]:
+    """Write tensors that come in the order of `entries` into files. named: the file's name, by its number from 0 and
+    their count."""
+    files = shards(entries, shard_bytes)
+    written = []
+    for number, names in enumerate(files):
+        file = named(number, len(files))
+        part = {name: entries[name] for name in names}
+        record = write_stream(folder / file, part, in_order(names, tensors), dict(metadata or {}))
+        written.append(WrittenFile(file, names, record))
+    return written
+
+
 def write_model(
     folder: Path,
     entries: Mapping[str, Entry],
@@ -106,15 +138,15 @@ def write_model(
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write tensors that come in the order of `entries` into one file, or into shards and their index."""
-    files = shards(entries, shard_bytes)
-    weight_map: dict[str, str] = {}
-    for number, names in enumerate(files, start=1):
-        one = len(files) == 1
-        file = WHOLE if one else f"model-{number:05}-of-{len(files):05}.safetensors"
-        part = {name: entries[name] for name in names}
-        write_stream(folder / file, part, in_order(names, tensors), {"format": "pt"})
-        weight_map |= dict.fromkeys(names, file)
+
+    def named(number: int, count: int) -> str:
+        return WHOLE if count == 1 else f"model-{number + 1:05}-of-{count:05}.safetensors"
+
+    files = write_shards(
+        folder, entries, tensors, shard_bytes=shard_bytes, named=named, metadata={"format": "pt"}
+    )
     if len(files) > 1:
+        weight_map = {name: file.name for file in files for name in file.tensors}
         total = sum(entry.bytes for entry in entries.values())
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
@@ -150,11 +182,3 @@ def make_folder(output: Path, fill: Callable[[Path], None]) -> None:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def copied(source: Path, target: Path, names: Iterable[str]) -> list[str]:
-    """Copy the files of these names that there are; returns those."""
-    found = [name for name in names if (source / name).is_file()]
-    for name in found:
-        shutil.copyfile(source / name, target / name)
-    return found

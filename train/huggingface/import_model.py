@@ -5,7 +5,7 @@
 
     config.json                      -> state.json: the model, its base, and the rest of config.json as it stands
     *.safetensors, tensor by tensor  -> part_NNNNN.safetensors in float32, index.json
-    tokenizer files                  -> huggingface/, as they are
+    tokenizer, licence               -> huggingface/, as they are
 
 Every tensor there must be one of the model's, and every one of the model's must be there. Nothing is in memory
 but the tensor that is converted. The checkpoint is like any other: every layout and ZeRO stage can start from it.
@@ -17,7 +17,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -31,19 +31,15 @@ from model.huggingface.links import Link
 from model.huggingface.refusal import CannotExpress
 from model.parameters import parameter_names, shape_of
 from model.position.frequencies import inverse_frequencies
-from parallel.checkpoint.index import FileRecord, Index
-from parallel.checkpoint.tensor_files import Entry, write_stream
+from parallel.checkpoint.index import Index
 from train.checkpointing.state import FORMAT, INDEX, STATE, RunState
 from train.configuration.typed_model import typed_model
-from train.huggingface.folder import SHARD_BYTES, ModelFolder, copied, in_order, make_folder, shards
+from train.huggingface.conversion import converted, target_entries, to_ours
+from train.huggingface.folder import SHARD_BYTES, ModelFolder, make_folder, write_shards
+from train.huggingface.kept_files import keep
+from train.huggingface.tokenizer import tokenizer_facts
 from train.schedule.rope_base import bases_by_kind
 
-# Beside a model's weights; a tokenizer may need any of them.
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
-    "vocab.json", "merges.txt", "chat_template.jinja",
-)  # fmt: skip
-KEPT = "huggingface"
 _FREQUENCIES = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 _TIED = ("lm_head.weight", "model.embed_tokens.weight")
 
@@ -78,12 +74,12 @@ def import_model(model: Path, output: Path, *, shard_bytes: int = SHARD_BYTES) -
             "generation_config": source.json("generation_config.json"),
             "dtypes": _dtypes(source),
         },
+        tokenizer=tokenizer_facts(model),
     )
 
     def fill(folder: Path) -> None:
-        index = _write_weights(folder, source, links, shapes, shard_bytes)
-        (folder / KEPT).mkdir()
-        copied(model, folder / KEPT, TOKENIZER_FILES)
+        index = _write_weights(folder, source, links, shard_bytes)
+        keep(model, folder)
         write_durably(folder / INDEX, seal({"format": FORMAT, **index}))
         write_durably(folder / STATE, seal({"format": FORMAT, **dataclasses.asdict(state)}))
 
@@ -98,35 +94,29 @@ def parameter_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _write_weights(
-    folder: Path,
-    source: ModelFolder,
-    links: Sequence[Link],
-    shapes: Mapping[str, tuple[int, ...]],
-    shard_bytes: int,
+    folder: Path, source: ModelFolder, links: Sequence[Link], shard_bytes: int
 ) -> Index:
-    names = [name for link in links for name in link.ours]
-    entries = {f"weight/{name}": Entry(torch.float32, shapes[name]) for name in names}
-    tensors = _converted(source, links)
-    files: dict[str, FileRecord] = {}
-    index: Index = {"files": files, "tensors": {}}
-    for number, keys in enumerate(shards(entries, shard_bytes)):
-        file = f"part_{number:05}.safetensors"
-        part = {key: entries[key] for key in keys}
-        files[file] = write_stream(folder / file, part, in_order(keys, tensors))
-        for key in keys:
-            shape = list(entries[key].shape)
-            index["tensors"][key] = {"file": file, "shape": shape, "dtype": "float32"}
+    def dtype_of(_: str) -> torch.dtype:
+        return torch.float32
+
+    conversions = to_ours(links)
+    there = {name: entry.shape for name, entry in source.entries.items()}
+    entries = target_entries(conversions, there, dtype_of)
+    keys = {f"weight/{name}": entry for name, entry in entries.items()}
+    tensors = converted(conversions, source.read, dtype_of)
+    files = write_shards(
+        folder,
+        keys,
+        ((f"weight/{name}", tensor) for name, tensor in tensors),
+        shard_bytes=shard_bytes,
+        named=lambda number, _: f"part_{number:05}.safetensors",
+    )
+    index: Index = {"files": {file.name: file.record for file in files}, "tensors": {}}
+    for file in files:
+        for key in file.tensors:
+            shape = list(keys[key].shape)
+            index["tensors"][key] = {"file": file.name, "shape": shape, "dtype": "float32"}
     return index
-
-
-def _converted(source: ModelFolder, links: Sequence[Link]) -> Iterator[tuple[str, Tensor]]:
-    """Our tensors, one after the other."""
-    for link in links:
-        theirs = [source.read(name) for name in link.theirs]
-        converted = iter(link.to_ours(theirs))
-        del theirs
-        for name in link.ours:
-            yield f"weight/{name}", next(converted).to(torch.float32)
 
 
 def _refuse_differences(
@@ -216,6 +206,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             sys.stderr.write(f"train.import_huggingface: {one_line(line)}\n")
         return 2
+    tokens, rows = state.tokenizer.get("vocab_size", 0), state.model["vocab_size"]
+    if tokens > rows:
+        sys.stderr.write(
+            f"note: the tokenizer has {tokens} tokens, the model {rows}: it has no embedding for ids from {rows} up\n"
+        )
     says = json.dumps({"rope_base": state.rope_base, "context_length": state.context_length})
     sys.stderr.write(
         f"{options.output}: a checkpoint to start from, {says}; go on with\n"

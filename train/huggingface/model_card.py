@@ -8,6 +8,7 @@ from model.config import ModelConfig
 from model.flops import parameter_count
 from model.layer_pattern import layer_kinds
 from train.checkpointing.state import RunState
+from train.records.evaluation_rows import HELD_OUT, rows_of_task
 
 Json = dict[str, Any]
 
@@ -84,7 +85,11 @@ def _scores(run: Path, step: int) -> str:
         found: list[Json] = [json.loads(line) for line in lines]
     except (OSError, ValueError):
         return ""
-    latest = {row.get("stage"): row for row in found if int(row.get("step", 0)) <= step}
+    latest = {
+        row.get("stage"): row
+        for row in rows_of_task(found, HELD_OUT)
+        if int(row.get("step", 0)) <= step
+    }
     rows = [
         f"| {stage} | {row['sequence_length']:,} | {row['loss']:.4f} | {row['tokens']:,} |\n"
         for stage, row in latest.items()

@@ -1,98 +1,193 @@
 """The tokenizer that goes with an exported model: where it is, and its files.
 
-Looked for, in this order: what was asked for; what an imported checkpoint brought along; what the run's corpus was
-made with, found beside its files. A SentencePiece model is converted (data/tokenizer/convert.py).
+It is the one that the corpus was made with, by its SHA-256, which the checkpoint's state has. Looked for, in this
+order: what was asked for; what an imported model brought along; beside the token files. Where none of them has that
+SHA-256 the export is refused. A SentencePiece model is converted (data/tokenizer/convert.py).
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data.files import write_durably
 from data.sources import corpus_prefixes
 from data.tokenizer.any_tokenizer import TextTokenizer, open_tokenizer
-from data.tokenizer.convert import tokenizer_files
+from data.tokenizer.convert import SOURCE, tokenizer_files
 from data.tokenizer.sentencepiece_model import Tokenizer
 from data.tokenizer.tokenizer_json import JsonTokenizer
 from data.tokens.manifest import load
+from train.checkpointing.state import RunState
 from train.configuration.compose import from_yaml
-from train.huggingface.folder import copied
-from train.huggingface.import_model import KEPT, TOKENIZER_FILES
+from train.configuration.schema import RunConfig
+from train.huggingface.kept_files import KEPT, copy, exported_files, tokenizers_in
+
+Json = dict[str, Any]
+CONFIG = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
 class TokenizerSource:
-    """Where a tokenizer's files come from; none of both for a model without one.
+    """Where a tokenizer's files come from; nothing of all for a model without one.
 
-    end_token: ends documents; None where a folder of files does not say.
+    folder: its files go along, under their names. end_token: ends documents; None where that is not said.
     """
 
-    sentencepiece: Tokenizer | None = None
+    tokenizer: TextTokenizer | None = None
     folder: Path | None = None
     end_token: int | None = None
 
     def write(self, target: Path, context_length: int) -> None:
         """The tokenizer's files into the folder `target`."""
-        if self.sentencepiece is not None:
-            for name, content in tokenizer_files(self.sentencepiece, context_length).items():
-                write_durably(target / name, content)
         if self.folder is not None:
-            copied(self.folder, target, TOKENIZER_FILES)
+            copy(exported_files(self.folder), target)
+        elif isinstance(self.tokenizer, Tokenizer):
+            for name, content in tokenizer_files(self.tokenizer, context_length).items():
+                write_durably(target / name, content)
+        elif self.tokenizer is not None:  # a tokenizer.json, whatever its name
+            write_durably(target / "tokenizer.json", self.tokenizer.path.read_bytes())
+        if isinstance(self.tokenizer, JsonTokenizer) and not (target / CONFIG).is_file():
+            end = self.tokenizer.piece(self.tokenizer.eos_id)
+            config: Json = {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "eos_token": end,
+                "pad_token": end,
+            }
+            config |= {"model_max_length": context_length}
+            write_durably(target / CONFIG, json.dumps(config, indent=2))
 
 
-def find_tokenizer(wanted: str, checkpoint: Path, vocab_size: int) -> TokenizerSource:
-    """The tokenizer of a checkpoint. wanted: a file, a folder, "none", or empty for the run's own.
+def find_tokenizer(
+    wanted: str, checkpoint: Path, state: RunState, vocab_size: int
+) -> TokenizerSource:
+    """The tokenizer of a checkpoint. wanted: a file, a folder, "none", or empty for that of the corpus.
 
     Raises:
-        ValueError: there is none, or it has more tokens than the model.
+        ValueError: there is none, it is not the corpus's, or it has more tokens than the model.
     """
     if wanted == "none":
         return TokenizerSource()
+    corpus = _of_corpus(checkpoint, state)
     if wanted:
-        path = Path(wanted)
-        return _of_folder(path) if path.is_dir() else _of_file(open_tokenizer(path), vocab_size)
+        return _asked_for(Path(wanted), corpus, vocab_size)
     kept = checkpoint / KEPT
     if kept.is_dir():
-        return _of_folder(kept)
-    found = _of_run(checkpoint)
-    if found is None:
-        raise ValueError(
-            f"checkpoint={checkpoint}: its run does not lead to its tokenizer; give --tokenizer PATH, or "
-            "--tokenizer none"
-        )
-    return _of_file(open_tokenizer(found), vocab_size)
+        found = _opened(kept)
+        if not corpus:  # as the imported model had it
+            return _whole_folder(kept, found[:1])
+        if same := [tokenizer for tokenizer in found if _forms(tokenizer) & corpus]:
+            return _whole_folder(kept, same)
+    for path in _beside_corpus(checkpoint):
+        tokenizer = open_tokenizer(path)
+        if _forms(tokenizer) & corpus:
+            return _source(tokenizer, vocab_size)
+    which = f"with SHA-256 {_short(corpus)}" if corpus else "of its corpus"
+    raise ValueError(
+        f"checkpoint={checkpoint}: a tokenizer {which} is neither in {KEPT}/ nor beside its token files; give "
+        "--tokenizer PATH, or --tokenizer none"
+    )
 
 
-def _of_folder(folder: Path) -> TokenizerSource:
+def tokenizer_facts(folder: Path) -> Json:
+    """What a state records of the tokenizer in the folder of a model; empty where it cannot be opened here.
+
+    sha256: of the first form; alike: of its other forms. bos_id: what it begins every text with, None for nothing.
+    """
+    found = _opened(folder)
+    if not found:
+        return {}
+    forms = {sha256 for tokenizer in found for sha256 in _forms(tokenizer)} - {found[0].sha256}
+    facts: Json = {"sha256": found[0].sha256, "alike": sorted(forms)}
+    bos_id = found[0].bos_id if found[0].adds_bos else None
+    return facts | {"vocab_size": found[0].vocab_size, "eos_id": found[0].eos_id, "bos_id": bos_id}
+
+
+def _forms(tokenizer: TextTokenizer) -> set[str]:
+    """SHA-256 of a tokenizer, and of the SentencePiece model that it was converted from."""
+    config = tokenizer.path.with_name(CONFIG)
     try:
-        end_token = JsonTokenizer(folder / "tokenizer.json").eos_id
-    except ValueError:  # of a kind that only transformers knows
-        end_token = None
-    return TokenizerSource(folder=folder, end_token=end_token)
+        source = json.loads(config.read_bytes()).get(SOURCE, "")
+    except (OSError, ValueError, AttributeError):
+        source = ""
+    is_converted = isinstance(tokenizer, JsonTokenizer) and isinstance(source, str) and source
+    return {tokenizer.sha256, source} if is_converted else {tokenizer.sha256}
 
 
-def _of_file(tokenizer: TextTokenizer, vocab_size: int) -> TokenizerSource:
+def _short(sha256: set[str]) -> str:
+    return " or ".join(sorted(each[:12] for each in sha256))
+
+
+def _asked_for(path: Path, corpus: set[str], vocab_size: int) -> TokenizerSource:
+    found = [open_tokenizer(file) for file in (tokenizers_in(path) if path.is_dir() else [path])]
+    if not found:
+        raise ValueError(
+            f"tokenizer={path}: has no tokenizer.json and no tokenizer.model; give a folder or file with one, or none"
+        )
+    same = [tokenizer for tokenizer in found if _forms(tokenizer) & corpus]
+    if corpus and not same:
+        raise ValueError(
+            f"tokenizer={path}: its SHA-256 is {found[0].sha256[:12]}, the corpus was made with {_short(corpus)}; give "
+            "the one that the corpus was made with, or none"
+        )
+    source = _source((same or found)[0], vocab_size)
+    return TokenizerSource(source.tokenizer, path, source.end_token) if path.is_dir() else source
+
+
+def _source(tokenizer: TextTokenizer, vocab_size: int) -> TokenizerSource:
     if tokenizer.vocab_size > vocab_size:
         raise ValueError(
             f"tokenizer={tokenizer.path}: has {tokenizer.vocab_size} tokens, the model {vocab_size}; give the one it "
             "was trained with"
         )
-    if isinstance(tokenizer, Tokenizer):
-        return TokenizerSource(sentencepiece=tokenizer, end_token=tokenizer.eos_id)
-    return TokenizerSource(folder=tokenizer.path.parent, end_token=tokenizer.eos_id)
+    # Files beside a tokenizer of another name may belong to another tokenizer.
+    whole = isinstance(tokenizer, JsonTokenizer) and tokenizer.path.name == "tokenizer.json"
+    return TokenizerSource(tokenizer, tokenizer.path.parent if whole else None, tokenizer.eos_id)
 
 
-def _of_run(checkpoint: Path) -> Path | None:
-    """The tokenizer beside the corpus that the run of this checkpoint read, if it is still there."""
+def _whole_folder(folder: Path, found: list[TextTokenizer]) -> TokenizerSource:
+    """A folder as it is; also one whose tokenizer only transformers knows."""
+    return (
+        TokenizerSource(found[0], folder, found[0].eos_id)
+        if found
+        else TokenizerSource(folder=folder)
+    )
+
+
+def _opened(folder: Path) -> list[TextTokenizer]:
+    """The tokenizers of a folder that can be opened here."""
+    found: list[TextTokenizer] = []
+    for path in tokenizers_in(folder):
+        try:
+            found.append(open_tokenizer(path))
+        except ValueError:  # names no end token, or is of a kind that only transformers knows
+            continue
+    return found
+
+
+def _of_corpus(checkpoint: Path, state: RunState) -> set[str]:
+    """SHA-256 of the tokenizer that the run's tokens were made with, in its forms; empty where nobody knows."""
+    known = [state.tokenizer.get("sha256", ""), *state.tokenizer.get("alike", [])]
+    if not state.tokenizer:  # a checkpoint of an earlier version
+        known = [str(described["tokenizer"]["sha256"]) for _, described in _manifests(checkpoint)]
+    return {sha256 for sha256 in known if sha256}
+
+
+def _beside_corpus(checkpoint: Path) -> list[Path]:
+    """Files that bear the name of the corpus's tokenizer."""
+    return [
+        folder / str(described["tokenizer"]["file"])
+        for prefix, described in _manifests(checkpoint)
+        for folder in (prefix.parent, Path())
+        if (folder / str(described["tokenizer"]["file"])).is_file()
+    ]
+
+
+def _manifests(checkpoint: Path) -> list[tuple[Path, Json]]:
+    """Prefixes and manifests of the token files that the run of this checkpoint read, if they are still there."""
     settings = checkpoint.resolve().parent.parent / "config.yaml"
     try:
-        run = from_yaml(settings.read_text())
+        run: RunConfig = from_yaml(settings.read_text())
         prefixes, _ = corpus_prefixes(run.data, run.paths.prepared, run.model.vocab_size)
-        for prefix in prefixes.values():
-            described = load(prefix)["tokenizer"]
-            for folder in (Path(prefix).parent, Path()):
-                path: Path = folder / described["file"]
-                if path.is_file() and open_tokenizer(path).sha256 == described["sha256"]:
-                    return path
+        return [(Path(prefix), load(prefix)) for prefix in prefixes.values()]
     except (OSError, ValueError, KeyError):
-        return None
-    return None
+        return []

@@ -2,11 +2,13 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from train.checkpointing.state import RunState
 from train.records.console import number
+from train.records.evaluation_rows import HELD_OUT, rows_of_task
 
 
 def closing_words(folder: Path, state: RunState, *, finished: bool) -> str:
@@ -19,7 +21,7 @@ def closing_words(folder: Path, state: RunState, *, finished: bool) -> str:
     python = _interpreter()
     pad = " " * max(8, 37 - len(python))
     lines = ["", f"{folder} is complete: {state.step:,} steps, {state.tokens_seen:,} tokens."]
-    last = _last_row(folder / "evaluation.jsonl")
+    last = _last_held_out(folder / "evaluation.jsonl")
     if last:
         lines += _held_out(last)
     lines += [f"Pipeline, one step drawn: {path}" for path in sorted(folder.glob("pipeline_*.svg"))]
@@ -41,7 +43,7 @@ def _interpreter() -> str:
     return str(python.relative_to(here)) if python.is_relative_to(here) else "python"
 
 
-def _held_out(row: dict[str, Any]) -> list[str]:
+def _held_out(row: Mapping[str, Any]) -> list[str]:
     early, late = row["first_quarter_loss"], row["last_quarter_loss"]
     return [
         f"Held-out loss {number(row['loss'])} nats (bigram {number(row['bigram_loss'])}, unigram "
@@ -52,9 +54,8 @@ def _held_out(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _last_row(path: Path) -> dict[str, Any] | None:
+def _last_held_out(path: Path) -> Mapping[str, Any] | None:
     if not path.exists():
         return None
-    rows = path.read_text().splitlines()
-    row: dict[str, Any] | None = json.loads(rows[-1]) if rows else None
-    return row
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return next(reversed(rows_of_task(rows, HELD_OUT)), None)

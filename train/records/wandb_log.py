@@ -7,7 +7,7 @@ A folder or a process of W&B that fails ends its log, not the run: metrics.jsonl
 import re
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -85,20 +85,13 @@ class WandbLog:
             }
             self._keep_going(lambda: self._log(numbers, row["step"]))
 
-    def evaluation(self, row: dict[str, Any]) -> None:
-        """Numbers of one evaluation, under evaluation/."""
+    def evaluation(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Numbers of one evaluation, under evaluation/; `tokens_seen` is the axis they are drawn over."""
         if self._run is not None:
-            named = {k: v for k, v in row.items() if k not in ("step", "position_buckets")}
-            numbers = {
-                f"evaluation/{key}": value
-                for key, value in named.items()
-                if isinstance(value, int | float)
-            }
-            for bucket in row["position_buckets"]:
-                if bucket["loss"] is not None:
-                    numbers[f"evaluation/loss_from_position_{bucket['start']}"] = bucket["loss"]
-            numbers["tokens_seen"] = row["tokens_seen"]
-            self._keep_going(lambda: self._log(numbers, row["step"]))
+            named = {f"evaluation/{name}": value for name, value in numbers.items()}
+            if "tokens_seen" in numbers:
+                named["tokens_seen"] = numbers["tokens_seen"]
+            self._keep_going(lambda: self._log(named, step))
 
     def _log(self, numbers: dict[str, Any], step: int) -> None:
         self._run.log(numbers, step=step + self.abandoned_steps)

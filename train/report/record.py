@@ -15,6 +15,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
 from model.layer_pattern import LAYER_KINDS, LayerKind
+from train.records.evaluation_rows import HELD_OUT, rows_of_task
 
 Row = dict[str, Any]
 
@@ -24,7 +25,7 @@ REQUIRED = ("step", "stage", "tokens_seen")  # of every line in either log
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as its files tell it. `steps` and `evaluations` are the two logs' rows."""
+    """A run as its files tell it. steps: the rows of metrics.jsonl; evaluations: those of held-out loss."""
 
     name: str
     config: Row = field(default_factory=dict)
@@ -128,7 +129,7 @@ def read_run(run_folder: Path) -> RunRecord:
         name=str(config.get("run_name") or run_folder.resolve().name),
         config=config,
         steps=tuple(steps),
-        evaluations=tuple(evaluations),
+        evaluations=tuple(rows_of_task(evaluations, HELD_OUT)),
         summary=read_mapping(run_folder / "summary.json"),
         notes=tuple(f"The last line of {name} was cut off and is left out." for name in torn),
     )

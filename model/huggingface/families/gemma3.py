@@ -13,6 +13,7 @@ from model.huggingface.layer_fields import (
     windowed_pattern,
     written_types,
 )
+from model.huggingface.refusal import CannotExpress
 from model.huggingface.rows import ATTENTION, FEED_FORWARD, attention_bias, sizes
 
 
@@ -28,6 +29,8 @@ def _write_layers(model: ModelConfig) -> Json:
 
 
 def _read_scale(scalar: Any, config: Mapping[str, Any]) -> float:
+    if isinstance(scalar, bool) or not isinstance(scalar, int | float) or not scalar > 0:
+        raise CannotExpress([f"config.json: query_pre_attn_scalar={scalar!r}: must be above 0"])
     return math.sqrt((config.get("head_dim") or 256) / scalar)
 
 

@@ -49,6 +49,7 @@ OLMO2 = Family(
     default_base=10_000.0,
     modules=_MODULES,
     layer_keys=(),
+    two_fields=True,
 )
 
 OLMO3 = Family(
