@@ -13,10 +13,6 @@ from hypothesis import settings
 os.environ["DS_ACCELERATOR"] = "cpu"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-from data.prepare.job import prepare
-from data.prepare.options import PrepareOptions
-from data.tokenizer.sentencepiece_model import train_on_files
-
 pytest_plugins = ["tests.cpu_seconds"]
 
 # `make test` draws the same examples every time; `pytest --hypothesis-profile soak` others, and ten times as many.
@@ -37,6 +33,11 @@ class SmallCorpus(NamedTuple):
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
     """60 documents of 20 to 4,000 words, seeded; 30,000 tokens or so."""
+    # Here, so that files of pure integers do not import numpy and SentencePiece.
+    from data.prepare.job import prepare
+    from data.prepare.options import PrepareOptions
+    from data.tokenizer.sentencepiece_model import train_on_files
+
     folder = tmp_path_factory.mktemp("corpus")
     draw = random.Random(5)
     words = ["".join(draw.choices("abcdefgh", k=draw.randint(1, 6))) for _ in range(150)]

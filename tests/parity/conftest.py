@@ -1,6 +1,10 @@
 """Paid once here instead of by every forked rank: what DeepSpeed imports when it builds an engine."""
 
-import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
-import torch._dynamo  # noqa: F401
+import sys
 
-import parallel.engine.engine  # noqa: F401  (first: it sets the accelerator)
+
+def pytest_collection_finish() -> None:
+    """After the test files were imported: only where one of them has imported the engine."""
+    if "parallel.engine.engine" in sys.modules:
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+        import torch._dynamo  # noqa: F401
