@@ -1,5 +1,5 @@
 """The composition root: configuration, schedule, loop, checkpoints, evaluation, records, report.
 
-The files beside this one are the run itself: `__main__` -> `job` -> `build` -> `loop` -> `step` -> `trainer` ->
-`objective`.
+The files beside this one are the run itself: `__main__` -> `start` -> `job` -> `build` -> `loop` -> `step` ->
+`trainer` -> `objective`.
 """
