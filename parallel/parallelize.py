@@ -25,7 +25,8 @@ from model.transformer import Transformer
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh
 from parallel.parameters import NamedParameters
-from parallel.pipeline.split import Placement, place_stages, split_layers
+from parallel.pipeline.placement import Placement, place_stages
+from parallel.pipeline.split import split_layers
 from parallel.pipeline.tied import TiedWeight
 from parallel.sequence.ring import RingCore
 from parallel.sequence.traffic import TrafficMeter

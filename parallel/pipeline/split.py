@@ -6,8 +6,7 @@ from itertools import accumulate, count
 from model.config import ModelConfig
 from parallel.config import ParallelConfig
 from parallel.pipeline.balance import balanced_sizes, head_cost, layer_costs
-from parallel.pipeline.placement import Placement as Placement
-from parallel.pipeline.placement import place_stages as place_stages
+from parallel.pipeline.placement import place_stages
 
 
 def split_layers(
