@@ -157,6 +157,9 @@ def test_what_came_with_an_imported_model_travels_with_its_runs_and_comes_back(
         assert (checkpoint.parent / "out" / name).read_bytes() == (model / name).read_bytes(), name
     generation = json.loads((checkpoint.parent / "out/generation_config.json").read_text())
     assert generation == {"temperature": 0.6}
+    assert exported(checkpoint, "--context-length", "128") == 0
+    tokens = json.loads((checkpoint.parent / "out/tokenizer_config.json").read_text())
+    assert tokens["model_max_length"] == 128  # or texts would be cut at the length before
     # A run that starts from another checkpoint has that one's files, or none.
     carry_into_run(None, tmp_path / "run")
     assert not (tmp_path / "run" / KEPT).exists()
@@ -175,6 +178,24 @@ def test_a_kept_tokenizer_that_is_not_the_corpus_s_is_not_exported(
     other.unlink()
     assert exported(checkpoint) == 2
     assert "neither in huggingface/ nor beside" in capsys.readouterr().err
+
+
+def test_a_text_that_would_begin_unlike_the_documents_of_training_is_told(
+    imported: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = trained(
+        tmp_path / "run",
+        imported,
+        corpus(tmp_path, model / "tokenizer.json"),
+        model / "tokenizer.json",
+    )
+    content = dataclasses.asdict(read_state(checkpoint))
+    content["tokenizer"]["bos_id"] = 7  # data.prepare --bos always
+    (checkpoint / "state.json").write_bytes(seal({"format": FORMAT, **content}))
+    capsys.readouterr()
+    assert exported(checkpoint, "--tokenizer", model) == 0
+    note = "the exported tokenizer puts nothing before a text, documents had token 7 before them"
+    assert note in capsys.readouterr().err
 
 
 def test_another_tokenizer_than_the_model_was_trained_with_is_refused(imported: Path) -> None:

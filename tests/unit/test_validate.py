@@ -32,6 +32,7 @@ def warnings(*arguments: str) -> list[str]:
     ("argument", "says"),
     [
         ("schedule.stages.short.sequence_length=500", "must be a multiple of sequence_length=500"),
+        ("schedule.start_base=1", "schedule.start_base=1.0: must be above 1"),
         ("parallel.zero_stage=0", "or train.precision=float32"),
         ("parallel.zero_stage=4", "must be one of 0, 1, 2, 3"),
         ("parallel.tensor=4", "4 must divide the number of ranks, 2; start a multiple of 4"),

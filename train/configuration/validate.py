@@ -48,6 +48,8 @@ def rules(config: RunConfig, world_size: int, wrong: Collection[str] = ()) -> li
 def _rules(config: RunConfig, world_size: int) -> list[str]:
     found = config.model.problems() + config.data.rules() + config.parallel.problems()
     found += _name_problems(config)
+    if 0.0 < (base := config.schedule.start_base) <= 1.0:
+        found.append(f"schedule.start_base={base}: must be above 1; give 0 for none")
     found += _idle_settings(config) + _backend_problems(config)
     if config.model.problems():  # the schedule's own rules are looked at all the same
         config = dataclasses.replace(config, model=ModelConfig())

@@ -60,8 +60,8 @@ class ExportOptions:
     shard_bytes: int = SHARD_BYTES
 
 
-def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> str:
-    """Convert `checkpoint` into the folder `output`; returns the name of the architecture.
+def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> tuple[str, list[str]]:
+    """Convert `checkpoint` into the folder `output`; returns the name of the architecture, and what to know about it.
 
     Raises:
         ValueError: why that cannot be; several lines where there are several reasons.
@@ -94,7 +94,12 @@ def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> str:
         write_durably(folder / "README.md", card)
 
     make_folder(output, fill)
-    return chosen.architecture
+    notes = []
+    if obstacle := obstacle_before_5(config):
+        notes.append(f"transformers 4 cannot read this model: {obstacle}; use transformers 5")
+    if other_bos := source.other_bos(state.tokenizer):
+        notes.append(f"{other_bos}; see to it where texts are made for this model")
+    return chosen.architecture, notes
 
 
 def _write_weights(
@@ -165,15 +170,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(parser.parse_args(arguments))
     checkpoint, output = Path(given.pop("checkpoint")), Path(given.pop("output"))
     try:
-        architecture = export_model(checkpoint, output, ExportOptions(**given))
+        architecture, notes = export_model(checkpoint, output, ExportOptions(**given))
     except (ValueError, OSError) as error:
         for line in str(error).splitlines():
             sys.stderr.write(f"train.export_huggingface: {one_line(line)}\n")
         return 2
     sys.stderr.write(f"{output}: {architecture}\n")
-    written = json.loads((output / "config.json").read_text())
-    if obstacle := obstacle_before_5(written):
-        sys.stderr.write(
-            f"note: transformers 4 cannot read this model: {obstacle}; use transformers 5\n"
-        )
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
     return 0

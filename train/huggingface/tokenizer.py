@@ -47,14 +47,47 @@ class TokenizerSource:
         elif self.tokenizer is not None:  # a tokenizer.json, whatever its name
             write_durably(target / "tokenizer.json", self.tokenizer.path.read_bytes())
         if isinstance(self.tokenizer, JsonTokenizer) and not (target / CONFIG).is_file():
-            end = self.tokenizer.piece(self.tokenizer.eos_id)
-            config: Json = {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "eos_token": end,
-                "pad_token": end,
-            }
-            config |= {"model_max_length": context_length}
-            write_durably(target / CONFIG, json.dumps(config, indent=2))
+            write_durably(target / CONFIG, _minimal_config(self.tokenizer, context_length))
+        _raise_length(target / CONFIG, context_length)
+
+    def other_bos(self, learned: Json) -> str:
+        """How the texts of this tokenizer begin unlike the documents of training; empty where they begin alike.
+
+        learned: `tokenizer` of the state.
+        """
+        if self.tokenizer is None or "bos_id" not in learned:
+            return ""
+        is_converted = self.folder is None and isinstance(self.tokenizer, Tokenizer)
+        adds = self.tokenizer.adds_bos and not is_converted
+        own, trained = self.tokenizer.bos_id if adds else None, learned["bos_id"]
+        if own == trained:
+            return ""
+        begins = "nothing" if own is None else f"token {own}"
+        began = "nothing" if trained is None else f"token {trained}"
+        return f"the exported tokenizer puts {begins} before a text, documents had {began} before them in training"
+
+
+def _minimal_config(tokenizer: JsonTokenizer, context_length: int) -> str:
+    """tokenizer_config.json of a tokenizer.json that has none of its own."""
+    end = tokenizer.piece(tokenizer.eos_id)
+    config: Json = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": end,
+        "pad_token": end,
+        "model_max_length": context_length,
+    }
+    if tokenizer.bos_id is not None:
+        config["bos_token"] = tokenizer.piece(tokenizer.bos_id)
+    return json.dumps(config, indent=2)
+
+
+def _raise_length(path: Path, context_length: int) -> None:
+    """A tokenizer that cuts texts at the length before an extension lets the whole context through."""
+    if path.is_file():
+        config = json.loads(path.read_bytes())
+        length = config.get("model_max_length")
+        if isinstance(length, int) and length < context_length:
+            write_durably(path, json.dumps(config | {"model_max_length": context_length}, indent=2))
 
 
 def find_tokenizer(
@@ -130,7 +163,10 @@ def _asked_for(path: Path, corpus: set[str], vocab_size: int) -> TokenizerSource
             "the one that the corpus was made with, or none"
         )
     source = _source((same or found)[0], vocab_size)
-    return TokenizerSource(source.tokenizer, path, source.end_token) if path.is_dir() else source
+    # A SentencePiece model alone in its folder is converted.
+    if path.is_dir() and any((path / name).is_file() for name in ("tokenizer.json", CONFIG)):
+        return TokenizerSource(source.tokenizer, path, source.end_token)
+    return source
 
 
 def _source(tokenizer: TextTokenizer, vocab_size: int) -> TokenizerSource:
