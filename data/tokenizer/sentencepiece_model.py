@@ -244,8 +244,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--sample-bytes", type=int, default=DEFAULT_SAMPLE_BYTES, help="text to train on"
     )
     parser.add_argument("--text-field", default="text", help="field of a JSON record")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a model file that is there already"
+    )
     options = parser.parse_args(arguments)
     try:
+        if Path(options.output).exists() and not options.overwrite:
+            raise ValueError(
+                f"output={options.output}: is there already, and token files may have been made with it; give another"
+                " output, or replace it with --overwrite"
+            )
         tokenizer = train_on_files(
             options.input,
             options.output,

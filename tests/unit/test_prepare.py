@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -105,17 +104,20 @@ def test_every_document_is_in_exactly_one_of_both_outputs(
     assert 40 < IndexedDataset(tmp_path / "h").num_documents < 130
 
 
-def _command(corpus: Path, output: Path, tokenizer: Tokenizer) -> list[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "data.prepare",
-        "--input",
-        str(corpus),
-        "--output",
-        str(output),
-    ]
-    return [*command, "--tokenizer", str(tokenizer.path), "--workers", "2"]
+# Runs data.prepare and kills its own process, all at once, at the third commit.
+KILLED = """
+import os, signal, sys
+from data.prepare.__main__ import main
+from data.prepare.append_journal import AppendJournal
+commit, commits = AppendJournal.commit, []
+def commit_and_die(journal, state):
+    commit(journal, state)
+    commits.append(state)
+    if len(commits) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+AppendJournal.commit = commit_and_die
+main(sys.argv[1:])
+"""
 
 
 def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(
@@ -127,15 +129,12 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(
             file.write(json.dumps({"text": _text(i)}) + "\n")
     prepare(_options(source, tmp_path / "whole" / "x", tokenizer))
     output = tmp_path / "killed" / "x"
-    command = [*_command(source, output, tokenizer), "--commit-bytes", "200000"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    journal = Path(f"{output}.journal")
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 4:
-        assert process.poll() is None, "ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    arguments = ["--input", str(source), "--output", str(output), "--workers", "2"]
+    arguments += ["--tokenizer", str(tokenizer.path), "--commit-bytes", "200000"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], stderr=subprocess.DEVNULL)
+    assert killed.returncode == -signal.SIGKILL
     assert not Path(f"{output}.bin").exists()
+    command = [sys.executable, "-m", "data.prepare", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert _files(tmp_path / "killed") == _files(tmp_path / "whole")
@@ -371,8 +370,11 @@ def test_a_worker_killed_in_the_middle_of_a_result_is_one_clear_line_and_the_nex
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", str(cut_off))
         assert main(arguments) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("data.prepare: a worker process ended with exit code -9 (-9: killed")
+    errors = capsys.readouterr().err
+    last = errors.splitlines()[-1]
+    assert last.startswith("data.prepare: a worker process ended with exit code -9 (-9: killed"), (
+        repr(errors)
+    )
     assert main(arguments) == 0
 
 

@@ -140,4 +140,8 @@ def test_command_line_trains_on_an_even_sample(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     tokenizer = Tokenizer(output)
     assert len(tokenizer.encode("wordn is here. ")) <= 7
-    assert main(["--input", "/no/such", "--output", str(output), "--vocab-size", "400"]) == 2
+    arguments = ["--vocab-size", "400", "--output"]
+    assert main(["--input", "/no/such", *arguments, str(tmp_path / "other.model")]) == 2
+    before = output.read_bytes()
+    assert main(["--input", str(tmp_path / "00.txt"), *arguments, str(output)]) == 2
+    assert output.read_bytes() == before, "a tokenizer in use is not replaced unasked"
