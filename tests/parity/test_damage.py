@@ -61,6 +61,8 @@ def test_what_one_rank_cannot_read_ends_all_of_them(
     sources = "{all:{prefix:" + str(tmp_path / "train") + ",weight:1.0}}"
     arguments = small_run(tmp_path, **{"+data.sources": sources, "evaluation.enabled": "false"})
 
+    config = compose_run(arguments)
+
     def work(rank: int, world_size: int) -> int:
         original = loop._advance
 
@@ -71,7 +73,7 @@ def test_what_one_rank_cannot_read_ends_all_of_them(
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "_advance", advance)
-            return run_job(compose_run(arguments))
+            return run_job(config)
 
     def steps() -> list[int]:
         lines = (tmp_path / "small" / "metrics.jsonl").read_text().splitlines()
@@ -98,11 +100,10 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
     arguments = small_run(tmp_path, **{"checkpoint.every_steps": "4", "checkpoint.keep": "9"})
     folder = tmp_path / "small" / "checkpoints"
 
-    def job() -> tuple[list[int], list[float], str]:
-        def work(rank: int, world_size: int) -> int:
-            return run_job(compose_run(arguments))
+    config = compose_run(arguments)
 
-        statuses = run_on_ranks(work, 2)
+    def job() -> tuple[list[int], list[float], str]:
+        statuses = run_on_ranks(lambda *_: run_job(config), 2)
         lines = (tmp_path / "small" / "metrics.jsonl").read_text().splitlines()
         return statuses, [json.loads(line)["loss"] for line in lines], capfd.readouterr().err
 

@@ -28,8 +28,8 @@ from train.loop import Run, train
 from train.records.console import Progress
 from train.schedule.stages import build_schedule
 
-CHECKPOINT_EVERY = 20
-DIES_IN_STEP = 47  # after the checkpoint of step 40 is complete, before the one of step 60
+CHECKPOINT_EVERY = 5
+DIES_IN_STEP = 12  # after the checkpoint of step 10 is complete, before the one of step 15
 
 
 def written_down(
@@ -48,8 +48,9 @@ def written_down(
 
 
 def world(arguments: list[str], folder: Path, ranks: int, *, dies: bool) -> None:
+    config = compose_run(arguments)
+
     def work(rank: int, world_size: int) -> None:
-        config = compose_run(arguments)
         schedule, _ = build_schedule(config)
         assert schedule is not None
         mesh = start(torch.device("cpu"), 60)
@@ -88,6 +89,11 @@ def test_every_token_of_an_epoch_once(
         **{
             "schedule.stages.first.tokens": str(half),
             "schedule.stages.second.tokens": str(2 * half),
+            **{
+                f"schedule.stages.{stage}.{what}_tokens": tokens
+                for stage in ("first", "second")
+                for what, tokens in (("batch", "2048"), ("micro_batch", "512"))
+            },
             "checkpoint.every_steps": str(CHECKPOINT_EVERY),
             "evaluation.enabled": "false",
         },

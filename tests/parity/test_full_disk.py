@@ -45,6 +45,8 @@ def fill(folder: Path) -> None:
 def job(arguments: list[str], disk: Path, free_from: int) -> list[int]:
     """Exit statuses of a run on two ranks, whose disk is full from one step on to another."""
 
+    config = compose_run(arguments)
+
     def work(rank: int, world_size: int) -> int:
         original = loop._advance
 
@@ -58,7 +60,7 @@ def job(arguments: list[str], disk: Path, free_from: int) -> list[int]:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "_advance", advance)
-            return run_job(compose_run(arguments))
+            return run_job(config)
 
     return run_on_ranks(work, 2)
 

@@ -34,8 +34,9 @@ SHORT = {
 
 
 def job(arguments: list[str], ranks: int) -> None:
-    assert validate.problems(compose_run(arguments), ranks) == []
-    assert run_on_ranks(lambda *_: run_job(compose_run(arguments)), ranks) == [0] * ranks
+    config = compose_run(arguments)
+    assert validate.problems(config, ranks) == []
+    assert run_on_ranks(lambda *_: run_job(config), ranks) == [0] * ranks
 
 
 def rows(folder: Path, name: str) -> list[dict[str, Any]]:

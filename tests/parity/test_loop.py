@@ -38,8 +38,7 @@ LENGTH = 128
 Arguments = Callable[..., list[str]]
 
 
-def started(arguments: list[str]) -> tuple[RunConfig, Mesh, Schedule, Corpus, Run]:
-    config = compose_run(arguments)
+def started(config: RunConfig) -> tuple[Mesh, Schedule, Corpus, Run]:
     schedule, problems = build_schedule(config)
     assert schedule is not None, problems
     mesh = start(CPU, 60)
@@ -48,7 +47,7 @@ def started(arguments: list[str]) -> tuple[RunConfig, Mesh, Schedule, Corpus, Ru
     run = build.build_run(
         config, mesh, schedule=schedule, corpus=corpus, state=state, resume=resume
     )
-    return config, mesh, schedule, corpus, run
+    return mesh, schedule, corpus, run
 
 
 def held_out(corpus: Corpus, config: RunConfig, rank: int, ranks: int) -> HeldOut:
@@ -93,8 +92,10 @@ def test_evaluation_is_the_mean_over_positions_on_any_layout(
         **{"schedule.stages.second.batch_tokens": "384"},
     )
 
+    config = compose_run(arguments)
+
     def work(rank: int, world_size: int) -> Any:
-        config, mesh, _, corpus, run = started(arguments)
+        mesh, _, corpus, run = started(config)
         found = evaluate(run.trainer, mesh, held_out(corpus, config, rank, world_size), 1e4)
         by_hand = evaluated_by_hand(config, held_out(corpus, config, 0, 1)) if rank == 0 else None
         return found, by_hand
@@ -187,8 +188,10 @@ def test_saving_leaves_no_trace_in_the_run(
             },
         )
 
+        config = compose_run(arguments)
+
         def work(rank: int, world_size: int) -> None:
-            _, _, schedule, corpus, run = started(arguments)
+            _, schedule, corpus, run = started(config)
             progress = Progress(schedule, tokens_seen=0, total_tokens=1, seconds=9, speaks=False)
             with build.build_loader(run, corpus) as loader:
 

@@ -50,8 +50,10 @@ def play_host(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sound_world_is_measured_on_every_layout(small_run: Arguments, tmp_path: Path) -> None:
     arguments = small_run(tmp_path, **SHORT, **GRID)
 
+    config = compose_run(arguments)
+
     def work(rank: int, world_size: int) -> Verdict:
-        return looked_at(compose_run(arguments))
+        return looked_at(config)
 
     found = run_on_ranks(work, 4)
     assert found[0].problems == []
@@ -71,7 +73,8 @@ def test_a_host_that_differs_in_everything_is_told_once_on_every_rank(
 ) -> None:
     """The last rank plays a host of its own: another checkout, copied and damaged data, its own disk."""
     arguments = small_run(tmp_path / "shared", **SHORT)
-    prefix = compose_run(arguments).data.heldout
+    config = compose_run(arguments)
+    prefix = config.data.heldout
     copied = tmp_path / "copy"
     for suffix in (".bin", ".idx", ".crc", ".manifest.json"):
         Path(f"{copied}{suffix}").write_bytes(Path(f"{prefix}{suffix}").read_bytes())
@@ -81,7 +84,6 @@ def test_a_host_that_differs_in_everything_is_told_once_on_every_rank(
     monkeypatch.setattr(output, "PATIENCE", 0.2)
 
     def work(rank: int, world_size: int) -> Verdict:
-        config = compose_run(arguments)
         if rank == world_size - 1:
             play_host("n2", monkeypatch)
             monkeypatch.setenv("LOCAL_RANK", "0")
@@ -132,11 +134,13 @@ def test_a_group_that_cannot_talk_is_named_in_bounded_time(
             patch.setattr(links, "_PERIOD", 7)
             return try_group(name, group, *rest, **more)  # type: ignore[arg-type]
 
+    config = compose_run(arguments)
+
     def work(rank: int, world_size: int) -> Verdict:
         play_host("n1", monkeypatch)
         if rank == 3:
             monkeypatch.setattr("train.preflight.check.try_group", faulty)
-        return looked_at(compose_run(arguments))
+        return looked_at(config)
 
     verdict = run_on_ranks(work, 4)[0]
     assert len(verdict.problems) == 1, verdict.problems

@@ -21,16 +21,23 @@ from train.loop import Run
 
 Arguments = Callable[..., list[str]]
 SWITCH = 10
-OVERLAY = {"schedule.stages.second.parallel": "{tensor:2,zero_stage:3}"}
+# One micro-batch a rank.
+OVERLAY = {
+    "schedule.stages.first.micro_batch_tokens": "256",
+    "schedule.stages.second.micro_batch_tokens": "512",
+    "schedule.stages.second.parallel": "{tensor:2,zero_stage:3}",
+}
 
 
 def job(arguments: list[str], before: Callable[[pytest.MonkeyPatch, int], None]) -> list[int]:
     """Exit statuses of a run on two ranks; `before(patch, rank)` plants what goes wrong."""
 
+    config = compose_run(arguments)
+
     def work(rank: int, world_size: int) -> int:
         with pytest.MonkeyPatch.context() as patch:
             before(patch, rank)
-            return run_job(compose_run(arguments))
+            return run_job(config)
 
     return run_on_ranks(work, 2)
 

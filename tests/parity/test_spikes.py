@@ -46,11 +46,13 @@ def run_with(
 ) -> list[int]:
     """Exit statuses of a run; on rank `on` the first micro-batch's loss in batch N is multiplied by faults[N]."""
 
+    config = compose_run(arguments)
+
     def work(rank: int, world_size: int) -> int:
         with pytest.MonkeyPatch.context() as patch:
             plant(patch, faults if rank == on else {})
             also(patch)
-            return job.run_job(compose_run(arguments))
+            return job.run_job(config)
 
     return run_on_ranks(work, ranks)
 

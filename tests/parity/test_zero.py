@@ -6,6 +6,7 @@ these are float32 comparisons; Adam's epsilon is large so that rounding of near-
 not show in the weights.
 """
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -25,8 +26,8 @@ from parallel.config import OptimizerConfig, ParallelConfig
 from parallel.engine.optimizers import has_decay
 from parallel.mesh import Mesh, start
 from ranks import run_on_ranks
+from tests.parity.engine_steps import small_configuration
 from train.build_trainer import build_trainer
-from train.configuration.compose import compose_run
 from train.schedule.rope_base import BaseCurve
 from train.schedule.stages import Point, Stage
 from train.step import optimizer_step
@@ -79,8 +80,14 @@ def point() -> Point:
     return Point(Stage("only", 0, 0, STEPS, shape, BaseCurve(((0, 1e4),)), None), 1e-2, 1e4)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def composed() -> None:
+    """Before ranks are forked."""
+    small_configuration()
+
+
 def engine(mesh: Mesh, zero_stage: int, precision: str, **train: Any) -> Trainer:
-    config = compose_run(["schedule=small"])
+    config = deepcopy(small_configuration())
     config.model = MODEL
     config.optimizer = OPTIMIZER
     config.parallel = ParallelConfig(zero_stage=zero_stage)

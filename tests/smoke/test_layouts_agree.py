@@ -14,6 +14,8 @@ GRID = {
     "parallel.sequence": "2",
     "schedule.stages.second.parallel": "{tensor:1,pipeline:2,sequence:2,sequence_layout:balanced}",
 }
+# As few as the pipeline takes: two a step.
+MICRO_BATCHES = {f"schedule.stages.{s}.micro_batch_tokens": "256" for s in ("first", "second")}
 SWITCH, STEPS = 10, 20
 EXACT = ("step", "stage", "tokens_seen", "valid_tokens", "learning_rate", "padding_fraction")
 
@@ -24,7 +26,7 @@ def outputs(small_run: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     folder = tmp_path_factory.mktemp("outputs")
 
     def arguments(name: str, **changes: str) -> list[str]:
-        return small_run(folder, run_name=name, **changes)
+        return small_run(folder, run_name=name, **MICRO_BATCHES | changes)
 
     for name, ranks, changes in (("data", 2, {}), ("grid", 4, GRID)):
         finished = launched.run(ranks, arguments(name, **changes))

@@ -32,6 +32,8 @@ def straight(
             **{
                 "schedule.stages.first.tokens": "10240",
                 "schedule.stages.second.tokens": "10240",
+                "schedule.stages.first.micro_batch_tokens": "256",
+                "schedule.stages.second.micro_batch_tokens": "256",
                 "checkpoint.every_steps": "7",
                 "checkpoint.keep": "9",
             }
