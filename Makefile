@@ -3,13 +3,13 @@
 # PY: the interpreter of an environment that is ready (a cluster's container, a GPU host with its own torch);
 #     nothing is installed then. Default: .venv, made from pyproject.toml.
 # EXPERIMENT: what `make train` runs, a file of conf/experiment. Default: quickstart.
-# JOBS: files that `make test` runs at a time; ranks wait for each other, so more than cores. Default: 3.
+# JOBS: files that `make test` runs at a time, each process with its own copy of torch. Default: one a core.
 # NPROC: ranks of `make train`. Default: 2 (what the quickstart's batches fit), 1 on a host with one GPU.
 
 PYTHON ?= python3
 PY ?= .venv/bin/python
 EXPERIMENT ?= quickstart
-JOBS ?= 3
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 NPROC ?= $(shell $(PY) -c "import torch; print(min(2, torch.cuda.device_count()) or 2)" 2>/dev/null || echo 2)
 # One thread a rank on the CPU: two ranks share two cores.
 export OMP_NUM_THREADS ?= 1
@@ -18,7 +18,7 @@ READY = .venv/.ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-cluster check format benchmark soak gpu-check clean
+.PHONY: help setup train test test-slow test-all test-cluster check format benchmark soak gpu-check clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -37,8 +37,16 @@ train: $(READY)  ## the quickstart: prepare the corpus, train through three stag
 	@WORLD_SIZE=$(NPROC) $(PY) -m train --check experiment=$(EXPERIMENT) $(ARGS)
 	@$(PY) -m torch.distributed.run --standalone --nproc-per-node $(NPROC) -m train experiment=$(EXPERIMENT) $(ARGS)
 
-test: $(READY)  ## the test suite (CPU)
-	@$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not cluster" $(ARGS)
+# A file's tests share worlds of ranks, so a file stays on one process. tests/parity comes first: it takes longest.
+PYTEST = $(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+test: $(READY)  ## the tests (CPU); says which files cost most and the sum of CPU seconds
+	@$(PYTEST) -m "not cluster and not slow" $(ARGS)
+
+test-slow: $(READY)  ## what `make test` leaves out: all pairs of layouts, the GPU check rehearsed
+	@$(PYTEST) -m "slow and not cluster" $(ARGS)
+
+test-all: test test-slow  ## both
 
 test-cluster: $(READY)  ## launch/ on a real Slurm, sshd and cut links of virtual nodes (root; see .ci/run for packages)
 	@$(PY) -m pytest -q -m cluster tests/smoke $(ARGS)

@@ -28,8 +28,8 @@ from train.loop import Run, train
 from train.records.console import Progress
 from train.schedule.stages import build_schedule
 
-CHECKPOINT_EVERY = 5
-DIES_IN_STEP = 12  # after the checkpoint of step 10 is complete, before the one of step 15
+CHECKPOINT_EVERY = 3
+DIES_IN_STEP = 8  # after the checkpoint of step 6 is complete, before the one of step 9
 
 
 def written_down(
@@ -92,7 +92,7 @@ def test_every_token_of_an_epoch_once(
             **{
                 f"schedule.stages.{stage}.{what}_tokens": tokens
                 for stage in ("first", "second")
-                for what, tokens in (("batch", "2048"), ("micro_batch", "512"))
+                for what, tokens in (("batch", "4096"), ("micro_batch", "1024"))
             },
             "checkpoint.every_steps": str(CHECKPOINT_EVERY),
             "evaluation.enabled": "false",
