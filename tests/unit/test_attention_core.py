@@ -1,6 +1,7 @@
 """Every core against the dense oracle: outputs, all gradients, borders, and what a window costs."""
 
 import itertools
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from model.attention.small_problems import (
     attend_by_formula,
     backward_by_formula,
 )
-from model.config import ATTENTION_BACKENDS
+from model.config import ModelConfig
 from model.packed_layout import PackedLayout
 
 
@@ -314,4 +315,4 @@ def test_flash_attention_4_leaves_wide_heads_on_blackwell_to_another_kernel(monk
 def test_facts_and_kernels_name_the_same_backends_in_the_same_order():
     names = [implementation.backend.name for implementation in IMPLEMENTATIONS]
     assert names == list(BACKENDS)
-    assert set(names) == set(ATTENTION_BACKENDS) - {"auto"}
+    assert set(names) == set(get_args(get_type_hints(ModelConfig)["attention_backend"])) - {"auto"}
