@@ -77,7 +77,7 @@ class KindConfig:
             return [f"{key}.like={self.like}: {name} needs no kind to be like; drop it"]
         if name not in LAYER_KINDS and not self.like:
             return [
-                f"{key}.like: must say which kind it is like; give one of {', '.join(LAYER_KINDS)}"
+                f"{key}.like=: must name the kind it is like; give one of {', '.join(LAYER_KINDS)}"
             ]
         kind = LAYER_KINDS[self.like or name]
         found = []
@@ -146,7 +146,7 @@ def layer_kind(config: PatternSource, name: str) -> LayerKind:
 
 def pattern_problems(config: PatternSource, head_dim: int) -> list[str]:
     """Every rule that the pattern and its kinds break, one line each."""
-    pattern, known = config.layer_pattern, (*LAYER_KINDS, *config.kinds)
+    pattern, known = config.layer_pattern, dict.fromkeys([*LAYER_KINDS, *config.kinds])
     if not pattern:
         return [f"model.layer_pattern=[]: must name at least one of {', '.join(LAYER_KINDS)}"]
     found = []

@@ -14,10 +14,11 @@ Shape letters: T tokens of the stream.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from torch import Tensor
+
+from model.documents import Documents
 
 
 # eq=False: a layout is compared by identity, so attention plans can hang on it by weak reference.
@@ -28,13 +29,13 @@ class PackedLayout:
     cu_seqlens: int32 (num_documents + 1,), from 0 to T, on the device of the stream.
     max_seqlen: length of the longest document.
     positions_T: int64 (T,), positions of the tokens held here, restarting at every document.
-    lengths: the document lengths on the host, so that plans are made without waiting for a device.
+    documents: the same on the host, so that plans are made without waiting for a device.
     """
 
     cu_seqlens: Tensor
     max_seqlen: int
     positions_T: Tensor
-    lengths: tuple[int, ...]
+    documents: Documents
 
     @classmethod
     def from_lengths(
@@ -51,21 +52,26 @@ class PackedLayout:
                 raise ValueError(
                     f"lengths[{index}]={length}: a document has at least one token; leave it out"
                 )
-        offsets = (0, *accumulate(lengths))
-        starts = torch.tensor(offsets[:-1], dtype=torch.int64)
+        documents = Documents.of(lengths)
+        starts = torch.tensor(documents.starts[:-1], dtype=torch.int64)
         starts_T = torch.repeat_interleave(starts, torch.tensor(lengths, dtype=torch.int64))
-        positions_T = torch.arange(offsets[-1], dtype=torch.int64) - starts_T
+        positions_T = torch.arange(documents.num_tokens, dtype=torch.int64) - starts_T
         return cls(
-            cu_seqlens=to_device(torch.tensor(offsets, dtype=torch.int32), device),
+            cu_seqlens=to_device(torch.tensor(documents.starts, dtype=torch.int32), device),
             max_seqlen=max(lengths),
             positions_T=to_device(positions_T, device),
-            lengths=tuple(int(length) for length in lengths),
+            documents=documents,
         )
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The document lengths."""
+        return self.documents.lengths
 
     @property
     def num_tokens(self) -> int:
         """Tokens of the whole stream (of all ranks together, if it is cut among ranks)."""
-        return sum(self.lengths)
+        return self.documents.num_tokens
 
     def document_T(self) -> Tensor:  # noqa: N802
         """int64 (T,): the index of the document every token of the stream belongs to."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from parallel.pipeline.placement import Placement
-from parallel.sequence.chunk_costs import cut
+from parallel.sequence.chunk_costs import StreamCosts
 from parallel.sequence.dealing import Dealing
 
 
@@ -14,7 +14,7 @@ def attention_work(
 ) -> tuple[int, ...]:
     """Visible query-key pairs of each sequence rank, summed over layers (`windows`: how many of each window)."""
     held = np.array(dealing.chunks)
-    costs = cut(lengths, held.size, windows)
+    costs = StreamCosts(lengths, windows).cut(held.size)
     return tuple(costs.work[held].sum(axis=1).tolist())
 
 
@@ -23,7 +23,7 @@ def keys_received(
 ) -> tuple[int, ...]:
     """Key tokens that each sequence rank receives in one forward, summed over layers."""
     held = np.array(dealing.chunks)
-    return tuple(cut(lengths, held.size, windows).keys(held).tolist())
+    return tuple(StreamCosts(lengths, windows).cut(held.size).keys(held).tolist())
 
 
 def stage_work(

@@ -13,6 +13,7 @@ from torch import Tensor
 from data.batch import Dealer
 from model.attention.core import choose_core
 from model.config import ModelConfig
+from model.documents import Documents
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern, layer_kinds
 from parallel.config import ParallelConfig
@@ -122,6 +123,6 @@ def dealer(model: ModelConfig, mesh: Mesh, parallel: ParallelConfig) -> Dealer |
 
     def share_of(lengths: Sequence[int]) -> SequenceShare:
         dealing = deal(parallel.sequence_layout, lengths, mesh.sequence.size, layers_of_window)
-        return build_share(dealing, lengths, mesh.sequence.rank, windows)
+        return build_share(dealing, Documents.of(lengths), mesh.sequence.rank, windows)
 
     return share_of

@@ -19,7 +19,7 @@ Pure integers and no clock: every rank finds the same dealing from the document 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
-from parallel.sequence.chunk_costs import ChunkCosts, Integers, cut
+from parallel.sequence.chunk_costs import ChunkCosts, Integers, StreamCosts
 from parallel.sequence.chunk_search import busiest, join, least_busiest, level, search
 from parallel.sequence.dealing import Dealing, deal_contiguous, deal_zigzag
 
@@ -89,19 +89,19 @@ def deal_balanced(lengths: Sequence[int], size: int, windows: Mapping[int | None
     If it cannot: the least busiest work that was found, and of equals the one that receives fewest keys.
     Ranks are numbered by their first chunk.
     """
-    num_tokens = sum(lengths)
-    assert num_tokens % size == 0, "dealing_problem was not asked"
-    total = int(cut(lengths, size, windows).work.sum())
+    stream = StreamCosts(lengths, windows)
+    assert stream.num_tokens % size == 0, "dealing_problem was not asked"
+    total = int(stream.cut(size).work.sum())
     goal, closer_goal = int(GOAL * total / size), int(_CLOSER_GOAL * total / size)
-    for count in chunk_counts(num_tokens, size):
-        costs = cut(lengths, size * count, windows)
+    for count in chunk_counts(stream.num_tokens, size):
+        costs = stream.cut(size * count)
         held = _within(costs, size, goal)
         if held is not None:
             closer = _within(costs, size, closer_goal)
             if closer is not None and 10 * costs.keys(closer).sum() <= 11 * costs.keys(held).sum():
                 held = closer
             return _as_dealing(costs, held)
-    return _out_of_reach(lengths, size, windows, goal)
+    return _out_of_reach(stream, size, goal)
 
 
 def _within(costs: ChunkCosts, size: int, goal: int) -> Integers | None:
@@ -112,13 +112,11 @@ def _within(costs: ChunkCosts, size: int, goal: int) -> Integers | None:
     return join(costs, held, goal) if busiest(costs, held) <= goal else None
 
 
-def _out_of_reach(
-    lengths: Sequence[int], size: int, windows: Mapping[int | None, int], goal: int
-) -> Dealing:
+def _out_of_reach(stream: StreamCosts, size: int, goal: int) -> Dealing:
     """The best dealing where swaps did not reach the goal; it may yet be there for an exhaustive search."""
     found: list[tuple[int, ChunkCosts, Integers]] = []
-    for count in chunk_counts(sum(lengths), size):
-        costs = cut(lengths, size * count, windows)
+    for count in chunk_counts(stream.num_tokens, size):
+        costs = stream.cut(size * count)
         held = level(costs, size, goal)
         if costs.num_chunks <= _EXHAUSTIVE_CHUNKS:
             held = search(costs, held, goal)

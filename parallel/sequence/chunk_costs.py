@@ -61,26 +61,45 @@ class ChunkCosts:
         return received
 
 
-def cut(lengths: Sequence[int], num_chunks: int, windows: Mapping[int | None, int]) -> ChunkCosts:
-    """The chunks of documents laid end to end. windows: number of layers of each window (None: full)."""
-    documents = np.asarray(lengths, dtype=np.int64)
-    bounds = np.concatenate(([0], np.cumsum(documents)))
-    tokens = int(bounds[-1]) // num_chunks
-    assert tokens * num_chunks == bounds[-1], "chunks are equal"
-    borders = np.arange(num_chunks + 1, dtype=np.int64) * tokens
-    # Empty documents start where the next one does: the last start at or before the border counts.
-    document = np.searchsorted(bounds[:-1], borders, side="right") - 1
-    place = borders - bounds[document]
-    work = np.zeros(num_chunks, dtype=np.int64)
-    key_starts = []
-    for window, layers in windows.items():
-        before = np.concatenate(([0], np.cumsum(_pairs(documents, window))))
-        work += layers * np.diff(before[document] + _pairs(place, window))
-        reach = place if window is None else np.minimum(place, window - 1)
-        key_starts.append(borders - reach)
-    for starts in key_starts:
-        starts[-1] = borders[-1]
-    return ChunkCosts(tokens, work, borders, tuple(key_starts), tuple(windows.values()))
+class StreamCosts:
+    """What the documents of a stream cost, before it is cut: prefix sums that every number of chunks is read from.
+
+    windows: number of layers of each window (None: full).
+    """
+
+    def __init__(self, lengths: Sequence[int], windows: Mapping[int | None, int]) -> None:
+        documents = np.asarray(lengths, dtype=np.int64)
+        self._windows = windows
+        self._starts = _prefix_sums(documents)
+        self._work = {w: _prefix_sums(_pairs(documents, w)) for w in windows}
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the whole stream."""
+        return int(self._starts[-1])
+
+    def cut(self, num_chunks: int) -> ChunkCosts:
+        """The stream as so many equal chunks."""
+        tokens = self.num_tokens // num_chunks
+        assert tokens * num_chunks == self.num_tokens, "chunks are equal"
+        borders = np.arange(num_chunks + 1, dtype=np.int64) * tokens
+        # Empty documents start where the next one does: the last start at or before the border counts.
+        document = np.searchsorted(self._starts[:-1], borders, side="right") - 1
+        place = borders - self._starts[document]
+        work = np.zeros(num_chunks, dtype=np.int64)
+        key_starts = []
+        for window, layers in self._windows.items():
+            work += layers * np.diff(self._work[window][document] + _pairs(place, window))
+            reach = place if window is None else np.minimum(place, window - 1)
+            key_starts.append(borders - reach)
+        for starts in key_starts:
+            starts[-1] = borders[-1]
+        layers_of_kind = tuple(self._windows.values())
+        return ChunkCosts(tokens, work, borders, tuple(key_starts), layers_of_kind)
+
+
+def _prefix_sums(values: Integers) -> Integers:
+    return np.concatenate(([0], np.cumsum(values)))
 
 
 def _pairs(queries: Integers, window: int | None) -> Integers:

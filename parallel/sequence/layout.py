@@ -10,14 +10,14 @@ host, in the thread that prepares batches; a layout is its copy on the device.
 Shape letters: T tokens held by this rank.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from model.documents import Documents
 from model.packed_layout import PackedLayout, to_device
 from parallel.sequence.dealing import Dealing
 from parallel.sequence.route import Own, Route, Transport, route
@@ -27,13 +27,13 @@ from parallel.sequence.route import Own, Route, Transport, route
 class SequenceShare:
     """One rank's share of a stream, on the host.
 
-    lengths: documents of the whole stream. ranges: stream positions of this rank's tokens, ascending.
+    documents: of the whole stream. ranges: stream positions of this rank's tokens, ascending.
     positions_T: of its tokens within their documents. routes: by kind of layer.
     """
 
     dealing: Dealing
     rank: int
-    lengths: tuple[int, ...]
+    documents: Documents
     ranges: tuple[range, ...]
     positions_T: Tensor
     routes: Mapping[str, Route]
@@ -41,7 +41,7 @@ class SequenceShare:
 
 def build_share(
     dealing: Dealing,
-    lengths: Sequence[int],
+    documents: Documents,
     rank: int,
     windows: Mapping[str, int | None],
     transport: Transport = "auto",
@@ -53,16 +53,13 @@ def build_share(
     Raises:
         ValueError: the documents do not fill the stream that was dealt.
     """
-    if sum(lengths) != dealing.num_tokens:
+    if documents.num_tokens != dealing.num_tokens:
         raise ValueError(
-            f"lengths: {sum(lengths)} tokens in all, the chunks dealt hold {dealing.num_tokens}; "
+            f"lengths: {documents.num_tokens} tokens in all, the chunks dealt hold {dealing.num_tokens}; "
             "pad the stream with a last document without labels"
         )
-    routes = {
-        window: route(dealing, lengths, rank, window, transport)
-        for window in dict.fromkeys(windows.values())
-    }
-    own = Own(dealing, lengths, rank)
+    own = Own(dealing, documents, rank)
+    routes = {window: route(own, window, transport) for window in dict.fromkeys(windows.values())}
     sizes = torch.tensor([len(part.rows) for part in own.parts])
     # Position of a token = its local row + what its part's rows differ from positions by.
     shifts = torch.tensor(
@@ -71,7 +68,7 @@ def build_share(
     return SequenceShare(
         dealing,
         rank,
-        tuple(int(length) for length in lengths),
+        documents,
         dealing.ranges(rank),
         torch.arange(dealing.local_tokens) + shifts.repeat_interleave(sizes),
         MappingProxyType({kind: routes[window] for kind, window in windows.items()}),
@@ -82,7 +79,7 @@ def build_share(
 class ShardedLayout(PackedLayout):
     """A stream cut among ranks, as one of them sees it.
 
-    cu_seqlens, max_seqlen and lengths describe the WHOLE stream, positions_T the local tokens.
+    cu_seqlens, max_seqlen and documents describe the WHOLE stream, positions_T the local tokens.
     """
 
     dealing: Dealing
@@ -94,13 +91,13 @@ class ShardedLayout(PackedLayout):
         cls, share: SequenceShare, device: torch.device | str = "cpu"
     ) -> "ShardedLayout":
         """Copy a share to the device; the host does not wait."""
-        offsets = torch.tensor([0, *accumulate(share.lengths)], dtype=torch.int32)
+        starts = torch.tensor(share.documents.starts, dtype=torch.int32)
         copies = {id(route): route.to(device) for route in share.routes.values()}
         return cls(
-            cu_seqlens=to_device(offsets, device),
-            max_seqlen=max(share.lengths),
+            cu_seqlens=to_device(starts, device),
+            max_seqlen=max(share.documents.lengths),
             positions_T=to_device(share.positions_T, device),
-            lengths=share.lengths,
+            documents=share.documents,
             dealing=share.dealing,
             rank=share.rank,
             routes=MappingProxyType(

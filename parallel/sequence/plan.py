@@ -12,8 +12,8 @@ other ranks that some local query attends. Every rank knows every rank's plan wi
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
+from model.documents import Documents
 from parallel.sequence.dealing import Dealing
 
 
@@ -32,14 +32,13 @@ class KeyPlan:
         return sum(len(piece) for pieces in self.receives[rank] for piece in pieces)
 
 
-def plan_keys(dealing: Dealing, lengths: Sequence[int], window: int | None) -> KeyPlan:
-    """The plan of one kind of layer for documents of these lengths, laid end to end."""
-    starts = [0, *accumulate(lengths)]
+def plan_keys(dealing: Dealing, documents: Documents, window: int | None) -> KeyPlan:
+    """The plan of one kind of layer for these documents."""
     owner = {chunk: rank for rank, held in enumerate(dealing.chunks) for chunk in held}
     receives = []
     for rank, held in enumerate(dealing.chunks):
         first_tokens = [dealing.chunk_range(chunk).start for chunk in held]
-        needs = [keys_before(first, starts, window) for first in first_tokens]
+        needs = [keys_before(first, documents.starts, window) for first in first_tokens]
         receives.append(_by_source(dealing, owner, rank, needs))
     return KeyPlan(window, tuple(receives))
 

@@ -21,12 +21,13 @@ Pure host integers, with the index tensors of `Segments`.
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 import torch
 
 from model.attention.segments import Segments
+from model.documents import Documents
 from parallel.sequence.dealing import Dealing
 from parallel.sequence.plan import KeyPlan, plan_keys
 
@@ -110,12 +111,9 @@ class Route:
         return (*self.local, *exchanged, *(call for step in self.steps for call in step.calls))
 
 
-def route(
-    dealing: Dealing, lengths: Sequence[int], rank: int, window: int | None, transport: Transport
-) -> Route:
-    """The work of `rank` for documents of these lengths in the layers that have this window."""
-    own = Own(dealing, lengths, rank)
-    plan = plan_keys(dealing, lengths, window)
+def route(own: "Own", window: int | None, transport: Transport) -> Route:
+    """A rank's work in the layers that have this window."""
+    dealing, plan = own.dealing, plan_keys(own.dealing, own.documents, window)
     most = max(plan.tokens_received(r) for r in range(dealing.size))
     if window is not None:
         exchange = _exchange_heads(own, plan, window) if most else None
@@ -149,13 +147,13 @@ class Part(NamedTuple):
 class Own:
     """The tokens of one rank, cut where documents or its ranges end."""
 
-    def __init__(self, dealing: Dealing, lengths: Sequence[int], rank: int) -> None:
-        self.rank = rank
+    def __init__(self, dealing: Dealing, documents: Documents, rank: int) -> None:
+        self.dealing, self.documents, self.rank = dealing, documents, rank
         self.parts: list[Part] = []
-        starts = [0, *accumulate(lengths)]
+        starts = documents.starts
         row = 0
         for held in dealing.ranges(rank):
-            position, document = held.start, bisect_right(starts, held.start) - 1
+            position, document = held.start, documents.at(held.start)
             while position < held.stop:
                 stop = min(held.stop, starts[document + 1])
                 rows = range(row, row + stop - position)

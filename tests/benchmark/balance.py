@@ -21,7 +21,7 @@ import numpy as np
 from traffic import LAYERS, RANKS, WINDOW, streams
 
 from parallel.sequence.balance import deal
-from parallel.sequence.chunk_costs import cut
+from parallel.sequence.chunk_costs import StreamCosts
 from parallel.sequence.dealing import Dealing
 from rank_work import attention_work, keys_received
 
@@ -83,7 +83,7 @@ def draw(lengths: tuple[int, ...], size: int) -> str:
         fill = "#c9ced6" if number % 2 else "#aab1bc"
         parts.append(_box(x, 34, wide, 14, fill, f"document of {length:,} tokens"))
         at += length
-    fine = cut(lengths, size * 64, LAYERS)
+    fine = StreamCosts(lengths, LAYERS).cut(size * 64)
     scale = height / fine.work.max()
     for number, layout in enumerate(ORDER):
         dealing = deal(layout, lengths, size, LAYERS)
@@ -105,7 +105,7 @@ def _panel(
 ) -> list[str]:
     """Chunks on the left, in pieces so fine that a chunk shows how its work grows; bars of the ranks on the right."""
     left, width, bars, size = 20, 600, 660, dealing.size
-    fine = cut(lengths, size * 64, LAYERS)
+    fine = StreamCosts(lengths, LAYERS).cut(size * 64)
     owner = {chunk: rank for rank, held in enumerate(dealing.chunks) for chunk in held}
     per_chunk = size * 64 // len(owner)
     base = top + 22 + height

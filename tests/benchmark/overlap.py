@@ -41,6 +41,7 @@ from torch import Tensor
 
 from model.attention.core import choose_core
 from model.attention.segments import BandedSegments, SegmentKernel, Segments
+from model.documents import Documents
 from model.initialization import initialize
 from model.transformer import Transformer
 from parallel.mesh import Mesh, start
@@ -250,7 +251,7 @@ def measure_layers(kind: str, mesh: Mesh) -> list[dict[str, Any]]:
     for layer, (window, lengths) in LAYERS.items():
         transport = "exchange" if layer in EXCHANGED else "ring"
         layout = ShardedLayout.from_share(
-            build_share(dealing, lengths, rank, {kind_of(window): window}, transport)
+            build_share(dealing, Documents.of(lengths), rank, {kind_of(window): window}, transport)
         )
         route = layout.routes[kind_of(window)]
         keys_T2GK = torch.stack((tensors[1], tensors[2]), dim=1)
@@ -271,7 +272,9 @@ def measure_model(covers: Mapping[str, float], mesh: Mesh) -> list[dict[str, Any
     model = Transformer(config, choose_core("auto", CPU, torch.float32))
     initialize(model, config, seed=0)
     dealing = deal_zigzag(TOKENS, size)
-    share = build_share(dealing, (TOKENS,), rank, {"full": None, "window": WINDOW}, "ring")
+    share = build_share(
+        dealing, Documents.of((TOKENS,)), rank, {"full": None, "window": WINDOW}, "ring"
+    )
     layout = ShardedLayout.from_share(share)
     cores = watched_cores(mesh, delays, BandedSegments(), SlowWire)
     held = Held(layout, positions(dealing, rank), *cores, TrafficMeter())

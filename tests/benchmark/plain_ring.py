@@ -35,6 +35,7 @@ from torch import Tensor
 from model.attention.kept import Attended
 from model.attention.segments import BandedSegments, Segments
 from model.attention.small_problems import Problem, attend, attend_backward
+from model.documents import Documents
 from model.packed_layout import PackedLayout
 from parallel.mesh import AxisGroup
 from parallel.sequence.dealing import Dealing
@@ -78,7 +79,7 @@ def plan(
     dealing: Dealing, lengths: Sequence[int], rank: int, window: int | None, rival: Rival
 ) -> PlainPlan:
     """dealing: zigzag."""
-    own, size, chunk = Own(dealing, lengths, rank), dealing.size, dealing.chunk_tokens
+    own, size, chunk = Own(dealing, Documents.of(lengths), rank), dealing.size, dealing.chunk_tokens
     first = _first_visible(lengths, window)[_positions(dealing, rank)]
     steps: list[tuple[Tile, ...]] = []
     for step in range(size):

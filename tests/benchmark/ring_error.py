@@ -20,6 +20,7 @@ from torch import Tensor
 
 from model.attention.core import AttentionCore
 from model.attention.dense import DenseCore
+from model.documents import Documents
 from model.packed_layout import PackedLayout
 from parallel.mesh import start
 from parallel.sequence.dealing import deal_zigzag
@@ -75,7 +76,9 @@ def on_ring(size: int, dtype: torch.dtype, window: int | None) -> list[Tensor]:
         core = (
             RingCore("full", mesh.sequence) if window is None else WindowCore("window", mesh.window)
         )
-        share = build_share(dealing, [TOKENS], rank, {kind_of(window): window}, "ring")
+        share = build_share(
+            dealing, Documents.of([TOKENS]), rank, {kind_of(window): window}, "ring"
+        )
         local = [x[held[rank]] for x in inputs(dtype)]
         return attend(core, local, ShardedLayout.from_share(share), window)
 

@@ -39,6 +39,7 @@ from data.batch import IGNORE
 from model.attention.core import AttentionCore, choose_core
 from model.attention.layer import Attention
 from model.config import ModelConfig
+from model.documents import Documents
 from model.initialization import initialize
 from model.layer_pattern import expand_pattern
 from model.transformer import Transformer
@@ -121,7 +122,7 @@ def hold(
     rank, size = mesh.sequence.rank, mesh.sequence.size
     dealing = deal("balanced" if core == "ours" else "zigzag", lengths, size, windows)
     layout = ShardedLayout.from_share(
-        build_share(dealing, lengths, rank, {kind_of(w): w for w in windows})
+        build_share(dealing, Documents.of(lengths), rank, {kind_of(w): w for w in windows})
     )
     meter = TrafficMeter()
     full: AttentionCore = RingCore("full", mesh.sequence, meter)
@@ -158,7 +159,7 @@ def check_agreement(mesh: Mesh) -> float:
     for lengths, window in product(HOSTILE, HOSTILE_WINDOWS):
         dealing = deal("zigzag", lengths, size, {window: 1})
         layout = ShardedLayout.from_share(
-            build_share(dealing, lengths, rank, {kind_of(window): window})
+            build_share(dealing, Documents.of(lengths), rank, {kind_of(window): window})
         )
         generator = torch.Generator().manual_seed(0)
         tensors = [

@@ -23,6 +23,7 @@ import numpy as np
 
 from data.packing.planner import BatchPlanner
 from data.packing.spans import BatchShape
+from model.documents import Documents
 from parallel.config import SequenceLayout
 from parallel.sequence.balance import deal
 from parallel.sequence.plan import plan_keys
@@ -40,7 +41,7 @@ NUM_DOCUMENTS = 20_000
 STREAMS = ("one", "mix", "short")
 
 
-class Documents:
+class MadeUpCorpus:
     """Lengths of a made-up corpus, for the packer."""
 
     def __init__(self, lengths: np.ndarray) -> None:
@@ -52,15 +53,15 @@ class Documents:
         return self.lengths[documents]
 
 
-def corpus(name: str) -> Documents:
+def corpus(name: str) -> MadeUpCorpus:
     """The documents of `mix` or `short`."""
     random = np.random.default_rng(0)
     if name == "short":
-        return Documents(random.integers(512, 1537, NUM_DOCUMENTS))
+        return MadeUpCorpus(random.integers(512, 1537, NUM_DOCUMENTS))
     body = random.lognormal(np.log(1_500), 1.2, NUM_DOCUMENTS)
     tail = 8_192 * (1 - random.random(NUM_DOCUMENTS)) ** (-1 / 1.5)
     lengths = np.where(random.random(NUM_DOCUMENTS) < 0.8, body, tail)
-    return Documents(np.clip(lengths, 16, 1 << 20).astype(np.int64))
+    return MadeUpCorpus(np.clip(lengths, 16, 1 << 20).astype(np.int64))
 
 
 def streams(name: str, num_tokens: int) -> Iterator[tuple[int, ...]]:
@@ -82,7 +83,7 @@ def shares(layout: str, lengths: tuple[int, ...], size: int) -> dict[str, np.nda
     dealing = deal(layout, lengths, size, LAYERS)
     found = {"model": np.zeros(size), "back": np.zeros(size)}
     for window, layers in LAYERS.items():
-        plan = plan_keys(dealing, lengths, window)
+        plan = plan_keys(dealing, Documents.of(lengths), window)
         # moved[rank, source]: tokens; in backward their gradients go the other way.
         moved = np.array(
             [[sum(map(len, pieces)) for pieces in by_source] for by_source in plan.receives]

@@ -20,6 +20,7 @@ from torch import Tensor
 from virtual_ranks import NoiseWire, attend_in_turns, axis_of, core_of, layout_of
 
 from model.attention.dense import DenseCore
+from model.documents import Documents
 from model.packed_layout import PackedLayout
 from parallel.sequence.balance import deal
 from parallel.sequence.dealing import Dealing, deal_contiguous
@@ -268,7 +269,9 @@ def _steps(unit: int, machine: Machine) -> Iterator[tuple[str, Callable[[], obje
         dealing = deal("zigzag", lengths, size, {None: 1})
         rank = size // 2
         streams = inputs(dealing.local_tokens, machine, widths=widths_of(machine))
-        share = build_share(dealing, lengths, rank, {"full": None, "window": window}, "auto")
+        share = build_share(
+            dealing, Documents.of(lengths), rank, {"full": None, "window": window}, "auto"
+        )
         name = f"rank {rank} of {size}: the layout goes to the device"
         yield name, lambda share=share: ShardedLayout.from_share(share, machine.device)
         for reach, transport in ((None, "ring"), (None, "exchange"), (window, "auto")):

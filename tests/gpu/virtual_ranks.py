@@ -22,6 +22,7 @@ from attention_accuracy import run_core
 from torch import Tensor
 
 from model.attention.core import AttentionCore
+from model.documents import Documents
 from parallel.mesh import AxisGroup
 from parallel.sequence.dealing import Dealing
 from parallel.sequence.layout import ShardedLayout, build_share
@@ -151,7 +152,8 @@ def layout_of(
 ) -> ShardedLayout:
     """What `rank` is told about the stream, on the device."""
     return ShardedLayout.from_share(
-        build_share(dealing, lengths, rank, {kind_of(window): window}, transport), device
+        build_share(dealing, Documents.of(lengths), rank, {kind_of(window): window}, transport),
+        device,
     )
 
 

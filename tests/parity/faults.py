@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from data.batch import IGNORE, PackedBatch
+from model.documents import Documents
 from parallel.mesh import AxisGroup
 from parallel.pipeline.stage import ScheduledStage
 from parallel.pipeline.tied import TiedWeight
@@ -110,10 +111,8 @@ def every_tensor_rank_counts_the_loss(patch: Patch) -> None:
 def window_is_one_key_too_long(patch: Patch) -> None:
     """In the plan and in every kernel call, so that nothing contradicts itself."""
 
-    def longer(
-        dealing: Dealing, lengths: Sequence[int], rank: int, window: int | None, how: Transport
-    ) -> Route:
-        return route(dealing, lengths, rank, window and window + 1, how)
+    def longer(own: Own, window: int | None, how: Transport) -> Route:
+        return route(own, window and window + 1, how)
 
     patch.setattr("parallel.sequence.layout.route", longer)
 
@@ -124,10 +123,8 @@ def halo_misses_its_first_key(patch: Patch) -> None:
     def shorter(call: Any, window: int) -> Any:
         return replace(call, segments=replace(call.segments, window=window - 1))
 
-    def shortsighted(
-        dealing: Dealing, lengths: Sequence[int], rank: int, window: int | None, how: Transport
-    ) -> Route:
-        found = route(dealing, lengths, rank, window, how)
+    def shortsighted(own: Own, window: int | None, how: Transport) -> Route:
+        found = route(own, window, how)
         if window is None or found.exchange is None:
             return found
         calls = tuple(shorter(call, window) for call in found.exchange.calls)
@@ -143,11 +140,9 @@ def two_kinds_swap_their_windows_on_one_rank(patch: Patch) -> None:
     def swapped(call: Any) -> Any:
         return replace(call, segments=replace(call.segments, window=other[call.segments.window]))
 
-    def confused(
-        dealing: Dealing, lengths: Sequence[int], rank: int, window: int | None, how: Transport
-    ) -> Route:
-        found = route(dealing, lengths, rank, window, how)
-        if window is None or rank != 1:
+    def confused(own: Own, window: int | None, how: Transport) -> Route:
+        found = route(own, window, how)
+        if window is None or own.rank != 1:
             return found
         exchange = found.exchange and replace(
             found.exchange, calls=tuple(map(swapped, found.exchange.calls))
@@ -173,14 +168,12 @@ def halo_reaches_into_another_document(patch: Patch) -> None:
         assert window is not None
         return range(0 if start in starts else max(0, start - (window - 1)), start)
 
-    def reaching(
-        dealing: Dealing, lengths: Sequence[int], rank: int, window: int | None, how: Transport
-    ) -> Route:
+    def reaching(own: Own, window: int | None, how: Transport) -> Route:
+        if window is None:
+            return route(own, window, how)
         with pytest.MonkeyPatch.context() as within:
-            if window is not None:
-                within.setattr("parallel.sequence.route.Own", _WithoutBorders)
-                within.setattr("parallel.sequence.plan.keys_before", needed)
-            return route(dealing, lengths, rank, window, how)
+            within.setattr("parallel.sequence.plan.keys_before", needed)
+            return route(_WithoutBorders(own.dealing, own.documents, own.rank), window, how)
 
     patch.setattr("parallel.sequence.layout.route", reaching)
 
@@ -188,8 +181,8 @@ def halo_reaches_into_another_document(patch: Patch) -> None:
 def full_layer_misses_keys_of_one_rank(patch: Patch) -> None:
     """What rank 1 should get from rank 0 is neither sent nor attended."""
 
-    def forgetful(dealing: Dealing, lengths: Sequence[int], window: int | None) -> KeyPlan:
-        plan = plan_keys(dealing, lengths, window)
+    def forgetful(dealing: Dealing, documents: Documents, window: int | None) -> KeyPlan:
+        plan = plan_keys(dealing, documents, window)
         if window is not None:
             return plan
         receives = [list(sources) for sources in plan.receives]
@@ -322,7 +315,7 @@ class Fault:
 # One key/value head for two ranks. Zigzag gives rank 1 the middle; most keys it lacks are with rank 0.
 TENSOR = Case(2, 1, 1, 1, "-", "-", 1, "llama", "everything")
 SEQUENCE = Case(1, 1, 2, 1, "-", "zigzag", 2, "llama", "everything")
-KINDS = replace(SEQUENCE, model="cohere")
+TWO_WINDOWS = replace(SEQUENCE, model="cohere")
 PIPELINE = Case(1, 2, 1, 1, "1f1b", "-", 2, "cohere", "everything")
 _KEYS = r"k_proj|v_proj"
 FAULTS = (
@@ -336,7 +329,7 @@ FAULTS = (
     Fault(every_tensor_rank_counts_the_loss, TENSOR, True, "loss of step 1"),
     Fault(window_is_one_key_too_long, SEQUENCE, False, "loss"),
     Fault(halo_misses_its_first_key, SEQUENCE, False, "loss"),
-    Fault(two_kinds_swap_their_windows_on_one_rank, KINDS, False, "loss", "valid tokens"),
+    Fault(two_kinds_swap_their_windows_on_one_rank, TWO_WINDOWS, False, "loss", "valid tokens"),
     Fault(halo_reaches_into_another_document, SEQUENCE, False, "loss"),
     Fault(full_layer_misses_keys_of_one_rank, SEQUENCE, False, "loss"),
     # A wrong backward: what layers above the last full (5) or windowed (6) one get is still right.

@@ -20,6 +20,7 @@ from data.batch import PackedBatch
 from data.packing.spans import starts_of
 from model.attention.core import choose_core
 from model.config import ModelConfig
+from model.documents import Documents
 from model.flops import parameter_count
 from model.layer_pattern import KindConfig, expand_pattern, layer_kinds
 from model.position.rotation import make_rotation
@@ -189,7 +190,7 @@ def test_sequence_ranks_receive_what_the_formula_says(tensor: int, ranks: int, l
             for spec in expand_pattern(config):
                 by_kind[spec.kind] += sequence_received(
                     stage,
-                    plan_keys(dealing, lengths, spec.window),
+                    plan_keys(dealing, Documents.of(lengths), spec.window),
                     rank // tensor,
                     in_steps=steps[spec.kind],
                     recomputed=keep == "input",

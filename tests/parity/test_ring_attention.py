@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from model.attention.dense import DenseCore
+from model.documents import Documents
 from model.packed_layout import PackedLayout
 from parallel.mesh import start
 from parallel.sequence.dealing import Dealing, deal_contiguous, deal_zigzag
@@ -86,7 +87,7 @@ def local(tensors, dealing, rank):
 
 def sharded(dealing, lengths, rank, window, transport="auto"):
     return ShardedLayout.from_share(
-        build_share(dealing, lengths, rank, {kind_of(window): window}, transport)
+        build_share(dealing, Documents.of(lengths), rank, {kind_of(window): window}, transport)
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model.attention.segments import BandedSegments
+from model.documents import Documents
 from parallel.mesh import Mesh, start
 from parallel.sequence import exchanged, ring
 from parallel.sequence.dealing import deal_zigzag
@@ -117,7 +118,9 @@ def test_only_the_last_gradients_of_a_full_layer_travel_with_nothing_to_compute(
             (full, None, SHORT, 1, 2, 0),
             (windowed, WINDOW, (TOKENS,), 1, 2, 0),
         ):
-            share = build_share(deal_zigzag(TOKENS, size), lengths, rank, {kind_of(window): window})
+            share = build_share(
+                deal_zigzag(TOKENS, size), Documents.of(lengths), rank, {kind_of(window): window}
+            )
             leaves = [torch.randn(TOKENS // size, n, 4, requires_grad=True) for n in (2, 1, 1)]
             watch.transfers = watch.exposed = 0
             out = core(*leaves, ShardedLayout.from_share(share), window)

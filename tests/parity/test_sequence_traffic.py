@@ -18,6 +18,7 @@ from collections import Counter
 import torch
 
 from model.attention.dense import visible_TS
+from model.documents import Documents
 from model.packed_layout import PackedLayout
 from parallel.mesh import start
 from parallel.sequence.dealing import Dealing, deal_contiguous, deal_zigzag
@@ -90,7 +91,9 @@ def test_received_bytes_equal_the_count_from_the_dense_mask():
         for dealing, lengths, dtype in cases:
             layers = [(None, t) for t in ("auto", "ring", "exchange")]
             for window, transport in [*layers, *((w, "auto") for w in WINDOWS)]:
-                share = build_share(dealing, lengths, rank, {kind_of(window): window}, transport)
+                share = build_share(
+                    dealing, Documents.of(lengths), rank, {kind_of(window): window}, transport
+                )
                 layout = ShardedLayout.from_share(share)
                 q, k, v = (
                     torch.randn(TOKENS // SIZE, n, HEAD_DIM, dtype=dtype).requires_grad_()
@@ -125,7 +128,7 @@ def test_nothing_to_move_starts_no_collective():
         mesh = start(torch.device("cpu"), 60, Topology(sequence=SIZE))
         dealing = deal_contiguous(TOKENS, SIZE)
         layout = ShardedLayout.from_share(
-            build_share(dealing, [24] * 4, rank, {"full": None, "window": 9})
+            build_share(dealing, Documents.of([24] * 4), rank, {"full": None, "window": 9})
         )
         for window, core in (
             (None, RingCore("full", mesh.sequence)),

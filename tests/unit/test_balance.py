@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.documents import Documents
 from parallel.config import SequenceLayout
 from parallel.sequence.balance import (
     GOAL,
@@ -19,7 +20,7 @@ from parallel.sequence.balance import (
     deal,
     deal_balanced,
 )
-from parallel.sequence.chunk_costs import cut
+from parallel.sequence.chunk_costs import StreamCosts
 from parallel.sequence.chunk_search import _fewer_keys, busiest, level
 from parallel.sequence.dealing import Dealing
 from parallel.sequence.plan import plan_keys
@@ -102,7 +103,7 @@ def test_work_and_keys_are_those_of_the_mask_and_of_the_plans(
     work, keys = np.zeros(3, dtype=int), np.zeros(3, dtype=int)
     for window, layers in windows.items():
         work += layers * np.array(visible_pairs(dealing, lengths, window))
-        plan = plan_keys(dealing, lengths, window)
+        plan = plan_keys(dealing, Documents.of(lengths), window)
         keys += layers * np.array([plan.tokens_received(rank) for rank in range(3)])
     assert attention_work(dealing, lengths, windows) == tuple(work)
     assert keys_received(dealing, lengths, windows) == tuple(keys)
@@ -126,14 +127,14 @@ def test_no_dealing_at_all_is_better_when_ours_misses_the_goal(
         return
     for count in chunk_counts(num_tokens, size):
         if size * count <= 12:
-            chunk_work = cut(lengths, size * count, windows).work.tolist()
+            chunk_work = StreamCosts(lengths, windows).cut(size * count).work.tolist()
             for hands in all_dealings(range(size * count), count):
                 assert max(sum(chunk_work[c] for c in hand) for hand in hands) >= max(ours)
 
 
 def test_a_dealing_that_swaps_do_not_find_is_found_by_search() -> None:
     """Nine chunks of one document on three ranks: level are the rows of a magic square, and no swap leads there."""
-    costs = cut((27,), 9, {None: 1})
+    costs = StreamCosts((27,), {None: 1}).cut(9)
     assert costs.work.tolist() == [6, 15, 24, 33, 42, 51, 60, 69, 78]
     goal = int(GOAL * 126)
     assert busiest(costs, level(costs, 3, goal)) > goal
@@ -180,7 +181,7 @@ def test_no_fewer_chunks_would_do() -> None:
     mean = Fraction(sum(attention_work(dealing, lengths, HYBRID)), 8)
     for count in chunk_counts(1 << 17, 8):
         if count < len(dealing.chunks[0]):
-            work = np.sort(cut(lengths, 8 * count, HYBRID).work)
+            work = np.sort(StreamCosts(lengths, HYBRID).cut(8 * count).work)
             assert work[-1] + work[: count - 1].sum() > GOAL * mean
 
 
@@ -201,7 +202,7 @@ def test_neighbours_share_a_rank_where_that_costs_no_balance() -> None:
 def test_the_gain_of_a_swap_is_the_difference_of_the_whole_sums(seed: int, window: int) -> None:
     random = np.random.default_rng(seed)
     lengths = documents(96, set(random.integers(1, 96, 5).tolist()))
-    costs = cut(lengths, 12, {window: 2, None: 1})
+    costs = StreamCosts(lengths, {window: 2, None: 1}).cut(12)
     held = np.sort(random.permutation(12).reshape(3, 4), axis=1)
     pairs = [(a, b) for x in range(3) for y in range(3) if x != y for a in held[x] for b in held[y]]
     coming, going = np.array(pairs).T

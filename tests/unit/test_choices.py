@@ -10,6 +10,7 @@ from model.attention.core import IMPLEMENTATIONS
 from model.block import BLOCKS
 from model.config import ModelConfig
 from model.feed_forward.dense import GATES
+from model.layer_pattern import LAYER_KINDS, KindConfig
 from model.norm import NORMS
 from model.position.config import READ, RopeConfig
 from model.recompute import RUNNERS
@@ -37,6 +38,7 @@ def choices(schema: Any, name: str) -> set[str]:
         (ModelConfig, "attention_backend", ["auto", *BACKENDS]),
         (ModelConfig, "attention_backend", ["auto", *(each.backend.name for each in IMPLEMENTATIONS)]),
         (RopeConfig, "scaling", READ),
+        (KindConfig, "like", ["", *LAYER_KINDS]),
         (ParallelConfig, "pipeline_schedule", SCHEDULES),
         (ParallelConfig, "pipeline_schedule", STAGES_PER_RANK),
         (OptimizerConfig, "name", OPTIMIZERS),

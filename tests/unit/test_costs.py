@@ -12,6 +12,7 @@ import torch
 
 from model.attention.core import choose_core
 from model.config import ModelConfig
+from model.documents import Documents
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern
 from model.transformer import Transformer
@@ -264,7 +265,7 @@ def _sequence(stage: StageShape, ranks: int, keep: str) -> tuple[int, Received]:
     dealing = deal("zigzag", [STREAM], ranks, windows)
     kept, received = 0, Received()
     for window, layers in held.items():
-        plan, rank = plan_keys(dealing, [STREAM], window), ranks // 2
+        plan, rank = plan_keys(dealing, Documents.of([STREAM]), window), ranks // 2
         kept += layers * plan.tokens_received(rank) if window is not None else 0
         received += (
             sequence_received(

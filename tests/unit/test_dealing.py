@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.documents import Documents
 from parallel.config import SequenceLayout
 from parallel.sequence.balance import deal, dealing_problem
 from parallel.sequence.dealing import Dealing, deal_zigzag
@@ -65,7 +66,7 @@ def test_a_plan_receives_exactly_the_keys_on_other_ranks_that_a_local_query_atte
 ) -> None:
     lengths, size = stream
     dealing = deal(layout, lengths, size, {window: 1})
-    plan, owner = plan_keys(dealing, lengths, window), owners(dealing)
+    plan, owner = plan_keys(dealing, Documents.of(lengths), window), owners(dealing)
     mask = visible(lengths, window)
     for rank in range(size):
         wanted = mask[owner == rank].any(axis=0)

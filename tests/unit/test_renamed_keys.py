@@ -12,6 +12,8 @@ from model.layer_pattern import KindConfig
 from model.position.config import RopeConfig
 from train.checkpointing.state import FORMAT, RunState, differences, read_state
 from train.configuration.compose import ConfigMistakes, compose_run, from_yaml, to_yaml
+from train.configuration.renamed_keys import renamed_model
+from train.configuration.typed import read
 from train.configuration.typed_model import typed_model
 
 PATTERN = ["window_rope", "window_rope", "window_rope", "full_rope"]
@@ -33,6 +35,17 @@ def written(folder: Path, model: dict[str, Any]) -> Path:
     return folder
 
 
+def changed(state: RunState, model: ModelConfig, *allowed: str) -> list[str]:
+    """What of the model keeps a run from going on."""
+    same = {
+        "optimizer": state.optimizer,
+        "rope_base": {},
+        "data": {},
+        "tokenizer": {"sha256": "", "bos_id": None},
+    }
+    return differences(state, model, **same, allowed=allowed)
+
+
 def test_the_model_of_an_older_checkpoint_has_its_rotations_by_kind(tmp_path: Path) -> None:
     old = before_kinds(rope_window=RopeConfig(base=500.0), rope_full=YARN)
     state = read_state(written(tmp_path, old))
@@ -42,16 +55,16 @@ def test_the_model_of_an_older_checkpoint_has_its_rotations_by_kind(tmp_path: Pa
     }
     model = ModelConfig(layer_pattern=PATTERN, kinds=kinds)
     assert typed_model(state.model) == model
-    assert differences(state, model, rope_base={}, data={}, allowed=[]) == []
+    assert changed(state, model) == []
 
 
 def test_an_older_checkpoint_of_plain_rotations_goes_on(tmp_path: Path) -> None:
     state = read_state(written(tmp_path, before_kinds()))
     model = ModelConfig(layer_pattern=PATTERN)
     assert typed_model(state.model) == model
-    assert differences(state, model, rope_base={}, data={}, allowed=[]) == []
+    assert changed(state, model) == []
     said_plainly = replace(model, kinds={"full_rope": KindConfig()})
-    assert differences(state, said_plainly, rope_base={}, data={}, allowed=[]) == []
+    assert changed(state, said_plainly) == []
 
 
 def test_a_changed_kind_is_named(tmp_path: Path) -> None:
@@ -59,11 +72,11 @@ def test_a_changed_kind_is_named(tmp_path: Path) -> None:
     trained = ModelConfig(layer_pattern=["near", "full_nope"], kinds={"near": near})
     state = RunState(model=asdict(trained))
     wanted = replace(trained, kinds={"near": replace(near, window=7, rope=RopeConfig(base=9.0))})
-    window, rope = differences(state, wanted, rope_base={}, data={}, allowed=[])
+    window, rope = changed(state, wanted)
     assert window.startswith("model.kinds.near.window=7: the checkpoint's model has 5;")
     assert rope.startswith("model.kinds.near.rope.base=9.0: the checkpoint's model has 0.0;")
     assert rope.endswith("checkpoint.allow_changes=[rope_scaling]")
-    assert differences(state, wanted, rope_base={}, data={}, allowed=["rope_scaling"]) == [window]
+    assert changed(state, wanted, "rope_scaling") == [window]
 
 
 def test_an_older_configuration_is_read_with_the_same_effect() -> None:
@@ -105,3 +118,10 @@ def test_kinds_are_declared_and_set_on_the_command_line() -> None:
     }
     assert config.model.problems() == []
     assert from_yaml(to_yaml(config)) == config
+
+
+def test_a_setting_under_both_names_is_one_mistake() -> None:
+    both = renamed_model({"rope_full": {"base": 9.0}, "kinds": {"full_rope": {"rope": {}}}})
+    _, mistakes = read(ModelConfig, both, "model")
+    assert list(mistakes) == ["model.rope_full"]
+    assert renamed_model({"kinds": 5, "rope_full": {}}) == {"kinds": 5, "rope_full": {}}

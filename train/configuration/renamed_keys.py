@@ -19,12 +19,17 @@ def new_name(key: str) -> str | None:
 
 
 def renamed_model(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `ModelConfig` as any version wrote them, under today's names."""
-    renamed = {key: value for key, value in content.items() if key not in _ROTATION}
-    plain = asdict(RopeConfig())
+    """Fields of `ModelConfig` as any version wrote them, under today's names.
+
+    A setting that stands there under both names keeps both: the old one is then an unknown key.
+    """
+    renamed, plain = dict(content), asdict(RopeConfig())
+    kinds = content.get("kinds") or {}
     for old, kind in _ROTATION.items():
-        rope = content.get(old, {})
-        if isinstance(rope, Mapping) and {**plain, **rope} == plain:
+        rope = content.get(old)
+        if not (isinstance(rope, Mapping) and isinstance(kinds, Mapping)) or kind in kinds:
             continue
-        renamed["kinds"] = {**renamed.get("kinds", {}), kind: {"rope": rope}}
+        del renamed[old]
+        if {**plain, **rope} != plain:
+            renamed["kinds"] = kinds = {**kinds, kind: {"rope": dict(rope)}}
     return renamed

@@ -58,7 +58,8 @@ def evaluate(trainer: Trainer, mesh: Mesh, held_out: HeldOut, rope_base: float) 
     sums = np.zeros((len(ROWS), length))  # by position
     for batch in held_out.streams:
         # One at a time: what is kept is one stream's losses, however large the set is.
-        losses = trainer.token_losses([to_device(batch, mesh.device)], rope_base)
+        stream = to_device(batch, mesh.device)
+        losses = trainer.token_losses([stream], rope_base)
         if losses is None:
             continue
         tokens_T, targets_T = batch.tokens_T.numpy(), batch.targets_T.numpy()
@@ -69,8 +70,7 @@ def evaluate(trainer: Trainer, mesh: Mesh, held_out: HeldOut, rope_base: float) 
             ngram.bigram,
             np.ones(len(targets_T)),
         )
-        positions_T = np.concatenate([np.arange(n) for n in batch.lengths])
-        positions_T = np.concatenate([positions_T[r.start : r.stop] for r in batch.ranges])
+        positions_T = stream.layout.positions_T.cpu().numpy()
         valid_T = targets_T != IGNORE
         for row, losses_T in enumerate(columns):
             sums[row] += np.bincount(positions_T[valid_T], losses_T[valid_T], minlength=length)
