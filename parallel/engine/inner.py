@@ -24,11 +24,11 @@ def inner_optimizer(
     config: OptimizerConfig, parameters: NamedParameters, mesh: Mesh, objective: nn.Module
 ) -> torch.optim.Optimizer:
     """The optimizer of this name over groups of parameters; its learning rate comes with every step."""
-    row = OPTIMIZERS[config.name]
+    row, named = OPTIMIZERS[config.name], parameters.named
     groups: list[dict[str, Any]] = [
-        {"params": [parameters.named[name] for name in group.names], "weight_decay": group.weight_decay}
-        for group in row.groups(parameters.named, config)
-    ]  # fmt: skip
+        {"params": [named[name] for name in group.names], "weight_decay": group.weight_decay}
+        for group in row.groups(named, config)
+    ]
     groups = _without_empty(groups, parameters, mesh, objective)
     if isinstance(row, MatrixOptimizer):
         return MatrixUpdates(groups, row, config)
@@ -63,7 +63,7 @@ def create_states(
     """Make every state now, with zeros; torch's optimizers make theirs at their first step.
 
     A checkpoint may be saved or restored before that. The step count stands where torch's AdamW has it.
-    """  # fmt: skip
+    """
     on_device = bool(inner.defaults.get("fused"))
     states = list(states)
     for master in masters:
