@@ -1,7 +1,5 @@
 """What lies under the output prefixes already: the same files, an unfinished job, or somebody's other work."""
 
-from pathlib import Path
-
 from data.prepare.append_journal import read_header
 from data.prepare.identity import FILES, differences
 from data.prepare.options import PrepareOptions
@@ -14,6 +12,7 @@ from data.tokens.prefix import (
     manifest_path,
     ngram_path,
     partial,
+    temporary_files,
 )
 
 PARTS = ("training", "held-out")
@@ -104,7 +103,9 @@ def _undescribed(prefix: str) -> str:
 
 
 def remove_outdated(prefix: str, *, keep_errors: bool) -> None:
-    """Remove what is not true of the new tokens of a prefix, the manifest first."""
-    paths: list[Path] = [manifest_path(prefix), ngram_path(prefix)]
-    for path in paths if keep_errors else [*paths, errors_path(prefix)]:
+    """Remove what is not true of the new tokens of a prefix, the manifest first, and what kills left of it."""
+    paths = [manifest_path(prefix), ngram_path(prefix)]
+    if not keep_errors:
+        paths.append(errors_path(prefix))
+    for path in [*paths, *temporary_files(prefix)]:
         path.unlink(missing_ok=True)

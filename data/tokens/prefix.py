@@ -67,11 +67,9 @@ def partial(path: Path) -> Path:
     return path.with_name(f"{path.name}{_PARTIAL}")
 
 
-def own_files(prefix: str | Path) -> list[Path]:
-    """Every file of the prefix that is there, with the temporary ones that a kill left."""
-    named = [Path(f"{prefix}.{suffix}") for suffix in OWN_SUFFIXES]
-    hidden = [found for path in named for found in leftovers(path)]
-    return [path for path in named if path.is_file()] + hidden
+def temporary_files(prefix: str | Path) -> set[Path]:
+    """Files of the prefix that a kill left before they had their name, or that are being written."""
+    return {found for suffix in OWN_SUFFIXES for found in leftovers(Path(f"{prefix}.{suffix}"))}
 
 
 def belongs_to(prefixes: Sequence[str | Path]) -> Callable[[str], bool]:

@@ -20,7 +20,7 @@ from data.prepare.options import PrepareOptions
 from data.tokenizer.sentencepiece_model import Tokenizer, train
 from data.tokens import manifest
 from data.tokens.indexed_dataset import IndexedDataset, write_index
-from data.tokens.prefix import OWN_SUFFIXES, manifest_path, own_files
+from data.tokens.prefix import OWN_SUFFIXES, manifest_path, temporary_files
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "\u03b7\u03c4\u03b1", "\U0001f600"]
@@ -82,8 +82,13 @@ def _blocks_encoded(monkeypatch: pytest.MonkeyPatch, options: PrepareOptions) ->
     return len(blocks)
 
 
+def _own_files(prefix: str) -> list[Path]:
+    named = [Path(f"{prefix}.{suffix}") for suffix in OWN_SUFFIXES]
+    return [path for path in [*named, *temporary_files(prefix)] if path.is_file()]
+
+
 def _contents(prefix: str) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in own_files(prefix)}
+    return {path.name: path.read_bytes() for path in _own_files(prefix)}
 
 
 def _changed(options: PrepareOptions, folder: Path, what: str) -> tuple[PrepareOptions, str]:
@@ -121,7 +126,10 @@ def test_files_of_other_inputs_or_options_are_replaced_only_with_overwrite(
         prepare(other)
     assert "\n" not in str(error.value)
     assert _contents(options.output) == before
+    left = Path(options.output).with_name(".web.crc.host.1.tmp")
+    left.write_bytes(b"what a kill left")
     made = prepare(replace(other, overwrite=True))
+    assert not left.exists()
     after = _contents(options.output)
     assert after["web.bin"] != before["web.bin"] or what == "text field"
     assert "web.ngram" not in after, "counts of tokens that are no more"
@@ -236,7 +244,7 @@ def test_every_file_that_a_run_leaves_is_no_input(
     Path(f"{options.output}.errors.jsonl").write_text('{"line": 1}\n')
     Path(f"{options.output}.idx.partial").write_bytes(b"\xff")
     (tmp_path / "corpus" / ".web.ngram.host.1.tmp").write_bytes(b"\xff")
-    names = {path.name.removeprefix("web.") for path in own_files(options.output)}
+    names = {path.name.removeprefix("web.") for path in _own_files(options.output)}
     assert names == {*OWN_SUFFIXES, ".web.ngram.host.1.tmp"}
     assert prepare(options) == (made,), "found made: none of them is an input"
     # Nor are they for another output in the same folder.
