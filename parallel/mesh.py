@@ -16,8 +16,8 @@ from torch.distributed.distributed_c10d import (
 )
 
 from parallel.launcher import launched_local_rank
-from parallel.rendezvous.council import Council
 from parallel.rendezvous.meeting import Meeting, meet_all
+from parallel.rendezvous.store_gather import StoreGather
 from parallel.timeouts import Timeouts, axis_name
 from parallel.topology import Axis, Topology
 from parallel.watch.verdict import Members, rank_ranges
@@ -171,10 +171,10 @@ class Mesh:
             dist.all_gather_object(box, value, group=group)
         return box
 
-    def council(self, purpose: str) -> Council:
+    def through_store(self, purpose: str) -> StoreGather:
         """Where ranks can be heard that no group reaches; one for every purpose."""
         store = self.world.store or _get_default_store()
-        return Council(PrefixStore(purpose, store), self.rank, self.world_size)
+        return StoreGather(PrefixStore(purpose, store), self.rank, self.world_size)
 
     def together(self, work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
         """`work()` on every rank; if any rank refuses, every rank raises that rank's reason. Collective.

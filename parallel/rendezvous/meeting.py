@@ -28,7 +28,7 @@ from parallel.launcher import (
     launcher_keeps_store,
     meeting_place,
 )
-from parallel.rendezvous.council import Council
+from parallel.rendezvous.store_gather import StoreGather
 from parallel.watch.verdict import rank_ranges
 
 Words = Sequence[tuple[int, str]]
@@ -52,7 +52,9 @@ class Meeting:
         self._prefix = secrets.token_hex(8)
         if self.rank:
             self._ask()
-        self.council = Council(PrefixStore(self._prefix, self._door), self.rank, self.world_size)
+        self.through_store = StoreGather(
+            PrefixStore(self._prefix, self._door), self.rank, self.world_size
+        )
 
     def connect(self) -> Store:
         """A new connection, for one thread, to what is this attempt's alone."""
@@ -64,13 +66,13 @@ class Meeting:
         word: what this rank has to say. judge: the main rank's, from what all said who came in time; two may
         have come with one rank, and none with another.
         """
-        self.council.say("roll call", word)
+        self.through_store.say("roll call", word)
         if self.rank == 0:
-            said = self.council.hear("roll call", self._patience, meanwhile=self._answer)
+            said = self.through_store.hear("roll call", self._patience, meanwhile=self._answer)
             found = judge(said)
-            self.council.decide("roll call", json.dumps(found), listeners=len(said) - 1)
+            self.through_store.decide("roll call", json.dumps(found), listeners=len(said) - 1)
             return found
-        decision = self.council.await_decision("roll call", self._patience + _LONGER)
+        decision = self.through_store.await_decision("roll call", self._patience + _LONGER)
         if decision is None:
             return [f"{socket.gethostname()}: rank 0 came to {_place()} and fell silent"]
         return [str(line) for line in json.loads(decision)]

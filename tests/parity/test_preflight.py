@@ -179,7 +179,7 @@ def test_ranks_of_a_restart_never_meet_the_dead(
         store = meeting.connect()
         if rank == 0:
             store.set("key", f"attempt of {os.getpid()}")
-        meeting.council.line_up("set", 20)
+        meeting.through_store.line_up("set", 20)
         return found, store.get("key")
 
     run_on_ranks(first, 3)

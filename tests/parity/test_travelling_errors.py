@@ -8,7 +8,7 @@ import pytest
 
 from model.huggingface.refusal import CannotExpress
 from parallel.links import TransferFailed
-from parallel.rendezvous.council import StoreLost
+from parallel.rendezvous.store_gather import StoreLost
 from train.configuration.compose import ConfigMistakes
 from train.preflight.check import Unsound
 from train.preflight.judge import Verdict

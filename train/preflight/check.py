@@ -28,7 +28,7 @@ from parallel.links import (
     try_group,
 )
 from parallel.mesh import Mesh, arrange
-from parallel.rendezvous.council import Council, StoreLost
+from parallel.rendezvous.store_gather import StoreGather, StoreLost
 from parallel.topology import Topology
 from parallel.watch.waiting import waiting
 from train.configuration import validate
@@ -63,29 +63,29 @@ def check(config: RunConfig, mesh: Mesh, schedule: Schedule) -> Verdict:
     Raises:
         Unsound: on every rank, all problems at once.
     """
-    council = mesh.council("preflight")
+    through_store = mesh.through_store("preflight")
     patience = config.parallel.first_step_seconds
     brief, own = Brief({}, {}, None), list[str]()
     try:
         if mesh.is_main:
             brief, own = _prepare(config)
-            council.is_first(_machine())
-            council.decide("brief", json.dumps(dataclasses.asdict(brief)))
+            through_store.is_first(_machine())
+            through_store.decide("brief", json.dumps(dataclasses.asdict(brief)))
         else:
-            brief = _hear_brief(council, patience)
+            brief = _hear_brief(through_store, patience)
         # Whoever comes first looks at the host for all; on the main rank's host that is the main rank.
-        looks_at_host = mesh.is_main or council.is_first(_machine())
+        looks_at_host = mesh.is_main or through_store.is_first(_machine())
         facts = collect(config, mesh, brief, own, looks_at_host=looks_at_host)
-        council.say("facts", json.dumps(facts.to_json()))
+        through_store.say("facts", json.dumps(facts.to_json()))
         topologies = layouts(schedule, mesh.world_size)
-        trial = _try_groups(config, mesh, topologies, council)
+        trial = _try_groups(config, mesh, topologies, through_store)
         forget_memory(mesh.device)
-        council.say("trials", json.dumps(trial.to_json()))
+        through_store.say("trials", json.dumps(trial.to_json()))
         if mesh.is_main:
-            verdict = _judge(config, mesh, topologies, council)
-            council.decide("verdict", json.dumps(dataclasses.asdict(verdict)))
+            verdict = _judge(config, mesh, topologies, through_store)
+            through_store.decide("verdict", json.dumps(dataclasses.asdict(verdict)))
         else:
-            verdict = _hear_verdict(council, patience)
+            verdict = _hear_verdict(through_store, patience)
     except (StoreLost, TimeoutError) as error:
         line = f"preflight on {this_host()[0]}: {error}"
         raise Unsound(Verdict([line], [], "", "", broken=True), alone=True) from error
@@ -140,9 +140,9 @@ def _prepare(config: RunConfig) -> tuple[Brief, list[str]]:
     return Brief(settings(config), stamps(config), token), found
 
 
-def _hear_brief(council: Council, patience: float) -> Brief:
+def _hear_brief(through_store: StoreGather, patience: float) -> Brief:
     with waiting("", "the main rank to make and check the corpus"):
-        told = council.await_decision("brief", patience)
+        told = through_store.await_decision("brief", patience)
     if told is None:
         raise TimeoutError(f"the main rank gave no sign in {patience:g} s")
     content: dict[str, Any] = json.loads(told)
@@ -150,16 +150,16 @@ def _hear_brief(council: Council, patience: float) -> Brief:
     return Brief(content["settings"], content["stamps"], Token(**token) if token else None)
 
 
-def _hear_verdict(council: Council, patience: float) -> Verdict:
+def _hear_verdict(through_store: StoreGather, patience: float) -> Verdict:
     with waiting("", "the main rank's verdict"):
-        told = council.await_decision("verdict", patience)
+        told = through_store.await_decision("verdict", patience)
     if told is None:
         raise TimeoutError(f"the main rank gave no verdict in {patience:g} s")
     return Verdict(**json.loads(told))
 
 
 def _try_groups(
-    config: RunConfig, mesh: Mesh, topologies: Sequence[Topology], council: Council
+    config: RunConfig, mesh: Mesh, topologies: Sequence[Topology], through_store: StoreGather
 ) -> Trial:
     """Every group of this rank, one after the other; all ranks begin each together.
 
@@ -170,7 +170,7 @@ def _try_groups(
     reads_all = config.data.full_check
     patience = config.parallel.first_step_seconds if reads_all else wanted.join_seconds
     with waiting("", "all ranks to give their facts"):
-        here = council.line_up("facts", patience)
+        here = through_store.line_up("facts", patience)
     if mesh.world_size == 1 or not wanted.links or not here:
         return trial
     try:
@@ -179,34 +179,34 @@ def _try_groups(
         trial.groups.append(GroupTest("control", 0, latency))
     except TransferFailed as failed:
         trial.groups.append(GroupTest("control", 0, error=str(failed)))
-        council.raise_flag("failed")
+        through_store.raise_flag("failed")
     tried = set()
     for layout, topology in enumerate(topologies):
-        if layout and council.has_flag("failed"):
+        if layout and through_store.has_flag("failed"):
             break  # making groups together needs all connections
         for name, group in groups_of(arrange(mesh.world, topology)).items():
             if id(group.group) in tried:
                 continue
             tried.add(id(group.group))
             with waiting(group.description, "all ranks to come to the next group"):
-                if not council.line_up(f"{layout} {name}", 4 * limit + _SLACK):
+                if not through_store.line_up(f"{layout} {name}", 4 * limit + _SLACK):
                     return trial
             measures = layout == 0 and name in MEASURED
             length = wanted.link_bytes or message_bytes(mesh.device)
             test = try_group(name, group, mesh.device, num_bytes=length * measures, seconds=limit)
             if test.error:
-                council.raise_flag("failed")
+                through_store.raise_flag("failed")
             trial.groups.append(dataclasses.replace(test, layout=layout))
-    council.line_up("tried", 4 * limit + _SLACK)
+    through_store.line_up("tried", 4 * limit + _SLACK)
     return trial
 
 
 def _judge(
-    config: RunConfig, mesh: Mesh, topologies: Sequence[Topology], council: Council
+    config: RunConfig, mesh: Mesh, topologies: Sequence[Topology], through_store: StoreGather
 ) -> Verdict:
     """On the main rank; who has not spoken by now will not."""
-    facts = [Facts.from_json(json.loads(word)) for _, word in council.hear("facts", _SLACK)]
-    trials = [Trial.from_json(json.loads(word)) for _, word in council.hear("trials", _SLACK)]
+    facts = [Facts.from_json(json.loads(word)) for _, word in through_store.hear("facts", _SLACK)]
+    trials = [Trial.from_json(json.loads(word)) for _, word in through_store.hear("trials", _SLACK)]
     verdict, content = judge(
         facts,
         trials,

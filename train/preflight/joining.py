@@ -49,13 +49,13 @@ def _end(meeting: Meeting, seconds: float) -> None:
 
 def _tell(meeting: Meeting, state: str, seconds: float) -> bool:
     """Whether the main rank has told it, or is about to."""
-    council = meeting.council
-    council.say("stuck", json.dumps([socket.gethostname(), state]))
+    through_store = meeting.through_store
+    through_store.say("stuck", json.dumps([socket.gethostname(), state]))
     if meeting.rank:
-        return council.await_decision("stuck", 2 * _MOMENT) is not None
-    said = council.hear("stuck", _MOMENT)
+        return through_store.await_decision("stuck", 2 * _MOMENT) is not None
+    said = through_store.hear("stuck", _MOMENT)
     refuse(stuck_problems(said, meeting.world_size, seconds))
-    council.decide("stuck", "told", listeners=len(said) - 1)
+    through_store.decide("stuck", "told", listeners=len(said) - 1)
     return True
 
 

@@ -1,4 +1,4 @@
-"""Words from every rank to the main rank and one decision back, through the store where the ranks met.
+"""A gather and a broadcast of strings through the store where the ranks met, for when process groups may be broken.
 
 Slow, but it works where no process group does: a rank that cannot talk to its peers can still be heard here,
 and one that is not heard can be named. Nothing waits longer than it is told to, also when the store's host is
@@ -38,7 +38,7 @@ class StoreLost(ValueError):
         return StoreLost, ()
 
 
-class Council:
+class StoreGather:
     """One rank's seat. Every topic is used once. Everything raises `StoreLost`.
 
     A store's connection serves one call at a time, so waiting is looking again and again.
