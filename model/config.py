@@ -108,8 +108,4 @@ class ModelConfig:
             found.append(
                 f"model.norm_at={self.norm_at}: a parallel block has one norm, before; use block=sequential"
             )
-        if self.qk_norm_over != "head" and not self.qk_norm:
-            found.append(
-                f"model.qk_norm_over={self.qk_norm_over}: has no effect without a norm; set model.qk_norm=true"
-            )
         return found

@@ -144,6 +144,17 @@ def layer_kind(config: PatternSource, name: str) -> LayerKind:
     return LAYER_KINDS[settings.like if settings and settings.like else name]
 
 
+def uses_model_window(config: PatternSource) -> bool:
+    """Whether a layer has the window of the model, not one of its kind.
+
+    Raises KeyError for an unknown kind.
+    """
+    return any(
+        layer_kind(config, name).windowed and not config.kinds.get(name, KindConfig()).window
+        for name in config.layer_pattern
+    )
+
+
 def pattern_problems(config: PatternSource, head_dim: int) -> list[str]:
     """Every rule that the pattern and its kinds break, one line each."""
     pattern, known = config.layer_pattern, dict.fromkeys([*LAYER_KINDS, *config.kinds])

@@ -91,5 +91,7 @@ def _small_run(corpus: SmallCorpus, outputs: Path, changes: dict[str, str]) -> l
         "schedule": "small",
         "logging.wandb.mode": "disabled",
         "evaluation.max_tokens": "2048",
-    } | changes
-    return [f"{key}={value}" for key, value in values.items()]
+    }
+    if changes.get("evaluation.enabled") == "false":
+        del values["evaluation.max_tokens"]  # would have no effect
+    return [f"{key}={value}" for key, value in (values | changes).items()]

@@ -43,16 +43,16 @@ def attend_exchanged(
     v_TGK: Tensor,
     sinks_H: Tensor | None,
     *,
-    job: "ExchangeJob",
+    plan: "Plan",
 ) -> Tensor:
     """o_THK of the local queries, beside their sinks."""
     run = ExchangedAttention.apply
-    o_THK: Tensor = run(q_THK, k_TGK, v_TGK, sinks_H, job)  # type: ignore[no-untyped-call]
+    o_THK: Tensor = run(q_THK, k_TGK, v_TGK, sinks_H, plan)  # type: ignore[no-untyped-call]
     return o_THK
 
 
 @dataclass(frozen=True, eq=False)
-class ExchangeJob:
+class Plan:
     """What is exchanged, over which wire, and how it is computed with.
 
     join: how calls over what came meet the local ones: `put_part` where no query is in both, otherwise
@@ -75,10 +75,12 @@ class ExchangedAttention(torch.autograd.Function):
         k_TGK: Tensor,
         v_TGK: Tensor,
         sinks_H: Tensor | None,
-        job: ExchangeJob,
+        plan: Plan,
     ) -> Tensor:
-        route, wire, join = job.route, job.wire, job.join
-        kernel = choose_segment_kernel(q_THK.device.type, q_THK.dtype, q_THK.shape[-1], job.softcap)
+        route, wire, join = plan.route, plan.wire, plan.join
+        kernel = choose_segment_kernel(
+            q_THK.device.type, q_THK.dtype, q_THK.shape[-1], plan.softcap
+        )
         exchange = route.exchange
         kv_T2GK = torch.stack((k_TGK, v_TGK), dim=1)
         pending = None
@@ -102,7 +104,7 @@ class ExchangedAttention(torch.autograd.Function):
 
         o_THK, lse_TH = kept(attend)
         came_R2GK = came()
-        ctx.job, ctx.kernel = job, kernel
+        ctx.plan, ctx.kernel = plan, kernel
         ctx.save_for_backward(q_THK, kv_T2GK, o_THK, lse_TH, came_R2GK, sinks_H)
         return o_THK
 
@@ -110,8 +112,8 @@ class ExchangedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, do_THK: Tensor) -> tuple[Tensor | None, ...]:
         q_THK, kv_T2GK, o_THK, lse_TH, came_R2GK, sinks_H = ctx.saved_tensors
-        route: Route = ctx.job.route
-        wire: Wire = ctx.job.wire
+        route: Route = ctx.plan.route
+        wire: Wire = ctx.plan.wire
         kernel: SegmentKernel = ctx.kernel
         attended = Attended(o_THK, lse_TH)
         do_THK = do_THK.contiguous()

@@ -36,7 +36,7 @@ from model.attention.segments import SegmentKernel
 from model.attention.sinks import sinks_gradient, with_sinks
 from model.packed_layout import PackedLayout
 from parallel.mesh import AxisGroup
-from parallel.sequence.exchanged import ExchangeJob, attend_exchanged
+from parallel.sequence.exchanged import Plan, attend_exchanged
 from parallel.sequence.layout import ShardedLayout
 from parallel.sequence.local import Gradients, attend_calls, attend_calls_backward
 from parallel.sequence.merge import merge_part, put_part
@@ -79,8 +79,8 @@ class RingCore:
         assert window is None, "layers with a window have WindowCore"
         route = layout.routes[self.kind]
         if not route.steps:
-            job = ExchangeJob(route, self.wire, merge_part, self.softcap)
-            return attend_exchanged(q_THK, k_TGK, v_TGK, sinks_H, job=job)
+            plan = Plan(route, self.wire, merge_part, self.softcap)
+            return attend_exchanged(q_THK, k_TGK, v_TGK, sinks_H, plan=plan)
         run = _RingAttention.apply
         o_THK: Tensor = run(q_THK, k_TGK, v_TGK, sinks_H, route, self)  # type: ignore[no-untyped-call]
         return o_THK

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.packed_layout import PackedLayout
 from parallel.mesh import AxisGroup
-from parallel.sequence.exchanged import ExchangeJob, attend_exchanged
+from parallel.sequence.exchanged import Plan, attend_exchanged
 from parallel.sequence.layout import ShardedLayout
 from parallel.sequence.merge import put_part
 from parallel.sequence.traffic import TrafficMeter
@@ -48,5 +48,5 @@ class WindowCore:
         """See `AttentionCore`: local tokens in, local tokens out. Collective over the axis."""
         assert isinstance(layout, ShardedLayout), "a sequence rank needs its share of the stream"
         assert window is not None, "layers without a window have RingCore"
-        job = ExchangeJob(layout.routes[self.kind], self.wire, put_part, self.softcap)
-        return attend_exchanged(q_THK, k_TGK, v_TGK, sinks_H, job=job)
+        plan = Plan(layout.routes[self.kind], self.wire, put_part, self.softcap)
+        return attend_exchanged(q_THK, k_TGK, v_TGK, sinks_H, plan=plan)

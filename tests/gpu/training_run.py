@@ -94,8 +94,10 @@ class Runner:
             "logging.wandb.mode": "disabled",
             "logging.console_seconds": "2",
             "evaluation.max_tokens": "65536",
-        } | changes
-        return [f"{key}={value}" for key, value in values.items()]
+        }
+        if changes.get("evaluation.enabled") == "false":
+            del values["evaluation.max_tokens"]  # would have no effect
+        return [f"{key}={value}" for key, value in (values | changes).items()]
 
     def main_run(self, name: str) -> list[str]:
         """Arguments of the main run: half of its steps short, half long."""

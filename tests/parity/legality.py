@@ -33,7 +33,6 @@ def is_legal(run: Run, ranks: int) -> bool:
         and train["max_steps"] >= 1
         and run["checkpoint"]["keep"] >= 1
         and run["checkpoint"]["every_steps"] >= 0
-        and (run["evaluation"]["enabled"] or run["evaluation"]["every_steps"] == 0)
         and run["evaluation"]["every_steps"] >= 0
         and _layout(run["parallel"])  # also where every stage lays another one over it
         and all(_row(row) for row in stages)
@@ -166,10 +165,9 @@ def _rate(rate: Run, span: int) -> bool:
     shape, fall = rate["shape"], rate["decay_tokens"]
     return (
         _is_rate(rate)
-        and (fall > 0 if shape == "wsd" else fall == 0)
-        and rate["final"] <= rate["peak"]
-        and (shape != "constant" or rate["final"] == 0)
-        and rate["warmup_tokens"] + fall <= span
+        and (shape != "wsd" or fall > 0)
+        and (shape == "constant" or rate["final"] <= rate["peak"])
+        and rate["warmup_tokens"] + (fall if shape == "wsd" else 0) <= span
     )
 
 

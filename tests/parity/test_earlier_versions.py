@@ -19,9 +19,10 @@ FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "0.1.0"
 SHAPE = [
     *("data=files", "+data.sources.all.prefix=corpus/train", "data.look_ahead=8", "schedule=small"),
     *("model.vocab_size=320", "model.hidden_size=16", "model.intermediate_size=32", "model.num_heads=2"),
-    *("model.num_kv_heads=1", "model.head_dim=8", "model.window=16", "evaluation.enabled=false"),
+    *("model.num_kv_heads=1", "model.head_dim=8", "evaluation.enabled=false"),
     *("logging.wandb.mode=disabled", "preflight.enabled=false", "train.max_steps=8", "checkpoint.every_steps=4"),
 ]  # fmt: skip
+HYBRID = ["model.window=16"]
 SCALED = [
     *("recipe=full_rope", "model.num_layers=2", "model.kinds.full_rope.rope.scaling=yarn"),
     *("model.kinds.full_rope.rope.factor=4", "model.kinds.full_rope.rope.original_length=64"),
@@ -42,7 +43,7 @@ COMMANDS = (
     "model=8b recipe=qk_norm schedule=to_128k parallel.tensor=4 parallel.zero_stage=1 parallel.sequence=2",
     "train.spikes.action=rollback checkpoint.every_steps=10 train.max_skipped_steps=2 checkpoint.keep=5",
     "+schedule.stages.short.parallel={sequence:2} schedule.stages.long.rope_base={policy:ntk}",
-    "schedule.learning_rate.shape=wsd schedule.learning_rate.decay_tokens=1000 optimizer.beta2=0.99",
+    "schedule=small schedule.learning_rate.shape=wsd schedule.learning_rate.decay_tokens=1000 optimizer.beta2=0.99",
 )
 
 
@@ -51,7 +52,7 @@ def losses(folder: Path) -> list[tuple[int, float, float]]:
     return [(row["step"], row["loss"], row["gradient_norm"]) for row in rows]
 
 
-@pytest.mark.parametrize(("run", "arguments"), [("hybrid", []), ("scaled", SCALED)])
+@pytest.mark.parametrize(("run", "arguments"), [("hybrid", HYBRID), ("scaled", SCALED)])
 def test_a_run_goes_on_from_its_checkpoint(
     run: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,8 +153,16 @@ def documents(
 @pytest.mark.parametrize(
     ("changes", "fault", "says"),
     [
-        ({}, {3: NAN}, "nonfinite_step_00000003.json names ranks and documents"),
-        ({"train.spikes.action": "stop"}, {8: HIGH}, "go on with train.spikes.action=skip"),
+        (
+            {"train.max_steps": "10"},
+            {3: NAN},
+            "nonfinite_step_00000003.json names ranks and documents",
+        ),
+        (
+            SPIKES | {"train.spikes.action": "stop"},
+            {8: HIGH},
+            "go on with train.spikes.action=skip",
+        ),
     ],
 )
 def test_a_step_stops_every_rank(
@@ -164,7 +172,7 @@ def test_a_step_stops_every_rank(
     small_run: Arguments,
     tmp_path: Path,
 ) -> None:
-    assert run_with(small_run(tmp_path, **SPIKES | changes), fault) == [1, 1]
+    assert run_with(small_run(tmp_path, **changes), fault) == [1, 1]
     (step,) = fault
     assert len(rows(tmp_path)) == step - 1
     assert says in (tmp_path / "small/error.txt").read_text()

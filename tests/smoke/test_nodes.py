@@ -49,11 +49,11 @@ def straight(
     """Rows of a run on both nodes, by the launcher of DeepSpeed."""
     hostfile = outputs / "hostfile"
     hostfile.write_text("# two nodes\n\nn1 slots=1\nn2 slots=1\n")
-    words = arguments("straight", **{"logging.wandb.entity": json.dumps(ODD_WORDS)})
+    words = arguments("straight", **{"paths.outputs": json.dumps(str(outputs / ODD_WORDS))})
     launcher = ["launch/deepspeed.sh", "--hostfile", str(hostfile), "--"]
     done = cluster.run("n1", *launcher, *words, timeout=300)
     assert done.returncode == 0, done.stderr
-    return rows(outputs, "straight")
+    return rows(outputs / ODD_WORDS, "straight")
 
 
 def test_the_launcher_of_deepspeed_reaches_both_nodes_and_hands_on_odd_words(
@@ -61,10 +61,10 @@ def test_the_launcher_of_deepspeed_reaches_both_nodes_and_hands_on_odd_words(
 ) -> None:
     assert len(straight) == STEPS
     for rank, node in enumerate(("n1", "n2")):
-        said = (outputs / f"straight/ranks/rank_{rank:05d}.log").read_text()
+        said = (outputs / ODD_WORDS / f"straight/ranks/rank_{rank:05d}.log").read_text()
         assert f"rank {rank} on {node}," in said
-    config = yaml.safe_load((outputs / "straight/config.yaml").read_text())
-    assert config["logging"]["wandb"]["entity"] == ODD_WORDS
+    config = yaml.safe_load((outputs / ODD_WORDS / "straight/config.yaml").read_text())
+    assert config["paths"]["outputs"] == str(outputs / ODD_WORDS)
 
 
 class Launched:

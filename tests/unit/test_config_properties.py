@@ -68,6 +68,47 @@ def test_a_draw_and_all_its_near_misses_are_legal_to_the_rule_and_to_the_product
     assert judged[False] >= 0.2 * judged.total(), judged
 
 
+# Mistakes of different kinds, each with the beginning of the line that names it.
+PLANTED = {
+    "model.num_layer=4": "model.num_layer=4: unknown key",
+    "schedule.stages.lng.tokens=5": "schedule.stages.lng.tokens=5: there is no lng",
+    "nonsense": "nonsense: not an argument",
+    "seed=1,2": "seed=1,2: give one value",
+    "data.packing=firstfit": "data.packing=firstfit: must be one of",
+    "train.max_skipped_steps=-1": "train.max_skipped_steps=-1: must be a whole number from 0 up",
+    "optimizer.beta2=1": "optimizer.beta2=1: must be a finite number from 0 to below 1",
+    "model.vocab_size=many": "model.vocab_size=many: must be a whole number",
+    "train.deterministic=perhaps": "train.deterministic=perhaps: must be true or false",
+    "checkpoint.allow_changes=[all]": "checkpoint.allow_changes[0]=all: must be one of",
+    "parallel.timeouts={tenser: 5}": "parallel.timeouts.tenser: unknown",
+    "optimizer.epsilon='${nowhere}'": "optimizer.epsilon: Interpolation key 'nowhere' not found",
+    "logging.wandb.project='a\x07'": "logging.wandb.project=",
+    "schedule.stages.long.rope_base={policy: rampe}": "schedule.stages.long.rope_base.policy=rampe: must be",
+    "+schedule.stages.middle.parallel={tensr: 2}": "schedule.stages.middle.parallel.tensr: unknown key",
+    "schedule.stages.middle.learning_rate={peek: 1}": "schedule.stages.middle.learning_rate.peek: unknown key",
+    "schedule.stages.short.rope_base=ntk": "schedule.stages.short.rope_base: policy ntk needs",
+    "model.num_kv_heads=4": "model.num_heads=6: must be divisible by model.num_kv_heads=4",
+    "train.spikes.window=64": "train.spikes.window=64: has no effect",
+    "run_name=a/b": "run_name='a/b': must be a plain folder name",
+    "checkpoint.resume=nowhere": "checkpoint.resume=nowhere: no such folder",
+}  # fmt: skip
+
+
+@settings(max_examples=max(10, DRAWS // 4), suppress_health_check=list(HealthCheck))
+@given(st.lists(st.sampled_from(sorted(PLANTED)), min_size=2, max_size=5, unique=True))
+@example(list(PLANTED))
+def test_each_of_several_mistakes_is_named_once(planted: list[str]) -> None:
+    with pytest.raises(ConfigMistakes) as caught:
+        compose_run(["experiment=quickstart", *planted, "nothing"])
+    error = caught.value
+    assert error.rest is not None
+    found = [line for line in error.mistakes if not line.startswith("nothing: ")]
+    found += validate.rules(error.rest, 2, error.wrong) + validate.places(error.rest)
+    assert len(found) == len(planted), found
+    for argument in planted:
+        (_,) = [line for line in found if line.startswith(PLANTED[argument])]
+
+
 # Any argument at all.
 
 WORDS = st.sampled_from(

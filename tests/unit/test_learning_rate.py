@@ -45,8 +45,8 @@ def test_every_mistake_is_reported() -> None:
     _, mistakes = read(LearningRateConfig, wrong, "schedule.learning_rate")
     assert list(mistakes) == [f"schedule.learning_rate.{name}" for name in list(wrong)[:4]]
     assert "did you mean cosine?" in mistakes["schedule.learning_rate.shape"]
-    wrong = LearningRateConfig(peak=1.0, final=2.0, warmup_tokens=98, decay_tokens=3)
-    assert len(problems(wrong, "schedule.learning_rate", 100)) == 3
+    wrong = LearningRateConfig("wsd", peak=1.0, final=2.0, warmup_tokens=98, decay_tokens=3)
+    assert len(problems(wrong, "schedule.learning_rate", 100)) == 2
     assert problems(LearningRateConfig(shape="wsd"), "k", 100) == [
         "k.decay_tokens=0: shape=wsd needs a fall; give its tokens"
     ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from data.files import BrokenSeal, unseal
 from model.config import ModelConfig
-from model.layer_pattern import KindConfig
+from model.layer_pattern import KindConfig, uses_model_window
 from model.position.config import RopeConfig
 from parallel.checkpoint.index import DamagedCheckpoint, Index, checked_index
 from train.configuration.renamed_keys import renamed_model
@@ -136,6 +136,8 @@ def differences(
     found = []
     trained, wanted = _comparable(state.model, asdict(model))
     for name in wanted:
+        if name == "window" and not uses_model_window(model):
+            continue
         of_rope = ".rope." in name
         if trained[name] == wanted[name] or (of_rope and "rope_scaling" in allowed):
             continue

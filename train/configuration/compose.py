@@ -25,12 +25,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data.printable import one_line
+from train.configuration.idle import flat, idle_settings
 from train.configuration.imported_model import MARK, imported_model
 from train.configuration.keys import children, field_at, key_mistake
 from train.configuration.nearest import did_you_mean
 from train.configuration.renamed_keys import renamed_model
 from train.configuration.schema import RunConfig
-from train.configuration.typed import WRONG, Mistakes, default_of, plain, read
+from train.configuration.typed import WRONG, Mistakes, default_of, plain, read, still_judged
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # Of an argument or of a value: far beyond what anybody writes, and short enough to be parsed in a moment.
@@ -69,7 +70,7 @@ def compose_run(arguments: Sequence[str]) -> RunConfig:
     """The run that `arguments` (KEY=VALUE, group=name) describe.
 
     Raises:
-        ConfigMistakes: one or more arguments or YAML values are wrong; carries every one of them.
+        ConfigMistakes: arguments or YAML values are wrong or have no effect; carries every one of them.
     """
     mistakes: list[str] = []
     # Without what these are about, nothing can be said of the whole run.
@@ -89,47 +90,71 @@ def compose_run(arguments: Sequence[str]) -> RunConfig:
     _change_all(tree, [change for change in changes if change not in of_model], mistakes)
     serious += _take_imported_model((tree, before), choices)
     _change_all(tree, of_model, mistakes)
-    config, found = _read(tree, before)
+    values, stood = _Resolver(tree), _Resolver(before)
+    config, found = _read(values, stood.content)
+    if config is not None and not serious:
+        given = _given(config, values, stood.content, choices)
+        mistakes += still_judged(idle_settings(config, given), found)
     if mistakes := [*serious, *mistakes, *found.values()]:
         raise ConfigMistakes(mistakes, None if serious else config, found)
     assert config is not None
     return config
 
 
+def _given(
+    config: RunConfig, values: "_Resolver", stood: Any, choices: Sequence[str]
+) -> dict[str, Any]:
+    """The values, by key, that somebody chose for this run: on the command line or in its experiment.
+
+    stood: what stands there without the command line.
+    """
+    there, before = dict(flat(values.content)), dict(flat(stood))
+    chosen = [key for key, value in there.items() if key not in before or before[key] != value]
+    for choice in choices:
+        group, _, name = choice.partition("=")
+        if group == "experiment":
+            content = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+            chosen += [key for key, _ in flat(content or {}) if key in there]
+    typed_values = dict(flat(dataclasses.asdict(config)))
+    return {
+        key: typed_values.get(key, there[key]) for key in chosen if key not in values.references
+    }
+
+
 def typed(tree: Any) -> RunConfig:
     """The dataclasses of a composed tree. Raises ConfigMistakes with every unknown key and wrong value."""
-    config, mistakes = _read(tree)
+    config, mistakes = _read(_Resolver(tree))
     if mistakes or config is None:
         raise ConfigMistakes(list(mistakes.values()), config, mistakes)
     return config
 
 
-def _read(tree: Any, before: Any = None) -> tuple[RunConfig | None, Mistakes]:
-    """The run of `tree` and every mistake in it; what stands in the tree `before` replaces wrong values."""
-    found: Mistakes = {}
-    references: dict[str, str] = {}
-    content = _Resolver(tree, found, references).resolved()
-    instead = None if before is None else _Resolver(before, {}, {}).resolved()
-    config, mistakes = read(RunConfig, content, instead=instead)
-    found |= mistakes
+def _read(values: "_Resolver", instead: Any = None) -> tuple[RunConfig | None, Mistakes]:
+    """The run of a tree and every mistake in it; what stands in `instead` replaces wrong values."""
+    config, mistakes = read(RunConfig, values.content, instead=instead)
+    found = values.found | mistakes
     # A reference to a key that is wrong is not another mistake.
-    return config, {key: line for key, line in found.items() if references.get(key) not in found}
+    return config, {
+        key: line for key, line in found.items() if values.references.get(key) not in found
+    }
 
 
 class _Resolver:
-    """Turns a tree into plain values."""
+    """The plain values of a tree: `content`, with references replaced and `WRONG` for what no value may be.
 
-    def __init__(self, tree: Any, found: Mistakes, references: dict[str, str]) -> None:
-        self._tree, self._found, self._references = tree, found, references
+    found: why a value is wrong. references: the key that a value refers to.
+    """
 
-    def resolved(self) -> Any:
-        """The tree with references replaced, and `WRONG` for what no value may be; `found` says why."""
-        content: Any = OmegaConf.to_container(self._tree, resolve=False)
+    def __init__(self, tree: Any) -> None:
+        self._tree = tree
+        self.found: Mistakes = {}
+        self.references: dict[str, str] = {}
+        content: Any = OmegaConf.to_container(tree, resolve=False)
         if type(content.get("run_name")) is int:  # a job's number is a good name
             content["run_name"] = str(content["run_name"])
         if isinstance(content.get("model"), dict):
             content["model"] = renamed_model(content["model"])
-        return self._value(content, "")
+        self.content = self._value(content, "")
 
     def _value(self, value: Any, key: str) -> Any:
         if isinstance(value, dict):
@@ -138,20 +163,20 @@ class _Resolver:
             return [self._value(inner, f"{key}.{index}") for index, inner in enumerate(value)]
         wrong = _strange(value, key)
         if not wrong and isinstance(value, str) and (reference := _REFERENCE.search(value)):
-            self._references[key] = reference.group(1)
+            self.references[key] = reference.group(1)
             try:
                 return OmegaConf.select(self._tree, key, throw_on_missing=True)
             except (OmegaConfBaseException, RecursionError) as error:
                 wrong = f"{key}: {_words(error)}; give a value, or another key that there is"
         if wrong:
-            self._found[key] = wrong
+            self.found[key] = wrong
         return WRONG if wrong else value
 
     def _mapping(self, values: dict[Any, Any], key: str) -> Any:
         for name in values:
             if not _is_name(name):
                 where = key or "the configuration"
-                self._found[where] = (
+                self.found[where] = (
                     f"{where}: {one_line(repr(name))} is no name; use letters, digits, _ and -"
                 )
                 return WRONG

@@ -87,9 +87,11 @@ def field_at(path: Sequence[str]) -> dataclasses.Field[Any] | None:
     found = None
     for part in path:
         found = None
-        if dataclasses.is_dataclass(at):
-            found = {field.name: field for field in dataclasses.fields(at)}.get(part)
-            at = field_types(at).get(part)
+        schemas = (at,) if dataclasses.is_dataclass(at) else objects(at)
+        if schemas:
+            known = [field for schema in schemas for field in dataclasses.fields(schema)]
+            found = next((field for field in known if field.name == part), None)
+            at = _fields_of(at).get(part)
         elif typing.get_origin(at) is dict:
             at = typing.get_args(at)[1]
         else:

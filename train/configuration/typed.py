@@ -7,9 +7,10 @@ checks single values (2e6 is a whole number, "4" too); the sentences are ours.
 """
 
 import dataclasses
+import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -47,6 +48,12 @@ def read(
 def field_types(schema: Any) -> Mapping[str, Any]:
     """The annotations of a dataclass's fields, with choices and bounds."""
     return _field_types(schema)
+
+
+def still_judged(lines: Iterable[str], wrong: Collection[str]) -> list[str]:
+    """The lines that name no key in `wrong`: of those, other values were judged than were given."""
+    names = [re.compile(rf"\b{re.escape(key.split('.')[-1])}=") for key in wrong]
+    return [line for line in lines if not any(name.search(line) for name in names)]
 
 
 @lru_cache(maxsize=256)

@@ -6,7 +6,6 @@ the file system's room stands here. `warnings` are facts of the field that a run
 
 import dataclasses
 import os
-import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -23,6 +22,7 @@ from parallel.sequence.balance import dealing_problem
 from parallel.tensor.cut import tensor_problems
 from train.checkpointing import folder as checkpoint_folder
 from train.configuration.schema import RunConfig
+from train.configuration.typed import still_judged
 from train.schedule import rope_base
 from train.schedule.stages import Schedule, build_schedule
 
@@ -40,9 +40,7 @@ def rules(config: RunConfig, world_size: int, wrong: Collection[str] = ()) -> li
 
     wrong: keys of which other values stand here than were given. Rules that read them are not judged.
     """
-    found = _rules(config, world_size)
-    names = [re.compile(rf"\b{re.escape(key.split('.')[-1])}=") for key in wrong]
-    return [line for line in found if not any(name.search(line) for name in names)]
+    return still_judged(_rules(config, world_size), wrong)
 
 
 def _rules(config: RunConfig, world_size: int) -> list[str]:
@@ -50,7 +48,7 @@ def _rules(config: RunConfig, world_size: int) -> list[str]:
     found += _name_problems(config)
     if 0.0 < (base := config.schedule.start_base) <= 1.0:
         found.append(f"schedule.start_base={base}: must be above 1; give 0 for none")
-    found += _idle_settings(config) + _backend_problems(config)
+    found += _recompute_problems(config) + _backend_problems(config)
     if config.model.problems():  # the schedule's own rules are looked at all the same
         config = dataclasses.replace(config, model=ModelConfig())
     schedule, mistakes = build_schedule(config)
@@ -141,8 +139,8 @@ def _backend_problems(config: RunConfig) -> list[str]:
     return [f"model.{problem}"] if problem else []
 
 
-def _idle_settings(config: RunConfig) -> list[str]:
-    """Settings that something else makes meaningless."""
+def _recompute_problems(config: RunConfig) -> list[str]:
+    """What layers cannot keep, and how many of them there are."""
     found = []
     model = config.model
     if config.train.keep_for_backward == "tiles" and (
@@ -152,19 +150,7 @@ def _idle_settings(config: RunConfig) -> list[str]:
             f"train.keep_for_backward=tiles: is for plain SwiGLU, not for model.activation={model.activation} with "
             f"model.feed_forward_bias={model.feed_forward_bias}; use input_on_cpu"
         )
-    if config.evaluation.every_steps and not config.evaluation.enabled:
-        found.append(
-            "evaluation.every_steps: has no effect with evaluation.enabled=false; drop one"
-        )
-    if config.evaluation.every_steps and not (config.data.corpus or config.data.heldout):
-        found.append(
-            "evaluation.every_steps: has no effect without held-out files; give data.heldout"
-        )
-    layers, kept = config.train.recompute_layers, config.train.keep_for_backward
-    if layers is not None and kept == "everything":
-        found.append(
-            f"train.recompute_layers={layers}: has no effect with train.keep_for_backward=everything; use attention"
-        )
+    layers = config.train.recompute_layers
     if layers is not None and layers > config.model.num_layers:
         found.append(
             f"train.recompute_layers={layers}: the model has {config.model.num_layers} layers; use at most that"

@@ -18,14 +18,14 @@ def learning_rate_at(config: LearningRateConfig, tokens: int, span: int) -> floa
     """Rate when `tokens` of the `span` it covers have been drawn (0 <= tokens <= span)."""
     if tokens < config.warmup_tokens:
         return config.peak * tokens / config.warmup_tokens
+    if config.shape == "constant":
+        return config.peak
     return config.final + (config.peak - config.final) * _height(config, tokens, span)
 
 
 def _height(config: LearningRateConfig, tokens: int, span: int) -> float:
     """How far between final (0) and peak (1)."""
     left = span - tokens
-    if config.shape == "constant":
-        return 1.0
     if config.shape == "wsd":
         return min(1.0, max(0.0, left / config.decay_tokens)) if config.decay_tokens else 1.0
     falling = max(1, span - config.warmup_tokens)
@@ -38,20 +38,14 @@ def _height(config: LearningRateConfig, tokens: int, span: int) -> float:
 def problems(config: LearningRateConfig, key: str, span: int) -> list[str]:
     """Every rule between the fields of `config`, which stands at `key` and covers `span` tokens, that is broken."""
     found = []
-    if config.shape == "constant" and config.final:
-        found.append(f"{key}.final={config.final}: has no effect with shape=constant; leave it out")
-    elif config.final > config.peak:
+    if config.shape != "constant" and config.final > config.peak:
         found.append(f"{key}.final={config.final}: must not exceed {key}.peak={config.peak}")
-    if config.decay_tokens and config.shape in ("constant", "linear", "cosine"):
-        found.append(
-            f"{key}.decay_tokens={config.decay_tokens}: has no effect with shape={config.shape}; "
-            "use shape=wsd or leave it out"
-        )
     if config.shape == "wsd" and config.decay_tokens == 0:
         found.append(f"{key}.decay_tokens=0: shape=wsd needs a fall; give its tokens")
-    if config.warmup_tokens + config.decay_tokens > span:
+    taken = config.warmup_tokens + (config.decay_tokens if config.shape == "wsd" else 0)
+    if taken > span:
         found.append(
-            f"{key}: warmup_tokens + decay_tokens = {config.warmup_tokens + config.decay_tokens} "
+            f"{key}: warmup_tokens + decay_tokens = {taken} "
             f"exceed the {span} tokens it covers; shorten them, or give the span more tokens"
         )
     return found

@@ -1,0 +1,332 @@
+"""A setting without effect is refused: every key of the schema, changed where the run comes out the same."""
+
+import copy
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import cache
+from typing import Any, get_args
+
+import pytest
+
+from model.layer_pattern import expand_pattern
+from train.configuration import compose, validate
+from train.configuration.compose import ConfigMistakes, compose_run
+from train.configuration.keys import field_at, known_keys
+from train.configuration.schema import RunConfig
+from train.configuration.typed import default_of, field_types
+from train.schedule.stages import build_schedule
+
+FILES = ["data=files", "+data.sources={one: {prefix: a}, two: {prefix: b}}"]
+# Runs in which keys are changed, and the ranks they are for.
+RUNS: tuple[tuple[int, list[str]], ...] = (
+    (1, ["schedule=small", "preflight.links=false", "parallel.timeouts={data: 50}",
+         "+model.kinds.window_rope.rope={scaling: linear, factor: 2}"]),
+    (1, ["schedule=quickstart", "recipe=full_rope", "data.packing=concat", "train.spikes.action=stop",
+         "evaluation.enabled=false", "logging.wandb.mode=disabled", "checkpoint.resume=never"]),
+    (4, ["schedule=small", "recipe=nope", "model.qk_norm=true", "model.block=sequential",
+         "train.spikes.action=rollback",
+         "checkpoint.every_steps=2", "train.spikes.window=8", "parallel.pipeline=2", "logging.straggler_steps=0",
+         "schedule.learning_rate.shape=constant"]),
+    (2, ["schedule=small", *FILES, "train.keep_for_backward=input", "parallel.sequence=2",
+         "schedule.learning_rate={shape: wsd, decay_tokens: 1024}", "schedule.stages.first.rope_base=ntk",
+         "schedule.start_base=5000", "schedule.start_length=32"]),
+    (1, ["schedule=small", "data=files", "+data.sources.one.prefix=a", "data.heldout=c", "parallel.zero_stage=0",
+         "schedule.stages.first.rope_base=keep", "schedule.start_base=5000", "model.layer_pattern=[near]",
+         "+model.kinds.near={like: window_rope, window: 32, rope: {scaling: yarn, factor: 2, original_length: 64}}"]),
+)  # fmt: skip
+# Values for keys whose type does not say any.
+SPECIAL = {
+    "model.layer_pattern": ["[full_rope]", "[full_nope]"],
+    "model.kinds.NAME.rope": ["{base: 5000}"],
+    "parallel.pipeline_split": ["[2,2]"],
+    "parallel.timeouts": ["{pipeline: 5}", "{tensor: 5}", "{data: 5}"],
+    "schedule.stages.NAME.rope_base": ["500", "safe"],
+    "schedule.stages.NAME.learning_rate": ["1e-4"],
+    "schedule.stages.NAME.data": ["{one: 1}"],
+    "schedule.stages.NAME.parallel": ["{tensor: 2}", "{bucket_elements: 77}", "{sequence_layout: balanced}"],
+    "checkpoint.allow_changes": ["[data]"],
+    "data.corpus": ["python_stdlib", "''"],
+}  # fmt: skip
+# Keys that need no refusal where they change nothing, or are never changed here, and why.
+EXCEPTIONS = {
+    "evaluation.enabled": "says what is so already where nothing is held out",
+    "data.corpus": "stands against data.sources, which is a rule of its own",
+    "data.heldout": "stands against data.corpus, which is a rule of its own",
+    "checkpoint.resume": "names a folder, which a test of the rules does not have",
+    "optimizer.name": "has one choice",
+    "model.kinds.NAME.like": "another kind than the four is another model or a rule of its own",
+    "preflight.links": "is the condition of others",
+}
+
+
+@pytest.fixture(autouse=True)
+def composed_trees_are_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compose, "_compose", lambda choices, _: copy.deepcopy(tree(*choices)))
+
+
+@cache
+def tree(*choices: str) -> Any:
+    return _compose(list(choices), [])
+
+
+_compose = compose._compose
+
+
+def outcome(run: RunConfig) -> dict[str, Any]:
+    """What the run is made of, with nothing that it does not read."""
+    schedule, found = build_schedule(run)
+    assert schedule is not None, found
+    parts = {
+        key: value for key, value in asdict(run).items() if key not in ("schedule", "parallel")
+    }
+    specs = expand_pattern(run.model)
+    follows = any(spec.rope is not None and not spec.rope.base for spec in specs)
+    for name in ("window", "layer_pattern", "kinds"):
+        del parts["model"][name]
+    if all(stage.parallel.sequence > 1 for stage in schedule.stages):
+        del parts["model"]["attention_backend"]
+    if not run.model.qk_norm:
+        del parts["model"]["qk_norm_over"]
+    points = range(0, schedule.total_tokens, schedule.total_tokens // 16)
+    at = [schedule.at(tokens) for tokens in points]
+    parts["schedule"] = [
+        [(stage.name, stage.start, stage.end, stage.shape) for stage in schedule.stages],
+        [point.learning_rate for point in at],
+        [point.rope_base if follows else None for point in at],
+    ]
+    parts["layouts"] = [layout(vars(stage.parallel)) for stage in schedule.stages]
+    used = {axis for axis in ("tensor", "sequence", "pipeline") for stage in schedule.stages
+            if getattr(stage.parallel, axis) > 1}  # fmt: skip
+    waits = run.parallel.timeouts
+    parts["timeouts"] = {
+        name: s for name, s in waits.items() if name in {*used, "data", "control", "checkpoint"}
+    }
+    parts["layers"] = [(spec.window, spec.rope and rotation(asdict(spec.rope))) for spec in specs]
+    return parts | {name: part(run) for name, part in EFFECTIVE.items()}
+
+
+def rotation(rope: dict[str, Any]) -> dict[str, Any]:
+    unread = {
+        "none": set(rope) - {"base"},
+        "linear": set(rope) - {"base", "scaling", "factor"},
+        "ntk": set(rope) - {"base", "scaling", "factor"},
+        "yarn": {"low_frequency", "high_frequency"},
+        "llama3": {"beta_fast", "beta_slow", "truncate", "attention_factor"},
+    }[rope["scaling"]]
+    return {key: value for key, value in rope.items() if key not in unread}
+
+
+def layout(parallel: dict[str, Any]) -> dict[str, Any]:
+    found = {key: value for key, value in parallel.items() if key != "timeouts"}
+    for key, read in (
+        ("pipeline_schedule", parallel["pipeline"] > 1),
+        ("pipeline_split", parallel["pipeline"] > 1),
+        ("sequence_layout", parallel["sequence"] > 1),
+        ("bucket_elements", parallel["zero_stage"] > 0),
+    ):
+        if not read:
+            del found[key]
+    return found
+
+
+def _data(run: RunConfig) -> Any:
+    data = run.data
+    corpus = (
+        (data.corpus, data.workers, run.paths.prepared)
+        if data.corpus
+        else [s.prefix for s in data.sources.values()]
+    )
+    pool = data.look_ahead if data.packing == "best_fit" else 1
+    return corpus, data.packing, pool, data.heldout, data.seed, data.prefetch, data.full_check
+
+
+def _spikes(run: RunConfig) -> Any:
+    spikes = run.train.spikes
+    judged = (spikes.action, spikes.window, spikes.threshold) if spikes.action != "ignore" else None
+    return judged, (spikes.patience, spikes.max_rollbacks) if spikes.action == "rollback" else None
+
+
+def _train(run: RunConfig) -> Any:
+    train = replace(run.train, spikes=None)  # type: ignore[arg-type]
+    return (
+        replace(train, recompute_layers=None) if train.keep_for_backward == "everything" else train
+    )
+
+
+def _preflight(run: RunConfig) -> Any:
+    preflight = run.preflight
+    return preflight if preflight.links else (preflight.enabled, preflight.join_seconds)
+
+
+def _logging(run: RunConfig) -> Any:
+    logging = run.logging
+    wandb = logging.wandb if logging.wandb.mode != "disabled" else None
+    straggler = logging.straggler_factor if logging.straggler_steps else None
+    return logging.console_seconds, logging.straggler_steps, straggler, wandb
+
+
+EFFECTIVE = {
+    "data": _data,
+    "paths": lambda run: run.paths.outputs,
+    "spikes": _spikes,
+    "train": _train,
+    "preflight": _preflight,
+    "logging": _logging,
+    "evaluation": lambda run: run.evaluation.enabled and (run.data.corpus or run.data.heldout) and run.evaluation,
+    "checkpoint": lambda run: (
+        replace(run.checkpoint, allow_changes=[]) if run.checkpoint.resume == "never" else run.checkpoint
+    ),
+}  # fmt: skip
+
+
+def values_of(key: str, present: Any) -> Iterator[str]:
+    """Other values for a key of the schema, likely ones first."""
+    if key in SPECIAL:
+        yield from SPECIAL[key]
+        return
+    names = get_args(annotation(key))
+    if isinstance(present, bool):
+        yield str(not present).lower()
+    elif isinstance(present, int | float):
+        yield from (str(2 * present + 8), str(present / 2), str(2 * present), str(present + 1), "1")
+    elif present is None:
+        yield from ("1", "other")
+    elif names and all(isinstance(name, str) for name in names):
+        yield from (name or "''" for name in names if name != present)
+    elif isinstance(present, str):
+        yield "other"
+
+
+def annotation(key: str) -> Any:
+    *path, name = key.split(".")
+    at: Any = RunConfig
+    for part in path:
+        at = get_args(at)[1] if part == "NAME" else field_types(at)[part]
+    return field_types(at)[name]
+
+
+def named(key: str, run: RunConfig) -> Iterator[str]:
+    """The key with the names that its mapping has in this run."""
+    head, has_name, rest = key.partition(".NAME")
+    at: Any = run
+    for part in head.split("."):
+        at = getattr(at, part)
+    yield from ([f"{head}.{name}{rest}" for name in list(at)[:1]] if has_name else [key])
+
+
+def value_at(run: RunConfig, key: str) -> Any:
+    at: Any = run
+    for part in key.split("."):
+        at = at[part] if isinstance(at, dict) else getattr(at, part)
+    return at
+
+
+SINGLE = [
+    key
+    for key in known_keys()
+    if key in SPECIAL or not hasattr(annotation(key), "__dataclass_fields__")
+]
+
+
+@pytest.mark.parametrize("key", [key for key in SINGLE if key not in EXCEPTIONS])
+def test_a_change_changes_the_run_or_is_refused(key: str) -> None:
+    judged: Counter[str] = Counter()
+    for ranks, arguments in RUNS:
+        run, was = before(*arguments)
+        for name in named(key, run):
+            for value in values_of(key, value_at(run, name)):
+                changed, lines = change(arguments, f"{name}={value}")
+                if changed is None or value_at(changed, name) in (
+                    value_at(run, name),
+                    default(name),
+                ):
+                    continue
+                lines += validate.rules(changed, ranks)
+                idle = [line for line in lines if line.startswith(name) and "has no effect" in line]
+                if lines != idle:
+                    continue  # something else is wrong with it
+                assert (outcome(changed) == was) == bool(idle), (arguments, f"{name}={value}", idle)
+                judged["idle" if idle else "changed"] += 1
+                break
+    assert judged, f"no other value of {key} was tried: give one in SPECIAL, or a run to RUNS"
+
+
+@cache
+def before(*arguments: str) -> tuple[RunConfig, dict[str, Any]]:
+    run = compose_run(arguments)
+    return run, outcome(run)
+
+
+def default(key: str) -> Any:
+    field = field_at(key.split("."))
+    return field and default_of(field)
+
+
+def change(arguments: list[str], argument: str) -> tuple[RunConfig | None, list[str]]:
+    try:
+        return compose_run([*arguments, argument]), []
+    except ConfigMistakes as error:
+        return error.rest, error.mistakes
+
+
+def test_exceptions_are_keys() -> None:
+    assert set(EXCEPTIONS) | set(SPECIAL) <= set(known_keys()) | {"model.kinds.NAME.like"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keys"),
+    [
+        ("data.packing=concat data.look_ahead=77", ["data.look_ahead"]),
+        ("recipe=full_rope model.window=7", ["model.window"]),
+        ("train.spikes.window=64 train.spikes.patience=9", ["train.spikes.window", "train.spikes.patience"]),
+        ("parallel.pipeline_schedule=zbv parallel.sequence_layout=balanced",
+         ["parallel.pipeline_schedule", "parallel.sequence_layout"]),
+        ("preflight.links=false preflight.link_bytes=5 preflight.slow_link=9",
+         ["preflight.link_bytes", "preflight.slow_link"]),
+        ("evaluation.enabled=false evaluation.max_tokens=7 evaluation.yardstick_tokens=9",
+         ["evaluation.max_tokens", "evaluation.yardstick_tokens"]),
+        ("experiment=quickstart schedule.learning_rate.peak=123", ["schedule.learning_rate.peak"]),
+        ("recipe=nope schedule.stages.long.rope_base=777", ["schedule.stages.long.rope_base"]),
+        ("recipe=nope schedule.stages.long.rope_base=safe", ["schedule.stages.long.rope_base"]),
+        ("logging.wandb.mode=disabled logging.wandb.project=foo", ["logging.wandb.project"]),
+        ("data=files data.sources.a.prefix=x data.workers=7", ["data.workers"]),
+        ("schedule.stages.long.learning_rate={shape: constant, peak: 1, final: 0.5}",
+         ["schedule.stages.long.learning_rate.final"]),
+        ("schedule.stages.long.parallel.sequence_layout=balanced", ["schedule.stages.long.parallel.sequence_layout"]),
+    ],
+)  # fmt: skip
+def test_each_setting_without_effect_is_named_once(arguments: str, keys: list[str]) -> None:
+    words = arguments.replace(": ", ":").replace(", ", ",").split()
+    with pytest.raises(ConfigMistakes) as caught:
+        compose_run(words)
+    assert caught.value.rest is not None
+    assert [line.partition(":")[0].partition("=")[0] for line in caught.value.mistakes] == keys
+    assert all("has no effect" in line for line in caught.value.mistakes)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "model=125m recipe=full_rope",  # the preset's window
+        "schedule=small schedule.learning_rate.shape=constant",  # the preset's final
+        "data.packing=concat data.look_ahead=1024",  # its default
+        "data=files data.sources.a.prefix=x paths.outputs=y",  # paths.prepared refers to it
+        "parallel.sequence=2 schedule.stages.long.parallel={sequence:1,sequence_layout:zigzag}",
+    ],
+)
+def test_what_nobody_chose_for_this_run_is_no_mistake(arguments: str) -> None:
+    compose_run(arguments.split())
+
+
+def test_a_setting_of_an_experiment_is_chosen_for_this_run(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(compose.CONF, tmp_path / "conf")
+    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(compose, "_compose", _compose)
+    text = "# @package _global_\ndata: {packing: concat, look_ahead: 77}\n"
+    (tmp_path / "conf/experiment/mine.yaml").write_text(text)
+    with pytest.raises(ConfigMistakes, match=r"data\.look_ahead=77: has no effect"):
+        compose_run(["experiment=mine"])

@@ -1,0 +1,278 @@
+"""Settings without effect: which key matters only under which condition, and what is said where it does not hold.
+
+A setting that does nothing is a mistake of whoever gave it: on the command line, or in a file of conf/experiment/. What
+a preset of the other groups says beside the point (`model.window` of model=8b under recipe=full_rope) is nobody's
+mistake, and neither is a key that is given its default.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from model.layer_pattern import expand_pattern, uses_model_window
+from parallel.config import ParallelConfig
+from train.configuration.keys import field_at
+from train.configuration.schema import (
+    DerivedBase,
+    LearningRateConfig,
+    RampBase,
+    RopeBase,
+    RunConfig,
+)
+from train.configuration.typed import default_of, plain
+from train.configuration.wording import shown
+
+Condition = Callable[[RunConfig, str], bool]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Keys that matter only where a condition holds.
+
+    keys: of the schema; NAME stands for an entry's name. matters: of the run and that name. otherwise: completes
+    "has no effect ..." and says a way out.
+    """
+
+    keys: tuple[str, ...]
+    matters: Condition
+    otherwise: str
+
+    def match(self, key: str) -> tuple[str, str] | None:
+        """The row's key, with its name, that `key` is or stands below; and that name ("" for none)."""
+        for pattern in self.keys:
+            template = re.escape(pattern).replace("NAME", r"(?P<name>[^.]+)")
+            if found := re.match(rf"{template}(?=\.|$)", key):
+                return found.group(), found.groupdict().get("name", "")
+        return None
+
+
+def idle_settings(run: RunConfig, given: Mapping[str, Any]) -> list[str]:
+    """One line for each of the `given` values, by key, that changes nothing in this run."""
+    found: dict[str, str] = {}
+    for key, value in given.items():
+        if _is_default(key, value):
+            continue
+        for row in ROWS:
+            match = row.match(key)
+            if match and not row.matters(run, match[1]):
+                at = match[0]
+                says = f"{at}={shown(value)}" if at == key else at
+                found.setdefault(at, f"{says}: has no effect {row.otherwise}")
+    return list(found.values())
+
+
+def flat(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every single value of nested mappings, by its key."""
+    if isinstance(values, Mapping) and (values or not key):
+        for name, inner in values.items():
+            yield from flat(inner, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, values
+
+
+def _is_default(key: str, value: Any) -> bool:
+    key = re.sub(r"^schedule\.stages\.[^.]+\.parallel\.", "parallel.", key)
+    field = field_at(key.split("."))
+    return field is not None and plain(default_of(field)) == value
+
+
+def _layouts(run: RunConfig) -> Iterator[ParallelConfig]:
+    """The layout of every stage."""
+    return (_layout(run, name) for name in run.schedule.stages)
+
+
+def _layout(run: RunConfig, stage: str) -> ParallelConfig:
+    overlay = run.schedule.stages[stage].parallel
+    return ParallelConfig(**{**vars(run.parallel), **overlay})
+
+
+def _holds_out(run: RunConfig) -> bool:
+    return bool(run.data.corpus or run.data.heldout)
+
+
+def _mixes(run: RunConfig, mix: Mapping[str, float]) -> bool:
+    """Whether a stage's mix has a choice, or names what is no source, which is another mistake."""
+    known = set(run.data.sources) or {run.data.corpus}
+    return len(known) > 1 or not set(mix) <= known
+
+
+def _follows_base(run: RunConfig) -> bool:
+    """Whether a layer rotates by the schedule's base."""
+    if run.model.problems():
+        return True
+    return any(spec.rope is not None and not spec.rope.base for spec in expand_pattern(run.model))
+
+
+def _first_base(run: RunConfig) -> RopeBase | None:
+    return next((stage.rope_base for stage in run.schedule.stages.values()), None)
+
+
+def _begins_at_base(run: RunConfig) -> bool:
+    """Whether the first stage's base goes on from one before it."""
+    base = _first_base(run)
+    goes_on = isinstance(base, DerivedBase) and base.policy in ("keep", "ntk")
+    return goes_on or (isinstance(base, RampBase) and base.start is None)
+
+
+def _begins_at_length(run: RunConfig) -> bool:
+    base = _first_base(run)
+    return isinstance(base, DerivedBase) and base.policy == "ntk"
+
+
+def _rate(run: RunConfig, stage: str) -> LearningRateConfig:
+    """The learning rate of a stage, or of the run."""
+    rate = run.schedule.stages[stage].learning_rate if stage else run.schedule.learning_rate
+    return rate if isinstance(rate, LearningRateConfig) else LearningRateConfig(shape="constant")
+
+
+ROWS = (
+    Row(
+        ("data.look_ahead",),
+        lambda run, _: run.data.packing == "best_fit",
+        "with data.packing=concat, which takes documents as they come; drop it",
+    ),
+    Row(
+        ("data.workers", "paths.prepared"),
+        lambda run, _: bool(run.data.corpus),
+        "without data.corpus: only an embedded corpus is tokenised by the run; drop it",
+    ),
+    Row(
+        ("data.sources.NAME.weight",),
+        lambda run, _: (
+            len(run.data.sources) > 1
+            and not all(stage.data for stage in run.schedule.stages.values())
+        ),
+        "where there is one source, or every stage has its own mix; drop it",
+    ),
+    Row(
+        ("schedule.stages.NAME.data",),
+        lambda run, stage: _mixes(run, run.schedule.stages[stage].data),
+        "where there is one source; drop it",
+    ),
+    Row(
+        ("model.window",),
+        lambda run, _: bool(run.model.problems()) or uses_model_window(run.model),
+        "where no layer of model.layer_pattern has this window; drop it, or use recipe=rnope_swa",
+    ),
+    Row(
+        ("model.qk_norm_over",),
+        lambda run, _: run.model.qk_norm,
+        "without a norm; set model.qk_norm=true",
+    ),
+    Row(
+        ("schedule.stages.NAME.rope_base",),
+        lambda run, _: _follows_base(run),
+        "where no layer rotates by the schedule's base; drop it",
+    ),
+    Row(
+        ("schedule.start_base",),
+        lambda run, _: _begins_at_base(run),
+        "where the first stage's rope_base is not keep, ntk or a ramp without start; drop it",
+    ),
+    Row(
+        ("schedule.start_length",),
+        lambda run, _: _begins_at_length(run),
+        "where the first stage's rope_base is not ntk; drop it",
+    ),
+    Row(
+        ("schedule.learning_rate.NAME",),
+        lambda run, _: any(s.learning_rate is None for s in run.schedule.stages.values()),
+        "where every stage has a learning rate of its own; change schedule.stages.NAME.learning_rate",
+    ),
+    Row(
+        ("schedule.learning_rate.final", "schedule.stages.NAME.learning_rate.final"),
+        lambda run, stage: _rate(run, stage).shape != "constant",
+        "with shape=constant; leave it out",
+    ),
+    Row(
+        ("schedule.learning_rate.decay_tokens", "schedule.stages.NAME.learning_rate.decay_tokens"),
+        lambda run, stage: _rate(run, stage).shape == "wsd",
+        "with another shape than wsd; use shape=wsd, or leave it out",
+    ),
+    Row(
+        ("parallel.pipeline_schedule",),
+        lambda run, _: any(layout.pipeline > 1 for layout in _layouts(run)),
+        "with parallel.pipeline=1; drop it",
+    ),
+    Row(
+        ("parallel.sequence_layout",),
+        lambda run, _: any(layout.sequence > 1 for layout in _layouts(run)),
+        "with parallel.sequence=1; drop it",
+    ),
+    Row(
+        ("parallel.bucket_elements",),
+        lambda run, _: any(layout.zero_stage > 0 for layout in _layouts(run)),
+        "with parallel.zero_stage=0; drop it",
+    ),
+    Row(
+        ("schedule.stages.NAME.parallel.pipeline_schedule",),
+        lambda run, stage: _layout(run, stage).pipeline > 1,
+        "where this stage has pipeline=1; drop it",
+    ),
+    Row(
+        ("schedule.stages.NAME.parallel.sequence_layout",),
+        lambda run, stage: _layout(run, stage).sequence > 1,
+        "where this stage has sequence=1; drop it",
+    ),
+    Row(
+        ("schedule.stages.NAME.parallel.bucket_elements",),
+        lambda run, stage: _layout(run, stage).zero_stage > 0,
+        "where this stage has zero_stage=0; drop it",
+    ),
+    Row(
+        ("parallel.timeouts.NAME",),
+        lambda run, axis: any(getattr(layout, axis, 2) > 1 for layout in _layouts(run)),
+        "where no stage has this axis; drop it",
+    ),
+    Row(
+        ("train.recompute_layers",),
+        lambda run, _: run.train.keep_for_backward != "everything",
+        "with train.keep_for_backward=everything; use attention",
+    ),
+    Row(
+        ("train.spikes.window", "train.spikes.threshold"),
+        lambda run, _: run.train.spikes.action != "ignore",
+        "with train.spikes.action=ignore; give an action, or drop it",
+    ),
+    Row(
+        ("train.spikes.patience", "train.spikes.max_rollbacks"),
+        lambda run, _: run.train.spikes.action == "rollback",
+        "without train.spikes.action=rollback; give that, or drop it",
+    ),
+    Row(
+        ("evaluation.every_steps", "evaluation.max_tokens", "evaluation.yardstick_tokens"),
+        lambda run, _: run.evaluation.enabled,
+        "with evaluation.enabled=false; drop one",
+    ),
+    Row(
+        ("evaluation.every_steps", "evaluation.max_tokens", "evaluation.yardstick_tokens"),
+        lambda run, _: _holds_out(run),
+        "without held-out files; give data.heldout",
+    ),
+    Row(
+        ("checkpoint.allow_changes",),
+        lambda run, _: run.checkpoint.resume != "never",
+        "with checkpoint.resume=never; drop it",
+    ),
+    Row(
+        (
+            "preflight.link_bytes",
+            "preflight.slow_link",
+            "preflight.timeout_seconds",
+            "preflight.clock_seconds",
+        ),
+        lambda run, _: run.preflight.links,
+        "with preflight.links=false; drop it",
+    ),
+    Row(
+        ("logging.straggler_factor",),
+        lambda run, _: run.logging.straggler_steps > 0,
+        "with logging.straggler_steps=0; drop it",
+    ),
+    Row(
+        ("logging.wandb.project", "logging.wandb.entity"),
+        lambda run, _: run.logging.wandb.mode != "disabled",
+        "with logging.wandb.mode=disabled; drop it",
+    ),
+)
