@@ -40,6 +40,9 @@ from parallel.pipeline.schedule import compute_order
 from parallel.tensor.cut import part_elements
 from parallel.tensor.residual import PIECES
 
+# At most: columns of targets, masks, losses and log-sum-exps, which the loss makes of every row of logits.
+BYTES_OF_ROW = 64
+
 
 def parameter_elements(stage: StageShape, name: str) -> int:
     """Elements of the parameter called `name` that one tensor rank holds.
@@ -129,7 +132,7 @@ def layer_activations(stage: StageShape, num_tokens: int, *, received_keys: int 
     gathered = config.hidden_size * element
     attention = 2 * heads * config.head_dim * element + key_bytes(stage) + stage.wide * heads
     feed_forward = 4 * (config.intermediate_size // tensor) * element
-    halves = 1 if config.block == "parallel" else 2
+    halves = config.halves
     kept = num_tokens * (halves * gathered + attention + feed_forward)
     kept += norms_of_layer(stage) * _norm(stage, num_tokens // tensor, config.hidden_size)
     if config.qk_norm and config.qk_norm_over == "projection":
@@ -210,8 +213,24 @@ def head_memory(stage: StageShape, num_tokens: int) -> int:
 
 
 def logits_chunk(stage: StageShape, *, rows: int) -> int:
-    """One chunk's logits, wide; working on them takes once or twice as much again for a moment."""
+    """One chunk's logits, wide."""
     return rows * (stage.config.vocab_size // stage.tensor) * stage.wide
+
+
+def head_workspace(stage: StageShape, *, rows: int, widens: bool) -> int:
+    """At most: what the loss takes for a moment besides `head_memory`, on a CPU and one tensor rank.
+
+    rows: tokens of a chunk.
+
+    Two tables of a chunk are wide: its logits and its probabilities. A model in half precision has two narrow ones
+    besides, the product and its gradient, where the CPU multiplies half precision. widens: where it does not (see
+    `model.products`), the product is one of the wide tables, and both factors are widened.
+    """
+    table, half = rows * stage.config.vocab_size, stage.element < stage.wide
+    workspace = 2 * table * stage.wide + rows * BYTES_OF_ROW
+    if half and widens:
+        return workspace + (rows + stage.config.vocab_size) * stage.config.hidden_size * stage.wide
+    return workspace + (2 * table * stage.element if half else 0)
 
 
 def micro_batches_in_flight(placement: Placement, micro_batches: int) -> tuple[int, ...]:
