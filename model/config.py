@@ -1,7 +1,9 @@
 """The knobs of the model. Values are in `conf/model/*.yaml`; the defaults are the tiny preset."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -12,6 +14,11 @@ from model.position.config import NotNegative
 # The largest sizes are far beyond any model: a slip of the finger is not worked on for hours.
 Count = Annotated[int, Ge(1), Le(10_000)]
 Positive = Annotated[float, Gt(0), Lt(inf)]
+
+
+# Of every block, how often the residual stream enters it: once where attention and feed-forward read it side by
+# side, twice where the second reads what the first wrote. Costs and norms of a layer follow from it.
+HALVES: Mapping[str, int] = MappingProxyType({"parallel": 1, "sequential": 2})
 
 
 def _default_pattern() -> list[str]:
@@ -78,6 +85,11 @@ class ModelConfig:
         "auto", "dense", "banded", "varlen", "flash_attn", "flash_attn_3", "flash_attn_4"
     ] = "auto"  # fmt: skip
 
+    @property
+    def halves(self) -> int:
+        """How often the residual stream enters a block; see `HALVES`."""
+        return HALVES[self.block]
+
     def problems(self) -> list[str]:
         """Every rule between these fields that is broken, one line each; what one field may be, its annotation says."""
         return self._head_problems() + self._pattern_problems() + self._recipe_problems()
@@ -104,8 +116,8 @@ class ModelConfig:
 
     def _recipe_problems(self) -> list[str]:
         found = []
-        if self.block == "parallel" and self.norm_at != "before":
+        if self.halves == 1 and self.norm_at != "before":
             found.append(
-                f"model.norm_at={self.norm_at}: a parallel block has one norm, before; use block=sequential"
+                f"model.norm_at={self.norm_at}: a {self.block} block has one norm, before; use block=sequential"
             )
         return found

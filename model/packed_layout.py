@@ -57,9 +57,9 @@ class PackedLayout:
         starts_T = torch.repeat_interleave(starts, torch.tensor(lengths, dtype=torch.int64))
         positions_T = torch.arange(documents.num_tokens, dtype=torch.int64) - starts_T
         return cls(
-            cu_seqlens=to_device(torch.tensor(documents.starts, dtype=torch.int32), device),
+            cu_seqlens=copy_to_device(torch.tensor(documents.starts, dtype=torch.int32), device),
             max_seqlen=max(lengths),
-            positions_T=to_device(positions_T, device),
+            positions_T=copy_to_device(positions_T, device),
             documents=documents,
         )
 
@@ -82,7 +82,7 @@ class PackedLayout:
         )
 
 
-def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+def copy_to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """Copy without making the host wait: a pinned source is copied while it plans the next stream."""
     if torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)

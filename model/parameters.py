@@ -80,7 +80,7 @@ def _norms_before(config: ModelConfig) -> bool:
 
 
 def _norms_after(config: ModelConfig) -> bool:
-    return config.block == "sequential" and config.norm_at != "before"
+    return config.halves == 2 and config.norm_at != "before"
 
 
 def _norms_each_head(config: ModelConfig) -> bool:
@@ -107,7 +107,7 @@ LAYER: Mapping[str, Role] = MappingProxyType(
         "norm.weight": _vector("D", "whole", "norm", _norms_before),
         "post_norm.weight": _vector("D", "whole", "norm", _norms_after),
         "feed_forward_norm.weight": _vector(
-            "D", "whole", "norm", lambda c: c.block == "sequential" and _norms_before(c)
+            "D", "whole", "norm", lambda c: c.halves == 2 and _norms_before(c)
         ),
         "feed_forward_post_norm.weight": _vector("D", "whole", "norm", _norms_after),
         "attention.q_proj.weight": Role("HK D", "rows", False, turned=True),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from data.batch import PackedBatch
-from model.packed_layout import PackedLayout
+from model.packed_layout import PackedLayout, copy_to_device
 from model.transformer import Transformer
 from parallel.sequence.layout import SequenceShare, ShardedLayout
 
@@ -26,10 +26,6 @@ class MicroBatch:
 
 def to_device(batch: PackedBatch, device: torch.device) -> MicroBatch:
     """Copy a packed stream to `device`; pinned and asynchronous where that means something."""
-    tokens_T, targets_T = batch.tokens_T, batch.targets_T
-    if device.type == "cuda":
-        tokens_T = tokens_T.pin_memory().to(device, non_blocking=True)
-        targets_T = targets_T.pin_memory().to(device, non_blocking=True)
     if batch.share is None:
         layout = PackedLayout.from_lengths(batch.lengths, device)
     else:
@@ -37,6 +33,7 @@ def to_device(batch: PackedBatch, device: torch.device) -> MicroBatch:
             "made by the dealer that the loader was given"
         )
         layout = ShardedLayout.from_share(batch.share, device)
+    tokens_T, targets_T = (copy_to_device(x, device) for x in (batch.tokens_T, batch.targets_T))
     return MicroBatch(tokens_T, targets_T, layout)
 
 
@@ -49,11 +46,11 @@ class NextTokenLoss(nn.Module):
         self.z_loss = z_loss
 
     def forward(
-        self, batch: MicroBatch, rope_base: float, per_token: bool = False
+        self, micro_batch: MicroBatch, rope_base: float, per_token: bool = False
     ) -> tuple[Tensor, ...]:
         """(total, loss_sum, z_sum) with `total` differentiable, or (losses_T,) for evaluation."""
-        hidden_TD = self.model(batch.tokens_T, batch.layout, rope_base)
+        hidden_TD = self.model(micro_batch.tokens_T, micro_batch.layout, rope_base)
         if per_token:
-            return (self.model.token_losses(hidden_TD, batch.targets_T),)
-        sums = self.model.loss(hidden_TD, batch.targets_T, self.z_loss)
+            return (self.model.token_losses(hidden_TD, micro_batch.targets_T),)
+        sums = self.model.loss(hidden_TD, micro_batch.targets_T, self.z_loss)
         return sums.total, sums.loss_sum, sums.z_sum

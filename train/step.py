@@ -69,11 +69,13 @@ def optimizer_step(
         totals.append(total.detach())
         return total * per_token * _poison(total.detach())
 
-    micro_batches = [to_device(packed, mesh.device) for packed in batch.micro_batches]
+    micro_batches = [to_device(micro_batch, mesh.device) for micro_batch in batch.micro_batches]
     sums = torch.zeros(4, dtype=torch.float64, device=mesh.device)
     sums[:2] = trainer.gradients(micro_batches, point.rope_base, weigh)
     if mesh.model.rank == 0 and mesh.sequence.rank == 0:  # a stream is counted once
-        flops = sum(training_flops(model, packed.lengths) for packed in batch.micro_batches)
+        flops = sum(
+            training_flops(model, micro_batch.lengths) for micro_batch in batch.micro_batches
+        )
         sums[2] = float(flops)
     sums[3] = float(stop)
     mesh.sum_over_world(sums)

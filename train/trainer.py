@@ -143,6 +143,8 @@ class StagedTrainer:
         losses = self._runner.forward_only(
             micro_batches,
             rope_base,
-            lambda stage, hidden_TD, batch: stage.token_losses(hidden_TD, batch.targets_T),
+            lambda stage, hidden_TD, micro_batch: stage.token_losses(
+                hidden_TD, micro_batch.targets_T
+            ),
         )
         return losses if losses and self._mesh.tensor.rank == 0 else None

@@ -38,7 +38,7 @@ from model.attention.banded import (
     cut_bands,
 )
 from model.attention.kept import Attended
-from model.packed_layout import to_device
+from model.packed_layout import copy_to_device
 
 # Queries of one masked block: its mask has this many rows and at most the segment's keys as columns.
 _BLOCK = 64
@@ -86,8 +86,8 @@ class Segments:
         """The same on another device; the host does not wait."""
         return replace(
             self,
-            cu_queries=to_device(self.cu_queries, device),
-            cu_keys=to_device(self.cu_keys, device),
+            cu_queries=copy_to_device(self.cu_queries, device),
+            cu_keys=copy_to_device(self.cu_keys, device),
         )
 
     @cached_property

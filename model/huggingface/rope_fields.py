@@ -27,6 +27,8 @@ KINDS = {"window": "sliding_attention", "full": "full_attention"}
 NEW, OLD = "rope_parameters", ("rope_theta", "rope_scaling", "rope_local_base_freq")
 KEYS = (NEW, *OLD, "partial_rotary_factor", "original_max_position_embeddings")
 _EXTENDED = ("yarn", "llama3")
+# Scalings that have one name here and in transformers.
+_SCALINGS = ("linear", *_EXTENDED)
 
 
 def read_flat(
@@ -146,7 +148,7 @@ def _read(
         raise CannotExpress(
             [f"config.json: partial_rotary_factor={partial}: our rotary layers turn whole heads"]
         )
-    if kind not in ("default", "linear", *_EXTENDED):
+    if kind not in ("default", *_SCALINGS):
         hint = "; dynamic scaling differs from text to text, remove it" if kind == "dynamic" else ""
         raise CannotExpress(
             [f"config.json: rope_type={kind}: can be default, linear, llama3, yarn{hint}"]
@@ -220,11 +222,19 @@ def _number(given: Mapping[str, Any], key: str) -> float:
 
 
 def write(rope: RopeConfig, base: float, head_dim: int) -> Json:
-    """`rope_parameters` of one kind of layer."""
+    """`rope_parameters` of one kind of layer.
+
+    Raises:
+        CannotExpress: transformers has no such scaling.
+    """
     if rope.scaling == "none":
         return {"rope_type": "default", "rope_theta": base}
     if rope.scaling == "ntk":  # nothing but another base
         return {"rope_type": "default", "rope_theta": ntk_base(base, rope.factor, head_dim)}
+    if rope.scaling not in _SCALINGS:
+        raise CannotExpress(
+            [f"rope scaling={rope.scaling}: transformers has none; it reads {', '.join(_SCALINGS)}"]
+        )
     written: Json = {"rope_type": rope.scaling, "rope_theta": base, "factor": rope.factor}
     if rope.scaling in _EXTENDED:
         written["original_max_position_embeddings"] = rope.original_length

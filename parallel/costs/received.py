@@ -112,7 +112,7 @@ def tensor_received(stage: StageShape, num_tokens: int, *, recomputed: bool = Fa
 
 
 def _tensor_layer(stage: StageShape, num_tokens: int, recomputed: bool) -> Received:
-    halves = 1 if stage.config.block == "parallel" else 2
+    halves = stage.config.halves
     transfer = _stream_transfer(stage, num_tokens)
     means = _head_means(stage, num_tokens)
     sums = sum(replica_sum(stage, name) for name in layer_names(stage))

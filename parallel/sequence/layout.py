@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model.documents import Documents
-from model.packed_layout import PackedLayout, to_device
+from model.packed_layout import PackedLayout, copy_to_device
 from parallel.sequence.dealing import Dealing
 from parallel.sequence.route import Own, Route, Transport, route
 
@@ -94,9 +94,9 @@ class ShardedLayout(PackedLayout):
         starts = torch.tensor(share.documents.starts, dtype=torch.int32)
         copies = {id(route): route.to(device) for route in share.routes.values()}
         return cls(
-            cu_seqlens=to_device(starts, device),
+            cu_seqlens=copy_to_device(starts, device),
             max_seqlen=max(share.documents.lengths),
-            positions_T=to_device(share.positions_T, device),
+            positions_T=copy_to_device(share.positions_T, device),
             documents=share.documents,
             dealing=share.dealing,
             rank=share.rank,

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.huggingface import rope_fields
 from model.huggingface.catalogue import BY_TYPE, family_of
+from model.huggingface.refusal import CannotExpress
 from model.layer_pattern import KindConfig
 from model.position.config import RopeConfig
 from tests.unit.huggingface_cases import CASES, SIZES
@@ -29,6 +31,13 @@ def read(kind: str, **keys: Any) -> tuple[float, RopeConfig]:
     found = family_of(config).read(config)
     typed_model(dataclasses.asdict(found.model), "config.json")  # as the import does
     return found.rope_base, found.model.kinds.get("full_rope", KindConfig()).rope
+
+
+def test_a_scaling_that_transformers_has_not_is_refused():
+    rope = RopeConfig()
+    rope.scaling = "resonance"  # of a version to come
+    with pytest.raises(CannotExpress, match="resonance"):
+        rope_fields.write(rope, 1e4, 32)
 
 
 def test_what_is_written_stands_before_what_the_family_has_by_default():

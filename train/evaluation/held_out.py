@@ -56,13 +56,13 @@ def evaluate(trainer: Trainer, mesh: Mesh, held_out: HeldOut, rope_base: float) 
     """Losses of the whole held-out set, as one JSON object. Collective."""
     length = held_out.sequence_length
     sums = np.zeros((len(ROWS), length))  # by position
-    for batch in held_out.streams:
+    for packed in held_out.streams:
         # One at a time: what is kept is one stream's losses, however large the set is.
-        stream = to_device(batch, mesh.device)
-        losses = trainer.token_losses([stream], rope_base)
+        micro_batch = to_device(packed, mesh.device)
+        losses = trainer.token_losses([micro_batch], rope_base)
         if losses is None:
             continue
-        tokens_T, targets_T = batch.tokens_T.numpy(), batch.targets_T.numpy()
+        tokens_T, targets_T = packed.tokens_T.numpy(), packed.targets_T.numpy()
         ngram = held_out.yardstick.score(tokens_T, targets_T)
         columns = (
             losses[0].double().cpu().numpy(),
@@ -70,7 +70,7 @@ def evaluate(trainer: Trainer, mesh: Mesh, held_out: HeldOut, rope_base: float) 
             ngram.bigram,
             np.ones(len(targets_T)),
         )
-        positions_T = stream.layout.positions_T.cpu().numpy()
+        positions_T = micro_batch.layout.positions_T.cpu().numpy()
         valid_T = targets_T != IGNORE
         for row, losses_T in enumerate(columns):
             sums[row] += np.bincount(positions_T[valid_T], losses_T[valid_T], minlength=length)
