@@ -9,7 +9,7 @@
 PYTHON ?= python3
 PY ?= .venv/bin/python
 EXPERIMENT ?= quickstart
-JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 NPROC ?= $(shell $(PY) -c "import torch; print(min(2, torch.cuda.device_count()) or 2)" 2>/dev/null || echo 2)
 # One thread a rank on the CPU: two ranks share two cores.
 export OMP_NUM_THREADS ?= 1

@@ -6,7 +6,7 @@ import numpy as np
 
 from parallel.pipeline.placement import Placement
 from parallel.sequence.chunk_costs import StreamCosts
-from parallel.sequence.dealing import Dealing
+from parallel.sequence.chunks import Dealing
 
 
 def attention_work(

@@ -25,7 +25,7 @@ from parallel.mesh import Mesh, arrange
 from train.build_trainer import build_trainer, dealer
 from train.checkpointing import folder as checkpoint_folder
 from train.checkpointing.checkpoint import Checkpoints, verify
-from train.checkpointing.resume import sound_checkpoint
+from train.checkpointing.resume import find_resume, sound_checkpoint
 from train.checkpointing.state import RunState, differences, read_index, read_state
 from train.configuration import compose
 from train.configuration.schema import RunConfig, run_folder
@@ -90,38 +90,6 @@ def start_state(
 
     state: RunState = mesh.broadcast_object(mesh.together(look))
     return resume, state
-
-
-def find_resume(config: RunConfig) -> Path | None:
-    """The checkpoint to go on from, if any: the run's own newest one before any that is named.
-
-    Raises:
-        ValueError: `checkpoint.resume` is never, or an older checkpoint of the same run, while the run's
-            folder holds results that would be overwritten; or all of the run's checkpoints are gone.
-    """
-    folder, wanted = run_folder(config), config.checkpoint.resume
-    own = checkpoint_folder.latest(folder / "checkpoints")
-    if own is None and checkpoint_folder.had_any(folder / "checkpoints"):
-        raise ValueError(
-            f"{folder}/checkpoints: no complete checkpoint is left there; put one back, start a new run "
-            "from another with run_name=NAME checkpoint.resume=DIR, or remove that folder to start anew"
-        )
-    if wanted == "never" and (folder / "metrics.jsonl").exists():
-        raise ValueError(
-            f"checkpoint.resume=never: {folder} holds a run already; choose another run_name, go on "
-            "with checkpoint.resume=auto, or remove the folder"
-        )
-    if wanted in ("auto", "never"):
-        return own
-    named = Path(wanted)
-    if own is None:
-        return named
-    if folder.resolve() in named.resolve().parents and named.resolve() != own.resolve():
-        raise ValueError(
-            f"checkpoint.resume={wanted}: {config.run_name} has gone on to {own.name}; choose another "
-            "run_name to branch off, or checkpoint.resume=auto to go on"
-        )
-    return own
 
 
 def load_state(

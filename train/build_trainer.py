@@ -27,7 +27,7 @@ from parallel.pipeline.runner import PipelineRunner
 from parallel.pipeline.schedule import TimedAction
 from parallel.pipeline.timeline import timeline_table, write_timeline
 from parallel.regions import regions_obstacle
-from parallel.sequence.balance import deal
+from parallel.sequence.dealing import deal
 from parallel.sequence.layout import SequenceShare, build_share
 from parallel.sequence.traffic import TrafficMeter
 from parallel.tensor.apply import initialise_cut

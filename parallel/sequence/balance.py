@@ -1,4 +1,4 @@
-"""Deals the chunks of one stream so that attention work is level: the layout `balanced`, and the door to all.
+"""Deals the chunks of one stream so that attention work is level: the layout `balanced`.
 
     documents   [ a                                    ][ b ][ c ][ d  ][ e          ]
     chunks      | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10| 11| 12| 13| 14| 15|       work: pairs seen
@@ -21,7 +21,7 @@ from fractions import Fraction
 
 from parallel.sequence.chunk_costs import ChunkCosts, Integers, StreamCosts
 from parallel.sequence.chunk_search import busiest, join, least_busiest, level, search
-from parallel.sequence.dealing import Dealing, deal_contiguous, deal_zigzag
+from parallel.sequence.chunks import Dealing
 
 GOAL = Fraction(105, 100)
 """Busiest rank's work over the mean that is good enough."""
@@ -33,43 +33,6 @@ _EXHAUSTIVE_CHUNKS = 15
 """Of the whole stream: up to so many, all dealings are searched if need be."""
 _CLOSER_GOAL = Fraction(101, 100)
 """Taken instead where it costs at most a tenth more keys."""
-
-
-def deal(
-    layout: str, lengths: Sequence[int], size: int, windows: Mapping[int | None, int]
-) -> Dealing:
-    """The dealing of a stream of documents of these lengths to `size` ranks, by the layout's name.
-
-    windows: number of layers of each window (None: full layers) in the whole model. All stages of a
-    pipeline hold the same tokens, so they must be given the same windows.
-
-    Raises:
-        ValueError: the stream cannot be dealt so (see `dealing_problem`).
-    """
-    num_tokens = sum(lengths)
-    problem = dealing_problem(layout, num_tokens, size)
-    if problem:
-        raise ValueError(problem)
-    if size == 1 or layout == "contiguous":
-        return deal_contiguous(num_tokens, size)
-    if layout == "zigzag":
-        return deal_zigzag(num_tokens, size)
-    return deal_balanced(lengths, size, windows)
-
-
-def dealing_problem(layout: str, num_tokens: int, size: int) -> str | None:
-    """Why streams of `num_tokens` cannot be dealt to `size` ranks in equal parts, or None if they can."""
-    chunks = 2 if layout == "zigzag" and size > 1 else 1
-    step = chunks * size
-    if num_tokens > 0 and num_tokens % step == 0:
-        return None
-    below = num_tokens // step * step
-    use = f"{below} or {below + step}" if below else str(step)
-    rule = f"{chunks} x sequence = {step}" if chunks > 1 else f"sequence = {step}"
-    return (
-        f"sequence_layout={layout}: a stream of {num_tokens} tokens must be a multiple of {rule}; "
-        f"use {use}"
-    )
 
 
 def chunk_counts(num_tokens: int, size: int) -> tuple[int, ...]:

@@ -11,45 +11,11 @@ long document sees much more than a token early in a short one.
 Pure integers: every rank makes the same dealing from the document lengths, without talking.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
-
-@dataclass(frozen=True)
-class Dealing:
-    """chunks[rank]: the numbers of the chunks it holds, ascending; all ranks hold equally many."""
-
-    chunk_tokens: int
-    chunks: tuple[tuple[int, ...], ...]
-
-    @property
-    def size(self) -> int:
-        """Number of ranks."""
-        return len(self.chunks)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the whole stream."""
-        return self.chunk_tokens * sum(len(held) for held in self.chunks)
-
-    @property
-    def local_tokens(self) -> int:
-        """Tokens of each rank."""
-        return self.chunk_tokens * len(self.chunks[0])
-
-    def chunk_range(self, chunk: int) -> range:
-        """Stream positions of a chunk."""
-        return range(chunk * self.chunk_tokens, (chunk + 1) * self.chunk_tokens)
-
-    def ranges(self, rank: int) -> tuple[range, ...]:
-        """Stream positions that `rank` holds, ascending, neighbouring chunks joined."""
-        found: list[range] = []
-        for chunk in self.chunks[rank]:
-            held = self.chunk_range(chunk)
-            if found and found[-1].stop == held.start:
-                found[-1] = range(found[-1].start, held.stop)
-            else:
-                found.append(held)
-        return tuple(found)
+from parallel.sequence.balance import deal_balanced
+from parallel.sequence.chunks import Dealing
 
 
 def deal_contiguous(num_tokens: int, size: int) -> Dealing:
@@ -61,4 +27,50 @@ def deal_zigzag(num_tokens: int, size: int) -> Dealing:
     """Two chunks a rank: one from the front and its mirror image from the back."""
     return Dealing(
         num_tokens // (2 * size), tuple((rank, 2 * size - 1 - rank) for rank in range(size))
+    )
+
+
+# By the name in parallel.sequence_layout. Arguments: document lengths, number of ranks, layers of each window.
+DEALINGS: Mapping[str, Callable[[Sequence[int], int, Mapping[int | None, int]], Dealing]] = (
+    MappingProxyType(
+        {
+            "contiguous": lambda lengths, size, _: deal_contiguous(sum(lengths), size),
+            "zigzag": lambda lengths, size, _: deal_zigzag(sum(lengths), size),
+            "balanced": deal_balanced,
+        }
+    )
+)
+
+
+def deal(
+    layout: str, lengths: Sequence[int], size: int, windows: Mapping[int | None, int]
+) -> Dealing:
+    """The dealing of a stream of documents of these lengths to `size` ranks, by the layout's name.
+
+    windows: number of layers of each window (None: full layers) in the whole model. All stages of a
+    pipeline hold the same tokens, so they must be given the same windows.
+
+    Raises:
+        ValueError: the stream cannot be dealt so (see `dealing_problem`).
+    """
+    problem = dealing_problem(layout, sum(lengths), size)
+    if problem:
+        raise ValueError(problem)
+    if size == 1:
+        return deal_contiguous(sum(lengths), 1)
+    return DEALINGS[layout](lengths, size, windows)
+
+
+def dealing_problem(layout: str, num_tokens: int, size: int) -> str | None:
+    """Why streams of `num_tokens` cannot be dealt to `size` ranks in equal parts, or None if they can."""
+    chunks = 2 if layout == "zigzag" and size > 1 else 1
+    step = chunks * size
+    if num_tokens > 0 and num_tokens % step == 0:
+        return None
+    below = num_tokens // step * step
+    use = f"{below} or {below + step}" if below else str(step)
+    rule = f"{chunks} x sequence = {step}" if chunks > 1 else f"sequence = {step}"
+    return (
+        f"sequence_layout={layout}: a stream of {num_tokens} tokens must be a multiple of {rule}; "
+        f"use {use}"
     )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model.documents import Documents
 from model.packed_layout import PackedLayout, copy_to_device
-from parallel.sequence.dealing import Dealing
+from parallel.sequence.chunks import Dealing
 from parallel.sequence.route import Own, Route, Transport, route
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.documents import Documents
-from parallel.sequence.dealing import Dealing
+from parallel.sequence.chunks import Dealing
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ import torch
 
 from model.attention.segments import Segments
 from model.documents import Documents
-from parallel.sequence.dealing import Dealing
+from parallel.sequence.chunks import Dealing
 from parallel.sequence.plan import KeyPlan, plan_keys
 
 # How full layers get their keys. "auto": by one exchange where little moves, in ring steps otherwise.

@@ -20,9 +20,9 @@ from xml.sax.saxutils import escape
 import numpy as np
 from traffic import LAYERS, RANKS, WINDOW, streams
 
-from parallel.sequence.balance import deal
 from parallel.sequence.chunk_costs import StreamCosts
-from parallel.sequence.dealing import Dealing
+from parallel.sequence.chunks import Dealing
+from parallel.sequence.dealing import deal
 from rank_work import attention_work, keys_received
 
 OUTPUT = Path("outputs/benchmarks/balance.json")

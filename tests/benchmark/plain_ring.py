@@ -38,7 +38,7 @@ from model.attention.small_problems import Problem, attend, attend_backward
 from model.documents import Documents
 from model.packed_layout import PackedLayout
 from parallel.mesh import AxisGroup
-from parallel.sequence.dealing import Dealing
+from parallel.sequence.chunks import Dealing
 from parallel.sequence.local import Gradients, attend_calls, attend_calls_backward
 from parallel.sequence.merge import merge_part, put_part
 from parallel.sequence.route import Call, Own

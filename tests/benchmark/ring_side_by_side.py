@@ -44,8 +44,8 @@ from model.initialization import initialize
 from model.layer_pattern import expand_pattern
 from model.transformer import Transformer
 from parallel.mesh import Mesh, start
-from parallel.sequence.balance import deal
-from parallel.sequence.dealing import Dealing
+from parallel.sequence.chunks import Dealing
+from parallel.sequence.dealing import deal
 from parallel.sequence.layout import ShardedLayout, build_share
 from parallel.sequence.ring import RingCore
 from parallel.sequence.traffic import TrafficMeter

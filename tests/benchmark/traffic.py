@@ -25,7 +25,7 @@ from data.packing.planner import BatchPlanner
 from data.packing.spans import BatchShape
 from model.documents import Documents
 from parallel.config import SequenceLayout
-from parallel.sequence.balance import deal
+from parallel.sequence.dealing import deal
 from parallel.sequence.plan import plan_keys
 
 OUTPUT = Path("outputs/benchmarks/traffic.json")

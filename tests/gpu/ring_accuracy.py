@@ -22,8 +22,8 @@ from virtual_ranks import NoiseWire, attend_in_turns, axis_of, core_of, layout_o
 from model.attention.dense import DenseCore
 from model.documents import Documents
 from model.packed_layout import PackedLayout
-from parallel.sequence.balance import deal
-from parallel.sequence.dealing import Dealing, deal_contiguous
+from parallel.sequence.chunks import Dealing
+from parallel.sequence.dealing import deal, deal_contiguous
 from parallel.sequence.layout import ShardedLayout, build_share
 from parallel.sequence.route import Transport
 

@@ -19,8 +19,8 @@ from machine import Machine
 from outcome import Outcome
 from virtual_ranks import NoiseWire, axis_of, core_of, layout_of
 
-from parallel.sequence.balance import deal
-from parallel.sequence.dealing import Dealing
+from parallel.sequence.chunks import Dealing
+from parallel.sequence.dealing import deal
 from rank_work import attention_work
 
 LAYOUTS = ("zigzag", "balanced")

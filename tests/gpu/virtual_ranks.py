@@ -24,7 +24,7 @@ from torch import Tensor
 from model.attention.core import AttentionCore
 from model.documents import Documents
 from parallel.mesh import AxisGroup
-from parallel.sequence.dealing import Dealing
+from parallel.sequence.chunks import Dealing
 from parallel.sequence.layout import ShardedLayout, build_share
 from parallel.sequence.ring import RingCore
 from parallel.sequence.route import Transport

@@ -19,7 +19,7 @@ from model.documents import Documents
 from parallel.mesh import AxisGroup
 from parallel.pipeline.stage import ScheduledStage
 from parallel.pipeline.tied import TiedWeight
-from parallel.sequence.dealing import Dealing
+from parallel.sequence.chunks import Dealing
 from parallel.sequence.layout import SequenceShare, build_share
 from parallel.sequence.merge import merge_part
 from parallel.sequence.plan import KeyPlan, plan_keys

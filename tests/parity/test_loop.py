@@ -21,6 +21,7 @@ from parallel.checkpoint import tensors
 from parallel.mesh import Mesh, start
 from ranks import run_on_ranks
 from train import build
+from train.checkpointing.resume import find_resume
 from train.configuration.compose import compose_run
 from train.configuration.schema import RunConfig
 from train.evaluation import tasks
@@ -163,7 +164,7 @@ def test_folders_that_hold_results_are_not_overwritten(
         (folder.parent / name / "state.json").touch()
 
     def resume(value: str) -> Path | None:
-        return build.find_resume(compose_run(small_run(tmp_path, **{"checkpoint.resume": value})))
+        return find_resume(compose_run(small_run(tmp_path, **{"checkpoint.resume": value})))
 
     assert resume("auto") == resume(str(folder)) == folder
     assert resume(str(tmp_path)) == folder, "a run that was branched off goes on by itself"

@@ -21,7 +21,8 @@ from model.attention.dense import visible_TS
 from model.documents import Documents
 from model.packed_layout import PackedLayout
 from parallel.mesh import start
-from parallel.sequence.dealing import Dealing, deal_contiguous, deal_zigzag
+from parallel.sequence.chunks import Dealing
+from parallel.sequence.dealing import deal_contiguous, deal_zigzag
 from parallel.sequence.layout import ShardedLayout, build_share
 from parallel.sequence.ring import RingCore
 from parallel.sequence.traffic import TrafficMeter

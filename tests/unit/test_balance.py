@@ -17,12 +17,12 @@ from parallel.sequence.balance import (
     MAX_CHUNKS,
     MIN_CHUNK_TOKENS,
     chunk_counts,
-    deal,
     deal_balanced,
 )
 from parallel.sequence.chunk_costs import StreamCosts
 from parallel.sequence.chunk_search import _fewer_keys, busiest, level
-from parallel.sequence.dealing import Dealing
+from parallel.sequence.chunks import Dealing
+from parallel.sequence.dealing import deal
 from parallel.sequence.plan import plan_keys
 from rank_work import attention_work, keys_received
 

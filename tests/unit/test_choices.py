@@ -19,7 +19,7 @@ from parallel.engine.optimizers import OPTIMIZERS
 from parallel.engine.settings import DTYPES
 from parallel.pipeline.placement import STAGES_PER_RANK
 from parallel.pipeline.schedule import SCHEDULES
-from parallel.sequence.balance import deal
+from parallel.sequence.dealing import DEALINGS
 from train.configuration.schema import DerivedBase, TrainConfig
 from train.configuration.typed import field_types
 from train.schedule.rope_base import DERIVED
@@ -41,6 +41,7 @@ def choices(schema: Any, name: str) -> set[str]:
         (KindConfig, "like", ["", *LAYER_KINDS]),
         (ParallelConfig, "pipeline_schedule", SCHEDULES),
         (ParallelConfig, "pipeline_schedule", STAGES_PER_RANK),
+        (ParallelConfig, "sequence_layout", DEALINGS),
         (OptimizerConfig, "name", OPTIMIZERS),
         (TrainConfig, "precision", DTYPES),
         (TrainConfig, "keep_for_backward", RUNNERS),
@@ -50,8 +51,3 @@ def choices(schema: Any, name: str) -> set[str]:
 )  # fmt: skip
 def test_a_table_has_the_names_of_its_field(schema: Any, name: str, table: Iterable[str]) -> None:
     assert set(table) == choices(schema, name)
-
-
-def test_every_dealing_is_known_by_its_name() -> None:
-    for layout in choices(ParallelConfig, "sequence_layout"):
-        assert len(deal(layout, [512, 512], 2, {None: 1}).chunks) == 2

@@ -45,7 +45,7 @@ from parallel.mesh import AxisGroup
 from parallel.pipeline.placement import place_stages
 from parallel.pipeline.schedule import ideal_bubble
 from parallel.pipeline.split import split_layers
-from parallel.sequence.balance import deal
+from parallel.sequence.dealing import deal
 from parallel.sequence.plan import plan_keys
 from parallel.tensor.apply import cut_model
 from train.configuration.compose import compose_run

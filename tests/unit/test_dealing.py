@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from model.documents import Documents
 from parallel.config import SequenceLayout
-from parallel.sequence.balance import deal, dealing_problem
-from parallel.sequence.dealing import Dealing, deal_zigzag
+from parallel.sequence.chunks import Dealing
+from parallel.sequence.dealing import deal, deal_zigzag, dealing_problem
 from parallel.sequence.plan import keys_before, plan_keys
 
 WINDOWS = {3: 3, None: 1}

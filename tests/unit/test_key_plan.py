@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from model.attention.dense import visible_TS
 from model.documents import Documents
 from model.packed_layout import PackedLayout
-from parallel.sequence.dealing import Dealing, deal_contiguous, deal_zigzag
+from parallel.sequence.chunks import Dealing
+from parallel.sequence.dealing import deal_contiguous, deal_zigzag
 from parallel.sequence.layout import ShardedLayout, build_share
 from parallel.sequence.plan import plan_keys
 from parallel.sequence.route import Own, route

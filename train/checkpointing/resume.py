@@ -1,4 +1,7 @@
-"""The newest checkpoint that is whole: damaged ones are set aside, named, and the one before is taken."""
+"""Which checkpoint a run goes on from: the newest of its own that is whole, or the one that is named.
+
+Damaged ones are set aside and named, and the one before is taken.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +10,42 @@ from parallel.checkpoint.index import DamagedCheckpoint
 from parallel.mesh import Mesh
 from train.checkpointing import folder as checkpoint_folder
 from train.checkpointing.checkpoint import verify
+from train.configuration.schema import RunConfig, run_folder
 
 Find = Callable[[], Path | None]
 Tell = Callable[[str], None]
+
+
+def find_resume(config: RunConfig) -> Path | None:
+    """The checkpoint to go on from, if any: the run's own newest one before any that is named.
+
+    Raises:
+        ValueError: `checkpoint.resume` is never, or an older checkpoint of the same run, while the run's
+            folder holds results that would be overwritten; or all of the run's checkpoints are gone.
+    """
+    folder, wanted = run_folder(config), config.checkpoint.resume
+    own = checkpoint_folder.latest(folder / "checkpoints")
+    if own is None and checkpoint_folder.had_any(folder / "checkpoints"):
+        raise ValueError(
+            f"{folder}/checkpoints: no complete checkpoint is left there; put one back, start a new run "
+            "from another with run_name=NAME checkpoint.resume=DIR, or remove that folder to start anew"
+        )
+    if wanted == "never" and (folder / "metrics.jsonl").exists():
+        raise ValueError(
+            f"checkpoint.resume=never: {folder} holds a run already; choose another run_name, go on "
+            "with checkpoint.resume=auto, or remove the folder"
+        )
+    if wanted in ("auto", "never"):
+        return own
+    named = Path(wanted)
+    if own is None:
+        return named
+    if folder.resolve() in named.resolve().parents and named.resolve() != own.resolve():
+        raise ValueError(
+            f"checkpoint.resume={wanted}: {config.run_name} has gone on to {own.name}; choose another "
+            "run_name to branch off, or checkpoint.resume=auto to go on"
+        )
+    return own
 
 
 def sound_checkpoint(find: Find, own: Path, mesh: Mesh, tell: Tell) -> Path | None:

@@ -18,7 +18,7 @@ from parallel.config import ParallelConfig
 from parallel.engine.optimizers import OPTIMIZERS
 from parallel.pipeline.split import pipeline_problems
 from parallel.regions import regions_obstacle
-from parallel.sequence.balance import dealing_problem
+from parallel.sequence.dealing import dealing_problem
 from parallel.tensor.cut import tensor_problems
 from train.checkpointing import folder as checkpoint_folder
 from train.configuration.schema import RunConfig
