@@ -96,6 +96,18 @@ def test_stages_can_be_added_and_removed() -> None:
     assert list(config.schedule.stages) == ["second", "third"]
 
 
+def test_a_removed_key_has_its_default_and_what_has_none_can_be_given_anew() -> None:
+    config = compose_run(["seed=7", "~seed", "~model.window"])
+    assert (config.seed, config.data.seed, config.model.window) == (0, 0, 128)
+    stage = "{tokens: 4096, sequence_length: 256, batch_tokens: 512, micro_batch_tokens: 256}"
+    anew = ["~schedule.stages", "+schedule.stages={one: " + stage + "}"]
+    anew += ["~model.layer_pattern", "+model.layer_pattern=[full_rope]"]
+    config = compose_run(anew)
+    assert (list(config.schedule.stages), config.model.layer_pattern) == (["one"], ["full_rope"])
+    assert mistakes("~run_name") == ["run_name: must be given; it has no default"]
+    assert "there is none to remove; did you mean seed?" in mistakes("~sed")[0]
+
+
 def test_resolved_yaml_composes_to_the_same_run() -> None:
     config = compose_run(["experiment=quickstart"])
     assert from_yaml(to_yaml(config)) == config

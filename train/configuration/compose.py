@@ -282,6 +282,9 @@ def _change_all(tree: Any, changes: Sequence[Override], mistakes: list[str]) -> 
             mistake = f"cannot be set ({_words(error)}); give a value such as --print shows"
         if mistake:
             mistakes.append(f"{one_line(override.input_line or '')}: {mistake}")
+    for override in changes:
+        if override.is_delete():
+            _give_default(tree, override.key_or_group)
 
 
 def _change(tree: Any, override: Override) -> str | None:
@@ -306,18 +309,23 @@ def _change(tree: Any, override: Override) -> str | None:
 
 
 def _remove(tree: Any, path: Sequence[str], name: str) -> str | None:
-    """Take an entry out of its mapping, or give a key its default back; or why neither can be."""
+    """Take a key out of its mapping; or why it cannot be."""
     there = children(tree, path)
     if name not in there:
         return f"there is none to remove{did_you_mean(name, there, likeness=0.4)}"
-    field = field_at([*path, name])
-    if field is None:
-        del (OmegaConf.select(tree, ".".join(path)) if path else tree)[name]
-    elif (default := default_of(field)) is WRONG:
-        return "a run cannot be without it; give another value"
-    else:
-        OmegaConf.update(tree, ".".join([*path, name]), plain(default), merge=False)
+    del (OmegaConf.select(tree, ".".join(path)) if path else tree)[name]
     return None
+
+
+def _give_default(tree: Any, key: str) -> None:
+    """Fill a key that was removed and not given anew, so that references to it hold; an entry stays away."""
+    *path, name = key.split(".")
+    field, there = field_at([*path, name]), children(tree, path)
+    if field is None or not there or name in there:
+        return
+    default = default_of(field)
+    if default is not WRONG:
+        OmegaConf.update(tree, key, plain(default), merge=False, force_add=True)
 
 
 def _words(error: Exception) -> str:
