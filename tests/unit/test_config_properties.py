@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from composed import composed_once  # noqa: F401 (a fixture)
 from tests.parity.drawn_runs import LAYOUTS, Drawn, drawn_runs, near_misses
 from tests.parity.legality import is_legal
 from train import __main__
@@ -226,6 +227,7 @@ def test_a_configuration_file_is_data(
     content: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(compose.CONF, tmp_path / "conf")
+    monkeypatch.undo()
     monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
     monkeypatch.chdir(tmp_path)
     text = f"# @package _global_\n{content}\n"

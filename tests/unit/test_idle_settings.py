@@ -1,6 +1,5 @@
 """A setting without effect is refused: every key of the schema, changed where the run comes out the same."""
 
-import copy
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import Any, get_args
 
 import pytest
 
+from composed import composed_once  # noqa: F401 (a fixture)
 from model.layer_pattern import expand_pattern
 from train.configuration import compose, validate
 from train.configuration.compose import ConfigMistakes, compose_run
@@ -59,19 +59,6 @@ EXCEPTIONS = {
     "model.kinds.NAME.like": "another kind than the four is another model or a rule of its own",
     "preflight.links": "is the condition of others",
 }
-
-
-@pytest.fixture(autouse=True)
-def composed_trees_are_cached(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compose, "_compose", lambda choices, _: copy.deepcopy(tree(*choices)))
-
-
-@cache
-def tree(*choices: str) -> Any:
-    return _compose(list(choices), [])
-
-
-_compose = compose._compose
 
 
 def outcome(run: RunConfig) -> dict[str, Any]:
@@ -324,8 +311,8 @@ def test_a_setting_of_an_experiment_is_chosen_for_this_run(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(compose.CONF, tmp_path / "conf")
+    monkeypatch.undo()
     monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
-    monkeypatch.setattr(compose, "_compose", _compose)
     text = "# @package _global_\ndata: {packing: concat, look_ahead: 77}\n"
     (tmp_path / "conf/experiment/mine.yaml").write_text(text)
     with pytest.raises(ConfigMistakes, match=r"data\.look_ahead=77: has no effect"):

@@ -4,6 +4,7 @@ from itertools import islice
 
 import pytest
 
+from composed import composed_once  # noqa: F401 (a fixture)
 from train.configuration.compose import ConfigMistakes, compose_run
 from train.schedule.stages import Schedule, build_schedule, rotary_reach
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from composed import composed_once  # noqa: F401 (a fixture)
 from train.configuration import validate
 from train.configuration.compose import ConfigMistakes, compose_run
 from train.schedule.stages import build_schedule
