@@ -1,6 +1,7 @@
 """What a person reads: the help page, the closing words, the origin check."""
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -53,3 +54,33 @@ def test_our_packages_are_ours_and_a_stranger_is_named(tmp_path: Path) -> None:
     assert strangers(ROOT) == []
     assert len(strangers(tmp_path)) == 4
     assert "start with `cd" in strangers(tmp_path)[0]
+
+
+def test_decisions_have_numbers_of_their_own() -> None:
+    numbers = [path.name[:4] for path in sorted((ROOT / "docs/decisions").glob("*.md"))]
+    assert len(set(numbers)) == len(numbers)
+    for path in (ROOT / "docs/decisions").glob("*.md"):
+        assert path.read_text().startswith(f"# {path.name[:4]}: "), path
+
+
+def test_links_and_paths_of_documents_lead_to_files() -> None:
+    missing = []
+    for page in [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "launch").glob("*.md"),
+    ]:
+        if page.name == "CHANGELOG.md":  # tells of files as they were called
+            continue
+        text = page.read_text()
+        links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+        paths = re.findall(
+            r"`((?:train|model|data|parallel|conf|launch|tests)/[\w./]+\.(?:py|yaml|sh))\b", text
+        )
+        missing += [f"{page.name}: {link}" for link in links if not (page.parent / link).exists()]
+        missing += [
+            f"{page.name}: {path}"
+            for path in paths
+            if not (ROOT / path).exists() and "NAME" not in path
+        ]
+    assert not missing, "\n".join(missing)
