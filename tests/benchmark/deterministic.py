@@ -37,20 +37,28 @@ def tokens_per_second(name: str, switch: str) -> float:
     return statistics.median(json.loads(line)["tokens_per_second"] for line in lines[WARM_UP:])
 
 
+def table(numbers: dict[str, list[float]]) -> str:
+    """One line."""
+    ratios = numbers["ratios"]
+    text = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+    median = statistics.median(ratios)
+    return (
+        f"tokens/s, deterministic / default: median {median:.3f} of {len(ratios)} pairs ({text})\n"
+    )
+
+
 def main() -> None:
     """Run in pairs, print the ratio."""
-    pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 4
+    pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     ratios = []
     for pair in range(pairs):
         sys.stderr.write(f"  pair {pair + 1} of {pairs}\n")
         order = ("false", "true") if pair % 2 == 0 else ("true", "false")
         speed = {switch: tokens_per_second(f"deterministic_{switch}", switch) for switch in order}
         ratios.append(speed["true"] / speed["false"])
-    text = ", ".join(f"{ratio:.3f}" for ratio in ratios)
-    sys.stdout.write(
-        f"tokens/s, deterministic / default: median {statistics.median(ratios):.3f} ({text})\n"
-    )
-    OUTPUT.write_text(json.dumps({"ratios": ratios}) + "\n")
+    numbers = {"ratios": ratios}
+    sys.stdout.write(table(numbers))
+    OUTPUT.write_text(json.dumps(numbers) + "\n")
     shutil.rmtree(RUNS)
 
 

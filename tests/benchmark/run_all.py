@@ -5,8 +5,14 @@
 Each measurement is a script beside this one that prints its table and writes
 `outputs/benchmarks/NAME.json`. In the document it owns the block between its two markers; the words
 around the blocks are written by hand and stay.
+
+A script with a function `table(numbers)` makes its table of the numbers in its JSON alone. These numbers are committed
+too, as `docs/benchmarks/NAME.json` with the line above the table, and tests/unit/test_benchmark_tables.py compares
+the document with them.
 """
 
+import importlib.util
+import json
 import os
 import platform
 import re
@@ -14,9 +20,11 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 
 DOCUMENT = Path("docs/benchmarks.md")
 FOLDER = Path(__file__).parent
+RECORDS = Path("docs/benchmarks")
 NAMES = (
     "attention",
     "packing",
@@ -31,7 +39,6 @@ NAMES = (
     "sequence_memory",
     "ring_error",
     "pipeline_bubble",
-    "olmo",
     "huggingface_convert",
 )
 
@@ -45,10 +52,33 @@ def measure(name: str) -> str:
     ).stdout
 
 
-def replace_block(text: str, name: str, content: str) -> str:
+def module(name: str) -> ModuleType:
+    """The script `name`, imported."""
+    specification = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert specification is not None and specification.loader is not None
+    loaded = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(loaded)
+    return loaded
+
+
+def content(stamp: str, printed: str) -> str:
+    """What stands between the markers."""
+    return f"{stamp}\n\n```\n{printed.rstrip()}\n```"
+
+
+def keep_numbers(name: str, stamp: str) -> None:
+    """Commit what was measured beside the document, if the table is made of it."""
+    if hasattr(module(name), "table"):
+        numbers = json.loads(Path(f"outputs/benchmarks/{name}.json").read_text())
+        RECORDS.mkdir(exist_ok=True)
+        record = {"stamp": stamp, "numbers": numbers}
+        (RECORDS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def replace_block(text: str, name: str, new: str) -> str:
     """`text` with the block of `name` replaced."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    block = f"{begin}\n{content}\n{end}"
+    block = f"{begin}\n{new}\n{end}"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     if not pattern.search(text):
         raise ValueError(f"{DOCUMENT}: has no block {begin}; add both markers")
@@ -68,8 +98,9 @@ def main() -> None:
         stamp = (
             f"`make benchmark ARGS={name}`, {when}, {os.cpu_count()} x {platform.machine()} cores."
         )
-        content = f"{stamp}\n\n```\n{printed.rstrip()}\n```"
-        DOCUMENT.write_text(replace_block(DOCUMENT.read_text(), name, content))
+        keep_numbers(name, stamp)
+        text = replace_block(DOCUMENT.read_text(), name, content(stamp, printed))
+        DOCUMENT.write_text(text)
 
 
 if __name__ == "__main__":
