@@ -16,7 +16,7 @@ from tests.smoke.command import command
 
 OUTPUT = Path("outputs/benchmarks/deterministic.json")
 RUNS = Path("outputs/benchmarks/deterministic")
-STEPS, WARM_UP = 24, 6
+STEPS, WARM_UP = 16, 4
 
 
 def tokens_per_second(name: str, switch: str) -> float:
