@@ -8,7 +8,7 @@ import pytest
 from model.attention.backends import BACKENDS
 from model.attention.core import IMPLEMENTATIONS
 from model.block import BLOCKS
-from model.config import ModelConfig
+from model.config import HALVES, ModelConfig
 from model.feed_forward.dense import GATES
 from model.layer_pattern import LAYER_KINDS, KindConfig
 from model.norm import NORMS
@@ -33,6 +33,7 @@ def choices(schema: Any, name: str) -> set[str]:
     ("schema", "name", "table"),
     [
         (ModelConfig, "block", BLOCKS),
+        (ModelConfig, "block", HALVES),
         (ModelConfig, "norm", NORMS),
         (ModelConfig, "activation", GATES),
         (ModelConfig, "attention_backend", ["auto", *BACKENDS]),
