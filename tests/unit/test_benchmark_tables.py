@@ -32,6 +32,12 @@ def test_a_block_shows_the_numbers_that_were_measured(path: Path) -> None:
     assert document.split(begin)[1].split(end)[0] == shown
 
 
+def test_the_readme_shows_the_quickstart_that_was_measured() -> None:
+    quickstart = script("quickstart")
+    shown = (ROOT / "README.md").read_text().split(quickstart.BEGIN)[1].split(quickstart.END)[0]
+    assert shown == quickstart.block(json.loads((ROOT / "docs/quickstart.json").read_text()))
+
+
 def test_no_block_waits_for_its_numbers() -> None:
     document = (ROOT / "docs/benchmarks.md").read_text()
     assert re.findall("[Nn]ot measured yet.*", document) == []
