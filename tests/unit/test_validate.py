@@ -191,7 +191,7 @@ def test_full_rope_below_the_bound_is_warned_of_and_safe_is_not() -> None:
         ),
         (
             ["parallel.sequence=3", "parallel.sequence_layout=zigzag"],
-            "schedule.stages.short.micro_batch_tokens=2048: ",
+            "schedule.stages.short.micro_batch_tokens=1024: ",
         ),
         (["parallel.tensor=2", "parallel.sequence=2", "model.window=0"], "model.window=0"),
     ],
