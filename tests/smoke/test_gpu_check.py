@@ -19,7 +19,7 @@ def test_measuring_parts_rehearse_on_a_cpu(tmp_path):
     done = subprocess.run(
         [*command, "--parts", *PARTS],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": "."},
+        env=os.environ | {"PYTHONPATH": ".:tests"},
         capture_output=True,
         text=True,
         timeout=300,

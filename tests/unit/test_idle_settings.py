@@ -307,6 +307,15 @@ def test_what_nobody_chose_for_this_run_is_no_mistake(arguments: str) -> None:
     compose_run(arguments.split())
 
 
+def test_what_the_command_line_makes_idle_in_an_experiment_is_no_mistake() -> None:
+    config = compose_run(["experiment=quickstart", "evaluation.enabled=false"])
+    assert not config.evaluation.enabled
+    with pytest.raises(ConfigMistakes, match=r"^evaluation\.max_tokens=7: has no effect"):
+        compose_run(
+            ["experiment=quickstart", "evaluation.enabled=false", "evaluation.max_tokens=7"]
+        )
+
+
 def test_a_setting_of_an_experiment_is_chosen_for_this_run(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,32 +93,43 @@ def compose_run(arguments: Sequence[str]) -> RunConfig:
     values, stood = _Resolver(tree), _Resolver(before)
     config, found = _read(values, stood.content)
     if config is not None and not serious:
-        given = _given(config, values, stood.content, choices)
-        mistakes += still_judged(idle_settings(config, given), found)
+        idle = idle_settings(config, _given(config, values, stood.content))
+        idle += _idle_in_experiment(stood, choices)
+        mistakes += still_judged(list(dict.fromkeys(idle)), found)
     if mistakes := [*serious, *mistakes, *found.values()]:
         raise ConfigMistakes(mistakes, None if serious else config, found)
     assert config is not None
     return config
 
 
-def _given(
-    config: RunConfig, values: "_Resolver", stood: Any, choices: Sequence[str]
-) -> dict[str, Any]:
-    """The values, by key, that somebody chose for this run: on the command line or in its experiment.
-
-    stood: what stands there without the command line.
-    """
+def _given(config: RunConfig, values: "_Resolver", stood: Any) -> dict[str, Any]:
+    """The values, by key, that the command line changes. stood: what stands there without it."""
     there, before = dict(flat(values.content)), dict(flat(stood))
     chosen = [key for key, value in there.items() if key not in before or before[key] != value]
-    for choice in choices:
-        group, _, name = choice.partition("=")
-        if group == "experiment":
-            content = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
-            chosen += [key for key, _ in flat(content or {}) if key in there]
-    typed_values = dict(flat(dataclasses.asdict(config)))
-    return {
-        key: typed_values.get(key, there[key]) for key in chosen if key not in values.references
-    }
+    return _typed_values(config, values, chosen)
+
+
+def _idle_in_experiment(stood: "_Resolver", choices: Sequence[str]) -> list[str]:
+    """What an experiment's file sets without effect. What only the command line makes idle is nobody's mistake.
+
+    stood: the run without the command line's values.
+    """
+    names = [
+        name for group, _, name in (c.partition("=") for c in choices) if group == "experiment"
+    ]
+    config, wrong = _read(stood) if names else (None, {})
+    if config is None or wrong:
+        return []
+    there = dict(flat(stood.content))
+    text = (CONF / "experiment" / f"{names[-1]}.yaml").read_text()
+    chosen = [key for key, _ in flat(yaml.safe_load(text) or {}) if key in there]
+    return idle_settings(config, _typed_values(config, stood, chosen))
+
+
+def _typed_values(config: RunConfig, values: "_Resolver", keys: Sequence[str]) -> dict[str, Any]:
+    """The values of these keys as the configuration has them, but for references to other keys."""
+    there, of_type = dict(flat(values.content)), dict(flat(dataclasses.asdict(config)))
+    return {key: of_type.get(key, there[key]) for key in keys if key not in values.references}
 
 
 def typed(tree: Any) -> RunConfig:

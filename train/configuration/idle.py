@@ -1,8 +1,9 @@
 """Settings without effect: which key matters only under which condition, and what is said where it does not hold.
 
-A setting that does nothing is a mistake of whoever gave it: on the command line, or in a file of conf/experiment/. What
-a preset of the other groups says beside the point (`model.window` of model=8b under recipe=full_rope) is nobody's
-mistake, and neither is a key that is given its default.
+A setting that does nothing is a mistake of whoever gave it: on the command line, or in a file of conf/experiment/ as it
+stands there. What only the command line makes idle in such a file (`experiment=quickstart evaluation.enabled=false`) is
+nobody's mistake. Neither is what a preset of the other groups says beside the point (`model.window` of model=8b under
+recipe=full_rope), or a key that is given its default.
 """
 
 import re
