@@ -3,6 +3,9 @@
 Source: arXiv 2104.09864. Shape letters: P = head_dim / 2 pairs.
 """
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 
@@ -19,34 +22,58 @@ def inverse_frequencies(base: float, head_dim: int, device: torch.device | str =
     return torch.pow(float(base), -exponents_P)
 
 
+def _linear(rope: RopeConfig, base: float, unscaled_P: Tensor) -> tuple[Tensor, float]:  # noqa: ARG001
+    return interpolate(unscaled_P, rope.factor), 1.0
+
+
+def _ntk(rope: RopeConfig, base: float, unscaled_P: Tensor) -> tuple[Tensor, float]:
+    head_dim = 2 * len(unscaled_P)
+    return inverse_frequencies(
+        ntk_base(base, rope.factor, head_dim), head_dim, unscaled_P.device
+    ), 1.0
+
+
+def _yarn(rope: RopeConfig, base: float, unscaled_P: Tensor) -> tuple[Tensor, float]:
+    scaled_P = yarn(
+        unscaled_P,
+        rope.factor,
+        base=base,
+        original_length=rope.original_length,
+        fast=rope.beta_fast,
+        slow=rope.beta_slow,
+        truncate=rope.truncate,
+    )
+    return scaled_P, rope.attention_factor or yarn_attention_factor(rope.factor)
+
+
+def _llama3(rope: RopeConfig, base: float, unscaled_P: Tensor) -> tuple[Tensor, float]:  # noqa: ARG001
+    scaled_P = llama3(
+        unscaled_P,
+        rope.factor,
+        original_length=rope.original_length,
+        low=rope.low_frequency,
+        high=rope.high_frequency,
+    )
+    return scaled_P, 1.0
+
+
+# By the name in RopeConfig.scaling: settings, base and unscaled frequencies to what `frequencies` returns.
+SCALINGS: Mapping[str, Callable[[RopeConfig, float, Tensor], tuple[Tensor, float]]] = (
+    MappingProxyType(
+        {
+            "none": lambda _rope, _base, unscaled_P: (unscaled_P, 1.0),
+            "linear": _linear,
+            "ntk": _ntk,
+            "yarn": _yarn,
+            "llama3": _llama3,
+        }
+    )
+)
+
+
 def frequencies(
     rope: RopeConfig, scheduled_base: float, head_dim: int, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, float]:
     """Radians per token of every pair, float64 (P,), and what cosines and sines are multiplied by."""
     base = rope.base_of(scheduled_base)
-    if rope.scaling == "ntk":
-        base = ntk_base(base, rope.factor, head_dim)
-    unscaled_P = inverse_frequencies(base, head_dim, device)
-    if rope.scaling == "linear":
-        return interpolate(unscaled_P, rope.factor), 1.0
-    if rope.scaling == "llama3":
-        scaled_P = llama3(
-            unscaled_P,
-            rope.factor,
-            original_length=rope.original_length,
-            low=rope.low_frequency,
-            high=rope.high_frequency,
-        )
-        return scaled_P, 1.0
-    if rope.scaling == "yarn":
-        scaled_P = yarn(
-            unscaled_P,
-            rope.factor,
-            base=base,
-            original_length=rope.original_length,
-            fast=rope.beta_fast,
-            slow=rope.beta_slow,
-            truncate=rope.truncate,
-        )
-        return scaled_P, rope.attention_factor or yarn_attention_factor(rope.factor)
-    return unscaled_P, 1.0
+    return SCALINGS[rope.scaling](rope, base, inverse_frequencies(base, head_dim, device))
