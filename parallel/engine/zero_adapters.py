@@ -14,6 +14,7 @@ Every private name of these optimizers stands in this file and in `names` or `pa
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -56,7 +57,7 @@ class Place:
         return whole.reshape(-1).narrow(0, self.offset, self.length)
 
 
-class Adapter:
+class Adapter(ABC):
     """What the engine needs of one of DeepSpeed's optimizers.
 
     parameters: what is trained, by name. ranks: over which ZeRO shards. inner: the torch optimizer inside.
@@ -81,25 +82,26 @@ class Adapter:
         by_parameter = {id(parameter): place for parameter, place in self._parts()}
         self.places = {name: by_parameter[id(p)] for name, p in parameters.items()}
 
+    @abstractmethod
     def masters(self) -> list[Tensor]:
         """This rank's float32 master weights as the inner optimizer holds them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reduced(self) -> Iterable[Tensor | None]:
         """What this rank holds of the reduced gradients until the step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refresh(self) -> None:
         """Let the weights that the model computes with follow masters that were just stored. Collective."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _parts(self) -> Iterator[tuple[nn.Parameter, Place]]:
-        raise NotImplementedError
+        """Every parameter, and which part of it this rank updates."""
 
-    def prepare_reduction(self) -> None:
+    def prepare_reduction(self) -> None:  # noqa: B027  (hooks did it, but for one adapter)
         """What hooks of a backward make ready for the reduction, where there were no hooks (a pipeline)."""
 
-    def accumulate(self, parameters: Iterable[nn.Parameter]) -> None:
+    def accumulate(self, parameters: Iterable[nn.Parameter]) -> None:  # noqa: B027  (as above)
         """After a backward without hooks: move fresh gradients to where they are added up in float32."""
 
     def accumulated(self, parameter: nn.Parameter) -> Tensor | None:
