@@ -108,15 +108,13 @@ class MatrixUpdates(torch.optim.Optimizer):
             MatrixStep(
                 config=self._config,
                 learning_rate=self.param_groups[0]["lr"],
-                number=int(self.state[masters[0]]["step"]),
                 fragments=fragments,
                 sums=lambda parts: sum_over(self._axes, parts, owners),
             )
         )
 
     def _fragment(self, name: str, place: Place) -> Fragment:
-        state, cut = self.state[place.master], self._parameters.cut(name)
-        shape = tuple(self._parameters.shape(name))
+        state = self.state[place.master]
         assert place.master.grad is not None
         return Fragment(
             name=name,
@@ -124,11 +122,6 @@ class MatrixUpdates(torch.optim.Optimizer):
             gradient=place.in_master(place.master.grad),
             states={key: place.in_master(state[key]) for key in self._row.states},
             weight_decay=self._config.weight_decay if has_decay(name) else 0.0,
-            full_shape=tuple(self._parameters.full_shape(name)),
-            dim=cut.dim,
-            begin=cut.index * shape[cut.dim],
-            shape=shape,
-            offset=place.offset,
         )
 
 

@@ -93,9 +93,6 @@ class Fragment:
 
     name: of the parameter in the Transformer. weight: float32 master. gradient: float32, reduced and clipped.
     states: by name, float32. weight_decay: decoupled; 0 for what is not decayed.
-
-    Where it lies: this tensor rank's part of the parameter, of `shape`, begins at row `begin` of dimension `dim` of
-    the whole parameter, of `full_shape`; the fragment begins at number `offset` of that part, flattened.
     """
 
     name: str
@@ -103,28 +100,20 @@ class Fragment:
     gradient: Tensor
     states: Mapping[str, Tensor]
     weight_decay: float
-    full_shape: tuple[int, ...]
-    dim: int
-    begin: int
-    shape: tuple[int, ...]
-    offset: int
 
 
 @dataclass(frozen=True)
 class MatrixStep:
     """What an update rule gets.
 
-    fragments: in the same order on every rank of a pipeline stage, also those without numbers. number: of
-    this step among those applied, from 1. sums: takes one tensor for each fragment (a norm's sum of squares, say),
-    of the same shape on all ranks; returns for each its sum over all ranks that hold a part of the same
-    parameter. Replicas are counted once. Collective: one tensor travels for all fragments together.
-
-    A rule that needs a whole matrix places its fragment in zeros of `full_shape` and asks for the sum of that.
+    fragments: in the same order on every rank of a pipeline stage, also those without numbers. sums: takes one
+    tensor for each fragment (a norm's sum of squares, say), of the same shape on all ranks; returns for each its
+    sum over all ranks that hold a part of the same parameter. Replicas are counted once. Collective: one tensor
+    travels for all fragments together.
     """
 
     config: OptimizerConfig
     learning_rate: float
-    number: int
     fragments: Sequence[Fragment]
     sums: Callable[[Sequence[Tensor]], list[Tensor]]
 
