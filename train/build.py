@@ -302,8 +302,8 @@ def build_loader(run: Run, corpus: Corpus) -> Loader:
     return Loader(planner, reader, islice(shapes, steps), run.config.data.prefetch)
 
 
-def _tasks(run: RunConfig, mesh: Mesh, corpus: Corpus, stage: Stage) -> dict[str, Task]:
-    return make_tasks(run, mesh, corpus, dealer(run.model, mesh, stage.parallel))
+def _tasks(config: RunConfig, mesh: Mesh, corpus: Corpus, stage: Stage) -> dict[str, Task]:
+    return make_tasks(config, mesh, corpus, dealer(config.model, mesh, stage.parallel))
 
 
 def versions() -> dict[str, str]:

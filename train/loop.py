@@ -318,7 +318,7 @@ def _evaluate(run: Run, point: Point, progress: Progress) -> None:
         if run.log is not None and run.wandb is not None:
             try:
                 run.log.evaluation(row)
-                run.wandb.evaluation(row["step"], task.numbers(row))
+                run.wandb.evaluation(row["step"], row["tokens_seen"], task.numbers(row))
             except OSError as error:
                 run.failure = error
         title = name.replace("_", " ")

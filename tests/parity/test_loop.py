@@ -25,7 +25,7 @@ from train.checkpointing.resume import find_resume
 from train.configuration.compose import compose_run
 from train.configuration.schema import RunConfig
 from train.evaluation import tasks
-from train.evaluation.held_out import HeldOut, bucket_edges, evaluate
+from train.evaluation.held_out import HeldOut, HeldOutLoss, bucket_edges, evaluate
 from train.health.stop_signal import StopSignal
 from train.job import run_job
 from train.loop import Run, train
@@ -148,6 +148,10 @@ def test_a_task_of_one_class_and_one_row_is_evaluated_written_and_said(
         **{key: rows[0][key] for key in ("step", "stage", "tokens_seen")},
         **{"task": "longest_weight", "largest": 320 * 32, "base": 10_000.0, "length": 64},
     }
+    drawn = HeldOutLoss.numbers(rows[0])
+    assert drawn["loss"] == rows[0]["loss"]
+    bucket = rows[0]["position_buckets"][1]
+    assert drawn["loss_from_position_32"] == bucket["loss"]
     said = (tmp_path / "small/log.txt").read_text()
     assert "longest weight after first: 10240 elements" in said
     assert len(read_run(tmp_path / "small").evaluations) == 2

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from train.configuration.schema import WandbConfig
-from train.evaluation.held_out import numbers
 from train.records.wandb_log import WandbLog
 
 
@@ -42,9 +41,7 @@ def log(folder: Path, steps: range, given_up: int = 0) -> str:
     wandb.abandoned_steps = given_up
     for step in steps[len(steps) - given_up :]:
         wandb.step({**row(step), "loss": 1 / 7 + step})
-    bucket = {"start": 32, "end": 64, "loss": 2.5}
-    last = {**row(steps[-1]), "position_buckets": [bucket]}
-    wandb.evaluation(steps[-1], numbers(last))
+    wandb.evaluation(steps[-1], 512 * steps[-1], {"loss_from_position_32": 2.5})
     wandb.close()
     return wandb.run_id
 
@@ -81,7 +78,7 @@ def test_a_damaged_folder_ends_the_log_or_the_id_but_not_the_run(tmp_path: Path)
     given = {"run_name": "here", "settings": {}}
     none = WandbLog(WandbConfig(), folder=tmp_path / "file", **given)
     none.step(row(1))
-    none.evaluation(1, numbers({**row(1), "position_buckets": []}))
+    none.evaluation(1, 512, {"loss": 2.5})
     none.close()
     (said,) = none.news()
     assert "W&B logs nothing from here on (File exists" in said

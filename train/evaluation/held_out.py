@@ -126,7 +126,8 @@ class HeldOutLoss:
         """
         return evaluate(trainer, self._mesh, self._of(stage), rope_base)
 
-    def sentence(self, row: Mapping[str, Any]) -> str:
+    @staticmethod
+    def sentence(row: Mapping[str, Any]) -> str:
         """Loss, yardsticks, and the loss of early and late positions."""
         return (
             f"loss {number(row['loss'])} over {row['tokens']:,} tokens at length {row['sequence_length']:,} (bigram "
@@ -134,9 +135,14 @@ class HeldOutLoss:
             f"{number(row['first_quarter_loss'])}, last quarter {number(row['last_quarter_loss'])}"
         )
 
-    def numbers(self, row: Mapping[str, Any]) -> dict[str, float]:
-        """Every number of the row, and the loss of each bucket of positions."""
-        return numbers(row)
+    @staticmethod
+    def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+        """Every number of the row but its step, and the loss of each bucket of positions."""
+        found = {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float)}
+        for bucket in row["position_buckets"]:
+            if bucket["loss"] is not None:
+                found[f"loss_from_position_{bucket['start']}"] = bucket["loss"]
+        return found
 
     def _of(self, stage: Stage) -> HeldOut:
         if self._made is None or self._made[0] != stage.name:
@@ -183,14 +189,3 @@ def make_task(
 ) -> HeldOutLoss | None:
     """The task where there are held-out files."""
     return HeldOutLoss(config, mesh, corpus, deal) if corpus.heldout is not None else None
-
-
-def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """What of a row can be drawn, by name."""
-    found = {
-        key: value for key, value in row.items() if key != "step" and isinstance(value, int | float)
-    }
-    for bucket in row["position_buckets"]:
-        if bucket["loss"] is not None:
-            found[f"loss_from_position_{bucket['start']}"] = bucket["loss"]
-    return found

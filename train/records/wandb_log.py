@@ -85,13 +85,11 @@ class WandbLog:
             }
             self._keep_going(lambda: self._log(numbers, row["step"]))
 
-    def evaluation(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Numbers of one evaluation, under evaluation/; `tokens_seen` is the axis they are drawn over."""
+    def evaluation(self, step: int, tokens_seen: int, numbers: Mapping[str, float]) -> None:
+        """Numbers of one evaluation, under evaluation/, and the tokens that they are drawn over."""
         if self._run is not None:
             named = {f"evaluation/{name}": value for name, value in numbers.items()}
-            if "tokens_seen" in numbers:
-                named["tokens_seen"] = numbers["tokens_seen"]
-            self._keep_going(lambda: self._log(named, step))
+            self._keep_going(lambda: self._log({**named, "tokens_seen": tokens_seen}, step))
 
     def _log(self, numbers: dict[str, Any], step: int) -> None:
         self._run.log(numbers, step=step + self.abandoned_steps)
