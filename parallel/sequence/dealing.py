@@ -12,6 +12,7 @@ Pure integers: every rank makes the same dealing from the document lengths, with
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from parallel.sequence.balance import deal_balanced
@@ -30,15 +31,22 @@ def deal_zigzag(num_tokens: int, size: int) -> Dealing:
     )
 
 
-# By the name in parallel.sequence_layout. Arguments: document lengths, number of ranks, layers of each window.
-DEALINGS: Mapping[str, Callable[[Sequence[int], int, Mapping[int | None, int]], Dealing]] = (
-    MappingProxyType(
-        {
-            "contiguous": lambda lengths, size, _: deal_contiguous(sum(lengths), size),
-            "zigzag": lambda lengths, size, _: deal_zigzag(sum(lengths), size),
-            "balanced": deal_balanced,
-        }
-    )
+@dataclass(frozen=True)
+class Layout:
+    """chunks: equal parts into which each rank's tokens must fall. deal: from document lengths, number of ranks and
+    number of layers of each window to a dealing."""
+
+    chunks: int
+    deal: Callable[[Sequence[int], int, Mapping[int | None, int]], Dealing]
+
+
+# By the name in parallel.sequence_layout.
+DEALINGS: Mapping[str, Layout] = MappingProxyType(
+    {
+        "contiguous": Layout(1, lambda lengths, size, _: deal_contiguous(sum(lengths), size)),
+        "zigzag": Layout(2, lambda lengths, size, _: deal_zigzag(sum(lengths), size)),
+        "balanced": Layout(1, deal_balanced),
+    }
 )
 
 
@@ -58,12 +66,12 @@ def deal(
         raise ValueError(problem)
     if size == 1:
         return deal_contiguous(sum(lengths), 1)
-    return DEALINGS[layout](lengths, size, windows)
+    return DEALINGS[layout].deal(lengths, size, windows)
 
 
 def dealing_problem(layout: str, num_tokens: int, size: int) -> str | None:
     """Why streams of `num_tokens` cannot be dealt to `size` ranks in equal parts, or None if they can."""
-    chunks = 2 if layout == "zigzag" and size > 1 else 1
+    chunks = DEALINGS[layout].chunks if size > 1 else 1
     step = chunks * size
     if num_tokens > 0 and num_tokens % step == 0:
         return None
