@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from model.config import ModelConfig
 from model.layer_pattern import expand_pattern
-from model.parameters import parameter_names, role_of, shape_of
+from model.parameters import layer_names, parameter_names, role_of, shape_of
 
 _FORWARDS_PER_TRAINING_STEP = 3
 
@@ -43,7 +43,7 @@ class FlopCount:
 
 def parameter_count(config: ModelConfig) -> int:
     """Every parameter of the whole model, a tied weight once."""
-    ends, layer = parameter_names(config, []), _layer_names(config)
+    ends, layer = parameter_names(config, []), layer_names(config)
     return _elements(ends, config) + config.num_layers * _elements(layer, config)
 
 
@@ -58,7 +58,7 @@ def products_per_token(name: str, config: ModelConfig) -> int:
 
 def layer_matmul_parameters(config: ModelConfig) -> int:
     """The weights of one layer that every token is multiplied with."""
-    return _products(_layer_names(config), config)
+    return _products(layer_names(config), config)
 
 
 def head_matmul_parameters(config: ModelConfig) -> int:
@@ -71,10 +71,6 @@ def matmul_parameters(config: ModelConfig) -> int:
     embedding = _products(parameter_names(config, [], has_head=False), config)
     layers = config.num_layers * layer_matmul_parameters(config)
     return embedding + layers + head_matmul_parameters(config)
-
-
-def _layer_names(config: ModelConfig) -> list[str]:
-    return parameter_names(config, [0], has_embedding=False, has_head=False)
 
 
 def _elements(names: Iterable[str], config: ModelConfig) -> int:

@@ -191,6 +191,11 @@ def parameter_names(
     return [name for name in found if not has_embedding or numbers_of(name, config) == name]
 
 
+def layer_names(config: ModelConfig) -> list[str]:
+    """The parameters of one layer, the first; all layers have the same."""
+    return parameter_names(config, [0], has_embedding=False, has_head=False)
+
+
 def check_parameters(
     found: Mapping[str, tuple[int, ...]], expected: Iterable[str], config: ModelConfig
 ) -> None:

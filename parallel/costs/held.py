@@ -24,14 +24,13 @@ Letters: T tokens, D width, H query heads, G key/value heads, K head dimension, 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.parameters import parameter_names
+from model.parameters import layer_names, parameter_names
 from model.recompute import evenly
 from parallel.costs.received import (
     StageShape,
     hand_over_bytes,
     key_bytes,
     key_gradient_bytes,
-    layer_names,
     norms_of_layer,
 )
 from parallel.engine.optimizers import Optimizer
@@ -58,7 +57,7 @@ def stage_parameters(stage: StageShape) -> int:
     ends = parameter_names(
         stage.config, [], has_embedding=stage.has_embedding, has_head=stage.has_head
     )
-    layer = sum(parameter_elements(stage, name) for name in layer_names(stage))
+    layer = sum(parameter_elements(stage, name) for name in layer_names(stage.config))
     return len(stage.layers) * layer + sum(parameter_elements(stage, name) for name in ends)
 
 

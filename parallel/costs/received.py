@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from model.config import ModelConfig
-from model.parameters import parameter_names, role_of
+from model.parameters import layer_names, parameter_names, role_of
 from parallel.pipeline.placement import Placement
 from parallel.sequence.plan import KeyPlan
 from parallel.tensor.cut import cut_of, part_elements
@@ -115,7 +115,7 @@ def _tensor_layer(stage: StageShape, num_tokens: int, recomputed: bool) -> Recei
     halves = stage.config.halves
     transfer = _stream_transfer(stage, num_tokens)
     means = _head_means(stage, num_tokens)
-    sums = sum(replica_sum(stage, name) for name in layer_names(stage))
+    sums = sum(replica_sum(stage, name) for name in layer_names(stage.config))
     backward = 2 * halves * transfer + means + sums
     if recomputed:
         # All of the forward again but the sums at the end of the block, if no norm comes after them.
@@ -137,14 +137,9 @@ def _stream_transfer(stage: StageShape, num_tokens: int) -> int:
     return local * (stage.tensor - 1) * stage.config.hidden_size * stage.element
 
 
-def layer_names(stage: StageShape) -> list[str]:
-    """The parameters of a layer; all layers have the same."""
-    return parameter_names(stage.config, [0], has_embedding=False, has_head=False)
-
-
 def norms_of_layer(stage: StageShape) -> int:
     """Norms over the residual stream's width in one layer."""
-    roles = [role_of(name) for name in layer_names(stage)]
+    roles = [role_of(name) for name in layer_names(stage.config)]
     return sum(role.initial == "norm" and role.shape == "D" for role in roles)
 
 
