@@ -84,8 +84,7 @@ def _layouts(run: RunConfig) -> Iterator[ParallelConfig]:
 
 
 def _layout(run: RunConfig, stage: str) -> ParallelConfig:
-    overlay = run.schedule.stages[stage].parallel
-    return ParallelConfig(**{**vars(run.parallel), **overlay})
+    return run.schedule.stages[stage].layout(run.parallel)
 
 
 def _holds_out(run: RunConfig) -> bool:

@@ -4,7 +4,7 @@
 rest of the code receives the smallest part that serves, never the tree, never a DictConfig.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -119,6 +119,10 @@ class StageConfig:
     parallel: Annotated[dict[str, Any], PartOf(ParallelConfig, OF_ALL_STAGES)] = field(
         default_factory=dict
     )
+
+    def layout(self, run: ParallelConfig) -> ParallelConfig:
+        """The layout of this stage; run: the run's."""
+        return replace(run, **self.parallel)
 
 
 @dataclass

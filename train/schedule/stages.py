@@ -6,12 +6,10 @@ stream tokens, padding included: a stage of `tokens` takes ceil(tokens / batch_t
 the packing makes of them.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 
 from data.packing.mixture import mixture_weights
 from data.packing.spans import BatchShape
@@ -178,22 +176,14 @@ def _resolve(
     rate = _stage_rate(row.learning_rate)
     if rate is not None:
         found += learning_rate.problems(rate, f"{key}.learning_rate", facts.tokens)
-    layout, mistakes = _stage_layout(row.parallel, config.parallel, f"{key}.parallel")
-    found += mistakes
+    layout = row.layout(config.parallel)
+    if row.parallel:  # else its problems are the run's, and reported as those
+        found += [f"{key}.parallel: {problem}" for problem in layout.problems()]
     if found or curve is None:
         return None, found
     shape = BatchShape(row.sequence_length, row.batch_tokens, row.micro_batch_tokens, weights)
     start = before[-1].end if before else 0
     return Stage(name, len(before), start, num_steps, shape, curve, rate, layout), []
-
-
-def _stage_layout(
-    overlay: Mapping[str, Any], run: ParallelConfig, key: str
-) -> tuple[ParallelConfig, list[str]]:
-    """The run's layout with a stage's overlay laid over it, and which rules that breaks."""
-    layout = dataclasses.replace(run, **overlay)
-    problems = layout.problems() if overlay else []  # the run's own are reported as the run's
-    return layout, [f"{key}: {problem}" for problem in problems]
 
 
 def _stage_rate(value: float | LearningRateConfig | None) -> LearningRateConfig | None:
