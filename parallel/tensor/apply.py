@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.initialization import initialize_parameter
-from model.norm import LayerNorm, RMSNorm, RMSNormPlusOne
+from model.norm import NORMS
 from model.parameters import role_of
 from model.transformer import Transformer
 from parallel.mesh import AxisGroup
@@ -52,16 +52,14 @@ def cut_model(model: Transformer, group: AxisGroup) -> None:
 
 def _replace_modules(model: Transformer, group: AxisGroup) -> None:
     """What computes differently once it is cut: products that are added up, and norms over cut heads."""
+    norms = tuple(NORMS.values())
     for prefix, module in list(model.named_modules()):
         for name, child in list(module.named_children()):
             weight = f"{_full_name(prefix, name)}.weight"
-            if not isinstance(child, nn.Linear | LayerNorm | RMSNorm | RMSNormPlusOne):
-                continue
-            cut = role_of(weight).cut
             if isinstance(child, nn.Linear):
-                if cut == "columns" and child.bias is not None:
+                if role_of(weight).cut == "columns" and child.bias is not None:
                     setattr(module, name, SummandLinear(child, group.size))
-            elif cut != "whole":
+            elif isinstance(child, norms) and role_of(weight).cut != "whole":
                 replicas = cut_of(weight, model.config, group.rank, group.size).replicas
                 setattr(module, name, AllHeadsNorm(child, group, replicas))
 
