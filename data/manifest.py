@@ -16,6 +16,8 @@ from data.tokenizer.any_tokenizer import open_tokenizer
 from data.tokens.manifest import Manifest, describe, id_problems, verify
 from data.tokens.prefix import manifest_path, ngram_path
 
+_OF_CREATE = ("--tokenizer", "--vocab-size", "--eos-id", "--bos-id", "--overwrite")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 when the files are what the manifest says, 2 after one line otherwise."""
@@ -47,7 +49,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--eos-id", type=int, help="with --create: the id that ends documents and pads rows")
     add("--bos-id", type=int, help="with --create: the id that begins documents, if one does")
     add("--overwrite", action="store_true", help="with --create: replace a manifest that is there")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if not options.create and (given := [name for name in _OF_CREATE if _is_given(options, name)]):
+        parser.error(f"{', '.join(given)}: describe files of another tool; add --create")
+    return options
+
+
+def _is_given(options: argparse.Namespace, name: str) -> bool:
+    value = getattr(options, name.removeprefix("--").replace("-", "_"))
+    return value is not None and value is not False and value != ""
 
 
 def _create(options: argparse.Namespace) -> None:

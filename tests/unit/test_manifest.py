@@ -176,3 +176,12 @@ def test_command_line_describes_files_of_another_tool(prefix: Path) -> None:
     assert main([str(prefix)]) == 2
     assert main([str(prefix), "--create", "--vocab-size", "500", "--eos-id", "2"]) == 0
     assert main([str(prefix), "--full"]) == 0
+
+
+def test_an_option_of_create_without_create_is_refused_by_name(
+    prefix: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(prefix), "--eos-id", "2", "--overwrite"])
+    assert ended.value.code == 2
+    assert "--eos-id, --overwrite" in capsys.readouterr().err.splitlines()[-1]
