@@ -184,7 +184,7 @@ def test_the_model_of_an_imported_checkpoint_is_taken_whole_and_can_be_changed(
     assert (config.schedule.start_base, config.schedule.start_length) == (500_000.0, 8192)
     assert "recipe=llama: has no effect" in mistakes(*arguments, "recipe=llama")[0]
     assert "give checkpoint.resume=DIR" in mistakes("model=from_huggingface")[0]
-    assert "not readable" in mistakes("model=from_huggingface", "checkpoint.resume=/no/such")[0]
+    assert "no such folder" in mistakes("model=from_huggingface", "checkpoint.resume=/no/such")[0]
 
 
 def test_the_extension_of_an_imported_model_begins_at_its_own_base(imported: str) -> None:

@@ -50,6 +50,7 @@ FLOORS = {
         configuration/keys
         configuration/typed_model schedule
         checkpointing/state checkpointing/folder huggingface/kept_files
+        checkpointing/locate
         configuration huggingface/config huggingface/folder
         records checkpointing objective
         health/run_lock health/stop_signal health/stragglers health/supervisor health/determinism report trainer

@@ -33,9 +33,14 @@ def step_of(checkpoint: Path) -> int:
     return int(match[1])
 
 
+def is_named(path: Path) -> bool:
+    """Whether a path has the name of a complete checkpoint."""
+    return _COMPLETE.fullmatch(path.name) is not None
+
+
 def complete(folder: Path) -> list[Path]:
     """The complete checkpoints under `folder`, newest first."""
-    found = [path for path in folder.glob("step_*") if _COMPLETE.fullmatch(path.name)]
+    found = [path for path in folder.glob("step_*") if is_named(path)]
     return sorted((path for path in found if path.is_dir()), key=step_of, reverse=True)
 
 
@@ -64,6 +69,13 @@ def set_aside(checkpoint: Path) -> Path:
     return checkpoint.rename(kept)
 
 
+def pointed(folder: Path) -> str:
+    """What the file `latest` says, which may be anything. Raises OSError: it cannot be read."""
+    with (folder / LATEST).open("rb") as file:
+        content = file.read(100)
+    return content.decode("ascii", "backslashreplace").strip()
+
+
 def pointer_problem(folder: Path) -> str:
     """What is wrong with `latest`, in one line; empty if nothing is, or if it is not there."""
     path = folder / LATEST
@@ -71,9 +83,7 @@ def pointer_problem(folder: Path) -> str:
         return ""
     if not path.is_file():
         return f"{path} is not a file"
-    with path.open("rb") as file:
-        content = file.read(100)
-    name = content.decode("ascii", "backslashreplace").strip()
+    name = pointed(folder)
     if name in {found.name for found in complete(folder)}:
         return ""
     return f"{path} says {name!a}, which is no complete checkpoint here"

@@ -10,6 +10,7 @@ from parallel.checkpoint.index import DamagedCheckpoint
 from parallel.mesh import Mesh
 from train.checkpointing import folder as checkpoint_folder
 from train.checkpointing.checkpoint import verify
+from train.checkpointing.locate import locate
 from train.configuration.schema import RunConfig, run_folder
 
 Find = Callable[[], Path | None]
@@ -21,7 +22,8 @@ def find_resume(config: RunConfig) -> Path | None:
 
     Raises:
         ValueError: `checkpoint.resume` is never, or an older checkpoint of the same run, while the run's
-            folder holds results that would be overwritten; or all of the run's checkpoints are gone.
+            folder holds results that would be overwritten; or all of the run's checkpoints are gone; or what
+            is named is no checkpoint.
     """
     folder, wanted = run_folder(config), config.checkpoint.resume
     own = checkpoint_folder.latest(folder / "checkpoints")
@@ -37,10 +39,14 @@ def find_resume(config: RunConfig) -> Path | None:
         )
     if wanted in ("auto", "never"):
         return own
-    named = Path(wanted)
     if own is None:
-        return named
-    if folder.resolve() in named.resolve().parents and named.resolve() != own.resolve():
+        try:
+            return locate(Path(wanted))
+        except ValueError as error:
+            raise ValueError(f"checkpoint.resume={error}") from None
+    newest = {path.resolve() for path in (own, own.parent, own.parent / checkpoint_folder.LATEST)}
+    named = Path(wanted).resolve()
+    if folder.resolve() in named.parents and named not in newest:
         raise ValueError(
             f"checkpoint.resume={wanted}: {config.run_name} has gone on to {own.name}; choose another "
             "run_name to branch off, or checkpoint.resume=auto to go on"

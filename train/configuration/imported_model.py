@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from train.checkpointing.locate import locate
 from train.checkpointing.state import read_state
 from train.configuration.typed_model import typed_model
 from train.schedule.rope_base import scheduled_base
@@ -20,9 +21,10 @@ def imported_model(checkpoint: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     if checkpoint in ("", "auto", "never"):
         raise ValueError(
-            "takes the model of a checkpoint; give checkpoint.resume=DIR, made by `python -m train.import_huggingface`"
+            "takes the model of a checkpoint; give checkpoint.resume=DIR, a run's folder or one that "
+            "`python -m train.import_huggingface` made"
         )
-    state = read_state(Path(checkpoint))
+    state = read_state(locate(Path(checkpoint)))
     model = typed_model(state.model)
     start = {
         "start_base": scheduled_base(model, state.rope_base),

@@ -202,7 +202,7 @@ class CheckpointConfig:
     every_steps: Annotated[int, Ge(0)] = 0
     # Newest checkpoints kept on disk.
     keep: Annotated[int, Ge(1)] = 2
-    # auto (the run's own latest), never, or a checkpoint's folder.
+    # auto (the run's own latest), never, or a checkpoint: its folder, a run's, or that of an imported model.
     resume: str = "auto"
     # Differences between checkpoint and configuration that are meant.
     allow_changes: list[Literal["rope_base", "rope_scaling", "data", "tokenizer"]] = field(

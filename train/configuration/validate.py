@@ -21,7 +21,8 @@ from parallel.regions import regions_obstacle
 from parallel.sequence.dealing import dealing_problem
 from parallel.tensor.cut import tensor_problems
 from train.checkpointing import folder as checkpoint_folder
-from train.configuration.schema import RunConfig
+from train.checkpointing.locate import locate
+from train.configuration.schema import RunConfig, run_folder
 from train.configuration.typed import still_judged
 from train.schedule import rope_base
 from train.schedule.stages import Schedule, build_schedule
@@ -116,12 +117,13 @@ def _name_problems(config: RunConfig) -> list[str]:
 
 def _resume_problems(config: RunConfig) -> list[str]:
     resume = config.checkpoint.resume
-    if resume in ("auto", "never") or (resume and os.path.isdir(resume)):  # noqa: PTH112 (raises nothing)
+    if resume in ("auto", "never") or checkpoint_folder.latest(run_folder(config) / "checkpoints"):
         return []
-    return [
-        f"checkpoint.resume={resume}: no such folder; give auto, never, or a checkpoint such as "
-        f"{config.paths.outputs}/{config.run_name}/checkpoints/step_00000100"
-    ]
+    try:
+        locate(Path(resume))
+    except ValueError as error:
+        return [f"checkpoint.resume={error}, or auto or never"]
+    return []
 
 
 def _backend_problems(config: RunConfig) -> list[str]:

@@ -30,6 +30,7 @@ from model.huggingface.rope_fields import obstacle_before_5
 from parallel.checkpoint.index import Index
 from parallel.checkpoint.tensor_files import map_tensors
 from parallel.checkpoint.tensors import verify_alone
+from train.checkpointing.locate import locate
 from train.checkpointing.state import read_index, read_state
 from train.configuration.typed_model import typed_model
 from train.huggingface.config import choose_family, write_config, write_generation_config
@@ -63,11 +64,17 @@ class ExportOptions:
 def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> tuple[str, list[str]]:
     """Convert `checkpoint` into the folder `output`; returns the name of the architecture, and what to know about it.
 
+    checkpoint: whatever `train/checkpointing/locate.py` takes for one.
+
     Raises:
         ValueError: why that cannot be; several lines where there are several reasons.
         OSError: the file system refuses.
     """
     dtype = options.dtype
+    try:
+        checkpoint = locate(checkpoint)
+    except ValueError as error:
+        raise ValueError(f"checkpoint={error}") from None
     state, index = read_state(checkpoint), read_index(checkpoint)
     if dtype and dtype not in DTYPES:
         raise ValueError(f"dtype={dtype}: must be one of {', '.join(DTYPES)}")
@@ -147,7 +154,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m train.export_huggingface",
         description="a Hugging Face model's folder, out of a checkpoint of any layout",
     )
-    parser.add_argument("--checkpoint", required=True, help="folder of a checkpoint")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        help="a run's folder (its newest checkpoint), a checkpoint's, or latest",
+    )
     parser.add_argument("--output", required=True, help="folder to write")
     parser.add_argument(
         "--family", default="", help="a model_type; default: the one it came from, or that fits"
