@@ -194,3 +194,12 @@ def _spec(config: PatternSource, name: str) -> LayerSpec:
 
 def _layers_to_reach_all(pattern: list[str]) -> int:
     return max(pattern.index(kind) for kind in set(pattern)) + 1
+
+
+def evenly(count: int, num_layers: int) -> frozenset[int]:
+    """`count` of the layers 0 to num_layers - 1, evenly spread."""
+    return frozenset(
+        index
+        for index in range(num_layers)
+        if (index + 1) * count // num_layers > index * count // num_layers
+    )

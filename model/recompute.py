@@ -29,15 +29,6 @@ HostCopy = tuple[torch.device, torch.Size, list[Tensor]]
 LayerRunner = Callable[[nn.Module, Tensor, PackedLayout, Rotation | None], Tensor]
 
 
-def evenly(count: int, num_layers: int) -> frozenset[int]:
-    """`count` of the layers 0 to num_layers - 1, evenly spread."""
-    return frozenset(
-        index
-        for index in range(num_layers)
-        if (index + 1) * count // num_layers > index * count // num_layers
-    )
-
-
 def keep_everything(
     layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None
 ) -> Tensor:

@@ -21,14 +21,14 @@ from model.block import build_block
 from model.config import ModelConfig
 from model.feed_forward.dense import FeedForward
 from model.feed_forward.tiled import TILE_ROWS
-from model.layer_pattern import expand_pattern
+from model.layer_pattern import evenly, expand_pattern
 from model.loss import ChunkedLoss, HeadLoss, LossSums
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
 from model.parameters import check_parameters, parameter_names
 from model.position.config import RopeConfig
 from model.position.rotation import Rotation, make_rotation
-from model.recompute import RUNNERS, LayerRunner, evenly, keep_everything
+from model.recompute import RUNNERS, LayerRunner, keep_everything
 
 
 class Transformer(nn.Module):

@@ -90,6 +90,7 @@ def _small_run(corpus: SmallCorpus, outputs: Path, changes: dict[str, str]) -> l
         "model.window": "16",
         "schedule": "small",
         "logging.wandb.mode": "disabled",
+        "checkpoint.every_steps": "0",
         "evaluation.max_tokens": "2048",
     }
     if changes.get("evaluation.enabled") == "false":

@@ -17,10 +17,12 @@ if _STRANGERS:
 
 from parallel.launcher import launch_problems, launched_rank, launched_world_size
 from train.configuration import validate
-from train.configuration.compose import ConfigMistakes, compose_run, to_yaml
+from train.configuration.compose import ConfigMistakes, compose_run, groups, to_yaml
+from train.configuration.description import default_schedule_note, describe_run
 from train.configuration.help_text import help_text
 from train.configuration.schema import RunConfig, run_folder
 from train.health.exit_status import refuse, refuse_alone
+from train.schedule.stages import build_schedule
 
 _FLAGS = ("--help", "--print", "--check", "--folder", "--preflight")
 # Nothing is started for these.
@@ -41,17 +43,22 @@ def main(arguments: list[str]) -> int:
     config, found, wrong = _compose([argument for argument in arguments if argument not in flags])
     if config is not None and "--print" in flags and not found:
         return say(to_yaml(config))
-    here = []
+    here, machine = [], []
     if config is not None:
         found = found + validate.rules(config, launched_world_size(), wrong)
-        here = validate.places(config)
-    only_judged = bool(flags & _JUDGED)
-    if (found or here) and (only_judged or launched_world_size() == 1):
-        return refuse(found + here)
-    if only_judged:
+        here, machine = validate.files(config), validate.room_problems(config)
+    if flags & _JUDGED:
+        if found or here:
+            return refuse(found + here)
         assert config is not None, "the configuration has no mistake"
-        sound = f"{config.run_name}: the configuration is sound"
-        return say(f"{sound if '--check' in flags else run_folder(config)}\n")
+        if "--folder" in flags:
+            return say(f"{run_folder(config)}\n")
+        return _say_sound(config, arguments, machine)
+    here += machine
+    if (found or here) and launched_world_size() == 1:
+        return refuse(found + here)
+    if config is not None and not found:
+        _note_default_schedule(config, arguments)
     # torch and DeepSpeed are imported for a run only: they are most of the seconds that a start takes.
     from train.start import start
 
@@ -66,11 +73,38 @@ def _compose(arguments: list[str]) -> tuple[RunConfig | None, list[str], frozens
         return error.rest, error.mistakes, error.wrong
 
 
+def _say_sound(config: RunConfig, arguments: list[str], machine: list[str]) -> int:
+    """The answer of `--check`: what the run is; what speaks against it, and against this machine, fails nothing."""
+    schedule, _ = build_schedule(config)
+    assert schedule is not None, "validated before"
+    _note_default_schedule(config, arguments)
+    notes = [f"warning: {line}" for line in validate.warnings(config, schedule)]
+    notes += [f"this machine, not the configuration: {line}" for line in machine]
+    _note(notes)
+    described = describe_run(config, schedule, launched_world_size())
+    lines = [f"{config.run_name}: the configuration is sound", *(f"  {line}" for line in described)]
+    return say("".join(f"{line}\n" for line in lines))
+
+
+def _note_default_schedule(config: RunConfig, arguments: list[str]) -> None:
+    """Say which schedule runs, and for how many tokens, where the command line chose none."""
+    schedule, _ = build_schedule(config)
+    assert schedule is not None, "validated before"
+    if note := default_schedule_note(arguments, config, schedule, groups()["schedule"]):
+        _note([note])
+
+
 def say(text: str) -> int:
     """Write `text` on the main rank; the exit status of having done so."""
     if launched_rank() == 0:
         sys.stdout.write(text)
     return 0
+
+
+def _note(lines: list[str]) -> None:
+    """Write lines beside the answer, on the main rank."""
+    if launched_rank() == 0:
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
 
 
 if __name__ == "__main__":

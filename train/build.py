@@ -17,9 +17,6 @@ from data.batch import RankReader
 from data.loader import Loader
 from data.packing.planner import BatchPlanner
 from data.sources import Corpus, make_corpus, open_corpus
-from model.config import ModelConfig
-from model.flops import parameter_count
-from model.layer_pattern import expand_pattern
 from parallel.checkpoint import tensors as checkpoint_tensors
 from parallel.mesh import Mesh, arrange
 from train.build_trainer import build_trainer, dealer
@@ -315,14 +312,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def describe_model(model: ModelConfig) -> str:
-    """One line for the console."""
-    windows = sorted({spec.window for spec in expand_pattern(model) if spec.window is not None})
-    seen = f", window {', '.join(map(str, windows))}" if windows else ""
-    return (
-        f"{parameter_count(model):,} parameters: {model.num_layers} layers "
-        f"({', '.join(model.layer_pattern)}), width {model.hidden_size}{seen}, "
-        f"vocabulary {model.vocab_size:,}"
-    )

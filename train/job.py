@@ -25,6 +25,7 @@ from train import build
 from train.checkpointing.checkpoint import CheckpointFailed
 from train.checkpointing.state import RunState
 from train.configuration import validate
+from train.configuration.description import describe_model, describe_stages
 from train.configuration.schema import RunConfig, run_folder
 from train.health.bad_step import LossSpike, NonFiniteStep
 from train.health.determinism import make_deterministic
@@ -262,11 +263,10 @@ def _describe_layout(run: Run) -> str:
 
 def _opening_words(run: Run, resume: Path | None) -> list[str]:
     config, schedule = run.config, run.schedule
-    stages = " -> ".join(f"{s.name} {s.shape.sequence_length:,}" for s in schedule.stages)
     lines = [
-        f"{config.run_name}: {build.describe_model(config.model)}",
-        f"{config.run_name}: {_describe_layout(run)}, {config.train.precision}; {stages}; "
-        f"{run.total_tokens:,} tokens",
+        f"{config.run_name}: {describe_model(config.model)}",
+        f"{config.run_name}: {_describe_layout(run)}, {config.train.precision}; "
+        f"{describe_stages(schedule)}; {run.total_tokens:,} tokens",
     ]
     lines += [f"warning: {warning}" for warning in validate.warnings(config, schedule)]
     pipelined = any(stage.parallel.pipeline > 1 for stage in schedule.stages)

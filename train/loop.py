@@ -27,6 +27,7 @@ from train.records.console import Progress
 from train.records.metrics_log import RunLog, finite_or_null
 from train.records.wandb_log import WandbLog
 from train.schedule.rope_base import bases_by_kind
+from train.schedule.saving import steps_between_checkpoints
 from train.schedule.stages import Point, Schedule
 from train.step import StepResult, optimizer_step
 from train.trainer import Trainer
@@ -186,7 +187,7 @@ def _evaluate_and_save(run: Run, point: Point, progress: Progress, *, stopping: 
         run.checkpoints.require()
     if stage_is_over or _due(config.evaluation.every_steps, step):
         _evaluate(run, point, progress)
-    if not stopping and (stage_is_over or _due(config.checkpoint.every_steps, step)):
+    if not stopping and (stage_is_over or _due(steps_between_checkpoints(config), step)):
         _save(run)
 
 

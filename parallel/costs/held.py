@@ -24,8 +24,8 @@ Letters: T tokens, D width, H query heads, G key/value heads, K head dimension, 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from model.layer_pattern import evenly
 from model.parameters import layer_names, parameter_names
-from model.recompute import evenly
 from parallel.costs.received import (
     StageShape,
     hand_over_bytes,
@@ -35,9 +35,7 @@ from parallel.costs.received import (
 )
 from parallel.engine.optimizers import Optimizer
 from parallel.pipeline.placement import Placement
-from parallel.pipeline.schedule import compute_order
-from parallel.tensor.cut import part_elements
-from parallel.tensor.residual import PIECES
+from parallel.tensor.cut import PIECES, part_elements
 
 # At most: columns of targets, masks, losses and log-sum-exps, which the loss makes of every row of logits.
 BYTES_OF_ROW = 64
@@ -235,13 +233,17 @@ def head_workspace(stage: StageShape, *, rows: int, widens: bool) -> int:
 def micro_batches_in_flight(placement: Placement, micro_batches: int) -> tuple[int, ...]:
     """The most stage inputs that each pipeline rank keeps at once: forwards whose backward is not complete.
 
-    With two stages a rank each counts by itself: multiply by the activations of ONE stage.
+    With two stages a rank each counts by itself: multiply by the activations of ONE stage. 1F1B (arXiv 2104.04473):
+    a rank runs ahead by the ranks after it. Interleaved: also by a round of each of its stages but the last. A V
+    (arXiv 2401.10241): two stages on every rank, once enough micro-batches have come through.
     """
-    most = []
-    for actions in compute_order(placement, micro_batches):
-        alive = peak = 0
-        for action in actions:
-            alive += {"F": 1, "B": -1, "W": -1, "I": 0}[action.kind]
-            peak = max(peak, alive)
-        most.append(peak)
-    return tuple(most)
+    ranks = placement.ranks
+    if placement.schedule == "zbv":
+        most = min(2 * ranks, 2 * micro_batches)
+        return tuple(min(most, micro_batches + 1 + rank) for rank in range(ranks))
+    if placement.schedule == "1f1b":
+        return tuple(min(ranks - rank, micro_batches) for rank in range(ranks))
+    stages = placement.num_stages // ranks
+    round_of = micro_batches // max(1, micro_batches // ranks)
+    ahead = [(stages - 1) * round_of + 2 * (ranks - 1 - rank) + 1 for rank in range(ranks)]
+    return tuple(min(number, stages * micro_batches) for number in ahead)

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from model.config import ModelConfig
 from model.parameters import FIELDS, parameter_names, role_of, shape_of
 
+# Of the residual stream, that travel one after the other: see parallel/tensor/residual.py.
+PIECES = 4
+
 
 @dataclass(frozen=True)
 class Cut:

@@ -21,8 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from parallel.collectives import StartedCollective, start_gather, start_scatter_sum
 from parallel.mesh import AxisGroup
-
-PIECES = 4
+from parallel.tensor.cut import PIECES
 
 
 def pieces(x_TD: Tensor, num_parts: int = 1) -> tuple[Tensor, ...]:

@@ -5,6 +5,7 @@ The comparison of layouts in docs/parallelism.md is `comparison()`; a changed fo
 
 from collections import Counter
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from parallel.config import ParallelConfig
 from parallel.costs.held import (
     head_memory,
     layer_activations,
+    logits_chunk,
     micro_batches_in_flight,
     model_memory,
     rank_parameters,
@@ -27,6 +29,7 @@ from parallel.costs.held import (
     stage_activations,
     stage_parameters,
 )
+from parallel.costs.rank import Step, rank_memory
 from parallel.costs.received import (
     Received,
     StageShape,
@@ -43,7 +46,7 @@ from parallel.costs.received import (
 from parallel.engine.optimizers import OPTIMIZERS
 from parallel.mesh import AxisGroup
 from parallel.pipeline.placement import place_stages
-from parallel.pipeline.schedule import ideal_bubble
+from parallel.pipeline.schedule import compute_order, ideal_bubble
 from parallel.pipeline.split import split_layers
 from parallel.sequence.dealing import deal
 from parallel.sequence.plan import plan_keys
@@ -121,13 +124,55 @@ def test_every_hand_over_has_one_receiver() -> None:
         assert sum(one.backward for one in received) == messages * 50
 
 
-def test_micro_batches_in_flight_follow_the_schedules() -> None:
-    """1F1B: as many as there are ranks behind. A V keeps two stages for each rank, all ranks alike."""
-    for micro_batches in (4, 16):
-        one = place_stages(ParallelConfig(pipeline=4))
-        assert micro_batches_in_flight(one, micro_batches) == (4, 3, 2, 1)
-    vee = place_stages(ParallelConfig(pipeline=4, pipeline_schedule="zbv"))
-    assert set(micro_batches_in_flight(vee, 16)) == {8}
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved_1f1b", "zbv"])
+@pytest.mark.parametrize("ranks", [2, 3, 4, 8])
+def test_micro_batches_in_flight_are_those_of_the_order_that_runs(
+    schedule: str, ranks: int
+) -> None:
+    """Counted in the actions of every rank: a forward adds one, its backward (of weights, in a V) takes it away."""
+    placement = place_stages(ParallelConfig(pipeline=ranks, pipeline_schedule=schedule))  # type: ignore[arg-type]
+    for micro_batches in (ranks, 2 * ranks, 2 * ranks + 2, 5 * ranks):
+        if schedule == "interleaved_1f1b" and micro_batches % (micro_batches // ranks):
+            continue  # refused
+        most = []
+        for actions in compute_order(placement, micro_batches):
+            steps = [{"F": 1, "B": -1, "W": -1, "I": 0}[action.kind] for action in actions]
+            most.append(max(accumulate(steps)))
+        assert micro_batches_in_flight(placement, micro_batches) == tuple(most)
+
+
+def test_the_memory_of_a_rank_is_the_sum_of_its_parts() -> None:
+    """8B on the layout that docs/parallelism.md starts with, and one rank that recomputes."""
+    layout = ParallelConfig(tensor=4, sequence=8)
+    step = Step(
+        preset("8b"),
+        layout,
+        world_size=WORLD,
+        sequence_length=STREAM,
+        micro_batch_tokens=STREAM,
+        batch_tokens=BATCH,
+        element=2,
+        keep_for_backward="everything",
+        recompute_layers=None,
+        optimizer=OPTIMIZERS["adamw"],
+    )
+    memory = rank_memory(step)
+    stage, tokens = whole_model(preset("8b"), tensor=4), STREAM // 8
+    keys, _ = _sequence(stage, 8, "everything")
+    parts = [
+        stage_activations(stage, tokens, keep_for_backward="everything", received_keys=keys),
+        layer_activations(stage, tokens),
+        ring_buffers(stage, tokens),
+        head_memory(stage, tokens),
+        4 * logits_chunk(stage, rows=(1 << 30) // (4 * 256_000)),
+    ]
+    assert memory.activations == sum(parts)
+    assert f"{memory.model / 1e9:.1f}" == "17.8"
+    alone = replace(step, layout=ParallelConfig(), world_size=1, keep_for_backward="input")
+    assert rank_memory(alone).model > memory.model
+    assert (
+        rank_memory(replace(alone, keep_for_backward="everything")).total > rank_memory(alone).total
+    )
 
 
 def test_memory_under_zero_adds_up_to_the_known_bytes_a_parameter() -> None:

@@ -14,8 +14,9 @@ from model.attention.packed import PackedCore
 from model.attention.segments import BandedSegments
 from model.config import ModelConfig
 from model.initialization import initialize
+from model.layer_pattern import evenly
 from model.packed_layout import PackedLayout
-from model.recompute import RUNNERS, evenly
+from model.recompute import RUNNERS
 from model.regions import compile_regions
 from model.transformer import Transformer
 

@@ -52,7 +52,7 @@ def warnings(*arguments: str) -> list[str]:
         ("model.num_kv_heads=4", "must be divisible"),
         ("data.packing=first_fit", "best_fit"),
         ("data.corpus=''", "data.sources"),
-        ("optimizer.name=lion", "must be one of adamw"),
+        ("optimizer.name=lion", "must be adamw"),
         ("optimizer.epsilon=nan", "above 0"),
         ("optimizer.weight_decay=nan", "finite number from 0 up"),
         ("train.z_loss=nan", "a finite number from 0 up"),

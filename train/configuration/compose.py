@@ -32,6 +32,7 @@ from train.configuration.nearest import did_you_mean
 from train.configuration.renamed_keys import renamed_model
 from train.configuration.schema import RunConfig
 from train.configuration.typed import WRONG, Mistakes, default_of, plain, read, still_judged
+from train.schedule.saving import with_saving_resolved
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # Of an argument or of a value: far beyond what anybody writes, and short enough to be parsed in a moment.
@@ -99,7 +100,7 @@ def compose_run(arguments: Sequence[str]) -> RunConfig:
     if mistakes := [*serious, *mistakes, *found.values()]:
         raise ConfigMistakes(mistakes, None if serious else config, found)
     assert config is not None
-    return config
+    return with_saving_resolved(config)
 
 
 def _given(config: RunConfig, values: "_Resolver", stood: Any) -> dict[str, Any]:

@@ -120,6 +120,11 @@ class StageConfig:
         default_factory=dict
     )
 
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the stage: its tokens, rounded up to whole batches."""
+        return -(-self.tokens // self.batch_tokens)
+
     def layout(self, run: ParallelConfig) -> ParallelConfig:
         """The layout of this stage; run: the run's."""
         return replace(run, **self.parallel)
@@ -198,8 +203,9 @@ class EvaluationConfig:
 class CheckpointConfig:
     """When to save, how many to keep, where to go on."""
 
-    # 0: only at the end of every stage and of the run.
-    every_steps: Annotated[int, Ge(0)] = 0
+    # Optimizer steps between two checkpoints. auto: a hundredth of the schedule's steps, at least 1 and at most 500;
+    # `--print` and config.yaml show that number. 0: only at the end of every stage and of the run.
+    every_steps: Annotated[int, Ge(0)] | Literal["auto"] = "auto"
     # Newest checkpoints kept on disk.
     keep: Annotated[int, Ge(1)] = 2
     # auto (the run's own latest), never, or a checkpoint: its folder, a run's, or that of an imported model.

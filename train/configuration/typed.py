@@ -18,7 +18,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from train.configuration.nearest import did_you_mean, nearest
 from train.configuration.schema import PartOf
-from train.configuration.wording import choices, described, example, mistake_of, shown, there_are
+from train.configuration.wording import (
+    choices,
+    described,
+    example,
+    mistake_of,
+    no_alternative,
+    shown,
+    there_are,
+)
 
 T = TypeVar("T")
 # The mistakes found, by the key each is about.
@@ -205,7 +213,12 @@ def _single(hint: Any, value: Any, key: str, instead: Any, found: Mistakes) -> A
     try:
         return _adapter(hint).validate_python(value)
     except ValidationError as error:
-        for detail in error.errors():
+        if get_origin(hint) in (
+            Union,
+            types.UnionType,
+        ):  # pydantic has one finding for each alternative
+            found[key] = no_alternative(hint, key, value)
+        for detail in [] if key in found else error.errors():
             at, line = mistake_of(hint, key, detail)
             found[at] = line
         if key in found:

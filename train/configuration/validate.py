@@ -25,6 +25,7 @@ from train.checkpointing.locate import locate
 from train.configuration.schema import RunConfig, run_folder
 from train.configuration.typed import still_judged
 from train.schedule import rope_base
+from train.schedule.saving import steps_between_checkpoints
 from train.schedule.stages import Schedule, build_schedule
 
 # A folder's name may have 255 bytes.
@@ -61,13 +62,17 @@ def _rules(config: RunConfig, world_size: int) -> list[str]:
 
 def places(config: RunConfig, *, room: bool = True) -> list[str]:
     """What is missing or full on this host. room: also whether the checkpoints have room, which asks the disk."""
-    found = config.data.missing() + _resume_problems(config)
-    return found + _room_problems(config) if room else found
+    return files(config) + (room_problems(config) if room else [])
+
+
+def files(config: RunConfig) -> list[str]:
+    """What is wrong, on this host, with the files that the configuration names."""
+    return config.data.missing() + _resume_problems(config)
 
 
 def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
-    """What the literature says against this run; it starts all the same."""
-    found = []
+    """What speaks against this run; it starts all the same."""
+    found = _saving_warnings(config, schedule)
     specs = expand_pattern(config.model)
     windowed_rotary = any(spec.rope and spec.window for spec in specs)
     hybrid = windowed_rotary and any(not spec.rope and not spec.window for spec in specs)
@@ -88,6 +93,18 @@ def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
         for base in sorted({own or stage.base.last for own in own_bases}):
             found += _bound_warning(stage.name, base, stage.shape.sequence_length, config)
     return found
+
+
+def _saving_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
+    """What a run without checkpoints inside its stages may lose."""
+    longest = max(schedule.stages, key=lambda stage: stage.num_steps)
+    steps = min(longest.num_steps, config.train.max_steps or longest.num_steps)
+    if steps_between_checkpoints(config) or steps < 2:
+        return []
+    return [
+        f"checkpoint.every_steps=0: nothing is saved inside a stage; a run that is killed in {longest.name} loses "
+        f"up to {steps:,} steps; leave checkpoint.every_steps out, or give a number"
+    ]
 
 
 def _bound_warning(name: str, base: float, length: int, config: RunConfig) -> list[str]:
@@ -162,7 +179,8 @@ def _recompute_problems(config: RunConfig) -> list[str]:
 
 def _spike_problems(config: RunConfig, schedule: Schedule) -> list[str]:
     """Why the detector would never judge, or could not do what it is told to."""
-    spikes, every, keep = config.train.spikes, config.checkpoint.every_steps, config.checkpoint.keep
+    spikes, keep = config.train.spikes, config.checkpoint.keep
+    every = steps_between_checkpoints(config)
     if spikes.action == "ignore":
         return []
     found = []
@@ -256,7 +274,7 @@ def _stream_problems(layout: ParallelConfig, micro_batch_tokens: int) -> list[st
     return found
 
 
-def _room_problems(config: RunConfig) -> list[str]:
+def room_problems(config: RunConfig) -> list[str]:
     """Whether the run's folder can be written and holds the checkpoints that will lie there at once."""
     try:
         return _room(config, Path(config.paths.outputs))

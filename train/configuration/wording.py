@@ -30,6 +30,13 @@ def mistake_of(hint: Any, key: str, detail: Any) -> tuple[str, str]:
     return key, f"{key}={shown(value)}: must be {described(hint)}{near}"
 
 
+def no_alternative(hint: Any, key: str, value: Any) -> str:
+    """What to say of a value that is none of the alternatives an annotation allows."""
+    known = [name for member in get_args(hint) for name in choices(member)]
+    near = did_you_mean(value, known) if isinstance(value, str) else ""
+    return f"{key}={shown(value)}: must be {described(hint)}{near}"
+
+
 def shown(value: Any) -> str:
     """A value as an argument would say it."""
     if value is None or isinstance(value, bool):
@@ -41,7 +48,8 @@ def described(hint: Any) -> str:
     """What values an annotation allows."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return f"one of {', '.join(str(choice) or repr('') for choice in inner)}"
+        named = ", ".join(str(choice) or repr("") for choice in inner)
+        return f"one of {named}" if len(inner) > 1 else named
     if origin is Annotated:
         return f"{described(inner[0])}{_range(inner[1:])}"
     if origin in (Union, types.UnionType):

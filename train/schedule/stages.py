@@ -152,7 +152,7 @@ def _resolve(
 ) -> tuple[Stage | None, list[str]]:
     key = f"schedule.stages.{name}"
     found: list[str] = []
-    num_steps = -(-row.tokens // row.batch_tokens)
+    num_steps = row.num_steps
     facts = rope_base.StageFacts(
         tokens=num_steps * row.batch_tokens,
         sequence_length=row.sequence_length,

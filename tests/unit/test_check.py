@@ -1,0 +1,105 @@
+"""What `--check` answers, and what a run says before it starts: its schedule, checkpoints, memory, this machine."""
+
+from pathlib import Path
+
+import pytest
+
+from composed import composed_once  # noqa: F401 (a fixture)
+from train.__main__ import main
+from train.configuration import validate
+from train.configuration.compose import ConfigMistakes, compose_run, from_yaml, to_yaml
+from train.schedule.stages import build_schedule
+
+
+def check(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit status, answer and notes of `--check`."""
+    status = main(["--check", *arguments])
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "steps"),
+    [
+        (["schedule=small"], 1),
+        (["schedule=to_32k"], 59),
+        (["schedule=to_128k", "model=8b"], 500),
+        (["schedule=to_128k", "model=8b", "train.max_steps=100"], 500),
+        (["experiment=quickstart"], 50),
+        (["schedule=to_32k", "checkpoint.every_steps=0"], 0),
+    ],
+)
+def test_checkpoints_are_a_hundredth_of_the_schedule_apart(
+    arguments: list[str], steps: int
+) -> None:
+    """The number stands in the configuration that the run keeps."""
+    config = compose_run(arguments)
+    assert config.checkpoint.every_steps == steps
+    assert from_yaml(to_yaml(config)).checkpoint.every_steps == steps
+
+
+def test_a_run_that_saves_nothing_inside_a_stage_is_warned_of() -> None:
+    config = compose_run(["schedule=to_32k", "checkpoint.every_steps=0"])
+    schedule, _ = build_schedule(config)
+    assert schedule is not None
+    (line,) = (line for line in validate.warnings(config, schedule) if "checkpoint" in line)
+    assert "killed in pretrain loses up to 4,769 steps" in line
+
+
+def test_what_is_no_alternative_is_one_mistake() -> None:
+    with pytest.raises(ConfigMistakes) as caught:
+        compose_run(["checkpoint.every_steps=often"])
+    assert caught.value.mistakes == [
+        "checkpoint.every_steps=often: must be a whole number from 0 up or auto"
+    ]
+
+
+def test_check_judges_the_configuration_and_not_the_disk_of_this_machine(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(validate.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**6}))
+    arguments = ["model=8b", "schedule=to_128k", f"paths.outputs={tmp_path}"]
+    status, answer, notes = check(capsys, *arguments)
+    assert status == 0
+    assert "the configuration is sound" in answer
+    assert "this machine, not the configuration: paths.outputs=" in notes
+    assert main(arguments) == 2, "the run itself is refused"
+
+
+def test_check_says_what_the_run_is_and_what_a_rank_holds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, answer, _ = check(capsys, "experiment=quickstart")
+    assert "2,360,256 parameters: 4 layers" in answer
+    assert "short 256 -> middle 1,024 -> long 4,096; 1,048,576 tokens, 360 steps" in answer
+    assert "a checkpoint every 50 steps" in answer
+    # 2.36M parameters of 2 + 4 + 2 bytes, 12 for master and moments, 4 in the bucket.
+    assert "in stage long: 0.06 GB weights, gradients and optimizer" in answer
+
+
+def test_a_model_without_windows_is_described_without_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "window" in check(capsys, "recipe=rnope_swa")[1]
+    assert "window" not in check(capsys, "recipe=llama")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], True),
+        (["model=125m", "train.max_steps=10"], True),
+        (["schedule=quickstart"], False),
+        (["experiment=quickstart"], False),
+        (["~schedule.stages.long"], False),
+    ],
+)
+def test_a_schedule_that_nobody_chose_is_named_with_its_tokens(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], *, says: bool
+) -> None:
+    _, _, notes = check(capsys, *arguments)
+    assert ("schedule=quickstart is taken where none is chosen" in notes) == says
+    assert ("1,048,576 tokens" in notes) == says
+    assert ("of which train.max_steps=10 takes a part" in notes) == (
+        "train.max_steps=10" in arguments
+    )

@@ -1,0 +1,93 @@
+"""What a run is, in words: its model, its stages, the memory of a rank. Integers only, so `--check` can say it too."""
+
+from collections.abc import Sequence
+
+from model.config import ModelConfig
+from model.flops import parameter_count
+from model.layer_pattern import expand_pattern
+from parallel.costs.rank import RankMemory, Step, rank_memory
+from parallel.engine.optimizers import OPTIMIZERS
+from train.configuration.schema import RunConfig
+from train.schedule.saving import steps_between_checkpoints
+from train.schedule.stages import Schedule, Stage
+
+_ELEMENT = {"float32": 4, "bfloat16": 2}
+
+
+def describe_model(model: ModelConfig) -> str:
+    """Size and pattern; the windows that its layers have, if they have any."""
+    windows = sorted({spec.window for spec in expand_pattern(model) if spec.window is not None})
+    seen = f", window {', '.join(map(str, windows))}" if windows else ""
+    return (
+        f"{parameter_count(model):,} parameters: {model.num_layers} layers "
+        f"({', '.join(model.layer_pattern)}), width {model.hidden_size}{seen}, "
+        f"vocabulary {model.vocab_size:,}"
+    )
+
+
+def describe_stages(schedule: Schedule) -> str:
+    """Every stage with its length."""
+    return " -> ".join(f"{s.name} {s.shape.sequence_length:,}" for s in schedule.stages)
+
+
+def describe_run(config: RunConfig, schedule: Schedule, world_size: int) -> list[str]:
+    """What `--check` says of a sound run, one line each."""
+    steps = sum(stage.num_steps for stage in schedule.stages)
+    every = steps_between_checkpoints(config)
+    saved = f"a checkpoint every {every:,} steps" if every else "checkpoints at ends of stages only"
+    return [
+        describe_model(config.model),
+        f"{describe_stages(schedule)}; {schedule.total_tokens:,} tokens, {steps:,} steps; {saved}",
+        _describe_memory(config, schedule, world_size),
+    ]
+
+
+def _describe_memory(config: RunConfig, schedule: Schedule, world_size: int) -> str:
+    """The stage that needs most; computed, not measured."""
+    needed = {stage.name: stage_memory(config, stage, world_size) for stage in schedule.stages}
+    name, most = max(needed.items(), key=lambda item: item[1].total)
+    return (
+        f"memory of a rank on {world_size} rank(s), computed: {_gigabytes(most.total)} in stage {name}: "
+        f"{_gigabytes(most.model)} weights, gradients and optimizer, {_gigabytes(most.activations)} activations of one "
+        "step; add a tenth (docs/parallelism.md)"
+    )
+
+
+def stage_memory(config: RunConfig, stage: Stage, world_size: int) -> RankMemory:
+    """Bytes of the rank that holds most in this stage."""
+    return rank_memory(
+        Step(
+            model=config.model,
+            layout=stage.parallel,
+            world_size=world_size,
+            sequence_length=stage.shape.sequence_length,
+            micro_batch_tokens=stage.shape.micro_batch_tokens,
+            batch_tokens=stage.shape.batch_tokens,
+            element=_ELEMENT[config.train.precision],
+            keep_for_backward=config.train.keep_for_backward,
+            recompute_layers=config.train.recompute_layers,
+            optimizer=OPTIMIZERS[config.optimizer.name],
+        )
+    )
+
+
+def default_schedule_note(
+    arguments: Sequence[str], config: RunConfig, schedule: Schedule, choices: Sequence[str]
+) -> str:
+    """One line where nobody chose the schedule that a run takes; "" where somebody did.
+
+    choices: the names of conf/schedule.
+    """
+    keys = {argument.lstrip("+~").partition("=")[0] for argument in arguments}
+    if any(key in ("schedule", "experiment") or key.startswith("schedule.") for key in keys):
+        return ""
+    tokens, most = schedule.total_tokens, config.train.max_steps
+    ends = "" if most is None else f", of which train.max_steps={most} takes a part"
+    return (
+        f"schedule=quickstart is taken where none is chosen: {describe_stages(schedule)}, {tokens:,} tokens{ends}; "
+        f"choose with schedule=NAME: {', '.join(choices)}"
+    )
+
+
+def _gigabytes(number: int) -> str:
+    return f"{number / 1e9:,.2f} GB"
