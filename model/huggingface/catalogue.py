@@ -8,7 +8,7 @@ from model.huggingface.families.cohere2 import COHERE2
 from model.huggingface.families.gemma3 import GEMMA3
 from model.huggingface.families.gpt_oss import GPT_OSS
 from model.huggingface.families.llama import LLAMA
-from model.huggingface.families.mistral import MISTRAL
+from model.huggingface.families.mistral import MINISTRAL, MISTRAL
 from model.huggingface.families.olmo import OLMO2, OLMO3
 from model.huggingface.families.qwen import QWEN2, QWEN3
 from model.huggingface.families.smollm3 import SMOLLM3
@@ -17,7 +17,7 @@ from model.huggingface.refusal import CannotExpress
 
 # In the order in which they are tried for a model that was made here.
 FAMILIES: tuple[Family, ...] = (
-    COHERE2, LLAMA, MISTRAL, SMOLLM3, QWEN3, QWEN2, OLMO2, OLMO3, GEMMA3, GPT_OSS,
+    COHERE2, LLAMA, MISTRAL, SMOLLM3, MINISTRAL, QWEN3, QWEN2, OLMO2, OLMO3, GEMMA3, GPT_OSS,
 )  # fmt: skip
 BY_TYPE: Mapping[str, Family] = {family.model_type: family for family in FAMILIES}
 

@@ -12,7 +12,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from model.config import ModelConfig
-from model.huggingface import rope_fields
+from model.huggingface import foreign_keys, rope_fields
 from model.huggingface.layer_fields import in_four_kinds
 from model.huggingface.links import Link, half_split, same
 from model.huggingface.refusal import CannotExpress
@@ -23,16 +23,6 @@ from model.position.config import UNSCALED, RopeConfig
 Json = dict[str, Any]
 # Decided by the pattern, by rope_fields, or no part of what a model computes.
 _ELSEWHERE = {"layer_pattern", "window", "kinds", "attention_backend", "init_std"}
-# Would change what the model computes, in every family.
-_REFUSED: Mapping[str, tuple[Any, ...]] = {
-    "quantization_config": (None,),
-    "is_encoder_decoder": (None, False),
-    "add_cross_attention": (None, False),
-    "use_bidirectional_attention": (None, False),
-    "use_qk_norm": (None, False),
-}
-
-
 _REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")  # fmt: skip
 # Lists of layers are made before anything else is judged.
 _MOST, _LARGEST = {"num_hidden_layers": 1_000_000}, 2**31 - 1
@@ -113,6 +103,12 @@ class Family:
     special: Callable[[int], Sequence[Link]] = lambda layer: ()  # noqa: ARG005
     # Keys of read_layers: taken out of what is carried over when they are written anew.
     layer_keys: Sequence[str] = field(default=("layer_types", "sliding_window"))
+    # Keys that transformers does not read and other readers do; an unchanged config.json gets those it lacks.
+    published: Sequence[str] = ()
+    # Keys that we read and transformers does not: a config.json with one of them is written anew.
+    unread: Sequence[str] = ()
+    # Another model_type whose models this family takes over where that one cannot express them.
+    heir_of: str = ""
 
     def read(self, config: Mapping[str, Any]) -> Imported:
         """The model that a config.json describes; whether its numbers go together, the caller looks.
@@ -181,10 +177,10 @@ class Family:
         written |= self.write_layers(model)
         return written | {"max_position_embeddings": context_length}
 
-    def carried(self, origin: Mapping[str, Any]) -> Json:
+    def carried(self, origin: Mapping[str, Any], context_length: int) -> Json:
         """What a config.json says that is not about the model: to be written again beside ours."""
         ours = {row.theirs for row in self.rows} | set(rope_fields.KEYS) | set(self.layer_keys)
-        return {key: value for key, value in origin.items() if key not in ours}
+        return foreign_keys.kept(origin, ours, context_length)
 
     def links(self, model: ModelConfig, parameters: Sequence[str]) -> list[Link]:
         """Every tensor of theirs and of ours, once; `parameters` are the names of all of ours.
@@ -231,15 +227,8 @@ class Family:
             for key in keys
             if config.get(key) is not None and type(config[key]) is not wanted
         ]
-        return (
-            missing
-            + wrong
-            + [
-                f"config.json: {key}={config[key]}: cannot be expressed"
-                for key, harmless in _REFUSED.items()
-                if key in config and config[key] not in harmless
-            ]
-        )
+        foreign = foreign_keys.refused(config)
+        return missing + wrong + foreign + foreign_keys.unread_windows(config, self.layer_keys)
 
     def _foreign(self, model: ModelConfig) -> list[str]:
         """What the model has and no member of this family has."""

@@ -29,6 +29,10 @@ _ALIGNMENT = 8
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
+class ForeignDtype(ValueError):
+    """A tensor of numbers that are no floats of 16 or 32 bits."""
+
+
 class Entry(NamedTuple):
     """What a file says of one of its tensors."""
 
@@ -109,7 +113,8 @@ def list_tensors(path: Path) -> dict[str, Entry]:
 
     Raises:
         OSError: there is no such file.
-        ValueError: it is not a safetensors file, or holds numbers that are no floats of 16 or 32 bits.
+        ForeignDtype: it holds numbers that are no floats of 16 or 32 bits.
+        ValueError: it is not a safetensors file.
     """
     dtypes = {name: dtype for dtype, name in _NAMES.items()}
     try:
@@ -120,7 +125,7 @@ def list_tensors(path: Path) -> dict[str, Entry]:
         raise ValueError(f"{path.name}: {error}") from error
     for key, (name, _) in found.items():
         if name not in dtypes:
-            raise ValueError(f"{path.name}: {key} is {name}; it can be {', '.join(dtypes)}")
+            raise ForeignDtype(f"{path.name}: {key} is {name}; it can be {', '.join(dtypes)}")
     return {key: Entry(dtypes[name], tuple(shape)) for key, (name, shape) in found.items()}
 
 

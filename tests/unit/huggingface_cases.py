@@ -74,6 +74,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "mistral",
         {"sliding_window": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
     ),
+    "ministral": (
+        "ministral",
+        {"sliding_window": WINDOW, "layer_types": ["full_attention", *SLIDING[:3]]},
+    ),
     "qwen2": (
         "qwen2",
         {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},

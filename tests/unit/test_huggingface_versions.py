@@ -52,13 +52,13 @@ BASE = 70_000.0
 STRINGS = ["one  three\n\treturn 31", "</s> \u2581\u4e2d\ufb01e\u0301"]
 # Models of transformers that have windowed layers where the family has any.
 FAMILIES = {
-    "cohere2": "cohere2", "llama": "llama 3, tied, biases", "mistral": "mistral", "qwen2": "qwen2",
-    "qwen3": "qwen3", "smollm3": "smollm3 as rnope-swa", "gemma3_text": "gemma3", "olmo2": "olmo2",
+    "cohere2": "cohere2", "llama": "llama 3, tied, biases", "mistral": "mistral", "ministral": "ministral",
+    "qwen2": "qwen2", "qwen3": "qwen3", "smollm3": "smollm3 as rnope-swa", "gemma3_text": "gemma3", "olmo2": "olmo2",
     "olmo3": "olmo3", "gpt_oss": "gpt-oss",
 }  # fmt: skip
 BY_KIND = ("gemma3_text", "olmo3")
 FEW = [
-    ("cohere2", "a base"), ("llama", "llama3"), ("mistral", "yarn"), ("qwen2", "linear"),
+    ("cohere2", "a base"), ("llama", "llama3"), ("mistral", "yarn"), ("ministral", "a base"), ("qwen2", "linear"),
     ("qwen3", "yarn of its own"), ("smollm3", "ntk"), ("gemma3_text", "linear"), ("olmo2", "linear"),
     ("olmo3", "yarn"), ("gpt_oss", "yarn, whole"), ("olmo2", "llama3"), ("olmo3", "windows"),
 ]  # fmt: skip

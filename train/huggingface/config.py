@@ -1,7 +1,7 @@
 """config.json and generation_config.json of a checkpoint, from its model and from what it was imported from.
 
-An imported model that did not change keeps its config.json word for word, and gets the keys of its rotation that
-another version of transformers reads. One that did change keeps what is not about the model. A model made here gets
+An imported model that did not change keeps its config.json word for word, and gets the keys that another version of
+transformers or another reader asks for. One that did change keeps what is not about the model. A model made here gets
 a config.json in the first family that can express it.
 """
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.config import ModelConfig
-from model.huggingface import rope_fields
-from model.huggingface.catalogue import BY_TYPE, family_for
+from model.huggingface import foreign_keys, rope_fields
+from model.huggingface.catalogue import BY_TYPE, FAMILIES, family_for
 from model.huggingface.family import Family, Imported
 from model.huggingface.layer_fields import in_four_kinds
 from model.huggingface.refusal import CannotExpress
@@ -33,13 +33,13 @@ def choose_family(model: ModelConfig, base: float, state: RunState, wanted: str)
         BY_TYPE[wanted].write(model, base, 1)
         return BY_TYPE[wanted]
     origin = state.origin.get("config", {}).get("model_type")
-    if origin in BY_TYPE:
-        try:
-            BY_TYPE[origin].write(model, base, 1)
-        except CannotExpress:
-            pass
-        else:
-            return BY_TYPE[origin]
+    for family in FAMILIES:
+        if origin in (family.model_type, family.heir_of):
+            try:
+                family.write(model, base, 1)
+            except CannotExpress:
+                continue
+            return family
     return family_for(model, base)
 
 
@@ -52,15 +52,18 @@ def write_config(
     """
     base = scheduled_base(model, state.rope_base)
     origin: Json = state.origin.get("config", {})
-    if origin.get("model_type") != family.model_type:
+    own = origin.get("model_type") == family.model_type
+    if not own and origin.get("model_type") != family.heir_of:
         origin = {}
     ours = family.write(model, base, state.context_length)
-    if _says(origin, family, Imported(model, base, state.context_length)):
-        rotation = {key: ours[key] for key in rope_fields.OLD if key in ours}
-        written = (rotation if rope_fields.NEW in origin else {}) | origin
+    as_read = own and not origin.keys() & set(family.unread)
+    if as_read and _says(origin, family, Imported(model, base, state.context_length)):
+        rotation = rope_fields.OLD if rope_fields.NEW in origin else ()
+        added = {key: ours[key] for key in (*rotation, *family.published) if key in ours}
+        written = added | {k: v for k, v in origin.items() if k not in foreign_keys.OF_FILES}
     else:
         tokens = {"bos_token_id": None, "eos_token_id": end_token, "pad_token_id": end_token}
-        written = (family.carried(origin) or tokens) | ours
+        written = (family.carried(origin, state.context_length) or tokens) | ours
     named = "torch_dtype" if "torch_dtype" in written else "dtype"
     if written.get(named) != dtype:
         written[named] = dtype
@@ -71,7 +74,28 @@ def write_generation_config(config: Mapping[str, Any], state: RunState) -> Json:
     """The content of generation_config.json."""
     origin: Json = state.origin.get("generation_config", {})
     tokens = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return origin or {key: config[key] for key in tokens if config.get(key) is not None}
+    if origin:
+        before = state.origin.get("config", {})
+        return foreign_keys.longer_generation(origin, before, state.context_length)
+    return {key: config[key] for key in tokens if config.get(key) is not None}
+
+
+def changed_keys(written: Mapping[str, Any], state: RunState) -> list[str]:
+    """What an exported config.json says otherwise than the imported one, one line each."""
+    origin: Json = state.origin.get("config", {})
+    family, before = BY_TYPE[written["model_type"]], origin.get("model_type")
+    if before in (None, family.model_type, family.heir_of):
+        said = foreign_keys.notes(origin, written)
+        if before == family.heir_of:
+            said.append(
+                f"the model is a {family.model_type} now, it was imported as a {before}: transformers reads windows in "
+                f"some layers of a {family.model_type} only"
+            )
+        return said
+    return [
+        f"the model is a {family.model_type} now, it was imported as a {before}: what that config.json said besides "
+        "is left out"
+    ]
 
 
 def _says(origin: Json, family: Family, wanted: Imported) -> bool:

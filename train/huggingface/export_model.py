@@ -33,7 +33,12 @@ from parallel.checkpoint.tensors import verify_alone
 from train.checkpointing.locate import locate
 from train.checkpointing.state import read_index, read_state
 from train.configuration.typed_model import typed_model
-from train.huggingface.config import choose_family, write_config, write_generation_config
+from train.huggingface.config import (
+    changed_keys,
+    choose_family,
+    write_config,
+    write_generation_config,
+)
 from train.huggingface.conversion import converted, target_entries, to_theirs
 from train.huggingface.folder import SHARD_BYTES, make_folder, write_model
 from train.huggingface.import_model import parameter_shapes
@@ -101,7 +106,7 @@ def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> tupl
         write_durably(folder / "README.md", card)
 
     make_folder(output, fill)
-    notes = []
+    notes = changed_keys(config, state)
     if obstacle := obstacle_before_5(config):
         notes.append(f"transformers 4 cannot read this model: {obstacle}; use transformers 5")
     if other_bos := source.other_bos(state.tokenizer):

@@ -5,7 +5,7 @@ Tensors are read and written one at a time; a folder gets its name when everythi
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,63 @@ from typing import Any
 from torch import Tensor
 
 from data.files import sync_folder
+from model.huggingface.foreign_keys import DEQUANTISE
 from parallel.checkpoint.index import FileRecord
-from parallel.checkpoint.tensor_files import Entry, list_tensors, read_tensor, write_stream
+from parallel.checkpoint.tensor_files import (
+    Entry,
+    ForeignDtype,
+    list_tensors,
+    read_tensor,
+    write_stream,
+)
 
 Json = dict[str, Any]
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# How a file begins that git-lfs has not fetched yet.
+_POINTER = b"version https://git-lfs.github.com/spec/v1"
+# What torch puts in front of names: data parallelism, and compiling.
+_WRAPPERS = ("module.", "_orig_mod.")
 # Tensors go into a file up to so many bytes; a larger one has a file of its own.
 SHARD_BYTES = 5_000_000_000
 
 
+class PointerFile(ValueError):
+    """A file that only says where its content can be fetched."""
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise PointerFile where git-lfs has not fetched a file yet. What cannot be read is for others to say."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_POINTER))
+    except OSError:
+        return
+    if start == _POINTER:
+        raise PointerFile(
+            f"{path}: is a git-lfs pointer and not the file itself; run `git lfs pull` in {path.parent}"
+        )
+
+
+def full_names(stored: Iterable[str]) -> dict[str, str]:
+    """The name in the files of every tensor, by its name in a whole model.
+
+    A model may have been saved without its head (`layers.0...`) or inside a wrapper of torch (`module.model...`).
+    """
+    names = {name: name for name in stored}
+    for wrapper in _WRAPPERS:
+        if all(name.startswith(wrapper) for name in names):
+            names = {name.removeprefix(wrapper): found for name, found in names.items()}
+    if any(name.startswith("layers.") for name in names):
+        names = {
+            name if name.startswith("lm_head.") else f"model.{name}": found
+            for name, found in names.items()
+        }
+    return names
+
+
 class ModelFolder:
-    """What a folder holds: `config`, and the place of every tensor.
+    """What a folder holds: `config`, and the place of every tensor, by its name in a whole model.
 
     Raises:
         ValueError: a file is missing, is not what it should be, or the index does not name what is there.
@@ -38,7 +83,12 @@ class ModelFolder:
         indexed = self.json(INDEX).get("weight_map")
         for name in self._files(indexed):
             try:
+                refuse_pointer(folder / name)
                 found = list_tensors(folder / name)
+            except ForeignDtype as error:
+                raise ValueError(f"{folder}: {error}{DEQUANTISE}") from error
+            except PointerFile:
+                raise
             except (OSError, ValueError) as error:
                 raise ValueError(f"{folder}: {name} cannot be read ({error})") from error
             if twice := sorted(found.keys() & self.entries.keys()):
@@ -50,11 +100,14 @@ class ModelFolder:
             raise ValueError(
                 f"{folder}: {INDEX} and the files differ: {strange[0]}; fetch the model anew"
             )
+        self._stored = full_names(self.entries)
+        self.entries = {name: self.entries[stored] for name, stored in self._stored.items()}
 
     def json(self, name: str, *, needed: bool = False) -> Json:
         """The object in a file, empty where there is none and none is needed."""
         path = self.folder / name
         try:
+            refuse_pointer(path)
             content = json.loads(path.read_bytes())
         except FileNotFoundError:
             if needed:
@@ -62,7 +115,9 @@ class ModelFolder:
                     f"{path}: no such file; give the folder of a Hugging Face model"
                 ) from None
             return {}
-        except (OSError, ValueError) as error:
+        except PointerFile:
+            raise
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: cannot be read ({error})") from error
         if not isinstance(content, dict):
             raise ValueError(f"{path}: must hold an object")
@@ -70,7 +125,16 @@ class ModelFolder:
 
     def read(self, name: str) -> Tensor:
         """One tensor, in the dtype it is stored in."""
-        return read_tensor(self._file_of[name], name)
+        stored = self._stored[name]
+        return read_tensor(self._file_of[stored], stored)
+
+    @property
+    def renamed(self) -> str:
+        """How the names in the files differ from those of a whole model; empty where they do not."""
+        name, stored = next(iter(self._stored.items()))
+        return (
+            "" if name == stored else f"{stored} is read as {name}, and all other tensors likewise"
+        )
 
     def _files(self, indexed: object) -> list[str]:
         if indexed is None:

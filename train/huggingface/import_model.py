@@ -17,7 +17,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from data.files import seal, write_durably
 from data.printable import one_line
 from model.config import ModelConfig
 from model.huggingface.catalogue import family_of
+from model.huggingface.foreign_keys import carried_unread
 from model.huggingface.links import Link
 from model.huggingface.refusal import CannotExpress
 from model.parameters import parameter_names, shape_of
@@ -35,23 +36,40 @@ from parallel.checkpoint.index import Index
 from train.checkpointing.state import FORMAT, INDEX, STATE, RunState
 from train.configuration.typed_model import typed_model
 from train.huggingface.conversion import converted, target_entries, to_ours
-from train.huggingface.folder import SHARD_BYTES, ModelFolder, make_folder, write_shards
-from train.huggingface.kept_files import keep
+from train.huggingface.folder import (
+    SHARD_BYTES,
+    ModelFolder,
+    make_folder,
+    refuse_pointer,
+    write_shards,
+)
+from train.huggingface.kept_files import exported_files, keep
 from train.huggingface.tokenizer import tokenizer_facts
 from train.schedule.rope_base import bases_by_kind
 
 _FREQUENCIES = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 _TIED = ("lm_head.weight", "model.embed_tokens.weight")
+_HEADLESS = "; save the model with AutoModelForCausalLM, which has the head"
 
 
-def import_model(model: Path, output: Path, *, shard_bytes: int = SHARD_BYTES) -> RunState:
+def import_model(
+    model: Path,
+    output: Path,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    tell: Callable[[str], None] = lambda line: None,  # noqa: ARG005
+) -> RunState:
     """Convert the model in folder `model` into the checkpoint `output`; returns its state.
+
+    tell: gets what a user should know of how the model was read, one line each.
 
     Raises:
         ValueError: why that cannot be; several lines where there are several reasons.
         OSError: the file system refuses.
     """
     source = ModelFolder(model)
+    for file in exported_files(model):
+        refuse_pointer(file)
     family = family_of(source.config)
     imported = family.read(source.config)
     typed_model(dataclasses.asdict(imported.model), "config.json")
@@ -84,6 +102,9 @@ def import_model(model: Path, output: Path, *, shard_bytes: int = SHARD_BYTES) -
         write_durably(folder / STATE, seal({"format": FORMAT, **dataclasses.asdict(state)}))
 
     make_folder(output, fill)
+    for line in (source.renamed, *carried_unread(source.config, family.layer_keys)):
+        if line:
+            tell(line)
     return state
 
 
@@ -143,7 +164,10 @@ def _refuse_differences(
                 [f"{_TIED[0]}: differs from {_TIED[1]}, but config.json says tie_word_embeddings"]
             )
         there.discard(_TIED[0])
-    wrong += [f"{name}: is missing in {source.folder}" for name in sorted(expected - there)]
+    wrong += [
+        f"{name}: is missing in {source.folder}{_HEADLESS if name == _TIED[0] else ''}"
+        for name in sorted(expected - there)
+    ]
     wrong += [f"{name}: has no place in this model" for name in sorted(there - expected)]
     for link in links:
         if set(link.theirs) <= there:
@@ -186,6 +210,10 @@ def _dtypes(source: ModelFolder) -> dict[str, str]:
     return {"": usual} | {name: dtype for name, dtype in names.items() if dtype != usual}
 
 
+def _note(line: str) -> None:
+    sys.stderr.write(f"note: {one_line(line)}\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 when the checkpoint is there, 2 after every reason why it is not."""
     parser = argparse.ArgumentParser(
@@ -200,7 +228,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         state = import_model(
-            Path(options.model), Path(options.output), shard_bytes=options.shard_bytes
+            Path(options.model),
+            Path(options.output),
+            shard_bytes=options.shard_bytes,
+            tell=_note,
         )
     except (ValueError, OSError) as error:
         for line in str(error).splitlines():
@@ -208,8 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     tokens, rows = state.tokenizer.get("vocab_size", 0), state.model["vocab_size"]
     if tokens > rows:
-        sys.stderr.write(
-            f"note: the tokenizer has {tokens} tokens, the model {rows}: it has no embedding for ids from {rows} up\n"
+        _note(
+            f"the tokenizer has {tokens} tokens, the model {rows}: it has no embedding for ids from {rows} up"
         )
     says = json.dumps({"rope_base": state.rope_base, "context_length": state.context_length})
     sys.stderr.write(

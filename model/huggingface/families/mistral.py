@@ -1,26 +1,49 @@
-"""Mistral: Llama with the same window in every layer, or in none."""
+"""Mistral: Llama with the same window in every layer, or in none. Ministral: a window in some layers, by `layer_types`.
 
+Ministral 8B was released as a Mistral with `layer_types`. transformers reads these in a Ministral only, so that is what
+such a model is exported as.
+"""
+
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from model.config import ModelConfig
 from model.huggingface.family import Family, Json, Row
-from model.huggingface.layer_fields import windowed_pattern
+from model.huggingface.layer_fields import (
+    FULL,
+    SLIDING,
+    layer_types,
+    windowed_pattern,
+    written_types,
+)
 from model.huggingface.refusal import CannotExpress
 from model.huggingface.rows import ATTENTION, FEED_FORWARD, PRE_NORMS, sizes
 
 
 def _read_layers(config: Mapping[str, Any]) -> Json:
-    if config.get("layer_types") is not None:
-        raise CannotExpress(
-            ["config.json: layer_types: transformers does not read them in a mistral; use another model_type"]
-        )  # fmt: skip
     window = config.get("sliding_window", 4096)
-    return windowed_pattern(["full_rope" if window is None else "window_rope"], window)
+    alike = [FULL if window is None else SLIDING] * config["num_hidden_layers"]
+    types = layer_types(config, alike)
+    kinds = ["window_rope" if kind == SLIDING else "full_rope" for kind in types]
+    return windowed_pattern(kinds, window)
 
 
-def _write_layers(model: ModelConfig) -> Json:
-    return {"sliding_window": model.window if model.layer_pattern[0] == "window_rope" else None}
+def _write_alike(model: ModelConfig) -> Json:
+    types = set(written_types(model))
+    if len(types) > 1:
+        raise CannotExpress(
+            [
+                f"model.layer_pattern={model.layer_pattern}: mistral has one window for all layers or none; ministral "
+                "has windows in some"
+            ]
+        )
+    return {"sliding_window": model.window if SLIDING in types else None}
+
+
+def _write_types(model: ModelConfig) -> Json:
+    types = written_types(model)
+    return {"layer_types": types, "sliding_window": model.window if SLIDING in types else None}
 
 
 MISTRAL = Family(
@@ -32,5 +55,15 @@ MISTRAL = Family(
     default_base=10_000.0,
     modules={**PRE_NORMS, **ATTENTION, **FEED_FORWARD},
     read_layers=_read_layers,
-    write_layers=_write_layers,
+    write_layers=_write_alike,
+    unread=("layer_types",),
+)
+
+MINISTRAL = dataclasses.replace(
+    MISTRAL,
+    model_type="ministral",
+    architecture="MinistralForCausalLM",
+    write_layers=_write_types,
+    heir_of="mistral",
+    unread=(),
 )
