@@ -39,7 +39,8 @@ from train.preflight.joining import joining
 from train.records.closing_words import closing_words
 from train.records.console import Progress, say
 from train.records.metrics_log import write_summary
-from train.report.page import write_report
+from train.records.starts import add_start
+from train.report.refresh import LivePage
 from train.rollback import roll_back
 from train.schedule.stages import Schedule, build_schedule
 
@@ -185,7 +186,7 @@ def _open(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> _Opened | No
         log=run.folder / "log.txt",
     )
     loader = build.build_loader(run, corpus)
-    for line in _opening_words(run, resume):
+    for line in [*_opening_words(run, resume), *_open_records(run, corpus)]:
         progress.line(line)
     return _Opened(run, corpus, loader, progress, lock)
 
@@ -195,8 +196,11 @@ def _lock(folder: Path) -> TextIO | None:
 
 
 def _say_over(folder: Path, state: RunState) -> None:
+    page = LivePage(folder)
     if not (folder / "report.html").exists():
-        write_report(folder)
+        page.finish()
+    for line in page.news():
+        say(line, folder / "log.txt")
     sys.stdout.write(closing_words(folder, state, finished=True))
 
 
@@ -226,7 +230,7 @@ def _close(opened: _Opened, started: datetime, failure: str) -> str:
     run = opened.run
     run.checkpoints.close()
     try:
-        run.mesh.together(lambda: _close_logs(run, started, failed=bool(failure)))
+        run.mesh.together(lambda: _close_logs(run, started, failure))
     except OSError as error:
         failure = failure or f"the run's last rows or its summary: {reason(error)}"
     for line in run.news():
@@ -279,9 +283,34 @@ def _opening_words(run: Run, resume: Path | None) -> list[str]:
     return lines
 
 
-def _close_logs(run: Run, started: datetime, *, failed: bool) -> None:
+def _open_records(run: Run, corpus: Corpus) -> list[str]:
+    """Write down this start, and the page for the first time; returns what went wrong. The main rank's to do."""
+    if not run.mesh.is_main:
+        return []
+    facts = {
+        "step": run.state.step,
+        "tokens_seen": run.state.tokens_seen,
+        "total_tokens": run.total_tokens,
+        "world_size": run.mesh.world_size,
+        "device": run.mesh.device.type,
+        "device_name": device_name(run.mesh.device),
+        "versions": run.state.versions,
+    }
+    mix = {stage.name: stage.shape.weights for stage in run.schedule.stages}
+    warning = add_start(run.folder, corpus, mix, facts)
+    run.page = LivePage(run.folder)
+    run.page.refresh()
+    return [*([warning] if warning else []), *run.page.news()]
+
+
+def device_name(device: torch.device) -> str:
+    """What the maker calls this rank's device; empty on a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+
+
+def _close_logs(run: Run, started: datetime, failure: str) -> None:
     if run.wandb is not None:
-        run.wandb.close(failed=failed)
+        run.wandb.close(failed=bool(failure))
     if run.log is None:
         return
     run.log.close()
@@ -298,8 +327,9 @@ def _close_logs(run: Run, started: datetime, *, failed: bool) -> None:
             "skipped_steps": run.state.skipped_steps,
             "rollbacks": run.state.rollbacks,
             "complete": run.is_over,
+            "failure": failure,
             "versions": run.state.versions,
         },
     )
-    if run.state.step:
-        write_report(run.folder)
+    if run.page is not None:
+        run.page.finish()

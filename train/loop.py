@@ -26,6 +26,7 @@ from train.health.supervisor import Supervisor
 from train.records.console import Progress
 from train.records.metrics_log import RunLog, finite_or_null
 from train.records.wandb_log import WandbLog
+from train.report.refresh import LivePage
 from train.schedule.rope_base import bases_by_kind
 from train.schedule.saving import steps_between_checkpoints
 from train.schedule.stages import Point, Schedule
@@ -65,6 +66,7 @@ class Run:
     # Main rank only: None elsewhere.
     log: RunLog | None = None
     wandb: WandbLog | None = None
+    page: LivePage | None = None
     # What this rank could not read or write. The other ranks learn of it with the next step.
     failure: ValueError | OSError | None = None
     stragglers: Stragglers | None = None
@@ -79,7 +81,7 @@ class Run:
     def news(self) -> list[str]:
         """What went wrong beside the training since the last call, one line each; the main rank's to say."""
         lines = self.checkpoints.news()
-        for log in (self.log, self.wandb):
+        for log in (self.log, self.wandb, self.page):
             lines += log.news() if log is not None else []
         return lines
 
@@ -324,3 +326,5 @@ def _evaluate(run: Run, point: Point, progress: Progress) -> None:
                 run.failure = error
         title = name.replace("_", " ")
         progress.line(f"{title} after {point.stage.name}: {task.sentence(row)}")
+    if run.page is not None:
+        run.page.refresh()

@@ -138,7 +138,7 @@ def test_one_process_needs_no_launcher(small_run: Any, tmp_path: Path) -> None:
     )
     assert finished.returncode == 0, finished.stderr
     assert [row["step"] for row in rows(tmp_path, "small")] == [1, 2, 3]
-    assert (tmp_path / "small/report.html").stat().st_size > 10**6
+    assert "Complete. Written" in (tmp_path / "small/report.html").read_text()
 
 
 def test_finished_run_ends_at_once(straight: tuple[Path, Any]) -> None:

@@ -24,13 +24,12 @@ HOMES = {
     "hydra": {"train/configuration/compose.py"},
     "omegaconf": {"train/configuration/compose.py"},
     "wandb": {"train/records/wandb_log.py"},
-    "plotly": {"train/report/page.py", "train/report/figures.py", "train/report/axes.py"},
     "pydantic": {"train/configuration/typed.py"},
     "zstandard": {"data/formats/streams.py"},
 }
 # What `python -m train` must not import before it starts a run: they are nine tenths of the seconds of a start.
 HEAVY = (
-    "torch", "deepspeed", "transformers", "plotly", "safetensors", "sentencepiece", "tokenizers", "wandb"
+    "torch", "deepspeed", "transformers", "safetensors", "sentencepiece", "tokenizers", "wandb"
 )  # fmt: skip
 # The only imports of our packages inside a function, each where a run begins.
 INSIDE_A_FUNCTION = {("train/__main__.py", "train.start.start")}

@@ -12,7 +12,7 @@ import pytest
 from train.configuration.compose import groups
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "deepspeed", "transformers", "plotly")
+HEAVY = ("torch", "deepspeed", "transformers")
 # For each world size and list of arguments: runs the command, writes its exit status, its errors and what is imported.
 JUDGE = f"""
 import contextlib, io, json, os, sys

@@ -1,8 +1,8 @@
-"""`python -m train.report RUN_FOLDER`: write its page again."""
+"""`python -m train.report RUN [RUN ...]`: write the page of a run again, or one that compares several."""
 
 import sys
 
-from train.report.page import main
+from train.report.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,19 +8,28 @@ its style sheet, so one figure serves the light and the dark theme. Non-finite n
 import html
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
-from train.report.record import (
-    Row,
-    RunRecord,
-    finite_value,
-    known,
-    rounded,
-)
+from train.report.record import RunRecord
+from train.report.rows import Row, finite_value, known, rounded
 
 MAX_POINTS = 4000  # drawn per figure; a longer run shows every k-th step
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 58, 14, 24, 44
 LABEL_GAP = 15  # pixels between two labels in the right margin
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One plot with its words: `title` says the finding, `unit` what the vertical axis measures."""
+
+    key: str
+    title: str
+    unit: str
+    data: list[Row]
+    layout: Row
+    wide: bool = False
+    height: int = 260
 
 
 def smooth(values: Sequence[float | None], width: int) -> list[float | None]:
@@ -107,28 +116,27 @@ def stage_lines(
     stride = math.ceil(len(record.steps) / MAX_POINTS) or 1
     traces = list[Row]()
     for stage in record.stage_names:
-        rows = record.steps_of(stage)
+        rows = record.steps_of(stage)[::-stride][::-1]  # always with the stage's last step
         values = [finite_value(row, key) for row in rows]
         if all(value is None for value in values):
             continue
         width = max(1, len(rows) // 12) if smoothed else 1
-        bold = smooth(values, width)
-        drawn = range(len(rows) - 1, -1, -stride)[::-1]  # always with the stage's last step
-        x = [rows[index]["tokens_seen"] for index in drawn]
+        bold = smooth(values, width) if width > 1 else values
         words = ["none" if value is None else show(value) for value in values]
         line = {"color": record.colour(stage), "dash": record.dash(stage)}
         mode = "lines+markers" if len(rows) < 25 else "lines"
+        x = [row["tokens_seen"] for row in rows]
         common = {"type": "scatter", "name": html.escape(stage), "mode": mode, "x": x}
         if width > 1:
-            raw = [rounded(values[index]) for index in drawn]
             traces.append(
-                {**common, "y": raw, "opacity": 0.35, "hoverinfo": "skip"}
+                {**common, "y": [rounded(value) for value in values], "opacity": 0.35}
                 | {"line": line | {"width": 1}, "marker": {"size": 3, "color": line["color"]}}
+                | {"hoverinfo": "skip"}
             )
         traces.append(
-            {**common, "y": [rounded(bold[index]) for index in drawn]}
+            {**common, "y": [rounded(value) for value in bold]}
             | {"line": line | {"width": 2}, "marker": {"size": 5, "color": line["color"]}}
-            | {"customdata": [[rows[index]["step"], words[index]] for index in drawn]}
+            | {"customdata": [[row["step"], said] for row, said in zip(rows, words, strict=True)]}
             | {"hovertemplate": hover(stage, f"{what} %{{customdata[1]}}")}
         )
     return traces
@@ -140,7 +148,7 @@ def crosses(
     """A cross for each of `rows`, one trace per stage. place: a cross's height, and what it says."""
     traces = list[Row]()
     for stage in record.stage_names:
-        here = [row for row in rows if str(row["stage"]) == stage]
+        here = [row for row in rows if row["stage"] == stage]
         places = [place(row) for row in here]
         if not here:
             continue

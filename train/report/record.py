@@ -1,26 +1,42 @@
-"""A run's own files, read into one record: configuration, a row per step, a row per evaluation.
+"""A run's own files, read into one record.
 
-A run may have been killed at any moment, so a file may be missing and the last line of a log may be
-torn; anything else that is broken is an error that names its line.
+A run may have been killed at any moment, so a file may be missing and the last line of a log may be torn; anything
+else that is broken in config.yaml or a log is an error that names its line. What only adds to the page (starts,
+preflight, summary, checkpoints) is left out where it is not readable, with a note.
 """
 
 import json
-import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
-from model.layer_pattern import LAYER_KINDS, LayerKind
+from model.config import ModelConfig
+from model.layer_pattern import pattern_problems
+from train.configuration.renamed_keys import renamed_model
+from train.configuration.typed import field_types, read
 from train.records.evaluation_rows import HELD_OUT, rows_of_task
-
-Row = dict[str, Any]
+from train.records.starts import STARTS
+from train.report.rows import Row, finite_value, known, mapping
 
 NUM_COLOURS = 6  # --stage0 ... --stage5 in the page's style sheet
-REQUIRED = ("step", "stage", "tokens_seen")  # of every line in either log
+_MOST_LAYERS = 10_000  # beyond any model: such a configuration is damaged
+_LOGS = ("metrics.jsonl", "evaluation.jsonl")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder below checkpoints/ as the disk has it."""
+
+    name: str
+    written: datetime
+    num_bytes: int
 
 
 @dataclass(frozen=True)
@@ -32,62 +48,74 @@ class RunRecord:
     steps: tuple[Row, ...] = ()
     evaluations: tuple[Row, ...] = ()
     summary: Row = field(default_factory=dict)
+    # One row for every start of the run, oldest first.
+    starts: tuple[Row, ...] = ()
+    preflight: Row = field(default_factory=dict)
+    checkpoints: tuple[Checkpoint, ...] = ()
+    # Why the newest start failed; empty where it did not, or is not known to have.
+    error: str = ""
+    # When the newest row was written; None without rows.
+    last_row: datetime | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def planned_stages(self) -> dict[str, Row]:
         """The configured stages by name, in order; empty where the configuration does not tell."""
-        schedule = self.config.get("schedule")
-        stages = schedule.get("stages") if isinstance(schedule, dict) else None
-        rows = stages.items() if isinstance(stages, dict) else ()
-        return {str(name): row if isinstance(row, dict) else {} for name, row in rows}
+        stages = mapping(mapping(self.config, "schedule"), "stages")
+        return {str(name): row if isinstance(row, dict) else {} for name, row in stages.items()}
 
-    @property
+    @cached_property
     def stage_names(self) -> tuple[str, ...]:
         """All stages: the configured ones in order, then any other the logs mention."""
-        seen = [str(row["stage"]) for row in (*self.steps, *self.evaluations)]
+        seen = [row["stage"] for row in (*self.steps, *self.evaluations)]
         return tuple(dict.fromkeys([*self.planned_stages, *seen]))
 
-    @property
-    def layer_kinds(self) -> dict[str, LayerKind]:
-        """Every kind of layer that the configuration has, by its name, as the one of the four that it is like."""
-        model = self._model
-        pattern, kinds = model.get("layer_pattern"), model.get("kinds")
-        declared = kinds if isinstance(kinds, dict) else {}
-        found = {}
-        for name in pattern if isinstance(pattern, list) else ():
-            settings = declared.get(name)
-            like = settings.get("like") if isinstance(settings, dict) else ""
-            if (like or name) in LAYER_KINDS:
-                found[name] = LAYER_KINDS[like or name]
+    @cached_property
+    def model(self) -> ModelConfig | None:
+        """The configured model; None where the configuration holds none that has a meaning."""
+        content = renamed_model(mapping(self.config, "model"))
+        if not {"num_layers", "hidden_size", "layer_pattern"} <= content.keys():
+            return None
+        ours = {key: value for key, value in content.items() if key in field_types(ModelConfig)}
+        model, mistakes = read(ModelConfig, ours, "model")
+        if mistakes or model is None or model.num_layers > _MOST_LAYERS:
+            return None
+        return None if pattern_problems(model, model.head_dim) else model
+
+    @cached_property
+    def by_stage(self) -> dict[str, list[Row]]:
+        """The steps of every stage that has any."""
+        found = dict[str, list[Row]]()
+        for row in self.steps:
+            found.setdefault(row["stage"], []).append(row)
         return found
 
     @property
-    def windows(self) -> dict[str, float]:
-        """Keys that a token of every windowed kind of layer sees, by the kind's name."""
-        declared = self._model.get("kinds")
-        found = {}
-        for name in (name for name, kind in self.layer_kinds.items() if kind.windowed):
-            settings = declared.get(name) if isinstance(declared, dict) else None
-            own = finite_value(settings, "window") if isinstance(settings, dict) else None
-            window = own or finite_value(self._model, "window")
-            if window:
-                found[name] = window
-        return found
+    def newest_start(self) -> Row:
+        """The row of starts.jsonl that the newest steps belong to; {} where there is none."""
+        return self.starts[-1] if self.starts else {}
 
     @property
-    def _model(self) -> Row:
-        model = self.config.get("model")
-        return model if isinstance(model, dict) else {}
+    def tokens_seen(self) -> float:
+        """Stream tokens up to the newest row."""
+        return max(known((*self.steps, *self.evaluations), "tokens_seen"), default=0.0)
+
+    @property
+    def planned_tokens(self) -> float:
+        """Stream tokens when the run is over; 0 where nothing tells."""
+        planned = finite_value(self.newest_start, "total_tokens")
+        return planned or sum(known(self.planned_stages.values(), "tokens"))
 
     def steps_of(self, stage: str) -> list[Row]:
-        return [row for row in self.steps if str(row["stage"]) == stage]
+        """The rows of one stage."""
+        return self.by_stage.get(stage, [])
 
     def last_evaluation(self, stage: str) -> Row:
         """The stage's newest evaluation; {} where there is none."""
-        return next((row for row in reversed(self.evaluations) if str(row["stage"]) == stage), {})
+        return next((row for row in reversed(self.evaluations) if row["stage"] == stage), {})
 
     def colour(self, stage: str) -> str:
+        """The name of the stage's colour in the style sheet."""
         return f"@stage{self.stage_names.index(stage) % NUM_COLOURS}"
 
     def dash(self, stage: str) -> str:
@@ -98,7 +126,7 @@ class RunRecord:
     def spans(self) -> list[tuple[str, float, float]]:
         """(stage, tokens seen before its first step, and after its last), in order."""
         spans, start = [], 0.0
-        for stage, rows in groupby(self.steps, key=lambda row: str(row["stage"])):
+        for stage, rows in groupby(self.steps, key=lambda row: row["stage"]):
             end = float(list(rows)[-1]["tokens_seen"])
             spans.append((stage, start, end))
             start = end
@@ -108,41 +136,52 @@ class RunRecord:
 def read_run(run_folder: Path) -> RunRecord:
     """The record of outputs/<run_name>/.
 
-    Raises ValueError where the folder is not a run's, or where a file is broken anywhere but in a
-    log's last line.
+    Raises:
+        ValueError: the folder is not a run's, or config.yaml or a log is broken anywhere but in a log's last line.
+        OSError: a file is there and cannot be read.
     """
-    paths = [run_folder / name for name in ("config.yaml", "metrics.jsonl", "evaluation.jsonl")]
+    paths = [run_folder / name for name in ("config.yaml", *_LOGS)]
     if not any(path.is_file() for path in paths):
         raise ValueError(
             f"run_folder={run_folder}: holds no config.yaml, metrics.jsonl or evaluation.jsonl; "
             "give the folder of a run, such as outputs/RUN_NAME"
         )
     config = read_mapping(paths[0])
-    steps, steps_torn = read_log(paths[1])
-    evaluations, evaluations_torn = read_log(paths[2])
-    torn = [
-        path.name
-        for path, cut in zip(paths[1:], (steps_torn, evaluations_torn), strict=True)
-        if cut
-    ]
+    (steps, steps_torn), (evaluations, evaluations_torn) = map(read_log, paths[1:])
+    torn = [name for name, cut in zip(_LOGS, (steps_torn, evaluations_torn), strict=True) if cut]
+    notes = [f"The last line of {name} was cut off and is left out." for name in torn]
+
+    def optional(name: str, reading: Callable[[Path], Any], nothing: Any) -> Any:
+        try:
+            return reading(run_folder / name)
+        except (ValueError, OSError, RecursionError):
+            notes.append(f"{name} is not readable and is left out.")
+            return nothing
+
     return RunRecord(
         name=str(config.get("run_name") or run_folder.resolve().name),
         config=config,
         steps=tuple(steps),
         evaluations=tuple(rows_of_task(evaluations, HELD_OUT)),
-        summary=read_mapping(run_folder / "summary.json"),
-        notes=tuple(f"The last line of {name} was cut off and is left out." for name in torn),
+        summary=optional("summary.json", read_json, {}),
+        starts=tuple(optional(STARTS, read_rows, ())),
+        preflight=optional("preflight.json", read_json, {}),
+        checkpoints=tuple(optional("checkpoints", read_checkpoints, ())),
+        error=optional("error.txt", read_error, ""),
+        last_row=_modified(paths[1]) if steps else None,
+        notes=tuple(notes),
     )
 
 
 def read_mapping(path: Path) -> Row:
-    """A YAML (or JSON) file that holds a mapping; {} where there is no such file or it is empty."""
+    """A YAML file that holds a mapping; {} where there is no such file or it is empty."""
     if not path.is_file():
         return {}
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as YAML ({error}); restore or delete it") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        words = " ".join(str(error).split())
+        raise ValueError(f"{path}: not readable as YAML ({words}); restore or delete it") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -151,7 +190,11 @@ def read_mapping(path: Path) -> Row:
 
 
 def read_log(path: Path) -> tuple[list[Row], bool]:
-    """The rows of a .jsonl file, and whether its last line was torn (killed while writing)."""
+    """The rows of a .jsonl file, and whether its last line was torn (killed while writing).
+
+    Raises:
+        ValueError: a line is no JSON object, or lacks step, stage or tokens_seen.
+    """
     if not path.is_file():
         return [], False
     lines = [(i, line) for i, line in enumerate(path.read_bytes().split(b"\n"), 1) if line.strip()]
@@ -159,71 +202,71 @@ def read_log(path: Path) -> tuple[list[Row], bool]:
     for number, line in lines:
         try:
             row = json.loads(line.decode("utf-8"))
-        except ValueError as error:  # broken JSON or broken UTF-8
+        except (ValueError, RecursionError) as error:  # broken JSON or broken UTF-8
             if number == lines[-1][0]:
                 return rows, True
             raise ValueError(
                 f"{path} line {number}: not a JSON object ({error}); repair or delete that line"
             ) from error
-        missing = [key for key in REQUIRED if not isinstance(row, dict) or row.get(key) is None]
-        if missing:
+        if missing := _missing(row):
             raise ValueError(
                 f"{path} line {number}: lacks {', '.join(missing)}; repair or delete that line"
             )
+        row["stage"] = str(row["stage"])
         rows.append(row)
     return rows, False
 
 
-def finite_value(row: Row, key: str) -> float | None:
-    """row[key] as a float; None where it is absent, not a number, NaN or infinite."""
-    value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+def _missing(row: Any) -> list[str]:
+    """What every line of either log must have, and this one has not."""
+    if not isinstance(row, dict):
+        return ["step", "stage", "tokens_seen"]
+    missing = [key for key in ("step", "tokens_seen") if finite_value(row, key) is None]
+    return missing + (["stage"] if row.get("stage") is None else [])
 
 
-def known(rows: Iterable[Row], key: str) -> list[float]:
-    """The finite values of one key."""
-    return [value for row in rows if (value := finite_value(row, key)) is not None]
+def read_json(path: Path) -> Row:
+    """A JSON file that holds a mapping; {} where there is no such file. Raises ValueError, OSError."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not a mapping")
+    return content
 
 
-def spiked(row: Row) -> bool:
-    """Whether a step's loss was above the limit of train.spikes."""
-    loss, limit = finite_value(row, "loss"), of_spikes(row, "limit")
-    return loss is not None and limit is not None and loss > limit
+def read_rows(path: Path) -> list[Row]:
+    """The mappings in a .jsonl file, whatever they hold. Raises OSError."""
+    rows = list[Row]()
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            rows += [row] if isinstance(row, dict) else []
+    return rows
 
 
-def of_spikes(row: Row, key: str) -> float | None:
-    """What a step's row says about spikes; None where nobody looked for them."""
-    spikes = row.get("spikes")
-    return finite_value(spikes, key) if isinstance(spikes, dict) else None
+def read_checkpoints(folder: Path) -> list[Checkpoint]:
+    """What lies below checkpoints/, oldest step first. Raises OSError."""
+    found = list[Checkpoint]()
+    for path in sorted(folder.glob("step_*")) if folder.is_dir() else ():
+        with suppress(FileNotFoundError):  # it is being removed, or has just got its name
+            sizes = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
+            written = _modified(path)
+            if path.is_dir() and written:
+                found.append(Checkpoint(path.name, written, sum(sizes)))
+    return found
 
 
-def weighted_mean(rows: Iterable[Row], key: str, weight: str) -> float | None:
-    """Mean of `key` weighted by `weight`, over the rows that have both; None where none has."""
-    pairs = [(finite_value(row, key), finite_value(row, weight)) for row in rows]
-    whole = [(value, share) for value, share in pairs if value is not None and share]
-    total = sum(share for _, share in whole)
-    return sum(value * share for value, share in whole) / total if total else None
+def read_error(path: Path) -> str:
+    """The last line of error.txt, which says what ended the run; "" without it. Raises ValueError, OSError."""
+    if not path.is_file():
+        return ""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    return next((line for line in reversed(lines) if line), "")
 
 
-def short_number(value: float, digits: int = 3) -> str:
-    """A number as people say it: 950, 12.4k, 1.2M, 3B."""
-    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit * 0.9995:
-            return f"{value / limit:.{digits}g}{suffix}"
-    return f"{value:.{digits}g}"
-
-
-def length_label(tokens: float) -> str:
-    """A context length: 256, 4096, then 16k, 128k in units of 1024."""
-    whole = round(tokens)
-    return f"{whole // 1024}k" if whole >= 10_000 and whole % 1024 == 0 else str(whole)
-
-
-def rounded(value: float | None) -> float | None:
-    """Six significant digits: enough to draw, half the size of the file."""
-    return None if value is None else float(f"{value:.6g}")
+def _modified(path: Path) -> datetime | None:
+    with suppress(OSError):
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return None
 
 
 def yardstick(record: RunRecord, key: str) -> tuple[list[float | None], list[float]]:
@@ -236,3 +279,8 @@ def yardstick(record: RunRecord, key: str) -> tuple[list[float | None], list[flo
             y += [value, value]
             start = row["tokens_seen"]
     return x, y
+
+
+def total_seconds(steps: Iterable[Row]) -> float:
+    """Seconds in optimizer steps."""
+    return sum(known(steps, "step_seconds"))

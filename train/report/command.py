@@ -1,0 +1,43 @@
+"""The command `python -m train.report RUN [RUN ...]`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from data.files import reason
+from train.report.comparison import write_comparison
+from train.report.page import write_report
+
+_DESCRIPTION = """\
+One run: write RUN/report.html again, also while the run trains, or after it was killed.
+Several: write one page that compares them, comparison.html beside the first."""
+
+
+def main() -> int:
+    """Folders of runs in, the page's path out. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.report",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "run", nargs="+", type=Path, help="a run's folder, such as outputs/RUN_NAME"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="where the comparison is written (several runs only)"
+    )
+    given = parser.parse_args()
+    if given.output and len(given.run) == 1:
+        parser.exit(
+            2,
+            f"error: --output={given.output}: only a comparison is written elsewhere; give several runs\n",
+        )
+    try:
+        several = len(given.run) > 1
+        path = write_comparison(given.run, given.output) if several else write_report(given.run[0])
+    except ValueError as error:
+        parser.exit(2, f"error: {error}\n")
+    except OSError as error:
+        parser.exit(2, f"error: {reason(error)}\n")
+    sys.stdout.write(f"{path}\n")
+    return 0

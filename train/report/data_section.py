@@ -1,0 +1,207 @@
+"""What was read: sources with their tokens, epochs and share, and the lengths of their documents."""
+
+import html
+from collections.abc import Iterable
+
+from train.report.axes import Figure, base_layout
+from train.report.record import RunRecord
+from train.report.rows import Row, finite_value, mapping, rounded
+from train.report.tables import paragraph, table
+from train.report.units import short_number, whole_number
+
+Lengths = list[tuple[float, float, float]]
+
+
+def sources(record: RunRecord) -> dict[str, Row]:
+    """What the newest start knows of every source, by name, in order."""
+    found = mapping(record.newest_start, "sources")
+    return {str(name): row for name, row in found.items() if isinstance(row, dict)}
+
+
+def data_section(record: RunRecord) -> str:
+    """The table of sources, and of the shares that the stages plan."""
+    there = sources(record)
+    if not there:
+        return (
+            paragraph("This run has no record of its sources (starts.jsonl).", "unit")
+            if record.steps
+            else ""
+        )
+    planned = planned_tokens(record)
+    seen = seen_tokens(record)
+    losses = source_losses(record.evaluations[-1] if record.evaluations else {})
+    rows = []
+    for name, source in there.items():
+        tokens = finite_value(source, "tokens") or 0.0
+        plan, so_far, loss = planned.get(name), seen.get(name), losses.get(name)
+        rows.append(
+            [
+                name,
+                short_number(tokens),
+                short_number(finite_value(source, "documents") or 0.0),
+                _epochs(plan, tokens),
+                _epochs(so_far, tokens),
+                _share(plan, planned.values()),
+                _share(so_far, seen.values()),
+                f"{loss:.3f}" if loss is not None else "",
+                str(source.get("prefix") or ""),
+            ]
+        )
+    columns = [
+        "Source",
+        "Tokens",
+        "Documents",
+        "Epochs planned",
+        "Epochs seen",
+        "Share planned",
+        "Share seen",
+    ]
+    text = table([*columns, "Held-out loss", "Files"], rows)
+    heldout = mapping(record.newest_start, "heldout")
+    held_out = finite_value(heldout, "tokens")
+    if held_out:
+        documents = short_number(finite_value(heldout, "documents") or 0.0)
+        words = f"Held out: {short_number(held_out)} tokens in {documents} documents, {heldout.get('prefix') or ''}."
+        text += paragraph(words, "unit")
+    return text + _mix_table(record)
+
+
+def _epochs(tokens: float | None, of_source: float) -> str:
+    return f"{tokens / of_source:.3g}" if tokens is not None and of_source else ""
+
+
+def _share(tokens: float | None, of_all: Iterable[float]) -> str:
+    total = sum(of_all)
+    return f"{tokens / total:.1%}" if tokens is not None and total else ""
+
+
+def planned_tokens(record: RunRecord) -> dict[str, float]:
+    """Stream tokens that the whole schedule takes from every source, padding included."""
+    found = dict[str, float]()
+    for stage, shares in mixes(record).items():
+        tokens = finite_value(record.planned_stages.get(stage, {}), "tokens") or 0.0
+        for name, share in shares.items():
+            found[name] = found.get(name, 0.0) + share * tokens
+    return found
+
+
+def mixes(record: RunRecord) -> dict[str, dict[str, float]]:
+    """The share of every source, by stage; together 1."""
+    found = dict[str, dict[str, float]]()
+    for stage, weights in mapping(record.newest_start, "mix").items():
+        kept = {
+            str(name): weight
+            for name in (weights if isinstance(weights, dict) else ())
+            if (weight := finite_value(weights, name)) is not None and weight >= 0
+        }
+        total = sum(kept.values())
+        if total > 0:
+            found[str(stage)] = {name: weight / total for name, weight in kept.items()}
+    return found
+
+
+def seen_tokens(record: RunRecord) -> dict[str, float]:
+    """Tokens with a target that the steps took from every source; empty where the rows do not tell."""
+    found = dict[str, float]()
+    for row in record.steps:
+        for name, source in mapping(row, "sources").items():
+            if isinstance(source, dict):
+                found[str(name)] = found.get(str(name), 0.0) + (
+                    finite_value(source, "tokens") or 0.0
+                )
+    return found
+
+
+def source_losses(row: Row) -> dict[str, float]:
+    """The loss of every source in a row of either log; empty where it has none."""
+    return {
+        str(name): loss
+        for name, source in mapping(row, "sources").items()
+        if isinstance(source, dict) and (loss := finite_value(source, "loss")) is not None
+    }
+
+
+def _mix_table(record: RunRecord) -> str:
+    """The planned share by stage, where stages differ."""
+    planned = mixes(record)
+    if len({tuple(sorted(shares.items())) for shares in planned.values()}) < 2:
+        return ""
+    rows = [
+        [name, *(f"{shares[name]:.1%}" if shares.get(name) else "" for shares in planned.values())]
+        for name in sources(record)
+    ]
+    return paragraph("Planned share of every stage's tokens", "unit") + table(
+        ["Source", *planned], rows
+    )
+
+
+def length_table(source: Row) -> Lengths:
+    """(longest, documents, tokens) by octave of length, shortest first; what makes no sense is left out."""
+    found = Lengths()
+    rows = source.get("lengths")
+    for row in rows if isinstance(rows, list) else ():
+        values = [finite_value({"": value}, "") for value in row] if isinstance(row, list) else []
+        if len(values) == 3 and None not in values:
+            longest, documents, tokens = (value or 0.0 for value in values)
+            if 0 <= longest < 2**62 and documents >= 0 and tokens >= 0:
+                found.append((longest, documents, tokens))
+    return sorted(found)
+
+
+def lengths_figure(record: RunRecord) -> Figure:
+    """Where the tokens of every source lie by the length of their documents, as bars; stage lengths as lines."""
+    tables = {name: length_table(source) for name, source in sources(record).items()}
+    tables = {name: rows for name, rows in tables.items() if sum(row[2] for row in rows) > 0}
+    octaves = sorted({row[0] for rows in tables.values() for row in rows if row[0] > 0})
+    labels = [_octave(longest) for longest in octaves]
+    data = list[Row]()
+    for index, (name, rows) in enumerate(tables.items()):
+        total = sum(tokens for _, _, tokens in rows)
+        by_octave = {longest: (documents, tokens) for longest, documents, tokens in rows}
+        there = [by_octave.get(longest, (0.0, 0.0)) for longest in octaves]
+        data.append(
+            {"type": "bar", "name": html.escape(name), "x": labels}
+            | {"y": [rounded(tokens / total) for _, tokens in there]}
+            | {"marker": {"color": f"@stage{index % 6}"}}
+            | {
+                "customdata": [
+                    f"{short_number(t)} tokens in {short_number(d)} documents" for d, t in there
+                ]
+            }
+            | {
+                "hovertemplate": f"<b>{html.escape(name)}</b> · %{{x}} tokens long<br>%{{y:.1%}}: "
+                "%{customdata}<extra></extra>"
+            }
+        )
+    layout = base_layout(
+        {"type": "category", "title": {"text": "length of the document, tokens"}, "tickangle": 0},
+        {"tickformat": ".0%", "rangemode": "tozero"},
+    )
+    layout |= {
+        "hovermode": "closest",
+        "barmode": "group",
+        "bargap": 0.2,
+        "showlegend": len(data) > 1,
+    }
+    layout["legend"] = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
+    unit = "share of the source's tokens, by the length of the document they stand in"
+    return Figure("lengths", _lengths_title(record, tables), unit, data, layout, wide=True)
+
+
+def _octave(longest: float) -> str:
+    return (
+        "1" if longest <= 1 else "2" if longest == 2 else f"{longest / 2 + 1:,.0f}-{longest:,.0f}"
+    )
+
+
+def _lengths_title(record: RunRecord, tables: dict[str, Lengths]) -> str:
+    """How much of the data is longer than the longest stage."""
+    lengths = [finite_value(plan, "sequence_length") for plan in record.planned_stages.values()]
+    most = int(max((length for length in lengths if length), default=0.0))
+    rows = [row for table_ in tables.values() for row in table_]
+    total = sum(tokens for _, _, tokens in rows)
+    # An octave counts where all of it is longer.
+    longer = sum(tokens for longest, _, tokens in rows if longest / 2 >= most)
+    if most < 1 or not total or most & (most - 1):  # octaves end at powers of two
+        return "Lengths of documents"
+    return f"{longer / total:.0%} of the tokens stand in documents longer than {whole_number(most)}"

@@ -1,0 +1,94 @@
+"""The configuration as differences from the schema's defaults."""
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from train.configuration.idle import flat
+from train.configuration.keys import field_at, key_mistake
+from train.configuration.renamed_keys import renamed_model
+from train.configuration.typed import WRONG, default_of, plain
+from train.report.record import RunRecord
+from train.report.rows import Row
+from train.report.tables import html_table, paragraph
+from train.report.units import plural
+
+# A stage's own layout is laid over the run's.
+_STAGE_LAYOUT = re.compile(r"^schedule\.stages\.[^.]+\.parallel\.")
+NO_DEFAULT = "none, must be given"
+ABSENT = "not a key of this version"
+
+
+def today(config: Row) -> Row:
+    """The configuration under today's names."""
+    model = config.get("model")
+    return {**config, "model": renamed_model(model)} if isinstance(model, dict) else config
+
+
+def differences(config: Row) -> list[tuple[str, str, str]]:
+    """(key, value, default) of every key whose value is not the schema's default, in the order of config.yaml."""
+    found = []
+    tree = today(config)
+    for key, value in flat(tree):
+        plain_key = _STAGE_LAYOUT.sub("parallel.", key)
+        field = field_at(plain_key.split("."))
+        if field is None:
+            # An entry of a mapping, such as a source's weight in a stage, or a key of another version.
+            found.append((key, shown(value), ABSENT if key_mistake(plain_key, tree) else ""))
+            continue
+        default = default_of(field)
+        if default is WRONG:
+            found.append((key, shown(value), NO_DEFAULT))
+        elif plain(default) != value:
+            found.append((key, shown(value), shown(plain(default))))
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value as config.yaml would say it."""
+    return (
+        value
+        if isinstance(value, str) and value
+        else json.dumps(value, ensure_ascii=False, default=str)
+    )
+
+
+def configuration_section(record: RunRecord) -> str:
+    """The table of differences; keys that the newest start's command names are marked."""
+    if not record.config:
+        return ""
+    given = keys_given(record.newest_start.get("command"))
+    rows = [
+        [key, value, default, "command line" if key in given else ""]
+        for key, value, default in differences(record.config)
+    ]
+    if not rows:
+        return paragraph("Every key has the schema's default.", "unit")
+    about = f"{plural(len(rows), 'key')} of config.yaml whose value is not the schema's default."
+    return paragraph(about, "unit") + key_table(["Key", "Value", "Default", "Set by"], rows)
+
+
+def key_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of keys and values, in the form of code."""
+    return html_table(columns, [[_code(cell) for cell in row] for row in rows], words=True)
+
+
+def _code(text: str) -> str:
+    return f"<code>{html.escape(text)}</code>" if text else ""
+
+
+def keys_given(command: object) -> set[str]:
+    """The keys that the arguments KEY=VALUE, +KEY=VALUE of a command set."""
+    arguments = command if isinstance(command, list) else []
+    pairs = [str(argument).partition("=") for argument in arguments]
+    return {key.lstrip("+") for key, sign, _ in pairs if sign}
+
+
+def differing(configs: Sequence[Row]) -> list[list[str]]:
+    """[key, value in the first, value in the second, ...] of every key that has not one value in all; a name aside."""
+    flats = [dict(flat(today(config))) for config in configs]
+    keys = dict.fromkeys(key for values in flats for key in values if key != "run_name")
+    rows = [[key, *("" if key not in v else shown(v[key]) for v in flats)] for key in keys]
+    return [row for row in rows if len(set(row[1:])) > 1]

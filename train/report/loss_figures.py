@@ -1,0 +1,237 @@
+"""Figures of the loss: over training, by position in a segment, by source.
+
+Each function takes the run's record and returns one Figure whose title says the finding. A figure without data has no
+traces, and the page leaves it out.
+"""
+
+import html
+import math
+
+from train.report.axes import (
+    Figure,
+    base_layout,
+    crosses,
+    hover,
+    layout_over_tokens,
+    line_ends,
+    margin_labels,
+    stage_lines,
+)
+from train.report.data_section import source_losses, sources
+from train.report.model_words import windows
+from train.report.record import NUM_COLOURS, RunRecord, yardstick
+from train.report.rows import Row, finite_value, known, mappings, rounded, spiked
+from train.report.units import short_number, whole_number
+
+
+def loss_figure(record: RunRecord) -> Figure:
+    """Training loss, held-out losses as points, and what counting one or two tokens would reach."""
+    data = stage_lines(record, "loss", lambda value: f"{value:.4f}", "training loss", smoothed=True)
+    losses, rare = sorted(known(record.steps, "loss")), len(record.steps) // 200
+    levels = losses[rare : len(losses) - rare]  # a lone spike may leave the plot, its trend may not
+    levels += [value for trace in data for value in trace["y"] if value and "customdata" in trace]
+    for stage in record.stage_names:
+        rows = [row for row in record.evaluations if row["stage"] == stage]
+        rows = [row for row in rows if finite_value(row, "loss") is not None]
+        if rows:
+            data.append(held_out_points(record, stage, rows))
+            levels += known(rows, "loss")
+    labels = list[tuple[float, str]]()
+    for key, dash in (("unigram_loss", "dot"), ("bigram_loss", "dash")):
+        x, y = yardstick(record, key)
+        if y:
+            name, line = key.split("_")[0], {"color": "@muted", "width": 1.5, "dash": dash}
+            data.append(
+                {"type": "scatter", "name": name, "mode": "lines", "x": x, "y": y, "line": line}
+                | {"hoverinfo": "skip"}
+            )
+            labels.append((y[-1], f"{name}<br>{y[-1]:.3f}"))
+            levels += y
+    newest = known(record.evaluations[-1:], "loss")
+    labels += [(value, f"<b>held-out<br>{value:.3f}</b>") for value in newest]
+    low, high = min(levels, default=0.0), max(levels, default=1.0)
+    pad = 0.05 * (high - low) or 0.1
+    layout = layout_over_tokens(record, {"range": [low - pad, high + pad]}, right=78)
+    layout["annotations"] += margin_labels(labels, low - pad, high + pad, height=380)
+    spikes = [row for row in record.steps if spiked(row)]
+    data += crosses(
+        record, spikes, "spike", lambda row: (min(row["loss"], high), f"{row['loss']:.4f}")
+    )
+    title = "Training loss"
+    bigram = finite_value(record.evaluations[-1], "bigram_loss") if record.evaluations else None
+    if newest:
+        title = f"Held-out loss ends at {newest[0]:.3f}"
+        if bigram is not None:
+            side = "below" if newest[0] <= bigram else "above"
+            title += f", {abs(newest[0] - bigram):.2f} nats {side} the bigram yardstick"
+    unit = "nats per token · faint: every step, bold: their trend"
+    if newest:
+        unit += ", points: held-out, at the stage's own sequence length"
+    unit += ", ✕: spike" if spikes else ""
+    return Figure("loss", title, unit, data, layout, wide=True, height=380)
+
+
+def held_out_points(record: RunRecord, stage: str, rows: list[Row]) -> Row:
+    """One stage's evaluations over tokens seen."""
+    marker = {"size": 11, "symbol": "diamond", "color": record.colour(stage)}
+    words = [f"{row['loss']:.4f}" for row in rows]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": html.escape(stage),
+        "x": [row["tokens_seen"] for row in rows],
+        "y": [rounded(row["loss"]) for row in rows],
+        "marker": marker | {"line": {"color": "@card", "width": 2}},
+        "customdata": [[row["step"], word] for row, word in zip(rows, words, strict=True)],
+        "hovertemplate": hover(stage, "held-out loss %{customdata[1]}"),
+        "cliponaxis": False,
+    }
+
+
+def position_figure(record: RunRecord) -> Figure:
+    """Held-out loss by position in the segment, one line per stage, and a bigram's."""
+    data, edges, newest = list[Row](), list[float](), Row()
+    for stage in record.stage_names:
+        buckets = position_buckets(record.last_evaluation(stage))
+        if not buckets:
+            continue
+        newest = record.last_evaluation(stage)
+        edges += [edge for bucket in buckets for edge in (bucket_start(bucket), bucket["end"])]
+        line = {"color": record.colour(stage), "dash": record.dash(stage), "width": 2}
+        words = [
+            f"positions {b['start']:,} to {b['end'] - 1:,}<br>loss {b['loss']:.4f}, bigram "
+            + (f"{b['bigram_loss']:.4f}" if finite_value(b, "bigram_loss") is not None else "none")
+            + f"<br>{short_number(finite_value(b, 'tokens') or 0)} tokens scored"
+            for b in buckets
+        ]
+        data.append(
+            bucket_line(buckets, "loss")
+            | {"name": html.escape(stage), "line": line, "mode": "lines+markers"}
+            | {"marker": {"size": 7, "color": line["color"]}, "customdata": words}
+            | {"hovertemplate": f"<b>{html.escape(stage)}</b><br>%{{customdata}}<extra></extra>"}
+        )
+    names = line_ends(data)
+    counted = [b for b in position_buckets(newest) if finite_value(b, "bigram_loss") is not None]
+    if counted:
+        line = {"color": "@muted", "width": 1.5, "dash": "dash"}
+        skip = {"name": "bigram", "mode": "lines", "line": line, "hoverinfo": "skip"}
+        data.append(bucket_line(counted, "bigram_loss") | skip)
+    layout = position_layout(record, edges)
+    layout["annotations"] += names
+    unit = "held-out nats per token, by position in the segment"
+    unit += " · dashed: bigram" if counted else ""
+    return Figure("position", position_title(newest), unit, data, layout, wide=True, height=340)
+
+
+def position_buckets(evaluation: Row) -> list[Row]:
+    """The evaluation's buckets that hold a loss, in order of position."""
+    buckets = mappings(evaluation, "position_buckets")
+    kept = [
+        b for b in buckets if None not in (finite_value(b, k) for k in ("start", "end", "loss"))
+    ]
+    kept = [bucket for bucket in kept if 0 <= bucket["start"] < bucket["end"]]
+    return sorted(kept, key=lambda bucket: float(bucket["start"]))
+
+
+def bucket_start(bucket: Row) -> float:
+    """The bucket's left edge on a log axis: one that starts at 0 is drawn over its last octave."""
+    return float(bucket["start"] or bucket["end"] / 2)
+
+
+def bucket_line(buckets: list[Row], key: str) -> Row:
+    """A value at the geometric middle of each bucket."""
+    x = [rounded(math.sqrt(bucket_start(bucket) * bucket["end"])) for bucket in buckets]
+    return {"type": "scatter", "x": x, "y": [rounded(float(bucket[key])) for bucket in buckets]}
+
+
+def position_title(evaluation: Row) -> str:
+    first, last = (
+        finite_value(evaluation, key) for key in ("first_quarter_loss", "last_quarter_loss")
+    )
+    if first is None or last is None:
+        return "Loss by position"
+    stage = evaluation["stage"]
+    if abs(last - first) < 0.005:
+        return f"After “{stage}” a segment's last quarter costs the same as its first"
+    word = "less" if last < first else "more"
+    return (
+        f"After “{stage}” a segment's last quarter costs {abs(last - first):.3f} nats {word} "
+        "than its first"
+    )
+
+
+def position_layout(record: RunRecord, edges: list[float]) -> Row:
+    """Octaves on the x axis, and a line where each kind of windowed layer stops seeing."""
+    low, high = min(edges, default=1.0), max(edges, default=1024.0)
+    octaves = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
+    octaves = octaves[:: math.ceil(len(octaves) / 12)]
+    x_axis = {"type": "log", "range": [math.log10(low) - 0.03, math.log10(high) + 0.03]} | {
+        "title": {"text": "position in the segment, tokens (log scale)"},
+        "tickmode": "array",
+        "tickvals": [2**octave for octave in octaves],
+        "tickangle": 0,
+        "ticktext": [whole_number(2**octave) if octave >= 0 else "" for octave in octaves],
+    }
+    layout: Row = base_layout(x_axis, {}, right=34) | {
+        "shapes": [],
+        "annotations": [],
+        "hovermode": "closest",
+    }
+    line = {"width": 1, "color": "@muted", "dash": "dot"}
+    for window in sorted(set(windows(record).values())):
+        if not low < window < high:
+            continue
+        layout["shapes"].append(
+            {"type": "line", "xref": "x", "yref": "paper", "x0": window, "x1": window, "y0": 0}
+            | {"y1": 1, "layer": "below", "line": line}
+        )
+        layout["annotations"].append(
+            {"text": f"window of {whole_number(window)}", "showarrow": False, "xref": "x"}
+            | {"x": math.log10(window), "yref": "paper", "y": 1, "yanchor": "bottom"}
+        )
+    return layout
+
+
+def source_figure(record: RunRecord) -> Figure:
+    """Held-out loss of every source over training, or of the training steps; none for a run of one source."""
+    names = list(sources(record))
+    rows = [row for row in record.evaluations if source_losses(row)]
+    what = "held-out" if rows else "training"
+    rows = rows or [row for row in record.steps if source_losses(row)]
+    rows = rows[:: -max(1, len(rows) // 400)][::-1]
+    names += [name for row in rows for name in source_losses(row)]
+    data = list[Row]()
+    for index, name in enumerate(dict.fromkeys(names)):
+        points = [(row, source_losses(row)[name]) for row in rows if name in source_losses(row)]
+        if not points:
+            continue
+        colour, size = f"@stage{index % NUM_COLOURS}", 9 if what == "held-out" else 4
+        data.append(
+            {"type": "scatter", "mode": "lines+markers", "name": html.escape(name)}
+            | {"x": [row["tokens_seen"] for row, _ in points]}
+            | {"y": [rounded(loss) for _, loss in points]}
+            | {"line": {"color": colour, "width": 2}, "marker": {"size": size, "color": colour}}
+            | {"customdata": [[row["step"], f"{loss:.4f}"] for row, loss in points]}
+            | {"hovertemplate": hover(name, f"{what} loss %{{customdata[1]}}"), "cliponaxis": False}
+        )
+    layout = layout_over_tokens(record, {})
+    layout |= {
+        "showlegend": True,
+        "legend": {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"},
+    }
+    layout["margin"] = layout["margin"] | {"b": 78}
+    if len(data) < 2:
+        data = []
+    unit = f"{what} nats per token, by source"
+    return Figure("sources", _source_title(data), unit, data, layout, wide=True, height=330)
+
+
+def _source_title(data: list[Row]) -> str:
+    """The best and the worst source at their last points."""
+    ends = sorted((trace["y"][-1], trace["name"]) for trace in data)
+    if not ends:
+        return "Loss by source"
+    (low, best), (high, worst) = ends[0], ends[-1]
+    return (
+        f"{html.unescape(best)} is easiest ({low:.3f}), {html.unescape(worst)} hardest ({high:.3f})"
+    )

@@ -1,0 +1,51 @@
+"""The model in words: what its layers are and see."""
+
+from collections import Counter
+
+from model.flops import parameter_count
+from model.layer_pattern import LAYER_KINDS, expand_pattern, layer_kind, layer_kinds
+from train.report.record import RunRecord
+from train.report.units import whole_number
+
+
+def windows(record: RunRecord) -> dict[str, int]:
+    """Keys that a token of every windowed kind of layer sees, by the kind's name."""
+    if record.model is None:
+        return {}
+    kinds = layer_kinds(record.model)
+    return {name: spec.window for name, spec in kinds.items() if spec.window is not None}
+
+
+def parameters(record: RunRecord) -> int | None:
+    """How many the model has; None where its configuration is not known."""
+    return None if record.model is None else parameter_count(record.model)
+
+
+def lead(record: RunRecord) -> str:
+    """What the model is, in a sentence; empty where the configuration does not tell."""
+    model = record.model
+    if model is None:
+        return ""
+    words = f"A language model of {model.num_layers} layers, {whole_number(model.hidden_size)} wide"
+    words += f", {model.num_heads} attention heads"
+    if model.num_kv_heads != model.num_heads:
+        words += f" on {model.num_kv_heads} key/value heads"
+    count = Counter(spec.kind for spec in expand_pattern(model))
+    kinds = [f"{number} {_kind_in_words(record, kind)}" for kind, number in count.items()]
+    words += f": {' and '.join(kinds)}"
+    seen = windows(record)
+    if len(set(seen.values())) == 1:
+        words += f"; a window sees {whole_number(next(iter(seen.values())))} keys"
+    elif seen:
+        each = [f"{whole_number(window)} in {kind} layers" for kind, window in seen.items()]
+        words += f"; keys that a window sees: {', '.join(each)}"
+    return f"{words}. Vocabulary of {whole_number(model.vocab_size)}."
+
+
+def _kind_in_words(record: RunRecord, name: str) -> str:
+    """What layers of this kind do; of a further kind its name too."""
+    assert record.model is not None
+    kind = layer_kind(record.model, name)
+    attention = "windowed" if kind.windowed else "full attention"
+    words = f"{attention} {'with RoPE' if kind.rotary else 'without positions'}"
+    return words if name in LAYER_KINDS else f"{name} ({words})"

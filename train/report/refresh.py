@@ -1,0 +1,54 @@
+"""The page of a run that trains: written at its start, refreshed after its evaluations, and at its end.
+
+A page costs a fraction of a second, and more only where the logs are long. It never fails the run, and takes at most a
+hundredth of its time: what would cost more is left out until there is time again.
+"""
+
+import time
+from collections import deque
+from pathlib import Path
+
+from train.report.page import write_report
+
+# Seconds below which a page is always written; beyond, all pages together get this share of the run's time.
+CHEAP_SECONDS = 2.0
+SHARE = 0.01
+
+
+class LivePage:
+    """Writes report.html of one run; the main rank's alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._news: deque[str] = deque()
+        self._began = time.monotonic()
+        self._spent = self._last = 0.0
+
+    def refresh(self) -> None:
+        """Write the page of a run that goes on, unless the pages have taken too long."""
+        spare = SHARE * (time.monotonic() - self._began)
+        if self._last <= CHEAP_SECONDS or self._spent <= spare:
+            self._write(running=True)
+
+    def finish(self) -> None:
+        """Write the page of a run that has ended."""
+        self._write(running=False)
+
+    def news(self) -> list[str]:
+        """What went wrong since the last call, one line each."""
+        return [self._news.popleft() for _ in range(len(self._news))]
+
+    def _write(self, *, running: bool) -> None:
+        began = time.monotonic()
+        try:
+            write_report(self._folder, running=running)
+        except (
+            Exception
+        ) as error:  # a page that cannot be drawn must not end a run, whatever the reason
+            words = " ".join(f"{type(error).__name__}: {error}".split())
+            self._news.append(
+                f"warning: {self._folder / 'report.html'} could not be written ({words}); the run goes on"
+            )
+        finally:
+            self._last = time.monotonic() - began
+            self._spent += self._last

@@ -1,0 +1,85 @@
+"""How the report writes quantities: one unit and one form for each.
+
+tokens, parameters, documents    950, 12.4k, 1.05M, 3B (thousand, million, billion); in a table's details all digits
+lengths, windows, RoPE bases     4,096 (all digits)
+bytes                            28.3 MB, 1.4 GB (10^6, 10^9 bytes)
+durations                        190 µs, 950 ms, 42 s, 12 min 05 s, 3 h 07 min, 2 d 04 h
+moments                          2026-01-31 10:02 UTC
+"""
+
+from datetime import UTC, datetime
+
+NOTHING = "\N{EN DASH}"
+
+
+def short_number(value: float, digits: int = 3) -> str:
+    """A count as people say it: 950, 12.4k, 1.2M, 3B."""
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit * 0.9995:
+            return f"{value / limit:.{digits}g}{suffix}"
+    return f"{value:.{digits}g}"
+
+
+def whole_number(value: float) -> str:
+    """All digits: 4,096."""
+    return f"{value:,.0f}"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes: 28.3 MB."""
+    for limit, suffix in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if num_bytes >= limit * 0.9995:
+            return f"{num_bytes / limit:.3g} {suffix}"
+    return f"{num_bytes:.0f} B"
+
+
+def operations(per_second: float) -> str:
+    """Floating point operations per second: 390 GFLOP/s."""
+    for limit, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if per_second >= limit * 0.9995:
+            return f"{per_second / limit:.3g} {prefix}FLOP/s"
+    return f"{per_second / 1e6:.3g} MFLOP/s"
+
+
+def duration(seconds: float) -> str:
+    """950 ms, 42 s, 12 min 05 s, 3 h 07 min, 2 d 04 h."""
+    if seconds < 1:
+        return (
+            f"{seconds * 1e3:.3g} ms"
+            if seconds >= 1e-3 or not seconds
+            else f"{seconds * 1e6:.3g} \N{MICRO SIGN}s"
+        )
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    days, hours_left = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours_left:02} h"
+    if hours:
+        return f"{hours} h {minutes_left:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def signed(value: float) -> str:
+    """A difference of losses, with a true minus sign."""
+    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def moment(value: object) -> datetime | None:
+    """A date written as ISO text or as seconds since 1970 (UTC); None where it is neither."""
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, UTC)
+        found = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC) if found else None
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def moment_text(when: datetime) -> str:
+    """2026-01-31 10:02 UTC."""
+    return f"{when:%Y-%m-%d %H:%M} UTC"
+
+
+def plural(count: float, noun: str) -> str:
+    """1 rank, 2 ranks."""
+    return f"{count:,.0f} {noun}" if count == 1 else f"{count:,.0f} {noun}s"
