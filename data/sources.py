@@ -9,25 +9,19 @@ import numpy as np
 from data.config import DataConfig
 from data.embedded_corpus import PreparedCorpus, prepare_quickstart, quickstart_files
 from data.tokens import manifest
+from data.tokens.declared import HELDOUT, Declared, declared, disagreements
 from data.tokens.indexed_dataset import IndexedDataset
 from data.tokens.prefix import bin_path
 from data.tokens.token_file import DamagedData
 
 
 @dataclass(frozen=True)
-class TokenSource:
+class TokenSource(Declared):
     """Token files with what their manifest knows of them; can be planned and read."""
 
-    name: str
     dataset: IndexedDataset
-    eos_id: int
-    # Begins every document; None: documents begin with their text.
-    bos_id: int | None
-    vocab_size: int
     # None: a manifest that an earlier version wrote. Then every piece is compared with the vocabulary as it is read.
     largest_id: int | None
-    tokenizer_sha256: str
-    sha256: str
 
     @property
     def num_documents(self) -> int:
@@ -109,62 +103,34 @@ def open_corpus(
 
     Raises:
         ValueError: files are missing or damaged, tokenizers, end tokens or BOS tokens differ between sources, or the
-            model's `vocab_size` is too small for them.
+            model's `vocab_size` is too small for them; one line each.
     """
     prefixes, heldout = corpus_prefixes(config, directory, vocab_size)
     sources = tuple(
         open_source(name, prefix, check=check, full=config.full_check)
         for name, prefix in prefixes.items()
     )
-    held = open_source("heldout", heldout, check=check, full=config.full_check) if heldout else None
-    _check_tokenizers(sources, held, vocab_size)
+    held = (
+        open_source("heldout", heldout, check=check, full=config.full_check, key=HELDOUT)
+        if heldout
+        else None
+    )
+    if found := disagreements([*sources, *([held] if held else [])], vocab_size):
+        raise ValueError("\n".join(found))
     return Corpus(sources, held)
 
 
-def open_source(name: str, prefix: str, *, check: bool = True, full: bool = False) -> TokenSource:
-    """Open one pair of token files; ValueError when something about them is wrong."""
+def open_source(
+    name: str, prefix: str, *, check: bool = True, full: bool = False, key: str = ""
+) -> TokenSource:
+    """Open one pair of token files; ValueError when something about them is wrong.
+
+    key: the setting that names them, if it is not that of a source.
+    """
     described = manifest.verify(prefix, full=full) if check else manifest.load(prefix)
     dataset = IndexedDataset(prefix, page_bytes=int(described["page_bytes"]))
     return TokenSource(
-        name=name,
+        **vars(declared(key or f"data.sources.{name}.prefix", name, prefix, described)),
         dataset=dataset,
-        eos_id=described["eos_id"],
-        bos_id=described.get("bos_id"),
-        vocab_size=described["vocab_size"],
         largest_id=described.get("largest_id"),
-        tokenizer_sha256=str(described["tokenizer"]["sha256"]),
-        sha256=str(described["files"]["bin"]["sha256"]),
     )
-
-
-def _check_tokenizers(
-    sources: tuple[TokenSource, ...], heldout: TokenSource | None, vocab_size: int
-) -> None:
-    """All sources of a run share one tokenizer, one end token and one BOS, within the model's vocabulary."""
-    first = sources[0]
-    for source in sources if heldout is None else (*sources, heldout):
-        key = "data.heldout" if source is heldout else f"data.sources.{source.name}.prefix"
-        where = f"{key}={source.dataset.prefix}"
-        if source.tokenizer_sha256 != first.tokenizer_sha256:
-            raise ValueError(
-                f"{where}: made with another tokenizer than {first.name}"
-                f" ({source.tokenizer_sha256[:12]} and {first.tokenizer_sha256[:12]}); prepare both with the same"
-            )
-        for what, mine, other in (
-            ("documents end with id", source.eos_id, first.eos_id),
-            ("documents begin with BOS id", source.bos_id, first.bos_id),
-        ):
-            if mine != other:
-                raise ValueError(
-                    f"{where}: its {what} {_or_none(mine)}, those of {first.name} with {_or_none(other)}; prepare or"
-                    " describe both alike"
-                )
-        if source.vocab_size > vocab_size:
-            raise ValueError(
-                f"model.vocab_size={vocab_size}: the tokens of {source.dataset.prefix} go up to"
-                f" {source.vocab_size}; use model.vocab_size={source.vocab_size} or more"
-            )
-
-
-def _or_none(token: int | None) -> str:
-    return "none" if token is None else str(token)

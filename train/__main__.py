@@ -21,6 +21,7 @@ from train.configuration.compose import ConfigMistakes, compose_run, groups, to_
 from train.configuration.description import default_schedule_note, describe_run
 from train.configuration.help_text import help_text
 from train.configuration.schema import RunConfig, run_folder
+from train.configuration.typed import still_judged
 from train.health.exit_status import refuse, refuse_alone
 from train.schedule.stages import build_schedule
 
@@ -46,7 +47,8 @@ def main(arguments: list[str]) -> int:
     here, machine = [], []
     if config is not None:
         found = found + validate.rules(config, launched_world_size(), wrong)
-        here, machine = validate.files(config), validate.room_problems(config)
+        here = still_judged(validate.files(config), wrong)
+        machine = validate.room_problems(config)
     if flags & _JUDGED:
         if found or here:
             return refuse(found + here)

@@ -9,7 +9,6 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,8 +21,14 @@ from parallel.mesh import Mesh, arrange
 from train.build_trainer import build_trainer, dealer
 from train.checkpointing import folder as checkpoint_folder
 from train.checkpointing.checkpoint import Checkpoints, verify
-from train.checkpointing.resume import find_resume, sound_checkpoint
-from train.checkpointing.state import RunState, differences, read_index, read_state
+from train.checkpointing.continuation import (
+    data_identity,
+    find_resume,
+    obstacles,
+    tokenizer_identity,
+)
+from train.checkpointing.resume import sound_checkpoint
+from train.checkpointing.state import RunState, read_index, read_state
 from train.configuration import compose
 from train.configuration.schema import RunConfig, run_folder
 from train.evaluation.tasks import Task, make_tasks
@@ -33,7 +38,6 @@ from train.loop import Run
 from train.records.console import say
 from train.records.metrics_log import RunLog, write_config
 from train.records.wandb_log import WandbLog
-from train.schedule.rope_base import bases_by_kind
 from train.schedule.stages import Schedule, Stage
 from train.trainer import Trainer
 
@@ -97,54 +101,22 @@ def load_state(
     Raises:
         ValueError: the checkpoint is another model's, data's or schedule's; one line per difference.
     """
-    identity = data_identity(config, corpus)
+    identity = data_identity(config, corpus.sources)
     if path is None:
         fresh = RunState(model=dataclasses.asdict(config.model), data=identity)
-        fresh.tokenizer = tokenizer_identity(corpus)
+        fresh.tokenizer = tokenizer_identity(corpus.sources)
     else:
         fresh = read_state(path)
-        before = max(0, fresh.tokens_seen - 1)
-        stage = schedule.stage_at(before)
-        last = fresh.tokens_seen - stage.shape.batch_tokens
-        base = bases_by_kind(config.model, schedule.at(max(stage.start, last)).rope_base)
-        wrong = differences(
-            fresh,
-            config.model,
-            optimizer=config.optimizer.name,
-            rope_base=base,
-            data=identity,
-            tokenizer=tokenizer_identity(corpus),
-            allowed=config.checkpoint.allow_changes,
-        )
+        wrong = obstacles(config, schedule, fresh, corpus.sources)
         if wrong:
             raise ValueError("\n".join(f"checkpoint {path.name}: {line}" for line in wrong))
         if fresh.data != identity:  # allowed: the old place in the data means nothing here
             fresh.cursor = {}
         fresh.data, fresh.model = identity, dataclasses.asdict(config.model)
         if corpus.sources[0].tokenizer_sha256:
-            fresh.tokenizer = tokenizer_identity(corpus)
+            fresh.tokenizer = tokenizer_identity(corpus.sources)
     fresh.optimizer = config.optimizer.name
     return fresh
-
-
-def data_identity(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
-    """What a place in the data counts in."""
-    return {
-        # In order: a place in the data names sources by number.
-        "sources": [[source.name, source.sha256] for source in corpus.sources],
-        "seed": config.data.seed,
-    }
-
-
-def tokenizer_identity(corpus: Corpus) -> dict[str, Any]:
-    """What the corpus was made with; an empty SHA-256 where its manifest does not know."""
-    source = corpus.sources[0]
-    return {
-        "sha256": source.tokenizer_sha256,
-        "vocab_size": source.vocab_size,
-        "eos_id": source.eos_id,
-        "bos_id": source.bos_id,
-    }
 
 
 def build_run(

@@ -21,7 +21,7 @@ from parallel.checkpoint import tensors
 from parallel.mesh import Mesh, start
 from ranks import run_on_ranks
 from train import build
-from train.checkpointing.resume import find_resume
+from train.checkpointing.continuation import find_resume
 from train.configuration.compose import compose_run
 from train.configuration.schema import RunConfig
 from train.evaluation import tasks

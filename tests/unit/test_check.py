@@ -1,5 +1,6 @@
 """What `--check` answers, and what a run says before it starts: its schedule, checkpoints, memory, this machine."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,67 @@ def test_a_schedule_that_nobody_chose_is_named_with_its_tokens(
     assert ("of which train.max_steps=10 takes a part" in notes) == (
         "train.max_steps=10" in arguments
     )
+
+
+def test_check_refuses_a_vocabulary_smaller_than_that_of_the_token_files(
+    capsys: pytest.CaptureFixture[str], declare: Callable[..., str], tmp_path: Path
+) -> None:
+    web = declare(tmp_path / "web", vocab_size=5000)
+    arguments = ["data=files", f"data.sources.web.prefix={web}"]
+    status, _, said = check(capsys, *arguments, "model.vocab_size=4096")
+    assert status == 2
+    assert (
+        f"model.vocab_size=4096: the tokens of {web} go up to 5000; use model.vocab_size=5000"
+        in said
+    )
+    assert check(capsys, *arguments, "model.vocab_size=5000")[0] == 0
+
+
+def test_check_refuses_token_files_that_cannot_be_read_together(
+    capsys: pytest.CaptureFixture[str], declare: Callable[..., str], tmp_path: Path
+) -> None:
+    """All reasons at once: another tokenizer, another end token, a held-out part with a BOS, no manifest."""
+    prefixes = {
+        "web": declare(tmp_path / "web", tokenizer={"sha256": "a"}),
+        "code": declare(tmp_path / "code", tokenizer={"sha256": "b"}),
+        "books": declare(tmp_path / "books", tokenizer={"sha256": "a"}, eos_id=3),
+    }
+    heldout = declare(tmp_path / "heldout", tokenizer={"sha256": "a"}, bos_id=1)
+    arguments = ["data=files", f"data.heldout={heldout}"]
+    arguments += [f"data.sources.{name}.prefix={prefix}" for name, prefix in prefixes.items()]
+    status, _, said = check(capsys, *arguments)
+    assert status == 2
+    assert f"data.sources.code.prefix={tmp_path}/code: made with another tokenizer than web" in said
+    assert f"data.sources.books.prefix={tmp_path}/books: its documents end with id 3" in said
+    assert f"data.heldout={tmp_path}/heldout: its documents begin with BOS id 1" in said
+    (tmp_path / "code.manifest.json").unlink()
+    assert "code.manifest.json: no such file" in check(capsys, *arguments)[2]
+
+
+def test_check_refuses_to_go_on_from_what_the_run_would_refuse(
+    capsys: pytest.CaptureFixture[str], imported: str, declare: Callable[..., str], tmp_path: Path
+) -> None:
+    texts = f"data.sources.texts.prefix={declare(tmp_path / 'texts')}"
+    arguments = ["experiment=extend_llama", f"checkpoint.resume={imported}", texts]
+    assert check(capsys, *arguments)[0] == 0
+    status, _, said = check(capsys, *arguments, "model.kinds.full_rope.rope.scaling=linear",
+                            "model.kinds.full_rope.rope.factor=4")  # fmt: skip
+    assert status == 2
+    assert "or set checkpoint.allow_changes=[rope_scaling]" in said
+    status, _, said = check(capsys, "experiment=quickstart", f"checkpoint.resume={imported}")
+    assert status == 2
+    assert "model.hidden_size=192: the checkpoint's model has 128" in said
+    (Path(imported) / "state.json").write_bytes(b"{}")
+    status, _, said = check(capsys, "experiment=quickstart", f"checkpoint.resume={imported}")
+    assert status == 2
+    assert said.count("\n") == 1
+    assert f"checkpoint.resume={imported}: checkpoint {imported}: state.json is damaged" in said
+
+
+def test_a_damaged_checkpoint_of_its_own_is_for_the_run_to_set_aside(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    own = tmp_path / "quickstart/checkpoints/step_00000010"
+    own.mkdir(parents=True)
+    (own / "state.json").write_bytes(b"{}")
+    assert check(capsys, "experiment=quickstart", f"paths.outputs={tmp_path}")[0] == 0

@@ -51,6 +51,7 @@ FLOORS = {
         configuration/typed_model schedule
         checkpointing/state checkpointing/folder huggingface/kept_files
         checkpointing/locate
+        checkpointing/continuation
         configuration huggingface/config huggingface/folder
         records checkpointing objective
         health/run_lock health/stop_signal health/stragglers health/supervisor health/determinism report trainer

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,10 +35,9 @@ class Start(NamedTuple):
 
 
 @pytest.fixture
-def starts(imported: str, tmp_path: Path) -> list[Start]:
+def starts(imported: str, declare: Callable[..., str], tmp_path: Path) -> list[Start]:
     """Every experiment with every flag that starts nothing, and mistakes."""
-    for suffix in (".bin", ".idx"):
-        (tmp_path / f"texts{suffix}").touch()
+    declare(tmp_path / "texts")
     found = [Start(0, 1, ["--help"]), Start(2, 1, ["--hlep"])]
     for experiment in groups()["experiment"]:
         size = 4 if experiment.endswith("_4d") else 1

@@ -10,48 +10,9 @@ from parallel.checkpoint.index import DamagedCheckpoint
 from parallel.mesh import Mesh
 from train.checkpointing import folder as checkpoint_folder
 from train.checkpointing.checkpoint import verify
-from train.checkpointing.locate import locate
-from train.configuration.schema import RunConfig, run_folder
 
 Find = Callable[[], Path | None]
 Tell = Callable[[str], None]
-
-
-def find_resume(config: RunConfig) -> Path | None:
-    """The checkpoint to go on from, if any: the run's own newest one before any that is named.
-
-    Raises:
-        ValueError: `checkpoint.resume` is never, or an older checkpoint of the same run, while the run's
-            folder holds results that would be overwritten; or all of the run's checkpoints are gone; or what
-            is named is no checkpoint.
-    """
-    folder, wanted = run_folder(config), config.checkpoint.resume
-    own = checkpoint_folder.latest(folder / "checkpoints")
-    if own is None and checkpoint_folder.had_any(folder / "checkpoints"):
-        raise ValueError(
-            f"{folder}/checkpoints: no complete checkpoint is left there; put one back, start a new run "
-            "from another with run_name=NAME checkpoint.resume=DIR, or remove that folder to start anew"
-        )
-    if wanted == "never" and (folder / "metrics.jsonl").exists():
-        raise ValueError(
-            f"checkpoint.resume=never: {folder} holds a run already; choose another run_name, go on "
-            "with checkpoint.resume=auto, or remove the folder"
-        )
-    if wanted in ("auto", "never"):
-        return own
-    if own is None:
-        try:
-            return locate(Path(wanted))
-        except ValueError as error:
-            raise ValueError(f"checkpoint.resume={error}") from None
-    newest = {path.resolve() for path in (own, own.parent, own.parent / checkpoint_folder.LATEST)}
-    named = Path(wanted).resolve()
-    if folder.resolve() in named.parents and named not in newest:
-        raise ValueError(
-            f"checkpoint.resume={wanted}: {config.run_name} has gone on to {own.name}; choose another "
-            "run_name to branch off, or checkpoint.resume=auto to go on"
-        )
-    return own
 
 
 def sound_checkpoint(find: Find, own: Path, mesh: Mesh, tell: Tell) -> Path | None:

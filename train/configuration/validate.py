@@ -7,9 +7,10 @@ the file system's room stands here. `warnings` are facts of the field that a run
 import dataclasses
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from data.tokens.declared import HELDOUT, Declared, disagreements, read_declared
 from model.attention.backends import backend_problem
 from model.config import ModelConfig
 from model.flops import parameter_count
@@ -21,7 +22,8 @@ from parallel.regions import regions_obstacle
 from parallel.sequence.dealing import dealing_problem
 from parallel.tensor.cut import tensor_problems
 from train.checkpointing import folder as checkpoint_folder
-from train.checkpointing.locate import locate
+from train.checkpointing.continuation import find_resume, obstacles
+from train.checkpointing.state import read_state
 from train.configuration.schema import RunConfig, run_folder
 from train.configuration.typed import still_judged
 from train.schedule import rope_base
@@ -67,7 +69,8 @@ def places(config: RunConfig, *, room: bool = True) -> list[str]:
 
 def files(config: RunConfig) -> list[str]:
     """What is wrong, on this host, with the files that the configuration names."""
-    return config.data.missing() + _resume_problems(config)
+    sources, found = _source_problems(config)
+    return found + _resume_problems(config, [] if found else sources)
 
 
 def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
@@ -132,15 +135,38 @@ def _name_problems(config: RunConfig) -> list[str]:
     ]
 
 
-def _resume_problems(config: RunConfig) -> list[str]:
-    resume = config.checkpoint.resume
-    if resume in ("auto", "never") or checkpoint_folder.latest(run_folder(config) / "checkpoints"):
+def _source_problems(config: RunConfig) -> tuple[list[Declared], list[str]]:
+    """What the token files declare, and why the run cannot read them, as far as their manifests tell."""
+    if missing := config.data.missing():
+        return [], missing
+    found, problems = read_declared(config.data)
+    if not problems and found:
+        problems = disagreements(found, config.model.vocab_size)
+    return [one for one in found if one.key != HELDOUT], problems
+
+
+def _resume_problems(config: RunConfig, sources: Sequence[Declared]) -> list[str]:
+    """Why the run cannot go on from its own newest checkpoint, or the one that is named.
+
+    sources: the training files; empty where they are not known.
+    """
+    try:
+        path = find_resume(config)
+    except ValueError as error:
+        return [str(error)]
+    if path is None:
         return []
     try:
-        locate(Path(resume))
+        state = read_state(path)
     except ValueError as error:
-        return [f"checkpoint.resume={error}, or auto or never"]
-    return []
+        # A damaged checkpoint of the run's own is set aside at the start, and the one before it is taken.
+        of_this_run = path.parent.resolve() == (run_folder(config) / "checkpoints").resolve()
+        return [] if of_this_run else [f"checkpoint.resume={config.checkpoint.resume}: {error}"]
+    schedule = None if config.model.problems() else build_schedule(config)[0]
+    if schedule is None:
+        return []
+    found = obstacles(config, schedule, state, sources)
+    return [f"checkpoint {path.name}: {line}" for line in found]
 
 
 def _backend_problems(config: RunConfig) -> list[str]:

@@ -122,10 +122,10 @@ def _prepare(config: RunConfig) -> tuple[Brief, list[str]]:
     arguments = (config.data, config.paths.prepared, config.model.vocab_size)
     try:
         make_corpus(*arguments)
-        if not config.data.missing():
+        if not validate.files(config):  # else the host's facts say so
             open_corpus(*arguments, check=True)
     except ValueError as error:
-        found.append(str(error))
+        found += str(error).splitlines()
     except OSError as error:
         found.append(f"the corpus cannot be made or read: {reason(error)}")
     token: Token | None = None

@@ -1,0 +1,96 @@
+"""What the manifests of a run's token files declare, and why one run cannot read them all. Reads no token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data.config import DataConfig
+from data.tokens import manifest
+from data.tokens.manifest import Manifest
+
+# The setting that names held-out files.
+HELDOUT = "data.heldout"
+
+
+@dataclass(frozen=True)
+class Declared:
+    """Token files as their manifest declares them.
+
+    key: the setting that names their prefix. bos_id: begins every document; None: documents begin with their text.
+    sha256: of the tokens.
+    """
+
+    key: str
+    name: str
+    prefix: str
+    eos_id: int
+    bos_id: int | None
+    vocab_size: int
+    tokenizer_sha256: str
+    sha256: str
+
+
+def declared(key: str, name: str, prefix: str, described: Manifest) -> Declared:
+    """The facts of a manifest."""
+    return Declared(
+        key=key,
+        name=name,
+        prefix=prefix,
+        eos_id=described["eos_id"],
+        bos_id=described.get("bos_id"),
+        vocab_size=described["vocab_size"],
+        tokenizer_sha256=str(described["tokenizer"]["sha256"]),
+        sha256=str(described["files"]["bin"]["sha256"]),
+    )
+
+
+def read_declared(config: DataConfig) -> tuple[list[Declared], list[str]]:
+    """What the files that a configuration names declare, the held-out ones last; and why some cannot be read."""
+    named = [
+        (f"data.sources.{name}.prefix", name, source.prefix)
+        for name, source in config.sources.items()
+    ]
+    if config.heldout:
+        named.append((HELDOUT, "heldout", config.heldout))
+    found, problems = [], []
+    for key, name, prefix in named:
+        try:
+            found.append(declared(key, name, prefix, manifest.load(prefix)))
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            problems.append(str(error))
+    return found, problems
+
+
+def disagreements(files: Sequence[Declared], vocab_size: int) -> list[str]:
+    """Why these files cannot be read by one run of a model with `vocab_size` ids, one line each.
+
+    They must share one tokenizer, one end token and one BOS token, all of them ids of the model.
+    """
+    first, found = files[0], []
+    for one in files:
+        where = f"{one.key}={one.prefix}"
+        if one.tokenizer_sha256 != first.tokenizer_sha256:
+            found.append(
+                f"{where}: made with another tokenizer than {first.name}"
+                f" ({one.tokenizer_sha256[:12]} and {first.tokenizer_sha256[:12]}); prepare both with the same"
+            )
+            continue
+        for what, mine, other in (
+            ("documents end with id", one.eos_id, first.eos_id),
+            ("documents begin with BOS id", one.bos_id, first.bos_id),
+        ):
+            if mine != other:
+                found.append(
+                    f"{where}: its {what} {_or_none(mine)}, those of {first.name} with {_or_none(other)}; prepare or"
+                    " describe both alike"
+                )
+    largest = max(files, key=lambda one: one.vocab_size)
+    if largest.vocab_size > vocab_size:
+        found.append(
+            f"model.vocab_size={vocab_size}: the tokens of {largest.prefix} go up to {largest.vocab_size}; use"
+            f" model.vocab_size={largest.vocab_size} or more"
+        )
+    return found
+
+
+def _or_none(token: int | None) -> str:
+    return "none" if token is None else str(token)

@@ -1,0 +1,99 @@
+"""Which checkpoint a run goes on from, and whether it may: configuration and corpus against what it records.
+
+Reads no tensor and no token, so `--check` judges it as the run does.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data.tokens.declared import Declared
+from train.checkpointing import folder as checkpoint_folder
+from train.checkpointing.locate import locate
+from train.checkpointing.state import RunState, differences
+from train.configuration.schema import RunConfig, run_folder
+from train.schedule.rope_base import bases_by_kind
+from train.schedule.stages import Schedule
+
+
+def find_resume(config: RunConfig) -> Path | None:
+    """The checkpoint to go on from, if any: the run's own newest one before any that is named.
+
+    Raises:
+        ValueError: `checkpoint.resume` is never, or an older checkpoint of the same run, while the run's
+            folder holds results that would be overwritten; or all of the run's checkpoints are gone; or what
+            is named is no checkpoint.
+    """
+    folder, wanted = run_folder(config), config.checkpoint.resume
+    own = checkpoint_folder.latest(folder / "checkpoints")
+    if own is None and checkpoint_folder.had_any(folder / "checkpoints"):
+        raise ValueError(
+            f"{folder}/checkpoints: no complete checkpoint is left there; put one back, start a new run "
+            "from another with run_name=NAME checkpoint.resume=DIR, or remove that folder to start anew"
+        )
+    if wanted == "never" and (folder / "metrics.jsonl").exists():
+        raise ValueError(
+            f"checkpoint.resume=never: {folder} holds a run already; choose another run_name, go on "
+            "with checkpoint.resume=auto, or remove the folder"
+        )
+    if wanted in ("auto", "never"):
+        return own
+    if own is None:
+        try:
+            return locate(Path(wanted))
+        except ValueError as error:
+            raise ValueError(f"checkpoint.resume={error}, or auto or never") from None
+    newest = {path.resolve() for path in (own, own.parent, own.parent / checkpoint_folder.LATEST)}
+    named = Path(wanted).resolve()
+    if folder.resolve() in named.parents and named not in newest:
+        raise ValueError(
+            f"checkpoint.resume={wanted}: {config.run_name} has gone on to {own.name}; choose another "
+            "run_name to branch off, or checkpoint.resume=auto to go on"
+        )
+    return own
+
+
+def obstacles(
+    config: RunConfig, schedule: Schedule, state: RunState, sources: Sequence[Declared]
+) -> list[str]:
+    """Why this run may not go on from `state`, one line each.
+
+    sources: the training files in order; empty: they are not there yet, and nothing is said of them.
+    """
+    stage = schedule.stage_at(max(0, state.tokens_seen - 1))
+    last = state.tokens_seen - stage.shape.batch_tokens
+    base = schedule.at(max(stage.start, last)).rope_base
+    return differences(
+        state,
+        config.model,
+        optimizer=config.optimizer.name,
+        rope_base=bases_by_kind(config.model, base),
+        data=data_identity(config, sources) if sources else state.data,
+        tokenizer=tokenizer_identity(sources) if sources else _unknown_tokenizer(state),
+        allowed=config.checkpoint.allow_changes,
+    )
+
+
+def data_identity(config: RunConfig, sources: Sequence[Declared]) -> dict[str, Any]:
+    """What a place in the data counts in."""
+    return {
+        # In order: a place in the data names sources by number.
+        "sources": [[source.name, source.sha256] for source in sources],
+        "seed": config.data.seed,
+    }
+
+
+def tokenizer_identity(sources: Sequence[Declared]) -> dict[str, Any]:
+    """What the corpus was made with; an empty SHA-256 where its manifest does not know."""
+    source = sources[0]
+    return {
+        "sha256": source.tokenizer_sha256,
+        "vocab_size": source.vocab_size,
+        "eos_id": source.eos_id,
+        "bos_id": source.bos_id,
+    }
+
+
+def _unknown_tokenizer(state: RunState) -> dict[str, Any]:
+    """Stands for a corpus that is not there yet: nothing of it differs from what the model learned."""
+    return {"sha256": "", "bos_id": state.tokenizer.get("bos_id")}
