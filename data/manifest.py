@@ -14,7 +14,7 @@ from data.files import seal, write_durably
 from data.printable import one_line
 from data.tokenizer.any_tokenizer import open_tokenizer
 from data.tokens.manifest import Manifest, describe, id_problems, verify
-from data.tokens.prefix import manifest_path, ngram_path
+from data.tokens.prefix import as_prefix, manifest_path, ngram_path
 
 _OF_CREATE = ("--tokenizer", "--vocab-size", "--eos-id", "--bos-id", "--overwrite")
 
@@ -41,7 +41,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m data.manifest", description="check token files"
     )
     add = parser.add_argument
-    add("prefix")
+    add("prefix", type=as_prefix, help="PREFIX of PREFIX.bin and PREFIX.idx")
     add("--full", action="store_true", help="compare every byte")
     add("--create", action="store_true", help="describe files of another tool; looks at every id")
     add("--tokenizer", default="", help="with --create: the file of their tokenizer")

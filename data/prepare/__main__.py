@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from data.prepare.job import prepare
 from data.prepare.options import BOS, COMMIT_BYTES, ON_ERROR, PrepareOptions
 from data.printable import one_line
-from data.tokens.prefix import errors_path
+from data.tokens.prefix import as_prefix, errors_path
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> PrepareOptions:
@@ -16,7 +16,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> PrepareOptions:
     )
     add = parser.add_argument
     add("--input", nargs="+", required=True, help="files or folders")
-    add("--output", required=True, help="prefix of the files to write")
+    add("--output", required=True, type=as_prefix, help="prefix of the files to write")
     add("--tokenizer", required=True, help="a SentencePiece model, or a tokenizer.json")
     add("--workers", type=int, default=1, help="tokenising processes")
     add("--on-error", choices=ON_ERROR, default="fail", help="at a record that is no document")
@@ -27,7 +27,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> PrepareOptions:
         default="auto",
         help="begin every document with the BOS token; auto: where the tokenizer's own files say so",
     )
-    add("--heldout-output", default="", help="prefix of the held-out documents")
+    add("--heldout-output", default="", type=as_prefix, help="prefix of the held-out documents")
     add("--heldout-fraction", type=float, default=0.0, help="share of the documents held out")
     add("--seed", type=int, default=0, help="of the choice of held-out documents")
     add(

@@ -22,6 +22,19 @@ UNFINISHED = (_JOURNAL, *(f"{suffix}{_PARTIAL}" for suffix in (_BIN, _IDX, "size
 OWN_SUFFIXES = (*FINISHED, *UNFINISHED)
 
 
+def as_prefix(given: str) -> str:
+    """The prefix that somebody means who names it, or one of its files: corpus/web of corpus/web.bin.
+
+    Every argument and setting that is a prefix goes through here. A prefix that ends like a file's name is taken as it
+    is where its own token files exist.
+    """
+    for suffix in FINISHED:
+        prefix = given.removesuffix(f".{suffix}")
+        if prefix != given and Path(prefix).name and not prefix.endswith("/"):
+            return given if os.path.isfile(idx_path(given)) else prefix  # noqa: PTH113 (raises nothing)
+    return given
+
+
 def bin_path(prefix: str | Path) -> Path:
     """PREFIX.bin: tokens."""
     return Path(f"{prefix}.{_BIN}")

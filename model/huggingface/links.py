@@ -9,12 +9,17 @@ rows in another order,
 and a family may keep several of our tensors in one of its own.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+# Tables of families are read by `--check`, which imports no torch.
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Convert = Callable[[Sequence[Tensor]], list[Tensor]]
+Convert = Callable[["Sequence[Tensor]"], "list[Tensor]"]
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,8 @@ from dataclasses import replace
 from typing import Any
 
 from model.huggingface.refusal import CannotExpress
-from model.position.config import RopeConfig
+from model.position.config import RopeConfig, yarn_attention_factor
 from model.position.ntk import ntk_base
-from model.position.yarn import yarn_attention_factor
 
 Json = dict[str, Any]
 KINDS = {"window": "sliding_attention", "full": "full_attention"}

@@ -119,3 +119,8 @@ class RopeConfig:
 
 # Rotation as it was published.
 UNSCALED = RopeConfig()
+
+
+def yarn_attention_factor(factor: float, scale: float = 1.0) -> float:
+    """What YaRN multiplies cosines and sines by, 0.1 scale ln(factor) + 1: scores get its square."""
+    return 1.0 if factor <= 1.0 else 0.1 * scale * math.log(factor) + 1.0

@@ -9,11 +9,11 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from model.position.config import RopeConfig
+from model.position.config import RopeConfig, yarn_attention_factor
 from model.position.linear import interpolate
 from model.position.llama3 import llama3
 from model.position.ntk import ntk_base
-from model.position.yarn import yarn, yarn_attention_factor
+from model.position.yarn import yarn
 
 
 def inverse_frequencies(base: float, head_dim: int, device: torch.device | str = "cpu") -> Tensor:

@@ -46,11 +46,6 @@ def yarn(
     return kept_P * frequencies_P + (1.0 - kept_P) * frequencies_P / factor
 
 
-def yarn_attention_factor(factor: float, scale: float = 1.0) -> float:
-    """What cosines and sines are multiplied by, 0.1 scale ln(factor) + 1: scores get its square."""
-    return 1.0 if factor <= 1.0 else 0.1 * scale * math.log(factor) + 1.0
-
-
 def _pair_of_turns(turns: float, pairs: int, base: float, length: int) -> float:
     """Index of the pair that makes so many turns over `length` tokens; not a whole number."""
     return pairs * math.log(length / (2.0 * math.pi * turns)) / math.log(base)

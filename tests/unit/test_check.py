@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from composed import composed_once  # noqa: F401 (a fixture)
+from data.manifest import main as check_files
+from data.prepare.__main__ import main as prepare
+from data.tokens.prefix import as_prefix
 from train.__main__ import main
 from train.configuration import validate
 from train.configuration.compose import ConfigMistakes, compose_run, from_yaml, to_yaml
@@ -168,3 +171,46 @@ def test_a_damaged_checkpoint_of_its_own_is_for_the_run_to_set_aside(
     own.mkdir(parents=True)
     (own / "state.json").write_bytes(b"{}")
     assert check(capsys, "experiment=quickstart", f"paths.outputs={tmp_path}")[0] == 0
+
+
+def test_check_warns_that_no_family_of_hugging_face_can_take_the_model(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, _, notes = check(capsys, "model=8b", "recipe=llama", "schedule=to_128k")
+    assert "warning: no Hugging Face family can express this model" in notes
+    assert "the nearest, llama: model.logit_scale=0.25: llama has only 1.0" in notes
+    for exported in ("recipe=llama", "recipe=rnope_swa"):
+        assert "Hugging Face" not in check(capsys, "schedule=small", exported)[2]
+
+
+def test_a_file_of_a_prefix_is_taken_for_the_prefix(
+    capsys: pytest.CaptureFixture[str], declare: Callable[..., str], tmp_path: Path
+) -> None:
+    web, heldout = declare(tmp_path / "web"), declare(tmp_path / "heldout.bin")
+    for suffix in ("bin", "idx", "manifest.json"):
+        config = compose_run(
+            ["data=files", f"data.sources.web.prefix={web}.{suffix}", f"data.heldout={heldout}"]
+        )
+        assert config.data.sources["web"].prefix == web
+        assert config.data.heldout == heldout, "these files have such a name themselves"
+        assert validate.files(config) == []
+    for given in ("corpus/web.bin", "corpus/web.idx", "corpus/web.crc", "corpus/web.manifest.json"):
+        assert as_prefix(given) == "corpus/web"
+    for given in ("corpus/web", "corpus/web.jsonl", "corpus/.bin", ".bin", "web.v2", ""):
+        assert as_prefix(given) == given
+
+
+def test_the_commands_of_data_take_a_file_of_a_prefix_for_the_prefix(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert check_files([f"{tmp_path}/web.bin"]) == 2
+    assert capsys.readouterr().err.startswith(
+        f"data.manifest: {tmp_path}/web.manifest.json: no such"
+    )
+    (tmp_path / "text.txt").write_text("some text\n")
+    (tmp_path / "web.bin").touch()
+    (tmp_path / "web.idx").touch()
+    arguments = ["--input", f"{tmp_path}/text.txt", "--tokenizer", f"{tmp_path}/none.model"]
+    assert prepare([*arguments, "--output", f"{tmp_path}/web.bin"]) == 2
+    assert "web.bin.bin" not in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt", "web.bin", "web.idx"]

@@ -8,12 +8,12 @@ import torch
 
 from model.config import ModelConfig
 from model.layer_pattern import KindConfig
-from model.position.config import RopeConfig
+from model.position.config import RopeConfig, yarn_attention_factor
 from model.position.frequencies import frequencies, inverse_frequencies
 from model.position.linear import interpolate
 from model.position.llama3 import llama3
 from model.position.ntk import ntk_base
-from model.position.yarn import yarn, yarn_attention_factor
+from model.position.yarn import yarn
 from train.configuration.typed import read
 
 THETA = inverse_frequencies(1e4, 128)

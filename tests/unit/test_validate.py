@@ -26,7 +26,8 @@ def warnings(*arguments: str) -> list[str]:
     config = compose_run(["experiment=quickstart", *arguments])
     schedule, found = build_schedule(config)
     assert schedule is not None, found
-    return validate.warnings(config, schedule)
+    # Whether a model can be exported is another matter: tests/unit/test_check.py.
+    return [line for line in validate.warnings(config, schedule) if "Hugging Face" not in line]
 
 
 @pytest.mark.parametrize(

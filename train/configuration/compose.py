@@ -30,9 +30,9 @@ from train.configuration.imported_model import MARK, imported_model
 from train.configuration.keys import children, field_at, key_mistake
 from train.configuration.nearest import did_you_mean
 from train.configuration.renamed_keys import renamed_model
+from train.configuration.resolved import resolved
 from train.configuration.schema import RunConfig
 from train.configuration.typed import WRONG, Mistakes, default_of, plain, read, still_judged
-from train.schedule.saving import with_saving_resolved
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # Of an argument or of a value: far beyond what anybody writes, and short enough to be parsed in a moment.
@@ -98,9 +98,10 @@ def compose_run(arguments: Sequence[str]) -> RunConfig:
         idle += _idle_in_experiment(stood, choices)
         mistakes += still_judged(list(dict.fromkeys(idle)), found)
     if mistakes := [*serious, *mistakes, *found.values()]:
-        raise ConfigMistakes(mistakes, None if serious else config, found)
+        rest = None if serious or config is None else resolved(config)
+        raise ConfigMistakes(mistakes, rest, found)
     assert config is not None
-    return with_saving_resolved(config)
+    return resolved(config)
 
 
 def _given(config: RunConfig, values: "_Resolver", stood: Any) -> dict[str, Any]:

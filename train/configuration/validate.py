@@ -14,6 +14,8 @@ from data.tokens.declared import HELDOUT, Declared, disagreements, read_declared
 from model.attention.backends import backend_problem
 from model.config import ModelConfig
 from model.flops import parameter_count
+from model.huggingface.catalogue import family_for
+from model.huggingface.refusal import CannotExpress
 from model.layer_pattern import expand_pattern
 from parallel.config import ParallelConfig
 from parallel.engine.optimizers import OPTIMIZERS
@@ -75,7 +77,7 @@ def files(config: RunConfig) -> list[str]:
 
 def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     """What speaks against this run; it starts all the same."""
-    found = _saving_warnings(config, schedule)
+    found = _saving_warnings(config, schedule) + _export_warnings(config, schedule)
     specs = expand_pattern(config.model)
     windowed_rotary = any(spec.rope and spec.window for spec in specs)
     hybrid = windowed_rotary and any(not spec.rope and not spec.window for spec in specs)
@@ -108,6 +110,18 @@ def _saving_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
         f"checkpoint.every_steps=0: nothing is saved inside a stage; a run that is killed in {longest.name} loses "
         f"up to {steps:,} steps; leave checkpoint.every_steps out, or give a number"
     ]
+
+
+def _export_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
+    """Why the trained model will have no equal among the models of Hugging Face."""
+    try:
+        family_for(config.model, schedule.stages[-1].base.last)
+    except CannotExpress as error:
+        nearest = min(error.reasons, key=lambda reason: reason.count(";"))
+        return [
+            f"no Hugging Face family can express this model, so it cannot be exported; the nearest, {nearest}"
+        ]
+    return []
 
 
 def _bound_warning(name: str, base: float, length: int, config: RunConfig) -> list[str]:

@@ -1,7 +1,5 @@
 """How often a run saves: `checkpoint.every_steps`, or what `auto` stands for."""
 
-from dataclasses import replace
-
 from train.configuration.schema import RunConfig
 
 # `auto` saves a hundred times in a run, and loses at most this many steps of a long one.
@@ -20,9 +18,3 @@ def steps_between_checkpoints(config: RunConfig) -> int:
         return every
     steps = sum(stage.num_steps for stage in config.schedule.stages.values())
     return min(MOST_STEPS, max(1, steps // SAVES))
-
-
-def with_saving_resolved(config: RunConfig) -> RunConfig:
-    """The same run, with a number for `checkpoint.every_steps`."""
-    every = steps_between_checkpoints(config)
-    return replace(config, checkpoint=replace(config.checkpoint, every_steps=every))

@@ -5,11 +5,10 @@ nothing: its tensors must be zero, as they are written. Gate and up lie in one t
 and products are stored transposed.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from model.config import ModelConfig
 from model.huggingface.family import Family, Json, Row
@@ -23,6 +22,10 @@ from model.huggingface.layer_fields import (
 from model.huggingface.links import Link, same
 from model.huggingface.refusal import CannotExpress
 from model.huggingface.rows import ATTENTION, PRE_NORMS, attention_bias, sizes
+
+# The tables of this file are read by `--check`, which imports no torch.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _read_layers(config: Mapping[str, Any]) -> Json:
@@ -43,7 +46,9 @@ def _gate_and_up(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def _in_turn(tensors: Sequence[Tensor]) -> list[Tensor]:
     gate, up = (tensor.t() for tensor in tensors)
-    return [torch.stack((gate, up), dim=-1).flatten(-2)[None].contiguous()]
+    both = gate.new_empty((*gate.shape, 2))
+    both[..., 0], both[..., 1] = gate, up
+    return [both.flatten(-2)[None]]
 
 
 def _transposed(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -65,7 +70,7 @@ def _without_router(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def _with_router(tensors: Sequence[Tensor]) -> list[Tensor]:
     (bias,) = tensors
-    return [bias[None], torch.zeros_like(bias)[None], bias.new_zeros(1)]
+    return [bias[None], bias.new_zeros(bias.shape)[None], bias.new_zeros(1)]
 
 
 def _sinks_and_feed_forward(layer: int) -> list[Link]:
