@@ -14,12 +14,26 @@ PackingMethod = Literal["best_fit", "concat"]
 DEFAULT_LOOK_AHEAD = 1_024
 
 
+@dataclass(frozen=True)
+class PathMark:
+    """Marks a text of the configuration as the path of a file or folder, or as what such paths begin with.
+
+    words: values that are not paths.
+    """
+
+    words: frozenset[str] = frozenset()
+
+
+# A relative one starts at the folder of the command or of the file that gives it; code receives it absolute.
+PathText = Annotated[str, PathMark()]
+
+
 @dataclass
 class SourceConfig:
     """One source of training documents."""
 
     # Token files PREFIX.bin, PREFIX.idx, PREFIX.manifest.json.
-    prefix: str = ""
+    prefix: PathText = ""
     # Share of the tokens, relative to the other sources; a stage's mix overrides it.
     weight: Annotated[float, Ge(0), Lt(inf)] = 1.0
 
@@ -33,7 +47,7 @@ class DataConfig:
     # Sources by name; the order of the names is the order of the sources.
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     # Prefix of held-out token files; empty: none (an embedded corpus has its own).
-    heldout: str = ""
+    heldout: PathText = ""
     # How documents become rows: best_fit or concat (data/packing/planner.py).
     packing: PackingMethod = "best_fit"
     # Documents a source that best_fit chooses from; the cursor in a checkpoint is as long.

@@ -1,34 +1,33 @@
 """Trees of conf/ composed once: a fixture for tests that compose many runs of the same groups."""
 
 import copy
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from train.configuration import compose
+from train.configuration.groups import GroupFile
 
-_compose = compose._compose
-
-
-@cache
-def _tree(*choices: str) -> Any:
-    mistakes: list[str] = []
-    tree = _compose(list(choices), mistakes)
-    assert not mistakes, mistakes
-    return tree
+_composed_tree = compose.composed_tree
+_trees: dict[tuple[object, ...], tuple[Any, list[GroupFile]]] = {}
 
 
-def compose_once(choices: Sequence[str], mistakes: list[str]) -> Any:
-    """In place of `compose._compose`: a copy of the tree. What cannot be composed is left to it."""
-    try:
-        return copy.deepcopy(_tree(*choices))
-    except AssertionError:
-        return _compose(list(choices), mistakes)
+def compose_once(
+    files: Sequence[GroupFile], choices: Mapping[str, GroupFile]
+) -> tuple[Any, list[GroupFile]]:
+    """In place of `composed_tree`: a copy of the tree. Files are told apart by their place and text."""
+    key = (
+        tuple((file.yaml.path, file.yaml.text) for file in files),
+        tuple((group, file.yaml.path) for group, file in choices.items()),
+    )
+    if key not in _trees:
+        _trees[key] = _composed_tree(files, choices)
+    tree, used = _trees[key]
+    return copy.deepcopy(tree), used
 
 
 @pytest.fixture(autouse=True)
 def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Imported by a test file, it serves all tests of it; those with a conf/ of their own put `_compose` back."""
-    monkeypatch.setattr(compose, "_compose", compose_once)
+    """Imported by a test file, it serves all tests of it."""
+    monkeypatch.setattr(compose, "composed_tree", compose_once)

@@ -17,8 +17,9 @@ if _STRANGERS:
 
 from parallel.launcher import launch_problems, launched_rank, launched_world_size
 from train.configuration import validate
-from train.configuration.compose import ConfigMistakes, compose_run, groups, to_yaml
+from train.configuration.compose import ConfigMistakes, compose_run, to_yaml
 from train.configuration.description import default_schedule_note, describe_run
+from train.configuration.groups import groups
 from train.configuration.help_text import help_text
 from train.configuration.schema import RunConfig, run_folder
 from train.configuration.typed import still_judged

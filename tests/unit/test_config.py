@@ -13,9 +13,9 @@ from train.configuration.compose import (
     ConfigMistakes,
     compose_run,
     from_yaml,
-    groups,
     to_yaml,
 )
+from train.configuration.groups import groups
 from train.configuration.keys import key_mistake
 from train.configuration.schema import RunConfig
 from train.schedule.stages import build_schedule

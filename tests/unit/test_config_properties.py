@@ -3,8 +3,8 @@
 `tests/parity/test_legal_configurations.py` runs what is legal here.
 """
 
+import itertools
 import os
-import shutil
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
@@ -17,8 +17,9 @@ from composed import composed_once  # noqa: F401 (a fixture)
 from tests.parity.drawn_runs import LAYOUTS, Drawn, drawn_runs, near_misses
 from tests.parity.legality import is_legal
 from train import __main__
-from train.configuration import compose, validate
-from train.configuration.compose import ConfigMistakes, compose_run, groups
+from train.configuration import validate
+from train.configuration.compose import ConfigMistakes, compose_run
+from train.configuration.groups import groups
 from train.configuration.keys import known_keys
 from train.configuration.schema import RunConfig
 from train.configuration.typed import read
@@ -91,7 +92,7 @@ PLANTED = {
     "model.num_kv_heads=4": "model.num_heads=6: must be divisible by model.num_kv_heads=4",
     "train.spikes.window=64": "train.spikes.window=64: has no effect",
     "run_name=a/b": "run_name='a/b': must be a plain folder name",
-    "checkpoint.resume=nowhere": "checkpoint.resume=nowhere: no such folder",
+    "checkpoint.resume=nowhere": f"checkpoint.resume={Path.cwd()}/nowhere: no such folder",
 }  # fmt: skip
 
 
@@ -183,27 +184,58 @@ def test_a_refused_run_is_status_2_and_one_line(
     assert written.err.startswith("train: error: ")
 
 
-# Files of conf/ that somebody else wrote.
+# Files that somebody else wrote.
 
 ACCEPTED = ""
 FILES = {
-    "makes an object": ("train: !!python/object/apply:os.system [touch MARK]", "could not determine a constructor"),
-    "names a function": ("seed: !!python/name:os.system", "could not determine a constructor"),
+    "makes an object": (
+        "train: !!python/object/apply:os.system [touch MARK]",
+        "line 2: the tag !!python/object/apply:os.system is not allowed",
+    ),
+    "names a function": ("seed: !!python/name:os.system", "line 2: the tag !!python/name:os.system is not allowed"),
     "instantiates": ("_target_: os.system\n_args_: [touch MARK]", "_target_: unknown key"),
     "instantiates in a policy": (
         "schedule: {stages: {long: {rope_base: {_target_: os.system, command: touch MARK}}}}",
         "rope_base.",
     ),
-    "has callbacks, which nobody calls": (
+    "has callbacks": (
         "hydra: {callbacks: {x: {_target_: os.system, command: touch MARK}}}",
-        ACCEPTED,
+        "line 2: hydra: settings of Hydra's own have no effect",
     ),
-    "searches in packages": ("hydra: {searchpath: [pkg://antigravity]}", "experiment=other: "),
+    "searches in packages": ("hydra: {searchpath: [pkg://antigravity]}", "line 2: hydra: settings of Hydra's own"),
     "asks the environment": ("run_name: ${oc.env:HOME}", "run_name=${oc.env:HOME}: only another key"),
     "asks the clock": ("run_name: ${now:%H}", "run_name=${now:%H}: only another key"),
-    "chooses by the environment": ("defaults: [override /model: '${oc.env:HOME}']", "experiment=other: "),
-    "leaves the folder": ("defaults: [override /model: ../../../etc/passwd]", "experiment=other: "),
-    "includes itself": ("defaults: [/experiment: other]", "refers to itself"),
+    "chooses by the environment": ("defaults: [{override /model: '${oc.env:HOME}'}]", "must be one name"),
+    "leaves the folder": ("defaults: [override /model: ../../../etc/passwd]", "leads out of "),
+    "leaves the folder by its root": ("defaults: [override /model: /etc/passwd]", "leads out of "),
+    "leaves the folder by a link": ("defaults: [override /model: ./link.yaml]", "leads out of "),
+    "chooses in a package": ("defaults: [override /model: pkg://antigravity]", "cannot be read"),
+    "chooses Hydra's own": ("defaults: [override /hydra/launcher: basic]", "no such group"),
+    "puts a choice elsewhere": ("defaults: [override /model@train: tiny]", "no such group"),
+    "chooses what may be absent": ("defaults: [optional /model: tiny]", "write /GROUP: NAME"),
+    "chooses several": ("defaults: [override /model: [tiny, 1b]]", "must be one name"),
+    "has no list of choices": ("defaults: {model: tiny}", "must be a list"),
+    "puts its values elsewhere": ("# @package hydra\nseed: 1", "leave that line out"),
+    "includes itself": ("defaults: [/experiment: ./other.yaml]", "refers to itself"),
+    "includes itself by its path": ("defaults: [./other.yaml]", "refers to itself"),
+    "includes what includes it": ("defaults: [./back.yaml]", "refers to itself"),
+    "multiplies": (
+        "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+        + "\n".join(f"{c}: &{c} [{', '.join(10 * [f'*{b}'])}]" for b, c in itertools.pairwise("abcdefghi")),
+        "more than 20,000 values",
+    ),
+    "multiplies by merging": (
+        "a: &a {x: 1}\n"
+        + "\n".join(f"{c}: &{c} {{<<: [*{b}, *{b}]}}" for b, c in itertools.pairwise("abcdefghijklmnopq")),
+        "more than 20,000 values",
+    ),
+    "is huge": ("#" * 300_000, "larger than 256 KiB"),
+    "says a key twice": ("seed: 1\nseed: 2", "line 3: 'seed' stands twice"),
+    "has a NUL": ("run_name: a\0b", "line 2: holds a character that YAML does not allow"),
+    "is another alphabet": ("run_name: caf\udce9", "line 2: is not UTF-8 text"),
+    "is two documents": ("seed: 1\n---\nseed: 2", "expected a single document"),
+    "has a list for a key": ("? [a, b]\n: 1", "line 2: a key must be a name"),
+    "has carriage returns": ("seed: 1\r\nrun_name: a\r\n", ACCEPTED),
     "holds itself": ("model: &a {window: *a}", "refers to itself"),
     "is nested deeply": (f"seed: {'[' * 1000}{']' * 1000}", "nested too deeply"),
     "names a stage that leaves the folder": (
@@ -212,28 +244,31 @@ FILES = {
     ),
     "has a number for a key": ("schedule: {stages: {5: {tokens: 64}}}", "schedule.stages: 5 is no name"),
     "has a number without end": (f"seed: 0x{'f' * 9000}", "seed: a number of 36000 bits"),
-    "has no key": ("~: 5", "experiment=other: "),
+    "has no key": ("~: 5", "other"),
     "has escape codes": ('run_name: "\\e[31mred"', "cannot be printed"),
     "turns the reading direction": ('run_name: "\\u202eabc"', "cannot be printed"),
-    "is no YAML": ("a: [", "experiment=other: "),
-    "is no mapping": ("- a", "experiment=other: "),
-    "is no text": ("\udcff\udcfe", "experiment=other: "),
+    "is no YAML": ("a: [", "line 3: not YAML: while parsing a flow node"),
+    "is no mapping": ("- a", "line 2: must be a mapping from keys to values"),
+    "is no text": ("\udcff\udcfe", "line 2: is not UTF-8 text"),
     "is empty": ("", ACCEPTED),
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("choice", ["experiment=own/experiment/other.yaml", "experiment=other"])
 @pytest.mark.parametrize(("content", "says"), FILES.values(), ids=FILES)
 def test_a_configuration_file_is_data(
-    content: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    choice: str, content: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(compose.CONF, tmp_path / "conf")
-    monkeypatch.undo()
-    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
+    folder = tmp_path / "own/experiment"
+    folder.mkdir(parents=True)
+    (tmp_path / "outside.yaml").write_text("window: 64\n")
+    (folder / "link.yaml").symlink_to(tmp_path / "outside.yaml")
+    (folder / "back.yaml").write_text("defaults: [./other.yaml]\n")
     monkeypatch.chdir(tmp_path)
-    text = f"# @package _global_\n{content}\n"
-    (tmp_path / "conf/experiment/other.yaml").write_bytes(os.fsencode(text))
+    head = "" if content.startswith("# @package") else "# @package _global_\n"
+    (folder / "other.yaml").write_bytes(os.fsencode(f"{head}{content}\n"))
     try:
-        found = validate.problems(compose_run(["experiment=other"]), 2)
+        found = validate.problems(compose_run([choice], None if "/" in choice else Path("own")), 2)
     except ConfigMistakes as error:
         found = error.mistakes
     assert not (tmp_path / "MARK").exists()

@@ -47,7 +47,10 @@ FLOORS = {
         health/checkout health/exit_status configuration/schema configuration/nearest records/evaluation_rows
         configuration/renamed_keys configuration/wording
         configuration/typed
-        configuration/keys
+        configuration/keys configuration/library_errors configuration/yaml_file
+        configuration/paths
+        configuration/groups configuration/plain_values configuration/changes
+        configuration/composition configuration/origins configuration/arguments
         configuration/typed_model schedule
         checkpointing/state checkpointing/folder huggingface/kept_files
         checkpointing/locate

@@ -32,7 +32,8 @@ from model.transformer import Transformer
 from parallel.checkpoint.tensor_files import map_tensors
 from tests.unit.huggingface_cases import CASES, LENGTHS, SIZES, WINDOW, their_model
 from train.checkpointing.state import FORMAT, read_index, read_state
-from train.configuration.compose import compose_run, groups
+from train.configuration.compose import compose_run
+from train.configuration.groups import groups
 from train.configuration.typed_model import typed_model
 from train.huggingface.export_model import ExportOptions, export_model
 from train.huggingface.import_model import import_model, main

@@ -11,7 +11,7 @@ import pytest
 
 from composed import composed_once  # noqa: F401 (a fixture)
 from model.layer_pattern import expand_pattern
-from train.configuration import compose, validate
+from train.configuration import groups, validate
 from train.configuration.compose import ConfigMistakes, compose_run
 from train.configuration.keys import field_at, known_keys
 from train.configuration.schema import RunConfig
@@ -319,9 +319,8 @@ def test_what_the_command_line_makes_idle_in_an_experiment_is_no_mistake() -> No
 def test_a_setting_of_an_experiment_is_chosen_for_this_run(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(compose.CONF, tmp_path / "conf")
-    monkeypatch.undo()
-    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
+    shutil.copytree(groups.CONF, tmp_path / "conf")
+    monkeypatch.setattr(groups, "CONF", tmp_path / "conf")
     text = "# @package _global_\ndata: {packing: concat, look_ahead: 77}\n"
     (tmp_path / "conf/experiment/mine.yaml").write_text(text)
     with pytest.raises(ConfigMistakes, match=r"data\.look_ahead=77: has no effect"):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from train.configuration.compose import groups
+from train.configuration.groups import groups
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "deepspeed", "transformers")

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from train.checkpointing.state import RunState
-from train.configuration.compose import groups
+from train.configuration.groups import groups
 from train.configuration.help_text import help_text
 from train.configuration.schema import RunConfig, StageConfig
 from train.health.checkout import strangers

@@ -3,7 +3,7 @@
 from dataclasses import fields
 from pathlib import Path
 
-from train.configuration.compose import CONF, groups
+from train.configuration.groups import CONF, groups
 from train.configuration.schema import RunConfig, StageConfig
 
 _USAGE = """\

@@ -99,6 +99,15 @@ def field_at(path: Sequence[str]) -> dataclasses.Field[Any] | None:
     return found
 
 
+def hint_at(path: Sequence[str]) -> Any:
+    """The annotation of what a key names; None where the schema has no such key."""
+    at: Any = RunConfig
+    for part in path:
+        inner = typing.get_args(at) if typing.get_origin(at) is dict else ()
+        at = inner[1] if inner else _fields_of(at).get(part)
+    return at
+
+
 def children(tree: Any, path: Sequence[str]) -> list[str]:
     """The names of what stands at `path` in `tree`."""
     for part in path:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from data.config import DataConfig
+from data.config import DataConfig, PathMark, PathText
 from model.config import ModelConfig
 from parallel.config import OptimizerConfig, ParallelConfig
 
@@ -25,11 +25,12 @@ Base = Annotated[float, Gt(1), Lt(inf)]
 
 @dataclass
 class PathsConfig:
-    """Where files go, relative to the folder the run is started from."""
+    """Where files go."""
 
-    outputs: str = "outputs"
+    # Runs, each in a folder of its name.
+    outputs: PathText = "outputs"
     # Corpora that a run prepares for itself (the quickstart's).
-    prepared: str = "outputs/prepared"
+    prepared: PathText = "outputs/prepared"
 
 
 @dataclass
@@ -209,7 +210,7 @@ class CheckpointConfig:
     # Newest checkpoints kept on disk.
     keep: Annotated[int, Ge(1)] = 2
     # auto (the run's own latest), never, or a checkpoint: its folder, a run's, or that of an imported model.
-    resume: str = "auto"
+    resume: Annotated[str, PathMark(frozenset({"auto", "never"}))] = "auto"
     # Differences between checkpoint and configuration that are meant.
     allow_changes: list[Literal["rope_base", "rope_scaling", "data", "tokenizer"]] = field(
         default_factory=list

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from data.config import PathMark
 from data.printable import one_line
 from train.configuration.nearest import did_you_mean
 
@@ -50,6 +51,8 @@ def described(hint: Any) -> str:
     if origin is Literal:
         named = ", ".join(str(choice) or repr("") for choice in inner)
         return f"one of {named}" if len(inner) > 1 else named
+    if marks := [mark for mark in inner[1:] if isinstance(mark, PathMark)]:
+        return ", ".join([*sorted(marks[0].words), "or a path" if marks[0].words else "a path"])
     if origin is Annotated:
         return f"{described(inner[0])}{_range(inner[1:])}"
     if origin in (Union, types.UnionType):
