@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.files import write_durably
-from data.formats.readers import BadRecord, Document, read_documents
+from data.formats.readers import read_documents
+from data.formats.records import Document
 from data.prepare.job import prepare
 from data.prepare.options import PrepareOptions
-from data.tokenizer.sentencepiece_model import Tokenizer, train_on_files
+from data.tokenizer.sentencepiece_model import Tokenizer
+from data.tokenizer.training import train_on_files
 from data.tokens.manifest import Manifest, OtherVersion, verify
 from data.tokens.prefix import manifest_path
 
@@ -54,8 +56,7 @@ def stdlib_documents() -> list[str]:
 
 
 def _is_document(path: str) -> bool:
-    records: list[Document | BadRecord] = list(read_documents([path], text_field=""))
-    return all(isinstance(record, Document) for record in records)
+    return all(isinstance(record, Document) for record in read_documents([path], text_field=""))
 
 
 def prepare_quickstart(
@@ -128,7 +129,7 @@ def _make_tokenizer(path: str, files: list[str], recipe: Manifest, show_progress
         path,
         recipe["vocab_size"],
         sample_bytes=recipe["sample_bytes"],
-        text_field="",
+        on_error="skip",
         show_progress=show_progress,
     )
     made = {**recipe, "sha256": tokenizer.sha256}

@@ -36,7 +36,7 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
     # Here, so that files of pure integers do not import numpy and SentencePiece.
     from data.prepare.job import prepare
     from data.prepare.options import PrepareOptions
-    from data.tokenizer.sentencepiece_model import train_on_files
+    from data.tokenizer.training import train_on_files
 
     folder = tmp_path_factory.mktemp("corpus")
     draw = random.Random(5)

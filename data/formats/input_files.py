@@ -1,62 +1,42 @@
-"""Which files an input names, in a fixed order, and whether they stayed as they were."""
+"""Which files an input names, in a fixed order, what of it is passed over, and whether files stayed as they were."""
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from data.printable import Mistakes
+
 # Files that a folder may hold and that are no documents: passed over, and counted.
-BINARY_SUFFIXES = frozenset(
-    [
-        ".a",
-        ".bin",
-        ".bmp",
-        ".class",
-        ".db",
-        ".dll",
-        ".dylib",
-        ".egg",
-        ".exe",
-        ".gif",
-        ".ico",
-        ".idx",
-        ".jpeg",
-        ".jpg",
-        ".mo",
-        ".mp3",
-        ".mp4",
-        ".npy",
-        ".npz",
-        ".o",
-        ".otf",
-        ".pdf",
-        ".pickle",
-        ".pkl",
-        ".png",
-        ".pt",
-        ".pth",
-        ".pyc",
-        ".pyd",
-        ".pyo",
-        ".safetensors",
-        ".so",
-        ".sqlite",
-        ".ttf",
-        ".wav",
-        ".webp",
-        ".whl",
-        ".woff",
-        ".woff2",
-    ]
+BINARY_SUFFIXES = frozenset([
+    ".a", ".bin", ".bmp", ".class", ".db", ".dll", ".dylib", ".egg", ".exe", ".gif", ".ico", ".idx", ".jpeg",
+    ".jpg", ".mo", ".mp3", ".mp4", ".npy", ".npz", ".o", ".otf", ".pdf", ".pickle", ".pkl", ".png", ".pt",
+    ".pth", ".pyc", ".pyd", ".pyo", ".safetensors", ".so", ".sqlite", ".ttf", ".wav", ".webp", ".whl",
+    ".woff", ".woff2",
+])  # fmt: skip
+# What makes a folder one that `save_to_disk` of Hugging Face's datasets wrote.
+DATASET_DICT, DATASET_INFO = "dataset_dict.json", "dataset_info.json"
+A_DATASET = (
+    "is a dataset of Hugging Face (Arrow), which is not read; write it as JSON lines first:"
+    ' datasets.load_from_disk(FOLDER).to_json("texts.jsonl")'
 )
 
 
-class FileList(NamedTuple):
-    """Input files in a fixed order, and how many files of folders were passed over as binary."""
+@dataclass
+class FileList:
+    """What the inputs name, in order.
 
-    files: list[str]
-    passed_over: int
+    files: to be read, one after the other. refused: which of them no reader opens whatever their name, and why
+    (datasets, folders without a document). passed_over: names of folders that are no inputs, counted by kind.
+    """
+
+    files: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    passed_over: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("binary", "hidden", "linked_folders", "own"), 0)
+    )
 
 
 class Stamp(NamedTuple):
@@ -68,17 +48,41 @@ class Stamp(NamedTuple):
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files as they were found, in order."""
+    """Files as they were found, in order.
+
+    refused, passed_over: as in FileList. repeated: files that are another one of them under a second name.
+    """
 
     files: tuple[str, ...]
     stamps: tuple[Stamp, ...]
-    # Files of folders that are no documents by their suffix.
-    passed_over: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+    passed_over: dict[str, int] = field(default_factory=dict)
+    repeated: int = 0
 
     @classmethod
-    def found(cls, files: Sequence[str], passed_over: int = 0) -> "Inputs":
+    def found(cls, listed: FileList) -> "Inputs":
         """These files as they are now."""
-        return cls(tuple(files), tuple(map(stamp_of, files)), passed_over)
+        stamps: list[Stamp] = []
+        seen: set[tuple[int, int]] = set()
+        repeated = 0
+        for name in listed.files:
+            stamp, identity = _look(name)
+            stamps.append(stamp)
+            repeated += identity in seen
+            if identity is not None:
+                seen.add(identity)
+        return cls(tuple(listed.files), tuple(stamps), listed.refused, listed.passed_over, repeated)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was not read, and what is read twice; the keys of a manifest."""
+        found = dict(self.passed_over)
+        return {"passed_over": found.pop("binary", 0), **found, "repeated": self.repeated}
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all files, as they are stored."""
+        return sum(stamp.size for stamp in self.stamps)
 
     def refuse_changed(self) -> None:
         """Raise ValueError if a file is no longer as it was found."""
@@ -90,70 +94,115 @@ class Inputs:
                 )
 
 
-def list_files(
-    inputs: Sequence[str | Path], is_own: Callable[[str], bool] = lambda _: False
-) -> FileList:
+def list_files(inputs: Sequence[str | Path], role: Callable[[str], str] = lambda _: "") -> FileList:
     """Files in the order given, folders walked recursively in the order of their sorted names.
 
-    is_own: says of a path that it is no input at all, as the files of a prefix are (data/tokens/prefix.py).
+    role: of a path, as data/tokens/prefix.py says: "output", "tokens" and "own" are no inputs; "output" is not even
+    counted, for there is more of it with every start.
 
-    In folders, hidden names (".git") and BINARY_SUFFIXES are passed over, links to folders are not
-    followed. Everything else is listed, also what is no readable file (a pipe, a link to nothing, a
-    folder that may not be entered): the reader says so. A file named explicitly is always taken.
+    In folders, hidden names (".git") and BINARY_SUFFIXES are passed over, links to folders are not followed; all are
+    counted. Everything else is listed, also what is no readable file (a pipe, a link to nothing, a folder that may
+    not be entered): the reader says so. A file named explicitly is taken, unless it has a role.
 
     Raises:
-        ValueError: a path that is neither file nor folder, or a file that is named twice.
+        Mistakes: paths that are neither file nor folder, token files, files that are named twice.
     """
-    files: list[str] = []
-    passed_over = 0
+    listed = FileList()
+    mistakes: list[str] = []
     for given in map(str, inputs):
         if os.path.isfile(given):  # noqa: PTH113 (Path raises where a name is too long or a folder closed)
-            files += [given] if not is_own(given) else []
+            _add_file(given, role(given), listed, mistakes)
         elif os.path.isdir(given):  # noqa: PTH112
-            for full in _walk(given):
-                if is_own(full):
-                    continue
-                if os.path.splitext(full)[1].lower() in BINARY_SUFFIXES:  # noqa: PTH122
-                    passed_over += 1
-                else:
-                    files.append(full)
+            _add_folder(given, role, listed)
         else:
             is_there = os.path.lexists(given)
             kind = "neither a file nor a folder" if is_there else "no such file or folder"
-            raise ValueError(f"input={given}: {kind}; name files, or folders of them")
-    _refuse_twice(files)
-    return FileList(files, passed_over)
+            mistakes.append(f"input={given}: {kind}; name files, or folders of them")
+    mistakes += _named_twice(listed.files)
+    if mistakes:
+        raise Mistakes(*mistakes)
+    return listed
 
 
-def _walk(top: str) -> Iterator[str]:
-    """Paths below `top`; a folder that cannot be listed comes as if it were a file."""
+def _add_file(path: str, role: str, listed: FileList, mistakes: list[str]) -> None:
+    if not role:
+        listed.files.append(path)
+    elif role == "own":
+        listed.passed_over["own"] += 1
+    elif role == "tokens":
+        mistakes.append(
+            f"input={path}: belongs to token files, which hold no text; train on them with"
+            " data.sources.NAME.prefix, or name the documents that they were made of"
+        )
+
+
+def _add_folder(top: str, role: Callable[[str], str], listed: FileList) -> None:
+    before, passed = len(listed.files), sum(listed.passed_over.values())
+    for path in _walk(top, role, listed):
+        found = "" if path in listed.refused else role(path)
+        if found:
+            listed.passed_over["own"] += found != "output"
+        elif os.path.splitext(path)[1].lower() in BINARY_SUFFIXES:  # noqa: PTH122
+            listed.passed_over["binary"] += 1
+        else:
+            listed.files.append(path)
+    if len(listed.files) == before:
+        passed = sum(listed.passed_over.values()) - passed
+        names = f" ({passed} names in it are passed over)" if passed else ""
+        listed.refused[top] = f"holds no document{names}; name files or folders that do"
+        listed.files.append(top)
+
+
+def _walk(top: str, role: Callable[[str], str], listed: FileList) -> Iterator[str]:
+    """Paths below `top`; a folder that cannot be listed, and a dataset, come as if they were a file."""
     closed: list[str] = []
+    join = os.path.join  # per file: a Path is 10x slower
     for folder, folders, names in os.walk(top, onerror=lambda e: closed.append(str(e.filename))):
         yield from closed
         closed.clear()
+        if DATASET_DICT in names or (
+            DATASET_INFO in names and any(name.endswith(".arrow") for name in names)
+        ):
+            listed.refused[folder] = A_DATASET
+            folders.clear()
+            yield folder
+            continue
+        hidden = [name for name in (*folders, *names) if name.startswith(".")]
+        listed.passed_over["hidden"] += sum(role(join(folder, name)) != "output" for name in hidden)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        links = sum(os.path.islink(join(folder, name)) for name in folders)  # noqa: PTH114
+        listed.passed_over["linked_folders"] += links
         for name in sorted(names):
             if not name.startswith("."):
-                yield os.path.join(folder, name)  # noqa: PTH118 (called per file: a Path is 10x slower)
+                yield join(folder, name)
     yield from closed
 
 
-def _refuse_twice(files: Sequence[str]) -> None:
+def _named_twice(files: Sequence[str]) -> list[str]:
     seen: set[str] = set()
+    twice = []
     for name in files:
         absolute = os.path.abspath(name)  # noqa: PTH100
         if absolute in seen:
-            raise ValueError(f"input={name}: is named twice; name every file once")
+            twice.append(f"input={name}: is named twice; name every file once")
         seen.add(absolute)
+    return twice
+
+
+def _look(path: str) -> tuple[Stamp, tuple[int, int] | None]:
+    """Size and time of a file, and which file it is under whatever name."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return Stamp(0, 0), None
+    if stat.S_ISDIR(status.st_mode):
+        return Stamp(0, 0), None
+    return Stamp(status.st_size, status.st_mtime_ns), (status.st_dev, status.st_ino)
 
 
 def stamp_of(path: str) -> Stamp:
     """Size and time of a file; zeros where it is not there."""
-    try:
-        status = os.stat(path)  # noqa: PTH116
-    except OSError:
-        return Stamp(0, 0)
-    return Stamp(status.st_size, status.st_mtime_ns)
+    return _look(path)[0]
 
 
 def size_of(path: str) -> int:

@@ -1,20 +1,24 @@
 """Files as streams of uncompressed bytes that never mistake a truncated file for a complete one."""
 
+import bz2
 import errno
 import gzip
 import io
+import lzma
 import os
 import stat
 import zlib
 from collections.abc import Callable
-from typing import IO, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import zstandard
 
 # What reading a damaged, truncated or unreadable file raises.
-STREAM_ERRORS = (EOFError, OSError, zlib.error, zstandard.ZstdError)
+STREAM_ERRORS = (EOFError, OSError, zlib.error, zstandard.ZstdError, lzma.LZMAError)
 
 READ_BYTES = 1 << 20
+# What a decompressor may keep of what it has written.
+MOST_MEMORY = 1 << 31
 
 
 class LineStream(Protocol):
@@ -26,25 +30,42 @@ class LineStream(Protocol):
 
 
 class Opener(NamedTuple):
-    """How a file becomes a stream; `seekable` when stored and uncompressed bytes are the same."""
+    """How a file becomes a stream; `seekable` when stored and uncompressed bytes are the same.
+
+    name: of the compression. magic: what such a file begins with.
+    """
 
     open: Callable[[IO[bytes]], LineStream]
     seekable: bool
+    name: str = ""
+    magic: bytes = b""
 
 
-class ZstandardStream(io.RawIOBase):
-    """Decompresses all frames of a .zst file; EOFError where the file ends inside a frame.
+class FrameStream(io.RawIOBase):
+    """Decompresses all frames of a file; EOFError where it ends inside one.
 
-    zstandard's own stream_reader reports a truncated file as an ordinary end. Memory is bounded by
-    one input chunk's worth of output: of a file made to burst, 32 MiB.
+    zstandard's own stream_reader reports a truncated file as an ordinary end, bz2 and lzma what is damaged behind
+    the first frame. Memory is bounded by `chunk` bytes of input and what `expand` makes of them.
+
+    new_frame: makes a decompressor. expand(decompressor, input): the next bytes, no more than memory holds. padding:
+    a byte that may stand between frames.
     """
 
-    CHUNK = 1024
-
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(
+        self,
+        file: IO[bytes],
+        new_frame: Callable[[], Any],
+        expand: Callable[[Any, bytes], bytes],
+        *,
+        chunk: int,
+        padding: bytes = b"",
+    ) -> None:
         self._file = file
-        self._decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-        self._frame = self._decompressor.decompressobj()
+        self._new_frame = new_frame
+        self._expand = expand
+        self._chunk = chunk
+        self._padding = padding
+        self._frame = new_frame()
         self._inside = False
         self._input = b""
         self._output = memoryview(b"")
@@ -55,18 +76,22 @@ class ZstandardStream(io.RawIOBase):
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
         """Fill `buffer` with the next uncompressed bytes; 0 at the end of the last frame."""
         while not self._output:
-            if not self._input:
-                self._input = self._file.read(self.CHUNK)
+            if not self._input and getattr(self._frame, "needs_input", True):
+                self._input = self._file.read(self._chunk)
                 if not self._input:
                     if self._inside:
                         raise EOFError("the file ends inside a compressed frame")
                     return 0
-            self._output = memoryview(self._frame.decompress(self._input))
+            if self._padding and not self._inside:
+                self._input = self._input.lstrip(self._padding)
+                if not self._input:
+                    continue
+            self._output = memoryview(self._expand(self._frame, self._input))
             self._input = b""
             self._inside = not self._frame.eof
             if self._frame.eof:
                 self._input = self._frame.unused_data
-                self._frame = self._decompressor.decompressobj()
+                self._frame = self._new_frame()
         count = min(len(buffer), len(self._output))
         buffer[:count] = self._output[:count]
         self._output = self._output[count:]
@@ -74,12 +99,43 @@ class ZstandardStream(io.RawIOBase):
 
 
 def _open_zstandard(file: IO[bytes]) -> LineStream:
-    return io.BufferedReader(ZstandardStream(file), READ_BYTES)  # type: ignore[type-var]
+    """Of a file made to burst, an input chunk gives 32 MiB."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=MOST_MEMORY)
+    frames = FrameStream(
+        file,
+        decompressor.decompressobj,
+        lambda frame, content: frame.decompress(content),
+        chunk=1024,
+    )
+    return io.BufferedReader(frames, READ_BYTES)  # type: ignore[type-var]
+
+
+def _open_xz(file: IO[bytes]) -> LineStream:
+    frames = FrameStream(
+        file,
+        lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_MEMORY),
+        _expand_bounded,
+        chunk=1 << 16,
+        padding=b"\0",
+    )
+    return io.BufferedReader(frames, READ_BYTES)  # type: ignore[type-var]
+
+
+def _open_bzip2(file: IO[bytes]) -> LineStream:
+    frames = FrameStream(file, bz2.BZ2Decompressor, _expand_bounded, chunk=1 << 16)
+    return io.BufferedReader(frames, READ_BYTES)  # type: ignore[type-var]
+
+
+def _expand_bounded(frame: Any, content: bytes) -> bytes:
+    expanded: bytes = frame.decompress(content, READ_BYTES)
+    return expanded
 
 
 PLAIN = Opener(lambda file: file, seekable=True)
-GZIP = Opener(lambda file: gzip.GzipFile(fileobj=file), seekable=False)
-ZSTANDARD = Opener(_open_zstandard, seekable=False)
+GZIP = Opener(lambda file: gzip.GzipFile(fileobj=file), False, "gzip", b"\x1f\x8b")
+ZSTANDARD = Opener(_open_zstandard, False, "zstandard", b"\x28\xb5\x2f\xfd")
+XZ = Opener(_open_xz, False, "xz", b"\xfd7zXZ\0")
+BZIP2 = Opener(_open_bzip2, False, "bzip2", b"BZh")
 
 
 def open_regular(path: str) -> IO[bytes]:

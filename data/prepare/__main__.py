@@ -4,39 +4,96 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from data.formats import arguments
+from data.formats.bad_records import in_words, passed_over_in_words
 from data.prepare.job import prepare
-from data.prepare.options import BOS, COMMIT_BYTES, ON_ERROR, PrepareOptions
-from data.printable import one_line
+from data.prepare.options import BOS, COMMIT_BYTES, PrepareOptions
+from data.printable import one_line, told
 from data.tokens.prefix import as_prefix, errors_path
 
 
-def _parse_arguments(arguments: Sequence[str] | None) -> PrepareOptions:
-    parser = argparse.ArgumentParser(
-        prog="python -m data.prepare", description="tokenise documents into token files"
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of data.prepare."""
+    parser = arguments.make_parser(
+        "data.prepare",
+        "Tokenise documents into token files. The same command goes on with what was interrupted.",
     )
     add = parser.add_argument
-    add("--input", nargs="+", required=True, help="files or folders")
-    add("--output", required=True, type=as_prefix, help="prefix of the files to write")
-    add("--tokenizer", required=True, help="a SentencePiece model, or a tokenizer.json")
-    add("--workers", type=int, default=1, help="tokenising processes")
-    add("--on-error", choices=ON_ERROR, default="fail", help="at a record that is no document")
-    add("--text-field", default="text", help="field of a JSON record")
+    add(
+        "--output",
+        required=True,
+        type=as_prefix,
+        metavar="PREFIX",
+        help="what the names of the written files begin with, as corpus/web for corpus/web.bin",
+    )
+    add(
+        "--tokenizer",
+        required=True,
+        metavar="FILE",
+        help="a SentencePiece model, or a tokenizer.json of Hugging Face",
+    )
     add(
         "--bos",
         choices=BOS,
         default="auto",
-        help="begin every document with the BOS token; auto: where the tokenizer's own files say so",
+        help="begin every document with the BOS token; auto: where the tokenizer's own files say so"
+        " (default: %(default)s)",
     )
-    add("--heldout-output", default="", type=as_prefix, help="prefix of the held-out documents")
-    add("--heldout-fraction", type=float, default=0.0, help="share of the documents held out")
-    add("--seed", type=int, default=0, help="of the choice of held-out documents")
     add(
         "--overwrite",
         action="store_true",
-        help="replace token files, or an unfinished job, of other inputs or options",
+        help="replace token files, or an unfinished job, of other inputs or options (default: they are kept,"
+        " and the command stops)",
     )
-    add("--commit-bytes", type=int, default=COMMIT_BYTES, help="input between two commits")
-    options = parser.parse_args(arguments)
+    _add_heldout(parser)
+    _add_work(parser)
+    return parser
+
+
+def _add_heldout(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--heldout-output",
+        default="",
+        type=as_prefix,
+        metavar="PREFIX",
+        help="write a part of the documents here, for evaluation (default: no such part)",
+    )
+    add(
+        "--heldout-fraction",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="share of the documents that goes there, between 0 and 1 (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of the choice of held-out documents (default: 0)",
+    )
+
+
+def _add_work(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that tokenise; the files are the same for every number (default: %(default)s)",
+    )
+    add(
+        "--commit-bytes",
+        type=int,
+        default=COMMIT_BYTES,
+        metavar="N",
+        help="bytes of input between two points that an interrupted job goes on from (default: %(default)s)",
+    )
+
+
+def _parse_arguments(given: Sequence[str] | None) -> PrepareOptions:
+    options = make_parser().parse_args(given)
     return PrepareOptions(
         inputs=tuple(options.input),
         output=options.output,
@@ -53,27 +110,28 @@ def _parse_arguments(arguments: Sequence[str] | None) -> PrepareOptions:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 0 when the files are there, 2 after one line about what is wrong."""
-    options = _parse_arguments(arguments)
+def main(given: Sequence[str] | None = None) -> int:
+    """Command line; 0 when the files are there, 2 after one line about what is wrong, 130 after Ctrl-C."""
+    options = _parse_arguments(given)
     try:
         manifests = prepare(options)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"data.prepare: {one_line(str(error))}\n")
+    except (ValueError, OSError, MemoryError) as error:
+        sys.stderr.write(told("data.prepare", error))
         return 2
-    for prefix, manifest in zip(options.prefixes, manifests, strict=True):
-        sys.stderr.write(
-            f"{prefix}: {manifest['documents']} documents, {manifest['tokens']} tokens\n"
-        )
-    passed_over = manifests[0]["inputs"].get("passed_over", 0)
-    if passed_over:
-        sys.stderr.write(
-            f"passed over: {passed_over} files of folders that are no documents by their suffix\n"
-        )
+    except KeyboardInterrupt:
+        sys.stderr.write("data.prepare: stopped; the same command goes on from the last commit\n")
+        return 130
+    said = [
+        f"{one_line(prefix)}: {manifest['documents']} documents, {manifest['tokens']} tokens"
+        for prefix, manifest in zip(options.prefixes, manifests, strict=True)
+    ]
+    said += passed_over_in_words(manifests[0]["inputs"])
     skipped = manifests[0]["skipped"]
     if skipped:
-        counts = ", ".join(f"{count} {kind}" for kind, count in skipped.items())
-        sys.stderr.write(f"skipped records: {counts} (see {errors_path(options.output)})\n")
+        said.append(
+            f"skipped records: {in_words(skipped)} (see {one_line(str(errors_path(options.output)))})"
+        )
+    sys.stderr.write("".join(f"{line}\n" for line in said))
     return 0
 
 

@@ -4,18 +4,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.formats.readers import BadRecord, Block, Document, format_of
+from data.formats.readers import reader_of
+from data.formats.records import BadRecord, Block, Document
 from data.tokenizer.any_tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedBlock:
     """Documents of a block: tokens end to end (each with its end token), their lengths, and the records that are no
-    documents; both in order."""
+    documents; both in order. text_bytes: of all texts, in UTF-8."""
 
     tokens: np.ndarray
     sizes: np.ndarray
     bad: tuple[BadRecord, ...]
+    text_bytes: int
 
 
 def encode_block(
@@ -27,11 +29,15 @@ def encode_block(
     parts: list[np.ndarray] = [np.empty(0, dtype=tokenizer.dtype)]
     sizes: list[int] = []
     bad: list[BadRecord] = []
-    for record in format_of(block.path).parse(block, text_field):
+    text_bytes = 0
+    for record in reader_of(block.path).parse(block, text_field):
         if isinstance(record, Document):
+            text_bytes += len(record.text.encode())
             tokens = tokenizer.encode(record.text)
             parts += [begin, tokens, end]
             sizes.append(len(begin) + len(tokens) + 1)
         else:
             bad.append(record)
-    return EncodedBlock(np.concatenate(parts), np.array(sizes, dtype=np.int32), tuple(bad))
+    return EncodedBlock(
+        np.concatenate(parts), np.array(sizes, dtype=np.int32), tuple(bad), text_bytes
+    )

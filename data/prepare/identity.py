@@ -6,8 +6,11 @@ same fingerprint make the same files.
 
 import hashlib
 import json
+from collections.abc import Iterable
 
 from data.formats.input_files import Inputs
+from data.formats.obstacles import formats_of
+from data.formats.readers import changed_since_first
 from data.prepare.options import PrepareOptions
 from data.tokenizer.any_tokenizer import TextTokenizer
 from data.tokens.manifest import Manifest
@@ -22,7 +25,8 @@ def describe_job(
     options: PrepareOptions, tokenizer: TextTokenizer, bos_id: int | None, inputs: Inputs
 ) -> Manifest:
     """The part of a manifest that says where token files come from."""
-    heldout = {"fraction": options.heldout_fraction, "seed": options.seed}
+    heldout = {"fraction": options.heldout_fraction, "seed": options.heldout_seed}
+    formats = formats_of(inputs)
     return {
         "vocab_size": tokenizer.vocab_size,
         "eos_id": tokenizer.eos_id,
@@ -31,23 +35,37 @@ def describe_job(
         "inputs": {
             "paths": list(options.inputs[:NAMED_INPUTS]),
             "files": len(inputs.files),
-            "passed_over": inputs.passed_over,
-            "text_field": options.text_field,
+            "formats": formats,
+            **inputs.counts,
+            "text_field": options.field_name,
         },
         "heldout": heldout if options.heldout_output else {},
+        "readings": readings(formats),
         "tool_version": TOOL_VERSION,
-        "fingerprint": _fingerprint(options, tokenizer, bos_id, inputs),
+        "fingerprint": _fingerprint(options, tokenizer, bos_id, inputs, readings(formats)),
     }
 
 
+def readings(formats: Iterable[str]) -> dict[str, str]:
+    """Formats among these of which files are read otherwise than by the first version, and how."""
+    found = {suffix: changed_since_first(suffix) for suffix in formats}
+    return {suffix: changed for suffix, changed in found.items() if changed}
+
+
 def _fingerprint(
-    options: PrepareOptions, tokenizer: TextTokenizer, bos_id: int | None, inputs: Inputs
+    options: PrepareOptions,
+    tokenizer: TextTokenizer,
+    bos_id: int | None,
+    inputs: Inputs,
+    read: dict[str, str],
 ) -> str:
     """Of settings, tokenizer, and every input's name, size and time."""
-    heldout = (options.heldout_fraction, options.seed) if options.heldout_output else ()
-    bos = () if bos_id is None else (bos_id,)  # files without one keep the fingerprint they had
+    heldout = (options.heldout_fraction, options.heldout_seed) if options.heldout_output else ()
+    # Files without these keep the fingerprint that they had.
+    bos = () if bos_id is None else (bos_id,)
+    versions = [2, sorted(read)] if read else []
     digest = hashlib.sha256()
-    settings = (TOOL_VERSION, tokenizer.sha256, options.text_field, heldout, *bos)
+    settings = (TOOL_VERSION, tokenizer.sha256, options.field_name, heldout, *bos, *versions)
     digest.update(json.dumps(settings).encode())
     for name, stamp in zip(inputs.files, inputs.stamps, strict=True):
         digest.update(json.dumps((name, *stamp)).encode())
@@ -57,7 +75,16 @@ def _fingerprint(
 def differences(found: Manifest, wanted: Manifest) -> list[str]:
     """What makes the job that was `found` another one than the job `wanted`, in words."""
     here, there = _facts(wanted), _facts(found)
-    return [f"{name} {there[name]}, now {here[name]}" for name in here if here[name] != there[name]]
+    different = [
+        f"{name} {there[name]}, now {here[name]}" for name in here if here[name] != there[name]
+    ]
+    known = found.get("readings", {})
+    different += [
+        f"{suffix} files are read otherwise since ({changed})"
+        for suffix, changed in wanted["readings"].items()
+        if known.get(suffix) != changed
+    ]
+    return different
 
 
 def _facts(job: Manifest) -> dict[str, str]:

@@ -12,28 +12,32 @@ import errno
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
-from data.files import replacing, seal, write_durably
+from data.files import reason, replacing, seal, write_durably
+from data.formats.bad_records import BadRecords, in_words
 from data.formats.input_files import Inputs, list_files
-from data.formats.readers import START, BadRecord, Block, Position, format_of
+from data.formats.obstacles import look_at
+from data.formats.readers import read_blocks
+from data.formats.records import START, BadRecord, Block, Position
 from data.packing.document_order import held_out
 from data.prepare.append_journal import AppendJournal, State
 from data.prepare.block_encoder import EncodedBlock
 from data.prepare.earlier import PARTS, find_made, refuse_others, remove_outdated
 from data.prepare.identity import describe_job
-from data.prepare.options import PrepareOptions
+from data.prepare.options import BOS, PrepareOptions
 from data.prepare.worker_pool import WorkerPool
+from data.printable import Mistakes
+from data.progress import Progress, in_bytes
 from data.tokenizer.any_tokenizer import TextTokenizer, bos_of_documents, open_tokenizer
 from data.tokens.indexed_dataset import write_index
 from data.tokens.manifest import Manifest, describe
 from data.tokens.prefix import (
-    belongs_to,
+    Roles,
     bin_path,
     errors_path,
     idx_path,
@@ -43,35 +47,30 @@ from data.tokens.prefix import (
     sizes_path,
 )
 
-NAMED_BAD_RECORDS = 50
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+T = TypeVar("T")
 
 
 def prepare(options: PrepareOptions) -> tuple[Manifest, ...]:
     """Make the token files of `options`, or find them made; one manifest per prefix.
 
     Raises:
-        ValueError: a mistake, a prefix that holds somebody's other work (without `overwrite`), the first bad record
-            (on_error="fail"), a full disk.
+        ValueError: mistakes, inputs that cannot be read, a prefix that holds somebody's other work (without
+            `overwrite`), the first bad record (on_error="fail"), a full disk.
         WorkerDied: a tokenising process was killed.
     """
-    problems = options.problems()
-    if problems:
-        raise ValueError("; ".join(problems))
-    tokenizer = open_tokenizer(options.tokenizer)
-    bos_id = bos_of_documents(tokenizer, options.bos)
-    is_own = belongs_to(options.prefixes)
-    inputs = Inputs.found(*list_files(options.inputs, is_own))
+    tokenizer, bos_id, inputs = _opened(options)
     job = describe_job(options, tokenizer, bos_id, inputs)
     made = find_made(options, job)
     if made is not None:
         return made
+    obstacles = look_at(inputs, options.text_field, options.on_error)
     if not options.overwrite:
         refuse_others(options, job)
+    _make_folders(options)
     try:
-        for prefix in options.prefixes:
-            Path(prefix).parent.mkdir(parents=True, exist_ok=True)
-        return _Job(options, tokenizer, inputs, job).run()
+        return _Job(options, tokenizer, inputs, job, obstacles).run()
     except OSError as error:
         if error.errno in OUT_OF_SPACE:
             raise ValueError(
@@ -81,15 +80,58 @@ def prepare(options: PrepareOptions) -> tuple[Manifest, ...]:
         raise
 
 
+def _opened(options: PrepareOptions) -> tuple[TextTokenizer, int | None, Inputs]:
+    """The tokenizer, the token that begins documents, and the inputs; Mistakes with all that is wrong with them."""
+    mistakes = options.problems()
+
+    def tried(make: Callable[[], T]) -> T | None:
+        try:
+            return make()
+        except Mistakes as error:
+            mistakes.extend(error.lines)
+        except ValueError as error:
+            mistakes.append(str(error))
+        except OSError as error:
+            mistakes.append(f"tokenizer={options.tokenizer}: cannot be read ({reason(error)})")
+        return None
+
+    tokenizer = tried(lambda: open_tokenizer(options.tokenizer))
+    bos_id = None
+    if tokenizer is not None and options.bos in BOS:
+        bos_id = tried(lambda: bos_of_documents(tokenizer, options.bos))
+    listed = tried(lambda: list_files(options.inputs, Roles(options.prefixes, options.tokenizer)))
+    if mistakes:
+        raise Mistakes(*mistakes)
+    assert tokenizer is not None
+    assert listed is not None
+    return tokenizer, bos_id, Inputs.found(listed)
+
+
+def _make_folders(options: PrepareOptions) -> None:
+    for prefix in options.prefixes:
+        try:
+            Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"output={prefix}: its folder cannot be made ({reason(error)}); give another output"
+            ) from error
+
+
 class _Job:
     """One run: reads blocks, hands them to workers, appends results, commits, finishes."""
 
     def __init__(
-        self, options: PrepareOptions, tokenizer: TextTokenizer, inputs: Inputs, job: Manifest
+        self,
+        options: PrepareOptions,
+        tokenizer: TextTokenizer,
+        inputs: Inputs,
+        job: Manifest,
+        obstacles: dict[str, BadRecord],
     ) -> None:
         self.options = options
         self.tokenizer = tokenizer
         self.inputs = inputs
+        self.obstacles = obstacles
         self.job = job
         self.errors = errors_path(options.output)
         growing = [
@@ -105,15 +147,25 @@ class _Job:
         )
         self.documents = 0
         self.tokens = 0
-        self.skipped: Counter[str] = Counter()
+        self.text_bytes = 0
+        self.bad = BadRecords(options.on_error, self._say, f"in {self.errors}")
+        self.progress: Progress | None = None
         self.position = (0, START)
 
     def run(self) -> tuple[Manifest, ...]:
         """The whole job; what is committed stays when it is interrupted."""
-        state = self.journal.resume()
+        try:
+            state = self.journal.resume()
+        except OSError as error:
+            if error.errno in OUT_OF_SPACE:
+                raise
+            raise ValueError(
+                f"output={self.options.output}: cannot be written ({reason(error)}); give another output"
+            ) from error
         if state is not None:
             self._restore(state)
         try:
+            self.bad.announce(self.obstacles)
             self._encode_all()
             self.inputs.refuse_changed()
             self.journal.commit(self._state())
@@ -129,76 +181,70 @@ class _Job:
             "line": position.line,
             "documents": self.documents,
             "tokens": self.tokens,
-            "skipped": dict(self.skipped),
+            "skipped": dict(self.bad.counts),
         }
 
     def _restore(self, state: State) -> None:
         self.position = (state["file"], Position(state["offset"], state["line"]))
         self.documents = state["documents"]
         self.tokens = state["tokens"]
-        self.skipped = Counter(state["skipped"])
+        self.bad.counts = Counter(state["skipped"])
 
     def _blocks(self) -> Iterator[tuple[Block, int]]:
-        first, start = self.position
-        for number, path in enumerate(self.inputs.files[first:], first):
-            for block in format_of(path).blocks(path, start if number == first else START):
-                yield block, number
+        return read_blocks(self.inputs.files, self.obstacles, *self.position)
+
+    def _say(self, line: str) -> None:
+        if self.progress is not None:
+            self.progress.say(line)
+        elif self.options.show_progress:
+            sys.stderr.write(f"{line}\n")
 
     def _encode_all(self) -> None:
         before = np.cumsum([0, *(stamp.size for stamp in self.inputs.stamps)], dtype=np.int64)
-        options = self.options
+        options, total = self.options, int(before[-1])
         consumed = int(before[self.position[0]])
         uncommitted = 0
-        bar: tqdm[Any] = tqdm(
-            total=int(before[-1]),
-            initial=consumed,
-            unit="B",
-            unit_scale=True,
-            desc="tokenise",
-            file=sys.stderr,
-            mininterval=0.1 if sys.stderr.isatty() else 5.0,
-            disable=not options.show_progress,
-        )
         bos_id = self.job.get("bos_id")
-        with bar, WorkerPool(self.tokenizer, options.text_field, options.workers, bos_id) as pool:
+        with (
+            Progress("tokenise", total, shown=options.show_progress, done=consumed) as progress,
+            WorkerPool(self.tokenizer, options.field_name, options.workers, bos_id) as pool,
+        ):
+            self.progress = progress
             for block, number, encoded in pool.encode(self._blocks()):
-                self._append(encoded, bar)
+                self._append(encoded)
                 self.position = (number, block.end)
                 step = max(0, int(before[number]) + block.consumed - consumed)
                 consumed += step
-                bar.update(step)
-                bar.set_postfix(documents=self.documents, tokens=self.tokens, refresh=False)
+                progress.advance(step, self._words())
                 uncommitted += step
                 if uncommitted >= options.commit_bytes:
                     self.journal.commit(self._state())
                     uncommitted = 0
-            bar.update(int(before[-1]) - consumed)
+            progress.advance(total - consumed, self._words())
+        self.progress = None
 
-    def _append(self, encoded: EncodedBlock, bar: "tqdm[Any]") -> None:
+    def _words(self) -> str:
+        text = f"{in_bytes(self.text_bytes)} of text" if self.text_bytes else "no text yet"
+        return f"{self.documents:,} documents, {self.tokens:,} tokens, {text}"
+
+    def _append(self, encoded: EncodedBlock) -> None:
         for bad in encoded.bad:
-            self._report(bad, bar)
+            self._report(bad)
         sizes = encoded.sizes
         out = np.zeros(len(sizes), dtype=bool)
         if self.options.heldout_output:
             ordinals = np.arange(self.documents, self.documents + len(sizes), dtype=np.uint64)
-            out = held_out(ordinals, self.options.heldout_fraction, self.options.seed)
+            out = held_out(ordinals, self.options.heldout_fraction, self.options.heldout_seed)
         for part, chosen in enumerate((~out, out)[: len(self.options.prefixes)]):
             kept = encoded.tokens if chosen.all() else encoded.tokens[np.repeat(chosen, sizes)]
             self.journal.append(2 * part, kept.tobytes())
             self.journal.append(2 * part + 1, sizes[chosen].astype("<i4").tobytes())
         self.documents += len(sizes)
         self.tokens += len(encoded.tokens)
+        self.text_bytes += encoded.text_bytes
 
-    def _report(self, bad: BadRecord, bar: "tqdm[Any]") -> None:
-        if bad.kind != "empty":
-            if self.options.on_error == "fail":
-                raise ValueError(f"{bad} (go on without such records: --on-error skip)")
-            named = sum(self.skipped.values()) - self.skipped["empty"]
-            if named < NAMED_BAD_RECORDS:
-                bar.write(f"skipped {bad}", file=sys.stderr)
-            elif named == NAMED_BAD_RECORDS:
-                bar.write(f"more skipped records are in {self.errors}", file=sys.stderr)
-        self.skipped[bad.kind] += 1
+    def _report(self, bad: BadRecord) -> None:
+        self.bad.note(bad)
         entry = {"path": bad.path, "line": bad.line, "kind": bad.kind, "reason": bad.reason}
         self.journal.append(len(self.journal.files) - 1, json.dumps(entry).encode() + b"\n")
 
@@ -235,7 +281,10 @@ class _Job:
             path.unlink(missing_ok=True)
         if not self.documents:
             given = ", ".join(self.options.inputs)
-            raise ValueError(f"input={given}: holds no document; name files or folders that do")
+            none = f" ({in_words(self.bad.counts)})" if self.bad.counts else ""
+            raise ValueError(
+                f"input={given}: holds no document{none}; name files or folders that do"
+            )
         raise ValueError(
             f"heldout_fraction={self.options.heldout_fraction}: none of {self.documents} documents"
             f" falls into {prefix}; use a fraction nearer to 0.5 or more documents"
@@ -243,4 +292,4 @@ class _Job:
 
     def _details(self, part: str) -> Manifest:
         heldout = {"part": part} if self.options.heldout_output else {}
-        return {**self.job, **heldout, "skipped": dict(sorted(self.skipped.items()))}
+        return {**self.job, **heldout, "skipped": dict(sorted(self.bad.counts.items()))}

@@ -3,9 +3,10 @@
 import os
 from dataclasses import dataclass
 
+from data.formats.bad_records import ON_ERROR
+
 COMMIT_BYTES = 32 << 20
 MOST_WORKERS = 1024
-ON_ERROR = ("fail", "skip")
 BOS = ("auto", "always", "never")
 
 
@@ -22,17 +23,29 @@ class PrepareOptions:
     tokenizer: str
     workers: int = 1
     on_error: str = "fail"
-    text_field: str = "text"
+    # The field or column that holds the text; absent: "text".
+    text_field: str | None = None
     # Whether a document begins with the tokenizer's BOS token; auto: where the tokenizer's own files say so.
     bos: str = "auto"
     heldout_output: str = ""
     heldout_fraction: float = 0.0
-    seed: int = 0
+    # Of the choice of held-out documents; absent: 0.
+    seed: int | None = None
     # Whether token files of other inputs or options, or an unfinished job of theirs, may be replaced.
     overwrite: bool = False
     # Input between two commits: the work that a kill costs.
     commit_bytes: int = COMMIT_BYTES
     show_progress: bool = True
+
+    @property
+    def field_name(self) -> str:
+        """The field or column that holds the text."""
+        return "text" if self.text_field is None else self.text_field
+
+    @property
+    def heldout_seed(self) -> int:
+        """What chooses the held-out documents."""
+        return self.seed or 0
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -53,6 +66,14 @@ class PrepareOptions:
         ):
             if value not in choices:
                 found.append(f"{name}={value}: unknown; use {' or '.join(choices)}")
+        if self.text_field == "":
+            found.append("text_field=: is empty; name a field, or leave it away")
+        if self.commit_bytes < 1:
+            found.append(f"commit_bytes={self.commit_bytes}: must be at least 1; leave it away")
+        if self.seed is not None and not self.heldout_output:
+            found.append(
+                f"seed={self.seed}: chooses held-out documents; add heldout_output, or leave it away"
+            )
         if bool(self.heldout_output) != (self.heldout_fraction > 0):
             found.append(
                 f"heldout_fraction={self.heldout_fraction}: goes together with heldout_output"

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from data.formats.readers import Block
+from data.formats.records import Block
 from data.prepare.block_encoder import EncodedBlock, encode_block
 from data.tokenizer.any_tokenizer import TextTokenizer
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from data.tokenizer.sentencepiece_model import main
+from data.tokenizer.training import main
 
 if __name__ == "__main__":
     sys.exit(main())

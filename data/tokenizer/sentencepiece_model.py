@@ -1,34 +1,28 @@
 """Text to token ids and back, exactly; the only import of sentencepiece.
 
-    python -m data.tokenizer --input PATH ... --output MODEL --vocab-size N
-
 Byte-pair encoding with byte fallback and no normalisation, so that decode(encode(text)) == text for
 every text that UTF-8 can express. One trap: SentencePiece writes a space as U+2581 inside, so a
 real U+2581 in the text would come back as a space. Here it never reaches SentencePiece: text is
 split at U+2581, which is spelled by its three byte tokens instead.
 """
 
-import argparse
 import hashlib
 import io
-import sys
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
-from tqdm import tqdm
 
 from data.files import write_durably
-from data.formats.input_files import list_files, size_of
-from data.formats.readers import Document, read_documents
-from data.printable import one_line
 from data.tokenizer.settings import adds_bos
 
 META_SYMBOL = "\u2581"
 EOS_ID = 1
 CHUNK_CHARACTERS = 16_384
-SENTENCE_CHARACTERS = 2_000
+# A longer sentence would be left out by SentencePiece without a word.
+MOST_SENTENCE_BYTES = 32_000
 DEFAULT_SAMPLE_BYTES = 8_000_000
 # 256 bytes, unknown, end of document, and some letters.
 MINIMUM_VOCABULARY = 320
@@ -139,21 +133,6 @@ def _chunks(text: str, joined: frozenset[str]) -> Iterator[str]:
         yield text[start:]
 
 
-def sample_sentences(
-    documents: Iterable[Document], total_bytes: int, sample_bytes: int
-) -> Iterator[str]:
-    """Pieces of documents spread evenly over the whole input, about `sample_bytes` together."""
-    taken = 0
-    for document in documents:
-        allowed = sample_bytes * min(1.0, document.consumed / max(1, total_bytes))
-        for start in range(0, len(document.text), SENTENCE_CHARACTERS):
-            if taken >= allowed:
-                break
-            piece = document.text[start : start + SENTENCE_CHARACTERS]
-            taken += len(piece.encode())
-            yield piece.replace("\0", " ").replace(META_SYMBOL, " ")
-
-
 def train(sentences: Iterable[str], output: str | Path, vocab_size: int) -> Tokenizer:
     """Train a model of exactly `vocab_size` pieces and write it to `output` (whole or not at all).
 
@@ -177,7 +156,7 @@ def train(sentences: Iterable[str], output: str | Path, vocab_size: int) -> Toke
             remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True,
             split_digits=True,
-            max_sentence_length=16 * SENTENCE_CHARACTERS,
+            max_sentence_length=MOST_SENTENCE_BYTES,
             unk_id=0,
             eos_id=EOS_ID,
             bos_id=-1,
@@ -186,85 +165,19 @@ def train(sentences: Iterable[str], output: str | Path, vocab_size: int) -> Toke
             minloglevel=2,
         )
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1][-200:]
-        raise ValueError(
-            f"vocab_size={vocab_size}: could not be trained on this text ({reason});"
-            " give more text or a smaller vocabulary"
-        ) from None
+        raise ValueError(f"vocab_size={vocab_size}: {_why_not(str(error))}") from None
     path = Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, model.getvalue())
     return Tokenizer(path)
 
 
-def train_on_files(
-    inputs: Sequence[str],
-    output: str | Path,
-    vocab_size: int,
-    *,
-    sample_bytes: int = DEFAULT_SAMPLE_BYTES,
-    text_field: str = "text",
-    show_progress: bool = True,
-) -> Tokenizer:
-    """Train on an even sample of `inputs`; every file is read once, bad records are left out."""
-    files = list_files(inputs).files
-    total = sum(map(size_of, files))
-    with tqdm(
-        total=total,
-        unit="B",
-        unit_scale=True,
-        desc="sample",
-        file=sys.stderr,
-        mininterval=0.1 if sys.stderr.isatty() else 5.0,
-        disable=not show_progress,
-    ) as bar:
-
-        def documents() -> Iterator[Document]:
-            consumed = 0
-            for record in read_documents(files, text_field=text_field):
-                if isinstance(record, Document):
-                    bar.update(record.consumed - consumed)
-                    consumed = record.consumed
-                    yield record
-            bar.update(total - consumed)
-            bar.set_description("train")
-
-        return train(sample_sentences(documents(), total, sample_bytes), output, vocab_size)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 0 when a model was written, 2 after one line about a mistake."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data.tokenizer", description="train a tokenizer"
-    )
-    parser.add_argument("--input", nargs="+", required=True, help="files or folders of documents")
-    parser.add_argument("--output", required=True, help="the model file to write")
-    parser.add_argument("--vocab-size", type=int, required=True)
-    parser.add_argument(
-        "--sample-bytes", type=int, default=DEFAULT_SAMPLE_BYTES, help="text to train on"
-    )
-    parser.add_argument("--text-field", default="text", help="field of a JSON record")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a model file that is there already"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        if Path(options.output).exists() and not options.overwrite:
-            raise ValueError(
-                f"output={options.output}: is there already, and token files may have been made with it; give another"
-                " output, or replace it with --overwrite"
-            )
-        tokenizer = train_on_files(
-            options.input,
-            options.output,
-            options.vocab_size,
-            sample_bytes=options.sample_bytes,
-            text_field=options.text_field,
-        )
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"data.tokenizer: {one_line(str(error))}\n")
-        return 2
-    sys.stderr.write(
-        f"{options.output}: {tokenizer.vocab_size} pieces, sha256 {tokenizer.sha256}\n"
-    )
-    return 0
+def _why_not(error: str) -> str:
+    """SentencePiece's reason against a training, for somebody who does not know its sources."""
+    most = re.search(r"value <= (\d+)", error)
+    if most is not None:
+        return f"the text gives at most {most[1]} tokens; use at most that, or more text"
+    if "sentences_.empty()" in error:
+        return "the text is blank; give documents with words"
+    reason = error.splitlines()[-1][-200:]
+    return f"could not be trained on this text ({reason}); give more text or a smaller vocabulary"

@@ -10,7 +10,7 @@ written whole (data/files.py) has a hidden name until it is complete.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.files import leftovers
@@ -20,6 +20,7 @@ _ERRORS, _NGRAM, _JOURNAL, _PARTIAL = "errors.jsonl", "ngram", "journal", ".part
 FINISHED = (_BIN, _IDX, _CRC, _MANIFEST, _ERRORS, _NGRAM)
 UNFINISHED = (_JOURNAL, *(f"{suffix}{_PARTIAL}" for suffix in (_BIN, _IDX, "sizes", _ERRORS)))
 OWN_SUFFIXES = (*FINISHED, *UNFINISHED)
+_TAILS = tuple(f".{suffix}" for suffix in OWN_SUFFIXES)
 
 
 def as_prefix(given: str) -> str:
@@ -85,19 +86,27 @@ def temporary_files(prefix: str | Path) -> set[Path]:
     return {found for suffix in OWN_SUFFIXES for found in leftovers(Path(f"{prefix}.{suffix}"))}
 
 
-def belongs_to(prefixes: Sequence[str | Path]) -> Callable[[str], bool]:
-    """Says of a path whether it is a file of one of `prefixes`, or of token files that lie there already."""
-    heads = {str(Path(prefix).absolute()) for prefix in prefixes}
-    tails = tuple(f".{suffix}" for suffix in OWN_SUFFIXES)
+class Roles:
+    """What a path is to a command that reads documents: "" an input, or
 
-    def is_own(name: str) -> bool:
-        if not name.endswith(tails):
-            return False
+    output: a file of one of `prefixes`, which are being written; tokens: of token files that lie there already;
+    own: the tokenizer, which is no document.
+    """
+
+    def __init__(self, prefixes: Sequence[str | Path], tokenizer: str | Path) -> None:
+        self._heads = {str(Path(prefix).absolute()) for prefix in prefixes}
+        self._tokenizer = os.path.abspath(tokenizer)  # noqa: PTH100
+
+    def __call__(self, name: str) -> str:
         absolute = os.path.abspath(name)  # noqa: PTH100 (called per file)
-        bare = [absolute.removesuffix(tail) for tail in tails if absolute.endswith(tail)]
-        return any(
-            head in heads or idx_path(head).is_file() or journal_path(head).is_file()
-            for head in bare
-        )
-
-    return is_own
+        if absolute == self._tokenizer:
+            return "own"
+        folder, base = os.path.split(absolute)
+        if base.startswith(".") and base.endswith(".tmp"):  # data/files.py
+            plain = os.path.join(folder, base[1:])  # noqa: PTH118
+            return "output" if any(plain.startswith(f"{head}.") for head in self._heads) else ""
+        heads = [absolute.removesuffix(tail) for tail in _TAILS if absolute.endswith(tail)]
+        if any(head in self._heads for head in heads):
+            return "output"
+        is_there = (idx_path(head).is_file() or journal_path(head).is_file() for head in heads)
+        return "tokens" if any(is_there) else ""

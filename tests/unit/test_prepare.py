@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.formats import readers
+from data.formats import records
+from data.formats.readers import reader_of
 from data.prepare import worker_pool
 from data.prepare.__main__ import main
 from data.prepare.append_journal import AppendJournal
@@ -81,7 +82,7 @@ def test_files_are_the_same_for_every_number_of_workers_and_size_of_blocks(
     heldout = {"heldout_fraction": 0.2, "commit_bytes": 50_000}
     results = []
     for workers in (1, 2, 3):
-        monkeypatch.setattr(readers, "BLOCK_BYTES", 2_000 * workers)
+        monkeypatch.setattr(records, "BLOCK_BYTES", 2_000 * workers)
         folder = tmp_path / str(workers)
         changes = {"workers": workers, "heldout_output": str(folder / "h"), **heldout}
         prepare(_options(corpus, folder / "x", tokenizer, **changes))
@@ -183,7 +184,7 @@ def test_finished_work_is_kept_where_it_is_good_and_redone_where_it_is_not(
     monkeypatch: pytest.MonkeyPatch,
     damage: str,
 ) -> None:
-    monkeypatch.setattr(readers, "BLOCK_BYTES", 2_000)
+    monkeypatch.setattr(records, "BLOCK_BYTES", 2_000)
     total = _blocks_parsed(monkeypatch, _options(corpus, tmp_path / "whole" / "x", tokenizer))
     options = _options(corpus, tmp_path / "again" / "x", tokenizer, commit_bytes=9_000)
     before = options
@@ -388,10 +389,10 @@ def test_token_dtype_follows_the_vocabulary(
 def test_at_most_two_blocks_a_worker_are_in_flight(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "a.txt"
     path.write_text(_text(1))
-    (block,) = readers.format_of(str(path)).blocks(str(path), readers.START)
+    (block,) = reader_of(str(path)).blocks(str(path), records.START)
     asked = 0
 
-    def blocks() -> Iterator[tuple[readers.Block, int]]:
+    def blocks() -> Iterator[tuple[records.Block, int]]:
         nonlocal asked
         for number in range(30):
             asked += 1

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from data.formats import readers
+from data.formats import records
 from data.formats.input_files import list_files
-from data.formats.readers import START, BadRecord, Document, format_of, read_documents
+from data.formats.readers import read_documents, reader_of
+from data.formats.records import START, BadRecord, Document
 
 
 def _jsonl(texts: list[str], field: str = "text") -> bytes:
@@ -53,7 +54,7 @@ def test_json_lines_arrive_in_order_with_their_line_numbers(
 
 
 def test_a_text_file_is_one_document_with_every_character_kept(tmp_path: Path) -> None:
-    path = tmp_path / "notes.md"
+    path = tmp_path / "notes.py"
     path.write_bytes("\ufefftabs\tand\r\nbare\rreturns\0\n".encode())
     (record,) = _read(path)
     assert isinstance(record, Document)
@@ -117,7 +118,7 @@ def test_a_damaged_file_is_not_mistaken_for_a_short_one(tmp_path: Path) -> None:
 def test_a_record_beyond_the_limit_is_named_and_the_next_one_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "MAX_RECORD_BYTES", 100)
+    monkeypatch.setattr(records, "MAX_RECORD_BYTES", 100)
     path = tmp_path / "a.jsonl"
     path.write_bytes(_jsonl(["x" * 500]) + _jsonl(["next"]))
     bad, after = _read(path)
@@ -139,24 +140,24 @@ def test_broken_text_file_names_the_line_of_the_bad_byte(tmp_path: Path) -> None
 def test_blocks_can_be_taken_up_at_every_block_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opener: str
 ) -> None:
-    monkeypatch.setattr(readers, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(records, "BLOCK_BYTES", 64)
     content = _jsonl([f"record {i}" for i in range(20)]) + b"\n\n" + _jsonl(["last"])
     path = tmp_path / f"a.{opener}"
     pack = {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.zst": zstandard.compress}[opener]
     path.write_bytes(pack(content))
-    blocks = list(format_of(str(path)).blocks(str(path), START))
+    blocks = list(reader_of(str(path)).blocks(str(path), START))
     assert len(blocks) > 5
     for number, block in enumerate(blocks):
-        rest = list(format_of(str(path)).blocks(str(path), block.end))
+        rest = list(reader_of(str(path)).blocks(str(path), block.end))
         assert [b.lines for b in rest] == [b.lines for b in blocks[number + 1 :]]
 
 
 def test_damage_is_reported_once_also_after_taking_up_behind_it(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(_jsonl(["a", "b"]))[:-3])
-    (*_, last) = format_of(str(path)).blocks(str(path), START)
+    (*_, last) = reader_of(str(path)).blocks(str(path), START)
     assert last.bad
-    assert list(format_of(str(path)).blocks(str(path), last.end)) == []
+    assert list(reader_of(str(path)).blocks(str(path), last.end)) == []
 
 
 def test_folders_are_walked_in_a_fixed_order_and_nothing_unreadable_is_passed_over(
@@ -168,7 +169,7 @@ def test_folders_are_walked_in_a_fixed_order_and_nothing_unreadable_is_passed_ov
     found = list_files([tmp_path])
     names = [str(Path(path).relative_to(tmp_path)) for path in found.files]
     assert names == ["c.parquet", "a/z.py", "b/1.jsonl", "b/2.txt"]
-    assert found.passed_over == 1
+    assert found.passed_over == {"binary": 1, "hidden": 1, "linked_folders": 0, "own": 0}
     (bad,) = _read(tmp_path / "c.parquet")
     assert isinstance(bad, BadRecord)
     assert bad.kind == "format"

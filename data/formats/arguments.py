@@ -1,0 +1,38 @@
+"""Options of the commands that read documents, the same for each."""
+
+import argparse
+
+from data.formats.bad_records import ON_ERROR
+
+FORMATS_HELP = """\
+formats, by the end of a file's name, each also with .gz, .zst, .xz or .bz2 behind it:
+  .jsonl .ndjson           a JSON object a line
+  .json                    an array of objects, objects one after the other, or a JSON object a line
+  .csv .tsv                a header of column names, then records; quoted as RFC 4180 says
+  .txt .md .rst .html ...  any other text: the whole file is one document, in UTF-8
+docs/data.md says what is refused, and what is counted."""
+
+
+def make_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """A parser with the options that say what is read."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {command}",
+        description=description,
+        epilog=FORMATS_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--input", nargs="+", required=True, metavar="PATH", help="files, or folders of them")
+    add(
+        "--text-field",
+        metavar="NAME",
+        help="field of a JSON record or column of a table that holds the text; a.b is field b inside field a"
+        " (default: text)",
+    )
+    add(
+        "--on-error",
+        choices=ON_ERROR,
+        default="fail",
+        help="at a record that is no document: stop, or leave it out and count it (default: %(default)s)",
+    )
+    return parser

@@ -1,0 +1,77 @@
+"""Records that are no documents: the first of them ends the command, or all are counted and the first ones named."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from data.formats.records import BadRecord
+from data.printable import one_line
+
+NAMED_BAD_RECORDS = 50
+ON_ERROR = ("fail", "skip")
+
+
+class BadRecords:
+    """Counts by kind.
+
+    on_error: "fail" or "skip". say: gets the lines that name them. rest: where those are listed that are not named.
+    `announce` names those that are known beforehand.
+    """
+
+    def __init__(self, on_error: str, say: Callable[[str], None], rest: str = "") -> None:
+        self.counts: Counter[str] = Counter()
+        self._on_error = on_error
+        self._say = say
+        self._rest = rest
+        self._announced: dict[str, BadRecord] = {}
+
+    def announce(self, known: Mapping[str, BadRecord]) -> None:
+        """Name the records that stand for inputs which cannot be read, before anything is read."""
+        self._announced.update(known)
+        for number, bad in enumerate(known.values()):
+            if number == NAMED_BAD_RECORDS:
+                self._say(f"and {len(known) - number} inputs more are left out")
+                return
+            self._say(f"left out: {one_line(bad.path)}: {bad.reason}")
+
+    def note(self, bad: BadRecord) -> None:
+        """Count one.
+
+        Raises:
+            ValueError: it ends the command. An empty text never does.
+        """
+        if bad.kind != "empty":
+            if self._on_error == "fail":
+                raise ValueError(f"{bad} (go on without such records: --on-error skip)")
+            named = sum(self.counts.values()) - self.counts["empty"]
+            if bad.path in self._announced:
+                pass
+            elif named < NAMED_BAD_RECORDS:
+                self._say(f"skipped {bad}")
+            elif named == NAMED_BAD_RECORDS:
+                self._say(f"more skipped records are {self._rest or 'only counted'}")
+        self.counts[bad.kind] += 1
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """ "1 empty, 2 field"."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+
+
+PASSED_OVER = {
+    "passed_over": "binary by their suffix",
+    "hidden": "with hidden names",
+    "linked_folders": "links to folders",
+    "own": "token files or other outputs",
+}
+
+
+def passed_over_in_words(inputs: Mapping[str, object]) -> list[str]:
+    """What is said of the `inputs` of a manifest besides their records: one line each."""
+    counts = [f"{inputs[key]} {words}" for key, words in PASSED_OVER.items() if inputs.get(key)]
+    said = [f"passed over in folders: {', '.join(counts)}"] if counts else []
+    repeated = inputs.get("repeated")
+    if repeated:
+        said.append(
+            f"inputs that are others of them under a second name (links): {repeated}; their documents count twice"
+        )
+    return said

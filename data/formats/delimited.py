@@ -1,0 +1,209 @@
+"""CSV and TSV: a header of column names, then records; one column is the text.
+
+Quoting is RFC 4180's, for tabs as for commas: a field in double quotes may hold delimiters, line ends and doubled
+quotes. Records are cut out of the bytes by the same parser that reads them later: in Latin-1 every byte is a character,
+and no byte of a UTF-8 sequence looks like a delimiter, a quote or a line end.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+from data.formats import records
+from data.formats.records import (
+    DAMAGED,
+    START,
+    BadRecord,
+    Block,
+    Format,
+    Piece,
+    Position,
+    Record,
+    document,
+    gather,
+    in_order,
+    too_long,
+)
+from data.formats.streams import STREAM_ERRORS, LineStream, Opener, open_at, open_regular
+from data.printable import one_line
+
+NAMED_COLUMNS = 8
+MARK = b"\xef\xbb\xbf"
+
+
+class _TooLong(Exception):
+    """A record has grown beyond what a record may have."""
+
+
+class _Lines:
+    """Lines of a stream for the parser, and how much of them it has taken."""
+
+    def __init__(self, stream: LineStream, *, mark: bool = False) -> None:
+        self._stream = stream
+        self._mark = mark  # whether a byte-order mark may come first
+        self.taken: list[bytes] = []
+        self.size = 0
+        self.line_ends = 0
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._stream.readline(records.MAX_RECORD_BYTES + 1):
+            self.taken.append(line)
+            self.size += len(line)
+            self.line_ends += line.endswith(b"\n")
+            if self.size > records.MAX_RECORD_BYTES:
+                raise _TooLong
+            yield (line.removeprefix(MARK) if self._mark else line).decode("latin-1")
+            self._mark = False
+
+    def give(self) -> bytes:
+        """The bytes since the last call."""
+        content = b"".join(self.taken)
+        self.taken.clear()
+        self.size = self.line_ends = 0
+        return content
+
+    def skip_line(self) -> None:
+        """Drop what is left of a line that is too long."""
+        while not self.taken[-1].endswith(b"\n"):
+            part = self._stream.readline(records.BLOCK_BYTES)
+            if not part:
+                return
+            self.size += len(part)
+            self.line_ends += part.endswith(b"\n")
+            self.taken = [part]
+
+
+def _rows(delimiter: str, lines: Iterable[str]) -> Iterator[list[str]]:
+    csv.field_size_limit(2 * records.MAX_RECORD_BYTES)  # the lines themselves are limited
+    return csv.reader(lines, delimiter=delimiter, strict=True)
+
+
+def _rows_of(delimiter: str, content: str) -> Iterator[list[str]]:
+    return _rows(delimiter, io.StringIO(content, newline="\n"))
+
+
+def _blocks(delimiter: str, path: str, start: Position, opener: Opener) -> Iterator[Block]:
+    if start == DAMAGED:
+        return
+    try:
+        head = _header(delimiter, path, opener)
+    except STREAM_ERRORS:
+        head = b""  # whoever reads on meets the error again
+    if start == START:
+        start = Position(len(head), 1 + head.count(b"\n"))
+    yield from gather(path, start, opener, partial(_cut, delimiter), head)
+
+
+def _header(delimiter: str, path: str, opener: Opener) -> bytes:
+    """The bytes of the first record that is not blank, and what stands before it."""
+    with open_regular(path) as file:
+        lines = _Lines(open_at(file, opener, 0), mark=True)
+        try:
+            next((row for row in _rows(delimiter, lines) if row), None)
+        except (csv.Error, _TooLong):
+            return b""
+        return lines.give()
+
+
+def _cut(delimiter: str, path: str, stream: LineStream, start: Position) -> Iterator[Piece]:
+    offset, number = start
+    lines = _Lines(stream, mark=start == START)
+    rows = _rows(delimiter, lines)
+    while True:
+        bad: BadRecord | None = None
+        try:
+            if next(rows, None) is None:
+                return
+        except csv.Error:
+            pass  # told by whoever parses the record
+        except _TooLong:
+            lines.skip_line()
+            bad = too_long(path, number)
+            rows = _rows(delimiter, lines)
+        offset += lines.size
+        end = Position(offset, number + lines.line_ends)
+        content = lines.give()
+        yield Piece(number, content if bad is None else bad, end)
+        number = end.line
+
+
+def _parse(delimiter: str, block: Block, text_field: str, opener: Opener) -> Iterator[Record]:
+    del opener
+    names, problem = _names(delimiter, block.head)
+    problem = problem or column_problem(names, text_field)
+    column = -1 if problem else names.index(text_field)
+    return in_order(block, partial(_record, delimiter, names, column, problem))
+
+
+def _names(delimiter: str, head: bytes) -> tuple[list[str], str]:
+    """The columns that a header names, and what is wrong with it."""
+    try:
+        rows = _rows_of(delimiter, head.decode("utf-8-sig"))
+        return next((row for row in rows if row), []), ""
+    except UnicodeDecodeError as error:
+        return [], f"the header has broken UTF-8 at byte {error.start} ({error.reason})"
+    except csv.Error as error:
+        return [], f"the header cannot be read ({error})"
+
+
+def column_problem(names: list[str], text_field: str) -> str:
+    """Why the columns of a file do not name its text; "" where they do."""
+    if names.count(text_field) > 1:
+        return f"{names.count(text_field)} columns are called {text_field!r}"
+    if text_field in names:
+        return ""
+    listed = one_line(", ".join(names[:NAMED_COLUMNS]) or "none")
+    return f"no column {text_field!r} (columns: {listed})"
+
+
+def header_problem(delimiter: str, path: str, text_field: str, opener: Opener) -> str:
+    """Why no text of a file can be found; "" where its header names the column, or it has none.
+
+    Raises:
+        OSError, EOFError, ...: STREAM_ERRORS, where the file cannot be read.
+    """
+    head = _header(delimiter, path, opener)
+    names, problem = _names(delimiter, head)
+    return problem or (column_problem(names, text_field) if head else "")
+
+
+def _record(
+    delimiter: str,
+    names: list[str],
+    column: int,
+    problem: str,
+    block: Block,
+    number: int,
+    content: bytes,
+) -> Record | None:
+    path = block.path
+    try:
+        rows = list(_rows_of(delimiter, content.decode()))
+    except UnicodeDecodeError as error:
+        reason = f"broken UTF-8 at byte {error.start} of the record ({error.reason})"
+        return BadRecord(path, number, "encoding", reason)
+    except csv.Error as error:
+        return BadRecord(path, number, "csv", f"bad CSV ({error})")
+    if not any(rows):
+        return None
+    (row,) = rows
+    if problem:
+        return BadRecord(path, number, "field", problem)
+    if len(row) != len(names):
+        reason = (
+            f"the record has {len(row)} fields, the header {len(names)}; put fields that hold the"
+            " delimiter or a line end in double quotes"
+        )
+        return BadRecord(path, number, "csv", reason)
+    return document(row[column], path, number, block.consumed)
+
+
+def _format(delimiter: str) -> Format:
+    return Format(
+        partial(_blocks, delimiter), partial(_parse, delimiter), changed="every row is a record"
+    )
+
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+CSV, TSV = map(_format, DELIMITERS.values())

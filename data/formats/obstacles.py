@@ -1,0 +1,161 @@
+"""What of the inputs cannot be read, found before anything is read: every file is looked at, few are opened.
+
+A text file that is not compressed is opened only while it is small enough for a git-lfs pointer; of all others the
+first bytes are compared with what their name promises. Records are not looked at: what is wrong with one is told when
+it is read.
+"""
+
+import errno
+import os
+import stat
+from collections import Counter
+
+from data.formats import delimited
+from data.formats.input_files import BINARY_SUFFIXES, Inputs
+from data.formats.readers import OTHER, Reader, reader_of
+from data.formats.records import BadRecord, unreadable
+from data.formats.streams import PLAIN, STREAM_ERRORS, ZSTANDARD, open_regular
+from data.printable import Mistakes, one_line
+
+HEAD_BYTES = 512
+# A git-lfs pointer has about 130 bytes.
+POINTER_BYTES = 1024
+POINTER = b"version https://git-lfs.github.com/spec/"
+# What files begin with that are no text, whatever their name says.
+MAGICS = {
+    b"\x1f\x8b": "compressed with gzip; let its name end in .gz",
+    b"\x28\xb5\x2f\xfd": "compressed with zstandard; let its name end in .zst",
+    b"\xfd7zXZ\0": "compressed with xz; let its name end in .xz",
+    b"BZh": "compressed with bzip2; let its name end in .bz2",
+    b"PAR1": "Parquet, which is not read; write its texts as .jsonl",
+    b"ARROW1": "Arrow, which is not read; write its texts as .jsonl",
+    b"\x93NUMPY": "a NumPy array, no text",
+    b"PK\x03\x04": "a zip archive, which is not read; unpack it",
+}
+# Frames of zstandard that hold no data begin so, with any low four bits in the first byte.
+SKIPPABLE = b"\x2a\x4d\x18"
+OF_BINARY = {
+    ".bin": "is binary by its name: token files of another tool are described with"
+    " `python -m data.manifest PREFIX --create` and need no data.prepare; let the name of a text end in .txt",
+    ".npy": "is a NumPy array by its name, no text; write the texts that it was made of as .jsonl",
+}
+OF_BINARY[".idx"] = OF_BINARY[".bin"]
+OF_BINARY[".npz"] = OF_BINARY[".npy"]
+ANY_BINARY = "is no text by its name; let the name of a text end in .txt"
+
+
+def obstacles(inputs: Inputs, text_field: str) -> dict[str, BadRecord]:
+    """The record that stands for each file that cannot be read, by path."""
+    found: dict[str, BadRecord] = {}
+    for path, stamp in zip(inputs.files, inputs.stamps, strict=True):
+        refused = inputs.refused.get(path, "")
+        if refused:
+            found[path] = BadRecord(path, 1, "format", refused)
+        elif (bad := obstacle(path, stamp.size, text_field)) is not None:
+            found[path] = bad
+    return found
+
+
+def obstacle(path: str, size: int, text_field: str) -> BadRecord | None:
+    """Why one file cannot be read; None where it can, as far as its first bytes say.
+
+    size: of the file; 0 where it is not there.
+    """
+    try:
+        reason = _misnamed(path) or _misfit(path, size, text_field)
+    except STREAM_ERRORS as error:
+        return unreadable(path, 1, error)
+    return BadRecord(path, 1, "format", reason) if reason else None
+
+
+def _misnamed(path: str) -> str:
+    suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
+    if suffix in BINARY_SUFFIXES:
+        return OF_BINARY.get(suffix, ANY_BINARY)
+    return reader_of(path).refused
+
+
+def _misfit(path: str, size: int, text_field: str) -> str:
+    """What the first bytes of a file say against its name.
+
+    Raises:
+        OSError, EOFError, ...: STREAM_ERRORS, where the file cannot be read.
+    """
+    reader = reader_of(path)
+    if not reader.format.has_fields and reader.opener is PLAIN and size > POINTER_BYTES:
+        _refuse_closed(path)
+        return ""
+    with open_regular(path) as file:
+        head = file.read(HEAD_BYTES)
+    return _of_head(head, path, reader, text_field)
+
+
+def _refuse_closed(path: str) -> None:
+    """As opening the file would, without opening it."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+        raise OSError(errno.EINVAL, "not a regular file")
+    if not os.access(path, os.R_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _of_head(head: bytes, path: str, reader: Reader, text_field: str) -> str:
+    if head.startswith(POINTER):
+        return "is a git-lfs pointer, the data itself is not here; run `git lfs pull`"
+    opener = reader.opener
+    if opener is PLAIN:
+        magic = next((m for m in MAGICS if head.startswith(m)), None)
+        # Two letters begin many a text; a compressed one has bytes behind them that no UTF-8 has.
+        if magic is not None and (not magic.isalnum() or b"\0" in head or not _is_text(head)):
+            return f"is {MAGICS[magic]}"
+    elif not head:
+        raise EOFError("empty, as no compressed file is")
+    elif not _is_compressed(head, reader):
+        return f"is not compressed with {opener.name}, as its name says (begins with {head[:8]!r})"
+    if reader.format in (delimited.CSV, delimited.TSV):
+        delimiter = "," if reader.format is delimited.CSV else "\t"
+        return delimited.header_problem(delimiter, path, text_field, opener)
+    return ""
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        return error.start >= len(head) - 3  # a character that is cut off
+    return True
+
+
+def _is_compressed(head: bytes, reader: Reader) -> bool:
+    if head.startswith(reader.opener.magic):
+        return True
+    return reader.opener is ZSTANDARD and head[1:4] == SKIPPABLE and 0x50 <= head[0] <= 0x5F
+
+
+def formats_of(inputs: Inputs) -> dict[str, int]:
+    """How many files there are of every format, by suffix."""
+    names = (path for path in inputs.files if path not in inputs.refused)
+    return dict(sorted(Counter(reader_of(path).suffix for path in names).items()))
+
+
+def look_at(inputs: Inputs, text_field: str | None, on_error: str) -> dict[str, BadRecord]:
+    """The obstacles of the inputs, which a command goes on without.
+
+    text_field: as it was asked for; None where it was not. on_error: "fail" or "skip".
+
+    Raises:
+        Mistakes: obstacles, and records may not be skipped.
+        ValueError: a text field was named, and no input has fields.
+    """
+    if text_field is not None and not any(
+        reader_of(path).format.has_fields for path in inputs.files if path not in inputs.refused
+    ):
+        named = ", ".join(formats_of(inputs)).replace(OTHER, "other text") or "none"
+        raise ValueError(
+            f"text_field={text_field}: no input has fields (their formats: {named}); leave it away, or give records"
+            " as .jsonl, .json, .csv or .tsv"
+        )
+    found = obstacles(inputs, text_field or "text")
+    if found and on_error == "fail":
+        lines = [f"{one_line(path)}: {bad.reason}" for path, bad in found.items()]
+        raise Mistakes(*lines, way_out="go on without such inputs: --on-error skip")
+    return found
