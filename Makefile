@@ -23,9 +23,9 @@ endif
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-setup: $(READY)  ## make .venv with the pinned dependencies
+setup: $(READY)  ## make .venv with the pinned dependencies and the command ropewalk
 
-.venv/.ready: pyproject.toml
+.venv/.ready: pyproject.toml launch/install.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Ropewalk needs Python 3.11 or newer: make ... PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Setting up .venv (once; downloads about 0.4 GB, or 3 GB where torch comes with CUDA)"

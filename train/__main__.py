@@ -6,21 +6,25 @@ before its end and saved.
 """
 
 # ruff: noqa: E402  (the packages are looked at before they are imported)
+import signal
 import sys
-from pathlib import Path
 
-from train.health.checkout import strangers
+from train.health.checkout import refuse_strangers
 
-_STRANGERS = strangers(Path(__file__).resolve().parent.parent)
-if _STRANGERS:
-    sys.exit("\n".join(_STRANGERS))
+refuse_strangers()
 
-from parallel.launcher import launch_problems, launched_rank, launched_world_size
+from parallel.launcher import (
+    launch_problems,
+    launched_local_rank,
+    launched_rank,
+    launched_world_size,
+)
 from train.configuration import validate
 from train.configuration.compose import ConfigMistakes, compose_run, to_yaml
 from train.configuration.description import default_schedule_note, describe_run
 from train.configuration.groups import groups
 from train.configuration.help_text import help_text
+from train.configuration.launcher_arguments import without_launcher_arguments
 from train.configuration.schema import RunConfig, run_folder
 from train.configuration.typed import still_judged
 from train.health.exit_status import refuse, refuse_alone
@@ -36,6 +40,9 @@ def main(arguments: list[str]) -> int:
     launched_wrong = launch_problems()
     if launched_wrong:
         return refuse_alone("; ".join(launched_wrong))
+    arguments, of_launcher = without_launcher_arguments(arguments, launched_local_rank())
+    if of_launcher:
+        return refuse(of_launcher)
     flags = {argument for argument in arguments if argument.startswith("-")}
     unknown = flags - {"-h", *_FLAGS}
     if unknown:
@@ -111,4 +118,7 @@ def _note(lines: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        # Until the run listens (train/health/stop_signal.py), Ctrl-C ends this process without a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,11 @@
 """`python -m train.export_huggingface`: a Hugging Face model's folder out of a checkpoint."""
 
+# ruff: noqa: E402  (the packages are looked at before they are imported)
 import sys
+
+from train.health.checkout import refuse_strangers
+
+refuse_strangers()
 
 from train.huggingface.export_model import main
 

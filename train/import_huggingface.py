@@ -1,6 +1,11 @@
 """`python -m train.import_huggingface`: a checkpoint out of a Hugging Face model's folder."""
 
+# ruff: noqa: E402  (the packages are looked at before they are imported)
 import sys
+
+from train.health.checkout import refuse_strangers
+
+refuse_strangers()
 
 from train.huggingface.import_model import main
 

@@ -53,7 +53,7 @@ def test_closing_words_bear_scores_that_are_missing(tmp_path: Path) -> None:
 def test_our_packages_are_ours_and_a_stranger_is_named(tmp_path: Path) -> None:
     assert strangers(ROOT) == []
     assert len(strangers(tmp_path)) == 4
-    assert "start with `cd" in strangers(tmp_path)[0]
+    assert "start `ropewalk train ...`" in strangers(tmp_path)[0]
 
 
 def test_decisions_have_numbers_of_their_own() -> None:

@@ -1,9 +1,14 @@
-"""Whether `model`, `data` and `parallel` are this checkout's, and not another distribution's of that name."""
+"""Whether `model`, `data` and `parallel` are this checkout's, and not another distribution's of that name.
+
+Needed by the commands of train/ alone: the commands of data/ import no other package of ours.
+"""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 PACKAGES = ("model", "data", "parallel", "train")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def strangers(root: Path) -> list[str]:
@@ -14,7 +19,15 @@ def strangers(root: Path) -> list[str]:
         where = Path(spec.origin).resolve() if spec and spec.origin else None
         if where is None or root not in where.parents:
             found.append(
-                f"package {name}: would be imported from {where}, not from {root}; start with "
-                f"`cd {root} && python -m train ...` and leave PYTHONSAFEPATH unset"
+                f"package {name}: would be imported from {where}, not from {root}; start "
+                f"`ropewalk train ...` (ropewalk is {root}/launch/ropewalk.py, and make setup puts it into .venv/bin)"
             )
     return found
+
+
+def refuse_strangers() -> None:
+    """End this program, with status 2 and a line each, where a package of ours would be another's."""
+    found = strangers(ROOT)
+    if found:
+        sys.stderr.write("\n".join(found) + "\n")
+        sys.exit(2)

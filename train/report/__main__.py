@@ -1,6 +1,11 @@
 """`python -m train.report RUN [RUN ...]`: write the page of a run again, or one that compares several."""
 
+# ruff: noqa: E402  (the packages are looked at before they are imported)
 import sys
+
+from train.health.checkout import refuse_strangers
+
+refuse_strangers()
 
 from train.report.command import main
 
