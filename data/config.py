@@ -32,7 +32,7 @@ PathText = Annotated[str, PathMark()]
 class SourceConfig:
     """One source of training documents."""
 
-    # Token files PREFIX.bin, PREFIX.idx, PREFIX.manifest.json.
+    # Prefix of the token files PREFIX.bin, PREFIX.idx and PREFIX.manifest.json.
     prefix: PathText = ""
     # Share of the tokens, relative to the other sources; a stage's mix overrides it.
     weight: Annotated[float, Ge(0), Lt(inf)] = 1.0
@@ -42,24 +42,25 @@ class SourceConfig:
 class DataConfig:
     """Where documents come from and how they are packed."""
 
-    # An embedded corpus, made on first use. Empty: use `sources`.
+    # Embedded corpus, made on first use; empty: use data.sources.
     corpus: Literal["", "python_stdlib"] = ""
     # Sources by name; the order of the names is the order of the sources.
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     # Prefix of held-out token files; empty: none (an embedded corpus has its own).
     heldout: PathText = ""
-    # How documents become rows: best_fit or concat (data/packing/planner.py).
+    # How documents become rows: best_fit places each where it fits, concat takes them as they come
+    # (data/packing/planner.py).
     packing: PackingMethod = "best_fit"
-    # Documents a source that best_fit chooses from; the cursor in a checkpoint is as long.
+    # Documents of a source that best_fit chooses from; the cursor in a checkpoint is as long.
     look_ahead: Annotated[int, Ge(1), Le(10_000_000)] = DEFAULT_LOOK_AHEAD
-    # Global batches kept ready by the loader.
+    # Global batches that the loader keeps ready.
     prefetch: Annotated[int, Ge(1), Le(10_000)] = 2
     # Processes that tokenise an embedded corpus.
     workers: Annotated[int, Ge(1), Le(1_000)] = 2
-    # Of the order of documents and of the packing lottery.
+    # Seed of the order of documents and of the packing; the run's seed where it is not given.
     seed: int = 0
-    # Compare every byte of the token files at start; otherwise, of tokens beyond 256 MiB, only some blocks then and
-    # every page as it is read.
+    # Whether every byte of the token files is compared at the start. false: of files beyond 256 MiB some blocks then,
+    # and every page as it is read.
     full_check: bool = False
 
     def problems(self) -> list[str]:

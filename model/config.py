@@ -13,6 +13,8 @@ from model.position.config import NotNegative
 
 # The largest sizes are far beyond any model: a slip of the finger is not worked on for hours.
 Count = Annotated[int, Ge(1), Le(10_000)]
+# Kernels count keys in 32 bits.
+Keys = Annotated[int, Ge(1), Le(2**31 - 1)]
 Positive = Annotated[float, Gt(0), Lt(inf)]
 
 
@@ -29,58 +31,66 @@ def _default_pattern() -> list[str]:
 class ModelConfig:
     """Shape and recipe of one model. Mutable only because Hydra needs it; read-only by rule."""
 
+    # Number of layers.
     num_layers: Count = 4
     # Width of the residual stream.
     hidden_size: Annotated[int, Ge(1), Le(1_000_000)] = 128
     # Width inside the gated feed-forward.
     intermediate_size: Annotated[int, Ge(1), Le(10_000_000)] = 352
-    # Query heads, and the key/value heads they share (grouped-query attention).
+    # Number of query heads.
     num_heads: Count = 4
+    # Number of key/value heads that the query heads share (grouped-query attention).
     num_kv_heads: Count = 2
     # Width of one head; num_heads * head_dim need not equal hidden_size.
     head_dim: Count = 32
+    # Number of token ids that the model knows: at least the tokenizer's.
     vocab_size: Annotated[int, Ge(2), Le(100_000_000)] = 4096
-    # Keys seen by a token of a windowed layer, ITSELF INCLUDED, where its kind has no window of its own. Kernels count
-    # keys in 32 bits.
-    window: Annotated[int, Ge(1), Le(2**31 - 1)] = 128
-    # Layer kinds, repeated over the layers: window_rope, window_nope, full_rope, full_nope, and those of `kinds`.
+    # Keys seen by a token of a windowed layer, ITSELF INCLUDED, where its kind has no window of its own.
+    window: Keys = 128
+    # Kinds of layers, repeated over the layers: window_rope, window_nope, full_rope, full_nope, and those of
+    # model.kinds.
     layer_pattern: list[str] = field(default_factory=_default_pattern)
     # Settings of single kinds by name, and further kinds: near: {like: window_rope, window: 512}.
     kinds: dict[str, KindConfig] = field(default_factory=dict)
-    # parallel: attention and feed-forward side by side, one norm (Cohere).
-    # sequential: one after the other, two norms (Llama).
+    # parallel: attention and feed-forward side by side, one norm (Cohere). sequential: one after the other, two norms
+    # (Llama).
     block: Literal["parallel", "sequential"] = "parallel"
-    # layernorm, rmsnorm, or rmsnorm_plus_one (Gemma: multiplies by 1 + weight); a learned weight and no bias.
+    # Kind of norm, with a learned weight and no bias; rmsnorm_plus_one multiplies by 1 + weight (Gemma).
     norm: Literal["layernorm", "rmsnorm", "rmsnorm_plus_one"] = "layernorm"
+    # Added to the variance in every norm, so that nothing is divided by zero.
     norm_eps: Positive = 1e-5
     # Where a sequential block normalises: before attention and feed-forward, after them (OLMo 2), or both (Gemma).
     norm_at: Literal["before", "after", "both"] = "before"
-    # Norm over queries and keys, before rotation: over each head's, or over all heads' together.
+    # Whether queries and keys are normalised before the rotation.
     qk_norm: bool = False
+    # What the norm of queries and keys runs over: each head, or the projection to all heads.
     qk_norm_over: Literal["head", "projection"] = "head"
-    # Biases of the query, key and value projections; of attention's last product; of the feed-forward's three.
+    # Whether the query, key and value projections have biases.
     qkv_bias: bool = False
+    # Whether the output projection of attention has a bias.
     output_bias: bool = False
+    # Whether the three matrices of the feed-forward have biases.
     feed_forward_bias: bool = False
-    # The feed-forward's gate: silu, gelu_tanh (Gemma) or clamped_silu (gpt-oss).
+    # Gate of the feed-forward: silu, gelu_tanh (Gemma) or clamped_silu (gpt-oss).
     activation: Literal["silu", "gelu_tanh", "clamped_silu"] = "silu"
-    # A learned logit for every head beside its scores, that takes attention and gives nothing (gpt-oss).
+    # Whether every head has a learned logit beside its scores, which takes attention and gives nothing (gpt-oss).
     sinks: bool = False
-    # Scores s become c tanh(s / c); 0: they stay.
+    # Cap c of attention scores s, which become c tanh(s / c); 0: none.
     attention_softcap: NotNegative = 0.0
-    # The same for the output logits.
+    # Cap of the output logits, likewise; 0: none.
     logit_softcap: NotNegative = 0.0
-    # Queries are multiplied by this, besides the scores' head_dim ** -0.5.
+    # Factor of the queries, besides the scores' head_dim ** -0.5.
     query_scale: Positive = 1.0
-    # Embeddings are multiplied by this as they enter the first layer.
+    # Factor of the embeddings as they enter the first layer.
     embedding_scale: Positive = 1.0
-    # The output head reuses the embedding's weight.
+    # Whether the output head reuses the embedding's weight.
     tie_embeddings: bool = True
-    # Logits are multiplied by this.
+    # Factor of the output logits.
     logit_scale: Positive = 1.0
     # Standard deviation of initial weights; projections into the residual stream get less.
     init_std: Positive = 0.02
-    # dense is the oracle; banded is the CPU's, those after it are a GPU's.
+    # Kernel of attention. auto: the fastest that serves the device. dense: the oracle. banded: the CPU's. The others
+    # need a GPU.
     attention_backend: Literal[
         "auto", "dense", "banded", "varlen", "flash_attn", "flash_attn_3", "flash_attn_4"
     ] = "auto"  # fmt: skip

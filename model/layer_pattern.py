@@ -58,7 +58,7 @@ REPORTED = ("full", "window")
 class KindConfig:
     """Settings of one kind of layer. Mutable only because Hydra needs it; read-only by rule."""
 
-    # Of a further kind: which of the four it is like.
+    # Which of the four kinds a further kind is like; empty for the four.
     like: Literal["", "window_rope", "window_nope", "full_rope", "full_nope"] = ""
     # Keys seen by a token of these layers, ITSELF INCLUDED; 0: model.window.
     window: Annotated[int, Ge(0), Le(2**31 - 1)] = 0

@@ -31,18 +31,21 @@ class ParallelConfig:
     pipeline_schedule: Literal["1f1b", "interleaved_1f1b", "zbv"] = "1f1b"
     # Layers of every pipeline stage, in order; empty: balanced by FLOPs.
     pipeline_split: list[int] = field(default_factory=list)
-    # How a stream's chunks are dealt to the sequence ranks.
+    # How the chunks of a stream are dealt to the sequence ranks. zigzag: level for one long document. balanced: from
+    # the documents of each stream.
     sequence_layout: SequenceLayout = "zigzag"
-    # 0: nothing is sharded (float32 only); 1: optimizer states are; 2: gradients too; 3: parameters too.
+    # What ZeRO shards over data and sequence ranks. 0: nothing (float32 only); 1: optimizer states; 2: gradients too;
+    # 3: parameters too.
     zero_stage: Literal[0, 1, 2, 3] = 1
-    # Elements reduced and gathered at once by ZeRO; part of what bit-identical resume means.
+    # Elements that ZeRO reduces and gathers at once; a resumed run needs the same for the same bits.
     bucket_elements: Annotated[int, Ge(1)] = 50_000_000
-    # Seconds a rank may wait for its peers before the run is declared hung, named, and ended.
+    # Seconds that a rank may wait for its peers before the run is declared hung, named and ended.
     timeout_seconds: Seconds = 600.0
-    # The same for single axes: {tensor: 60, pipeline: 300}; also control (verdicts, preparation) and checkpoint.
+    # Seconds as in parallel.timeout_seconds for single axes, for example {tensor: 60, pipeline: 300}; control: verdicts
+    # and preparation.
     timeouts: dict[Timed, Seconds] = field(default_factory=dict)
-    # The same for everything before the first step of a layout is done (kernels are compiled, caches are cold), for
-    # what follows the last one, and for the writing of checkpoints.
+    # Seconds as in parallel.timeout_seconds before the first step of a layout is done (kernels are compiled, caches are
+    # cold), after the last one, and while a checkpoint is written.
     first_step_seconds: Seconds = 1800.0
 
     def topology(self, world_size: int) -> Topology:
@@ -84,12 +87,15 @@ class ParallelConfig:
 class OptimizerConfig:
     """What updates the weights; the learning rate is the schedule's."""
 
-    # A row of parallel/engine/optimizers.py.
+    # Update rule, a row of parallel/engine/optimizers.py.
     name: Literal["adamw"] = "adamw"
+    # Share of the old value in the running mean of gradients.
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
+    # Share of the old value in the running mean of squared gradients.
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
+    # Added to the root of that mean, so that nothing is divided by zero.
     epsilon: Annotated[float, Gt(0), Lt(math.inf)] = 1e-8
-    # Decoupled decay of matrices; embeddings and norm weights are never decayed.
+    # Decoupled decay of matrices, times the learning rate in every step; embeddings and norm weights are never decayed.
     weight_decay: NotNegative = 0.1
     # Global gradient norm above which gradients are scaled down; 0 clips nothing.
     gradient_clipping: NotNegative = 1.0

@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     if unknown:
         return refuse([f"{flag}: unknown; there are {', '.join(_FLAGS)}" for flag in unknown])
     if flags & {"-h", "--help"}:
-        return say(help_text())
+        return _help([argument for argument in arguments if argument not in flags])
     config, found, wrong = _compose([argument for argument in arguments if argument not in flags])
     if config is not None and "--print" in flags and not found:
         return say(to_yaml(config))
@@ -81,6 +81,14 @@ def _compose(arguments: list[str]) -> tuple[RunConfig | None, list[str], frozens
         return compose_run(arguments), [], frozenset()
     except ConfigMistakes as error:
         return error.rest, error.mistakes, error.wrong
+
+
+def _help(topics: list[str]) -> int:
+    """The page of `--help`, or the parts that are asked for."""
+    try:
+        return say(help_text(topics))
+    except ValueError as error:
+        return refuse([str(error)])
 
 
 def _say_sound(config: RunConfig, arguments: list[str], machine: list[str]) -> int:

@@ -20,30 +20,33 @@ READ = {
 
 
 NotNegative = Annotated[float, Ge(0), Lt(inf)]
+# The most is far beyond any model, and far below what a power of a float cannot hold.
+Factor = Annotated[float, Ge(1), Le(1e6)]
 
 
 @dataclass
 class RopeConfig:
     """How one kind of layer rotates. Mutable only because Hydra needs it."""
 
-    # Base of these layers whatever the schedule says; 0: the schedule's.
+    # RoPE base of these layers whatever the schedule says; 0: the schedule's.
     base: NotNegative = 0.0
-    # linear is position interpolation.
+    # How frequencies are scaled to a longer context; linear is position interpolation.
     scaling: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none"
-    # How many times the trained length; of every scaling. The most is far beyond any model, and far below what a power
-    # of a float cannot hold.
-    factor: Annotated[float, Ge(1), Le(1e6)] = 1.0
-    # yarn, llama3: the length before scaling.
+    # How many times the trained length the context is, for every scaling.
+    factor: Factor = 1.0
+    # Length in tokens before scaling; yarn and llama3.
     original_length: Annotated[int, Ge(0)] = 0
-    # yarn: turns over original_length from which a pair is kept, and up to which it is interpolated.
+    # Turns over original_length from which on a pair is kept; yarn.
     beta_fast: Annotated[float, Gt(0), Lt(inf)] = 32.0
+    # Turns over original_length up to which a pair is interpolated; yarn.
     beta_slow: Annotated[float, Gt(0), Lt(inf)] = 1.0
-    # yarn: the limits of the ramp are rounded outwards to whole pairs.
+    # Whether the limits of the ramp are rounded outwards to whole pairs; yarn.
     truncate: bool = True
-    # yarn: cosines and sines are multiplied by this; 0: by 0.1 ln(factor) + 1.
+    # Factor of cosines and sines; 0: 0.1 ln(factor) + 1; yarn.
     attention_factor: NotNegative = 0.0
-    # llama3: turns over original_length up to which a pair is divided, and from which it is kept.
+    # Turns over original_length up to which a pair is divided by the factor; llama3.
     low_frequency: Annotated[float, Gt(0), Lt(inf)] = 1.0
+    # Turns over original_length from which on a pair is kept; llama3.
     high_frequency: Annotated[float, Gt(0), Lt(inf)] = 4.0
 
     def problems(self, key: str, head_dim: int) -> list[str]:

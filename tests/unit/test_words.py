@@ -1,33 +1,14 @@
-"""What a person reads: the help page, the closing words, the origin check."""
+"""What a person reads: the closing words, the origin check."""
 
 import json
 import re
-from dataclasses import fields
 from pathlib import Path
 
 from train.checkpointing.state import RunState
-from train.configuration.groups import groups
-from train.configuration.help_text import help_text
-from train.configuration.schema import RunConfig, StageConfig
 from train.health.checkout import strangers
 from train.records.closing_words import closing_words
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def test_help_names_every_group_choice_and_key() -> None:
-    page = help_text()
-    for group, choices in groups().items():
-        assert f"{group}=" in page
-        assert all(choice in page for choice in choices)
-    for field in (*fields(RunConfig), *fields(StageConfig)):
-        assert field.name in page
-
-
-def test_every_choice_says_what_it_is() -> None:
-    for line in help_text().split("Groups")[1].split("Keys")[0].splitlines():
-        if line.startswith("    "):
-            assert len(line.split()) > 3, line
 
 
 def test_closing_words_bear_scores_that_are_missing(tmp_path: Path) -> None:

@@ -1,59 +1,108 @@
-"""`python -m train --help`: the groups, the keys that matter, the commands around a run."""
+"""`python -m train --help`: the groups, every key with its sentence, default and choices, the commands around a run.
 
-from dataclasses import fields
+`--help TOPIC` shows a part: a group, a section, or one key.
+"""
+
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from train.configuration.groups import CONF, groups
-from train.configuration.schema import RunConfig, StageConfig
+from train.configuration.help_keys import Key, all_keys
+from train.configuration.nearest import did_you_mean
 
+COLUMNS = 80
 _USAGE = """\
-Ropewalk: pretrain long-context language models through stages of growing length.
+Ropewalk: pretrain long-context language models through stages of growing length
 
-  python -m train [GROUP=CHOICE ...] [KEY=VALUE ...]             one process
-  torchrun --standalone --nproc-per-node N -m train ...          N processes of one host
+  python -m train [GROUP=CHOICE ...] [KEY=VALUE ...]     one process
+  torchrun --standalone --nproc-per-node N -m train ...  N processes of one host
 
-  python -m train experiment=quickstart                          the main job, small (as `make train`)
-  python -m train experiment=quickstart run_name=long_tail schedule.stages.long.tokens=2e6
-  python -m train experiment=quickstart model=125m recipe=full_rope train.device=cuda
+  python -m train experiment=quickstart                  the main job, small
+  python -m train experiment=quickstart schedule.stages.long.tokens=2e6
+  python -m train experiment=quickstart model=125m train.device=cuda
 
 Flags
-  --print    show the resolved configuration and stop       --check    validate it and stop
-  --folder   validate it, name the run's folder and stop
-  --preflight    under any launcher: look at every host and link, and stop
+  --print       show the resolved configuration and stop
+  --check       judge it, say what the run is and what a rank holds, and stop
+  --folder      judge it, name the run's folder and stop
+  --preflight   under any launcher: look at every host and link, and stop
+  --help TOPIC  a part of this page: a group or section (schedule, checkpoint),
+                or a key (train.precision)
 
-The same command goes on where a run stopped. The command line wins over the files in conf/.
-A stage is a row of schedule.stages: +schedule.stages.longer={tokens: 1e6, ...} adds one,
-~schedule.stages.short removes one.
+The same command goes on where a run stopped. The command line wins over the
+files in conf/. A stage is a row of schedule.stages: ~schedule.stages.short
+removes one, +schedule.stages.longer={tokens: 1e6, ...} adds one.
 """
 
-_AFTER = """
+_AFTER = """\
 After a run
   outputs/RUN_NAME/report.html       what it did, to look at
   python -m train.report RUN_FOLDER  write that again
   python -m data.prepare --help      token files from your own documents
+
+Shorter: --help SECTION or --help KEY.
 """
 
 
-def help_text() -> str:
-    """The whole page."""
-    lines = [_USAGE, "Groups (files in conf/)"]
-    for group, choices in groups().items():
-        lines.append(f"  {group}=")
-        lines += [
-            f"    {choice:<16} {_about(CONF / group / f'{choice}.yaml')}" for choice in choices
-        ]
-    lines += ["", "Keys (KEY=VALUE; every key with its value: --print)"]
-    for field in fields(RunConfig):
-        inner = getattr(field.type, "__dataclass_fields__", None)
-        names = ", ".join(inner) if inner else ""
-        lines.append(f"  {field.name}{': ' + names if names else ''}")
-    lines.append(f"  schedule.stages.NAME: {', '.join(f.name for f in fields(StageConfig))}")
-    return "\n".join(lines) + "\n" + _AFTER
+def help_text(topics: Sequence[str] = ()) -> str:
+    """The whole page, or what it has about the topics: groups, sections and keys.
+
+    Raises:
+        ValueError: a topic is none of these; one line.
+    """
+    parts = [_part(topic.partition("=")[0].lstrip("+~")) for topic in topics]
+    if parts:
+        return "\n".join(parts) + "\n"
+    chosen = "\n".join(_group(group) for group in groups())
+    keys = "\n".join(_key(key) for key in all_keys())
+    titles = "Groups: GROUP=CHOICE (files in conf/)", "Keys: KEY=VALUE, here with their defaults"
+    return "\n".join([_USAGE, f"{titles[0]}\n{chosen}", f"{titles[1]}\n{keys}\n", _AFTER])
 
 
-def _about(path: Path) -> str:
-    """The first comment of a YAML file that is not Hydra's own."""
+def _part(topic: str) -> str:
+    keys = [key for key in all_keys() if key.is_below(topic)]
+    found = [_group(topic)] if topic in groups() else []
+    found += [_key(key) for key in keys]
+    if not found:
+        known = [*groups(), *(key.name for key in all_keys())]
+        raise ValueError(
+            f"--help {topic}: there is no such group, section or key{did_you_mean(topic, known)}"
+        )
+    return "\n".join(found)
+
+
+def _group(group: str) -> str:
+    lines = [f"  {group}="]
+    for choice in groups()[group]:
+        head = f"    {choice:<19} "
+        lines.append(_filled(about(CONF / group / f"{choice}.yaml"), head, " " * len(head)))
+    return "\n".join(lines) + "\n"
+
+
+def _key(key: Key) -> str:
+    lines = [f"  {key.name}{key.default}", _filled(key.sentence, " " * 6, " " * 6)]
+    if key.allowed:
+        lines.append(_filled(f"Allowed: {key.allowed}", " " * 6, " " * 8))
+    return "\n".join(lines)
+
+
+def _filled(text: str, first: str, rest: str) -> str:
+    return textwrap.fill(
+        text, COLUMNS, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+    )
+
+
+def about(path: Path) -> str:
+    """The sentences at the head of a file of conf/: its first comment, up to the commands that run it."""
+    return " ".join(_sentences(path))
+
+
+def _sentences(path: Path) -> Iterator[str]:
     for line in path.read_text().splitlines():
         if line.startswith("#") and "@package" not in line:
-            return line.removeprefix("#").strip()
-    return ""
+            if line.startswith("#  "):
+                return
+            yield line.removeprefix("#").strip()
+        elif not line.startswith("#"):
+            return

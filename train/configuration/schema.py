@@ -27,9 +27,9 @@ Base = Annotated[float, Gt(1), Lt(inf)]
 class PathsConfig:
     """Where files go."""
 
-    # Runs, each in a folder of its name.
+    # Folder that runs are written to, each into a folder of its name.
     outputs: PathText = "outputs"
-    # Corpora that a run prepares for itself (the quickstart's).
+    # Folder of corpora that a run prepares for itself (the quickstart's).
     prepared: PathText = "outputs/prepared"
 
 
@@ -37,14 +37,16 @@ class PathsConfig:
 class LearningRateConfig:
     """Learning rate as a function of tokens: see train/schedule/learning_rate.py."""
 
-    # wsd: warm-up, stable, decay.
+    # Course of the rate after the warm-up: constant, a line or a cosine from peak to final, or wsd: stable, then a
+    # linear decay.
     shape: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
+    # Highest learning rate, reached at the end of the warm-up.
     peak: NotNegative = 1e-3
-    # Value at the end of the span; constant has none.
+    # Learning rate at the end of the span; constant has none.
     final: NotNegative = 0.0
-    # Tokens of linear rise from zero.
+    # Tokens over which the rate rises linearly from zero.
     warmup_tokens: Tokens = 0
-    # wsd only: tokens of the final linear fall.
+    # Tokens of the linear fall at the end; wsd only.
     decay_tokens: Tokens = 0
 
 
@@ -52,6 +54,7 @@ class LearningRateConfig:
 class ConstantBase:
     """A RoPE base that stays, as the number alone says too."""
 
+    # The RoPE base.
     base: Base
     policy: Literal["constant"] = "constant"
 
@@ -67,6 +70,7 @@ class DerivedBase:
 class SteppedBase:
     """RoPE bases from so many tokens into the stage on: [[0, 1e4], [2e6, 5e4]]."""
 
+    # Pairs [tokens into the stage, base from there on].
     steps: list[tuple[Tokens, Base]]
     policy: Literal["stepped"] = "stepped"
 
@@ -75,10 +79,11 @@ class SteppedBase:
 class RampBase:
     """A RoPE base that rises log-linearly over tokens and then stays."""
 
+    # Base at the end of the ramp.
     end: Base
-    # null: the previous stage's last base.
+    # Base at its beginning; null: the previous stage's last base.
     start: Base | None = None
-    # null: the whole stage.
+    # Length of the ramp in tokens; null: the whole stage.
     tokens: Annotated[int, Ge(1)] | None = None
     policy: Literal["ramp"] = "ramp"
 
@@ -102,21 +107,22 @@ OF_ALL_STAGES = frozenset({"timeout_seconds", "timeouts", "first_step_seconds"})
 class StageConfig:
     """One row of the run's table: so many tokens at this length."""
 
-    # Stream tokens (padding included), rounded up to whole optimizer steps.
+    # Length of the stage in stream tokens (padding included), rounded up to whole optimizer steps.
     tokens: Annotated[int, Ge(1)]
-    # Longest document piece, in tokens: the context of this stage. One token predicts the next.
+    # Longest document piece in tokens: the context of this stage. One token predicts the next.
     sequence_length: Annotated[int, Ge(2), Le(2**31 - 1)]
     # Stream tokens of one optimizer step over all ranks.
     batch_tokens: StreamTokens
     # Stream tokens of one forward and backward on one rank.
     micro_batch_tokens: StreamTokens
-    # A number, or a policy: see train/schedule/rope_base.py.
+    # RoPE base of layers without a base of their own: a number, or a policy (train/schedule/rope_base.py).
     rope_base: RopeBase = 10_000.0
-    # A number (constant), a mapping like schedule.learning_rate over this stage only, or null: the run's.
+    # Learning rate of this stage: a number (constant), a mapping like schedule.learning_rate, or null for the run's.
     learning_rate: NotNegative | LearningRateConfig | None = None
-    # The stage's own mix of sources, name -> weight (a source left out weighs nothing); empty: data.sources'.
+    # Mix of sources of this stage, from names to weights. A source left out weighs nothing; empty: the weights of
+    # data.sources.
     data: dict[str, NotNegative] = field(default_factory=dict)
-    # Laid over the run's `parallel` from this stage on only: {sequence: 4, zero_stage: 2}; empty: the run's.
+    # Settings of `parallel` that hold in this stage only, for example {sequence: 4, zero_stage: 2}; empty: the run's.
     parallel: Annotated[dict[str, Any], PartOf(ParallelConfig, OF_ALL_STAGES)] = field(
         default_factory=dict
     )
@@ -135,11 +141,15 @@ class StageConfig:
 class ScheduleConfig:
     """Everything that changes over the run, as functions of tokens seen."""
 
+    # Stages by name, in the order in which they run.
     stages: dict[str, StageConfig]
-    # RoPE base and context length of the model that the first stage begins with, for policies that go on from
-    # them; model=from_huggingface fills them in. 0: it begins with none.
+    # RoPE base of the model that the first stage begins with, for policies that go on from it; 0: none.
+    # model=from_huggingface sets it.
     start_base: NotNegative = 0.0
+    # Context length in tokens of the model that the first stage begins with, for the policy ntk; 0: none.
+    # model=from_huggingface sets it.
     start_length: Tokens = 0
+    # Learning rate over the whole run, for stages without one of their own.
     learning_rate: LearningRateConfig = field(default_factory=LearningRateConfig)
 
 
@@ -147,15 +157,16 @@ class ScheduleConfig:
 class SpikesConfig:
     """What is done about a loss far above those before it: see train/health/spikes.py."""
 
-    # stop and skip act before the weights change; rollback goes back to a checkpoint and steps over the data.
+    # What is done about a spike of the loss. stop and skip act before the weights change; rollback goes back to a
+    # checkpoint and skips the data.
     action: Literal["ignore", "stop", "skip", "rollback"] = "ignore"
     # Steps of the stage that a loss is compared with; nothing is judged before half of them are there.
     window: Annotated[int, Ge(8)] = 128
-    # A step spikes when its loss is so many (robust) standard deviations above the median.
+    # Robust standard deviations above the median of those losses that make a spike.
     threshold: AtLeastOne = 6.0
-    # rollback: after so many steps in a row that spiked or were not finite.
+    # Steps in a row that spiked, or were not finite, before a rollback.
     patience: Annotated[int, Ge(1)] = 3
-    # rollback: at most so often in the whole run.
+    # Rollbacks in the whole run before it stops.
     max_rollbacks: Annotated[int, Ge(1)] = 3
 
 
@@ -163,27 +174,30 @@ class SpikesConfig:
 class TrainConfig:
     """The optimizer step and the machine under it."""
 
-    # Of weights and activations; master weights and gradients stay float32.
+    # Precision of weights and activations; master weights and gradients stay float32.
     precision: Literal["float32", "bfloat16"] = "float32"
+    # Device to compute on; auto: a GPU where there is one.
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    # Stop after this many optimizer steps; absent: the schedule's tokens.
+    # Optimizer steps after which the run stops; null: when the schedule's tokens are over. The schedule is not
+    # shortened.
     max_steps: Annotated[int, Ge(1)] | None = None
-    # What every layer keeps for the backward: everything, attention (its input and what attention computed; the
-    # rest is recomputed), input (all is recomputed), input_on_cpu (and offloaded) or tiles (and the feed-forward
-    # works on tiles of tokens, for the longest streams).
+    # What every layer keeps for its backward. everything: no recomputation. attention: its input and what attention
+    # computed. input: its input only. input_on_cpu: that, in host memory. tiles: that, with feed-forwards on tiles of
+    # tokens.
     keep_for_backward: Literal["everything", "attention", "input", "input_on_cpu", "tiles"] = (
         "everything"
     )
-    # So many of the model's layers, evenly spread, keep no more than that, the others everything; absent: all.
+    # Number of layers, evenly spread, that keep_for_backward holds for; the others keep everything. null: all layers.
     recompute_layers: Annotated[int, Ge(1)] | None = None
-    # Compile what lies between attention calls: auto (on a GPU, where the layout allows), always or never.
+    # Whether what lies between attention calls is compiled; auto: on a GPU, where the layout allows it.
     compile_regions: Literal["auto", "always", "never"] = "auto"
     # Weight of the squared log-partition function in the loss; 0 is off.
     z_loss: NotNegative = 0.0
-    # Choose only kernels that give the same bits every time; on GPUs slower.
+    # Whether only kernels are chosen that give the same bits every time; slower on GPUs.
     deterministic: bool = False
-    # Optimizer steps with a non-finite loss or gradient, or a spike, that are skipped before the run stops.
+    # Optimizer steps that may be skipped, for a non-finite loss or gradient or a spike, before the run stops.
     max_skipped_steps: Annotated[int, Ge(0)] = 0
+    # What is done about a loss far above those before it.
     spikes: SpikesConfig = field(default_factory=SpikesConfig)
 
 
@@ -191,10 +205,11 @@ class TrainConfig:
 class EvaluationConfig:
     """Held-out loss by position, at the end of every stage."""
 
+    # Whether held-out loss is computed at the end of every stage.
     enabled: bool = True
-    # At most so many held-out tokens are scored.
+    # Most held-out tokens that are scored in one evaluation.
     max_tokens: Annotated[int, Ge(1)] = 500_000
-    # Also every so many optimizer steps; 0: only at the end of a stage.
+    # Optimizer steps between two evaluations inside a stage; 0: none, only at its end.
     every_steps: Annotated[int, Ge(0)] = 0
     # Training tokens that the unigram and bigram yardsticks are counted on.
     yardstick_tokens: Annotated[int, Ge(1)] = 20_000_000
@@ -204,12 +219,13 @@ class EvaluationConfig:
 class CheckpointConfig:
     """When to save, how many to keep, where to go on."""
 
-    # Optimizer steps between two checkpoints. auto: a hundredth of the schedule's steps, at least 1 and at most 500;
-    # `--print` and config.yaml show that number. 0: only at the end of every stage and of the run.
+    # Optimizer steps between two checkpoints inside a stage. auto: a hundredth of the schedule's steps, at least 1 and
+    # at most 500; `--print` and config.yaml show that number. 0: only at the end of every stage and of the run.
     every_steps: Annotated[int, Ge(0)] | Literal["auto"] = "auto"
-    # Newest checkpoints kept on disk.
+    # Newest checkpoints that stay on disk; older ones are removed.
     keep: Annotated[int, Ge(1)] = 2
-    # auto (the run's own latest), never, or a checkpoint: its folder, a run's, or that of an imported model.
+    # Where the run begins: auto (its own newest checkpoint), never, or a checkpoint: its folder, a run's, or that of an
+    # imported model.
     resume: Annotated[str, PathMark(frozenset({"auto", "never"}))] = "auto"
     # Differences between checkpoint and configuration that are meant.
     allow_changes: list[Literal["rope_base", "rope_scaling", "data", "tokenizer"]] = field(
@@ -221,18 +237,19 @@ class CheckpointConfig:
 class PreflightConfig:
     """What every rank looks at before the first step: see docs/reliability.md."""
 
+    # Whether every rank looks at its host before the first step.
     enabled: bool = True
-    # Try every group: do sums come out right, how fast is it, which link is slow.
+    # Whether every process group is tried: are sums right, how fast is it, which link is slow.
     links: bool = True
     # Bytes of the messages that are timed; 0: 4 MiB between CPUs, 64 MiB between GPUs.
     link_bytes: Annotated[int, Ge(0)] = 0
-    # A link that is so many times slower than the median of its kind is named.
+    # Factor below the median speed of its kind from which on a link is named.
     slow_link: AtLeastOne = 3.0
-    # A group whose transfer takes longer, in seconds, cannot talk.
+    # Seconds that a transfer may take before its group counts as broken.
     timeout_seconds: AtLeastOne = 20.0
-    # Seconds in which all ranks must meet; then form the world; then look at their hosts.
+    # Seconds for each of three phases: rendezvous, creating process groups, checking hosts.
     join_seconds: AtLeastOne = 300.0
-    # A host whose clock is further from the main rank's is refused.
+    # Seconds that a host's clock may differ from the main rank's.
     clock_seconds: NotNegative = 2.0
 
 
@@ -240,8 +257,11 @@ class PreflightConfig:
 class WandbConfig:
     """Weights & Biases; one run per job, its id kept over resumes."""
 
+    # offline: into the run's folder; online: to the server as well; disabled: nothing.
     mode: Literal["offline", "online", "disabled"] = "offline"
+    # Name of the project.
     project: str = "ropewalk"
+    # User or team that the project belongs to; null: the account's default.
     entity: str | None = None
 
 
@@ -249,12 +269,13 @@ class WandbConfig:
 class LoggingConfig:
     """What is written while training."""
 
+    # Weights & Biases.
     wandb: WandbConfig = field(default_factory=WandbConfig)
-    # Seconds between console lines where no terminal shows the progress bar, and between those of log.txt.
+    # Seconds between two lines of log.txt, and of the console where there is no terminal for a progress bar.
     console_seconds: NotNegative = 10.0
     # Optimizer steps between two comparisons of the ranks' speeds; 0: never.
     straggler_steps: Annotated[int, Ge(0)] = 20
-    # A rank that takes so many times the median is named.
+    # Factor above the median time from which on a rank is named as slow.
     straggler_factor: AtLeastOne = 1.5
 
 
@@ -262,18 +283,31 @@ class LoggingConfig:
 class RunConfig:
     """A whole run."""
 
+    # Name of the run and of its folder.
     run_name: str
+    # Stages and learning rate: everything that changes over the run.
     schedule: ScheduleConfig
+    # Seed of the initial weights and, through data.seed, of the data.
     seed: Annotated[int, Ge(0)] = 0
+    # Where files go.
     paths: PathsConfig = field(default_factory=PathsConfig)
+    # Shape and recipe of the model.
     model: ModelConfig = field(default_factory=ModelConfig)
+    # Where documents come from and how they are packed.
     data: DataConfig = field(default_factory=DataConfig)
+    # How one step is spread over ranks.
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    # What updates the weights.
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    # The optimizer step and the machine under it.
     train: TrainConfig = field(default_factory=TrainConfig)
+    # Held-out loss by position.
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    # When to save, how many to keep, where to go on.
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    # What is written while training.
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    # What every rank looks at before the first step.
     preflight: PreflightConfig = field(default_factory=PreflightConfig)
 
 

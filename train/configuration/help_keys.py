@@ -1,0 +1,109 @@
+"""Every key of the schema as `--help` shows it: its sentence, its default and what it may be."""
+
+import dataclasses
+import json
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from train.configuration.compose import compose_run
+from train.configuration.field_comments import comment_of
+from train.configuration.idle import flat
+from train.configuration.schema import RunConfig
+from train.configuration.typed import (
+    WRONG,
+    default_of,
+    field_types,
+    objects,
+    part_of,
+    plain,
+)
+from train.configuration.wording import choices, described
+
+# Sections whose defaults are values of the files that are chosen by default.
+_FROM_FILES = ("model.", "data.", "run_name")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key, or a section of them. NAME in it stands for the name of an entry.
+
+    default: as an argument ends, "=2"; empty for sections. allowed: empty for sections.
+    """
+
+    name: str
+    sentence: str
+    default: str = ""
+    allowed: str = ""
+
+    def is_below(self, topic: str) -> bool:
+        """Whether this is the key `topic`, or stands below that section."""
+        own, asked = self.name.split("."), topic.split(".")
+        return len(asked) <= len(own) and all(
+            part in (wanted, "NAME") for part, wanted in zip(own, asked, strict=False)
+        )
+
+
+@lru_cache(maxsize=1)
+def all_keys() -> tuple[Key, ...]:
+    """Every key and section, in the order of the schema."""
+    return tuple(_keys_of(RunConfig, ""))
+
+
+def _keys_of(schema: Any, prefix: str) -> Iterator[Key]:
+    hints = field_types(schema)
+    for field in dataclasses.fields(schema):
+        hint, name = hints[field.name], f"{prefix}{field.name}"
+        sentence = comment_of(schema, field.name)
+        if dataclasses.is_dataclass(hint):
+            yield Key(name, sentence)
+            yield from _keys_of(hint, f"{name}.")
+        elif typing.get_origin(hint) is dict and dataclasses.is_dataclass(
+            inner := typing.get_args(hint)[1]
+        ):
+            yield Key(f"{name}.NAME", sentence)
+            yield from _keys_of(inner, f"{name}.NAME.")
+        else:
+            yield Key(name, sentence, _default(name, field), _allowed(hint))
+
+
+def _default(name: str, field: dataclasses.Field[Any]) -> str:
+    value = plain(default_of(field))
+    if name.startswith(_FROM_FILES) and "NAME" not in name:
+        value = _chosen().get(name, value)
+    if value is WRONG:
+        return "=...   (must be given)"
+    if isinstance(value, str):
+        return f"={value or repr('')}"
+    if isinstance(value, list):
+        return f"=[{','.join(map(str, value))}]"
+    return f"={json.dumps(value)}"
+
+
+@lru_cache(maxsize=1)
+def _chosen() -> dict[str, Any]:
+    """Values of the run that nobody gave an argument for, by key."""
+    return dict(flat(dataclasses.asdict(compose_run([]))))
+
+
+def _allowed(hint: Any) -> str:
+    """What a value may be, with the forms of a mapping."""
+    if part := part_of(hint):
+        return f"a mapping with some of {', '.join(part)}"
+    if forms := objects(hint):
+        single = [member for member in typing.get_args(hint) if member not in forms]
+        return " or ".join([*(described(member) for member in single), *map(_form, forms)])
+    if typing.get_origin(hint) is dict and (names := choices(typing.get_args(hint)[0])):
+        return f"a mapping from {', '.join(names)}, each to {described(typing.get_args(hint)[1])}"
+    return described(hint)
+
+
+def _form(schema: Any) -> str:
+    """{policy: ramp, end, start, tokens}."""
+    parts = []
+    for field in dataclasses.fields(schema):
+        names = choices(field_types(schema)[field.name])
+        parts.append(f"{field.name}: {'|'.join(names)}" if names else field.name)
+    return "{" + ", ".join(sorted(parts, key=lambda part: ":" not in part)) + "}"
