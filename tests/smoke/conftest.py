@@ -1,10 +1,12 @@
-"""The virtual cluster, one for a file of tests."""
+"""The virtual cluster, one for a file of tests; a root with the container's recipe done in it, one for all."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 
 import pytest
 
+from tests.smoke import container_root as image
 from tests.smoke.cluster import Cluster, why_not
 
 # What launch/cluster.env says otherwise.
@@ -33,3 +35,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster.environment |= SETTINGS
     yield cluster
     cluster.close()
+
+
+@pytest.fixture(scope="session")
+def container_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[image.ContainerRoot]:
+    """The image of launch/container.py as a folder; skipped where Debian's packages cannot be had."""
+    reason = image.why_not()
+    if reason:
+        pytest.skip(reason)
+    root = image.ContainerRoot(tmp_path_factory.mktemp("image") / "root")
+    try:
+        root.make()
+    except OSError as error:
+        pytest.skip(f"no packages of Debian: {error}")
+    yield root
+    shutil.rmtree(root.folder)
