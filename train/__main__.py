@@ -9,7 +9,7 @@ before its end and saved.
 import signal
 import sys
 
-from train.health.checkout import refuse_strangers
+from train.health.checkout import refuse_strangers, version
 
 refuse_strangers()
 
@@ -20,9 +20,11 @@ from parallel.launcher import (
     launched_world_size,
 )
 from train.configuration import validate
-from train.configuration.compose import ConfigMistakes, compose_run, to_yaml
+from train.configuration.completion import bash_completion
+from train.configuration.compose import compose_all, to_yaml
 from train.configuration.description import default_schedule_note, describe_run
-from train.configuration.groups import groups
+from train.configuration.flags import Options, read_options
+from train.configuration.groups import check_folder, groups
 from train.configuration.help_text import help_text
 from train.configuration.launcher_arguments import without_launcher_arguments
 from train.configuration.schema import RunConfig, run_folder
@@ -30,7 +32,8 @@ from train.configuration.typed import still_judged
 from train.health.exit_status import refuse, refuse_alone
 from train.schedule.stages import build_schedule
 
-_FLAGS = ("--help", "--print", "--check", "--folder", "--preflight")
+# Of these, nothing is composed.
+_ANSWERED = {"--help", "--version"}
 # Nothing is started for these.
 _JUDGED = {"--print", "--check", "--folder"}
 
@@ -43,18 +46,24 @@ def main(arguments: list[str]) -> int:
     arguments, of_launcher = without_launcher_arguments(arguments, launched_local_rank())
     if of_launcher:
         return refuse(of_launcher)
-    flags = {argument for argument in arguments if argument.startswith("-")}
-    unknown = flags - {"-h", *_FLAGS}
-    if unknown:
-        return refuse([f"{flag}: unknown; there are {', '.join(_FLAGS)}" for flag in unknown])
-    if flags & {"-h", "--help"}:
-        return _help([argument for argument in arguments if argument not in flags])
-    config, found, wrong = _compose([argument for argument in arguments if argument not in flags])
+    options = read_options(arguments)
+    if options.mistakes:
+        return refuse(options.mistakes)
+    flags = options.flags
+    try:
+        answer = _answer(options) if flags & _ANSWERED or options.shell else ""
+    except ValueError as error:
+        return refuse([str(error)])
+    if answer:
+        return say(answer)
+    composed = compose_all(options.arguments, options.own)
+    config, found, wrong = composed.config, composed.mistakes, composed.wrong
     if config is not None and "--print" in flags and not found:
         return say(to_yaml(config))
     here, machine = [], []
     if config is not None:
-        found = found + validate.rules(config, launched_world_size(), wrong)
+        rules = validate.rules(config, launched_world_size(), wrong)
+        found = found + [composed.origins.named(line) for line in rules]
         here = still_judged(validate.files(config), wrong)
         machine = validate.room_problems(config)
     if flags & _JUDGED:
@@ -63,39 +72,38 @@ def main(arguments: list[str]) -> int:
         assert config is not None, "the configuration has no mistake"
         if "--folder" in flags:
             return say(f"{run_folder(config)}\n")
-        return _say_sound(config, arguments, machine)
+        return _say_sound(config, options, machine)
     here += machine
     if (found or here) and launched_world_size() == 1:
         return refuse(found + here)
     if config is not None and not found:
-        _note_default_schedule(config, arguments)
+        _note_default_schedule(config, options)
     # torch and DeepSpeed are imported for a run only: they are most of the seconds that a start takes.
     from train.start import start
 
     return start(config, found, here, preflight_only="--preflight" in flags)
 
 
-def _compose(arguments: list[str]) -> tuple[RunConfig | None, list[str], frozenset[str]]:
-    """The run, or what is left of it without the mistakes; these; and the keys whose values were replaced."""
-    try:
-        return compose_run(arguments), [], frozenset()
-    except ConfigMistakes as error:
-        return error.rest, error.mistakes, error.wrong
+def _answer(options: Options) -> str:
+    """What is said of no run at all.
+
+    Raises:
+        ValueError: help has no such topic, or the folder of --config-dir does not serve.
+    """
+    if options.own is not None:
+        check_folder(options.own)
+    if "--help" in options.flags:
+        return help_text(options.arguments, options.own)
+    if "--version" in options.flags:
+        return f"ropewalk {version()}\n"
+    return bash_completion(options.own)
 
 
-def _help(topics: list[str]) -> int:
-    """The page of `--help`, or the parts that are asked for."""
-    try:
-        return say(help_text(topics))
-    except ValueError as error:
-        return refuse([str(error)])
-
-
-def _say_sound(config: RunConfig, arguments: list[str], machine: list[str]) -> int:
+def _say_sound(config: RunConfig, options: Options, machine: list[str]) -> int:
     """The answer of `--check`: what the run is; what speaks against it, and against this machine, fails nothing."""
     schedule, _ = build_schedule(config)
     assert schedule is not None, "validated before"
-    _note_default_schedule(config, arguments)
+    _note_default_schedule(config, options)
     notes = [f"warning: {line}" for line in validate.warnings(config, schedule)]
     notes += [f"this machine, not the configuration: {line}" for line in machine]
     _note(notes)
@@ -104,11 +112,13 @@ def _say_sound(config: RunConfig, arguments: list[str], machine: list[str]) -> i
     return say("".join(f"{line}\n" for line in lines))
 
 
-def _note_default_schedule(config: RunConfig, arguments: list[str]) -> None:
+def _note_default_schedule(config: RunConfig, options: Options) -> None:
     """Say which schedule runs, and for how many tokens, where the command line chose none."""
     schedule, _ = build_schedule(config)
     assert schedule is not None, "validated before"
-    if note := default_schedule_note(arguments, config, schedule, groups()["schedule"]):
+    if note := default_schedule_note(
+        options.arguments, config, schedule, groups(options.own)["schedule"]
+    ):
         _note([note])
 
 

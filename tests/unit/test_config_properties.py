@@ -209,7 +209,7 @@ FILES = {
     "leaves the folder": ("defaults: [override /model: ../../../etc/passwd]", "leads out of "),
     "leaves the folder by its root": ("defaults: [override /model: /etc/passwd]", "leads out of "),
     "leaves the folder by a link": ("defaults: [override /model: ./link.yaml]", "leads out of "),
-    "chooses in a package": ("defaults: [override /model: pkg://antigravity]", "cannot be read"),
+    "chooses in a package": ("defaults: [override /model: pkg://antigravity]", "no such file"),
     "chooses Hydra's own": ("defaults: [override /hydra/launcher: basic]", "no such group"),
     "puts a choice elsewhere": ("defaults: [override /model@train: tiny]", "no such group"),
     "chooses what may be absent": ("defaults: [optional /model: tiny]", "write /GROUP: NAME"),

@@ -47,7 +47,7 @@ FLOORS = {
         health/checkout health/exit_status configuration/schema configuration/nearest records/evaluation_rows
         configuration/renamed_keys configuration/wording
         configuration/typed
-        configuration/keys configuration/library_errors configuration/yaml_file
+        configuration/keys configuration/library_errors configuration/yaml_file configuration/flags
         configuration/paths
         configuration/groups configuration/plain_values configuration/changes
         configuration/composition configuration/origins configuration/arguments

@@ -24,7 +24,7 @@ from data.printable import one_line
 from train.configuration.arguments import Arguments, parse_arguments
 from train.configuration.changes import change_all
 from train.configuration.composition import composed_tree
-from train.configuration.groups import Gathering, GroupFile, groups
+from train.configuration.groups import Gathering, GroupFile, check_folder, groups
 from train.configuration.idle import flat, idle_settings
 from train.configuration.imported_model import MARK, imported_model
 from train.configuration.keys import hint_at
@@ -90,8 +90,13 @@ def compose_run(arguments: Sequence[str], own: Path | None = None) -> RunConfig:
 
 def compose_all(arguments: Sequence[str], own: Path | None = None) -> Composed:
     """The run that `arguments` describe, as far as it can be made out, and every mistake in them."""
-    start = start_folder()
-    own = own and start / own
+    try:
+        start = start_folder()
+        own = own and start / own
+        if own is not None:
+            check_folder(own)
+    except ValueError as error:
+        return Composed(None, str(error).splitlines(), frozenset(), Origins())
     given = parse_arguments(arguments, groups(own))
     gathering = Gathering(start, own)
     choices = _choose(gathering, given)

@@ -68,25 +68,29 @@ def groups(own: Path | None = None) -> dict[str, list[str]]:
     }
 
 
+def file_of(group: str, name: str, own: Path | None = None) -> Path:
+    """The file that a name of a group stands for."""
+    return _own_file(own, group, name) or CONF / group / f"{name}.yaml"
+
+
 def is_file_choice(text: str) -> bool:
     """Whether a choice of a group is the path of a file, and not a name."""
     return "/" in text or text.endswith(_SUFFIXES)
 
 
-def folder_problems(own: Path) -> list[str]:
-    """What is wrong with a folder of --config-dir."""
-    at = f"--config-dir {one_line(str(own))}"
+def check_folder(own: Path) -> None:
+    """Raises ValueError, with a line for each mistake, where `own` cannot be the folder of --config-dir."""
+    at, known = f"--config-dir {one_line(str(own))}", groups()
     if not own.is_dir():
-        return [f"{at}: no such folder"]
-    known = groups()
+        raise ValueError(f"{at}: no such folder")
     if not any((own / group).is_dir() for group in known):
-        return [
+        raise ValueError(
             f"{at}: holds none of the folders {', '.join(known)}; put files into DIR/GROUP/NAME.yaml"
-        ]
-    return [
-        f"{at}: {name} is not read; choose a file of a group (DIR/experiment/NAME.yaml with experiment=NAME)"
-        for name in _names(own)
-    ]
+        )
+    if passed_over := _names(own):
+        raise ValueError(
+            f"{at}: {passed_over[0]}.yaml is not read; put it into DIR/experiment/ and choose it with experiment=NAME"
+        )
 
 
 class Gathering:

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from train.configuration.groups import CONF, groups
+from train.configuration.groups import file_of, groups
 from train.configuration.help_keys import Key, all_keys
 from train.configuration.nearest import did_you_mean
 
@@ -29,10 +29,14 @@ Flags
   --preflight   under any launcher: look at every host and link, and stop
   --help TOPIC  a part of this page: a group or section (schedule, checkpoint),
                 or a key (train.precision)
+  --config-dir DIR  find names in DIR/GROUP/NAME.yaml too
+  --version; --shell-completion install=bash: eval "$(...)" completes in bash
 
-The same command goes on where a run stopped. The command line wins over the
-files in conf/. A stage is a row of schedule.stages: ~schedule.stages.short
-removes one, +schedule.stages.longer={tokens: 1e6, ...} adds one.
+The same command goes on where a run stopped. A choice is a name or the path of
+a file (schedule=own.yaml). The command line wins over all files. Paths start at
+the folder of the command, those in a file at that file's folder.
+A stage is a row of schedule.stages: ~schedule.stages.short removes one,
++schedule.stages.longer={tokens: 1e6, ...} adds one.
 """
 
 _AFTER = """\
@@ -45,24 +49,26 @@ Shorter: --help SECTION or --help KEY.
 """
 
 
-def help_text(topics: Sequence[str] = ()) -> str:
+def help_text(topics: Sequence[str] = (), own: Path | None = None) -> str:
     """The whole page, or what it has about the topics: groups, sections and keys.
+
+    own: the folder of --config-dir.
 
     Raises:
         ValueError: a topic is none of these; one line.
     """
-    parts = [_part(topic.partition("=")[0].lstrip("+~")) for topic in topics]
+    parts = [_part(topic.partition("=")[0].lstrip("+~"), own) for topic in topics]
     if parts:
         return "\n".join(parts) + "\n"
-    chosen = "\n".join(_group(group) for group in groups())
+    chosen = "\n".join(_group(group, own) for group in groups())
     keys = "\n".join(_key(key) for key in all_keys())
     titles = "Groups: GROUP=CHOICE (files in conf/)", "Keys: KEY=VALUE, here with their defaults"
     return "\n".join([_USAGE, f"{titles[0]}\n{chosen}", f"{titles[1]}\n{keys}\n", _AFTER])
 
 
-def _part(topic: str) -> str:
+def _part(topic: str, own: Path | None) -> str:
     keys = [key for key in all_keys() if key.is_below(topic)]
-    found = [_group(topic)] if topic in groups() else []
+    found = [_group(topic, own)] if topic in groups() else []
     found += [_key(key) for key in keys]
     if not found:
         known = [*groups(), *(key.name for key in all_keys())]
@@ -72,11 +78,11 @@ def _part(topic: str) -> str:
     return "\n".join(found)
 
 
-def _group(group: str) -> str:
+def _group(group: str, own: Path | None) -> str:
     lines = [f"  {group}="]
-    for choice in groups()[group]:
+    for choice in groups(own)[group]:
         head = f"    {choice:<19} "
-        lines.append(_filled(about(CONF / group / f"{choice}.yaml"), head, " " * len(head)))
+        lines.append(_filled(about(file_of(group, choice, own)), head, " " * len(head)))
     return "\n".join(lines) + "\n"
 
 
@@ -94,8 +100,11 @@ def _filled(text: str, first: str, rest: str) -> str:
 
 
 def about(path: Path) -> str:
-    """The sentences at the head of a file of conf/: its first comment, up to the commands that run it."""
-    return " ".join(_sentences(path))
+    """The sentences at the head of a file: its first comment, up to the commands that run it."""
+    try:
+        return " ".join(_sentences(path))
+    except (OSError, UnicodeDecodeError):  # told where the file is chosen
+        return ""
 
 
 def _sentences(path: Path) -> Iterator[str]:

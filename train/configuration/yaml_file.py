@@ -114,6 +114,8 @@ def _read_text(path: Path) -> str:
             raise ValueError("is no regular file")
         with path.open("rb") as file:
             raw = file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise ValueError("no such file") from None
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
     if len(raw) > MOST_BYTES:

@@ -1,14 +1,21 @@
-"""Whether `model`, `data` and `parallel` are this checkout's, and not another distribution's of that name.
+"""This checkout: its version, and whether `model`, `data` and `parallel` are its own and not another distribution's.
 
 Needed by the commands of train/ alone: the commands of data/ import no other package of ours.
 """
 
 import importlib.util
 import sys
+import tomllib
 from pathlib import Path
 
 PACKAGES = ("model", "data", "parallel", "train")
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def version() -> str:
+    """The version that pyproject.toml states."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        return str(tomllib.load(file)["project"]["version"])
 
 
 def strangers(root: Path) -> list[str]:

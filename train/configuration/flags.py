@@ -1,0 +1,128 @@
+"""The options of `python -m train`: our own, and Hydra's, which mean what they mean there or are answered.
+
+ours      --help --print --check --folder --preflight --version --config-dir DIR --shell-completion install=bash
+Hydra's   --cfg job (--print), -cd DIR, -sc install=bash; of the others one line says what to do instead
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from data.printable import one_line
+from train.configuration.nearest import did_you_mean
+
+FLAGS = ("--help", "--print", "--check", "--folder", "--preflight", "--version")
+CONFIG_DIR = "--config-dir"
+COMPLETION = "--shell-completion"
+_SHORT: Mapping[str, str] = MappingProxyType(
+    {
+        "-h": "--help",
+        "-c": "--cfg",
+        "-cd": CONFIG_DIR,
+        "-cp": "--config-path",
+        "-cn": "--config-name",
+        "-sc": COMPLETION,
+        "-m": "--multirun",
+        "-r": "--run",
+        "-p": "--package",
+        "-i": "--info",
+    }
+)
+_TAKE_VALUE = ("--cfg", CONFIG_DIR, COMPLETION, "--config-path", "--config-name", "--package")
+_TAKE_VALUE_OF_HYDRA = ("--experimental-rerun",)
+# Options of Hydra's without a meaning here: what to do instead.
+_INSTEAD: Mapping[str, str] = MappingProxyType(
+    {
+        "--config-path": "files of your own are found with --config-dir DIR, or as GROUP=FILE.yaml",
+        "--config-name": "every run begins with conf/config.yaml; choose experiment=NAME or experiment=FILE.yaml",
+        "--multirun": "one command is one run; write a loop in the shell",
+        "--run": "a command without any option runs; leave it out",
+        "--package": "--print shows every key; search in what it prints",
+        "--info": "--print shows the configuration, --check judges it, --help lists groups and keys",
+        "--hydra-help": "--help lists what there is here",
+        "--experimental-rerun": "experiment=outputs/RUN_NAME/config.yaml run_name=NEW starts that run again",
+    }
+)
+
+
+@dataclass
+class Options:
+    """What the options of a command line say; `arguments` is the rest of it.
+
+    flags: some of FLAGS. own: the folder of --config-dir. shell: of --shell-completion.
+    """
+
+    flags: set[str] = field(default_factory=set)
+    own: Path | None = None
+    shell: str = ""
+    arguments: list[str] = field(default_factory=list)
+    mistakes: list[str] = field(default_factory=list)
+
+
+def read_options(words: Sequence[str]) -> Options:
+    """Sort a command line into options and arguments; what is wrong with an option stands in `mistakes`."""
+    found = Options()
+    rest = iter(words)
+    for word in rest:
+        if word.startswith("-") and word not in ("-", "--", "--resolve"):
+            _read(word, rest, found)
+        elif word not in ("--", "--resolve"):
+            found.arguments.append(word)
+    if "--resolve" in words and "--print" not in found.flags:
+        found.mistakes.append(
+            "--resolve: is for --print, which always shows resolved values; give that alone"
+        )
+    return found
+
+
+def _read(word: str, rest: Iterator[str], found: Options) -> None:
+    short, has_value, value = word.partition("=")
+    option = _SHORT.get(short, short)
+    if option in _TAKE_VALUE and not has_value:
+        value = next(rest, "")
+    elif has_value and option not in (*_TAKE_VALUE, *_TAKE_VALUE_OF_HYDRA):
+        known = option in FLAGS or option in _INSTEAD
+        says = "takes no value" if known else _unknown(option)
+        found.mistakes.append(f"{one_line(word)}: {says}")
+        return
+    if option in FLAGS:
+        found.flags.add(option)
+    elif option == CONFIG_DIR:
+        _take_folder(value, found)
+    elif option == "--cfg":
+        if value == "job":
+            found.flags.add("--print")
+        else:
+            found.mistakes.append(
+                f"--cfg {one_line(value)}: only --cfg job has a meaning here; it is --print"
+            )
+    elif option == COMPLETION:
+        if value == "install=bash":
+            found.shell = "bash"
+        else:
+            found.mistakes.append(
+                f"{COMPLETION} {one_line(value)}: there is install=bash; to remove it: complete -r python"
+            )
+    elif option in _INSTEAD:
+        found.mistakes.append(
+            f"{one_line(word)}: is Hydra's and has no meaning here; {_INSTEAD[option]}"
+        )
+    else:
+        found.mistakes.append(f"{one_line(word)}: {_unknown(option)}")
+
+
+def _take_folder(value: str, found: Options) -> None:
+    if not value:
+        found.mistakes.append(f"{CONFIG_DIR}: names no folder; write {CONFIG_DIR} DIR")
+    elif found.own is not None:
+        found.mistakes.append(
+            f"{CONFIG_DIR} {one_line(value)}: is given twice; put the files into one folder"
+        )
+    else:
+        found.own = Path(value).expanduser()
+
+
+def _unknown(option: str) -> str:
+    known = (*FLAGS, CONFIG_DIR, COMPLETION)
+    return f"unknown{did_you_mean(option, known, likeness=0.6)}; there are {', '.join(known)}"
