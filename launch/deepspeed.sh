@@ -7,7 +7,7 @@
 #   --ranks N         without a hostfile: processes (RANKS_PER_NODE of cluster.env)
 #   --dry-run         print the command
 #
-# Needs pdsh, ssh without a password, and this checkout at the same path on every node.
+# Needs pdsh, ssh without a password, and on every node this checkout and the current folder at the same path.
 # To stop and save: SIGUSR1 to any one rank, on its node. Ctrl-C ends the ranks of ALL runs of this interpreter there.
 set -euo pipefail
 source "$(dirname "$0")/settings.sh"
@@ -25,28 +25,17 @@ while (($#)); do
   shift
 done
 
-# spelled WORD: as pdsh, DeepSpeed and the remote bash hand it on unchanged; each of them joins, splits or expands words
-spelled() {
-  if [[ $1 =~ ^[A-Za-z0-9_./:=,@+-]+$ ]]; then
-    printf '%s' "$1"
-  else
-    printf "\$'%s'" "$(printf '%s' "$1" | od -An -v -tx1 | tr -d '\n' | sed 's/ /\\x/g')"
-  fi
-}
-
-command=("$PYTHON" -m deepspeed.launcher.runner --no_local_rank --master_port="$MASTER_PORT")
+command=("${ropewalk[@]}" deepspeed --master_port="$MASTER_PORT")
 if [[ -z $hostfile ]]; then
   checked "$RANKS_PER_NODE" "${arguments[@]}" >/dev/null
-  command+=(--hostfile=/dev/null --num_gpus="$RANKS_PER_NODE" --module train "${arguments[@]}")
+  command+=(--hostfile=/dev/null --num_gpus="$RANKS_PER_NODE" -- "${arguments[@]}")
 else
-  [[ $hostfile == /* ]] || hostfile=$OLDPWD/$hostfile
+  hostfile=$(realpath -m -- "$hostfile")
   [[ -f $hostfile ]] || die "--hostfile $hostfile: there is no such file; launch/hostfile.example shows one"
-  [[ $root$PYTHON != *[[:space:]]* ]] || die "$root: the launcher of DeepSpeed knows no folders with a space in the name"
   read -r head ranks < <(awk '!/^[ \t]*(#|$)/ { sub("slots=", ""); if (!n) head = $1; n += $2 } END { print head, n }' "$hostfile")
   folder=$(checked "$ranks" "${arguments[@]}")
   DS_ENV_FILE=$(realpath -m -- "$folder/deepspeed.env") # what the remote shells are told to export
-  command+=(--hostfile="$hostfile" --force_multi --master_addr="$head" --module train)
-  for word in "${arguments[@]}"; do command+=("$(spelled "$word")"); done
+  command+=(--hostfile="$hostfile" --force_multi --master_addr="$head" -- "${arguments[@]}")
   command=(env DS_ENV_FILE="$DS_ENV_FILE" "${command[@]}")
 fi
 if [[ -n $dry_run ]]; then

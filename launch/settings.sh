@@ -1,4 +1,5 @@
 # Sourced by torchrun.sh, deepspeed.sh and slurm.sh: the words they share, the repository's root, the cluster's settings.
+# None of them leaves the folder where it is started: relative paths in KEY=VALUE are of that folder, on every rank.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -30,7 +31,7 @@ show() {
 checked() {
   local ranks=$1
   shift
-  WORLD_SIZE=$ranks "$PYTHON" -m train --folder "$@" | tail -n 1 || exit 2 # libraries may speak first
+  WORLD_SIZE=$ranks "${ropewalk[@]}" train --folder "$@" | tail -n 1 || exit 2 # libraries may speak first
 }
 
 # The comment at the head of a script is its help.
@@ -43,8 +44,9 @@ done
 
 CLUSTER=$(realpath -m -- "${CLUSTER:-$root/launch/cluster.env}")
 [[ -f $CLUSTER ]] || die "CLUSTER=$CLUSTER: there is no such file; launch/cluster.env is the one to copy"
-cd "$root"
 # shellcheck source=launch/cluster.env
 source "$CLUSTER"
+[[ $PYTHON != */* || $PYTHON == /* ]] || PYTHON=$root/$PYTHON
+ropewalk=("$PYTHON" "$root/launch/ropewalk.py")
 ((RANKS_PER_NODE > 0)) || die "RANKS_PER_NODE=$RANKS_PER_NODE: must be at least 1; set it where GPUS_PER_NODE is 0"
 command -v "$PYTHON" >/dev/null || die "PYTHON=$PYTHON: there is no such program; run make setup, or name another"

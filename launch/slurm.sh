@@ -7,6 +7,7 @@
 #   --chain N      N jobs, one after the other, each up to the time limit, instead of one that requeues itself
 #   --dry-run      print what would be submitted
 #
+# The job, and each of its starts, runs in the folder where this is called: relative paths are of that folder.
 # What the jobs say is appended to slurm.log in the run's folder. A second submission of the same run waits for the first.
 # launch/README.md says what happens at the time limit, at preemption, when a node is lost and when a rank fails.
 set -euo pipefail
@@ -27,7 +28,7 @@ done
 
 folder=$(checked "$((NODES * RANKS_PER_NODE))" "${arguments[@]}")
 command=(
-  sbatch --parsable --export=ALL --chdir="$root" --job-name="${folder##*/}" --dependency=singleton
+  sbatch --parsable --export=ALL --chdir="$PWD" --job-name="${folder##*/}" --dependency=singleton
   --nodes="$NODES" --ntasks-per-node="$RANKS_PER_NODE" --cpus-per-task="$CPUS_PER_RANK"
   --time="$TIME_LIMIT" --signal="B:USR1@$STOP_SECONDS"
   --output="${folder//%/%%}/slurm.log" --open-mode=append
@@ -41,7 +42,7 @@ if [[ -n $links ]]; then
 else
   command+=(--requeue)
 fi
-command+=("${SBATCH_EXTRA[@]}" launch/slurm.sbatch "$CLUSTER" "$folder" "${arguments[@]}")
+command+=("${SBATCH_EXTRA[@]}" "$root/launch/slurm.sbatch" "$root" "$CLUSTER" "$folder" "${arguments[@]}")
 
 if [[ -n $dry_run ]]; then
   show "${command[@]}"

@@ -35,10 +35,8 @@ else
   meeting=(--standalone)
 fi
 command=(
-  "$PYTHON" -m torch.distributed.run "${meeting[@]}" --nproc-per-node="$RANKS_PER_NODE"
-  --max-restarts="$MAX_RESTARTS" --shutdown-timeout="$STOP_SECONDS"
-  --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
-  -m train "${arguments[@]}"
+  "${ropewalk[@]}" torchrun "${meeting[@]}" --nproc-per-node="$RANKS_PER_NODE"
+  --max-restarts="$MAX_RESTARTS" --shutdown-timeout="$STOP_SECONDS" -- "${arguments[@]}"
 )
 # A mistake in the configuration would be said again at every restart.
 ((MAX_RESTARTS == 0)) || checked "$((nodes * RANKS_PER_NODE))" "${arguments[@]}" >/dev/null

@@ -13,8 +13,7 @@ def main() -> None:
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     requests = sys.stdin.buffer
-    folder, tokenizer_path, text_field, bos_id = pickle.load(requests)
-    os.chdir(folder)
+    tokenizer_path, text_field, bos_id = pickle.load(requests)
     tokenizer = open_tokenizer(tokenizer_path)
     while True:
         try:

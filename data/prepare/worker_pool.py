@@ -36,16 +36,17 @@ class _Worker:
     """One worker process and the pipe to it."""
 
     def __init__(self, tokenizer: str, text_field: str, bos_id: int | None) -> None:
+        # As launch/ropewalk.py does: nothing in the current folder takes the place of our packages.
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        own = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "data.prepare.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
+            env={**os.environ, **own},
             process_group=0,
         )
-        self._send((str(Path.cwd()), tokenizer, text_field, bos_id))
+        self._send((tokenizer, text_field, bos_id))
 
     def _send(self, message: object) -> None:
         assert self._process.stdin is not None

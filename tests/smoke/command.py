@@ -12,6 +12,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def hostile_folder(path: Path) -> Path:
+    """A user's own folder at `path`: its data/, train/ and model.py raise when they are imported."""
+    for name in ("data/__init__.py", "train/__init__.py", "model.py", "parallel.py"):
+        file = path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"raise RuntimeError('{name} of the user was imported')\n")
+    return path
+
+
 def command(ranks: int, arguments: list[str]) -> list[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     return [sys.executable, *launcher, "-m", "train", *arguments]

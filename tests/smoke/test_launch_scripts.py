@@ -100,8 +100,9 @@ def test_torchrun_hands_arguments_on_as_they_are_from_any_folder(
 ) -> None:
     said = launch("torchrun", "--ranks", "3", "--", *ODD, PYTHON=str(stand_in), cwd=tmp_path)
     words = said.stdout.split("\0")[:-1]
-    assert words[words.index("train") + 1 :] == ODD
-    assert {"--standalone", "--nproc-per-node=3", "torch.distributed.run"} <= set(words)
+    assert words[:2] == [f"{ROOT}/launch/ropewalk.py", "torchrun"]
+    assert words[words.index("--") + 1 :] == ODD
+    assert {"--standalone", "--nproc-per-node=3"} <= set(words)
     dry = launch("torchrun", "--dry-run", "--ranks", "3", *ODD, PYTHON=str(stand_in))
     assert shlex.split(dry.stdout) == [str(stand_in), *words]
 
@@ -122,11 +123,13 @@ def test_slurm_submits_what_the_dry_run_prints(stand_in: Path, tmp_path: Path) -
         "QOS": "high",
         "STOP_SECONDS": "200",
     }
-    said = launch("slurm", "--dry-run", "--nodes", "4", *ODD, **settings)
+    said = launch("slurm", "--dry-run", "--nodes", "4", *ODD, cwd=tmp_path, **settings)
     words = shlex.split(said.stdout)
-    script = words.index("launch/slurm.sbatch")
-    assert words[script + 1 :] == [f"{ROOT}/launch/cluster.env", "outputs/100% a b", *ODD]
+    script = words.index(f"{ROOT}/launch/slurm.sbatch")
+    settings_file = f"{ROOT}/launch/cluster.env"
+    assert words[script + 1 :] == [str(ROOT), settings_file, "outputs/100% a b", *ODD]
     assert {
+        f"--chdir={tmp_path}",
         "--account=me",
         "--partition=gpu",
         "--qos=high",
@@ -157,15 +160,17 @@ def test_a_copy_of_the_settings_is_obeyed_and_the_environment_wins(
     assert {"--time=8:00:00", "--nodes=3", "--exclusive", "--comment=a b", str(copy)} <= set(words)
 
 
-def test_words_for_remote_shells_come_out_as_they_were(stand_in: Path, tmp_path: Path) -> None:
+def test_ranks_on_other_nodes_get_the_words_as_they_were(stand_in: Path, tmp_path: Path) -> None:
     (tmp_path / "hosts").write_text("# ours\n\n gpu1\tslots=2\ngpu2 slots=2\n")
     options = ["--hostfile", "hosts", "--dry-run"]
     said = launch("deepspeed", *options, *ODD, PYTHON=str(stand_in), cwd=tmp_path)
     words = shlex.split(said.stdout)
-    assert "--master_addr=gpu1" in words
-    sent = words[words.index("train") + 1 :]
-    assert not set(" %") & set("".join(sent))
-    remote = subprocess.run(
-        ["bash", "-c", f"printf '%s\\0' {' '.join(sent)}"], capture_output=True, text=True
-    )
-    assert remote.stdout.split("\0")[:-1] == ODD
+    assert f"DS_ENV_FILE={tmp_path}/outputs/100% a b/deepspeed.env" in words
+    assert {"--master_addr=gpu1", f"--hostfile={tmp_path}/hosts", "--force_multi"} <= set(words)
+    assert words[words.index("--") + 1 :] == ODD
+
+
+def test_a_relative_interpreter_is_of_the_checkout(stand_in: Path, tmp_path: Path) -> None:
+    relative = os.path.relpath(stand_in, ROOT)
+    said = launch("torchrun", "--dry-run", PYTHON=relative, cwd=tmp_path)
+    assert shlex.split(said.stdout)[0] == f"{ROOT}/{relative}"
