@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from tests.smoke.cluster import Cluster, wait_until
-from tests.smoke.command import rows
+from tests.smoke.command import ROOT, hostile_folder, rows
 
 pytestmark = pytest.mark.cluster
 
@@ -50,8 +51,11 @@ def straight(
     hostfile = outputs / "hostfile"
     hostfile.write_text("# two nodes\n\nn1 slots=1\nn2 slots=1\n")
     words = arguments("straight", **{"paths.outputs": json.dumps(str(outputs / ODD_WORDS))})
-    launcher = ["launch/deepspeed.sh", "--hostfile", str(hostfile), "--"]
-    done = cluster.run("n1", *launcher, *words, timeout=300)
+    launcher = [str(ROOT / "launch/deepspeed.sh"), "--hostfile", "../hostfile", "--"]
+    # The launcher puts the folder where it is started first on every node's PYTHONPATH.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(hostile_folder(outputs / "mine"))
+        done = cluster.run("n1", *launcher, *words, timeout=300)
     assert done.returncode == 0, done.stderr
     return rows(outputs / ODD_WORDS, "straight")
 
@@ -65,6 +69,25 @@ def test_the_launcher_of_deepspeed_reaches_both_nodes_and_hands_on_odd_words(
         assert f"rank {rank} on {node}," in said
     config = yaml.safe_load((outputs / ODD_WORDS / "straight/config.yaml").read_text())
     assert config["paths"]["outputs"] == str(outputs / ODD_WORDS)
+
+
+def test_ropewalk_deepspeed_reaches_both_nodes_too(
+    cluster: Cluster,
+    straight: list[dict[str, Any]],
+    outputs: Path,
+    arguments: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = arguments("'a b'", **{"paths.outputs": "../runs"})
+    monkeypatch.chdir(outputs / "mine")
+    (outputs / "mine/.deepspeed_env").write_text("OMP_NUM_THREADS=1\nGLOO_SOCKET_IFNAME=eth0\n")
+    launcher = [sys.executable, str(ROOT / "launch/ropewalk.py"), "deepspeed"]
+    options = ["--hostfile=../hostfile", "--master_addr=n1"]
+    done = cluster.run("n1", *launcher, *options, "--", *words, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = rows(outputs / "runs", "a b")
+    for key in EXACT:
+        assert [row[key] for row in found] == [row[key] for row in straight], key
 
 
 class Launched:

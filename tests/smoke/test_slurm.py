@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.smoke.cluster import Cluster, wait_until
-from tests.smoke.command import rows, run
+from tests.smoke.command import ROOT, hostile_folder, rows, run
 
 pytestmark = pytest.mark.cluster
 
@@ -55,7 +56,7 @@ class Submitted:
     ) -> None:
         """folder: the run's; settings: of launch/cluster.env."""
         set_here = [f"{key}={value}" for key, value in settings.items()]
-        words = ["env", *set_here, "launch/slurm.sh", *options, "--", *arguments]
+        words = ["env", *set_here, str(ROOT / "launch/slurm.sh"), *options, "--", *arguments]
         found = re.search(r"submitted job (\d+)", cluster.must("login", *words))
         assert found
         self.number, self.folder, self._cluster = found[1], folder, cluster
@@ -105,10 +106,18 @@ def same(expected: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
 
 
 def test_a_job_outlives_its_time_limit_and_a_power_cut(
-    cluster: Cluster, straight: tuple[list[dict[str, Any]], Path, Arguments]
+    cluster: Cluster,
+    straight: tuple[list[dict[str, Any]], Path, Arguments],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected, outputs, arguments = straight
-    job = Submitted(cluster, outputs / ODD_NAME, arguments(ODD_NAME))
+    # Every start of the job runs where it was submitted, and imports nothing from there.
+    monkeypatch.chdir(hostile_folder(outputs / "my code"))
+    relative = [
+        word.replace(f"paths.outputs={outputs}", "paths.outputs=..") for word in arguments(ODD_NAME)
+    ]
+    assert "paths.outputs=.." in relative
+    job = Submitted(cluster, outputs / ODD_NAME, relative)
     job.wait_for_step(10)
     # What Slurm sends STOP_SECONDS before the limit.
     cluster.must("login", "scancel", "--batch", "--signal=USR1", job.number)
@@ -184,16 +193,57 @@ def test_what_a_job_makes_of_the_statuses_of_its_ranks(cluster: Cluster, tmp_pat
         assert job.ended() == states, f"{plan}\n{job.log}"
 
 
-def test_a_rank_that_is_shown_one_gpu_takes_number_0(cluster: Cluster) -> None:
-    words = [
-        "launch/rank.sh",
-        "sh",
-        "-c",
-        "echo $RANK $WORLD_SIZE $LOCAL_RANK $CUDA_VISIBLE_DEVICES",
-    ]
-    for option, expected in (
+# Stands in for `python -m train`: says which rank it is, where, and which packages it would import.
+SAYS = """
+import os, sys
+told = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "CUDA_VISIBLE_DEVICES", "MASTER_ADDR")]
+print(*told, os.path.basename(os.getcwd()), *sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The launcher of a checkout whose training says what it is told; the current folder is a hostile one."""
+    for folder in ("launch", "train"):
+        (tmp_path / "check out" / folder).mkdir(parents=True)
+    (tmp_path / "check out/train/__init__.py").touch()
+    (tmp_path / "check out/train/__main__.py").write_text(SAYS)
+    path = tmp_path / "check out/launch/ropewalk.py"
+    path.write_text((ROOT / "launch/ropewalk.py").read_text())
+    monkeypatch.chdir(hostile_folder(tmp_path / "mine"))
+    return str(path)
+
+
+def test_tasks_of_srun_are_ranks_and_one_that_is_shown_one_gpu_takes_number_0(
+    cluster: Cluster, launcher: str
+) -> None:
+    words = [sys.executable, launcher, "train", "a=b c"]
+    for option, ranks in (
         ("--gpus-per-node=2", ["0 4 0 0,1", "1 4 1 0,1", "2 4 0 0,1", "3 4 1 0,1"]),
         ("--gpus-per-task=1", ["0 4 0 0", "1 4 0 1", "2 4 0 0", "3 4 0 1"]),
     ):
         said = cluster.must("login", "srun", "--nodes=2", "--ntasks-per-node=2", option, *words)
-        assert sorted(said.splitlines()) == expected
+        assert sorted(said.splitlines()) == [f"{rank} n1 mine a=b c" for rank in ranks]
+
+
+def test_a_command_of_a_batch_script_alone_is_one_process_and_its_steps_are_ranks(
+    cluster: Cluster, launcher: str, tmp_path: Path
+) -> None:
+    alone = f"{sys.executable} '{launcher}' train"
+    job = ["--nodes=2", "--ntasks-per-node=1", "--wait", "--output=said"]
+    cluster.must("login", "sbatch", *job, f"--wrap={alone}; srun {alone}")
+    said = (tmp_path / "mine/said").read_text().splitlines()
+    assert said[0] == "None None None None None mine"
+    assert sorted(said[1:]) == ["0 2 0 None n1 mine", "1 2 0 None n1 mine"]
+
+
+def test_a_run_of_srun_trains_as_the_same_ranks_of_torchrun(
+    cluster: Cluster,
+    straight: tuple[list[dict[str, Any]], Path, Arguments],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected, outputs, arguments = straight
+    monkeypatch.chdir(hostile_folder(outputs / "of srun"))
+    words = [sys.executable, str(ROOT / "launch/ropewalk.py"), "train", *arguments("srun")]
+    cluster.must("login", "env", "GLOO_SOCKET_IFNAME=eth0", "srun", "--ntasks=2", "-N2", *words)
+    same(expected, rows(outputs, "srun"))
