@@ -139,7 +139,7 @@ def test_a_cut_link_is_named_and_ends_the_run_which_goes_on_when_it_is_plugged_i
     wait_until(lambda: cluster.run("n2", *alive).returncode != 0, left, "the end of rank 1")
     assert "the store of the run does not answer: rank 0's host is" in log()
     # The launcher on n2 asks the store on n1 for a minute before it ends, too.
-    cluster.run("n2", "pkill", "-KILL", "-f", "torch.distributed.run")
+    cluster.run("n2", "pkill", "-KILL", "-f", "launch/agent.py")
     launched.end("n2", 10)
     done = len(rows(outputs, "cut"))
     assert 20 <= done < STEPS

@@ -15,12 +15,15 @@ COLUMNS = 80
 _USAGE = """\
 Ropewalk: pretrain long-context language models through stages of growing length
 
-  python -m train [GROUP=CHOICE ...] [KEY=VALUE ...]     one process
-  torchrun --standalone --nproc-per-node N -m train ...  N processes of one host
+  ropewalk train [GROUP=CHOICE ...] [KEY=VALUE ...]      one process
+  ropewalk torchrun --nproc-per-node N -- KEY=VALUE ...  N processes of one host
 
-  python -m train experiment=quickstart                  the main job, small
-  python -m train experiment=quickstart schedule.stages.long.tokens=2e6
-  python -m train experiment=quickstart model=125m train.device=cuda
+  ropewalk train experiment=quickstart                   the main job, small
+  ropewalk train experiment=quickstart schedule.stages.long.tokens=2e6
+  ropewalk train experiment=quickstart model=125m train.device=cuda
+
+ropewalk works in any folder (.venv/bin/ropewalk, or launch/ropewalk.py);
+python -m train is the same in the checkout's own folder.
 
 Flags
   --print       show the resolved configuration and stop
