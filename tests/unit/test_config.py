@@ -126,7 +126,7 @@ def test_all_mistakes_come_together_and_each_names_a_way_out() -> None:
     assert "experiment=quickstrat: no such experiment; did you mean quickstart?" in text
     assert "model.num_layer=4: unknown key; did you mean model.num_layers?" in text
     assert "there is no lng in schedule.stages; did you mean long?" in text
-    assert "did you mean schedule.learning_rate?" in text
+    assert "did you mean schedule.stages.NAME.learning_rate.peak?" in text
     assert "nonsense: not an argument; write KEY=VALUE" in text
 
 

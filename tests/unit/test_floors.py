@@ -44,13 +44,14 @@ FLOORS = {
         checkpoint costs
     """,
     "train": """
-        health/checkout health/exit_status configuration/schema configuration/nearest records/evaluation_rows
+        health/checkout health/exit_status configuration/schema configuration/nearest configuration/other_names
+        records/evaluation_rows
         configuration/renamed_keys configuration/wording
         configuration/typed
-        configuration/keys configuration/library_errors configuration/yaml_file configuration/flags
+        configuration/keys configuration/library_errors configuration/yaml_file
         configuration/paths
         configuration/groups configuration/plain_values configuration/changes
-        configuration/composition configuration/origins configuration/arguments
+        configuration/composition configuration/origins configuration/arguments configuration/flags
         configuration/typed_model schedule
         checkpointing/state checkpointing/folder huggingface/kept_files
         checkpointing/locate

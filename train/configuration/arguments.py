@@ -14,7 +14,9 @@ from hydra.core.override_parser.types import Override, OverrideType, Quote, Quot
 
 from data.printable import one_line
 from train.configuration.groups import is_file_choice
+from train.configuration.keys import known_keys
 from train.configuration.library_errors import UNPARSABLE
+from train.configuration.other_names import meaning_of
 from train.configuration.paths import is_path
 
 # Of an argument: far beyond what anybody writes, and short enough to be parsed in a moment.
@@ -88,7 +90,7 @@ def _parse(argument: str, groups: Collection[str]) -> tuple[Override | None, str
     try:
         override = OverridesParser.create().parse_override(text)
     except UNPARSABLE:
-        return None, _why_unparsable(match)
+        return None, _why_unparsable(argument, match)
     override.input_line = argument
     return override, ""
 
@@ -101,7 +103,9 @@ def _is_literal(key: str, value: str, groups: Collection[str]) -> bool:
     return is_file_choice(value) if key in groups else is_path(key)
 
 
-def _why_unparsable(match: re.Match[str] | None) -> str:
+def _why_unparsable(argument: str, match: re.Match[str] | None) -> str:
+    if meaning := argument if argument in known_keys() else meaning_of(argument):
+        return f"has no value; {meaning if ' ' in meaning else f'write {meaning}=VALUE'}"
     if match and re.fullmatch(r"[\w.\-/]+", match.group(2)):
         return (
             "this value cannot be read; put text with other characters than letters, digits and -_./ into quotes, "

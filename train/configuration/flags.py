@@ -4,13 +4,16 @@ ours      --help --print --check --folder --preflight --version --config-dir DIR
 Hydra's   --cfg job (--print), -cd DIR, -sc install=bash; of the others one line says what to do instead
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from data.printable import one_line
+from train.configuration.keys import known_keys
 from train.configuration.nearest import did_you_mean
+from train.configuration.other_names import meaning_of
 
 FLAGS = ("--help", "--print", "--check", "--folder", "--preflight", "--version")
 CONFIG_DIR = "--config-dir"
@@ -63,8 +66,9 @@ class Options:
 def read_options(words: Sequence[str]) -> Options:
     """Sort a command line into options and arguments; what is wrong with an option stands in `mistakes`."""
     found = Options()
-    rest = iter(words)
-    for word in rest:
+    rest = deque(words)
+    while rest:
+        word = rest.popleft()
         if word.startswith("-") and word not in ("-", "--", "--resolve"):
             _read(word, rest, found)
         elif word not in ("--", "--resolve"):
@@ -76,14 +80,14 @@ def read_options(words: Sequence[str]) -> Options:
     return found
 
 
-def _read(word: str, rest: Iterator[str], found: Options) -> None:
+def _read(word: str, rest: deque[str], found: Options) -> None:
     short, has_value, value = word.partition("=")
     option = _SHORT.get(short, short)
     if option in _TAKE_VALUE and not has_value:
-        value = next(rest, "")
+        value = rest.popleft() if rest else ""
     elif has_value and option not in (*_TAKE_VALUE, *_TAKE_VALUE_OF_HYDRA):
         known = option in FLAGS or option in _INSTEAD
-        says = "takes no value" if known else _unknown(option)
+        says = "takes no value" if known else _unknown(option, value)
         found.mistakes.append(f"{one_line(word)}: {says}")
         return
     if option in FLAGS:
@@ -109,7 +113,10 @@ def _read(word: str, rest: Iterator[str], found: Options) -> None:
             f"{one_line(word)}: is Hydra's and has no meaning here; {_INSTEAD[option]}"
         )
     else:
-        found.mistakes.append(f"{one_line(word)}: {_unknown(option)}")
+        # A word after it that is no argument is its value: one mistake, not two.
+        if rest and "=" not in rest[0] and not rest[0].startswith(("-", "+", "~")):
+            value = rest.popleft()
+        found.mistakes.append(f"{one_line(word)}: {_unknown(option, value)}")
 
 
 def _take_folder(value: str, found: Options) -> None:
@@ -123,6 +130,14 @@ def _take_folder(value: str, found: Options) -> None:
         found.own = Path(value).expanduser()
 
 
-def _unknown(option: str) -> str:
+def _unknown(option: str, value: str) -> str:
+    """What to write instead of an option that there is not, as that of a setting here or elsewhere (`--lr 3e-4`)."""
+    key = option.lstrip("-").replace("-", "_")
+    ours = sorted((one for one in known_keys() if f".{one}".endswith(f".{key}")), key=len)
+    if meaning := ours[0] if key and ours else meaning_of(key):
+        # A value means the same here only where the name does.
+        shown = one_line(value) if ours and value else "VALUE"
+        give = f"settings are written without dashes; give {meaning}={shown}"
+        return meaning if " " in meaning else give
     known = (*FLAGS, CONFIG_DIR, COMPLETION)
     return f"unknown{did_you_mean(option, known, likeness=0.6)}; there are {', '.join(known)}"

@@ -6,27 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from train.configuration.nearest import did_you_mean, nearest
+from train.configuration.other_names import meaning_of
 from train.configuration.renamed_keys import new_name
 from train.configuration.schema import RunConfig
 from train.configuration.typed import WRONG, default_of, field_types, objects, part_of
-
-# The last part of a key as other systems call it, and what it is here.
-OTHER_NAMES = {
-    "lr": "schedule.learning_rate.peak",
-    "epochs": "schedule.stages.NAME.tokens",
-    "steps": "train.max_steps",
-    "batch_size": "schedule.stages.NAME.batch_tokens",
-    "micro_batch_size": "schedule.stages.NAME.micro_batch_tokens",
-    "seq_len": "schedule.stages.NAME.sequence_length",
-    "max_seq_len": "schedule.stages.NAME.sequence_length",
-    "rope_theta": "schedule.stages.NAME.rope_base",
-    "warmup": "schedule.learning_rate.warmup_tokens",
-    "warmup_steps": "schedule.learning_rate.warmup_tokens",
-    "dtype": "train.precision",
-    "bf16": "train.precision",
-    "output_dir": "paths.outputs",
-    "grad_clip": "optimizer.gradient_clipping",
-}
 
 
 def known_keys() -> list[str]:
@@ -126,9 +109,10 @@ def _nearest(parts: Sequence[str], depth: int, tree: Any, siblings: Sequence[str
     known = [name for template in known_keys() for name in _filled(template, tree)]
     same_tail = sorted((name for name in known if name.split(".")[-1] == tail), key=len)
     sibling = nearest(parts[depth], siblings, likeness=0.6)
+    if elsewhere := meaning_of(tail) or meaning_of(parts[depth]):
+        return f"; {_told(elsewhere, tree)}"
     found = (
-        OTHER_NAMES.get(tail)
-        or next(iter(same_tail), "")
+        next(iter(same_tail), "")
         or (sibling and ".".join([*parts[:depth], sibling, *parts[depth + 1 :]]))
         or ("" if depth else nearest(key, known, likeness=0.75))
     )
@@ -137,6 +121,24 @@ def _nearest(parts: Sequence[str], depth: int, tree: Any, siblings: Sequence[str
     if depth == 0:
         return "; python -m train --help lists them"
     return f"; {section} has {', '.join(siblings)}"
+
+
+def _told(meaning: str, tree: Any) -> str:
+    """What a name of another system means, for the stages and sources that there are."""
+    if " " in meaning:
+        return meaning
+    stages = children(tree, ["schedule", "stages"])
+    own = [
+        stage
+        for stage in stages
+        if "learning_rate" in children(tree, ["schedule", "stages", stage])
+    ]
+    if stages and own == stages:  # the run's learning rate has no effect then
+        meaning = meaning.replace("schedule.learning_rate.", "schedule.stages.NAME.learning_rate.")
+    head, _, rest = meaning.partition(".NAME.")
+    names = children(tree, head.split(".")) if rest else []
+    of_names = f" NAME is one of {', '.join(names)}" if names else ""
+    return f"did you mean {meaning}?{of_names}"
 
 
 def _filled(template: str, tree: Any) -> list[str]:

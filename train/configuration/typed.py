@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 
 from train.configuration.nearest import did_you_mean, nearest
+from train.configuration.other_names import other_name_hint
 from train.configuration.schema import PartOf
 from train.configuration.wording import (
     choices,
@@ -100,7 +101,9 @@ def _value(hint: Any, value: Any, key: str, instead: Any, found: Mistakes) -> An
 def _dataclass(schema: Any, value: Any, key: str, instead: Any, found: Mistakes) -> Any:
     hints, prefix = field_types(schema), f"{key}." if key else ""
     if not isinstance(value, Mapping):
-        found[key] = f"{key}={shown(value)}: must be a mapping with {', '.join(hints)}"
+        meant = next((name for name in hints if value in choices(hints[name])), "")
+        near = f"; did you mean {prefix}{meant}={shown(value)}?" if meant else ""
+        found[key] = f"{key}={shown(value)}: must be a mapping with {', '.join(hints)}{near}"
         return WRONG
     _find_unknown(value, hints, prefix, found)
     given = {}
@@ -200,7 +203,8 @@ def _find_unknown(
     for name in value:
         if name not in hints:
             at, near = f"{prefix}{name}", nearest(str(name), hints)
-            way_out = f"; did you mean {prefix}{near}?" if near else there_are(hints)
+            way_out = f"; did you mean {prefix}{near}?" if near else other_name_hint(str(name))
+            way_out = way_out or there_are(hints)
             found[at] = f"{at}: unknown key{way_out}"
 
 

@@ -2,7 +2,7 @@
 
 import math
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from data.config import PathMark
 from data.printable import one_line
 from train.configuration.nearest import did_you_mean
+from train.configuration.other_names import value_here
 
 
 def mistake_of(hint: Any, key: str, detail: Any) -> tuple[str, str]:
@@ -25,7 +26,7 @@ def mistake_of(hint: Any, key: str, detail: Any) -> tuple[str, str]:
         else:
             key, hint = f"{key}[{part}]", inner[part if get_origin(hint) is tuple else 0]
     value = detail["input"]
-    near = did_you_mean(value, choices(hint)) if isinstance(value, str) else ""
+    near = _near_choice(value, choices(hint))
     if "[key]" in detail["loc"]:
         return key, f"{key}: unknown{near or there_are(choices(hint))}"
     return key, f"{key}={shown(value)}: must be {described(hint)}{near}"
@@ -34,8 +35,14 @@ def mistake_of(hint: Any, key: str, detail: Any) -> tuple[str, str]:
 def no_alternative(hint: Any, key: str, value: Any) -> str:
     """What to say of a value that is none of the alternatives an annotation allows."""
     known = [name for member in get_args(hint) for name in choices(member)]
-    near = did_you_mean(value, known) if isinstance(value, str) else ""
-    return f"{key}={shown(value)}: must be {described(hint)}{near}"
+    return f"{key}={shown(value)}: must be {described(hint)}{_near_choice(value, known)}"
+
+
+def _near_choice(value: Any, known: Sequence[str]) -> str:
+    """The choice that a value was probably meant to be, as the end of a message."""
+    if meant := value_here(shown(value), known):
+        return f"; did you mean {meant}?"
+    return did_you_mean(value, known) if isinstance(value, str) else ""
 
 
 def shown(value: Any) -> str:
