@@ -29,7 +29,7 @@ def start(
     if found or not (preflight.enabled or preflight_only):
         found = found + here
     try:
-        meeting, problems = call_roll(found, preflight.join_seconds)
+        meeting, problems = call_roll(found, preflight.join_seconds, None if found else config)
     except ValueError as error:
         return refuse_alone(str(error))
     if problems:

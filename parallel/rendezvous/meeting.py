@@ -60,19 +60,21 @@ class Meeting:
         """A new connection, for one thread, to what is this attempt's alone."""
         return PrefixStore(self._prefix, self._connect())
 
-    def roll_call(self, word: str, judge: Callable[[Words], list[str]]) -> list[str]:
+    def roll_call(
+        self, word: str, judge: Callable[[Words], list[str]], topic: str = "roll call"
+    ) -> list[str]:
         """Why this world cannot start, one line each, on every rank. Collective.
 
         word: what this rank has to say. judge: the main rank's, from what all said who came in time; two may
-        have come with one rank, and none with another.
+        have come with one rank, and none with another. topic: another one for every further call.
         """
-        self.through_store.say("roll call", word)
+        self.through_store.say(topic, word)
         if self.rank == 0:
-            said = self.through_store.hear("roll call", self._patience, meanwhile=self._answer)
+            said = self.through_store.hear(topic, self._patience, meanwhile=self._answer)
             found = judge(said)
-            self.through_store.decide("roll call", json.dumps(found), listeners=len(said) - 1)
+            self.through_store.decide(topic, json.dumps(found), listeners=len(said) - 1)
             return found
-        decision = self.through_store.await_decision("roll call", self._patience + _LONGER)
+        decision = self.through_store.await_decision(topic, self._patience + _LONGER)
         if decision is None:
             return [f"{socket.gethostname()}: rank 0 came to {_place()} and fell silent"]
         return [str(line) for line in json.loads(decision)]

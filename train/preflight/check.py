@@ -34,7 +34,7 @@ from parallel.watch.waiting import waiting
 from train.configuration import validate
 from train.configuration.schema import RunConfig, run_folder
 from train.health.exit_status import refuse, refuse_alone
-from train.preflight.collect import Brief, collect, settings, stamps, this_host
+from train.preflight.collect import Brief, collect, stamps, this_host
 from train.preflight.facts import Facts, Trial
 from train.preflight.gpu import forget_memory
 from train.preflight.judge import Verdict, judge
@@ -65,7 +65,7 @@ def check(config: RunConfig, mesh: Mesh, schedule: Schedule) -> Verdict:
     """
     through_store = mesh.through_store("preflight")
     patience = config.parallel.first_step_seconds
-    brief, own = Brief({}, {}, None), list[str]()
+    brief, own = Brief({}, None), list[str]()
     try:
         if mesh.is_main:
             brief, own = _prepare(config)
@@ -137,7 +137,7 @@ def _prepare(config: RunConfig) -> tuple[Brief, list[str]]:
             found.append(
                 f"paths.outputs={config.paths.outputs}: {folder.absolute()} cannot be written: {reason(error)}"
             )
-    return Brief(settings(config), stamps(config), token), found
+    return Brief(stamps(config), token), found
 
 
 def _hear_brief(through_store: StoreGather, patience: float) -> Brief:
@@ -147,7 +147,7 @@ def _hear_brief(through_store: StoreGather, patience: float) -> Brief:
         raise TimeoutError(f"the main rank gave no sign in {patience:g} s")
     content: dict[str, Any] = json.loads(told)
     token = content["token"]
-    return Brief(content["settings"], content["stamps"], Token(**token) if token else None)
+    return Brief(content["stamps"], Token(**token) if token else None)
 
 
 def _hear_verdict(through_store: StoreGather, patience: float) -> Verdict:

@@ -2,17 +2,14 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 import shutil
 import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -34,15 +31,12 @@ ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("model", "data", "parallel", "train")
 # Besides those that a run writes down.
 _MORE_PACKAGES = ("safetensors", "omegaconf", "pydantic")
-# Of differing values, so much is told.
-_KEYS, _CHARACTERS = 5, 120
 
 
 @dataclasses.dataclass(frozen=True)
 class Brief:
     """What the main rank tells before the others look. stamps: of its token files, by source."""
 
-    settings: dict[str, str]
     stamps: dict[str, str]
     token: Token | None
 
@@ -51,12 +45,6 @@ def collect(
     config: RunConfig, mesh: Mesh, brief: Brief, problems: list[str], *, looks_at_host: bool
 ) -> Facts:
     """The facts of this rank. problems: what it has found out already, each a line."""
-    own = settings(config)
-    differing = {
-        key: own.get(key, "nothing")[:_CHARACTERS]
-        for key in {**brief.settings, **own}
-        if own.get(key) != brief.settings.get(key)
-    }
     name, machine = this_host()
     return Facts(
         rank=mesh.rank,
@@ -65,8 +53,6 @@ def collect(
         local_rank=launched_local_rank(),
         local_size=launched_local_size(),
         world_size=mesh.world_size,
-        settings=_digest(json.dumps(own, sort_keys=True)),
-        differing=dict(list(differing.items())[:_KEYS]),
         cores=rank_ranges(sorted(os.sched_getaffinity(0))),
         threads=torch.get_num_threads(),
         device=mesh.device.type,
@@ -82,19 +68,6 @@ def this_host() -> tuple[str, str]:
     except OSError:
         machine = f"{uuid.getnode():x}"
     return socket.gethostname(), machine
-
-
-def settings(config: RunConfig) -> dict[str, str]:
-    """Every key of the resolved configuration, its value as JSON."""
-
-    def leaves(value: Any, key: str) -> Iterator[tuple[str, str]]:
-        if isinstance(value, dict) and value:
-            for name, inner in value.items():
-                yield from leaves(inner, f"{key}.{name}" if key else name)
-        else:
-            yield key, json.dumps(value)
-
-    return dict(leaves(dataclasses.asdict(config), ""))
 
 
 def stamps(config: RunConfig) -> dict[str, str]:

@@ -68,8 +68,7 @@ class Site:
 class Facts:
     """What one rank says about itself.
 
-    settings: hash of the resolved configuration. differing: keys where it is not the main rank's, with this
-    rank's value. cores: numbers of the processors it may run on, as "0-3, 8". local_size: as the launcher
+    cores: numbers of the processors it may run on, as "0-3, 8". local_size: as the launcher
     says it.
     """
 
@@ -79,8 +78,6 @@ class Facts:
     local_rank: int
     local_size: int | None
     world_size: int
-    settings: str
-    differing: dict[str, str]
     cores: str
     threads: int
     device: str

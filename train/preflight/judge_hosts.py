@@ -1,10 +1,10 @@
-"""What makes a host unlike the others, or unfit by itself: programs, settings, files, disks. Pure functions."""
+"""What makes a host unlike the others, or unfit by itself: programs, files, disks. Pure functions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from train.preflight.facts import Facts, Site
+from train.preflight.facts import Site
 from train.preflight.findings import Finding
-from train.preflight.world_facts import WorldFacts, majority, odd_ones, ranks_of
+from train.preflight.world_facts import WorldFacts, odd_ones, ranks_of
 
 _NONE = "none"
 # Numbers come out alike, or do not depend on it.
@@ -24,7 +24,6 @@ def problems(world: WorldFacts) -> Iterator[Finding]:
             yield Finding(host.ranks, site.output_problem)
     yield from (f for name, f in _versions(world) if name not in _HARMLESS)
     yield from _code(world)
-    yield from _settings(world)
     yield from _corpora(world)
 
 
@@ -85,31 +84,6 @@ def _code(world: WorldFacts) -> Iterator[Finding]:
             f"other program text in {sites[hosts[0]].folder}: {texts[0]}, the others have {texts[1]}; use the "
             "same checkout everywhere",
         )
-
-
-def _settings(world: WorldFacts) -> Iterator[Finding]:
-    facts = list(world.by_rank.values())
-    if not facts:
-        return
-    usual = majority([fact.settings for fact in facts])
-    # What differs is told against the main rank: where that is the odd one, the others tell it.
-    against_main = next((f.differing for f in facts if f.settings == usual), {})
-    by_keys: dict[tuple[str, ...], list[Facts]] = {}
-    for fact in facts:
-        if fact.settings != usual:
-            by_keys.setdefault(tuple(fact.differing or against_main), []).append(fact)
-    for keys, odd in by_keys.items():
-        shown = ", ".join(_shown_setting(key, odd) for key in keys[:_SHOWN_KEYS])
-        yield Finding(
-            tuple(fact.rank for fact in odd),
-            f"another configuration than most ranks: {shown}{', ...' * (len(keys) > _SHOWN_KEYS)}; give every "
-            "rank the same arguments, environment and conf/",
-        )
-
-
-def _shown_setting(key: str, odd: Sequence[Facts]) -> str:
-    values = dict.fromkeys(fact.differing.get(key, "another value") for fact in odd)
-    return f"{key}={next(iter(values))}{' and others' * (len(values) > 1)}"
 
 
 def _corpora(world: WorldFacts) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Before any group exists: who is here, and whose configuration or machine forbids a start.
+"""Before any group exists: who is here, whose configuration or machine forbids a start, whose configuration differs.
 
 A rank that found a mistake and left alone would leave the others waiting for it. So all come to the meeting
 place, sound or not, and leave it together.
@@ -9,28 +9,66 @@ from collections.abc import Sequence
 
 from parallel.launcher import launched_local_rank, launched_world_size
 from parallel.rendezvous.meeting import Meeting, Words, attendance_problems, meet
+from train.configuration.schema import RunConfig
 from train.preflight.collect import this_host
 from train.preflight.findings import Finding, hosts_of, name_ranks, say_by_host
+from train.preflight.settings import digest, settings_findings, settings_of, spokesmen
+
+# Instead of a mistake, the main rank names those whose configurations it wants to see.
+_ASKED = "\0settings of rank "
 
 
-def call_roll(mistakes: Sequence[str], seconds: float) -> tuple[Meeting, list[str]]:
+def call_roll(
+    mistakes: Sequence[str], seconds: float, config: RunConfig | None = None
+) -> tuple[Meeting, list[str]]:
     """Where the ranks met, and everybody's mistakes by host. Collective.
+
+    config: this rank's; None where it has none without mistakes.
 
     Raises:
         ValueError: this rank cannot meet the others; one line.
     """
     host, machine = this_host()
+    settings = {} if config is None else settings_of(config)
     word = {
         "host": host,
         "machine": machine,
         "local_rank": launched_local_rank(),
         "world_size": launched_world_size(),
         "mistakes": list(mistakes),
+        "settings": digest(settings),
     }
     meeting = meet(seconds)
+    roll: list[Words] = []
+
+    def judge(said: Words) -> list[str]:
+        roll.append(said)
+        found = roll_problems(said, meeting.world_size, seconds)
+        ask = (
+            []
+            if found
+            else spokesmen([(rank, json.loads(told)["settings"]) for rank, told in said])
+        )
+        return found or [f"{_ASKED}{rank}" for rank in ask]
+
+    found = meeting.roll_call(json.dumps(word), judge)
+    if not found or not found[0].startswith(_ASKED):
+        return meeting, found
+    is_asked = f"{_ASKED}{meeting.rank}" in found
     return meeting, meeting.roll_call(
-        json.dumps(word), lambda said: roll_problems(said, meeting.world_size, seconds)
+        json.dumps(settings) if is_asked else "",
+        lambda said: _settings_problems(roll[0], said),
+        topic="settings",
     )
+
+
+def _settings_problems(roll: Words, said: Words) -> list[str]:
+    """Whose configuration differs, by host. roll: the words of the roll call; said: settings of those asked."""
+    words = [(rank, json.loads(word)) for rank, word in roll]
+    hosts = hosts_of([(rank, word["host"], word["machine"]) for rank, word in words])
+    told = {rank: json.loads(settings) for rank, settings in said if settings}
+    digests = [(rank, word["settings"]) for rank, word in words]
+    return say_by_host(settings_findings(digests, told), hosts)
 
 
 def roll_problems(said: Words, world_size: int, seconds: float) -> list[str]:
