@@ -26,7 +26,20 @@ while (($#)); do
   shift
 done
 
+case ${CONTAINER:=} in
+  '') ;;
+  pyxis | enroot | apptainer) [[ -n ${CONTAINER_IMAGE-} ]] || die "CONTAINER=$CONTAINER: needs CONTAINER_IMAGE, the image to start" ;;
+  *) die "CONTAINER=$CONTAINER: must be pyxis, enroot or apptainer" ;;
+esac
+# shellcheck source=launch/in_container.sh
+source "$root/launch/in_container.sh"
 folder=$(checked "$((NODES * RANKS_PER_NODE))" "${arguments[@]}")
+if [[ -n $CONTAINER ]]; then
+  [[ $root$PWD != *[[:space:],:]* ]] || die "$PWD: a container knows no folders with a space, comma or colon in the name"
+  seen=''
+  for pair in ${mounts//,/ }; do [[ $folder != "${pair#*:}"/* ]] || seen=yes; done
+  [[ -n $seen ]] || die "$folder: is not seen inside the container, where ranks write; add it to CONTAINER_MOUNTS"
+fi
 command=(
   sbatch --parsable --export=ALL --chdir="$PWD" --job-name="${folder##*/}" --dependency=singleton
   --nodes="$NODES" --ntasks-per-node="$RANKS_PER_NODE" --cpus-per-task="$CPUS_PER_RANK"
@@ -46,6 +59,8 @@ command+=("${SBATCH_EXTRA[@]}" "$root/launch/slurm.sbatch" "$root" "$CLUSTER" "$
 
 if [[ -n $dry_run ]]; then
   show "${command[@]}"
+  [[ -z $CONTAINER ]] ||
+    show srun "${container_options[@]}" "${container_command[@]}" "$PYTHON" "$root/launch/ropewalk.py" train "${arguments[@]}"
   exit
 fi
 mkdir -p "$folder"

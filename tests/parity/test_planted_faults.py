@@ -69,6 +69,8 @@ def test_without_a_fault_the_same_case_passes(case: Case, in_steps: bool) -> Non
     check(case, in_steps, [sound[SOUND.index((case, in_steps))] for _, sound in results()])
 
 
-def test_the_page_lists_every_fault() -> None:
+def test_the_pages_list_and_count_every_fault() -> None:
     page = PAGE.read_text()
+    count = f"{len(FAULTS)} planted faults"
+    assert count in page and count in (PAGE.parents[1] / "README.md").read_text()
     assert [fault.name for fault in FAULTS if fault.name not in page] == []

@@ -1,13 +1,17 @@
 """The virtual cluster, one for a file of tests; a root with the container's recipe done in it, one for all."""
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.smoke import container_root as image
 from tests.smoke.cluster import Cluster, why_not
+from tests.smoke.command import rows, run
+from tests.smoke.submitted import Straight
 
 # What launch/cluster.env says otherwise.
 SETTINGS = {
@@ -50,3 +54,19 @@ def container_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[image.C
         pytest.skip(f"no packages of Debian: {error}")
     yield root
     shutil.rmtree(root.folder)
+
+
+@pytest.fixture(scope="session")
+def straight(small_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Straight:
+    """Rows of a run that nothing disturbed, on two ranks under torchrun; outputs; arguments for the same again."""
+    outputs = tmp_path_factory.mktemp("outputs")
+
+    def arguments(name: str) -> list[str]:
+        quoted = json.dumps(name)
+        changes = {"checkpoint.every_steps": "5", "logging.wandb.mode": "offline"}
+        tokens = {f"schedule.stages.{stage}.tokens": "30720" for stage in ("first", "second")}
+        return small_run(outputs, run_name=quoted, **changes, **tokens)
+
+    finished = run(2, arguments("straight"))
+    assert finished.returncode == 0, finished.stderr
+    return rows(outputs, "straight"), outputs, arguments

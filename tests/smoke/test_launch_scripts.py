@@ -174,3 +174,55 @@ def test_a_relative_interpreter_is_of_the_checkout(stand_in: Path, tmp_path: Pat
     relative = os.path.relpath(stand_in, ROOT)
     said = launch("torchrun", "--dry-run", PYTHON=relative, cwd=tmp_path)
     assert shlex.split(said.stdout)[0] == f"{ROOT}/{relative}"
+
+
+def says_folder(path: Path, folder: str) -> str:
+    """A stand-in of python that names `folder` as the run's."""
+    path.write_text(f"#!/bin/bash\necho {folder}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_container_stands_around_the_ranks(tmp_path: Path) -> None:
+    settings = {
+        "PYTHON": says_folder(tmp_path / "python", f"{ROOT}/outputs/run"),
+        "CONTAINER_IMAGE": "/images/r.sif",
+        "CONTAINER_MOUNTS": "/data,/disk:/scratch,/tmp",
+        "GPUS_PER_NODE": "2",
+    }
+    inside = ["/opt/ropewalk/.venv/bin/python", f"{ROOT}/launch/ropewalk.py", "train", *ODD]
+    mounts = f"{ROOT}:{ROOT},/data:/data,/disk:/scratch,/tmp:/tmp"
+    started = {
+        "pyxis": [
+            "--container-image=/images/r.sif",
+            f"--container-mounts={mounts}",
+            f"--container-workdir={ROOT}",
+        ],
+        "enroot": [f"{ROOT}/launch/enroot.sh", mounts, "/images/r.sif"],
+        "apptainer": shlex.split(f"apptainer exec --nv --bind {mounts} --pwd {ROOT} /images/r.sif"),
+    }
+    for name, words in started.items():
+        said = launch("slurm", "--dry-run", *ODD, CONTAINER=name, **settings)
+        assert shlex.split(said.stdout.splitlines()[-1]) == ["srun", *words, *inside], said.stderr
+    no_gpus = settings | {"GPUS_PER_NODE": "0", "RANKS_PER_NODE": "2"}
+    assert "--nv" not in launch("slurm", "--dry-run", CONTAINER="apptainer", **no_gpus).stdout
+
+
+def test_a_container_that_cannot_work_is_refused(tmp_path: Path) -> None:
+    python = says_folder(tmp_path / "python", "/elsewhere/run")
+    image = {"PYTHON": python, "CONTAINER_IMAGE": "/images/r.sif"}
+    blank = tmp_path / "a b"
+    blank.mkdir()
+    for settings, cwd, line in (
+        ({"CONTAINER": "docker"}, ROOT, "CONTAINER=docker: must be pyxis, enroot or apptainer"),
+        (
+            {"CONTAINER": "pyxis", "CONTAINER_IMAGE": ""},
+            ROOT,
+            "CONTAINER=pyxis: needs CONTAINER_IMAGE",
+        ),
+        ({"CONTAINER": "apptainer"}, ROOT, "/elsewhere/run: is not seen inside the container"),
+        ({"CONTAINER": "enroot"}, blank, f"{blank}: a container knows no folders with a space"),
+    ):
+        said = launch("slurm", "--dry-run", cwd=cwd, **image | settings)
+        assert said.returncode == 2 and said.stdout == ""
+        assert said.stderr.startswith(f"slurm.sh: {line}") and said.stderr.count("\n") == 1

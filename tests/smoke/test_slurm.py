@@ -1,113 +1,26 @@
 """launch/slurm.sh on a real Slurm of two virtual nodes: the limit, a power cut, preemption, a chain."""
 
-import json
-import re
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.smoke.cluster import Cluster, wait_until
-from tests.smoke.command import ROOT, hostile_folder, rows, run
+from tests.smoke.cluster import Cluster
+from tests.smoke.command import ROOT, hostile_folder, rows
+from tests.smoke.submitted import STEPS, Straight, Submitted, same
 
 pytestmark = pytest.mark.cluster
 
-STEPS = 120
-EXACT = ("step", "loss", "gradient_norm", "tokens_seen", "valid_tokens", "learning_rate")
 # What a shell, sbatch or a file name pattern could take apart.
 ODD_NAME = 'it\'s {one,two} $HOME "x" 100 %j'
 
 # State, exit code, requeues.
 COMPLETED, CANCELLED = ("COMPLETED", "0:0", "0"), ("CANCELLED", "0:0", "0")
 
-Arguments = Callable[..., list[str]]
-
-
-@pytest.fixture(scope="module")
-def straight(
-    small_run: Any, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[list[dict[str, Any]], Path, Arguments]:
-    """Rows of a run that nothing disturbed, on two ranks under torchrun; outputs; arguments for the same again."""
-    outputs = tmp_path_factory.mktemp("outputs")
-
-    def arguments(name: str) -> list[str]:
-        quoted = json.dumps(name)
-        changes = {"checkpoint.every_steps": "5", "logging.wandb.mode": "offline"}
-        tokens = {f"schedule.stages.{stage}.tokens": "30720" for stage in ("first", "second")}
-        return small_run(outputs, run_name=quoted, **changes, **tokens)
-
-    finished = run(2, arguments("straight"))
-    assert finished.returncode == 0, finished.stderr
-    return rows(outputs, "straight"), outputs, arguments
-
-
-class Submitted:
-    """A job or a chain, and the run it makes."""
-
-    def __init__(
-        self,
-        cluster: Cluster,
-        folder: Path,
-        arguments: list[str],
-        options: Sequence[str] = (),
-        **settings: str,
-    ) -> None:
-        """folder: the run's; settings: of launch/cluster.env."""
-        set_here = [f"{key}={value}" for key, value in settings.items()]
-        words = ["env", *set_here, str(ROOT / "launch/slurm.sh"), *options, "--", *arguments]
-        found = re.search(r"submitted job (\d+)", cluster.must("login", *words))
-        assert found
-        self.number, self.folder, self._cluster = found[1], folder, cluster
-
-    def wait_for_step(self, step: int) -> None:
-        """Until `step` is in the metrics."""
-        metrics = self.folder / "metrics.jsonl"
-        self.wait(
-            lambda: metrics.exists() and metrics.read_text().count("\n") >= step, f"step {step}"
-        )
-
-    def ended(self) -> list[tuple[str, str, str]]:
-        """State, exit code and number of requeues of the job, or of each link; waits until none can go on."""
-        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-        self.wait(
-            lambda: all(row["JobState"] in over for row in self._show()), f"job {self.number}"
-        )
-        return [(row["JobState"], row["ExitCode"], row["Restarts"]) for row in self._show()]
-
-    def _show(self) -> list[dict[str, str]]:
-        return self._cluster.job(self.number)
-
-    def wait(self, true: Callable[[], bool], what: str) -> None:
-        """Poll, and show the log if it takes too long."""
-        try:
-            wait_until(true, 240, what)
-        except TimeoutError as error:
-            raise AssertionError(f"{error}\n{self.log}") from error
-
-    @property
-    def log(self) -> str:
-        """What all starts of the run said."""
-        path = self.folder / "slurm.log"
-        return path.read_text() if path.exists() else ""
-
-    def wandb_ids(self) -> list[str]:
-        """The id of every W&B session there is on the disk."""
-        found = self.folder.glob("wandb/offline-run-*")
-        return [path.name.rsplit("-", 1)[1] for path in found]
-
-
-def same(expected: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
-    """Bit for bit, and each step once."""
-    assert len(found) == len(expected) == STEPS
-    for key in EXACT:
-        assert [row[key] for row in found] == [row[key] for row in expected], key
-
 
 def test_a_job_outlives_its_time_limit_and_a_power_cut(
     cluster: Cluster,
-    straight: tuple[list[dict[str, Any]], Path, Arguments],
+    straight: Straight,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected, outputs, arguments = straight
@@ -137,7 +50,7 @@ def test_a_job_outlives_its_time_limit_and_a_power_cut(
 
 
 def test_a_preempted_link_of_a_chain_is_followed_by_the_next_and_a_complete_run_cancels_the_rest(
-    cluster: Cluster, straight: tuple[list[dict[str, Any]], Path, Arguments]
+    cluster: Cluster, straight: Straight
 ) -> None:
     expected, outputs, arguments = straight
     chain = Submitted(
@@ -239,7 +152,7 @@ def test_a_command_of_a_batch_script_alone_is_one_process_and_its_steps_are_rank
 
 def test_a_run_of_srun_trains_as_the_same_ranks_of_torchrun(
     cluster: Cluster,
-    straight: tuple[list[dict[str, Any]], Path, Arguments],
+    straight: Straight,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected, outputs, arguments = straight
