@@ -7,6 +7,7 @@ from train.report.units import (
     moment,
     moment_text,
     operations,
+    percent,
     short_number,
     size,
     whole_number,
@@ -31,6 +32,11 @@ def test_durations() -> None:
     ]
     seconds = (0, 0.00019, 0.95, 42, 725, 11_220, 187_200)
     assert [duration(s) for s in seconds] == told
+
+
+def test_shares() -> None:
+    told = ["0%", "below 0.0001%", "0.0061%", "1.7%", "41.2%", "100.0%"]
+    assert [percent(share) for share in (0, 1e-9, 6.1e-5, 0.0171, 0.4123, 1)] == told
 
 
 def test_bytes_and_operations() -> None:

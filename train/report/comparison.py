@@ -17,7 +17,7 @@ from train.report.record import NUM_COLOURS, RunRecord, read_run, total_seconds
 from train.report.rows import Row, finite_value, known, rounded, weighted_mean
 from train.report.stage_table import chip
 from train.report.tables import html_table, paragraph
-from train.report.units import duration, moment_text, short_number, signed, whole_number
+from train.report.units import duration, moment_text, percent, short_number, signed, whole_number
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
 
@@ -96,7 +96,7 @@ def _result(record: RunRecord) -> dict[str, str]:
         "Parameters": short_number(count) if count else "",
         "Time in steps": duration(seconds) if seconds else "",
         "Tokens/s": short_number(speed) if speed else "",
-        "MFU": f"{share:.1%}" if share is not None else "",
+        "MFU": percent(share) if share is not None else "",
         "Standing": standing(record, running=False).partition(",")[0],
     }
 

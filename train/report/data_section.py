@@ -4,8 +4,8 @@ import html
 from collections.abc import Iterable
 
 from train.report.axes import Figure, base_layout
-from train.report.record import RunRecord
-from train.report.rows import Row, finite_value, mapping, rounded
+from train.report.record import NUM_COLOURS, RunRecord
+from train.report.rows import Row, finite_value, known, mapping, rounded
 from train.report.tables import paragraph, table
 from train.report.units import short_number, whole_number
 
@@ -103,6 +103,8 @@ def mixes(record: RunRecord) -> dict[str, dict[str, float]]:
 def seen_tokens(record: RunRecord) -> dict[str, float]:
     """Tokens with a target that the steps took from every source; empty where the rows do not tell."""
     found = dict[str, float]()
+    if len(sources(record)) == 1:
+        return {name: sum(known(record.steps, "valid_tokens")) for name in sources(record)}
     for row in record.steps:
         for name, source in mapping(row, "sources").items():
             if isinstance(source, dict):
@@ -152,8 +154,8 @@ def lengths_figure(record: RunRecord) -> Figure:
     """Where the tokens of every source lie by the length of their documents, as bars; stage lengths as lines."""
     tables = {name: length_table(source) for name, source in sources(record).items()}
     tables = {name: rows for name, rows in tables.items() if sum(row[2] for row in rows) > 0}
-    octaves = sorted({row[0] for rows in tables.values() for row in rows if row[0] > 0})
-    labels = [_octave(longest) for longest in octaves]
+    octaves = _octaves(tables.values())
+    labels = [whole_number(longest) for longest in octaves]
     data = list[Row]()
     for index, (name, rows) in enumerate(tables.items()):
         total = sum(tokens for _, _, tokens in rows)
@@ -162,19 +164,23 @@ def lengths_figure(record: RunRecord) -> Figure:
         data.append(
             {"type": "bar", "name": html.escape(name), "x": labels}
             | {"y": [rounded(tokens / total) for _, tokens in there]}
-            | {"marker": {"color": f"@stage{index % 6}"}}
+            | {"marker": {"color": f"@stage{index % NUM_COLOURS}"}}
             | {
                 "customdata": [
                     f"{short_number(t)} tokens in {short_number(d)} documents" for d, t in there
                 ]
             }
             | {
-                "hovertemplate": f"<b>{html.escape(name)}</b> · %{{x}} tokens long<br>%{{y:.1%}}: "
+                "hovertemplate": f"<b>{html.escape(name)}</b> · to %{{x}} tokens long<br>%{{y:.1%}}: "
                 "%{customdata}<extra></extra>"
             }
         )
     layout = base_layout(
-        {"type": "category", "title": {"text": "length of the document, tokens"}, "tickangle": 0},
+        {
+            "type": "category",
+            "title": {"text": "length of the document, tokens (up to)"},
+            "tickangle": 0,
+        },
         {"tickformat": ".0%", "rangemode": "tozero"},
     )
     layout |= {
@@ -188,10 +194,13 @@ def lengths_figure(record: RunRecord) -> Figure:
     return Figure("lengths", _lengths_title(record, tables), unit, data, layout, wide=True)
 
 
-def _octave(longest: float) -> str:
-    return (
-        "1" if longest <= 1 else "2" if longest == 2 else f"{longest / 2 + 1:,.0f}-{longest:,.0f}"
-    )
+def _octaves(tables: Iterable[Lengths]) -> list[float]:
+    """The longest length of every octave from the shortest document to the longest, also where none is."""
+    there = [longest for rows in tables for longest, _, _ in rows if longest >= 1]
+    found = [min(there, default=0.0)]
+    while found[-1] < max(there, default=0.0):
+        found.append(2 * found[-1])
+    return found
 
 
 def _lengths_title(record: RunRecord, tables: dict[str, Lengths]) -> str:

@@ -17,7 +17,7 @@ from train.report.units import plural
 
 # A stage's own layout is laid over the run's.
 _STAGE_LAYOUT = re.compile(r"^schedule\.stages\.[^.]+\.parallel\.")
-NO_DEFAULT = "none, must be given"
+NO_DEFAULT = "none"
 ABSENT = "not a key of this version"
 
 
@@ -61,22 +61,31 @@ def configuration_section(record: RunRecord) -> str:
         return ""
     given = keys_given(record.newest_start.get("command"))
     rows = [
-        [key, value, default, "command line" if key in given else ""]
+        [key, value, default, "command line" if key in given else "group or experiment"]
         for key, value, default in differences(record.config)
     ]
+    rows.sort(key=lambda row: row[0] not in given)
+    if not record.starts:
+        rows = [[*row[:3], ""] for row in rows]
     if not rows:
         return paragraph("Every key has the schema's default.", "unit")
-    about = f"{plural(len(rows), 'key')} of config.yaml whose value is not the schema's default."
+    about = f"{plural(len(rows), 'key')} of config.yaml whose value is not the schema's default; none: it has none."
     return paragraph(about, "unit") + key_table(["Key", "Value", "Default", "Set by"], rows)
 
 
 def key_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of keys and values, in the form of code."""
-    return html_table(columns, [[_code(cell) for cell in row] for row in rows], words=True)
+    return html_table(
+        [html.escape(name) for name in columns],
+        [[_code(cell) for cell in row] for row in rows],
+        words=True,
+    )
 
 
 def _code(text: str) -> str:
-    return f"<code>{html.escape(text)}</code>" if text else ""
+    # A narrow screen breaks a key after its dots and underscores.
+    breaks = re.sub(r"([._/])", r"\1<wbr>", html.escape(text))
+    return f"<code>{breaks}</code>" if text else ""
 
 
 def keys_given(command: object) -> set[str]:

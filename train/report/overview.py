@@ -12,6 +12,7 @@ from train.report.units import (
     moment,
     moment_text,
     operations,
+    percent,
     plural,
     short_number,
     signed,
@@ -164,13 +165,13 @@ def _speed_tiles(record: RunRecord) -> list[str]:
             found.append(tile("Tokens per second", short_number(rate), _power(record)))
     share = weighted_mean(record.steps, "mfu", "step_seconds")
     if share is not None:
-        found.append(tile("MFU", f"{share:.1%}", "of the devices' peak"))
+        found.append(tile("MFU", percent(share), "of the devices' peak"))
     memory = max(known(record.steps, "peak_memory_bytes"), default=0.0)
     if memory:
         found.append(tile("Peak memory", size(memory), "of the main rank"))
     padding = weighted_mean(record.steps, "padding_fraction", "batch_tokens")
     if padding is not None:
-        found.append(tile("Padding", f"{padding:.2%}", "of all tokens"))
+        found.append(tile("Padding", percent(padding), "of all tokens"))
     return found
 
 

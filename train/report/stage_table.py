@@ -6,7 +6,7 @@ from train.report.overview import quarter_gain
 from train.report.record import NUM_COLOURS, RunRecord
 from train.report.rows import finite_value, known, mapping, weighted_mean
 from train.report.tables import html_table
-from train.report.units import short_number, signed, whole_number
+from train.report.units import percent, short_number, signed, whole_number
 
 
 def chip(name: str, index: int) -> str:
@@ -53,9 +53,9 @@ def _cells(record: RunRecord, stage: str) -> dict[str, str]:
         "Held-out loss": f"{loss:.3f}" if loss is not None else "",
         "Against bigram": signed(loss - bigram) if loss is not None and bigram is not None else "",
         "Last less first quarter": signed(gain) if gain is not None else "",
-        "Padding": f"{padding:.2%}" if padding is not None else "",
+        "Padding": percent(padding) if padding is not None else "",
         "Tokens/s": short_number(speed) if speed else "",
-        "MFU": f"{share:.1%}" if share is not None else "",
+        "MFU": percent(share) if share is not None else "",
         "Layout": _layout(record, stage),
     }
 

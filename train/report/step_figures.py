@@ -13,7 +13,7 @@ from train.report.axes import (
 )
 from train.report.record import RunRecord
 from train.report.rows import Row, finite_value, known, mapping, rounded, weighted_mean
-from train.report.units import duration, short_number, whole_number
+from train.report.units import duration, percent, short_number, whole_number
 
 
 def schedule_figure(record: RunRecord, key: str, what: str) -> Figure:
@@ -89,8 +89,8 @@ def throughput_figure(record: RunRecord) -> Figure:
 def utilisation_figure(record: RunRecord) -> Figure:
     """Share of the devices' peak that the model's own operations reach, where the peak is known."""
     mean = weighted_mean(record.steps, "mfu", "step_seconds")
-    title = f"Model FLOPs utilisation (MFU) {mean:.1%} on average" if mean else "MFU"
-    data = stage_lines(record, "mfu", lambda value: f"{value:.2%}", "MFU", smoothed=True)
+    title = f"Model FLOPs utilisation (MFU) {percent(mean)} on average" if mean else "MFU"
+    data = stage_lines(record, "mfu", percent, "MFU", smoothed=True)
     axis = {"rangemode": "tozero", "tickformat": ".3~%"}
     unit = "share of the devices' peak; windows and documents are counted, recomputation is not"
     return Figure("mfu", title, unit, data, layout_over_tokens(record, axis))
@@ -99,8 +99,8 @@ def utilisation_figure(record: RunRecord) -> Figure:
 def padding_figure(record: RunRecord) -> Figure:
     key = "padding_fraction"
     mean = weighted_mean(record.steps, key, "batch_tokens")
-    title = "Padding" if mean is None else f"{mean:.2%} of all tokens are padding"
-    data = stage_lines(record, key, lambda value: f"{value:.3%}", "padding", smoothed=True)
+    title = "Padding" if mean is None else f"{percent(mean)} of all tokens are padding"
+    data = stage_lines(record, key, percent, "padding", smoothed=True)
     axis = {"rangemode": "tozero", "tickformat": ".3~%"}
     return Figure(key, title, "share of each step's tokens", data, layout_over_tokens(record, axis))
 

@@ -26,8 +26,9 @@ def html_table(
         cells = "".join(f"<td>{row[i] or NOTHING}</td>" for i in kept[1:])
         body += f"<tr><th scope=row>{row[0]}</th>{cells}</tr>"
     kind = "words" if words else "numbers"
+    frame = "scroll" if len(kept) > 4 or words else "scroll small"
     return (
-        f"<div class=scroll tabindex=0><table class={kind}><thead><tr>{head}</tr></thead>"
+        f"<div class='{frame}' tabindex=0><table class={kind}><thead><tr>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
 

@@ -2,6 +2,7 @@
 
 tokens, parameters, documents    950, 12.4k, 1.05M, 3B (thousand, million, billion); in a table's details all digits
 lengths, windows, RoPE bases     4,096 (all digits)
+shares                           41.2%, 1.7%, 0.0061%
 bytes                            28.3 MB, 1.4 GB (10^6, 10^9 bytes)
 durations                        190 µs, 950 ms, 42 s, 12 min 05 s, 3 h 07 min, 2 d 04 h
 moments                          2026-01-31 10:02 UTC
@@ -23,6 +24,13 @@ def short_number(value: float, digits: int = 3) -> str:
 def whole_number(value: float) -> str:
     """All digits: 4,096."""
     return f"{value:,.0f}"
+
+
+def percent(share: float) -> str:
+    """A share: 41.2%, 1.7%, 0.0061%; 0% is none at all."""
+    if abs(share) >= 0.1:
+        return f"{share:.1%}"
+    return f"{100 * share:.2g}%" if not share or abs(share) >= 1e-6 else "below 0.0001%"
 
 
 def size(num_bytes: float) -> str:
