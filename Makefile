@@ -34,8 +34,8 @@ setup: $(READY)  ## make .venv with the pinned dependencies and the command rope
 	@touch $@
 
 train: $(READY)  ## the quickstart: prepare the corpus, train through three stages, write a report
-	@WORLD_SIZE=$(NPROC) $(PY) -m train --check experiment=$(EXPERIMENT) $(ARGS)
-	@$(PY) -m torch.distributed.run --standalone --nproc-per-node $(NPROC) -m train experiment=$(EXPERIMENT) $(ARGS)
+	@WORLD_SIZE=$(NPROC) $(PY) launch/ropewalk.py train --check experiment=$(EXPERIMENT) $(ARGS)
+	@$(PY) launch/ropewalk.py torchrun --standalone --nproc-per-node $(NPROC) -- experiment=$(EXPERIMENT) $(ARGS)
 
 # A file's tests share worlds of ranks, so a file stays on one process. tests/parity comes first: it takes longest.
 PYTEST = $(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder

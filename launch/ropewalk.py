@@ -133,8 +133,8 @@ def start_deepspeed(arguments: list[str]) -> NoReturn:
     require("deepspeed")
     options, rest = split(arguments, "deepspeed")
     program = [sys.executable, str(LAUNCHER)]
-    for folder in (*program, str(Path.cwd())):
-        if reaches_other_nodes(options) and not PLAIN.fullmatch(folder):
+    for folder in (*program, current_folder()) if reaches_other_nodes(options) else ():
+        if not PLAIN.fullmatch(folder):
             raise Refused(
                 f"deepspeed: {quoted(folder)}: its launcher knows no such names on other nodes; rename"
             )
@@ -160,6 +160,14 @@ def split(arguments: list[str], launcher: str) -> tuple[list[str], list[str]]:
     raise Refused(
         f"{launcher}: write -- before KEY=VALUE: ropewalk {launcher} [OPTION ...] -- KEY=VALUE ..."
     )
+
+
+def current_folder() -> str:
+    """Where this was started."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        raise Refused("the current folder does not exist any more; start in another") from None
 
 
 def reaches_other_nodes(options: list[str]) -> bool:

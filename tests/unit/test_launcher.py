@@ -1,5 +1,6 @@
 """launch/ropewalk.py: what it starts, with which environment, and one line for everything else."""
 
+import ast
 import importlib.util
 import os
 import shlex
@@ -117,6 +118,20 @@ def test_on_other_nodes_a_folder_that_its_shell_would_take_apart_is_refused(
     for options in ("-H hosts", "--hostfile=hosts", "--force_multi"):
         assert "a b" in refused("deepspeed", *options.split(), "--")
     started("deepspeed", "--hostfile=/dev/null", "--")
+    odd.rmdir()
+    assert "does not exist any more" in refused("deepspeed", "--force_multi", "--")
+
+
+def test_only_the_standard_library_is_imported_and_little_of_it() -> None:
+    tree = ast.parse((ROOT / "launch/ropewalk.py").read_text())
+    names = {name for node in tree.body for name in imported(node)}
+    assert names == {"__future__", "contextlib", "os", "pathlib", "re", "signal", "sys", "typing"}
+
+
+def imported(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.ImportFrom):
+        return [str(node.module)]
+    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
 
 
 @pytest.mark.parametrize(
