@@ -100,12 +100,12 @@ class DataConfig:
 def missing_files(key: str, prefix: str) -> list[str]:
     """One line when the token files of `prefix` are not there, saying how to make them."""
     if not prefix:
-        return [f"{key}: is empty; name the prefix of token files made by `python -m data.prepare`"]
+        return [f"{key}: is empty; name the prefix of token files made by `ropewalk prepare`"]
     # os.path knows a name that is too long, or a folder that may not be entered, as "no file"; Path raises.
     missing = [str(p) for p in (bin_path(prefix), idx_path(prefix)) if not os.path.isfile(p)]  # noqa: PTH113
     if not missing:
         return []
     return [
-        f"{key}={prefix}: no {' and no '.join(missing)}; make them with `python -m data.prepare"
+        f"{key}={prefix}: no {' and no '.join(missing)}; make them with `ropewalk prepare"
         f" --input PATH --output {prefix} --tokenizer MODEL`"
     ]

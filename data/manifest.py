@@ -37,9 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m data.manifest", description="check token files"
-    )
+    parser = argparse.ArgumentParser(prog="ropewalk manifest", description="check token files")
     add = parser.add_argument
     add("prefix", type=as_prefix, help="PREFIX of PREFIX.bin and PREFIX.idx")
     add("--full", action="store_true", help="compare every byte")

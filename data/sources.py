@@ -44,7 +44,7 @@ class TokenSource(Declared):
                 if not 0 <= token < self.vocab_size:
                     raise DamagedData(
                         f"{bin_path(self.dataset.prefix)}: document {document} holds id {token}, the vocabulary has"
-                        f" {self.vocab_size}; describe the files again with `python -m data.manifest"
+                        f" {self.vocab_size}; describe the files again with `ropewalk manifest"
                         f" {self.dataset.prefix} --create --overwrite` and the vocabulary that they were made with"
                     )
         return tokens

@@ -16,7 +16,7 @@ docs/data.md says what is refused, and what is counted."""
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     """A parser with the options that say what is read."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m {command}",
+        prog=f"ropewalk {command.removeprefix('data.')}",
         description=description,
         epilog=FORMATS_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,

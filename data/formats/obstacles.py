@@ -36,7 +36,7 @@ MAGICS = {
 SKIPPABLE = b"\x2a\x4d\x18"
 OF_BINARY = {
     ".bin": "is binary by its name: token files of another tool are described with"
-    " `python -m data.manifest PREFIX --create` and need no data.prepare; let the name of a text end in .txt",
+    " `ropewalk manifest PREFIX --create` and need no data.prepare; let the name of a text end in .txt",
     ".npy": "is a NumPy array by its name, no text; write the texts that it was made of as .jsonl",
 }
 OF_BINARY[".idx"] = OF_BINARY[".bin"]

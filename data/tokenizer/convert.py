@@ -91,7 +91,7 @@ def _merges(tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
     if any(score != int(score) for score in ranks) or len(set(ranks)) != len(ranks):
         raise ValueError(
             f"tokenizer={tokenizer.path}: is no byte-pair model of SentencePiece (its scores are no ranks), and only "
-            "such a one has an equal in tokenizer.json; train one with `python -m data.tokenizer`"
+            "such a one has an equal in tokenizer.json; train one with `ropewalk tokenizer`"
         )
     for piece in sorted(scores, key=lambda piece: -scores[piece]):
         for cut in range(1, len(piece)):

@@ -45,7 +45,7 @@ class Tokenizer:
         if not self.path.is_file():
             raise ValueError(
                 f"tokenizer={path}: no such file; train one with"
-                f" `python -m data.tokenizer --input PATH --output {path} --vocab-size 4096`"
+                f" `ropewalk tokenizer --input PATH --output {path} --vocab-size 4096`"
             )
         proto = self.path.read_bytes()
         self.sha256 = hashlib.sha256(proto).hexdigest()
@@ -70,7 +70,7 @@ class Tokenizer:
             raise ValueError(
                 f"tokenizer={path}: does not give every text back unchanged (it needs byte"
                 " fallback, the identity normaliser, no dummy prefix); train one with"
-                " `python -m data.tokenizer`"
+                " `ropewalk tokenizer`"
             )
 
     def encode(self, text: str) -> np.ndarray:

@@ -55,7 +55,7 @@ class IndexedDataset:
         for path in (self._idx, self._bin):
             if not path.is_file():
                 raise ValueError(
-                    f"{path}: no such file; make it with `python -m data.prepare --input PATH"
+                    f"{path}: no such file; make it with `ropewalk prepare --input PATH"
                     f" --output {prefix} --tokenizer MODEL`"
                 )
         code, self.num_sequences, num_indices = _read_header(self._idx)
@@ -166,7 +166,7 @@ def _read_header(path: Path) -> tuple[int, int, int]:
     if magic != MAGIC:
         raise ValueError(
             f"{path}: starts with {magic!r}, expected {MAGIC!r}; not a Megatron index, make one"
-            " with `python -m data.prepare`"
+            " with `ropewalk prepare`"
         )
     if version != VERSION:
         raise ValueError(f"{path}: version {version}, expected {VERSION}; prepare it again")

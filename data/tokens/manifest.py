@@ -170,7 +170,7 @@ def _refuse_ids(prefix: str | Path, details: Manifest) -> None:
     if problems:
         raise ValueError(
             f"{manifest_path(prefix)}: {'; '.join(problems)}; prepare the corpus again, or describe files of another"
-            f" tool with `python -m data.manifest {prefix} --create --overwrite --vocab-size N --eos-id I`"
+            f" tool with `ropewalk manifest {prefix} --create --overwrite --vocab-size N --eos-id I`"
         )
 
 
@@ -184,7 +184,7 @@ def load(prefix: str | Path) -> Manifest:
     if not path.is_file():
         raise ValueError(
             f"{path}: no such file; prepare the corpus again, or describe token files of another"
-            f" tool with `python -m data.manifest {prefix} --create --vocab-size N --eos-id I`"
+            f" tool with `ropewalk manifest {prefix} --create --vocab-size N --eos-id I`"
         )
     raw = path.read_bytes()
     try:

@@ -127,7 +127,7 @@ def test_every_mistake_is_reported_together(tmp_path: Path) -> None:
         "brings its own held-out documents",
         "data.sources: every weight is 0",
         f"data.sources.a.prefix={tmp_path}/a: no {tmp_path}/a.bin and no {tmp_path}/a.idx; make",
-        f"`python -m data.prepare --input PATH --output {tmp_path}/a --tokenizer MODEL`",
+        f"`ropewalk prepare --input PATH --output {tmp_path}/a --tokenizer MODEL`",
         "data.sources.b.prefix: is empty",
     ):
         assert part in problems

@@ -91,7 +91,7 @@ def test_damaged_files_are_refused_by_name(
 
 
 def test_missing_files_say_how_to_make_them(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no such file; make it with `python -m data\.prepare"):
+    with pytest.raises(ValueError, match=r"no such file; make it with `ropewalk prepare"):
         IndexedDataset(tmp_path / "absent")
 
 

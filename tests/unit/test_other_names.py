@@ -62,7 +62,7 @@ def test_every_name_leads_to_a_key_that_there_is(name: str) -> None:
         ("activation_checkpoint.mode=full", "did you mean train.keep_for_backward?"),
         ("save_steps=100", "did you mean checkpoint.every_steps?"),
         ("+train.lr=2", "did you mean schedule.learning_rate.peak?"),
-        ("data.tokenizer=x.model", "`python -m data.prepare --tokenizer FILE`"),
+        ("data.tokenizer=x.model", "`ropewalk prepare --tokenizer FILE`"),
     ],
 )
 def test_a_name_of_another_system_is_answered_with_ours(
@@ -91,7 +91,7 @@ def test_the_learning_rate_of_the_run_is_meant_where_stages_have_none(
         ),
         (["--train.max_steps", "5"], "give train.max_steps=5"),
         (["--seed", "5"], "give seed=5"),
-        (["--tokenizer_name", "x"], "`python -m data.prepare --tokenizer FILE`"),
+        (["--tokenizer_name", "x"], "`ropewalk prepare --tokenizer FILE`"),
         (["--chek"], "--chek: unknown; did you mean --check?"),
     ],
 )

@@ -104,9 +104,7 @@ def test_a_model_that_changes_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"no such file; train one with `python -m data\.tokenizer"
-    ):
+    with pytest.raises(ValueError, match=r"no such file; train one with `ropewalk tokenizer"):
         Tokenizer(tmp_path / "absent.model")
     (tmp_path / "noise.model").write_bytes(b"noise")
     with pytest.raises(ValueError, match="not a SentencePiece model"):

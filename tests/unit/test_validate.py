@@ -98,7 +98,7 @@ def test_a_rollback_needs_checkpoints_between_stages() -> None:
 def test_missing_corpus_names_the_command_that_makes_it() -> None:
     found = problems("data.corpus=''", "+data.sources={web: {prefix: corpus/web, weight: 1}}")
     assert len(found) == 1
-    assert f"python -m data.prepare --input PATH --output {Path.cwd()}/corpus/web" in found[0]
+    assert f"ropewalk prepare --input PATH --output {Path.cwd()}/corpus/web" in found[0]
 
 
 def test_world_that_does_not_fit_names_every_stage() -> None:

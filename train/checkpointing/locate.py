@@ -71,7 +71,7 @@ def _why_none(named: Path, folder: Path) -> str:
         return "has no checkpoint yet; checkpoint.every_steps says when the run writes one"
     if (named / "config.json").is_file():
         return (
-            "is a Hugging Face model's folder; make a checkpoint of it with `python -m train.import_huggingface "
+            "is a Hugging Face model's folder; make a checkpoint of it with `ropewalk import "
             f"--model {named} --output DIR`"
         )
     if runs := [path.name for path in entries if (path / CHECKPOINTS).is_dir()]:

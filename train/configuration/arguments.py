@@ -118,7 +118,7 @@ def _instead(argument: str) -> str:
     key = argument.lstrip("+~")
     return next(
         (says for start, says in _INSTEAD.items() if key.startswith(start)),
-        "python -m train --help lists the keys there are",
+        "ropewalk train --help lists the keys there are",
     )
 
 

@@ -45,8 +45,8 @@ A stage is a row of schedule.stages: ~schedule.stages.short removes one,
 _AFTER = """\
 After a run
   outputs/RUN_NAME/report.html       what it did, to look at
-  python -m train.report RUN_FOLDER  write that again
-  python -m data.prepare --help      token files from your own documents
+  ropewalk report RUN_FOLDER         write that again
+  ropewalk prepare --help            token files from your own documents
 
 Shorter: --help SECTION or --help KEY.
 """

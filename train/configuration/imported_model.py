@@ -22,7 +22,7 @@ def imported_model(checkpoint: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if checkpoint in ("", "auto", "never"):
         raise ValueError(
             "takes the model of a checkpoint; give checkpoint.resume=DIR, a run's folder or one that "
-            "`python -m train.import_huggingface` made"
+            "`ropewalk import` made"
         )
     state = read_state(locate(Path(checkpoint)))
     model = typed_model(state.model)

@@ -119,7 +119,7 @@ def _nearest(parts: Sequence[str], depth: int, tree: Any, siblings: Sequence[str
     if found:
         return f"; did you mean {found}?"
     if depth == 0:
-        return "; python -m train --help lists them"
+        return "; ropewalk train --help lists them"
     return f"; {section} has {', '.join(siblings)}"
 
 

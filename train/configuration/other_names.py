@@ -10,9 +10,9 @@ from types import MappingProxyType
 _RATE = "schedule.learning_rate"
 _STAGE = "schedule.stages.NAME"
 _DATA_RANKS = "data ranks are what the other axes leave of the world; start more or fewer ranks"
-_TOKENIZER = "the tokenizer is given to `python -m data.prepare --tokenizer FILE`, before the run"
+_TOKENIZER = "the tokenizer is given to `ropewalk prepare --tokenizer FILE`, before the run"
 _IMPORT = (
-    "`python -m train.import_huggingface --model DIR --output imported` makes a checkpoint of a released model; give "
+    "`ropewalk import --model DIR --output imported` makes a checkpoint of a released model; give "
     "model=from_huggingface checkpoint.resume=imported"
 )
 _ROWS: Sequence[tuple[str, str]] = (
@@ -137,7 +137,7 @@ _ROWS: Sequence[tuple[str, str]] = (
     ("valid_data_path validation_file eval_dataset", "data.heldout"),
     (
         "split validation_split",
-        "`python -m data.prepare --heldout-output PREFIX --heldout-fraction F` splits the documents",
+        "`ropewalk prepare --heldout-output PREFIX --heldout-fraction F` splits the documents",
     ),
     (
         "tokenizer tokenizer_name tokenizer_path tokenizer_model tokenizer_type vocab_file",

@@ -156,7 +156,7 @@ def _text(content: Mapping[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 when the model is there, 2 after every reason why it is not."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.export_huggingface",
+        prog="ropewalk export",
         description="a Hugging Face model's folder, out of a checkpoint of any layout",
     )
     parser.add_argument(

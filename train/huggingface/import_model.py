@@ -217,7 +217,7 @@ def _note(line: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 when the checkpoint is there, 2 after every reason why it is not."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.import_huggingface",
+        prog="ropewalk import",
         description="a checkpoint to start from, out of a Hugging Face model's folder",
     )
     parser.add_argument("--model", required=True, help="folder with config.json and safetensors")
@@ -245,6 +245,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     says = json.dumps({"rope_base": state.rope_base, "context_length": state.context_length})
     sys.stderr.write(
         f"{options.output}: a checkpoint to start from, {says}; go on with\n"
-        f"  python -m train model=from_huggingface checkpoint.resume={options.output} ...\n"
+        f"  ropewalk train model=from_huggingface checkpoint.resume={options.output} ...\n"
     )
     return 0

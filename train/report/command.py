@@ -16,7 +16,7 @@ Several: write one page that compares them, comparison.html beside the first."""
 def main() -> int:
     """Folders of runs in, the page's path out. Returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.report",
+        prog="ropewalk report",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
