@@ -33,6 +33,9 @@ def tokenizer_files(tokenizer: Tokenizer, context_length: int) -> dict[str, str]
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,
+        # For llama.cpp, which reads tokenizer.model beside it.
+        "add_bos_token": False,
+        "add_prefix_space": False,
         "bos_token": None,
         "eos_token": end,
         "pad_token": end,

@@ -227,6 +227,11 @@ class Family:
             for key in keys
             if config.get(key) is not None and type(config[key]) is not wanted
         ]
+        wrong += [
+            f"config.json: {key}={config[key]}: must be from 0 to {_LARGEST}, or null"
+            for key in _WHOLE
+            if type(config.get(key)) is int and not 0 <= config[key] <= _LARGEST
+        ]
         foreign = foreign_keys.refused(config)
         return missing + wrong + foreign + foreign_keys.unread_windows(config, self.layer_keys)
 

@@ -14,7 +14,10 @@ from train.huggingface.import_model import parameter_shapes
 
 
 def written_model(folder: Path, model_type: str, **keys: Any) -> Path:
-    """A model of this family with random tensors, and these keys in its config.json; returns its folder."""
+    """A model of this family with random tensors, and these keys in its config.json; returns its folder.
+
+    Vectors (norms, biases) are around 1, or around 0 where the name says bias; logits are of a size of a few.
+    """
     config = {**SIZES, "model_type": model_type, "dtype": "float32", **keys}
     family = family_of(config)
     model = family.read(config).model
@@ -22,9 +25,13 @@ def written_model(folder: Path, model_type: str, **keys: Any) -> Path:
     links = to_theirs(family.links(model, list(shapes)))
     entries = target_entries(links, shapes, lambda name: torch.float32)  # noqa: ARG005
     generator = torch.Generator().manual_seed(7)
-    tensors = {
-        name: torch.randn(entry.shape, generator=generator) for name, entry in entries.items()
-    }
+    tensors = {}
+    for name, entry in entries.items():
+        noise = 0.2 * torch.randn(entry.shape, generator=generator)
+        is_norm = len(entry.shape) == 1 and name.endswith("norm.weight")
+        tensors[name] = noise + 1.0 if is_norm else noise
+        if "router" in name:  # of one expert: nothing
+            tensors[name] = torch.zeros(entry.shape)
     folder.mkdir(parents=True)
     save_file(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))

@@ -59,7 +59,8 @@ def write_config(
     as_read = own and not origin.keys() & set(family.unread)
     if as_read and _says(origin, family, Imported(model, base, state.context_length)):
         rotation = rope_fields.OLD if rope_fields.NEW in origin else ()
-        added = {key: ours[key] for key in (*rotation, *family.published) if key in ours}
+        lacking = ("architectures", *rotation, *family.published)
+        added = {key: ours[key] for key in lacking if key in ours}
         written = added | {k: v for k, v in origin.items() if k not in foreign_keys.OF_FILES}
     else:
         tokens = {"bos_token_id": None, "eos_token_id": end_token, "pad_token_id": end_token}

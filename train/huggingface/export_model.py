@@ -25,6 +25,7 @@ from data.files import write_durably
 from data.printable import one_line
 from model.config import ModelConfig
 from model.huggingface.family import Family
+from model.huggingface.readers import limits_of
 from model.huggingface.refusal import CannotExpress
 from model.huggingface.rope_fields import obstacle_before_5
 from parallel.checkpoint.index import Index
@@ -40,7 +41,7 @@ from train.huggingface.config import (
     write_generation_config,
 )
 from train.huggingface.conversion import converted, target_entries, to_theirs
-from train.huggingface.folder import SHARD_BYTES, make_folder, write_model
+from train.huggingface.folder import SHARD_BYTES, make_folder, refuse_output, write_model
 from train.huggingface.import_model import parameter_shapes
 from train.huggingface.model_card import model_card
 from train.huggingface.tokenizer import find_tokenizer
@@ -65,6 +66,19 @@ class ExportOptions:
     context_length: int = 0
     shard_bytes: int = SHARD_BYTES
 
+    def problems(self) -> list[str]:
+        """What is wrong with each of them by itself."""
+        found = []
+        if self.dtype and self.dtype not in DTYPES:
+            found.append(f"dtype={self.dtype}: must be one of {', '.join(DTYPES)}")
+        if not 0 <= self.context_length < 2**31:
+            found.append(
+                f"context-length={self.context_length}: must be from 1 to {2**31 - 1}, or 0 for the longest trained on"
+            )
+        if self.shard_bytes < 1:
+            found.append(f"shard-bytes={self.shard_bytes}: must be at least 1")
+        return found
+
 
 def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> tuple[str, list[str]]:
     """Convert `checkpoint` into the folder `output`; returns the name of the architecture, and what to know about it.
@@ -76,20 +90,23 @@ def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> tupl
         OSError: the file system refuses.
     """
     dtype = options.dtype
+    if wrong := options.problems():
+        raise ValueError("\n".join(wrong))
+    refuse_output(output)
     try:
         checkpoint = locate(checkpoint)
     except ValueError as error:
         raise ValueError(f"checkpoint={error}") from None
     state, index = read_state(checkpoint), read_index(checkpoint)
-    if dtype and dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype}: must be one of {', '.join(DTYPES)}")
     state.context_length = options.context_length or state.context_length
     if state.context_length < 1:
         raise ValueError(
             f"checkpoint {checkpoint}: does not say how long its sequences were; give --context-length N"
         )
     model = typed_model(state.model)
-    chosen = choose_family(model, scheduled_base(model, state.rope_base), state, options.family)
+    base = scheduled_base(model, state.rope_base)
+    chosen = choose_family(model, base, state, options.family)
+    others = limits_of(chosen.write(model, base, state.context_length))
     source = find_tokenizer(options.tokenizer, checkpoint, state, model.vocab_size)
     verify_alone(checkpoint, index)
     dtypes = {"": dtype} if dtype else state.origin.get("dtypes", {"": "float32"})
@@ -102,13 +119,14 @@ def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> tupl
         write_durably(
             folder / "generation_config.json", _text(write_generation_config(config, state))
         )
-        card = model_card(checkpoint, state, model, chosen.architecture, name=output.name)
+        card = model_card(checkpoint, state, model, chosen.architecture, others, name=output.name)
         write_durably(folder / "README.md", card)
 
     make_folder(output, fill)
     notes = changed_keys(config, state)
     if obstacle := obstacle_before_5(config):
         notes.append(f"transformers 4 cannot read this model: {obstacle}; use transformers 5")
+    notes += [f"{reader} {'; '.join(lines)}" for reader, lines in others.items()]
     if other_bos := source.other_bos(state.tokenizer):
         notes.append(f"{other_bos}; see to it where texts are made for this model")
     return chosen.architecture, notes

@@ -4,7 +4,9 @@ Tensors are read and written one at a time; a folder gets its name when everythi
 """
 
 import json
+import os
 import shutil
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +41,15 @@ class PointerFile(ValueError):
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raise PointerFile where git-lfs has not fetched a file yet. What cannot be read is for others to say."""
+    """Refuse what would be read for ever, and what git-lfs has not fetched yet. Other faults are for others to say.
+
+    Raises:
+        PointerFile: the file says only where its content is.
+        ValueError: a pipe or a device.
+    """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path}: is a pipe or a device and not a file")
         with path.open("rb") as file:
             start = file.read(len(_POINTER))
     except OSError:
@@ -225,16 +234,23 @@ def in_order(names: Sequence[str], tensors: Iterator[tuple[str, Tensor]]) -> Ite
         del tensor
 
 
+def refuse_output(output: Path) -> None:
+    """Raise ValueError where a folder of that name cannot be made: it is there, and not an empty folder."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"output={output}: is there already; give another, or remove it")
+
+
 def make_folder(output: Path, fill: Callable[[Path], None]) -> None:
-    """Make a folder that is complete as soon as it has its name.
+    """Make a folder that is complete as soon as it has its name. A link is followed.
 
     Raises:
         ValueError: there is something of that name already.
         OSError: the file system refuses; nothing is left behind.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"output={output}: is there already; give another, or remove it")
-    partial = output.with_name(f"{output.name}.partial")
+    refuse_output(output)
+    output = Path(os.path.realpath(output))
+    # No other process and nobody's folder has this name; it is short, however long that of the output.
+    partial = output.with_name(f".{socket.gethostname()}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:

@@ -40,11 +40,12 @@ from train.huggingface.folder import (
     SHARD_BYTES,
     ModelFolder,
     make_folder,
+    refuse_output,
     refuse_pointer,
     write_shards,
 )
 from train.huggingface.kept_files import exported_files, keep
-from train.huggingface.tokenizer import tokenizer_facts
+from train.huggingface.tokenizer import tokenizer_facts, unopened_tokenizers
 from train.schedule.rope_base import bases_by_kind
 
 _FREQUENCIES = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
@@ -67,6 +68,7 @@ def import_model(
         ValueError: why that cannot be; several lines where there are several reasons.
         OSError: the file system refuses.
     """
+    refuse_output(output)
     source = ModelFolder(model)
     for file in exported_files(model):
         refuse_pointer(file)
@@ -102,9 +104,10 @@ def import_model(
         write_durably(folder / STATE, seal({"format": FORMAT, **dataclasses.asdict(state)}))
 
     make_folder(output, fill)
-    for line in (source.renamed, *carried_unread(source.config, family.layer_keys)):
-        if line:
-            tell(line)
+    said = [source.renamed] if source.renamed else []
+    said += carried_unread(source.config, family.layer_keys) + unopened_tokenizers(model)
+    for line in said:
+        tell(line)
     return state
 
 

@@ -1,6 +1,7 @@
 """README.md of an exported model: what it is, how it was trained, what it scored; facts of the run only."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ model = AutoModelForCausalLM.from_pretrained("PATH")
 tokenizer = AutoTokenizer.from_pretrained("PATH")
 ```
 """
+_OTHERS = """## Other programs
+
+What they do otherwise than transformers with this model, in the version named; nothing is known of others.
+
+| program | |
+|---|---|
+"""
 _SCORES = """## Held-out loss (natural logarithm, mean over tokens)
 
 | stage | length | loss | tokens |
@@ -30,9 +38,18 @@ _SCORES = """## Held-out loss (natural logarithm, mean over tokens)
 
 
 def model_card(
-    checkpoint: Path, state: RunState, model: ModelConfig, architecture: str, *, name: str
+    checkpoint: Path,
+    state: RunState,
+    model: ModelConfig,
+    architecture: str,
+    others: Mapping[str, Sequence[str]],
+    *,
+    name: str,
 ) -> str:
-    """The text of README.md for the model of a checkpoint."""
+    """The text of README.md for the model of a checkpoint.
+
+    others: by program, what it does otherwise with this model than transformers.
+    """
     facts = {"architecture": architecture, **_of_model(model, state)}
     if state.step:
         facts |= _of_run(state)
@@ -45,8 +62,13 @@ def model_card(
     return (
         f"{head}\n# {name}\n\nExported from a Ropewalk checkpoint (step {state.step:,}).\n\n"
         f"| fact | value |\n|---|---|\n{table}\n\n"
-        f"{_scores(checkpoint.resolve().parent.parent, state.step)}{_USE}"
+        f"{_scores(checkpoint.resolve().parent.parent, state.step)}{_USE}{_others(others)}"
     )
+
+
+def _others(others: Mapping[str, Sequence[str]]) -> str:
+    rows = [f"| {reader} | {'; '.join(lines)} |\n" for reader, lines in others.items()]
+    return f"\n{_OTHERS}{''.join(rows)}" if rows else ""
 
 
 def _of_model(model: ModelConfig, state: RunState) -> dict[str, str]:

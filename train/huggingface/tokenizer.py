@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import write_durably
+from data.printable import one_line
 from data.sources import corpus_prefixes
 from data.tokenizer.any_tokenizer import TextTokenizer, open_tokenizer
 from data.tokenizer.convert import SOURCE, tokenizer_files
@@ -44,6 +45,8 @@ class TokenizerSource:
         elif isinstance(self.tokenizer, Tokenizer):
             for name, content in tokenizer_files(self.tokenizer, context_length).items():
                 write_durably(target / name, content)
+            # llama.cpp makes its own vocabulary of it, with the same ids.
+            write_durably(target / "tokenizer.model", self.tokenizer.path.read_bytes())
         elif self.tokenizer is not None:  # a tokenizer.json, whatever its name
             write_durably(target / "tokenizer.json", self.tokenizer.path.read_bytes())
         if isinstance(self.tokenizer, JsonTokenizer) and not (target / CONFIG).is_file():
@@ -84,10 +87,19 @@ def _minimal_config(tokenizer: JsonTokenizer, context_length: int) -> str:
 def _raise_length(path: Path, context_length: int) -> None:
     """A tokenizer that cuts texts at the length before an extension lets the whole context through."""
     if path.is_file():
-        config = json.loads(path.read_bytes())
+        config = _settings(path)
         length = config.get("model_max_length")
         if isinstance(length, int) and length < context_length:
             write_durably(path, json.dumps(config | {"model_max_length": context_length}, indent=2))
+
+
+def _settings(path: Path) -> Json:
+    """The object in a tokenizer_config.json; empty where there is none that can be read."""
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def find_tokenizer(
@@ -135,13 +147,20 @@ def tokenizer_facts(folder: Path) -> Json:
     return facts | {"vocab_size": found[0].vocab_size, "eos_id": found[0].eos_id, "bos_id": bos_id}
 
 
+def unopened_tokenizers(folder: Path) -> list[str]:
+    """Tokenizers of a model's folder that cannot be opened here, though they are kept; a line each, with the reason."""
+    found = []
+    for path in tokenizers_in(folder):
+        try:
+            open_tokenizer(path)
+        except ValueError as error:
+            found.append(f"{path.name} is kept, but cannot be opened here: {one_line(str(error))}")
+    return found
+
+
 def _forms(tokenizer: TextTokenizer) -> set[str]:
     """SHA-256 of a tokenizer, and of the SentencePiece model that it was converted from."""
-    config = tokenizer.path.with_name(CONFIG)
-    try:
-        source = json.loads(config.read_bytes()).get(SOURCE, "")
-    except (OSError, ValueError, AttributeError):
-        source = ""
+    source = _settings(tokenizer.path.with_name(CONFIG)).get(SOURCE, "")
     is_converted = isinstance(tokenizer, JsonTokenizer) and isinstance(source, str) and source
     return {tokenizer.sha256, source} if is_converted else {tokenizer.sha256}
 
