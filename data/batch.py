@@ -42,7 +42,8 @@ class PackedBatch:
 
     tokens_T, targets_T: int64, of the tokens held here. Of the whole stream: lengths and starts, of every segment
     in order, padding included; valid_tokens, targets other than IGNORE; padding_tokens; spans, the real
-    segments in order. share: None where the whole stream is held.
+    segments in order. share: None where the whole stream is held. sources_T: int16, the number of the source of
+    every token held here (of padding: any); None where there is one source.
     """
 
     tokens_T: Tensor
@@ -53,6 +54,7 @@ class PackedBatch:
     padding_tokens: int
     spans: tuple[Span, ...]
     share: Share | None = None
+    sources_T: Tensor | None = None
 
     @property
     def ranges(self) -> Sequence[range]:
@@ -124,10 +126,12 @@ def assemble(
     held = sum(len(piece) for piece in ranges)
     tokens_T = np.full(held, pad_id, dtype=np.int64)
     targets_T = np.full(held, IGNORE, dtype=np.int64)
+    sources_T = np.zeros(held, dtype=np.int16)
     offset = 0
     for piece in ranges:
         part = slice(offset, offset + len(piece))
-        _read(piece, spans, starts, readers=readers, into=(tokens_T[part], targets_T[part]))
+        into = tokens_T[part], targets_T[part], sources_T[part]
+        _read(piece, spans, starts, readers=readers, into=into)
         offset += len(piece)
     return PackedBatch(
         tokens_T=torch.from_numpy(tokens_T),
@@ -138,6 +142,7 @@ def assemble(
         padding_tokens=sum(length for span, length in segments if span is None),
         spans=tuple(span for span in spans if span is not None),
         share=share,
+        sources_T=torch.from_numpy(sources_T) if len(readers) > 1 else None,
     )
 
 
@@ -159,10 +164,10 @@ def _read(
     starts: Sequence[int],
     *,
     readers: Sequence[TokenReader],
-    into: tuple[np.ndarray, np.ndarray],
+    into: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
-    """Fill tokens and targets of one range of the stream from the segments that lie in it."""
-    tokens_T, targets_T = into
+    """Fill tokens, targets and sources of one range of the stream from the segments that lie in it."""
+    tokens_T, targets_T, sources_T = into
     first = max(0, bisect_right(starts, piece.start) - 1)
     for span, at in zip(spans[first:], starts[first:], strict=True):
         if at >= piece.stop:
@@ -178,4 +183,5 @@ def _read(
         read = readers[span.source].read(span.document, span.start + begin - at, wanted)
         here = slice(begin - piece.start, end - piece.start)
         tokens_T[here] = read[: end - begin]
+        sources_T[here] = span.source
         targets_T[begin - piece.start : labelled - piece.start] = read[1 : 1 + labelled - begin]

@@ -15,22 +15,28 @@ from typing import Any
 
 from data.batch import PackedBatch, RankReader
 from data.packing.planner import BatchPlanner
-from data.packing.spans import BatchShape, Span, count_valid
+from data.packing.spans import BatchShape, Span
 
 
 @dataclass(frozen=True)
 class GlobalBatch:
     """One optimizer step's data as one rank holds it.
 
-    micro_batches: this rank's; valid_tokens, padding_tokens: of the whole batch over all ranks;
+    micro_batches: this rank's; valid_by_source, padding_tokens: of the whole batch over all ranks, the first the
+    tokens with a target of every source, in order;
     cursor: plain JSON, where the planner stands AFTER this batch (store it once the step is done).
     """
 
     shape: BatchShape
     micro_batches: tuple[PackedBatch, ...]
-    valid_tokens: int
+    valid_by_source: tuple[int, ...]
     padding_tokens: int
     cursor: dict[str, Any]
+
+    @property
+    def valid_tokens(self) -> int:
+        """Tokens with a target of the whole batch over all ranks."""
+        return sum(self.valid_by_source)
 
 
 def make_global_batch(planner: BatchPlanner, shape: BatchShape, reader: RankReader) -> GlobalBatch:
@@ -42,10 +48,18 @@ def make_global_batch(planner: BatchPlanner, shape: BatchShape, reader: RankRead
     return GlobalBatch(
         shape=shape,
         micro_batches=reader.read(rows, shape.sequence_length, shape.rows_per_micro_batch),
-        valid_tokens=count_valid(rows),
+        valid_by_source=_valid_by_source(rows, len(shape.weights)),
         padding_tokens=shape.batch_tokens - _real_tokens(rows),
         cursor=planner.state_dict(),
     )
+
+
+def _valid_by_source(rows: Sequence[Sequence[Span]], num_sources: int) -> tuple[int, ...]:
+    valid = [0] * num_sources
+    for row in rows:
+        for span in row:
+            valid[span.source] += span.length - 1
+    return tuple(valid)
 
 
 def _real_tokens(rows: Sequence[Sequence[Span]]) -> int:

@@ -40,12 +40,14 @@ class LossSums:
     """Sums over the valid tokens of one stream, as scalars on its device; nothing is averaged yet.
 
     total: loss_sum + z_loss * z_sum, the ONE differentiable field. loss_sum: natural-log
-    cross-entropy, detached. z_sum: squared log-sum-exp of the logits, detached.
+    cross-entropy, detached. z_sum: squared log-sum-exp of the logits, detached. losses_T: the cross-entropy of
+    every token (T,) in float32 or float64, 0 where its target is ignored, detached.
     """
 
     total: Tensor
     loss_sum: Tensor
     z_sum: Tensor
+    losses_T: Tensor
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,9 @@ class HeadLoss(Protocol):
         """Natural-log losses (T,), 0 where ignored, without gradients."""
 
 
-# What a walk over the chunks returns: loss_sum, z_sum, d total / d hidden, d total / d weight. A gradient is
-# None where it was not asked for; that of the weight is a sum over chunks, in float32 or float64.
-Walked = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+# What a walk over the chunks returns: loss_sum, z_sum, losses_T, d total / d hidden, d total / d weight. A gradient
+# is None where it was not asked for; that of the weight is a sum over chunks, in float32 or float64.
+Walked = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 # walk(hidden_TD, weight_VD, wants_d_hidden, wants_d_weight)
 Walk = Callable[[Tensor, Tensor, bool, bool], Walked]
 
@@ -114,14 +116,14 @@ def sums_of_walk(walk: Walk, hidden_TD: Tensor, weight_VD: Tensor, z_loss: float
         hidden_TD.requires_grad or weight_VD.requires_grad
     )
     if wants_gradients:
-        total, loss_sum, z_sum = _MadeInForward.apply(  # type: ignore[no-untyped-call]
+        total, loss_sum, z_sum, losses_T = _MadeInForward.apply(  # type: ignore[no-untyped-call]
             hidden_TD, weight_VD, walk, z_loss
         )
     else:
         with torch.no_grad():
-            loss_sum, z_sum, _, _ = walk(hidden_TD, weight_VD, False, False)
+            loss_sum, z_sum, losses_T, _, _ = walk(hidden_TD, weight_VD, False, False)
             total = loss_sum + z_loss * z_sum
-    return LossSums(total, loss_sum, z_sum)
+    return LossSums(total, loss_sum, z_sum, losses_T)
 
 
 class ChunkedLoss:
@@ -204,6 +206,7 @@ def _walk(
     """of_chunk: an `OfChunk` that was given its logits and z_loss."""
     wide = statistics_dtype(hidden_TD.dtype)
     loss_sum, z_sum = hidden_TD.new_zeros((2,), dtype=wide)
+    losses_T = hidden_TD.new_empty(len(targets_T), dtype=wide)
     d_hidden_TD = torch.empty_like(hidden_TD) if wants_d_hidden else None
     d_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if wants_d_weight else None
     weight_VD = for_product(weight_VD)
@@ -214,13 +217,14 @@ def _walk(
             targets_T[rows],
             wants_gradient=wants_d_hidden or wants_d_weight,
         )
+        losses_T[rows] = losses_C
         loss_sum += losses_C.sum()
         z_sum += lse_C.square().sum()
         if d_hidden_TD is not None:
             put_product(d_hidden_TD[rows], d_logits_CV, weight_VD)
         if d_weight_VD is not None:
             add_product(d_weight_VD, d_logits_CV.t(), hidden_CD)
-    return loss_sum, z_sum, d_hidden_TD, d_weight_VD
+    return loss_sum, z_sum, losses_T, d_hidden_TD, d_weight_VD
 
 
 def chunk_in_place(
@@ -275,13 +279,15 @@ class _MadeInForward(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden_TD: Tensor, weight_VD: Tensor, walk: Walk, z_loss: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         wants_d_hidden, wants_d_weight = ctx.needs_input_grad[:2]
-        loss_sum, z_sum, *gradients = walk(hidden_TD, weight_VD, wants_d_hidden, wants_d_weight)
+        loss_sum, z_sum, losses_T, *gradients = walk(
+            hidden_TD, weight_VD, wants_d_hidden, wants_d_weight
+        )
         ctx.save_for_backward(*gradients)
         ctx.weight_dtype = weight_VD.dtype
-        ctx.mark_non_differentiable(loss_sum, z_sum)
-        return loss_sum + z_loss * z_sum, loss_sum, z_sum
+        ctx.mark_non_differentiable(loss_sum, z_sum, losses_T)
+        return loss_sum + z_loss * z_sum, loss_sum, z_sum, losses_T
 
     @staticmethod
     @once_differentiable

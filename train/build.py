@@ -16,6 +16,7 @@ from data.batch import RankReader
 from data.loader import Loader
 from data.packing.planner import BatchPlanner
 from data.sources import Corpus, make_corpus, open_corpus
+from model.peak_flops import peak_flops
 from parallel.checkpoint import tensors as checkpoint_tensors
 from parallel.mesh import Mesh, arrange
 from train.build_trainer import build_trainer, dealer
@@ -145,6 +146,7 @@ def build_run(
         state=state,
         checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint.keep, mesh),
         tasks=_tasks(config, mesh, corpus, schedule.stage_at(state.tokens_seen)),
+        peak_flops=_peak_flops(config, mesh.device),
         stragglers=Stragglers(
             mesh, config.logging.straggler_steps, config.logging.straggler_factor
         ),
@@ -217,6 +219,12 @@ def _trainer(
             trainer.engine, resume, index, optimizer_steps=state.optimizer_steps
         )
     return trainer
+
+
+def _peak_flops(config: RunConfig, device: torch.device) -> float | None:
+    """FLOP/s that one device of the run could reach; None where nobody knows."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return config.train.peak_flops_per_second or peak_flops(name, config.train.precision)
 
 
 def _note_layout(run: Run) -> None:

@@ -63,6 +63,8 @@ class Run:
     checkpoints: Checkpoints
     # By name: see train/evaluation/tasks.py.
     tasks: Mapping[str, Task]
+    # Of one device, for the MFU: see model/peak_flops.py. None: unknown.
+    peak_flops: float | None = None
     # Main rank only: None elsewhere.
     log: RunLog | None = None
     wandb: WandbLog | None = None
@@ -275,6 +277,15 @@ def _metrics(
         row["sequence_bytes_received"] = result.received
     if run.config.train.z_loss:
         row["z_loss"] = result.z_loss
+    if run.peak_flops is not None:
+        row["mfu"] = row["model_flops_per_second"] / (run.peak_flops * run.mesh.world_size)
+    names = [name for name, _ in run.state.data["sources"]]
+    found = zip(names, batch.valid_by_source, result.loss_by_source, strict=True)
+    row["sources"] = {name: {"tokens": valid, "loss": loss} for name, valid, loss in found}
+    row["source_shares"] = {
+        name: source["tokens"] / max(1, batch.valid_tokens)
+        for name, source in row["sources"].items()
+    }
     cleaned: dict[str, Any] = finite_or_null(row)
     return cleaned
 

@@ -22,6 +22,8 @@ class MicroBatch:
     tokens_T: Tensor
     targets_T: Tensor
     layout: PackedLayout
+    # int16, the number of every token's source; None where there is one source.
+    sources_T: Tensor | None = None
 
 
 def to_device(batch: PackedBatch, device: torch.device) -> MicroBatch:
@@ -34,7 +36,18 @@ def to_device(batch: PackedBatch, device: torch.device) -> MicroBatch:
         )
         layout = ShardedLayout.from_share(batch.share, device)
     tokens_T, targets_T = (copy_to_device(x, device) for x in (batch.tokens_T, batch.targets_T))
-    return MicroBatch(tokens_T, targets_T, layout)
+    sources_T = None if batch.sources_T is None else copy_to_device(batch.sources_T, device)
+    return MicroBatch(tokens_T, targets_T, layout, sources_T)
+
+
+def losses_by_source(losses_T: Tensor, sources_T: Tensor, num_sources: int) -> Tensor:
+    """The summed losses of every source, float64 (num_sources,); the order of its sums is always the same."""
+    zero = losses_T.new_zeros(())
+    parts = [
+        torch.where(sources_T == source, losses_T, zero).sum(dtype=torch.float64)
+        for source in range(num_sources)
+    ]
+    return torch.stack(parts)
 
 
 class NextTokenLoss(nn.Module):
@@ -48,9 +61,9 @@ class NextTokenLoss(nn.Module):
     def forward(
         self, micro_batch: MicroBatch, rope_base: float, per_token: bool = False
     ) -> tuple[Tensor, ...]:
-        """(total, loss_sum, z_sum) with `total` differentiable, or (losses_T,) for evaluation."""
+        """(total, loss_sum, z_sum, losses_T) with `total` differentiable, or (losses_T,) for evaluation."""
         hidden_TD = self.model(micro_batch.tokens_T, micro_batch.layout, rope_base)
         if per_token:
             return (self.model.token_losses(hidden_TD, micro_batch.targets_T),)
         sums = self.model.loss(hidden_TD, micro_batch.targets_T, self.z_loss)
-        return sums.total, sums.loss_sum, sums.z_sum
+        return sums.total, sums.loss_sum, sums.z_sum, sums.losses_T

@@ -6,6 +6,7 @@ micro-batches may hold unequal numbers of them, or none.
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ from parallel.mesh import Mesh
 from parallel.sequence.traffic import TrafficMeter
 from train.objective import to_device
 from train.schedule.stages import Point
-from train.trainer import Trainer
+from train.trainer import StepSums, Trainer
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class StepResult:
     """What one step did, over the whole world. Losses are natural logarithms per valid token."""
 
     loss: float
+    # Of every source, in order; NaN without a valid token in the step.
+    loss_by_source: tuple[float, ...]
     z_loss: float
     gradient_norm: float
     applied: bool
@@ -70,16 +73,15 @@ def optimizer_step(
         return total * per_token * _poison(total.detach())
 
     micro_batches = [to_device(micro_batch, mesh.device) for micro_batch in batch.micro_batches]
-    sums = torch.zeros(4, dtype=torch.float64, device=mesh.device)
-    sums[:2] = trainer.gradients(micro_batches, point.rope_base, weigh)
+    counted = trainer.gradients(micro_batches, point.rope_base, weigh, len(batch.shape.weights))
+    flops = 0
     if mesh.model.rank == 0 and mesh.sequence.rank == 0:  # a stream is counted once
         flops = sum(
             training_flops(model, micro_batch.lengths) for micro_batch in batch.micro_batches
         )
-        sums[2] = float(flops)
-    sums[3] = float(stop)
-    mesh.sum_over_world(sums)
-    loss_sum, z_sum, total_flops, stop_votes = sums.tolist()
+    loss_sum, z_sum, total_flops, stop_votes, *by_source = _over_world(
+        mesh, counted, (float(flops), float(stop))
+    )
     computed = time.perf_counter()
     loss = loss_sum / max(1, batch.valid_tokens)
     if loss > limit:  # the same number on every rank
@@ -87,6 +89,7 @@ def optimizer_step(
     outcome = trainer.engine.step(point.learning_rate)
     return StepResult(
         loss=loss,
+        loss_by_source=_means(by_source or [loss_sum], batch),
         z_loss=z_sum / max(1, batch.valid_tokens),
         gradient_norm=outcome.gradient_norm,
         applied=outcome.applied,
@@ -99,6 +102,27 @@ def optimizer_step(
         received=_received(mesh, trainer.traffic, model),
         totals=totals,
     )
+
+
+def _over_world(mesh: Mesh, counted: StepSums, more: tuple[float, float]) -> list[float]:
+    """Loss, squared log-partition, `more`, and the losses by source, added up over all ranks. Collective."""
+    sums = torch.zeros(4, dtype=torch.float64, device=mesh.device)
+    sums[:2] = counted.sums
+    sums[2], sums[3] = more
+    mesh.sum_over_world(sums)
+    if len(
+        counted.by_source
+    ):  # a message of its own, so that the order of the sums above stays what it was
+        mesh.sum_over_world(counted.by_source)
+    # The one moment at which the host waits for the device.
+    found: list[float] = torch.cat((sums, counted.by_source)).tolist()
+    return found
+
+
+def _means(sums: Sequence[float], batch: GlobalBatch) -> tuple[float, ...]:
+    """The loss of every source; NaN without a valid token."""
+    pairs = zip(sums, batch.valid_by_source, strict=True)
+    return tuple(total / valid if valid else math.nan for total, valid in pairs)
 
 
 def _received(

@@ -18,13 +18,38 @@ from parallel.pipeline.runner import PipelineRunner
 from parallel.pipeline.schedule import TimedAction
 from parallel.pipeline.timeline import Recorder
 from parallel.sequence.traffic import TrafficMeter
-from train.objective import MicroBatch
+from train.objective import MicroBatch, losses_by_source
 
 Weigh = Callable[[Tensor], Tensor]
 Draw = Callable[[list[TimedAction], Placement, int], None]
 """Takes a recorded step: its actions, where stages live, number of micro-batches. Main rank only."""
 # The step of a pipeline that is drawn: allocators and caches are warm by then.
 _DRAWN_STEP = 3
+
+
+class StepSums:
+    """What a step's micro-batches add up to on one rank, in float64.
+
+    sums: (2,), the summed loss and the summed squared log-partition. by_source: (num_sources,), the summed loss of
+    every source; empty where there is one.
+    """
+
+    def __init__(self, num_sources: int, device: torch.device) -> None:
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        several = num_sources if num_sources > 1 else 0
+        self.by_source = torch.zeros(several, dtype=torch.float64, device=device)
+
+    def add(
+        self, micro_batch: MicroBatch, loss_sum: Tensor, z_sum: Tensor, losses_T: Tensor
+    ) -> None:
+        """Count one micro-batch."""
+        self.sums[0] += loss_sum.detach()
+        self.sums[1] += z_sum.detach()
+        if len(self.by_source):
+            assert micro_batch.sources_T is not None, "of several sources every token has one"
+            self.by_source += losses_by_source(
+                losses_T.detach(), micro_batch.sources_T, len(self.by_source)
+            )
 
 
 class Trainer(Protocol):
@@ -35,12 +60,16 @@ class Trainer(Protocol):
     traffic: TrafficMeter
 
     def gradients(
-        self, micro_batches: Sequence[MicroBatch], rope_base: float, weigh: Weigh
-    ) -> Tensor:
+        self,
+        micro_batches: Sequence[MicroBatch],
+        rope_base: float,
+        weigh: Weigh,
+        num_sources: int = 1,
+    ) -> StepSums:
         """Forward and backward over all micro-batches. Collective.
 
-        weigh: from a micro-batch's summed loss to the scalar that is differentiated. Returns float64 (2,):
-        summed loss and summed squared log-partition, counted once over tensor and pipeline ranks.
+        weigh: from a micro-batch's summed loss to the scalar that is differentiated. Returns sums that are counted
+        once over tensor and pipeline ranks.
         """
 
     def token_losses(
@@ -60,21 +89,24 @@ class WholeTrainer:
         self._device = mesh.device
 
     def gradients(
-        self, micro_batches: Sequence[MicroBatch], rope_base: float, weigh: Weigh
-    ) -> Tensor:
+        self,
+        micro_batches: Sequence[MicroBatch],
+        rope_base: float,
+        weigh: Weigh,
+        num_sources: int = 1,
+    ) -> StepSums:
         """See `Trainer`."""
-        sums = torch.zeros(2, dtype=torch.float64, device=self._device)
+        counted = StepSums(num_sources, self._device)
         for index, micro_batch in enumerate(micro_batches):
 
             def run(module: nn.Module, micro_batch: MicroBatch = micro_batch) -> Tensor:
-                total, loss_sum, z_sum = module(micro_batch, rope_base)
+                total, *sums = module(micro_batch, rope_base)
                 if self._counts:
-                    sums[0] += loss_sum.detach()
-                    sums[1] += z_sum.detach()
+                    counted.add(micro_batch, *sums)
                 return weigh(total)
 
             self.engine.forward_backward(run, last=index == len(micro_batches) - 1)
-        return sums
+        return counted
 
     def token_losses(
         self, micro_batches: Sequence[MicroBatch], rope_base: float
@@ -110,16 +142,19 @@ class StagedTrainer:
         self._steps = 0
 
     def gradients(
-        self, micro_batches: Sequence[MicroBatch], rope_base: float, weigh: Weigh
-    ) -> Tensor:
+        self,
+        micro_batches: Sequence[MicroBatch],
+        rope_base: float,
+        weigh: Weigh,
+        num_sources: int = 1,
+    ) -> StepSums:
         """See `Trainer`."""
-        sums = torch.zeros(2, dtype=torch.float64, device=self._mesh.device)
+        counted = StepSums(num_sources, self._mesh.device)
 
         def loss_of(stage: Transformer, hidden_TD: Tensor, micro_batch: Any) -> Tensor:
             found = stage.loss(hidden_TD, micro_batch.targets_T, self._z_loss)
             if self._mesh.tensor.rank == 0:
-                sums[0] += found.loss_sum.detach()
-                sums[1] += found.z_sum.detach()
+                counted.add(micro_batch, found.loss_sum, found.z_sum, found.losses_T)
             return weigh(found.total)
 
         self._steps += 1
@@ -134,7 +169,7 @@ class StagedTrainer:
             timed = recorder.gather()
             if self._mesh.is_main:
                 self._draw(timed, self._runner.placement, len(micro_batches))
-        return sums
+        return counted
 
     def token_losses(
         self, micro_batches: Sequence[MicroBatch], rope_base: float

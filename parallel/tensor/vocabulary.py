@@ -133,12 +133,14 @@ class VocabularyParallelLoss:
         returning = _Returning(torch.empty_like(hidden_TD), self._group)
         d_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if wants_d_weight else None
         targets_NT = by_rank(targets_T, self._group.size)
+        losses_NT = torch.empty_like(targets_NT, dtype=wide)
         weight_VD = for_product(weight_VD)
         for rows, hidden_CD in self._chunks(hidden_TD, weight_VD):
             targets_C = targets_NT[:, rows].flatten()
             logits_CV = logits.in_place(hidden_CD @ weight_VD.t())
             lse_C, picked_C = self._gathered(logits_CV, targets_C)
             losses_C, valid_lse_C = valid_losses(lse_C, picked_C, targets_C)
+            losses_NT[:, rows] = losses_C.view(self._group.size, -1)
             loss_sum += losses_C.sum()
             z_sum += valid_lse_C.square().sum()
             if not wants_d_hidden and d_weight_VD is None:
@@ -156,7 +158,8 @@ class VocabularyParallelLoss:
                 returning.send(rows, (d_logits_CV @ weight_VD).to(hidden_TD.dtype))
             if d_weight_VD is not None:
                 add_product(d_weight_VD, d_logits_CV.t(), hidden_CD)
-        return loss_sum, z_sum, returning.all_arrived() if wants_d_hidden else None, d_weight_VD
+        d_hidden_TD = returning.all_arrived() if wants_d_hidden else None
+        return loss_sum, z_sum, in_stream_order(losses_NT), d_hidden_TD, d_weight_VD
 
     def _chunks(self, hidden_TD: Tensor, weight_VD: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The rows of each rank's part, and their hidden states from all ranks, (n * rows, D).

@@ -66,7 +66,7 @@ class PlainStack:
         """Forward and backward of the batch's micro-batches; their mean loss, detached."""
         mean = torch.zeros((), device=self._device)
         for packed in batch.micro_batches:
-            total, loss_sum, _ = self._objective(to_device(packed, self._device), ROPE_BASE)
+            total, loss_sum, *_ = self._objective(to_device(packed, self._device), ROPE_BASE)
             (total / batch.valid_tokens).backward()
             mean += loss_sum.detach() / batch.valid_tokens
         return mean
@@ -103,4 +103,4 @@ def stream(
             PackedBatch(tokens_T, targets_T, tuple(lengths), starts_of(lengths), valid, 0, ())
         )
     shape = BatchShape(row or max(lengths), micro_batches * tokens, tokens, (1.0,))
-    return GlobalBatch(shape, tuple(packed), micro_batches * valid, 0, {})
+    return GlobalBatch(shape, tuple(packed), (micro_batches * valid,), 0, {})

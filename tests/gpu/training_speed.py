@@ -28,10 +28,9 @@ from presets import adopt_recipe, preset
 from data.loader import GlobalBatch
 from model.config import ModelConfig
 from model.flops import parameter_count, training_flops
+from model.peak_flops import peak_flops
 from model.regions import compile_regions
 
-# Dense bfloat16, FLOP/s, of the SXM boards (NVIDIA's data sheets, without sparsity).
-PEAKS = {"H100": 989.4e12, "H200": 989.4e12}
 RECIPES = {"hybrid": "rnope_swa", "full": "full_rope"}
 # Of this rate, to tell whether a row's time is left: what is reached, recomputation included.
 EXPECTED_FLOPS = 480e12
@@ -263,7 +262,7 @@ def check_speed(machine: Machine) -> Outcome:
     )
     matmul = device_matmul_flops(machine)
     name = torch.cuda.get_device_name(machine.device) if machine.is_cuda else ""
-    peak = next((flops for board, flops in PEAKS.items() if board in name), math.nan)
+    peak = peak_flops(name, "bfloat16") or math.nan
     build, end, why_not = open_stacks(machine)
     bench = Bench(machine, build)
     try:

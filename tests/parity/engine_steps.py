@@ -26,7 +26,16 @@ from parallel.config import OptimizerConfig, ParallelConfig
 from parallel.engine.optimizers import has_decay
 from parallel.mesh import Mesh, World, arrange
 from tests.parity.layout_cases import MODELS, TOKENS, Case
-from tests.parity.streams import BASE, SEED, Z_LOSS, part_of_rank, streams
+from tests.parity.streams import (
+    BASE,
+    NUM_SOURCES,
+    SEED,
+    Z_LOSS,
+    part_of_rank,
+    streams,
+    summed_by_source,
+    valid_by_source,
+)
 from train.build_trainer import build_trainer
 from train.configuration.compose import compose_run
 from train.configuration.schema import RunConfig
@@ -82,8 +91,9 @@ def step(
         part_of_rank(stream, MODELS[case.model], mesh, parallel)
         for stream in everything[mesh.data.rank :: mesh.data.size]
     )
-    shape = BatchShape(TOKENS, len(everything) * TOKENS, TOKENS, (1.0,))
-    batch = GlobalBatch(shape, mine, sum(s.valid_tokens for s in everything), 0, {})
+    weights = (1.0,) * NUM_SOURCES
+    shape = BatchShape(TOKENS, len(everything) * TOKENS, TOKENS, weights)
+    batch = GlobalBatch(shape, mine, valid_by_source(everything), 0, {})
     stage = Stage("only", 0, 0, STEPS, shape, BaseCurve(((0, BASE),)), None)
     model = MODELS[case.model]
     return optimizer_step(
@@ -128,6 +138,20 @@ def oracle(
         norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
         take_step()
     return losses, norms, {n: p.detach() for n, p in named}
+
+
+def losses_by_source(case: Case) -> tuple[float, ...]:
+    """Of the first step, per valid token of every source, on one process; NaN for a source that has none."""
+    config, batch = MODELS[case.model], streams(case)
+    core = choose_core("dense", CPU, torch.float32, softcap=config.attention_softcap)
+    model = Transformer(config, core)
+    initialize(model, config, SEED)
+    sums = torch.zeros(NUM_SOURCES, dtype=torch.float64)
+    with torch.no_grad():
+        for one in batch:
+            hidden_TD = model(one.tokens_T, PackedLayout.from_lengths(one.lengths), BASE)
+            sums += summed_by_source(model.token_losses(hidden_TD, one.targets_T), one)
+    return tuple((sums / torch.tensor(valid_by_source(batch))).tolist())
 
 
 def _backward(model: Transformer, batch: PackedBatch, valid: int) -> float:

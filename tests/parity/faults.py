@@ -30,7 +30,7 @@ from parallel.tensor.modules import SummandLinear
 from tests.parity.layout_cases import Case
 from tests.parity.test_layouts import to_device
 from train.objective import MicroBatch
-from train.trainer import Weigh, WholeTrainer
+from train.trainer import StepSums, Weigh, WholeTrainer
 
 Patch = pytest.MonkeyPatch
 
@@ -266,10 +266,14 @@ def _weighed(patch: Patch, weights: Callable[[WholeTrainer, Sequence[Any]], list
     real = WholeTrainer.gradients
 
     def gradients(
-        trainer: WholeTrainer, micro_batches: Sequence[Any], rope_base: float, weigh: Weigh
-    ) -> Tensor:
+        trainer: WholeTrainer, micro_batches: Sequence[Any], base: float, weigh: Weigh, sources: int
+    ) -> StepSums:
         besides = iter(weights(trainer, micro_batches))
-        return real(trainer, micro_batches, rope_base, lambda total: weigh(total) * next(besides))
+
+        def wrongly(total: Tensor) -> Tensor:
+            return weigh(total) * next(besides)
+
+        return real(trainer, micro_batches, base, wrongly, sources)
 
     patch.setattr(WholeTrainer, "gradients", gradients)
 

@@ -1,8 +1,10 @@
 """Hostile packed streams for the parity tests, and each rank's part of them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from data.batch import IGNORE, PackedBatch
 from data.packing.spans import starts_of
@@ -21,6 +23,8 @@ STREAMS = (
     (TOKENS,),  # no label at all
 )
 WITHOUT_LABEL = 3
+# Segments are of these sources in turn; the first of stream n is of source n.
+NUM_SOURCES = 3
 
 
 def streams(case: Case, first: int = 0) -> list[PackedBatch]:
@@ -40,7 +44,30 @@ def _stream(number: int, model: ModelConfig, many: int) -> PackedBatch:
     if number % len(STREAMS) == WITHOUT_LABEL and many > 1:
         targets_T[:] = IGNORE
     valid = int((targets_T != IGNORE).sum())
-    return PackedBatch(tokens_T, targets_T, lengths, starts_of(lengths), valid, 0, ())
+    source = (torch.arange(len(lengths)) + number) % NUM_SOURCES
+    return PackedBatch(
+        tokens_T,
+        targets_T,
+        lengths,
+        starts_of(lengths),
+        valid,
+        0,
+        (),
+        sources_T=source.to(torch.int16).repeat_interleave(torch.tensor(lengths)),
+    )
+
+
+def valid_by_source(batch: Sequence[PackedBatch]) -> tuple[int, ...]:
+    """Tokens with a target of every source, over whole streams."""
+    sources_T = torch.cat([stream.sources_T[stream.targets_T != IGNORE] for stream in batch])
+    return tuple(torch.bincount(sources_T.long(), minlength=NUM_SOURCES).tolist())
+
+
+def summed_by_source(losses_T: Tensor, stream: PackedBatch) -> Tensor:
+    """The losses of every source of a whole stream, added up in order: float64 (NUM_SOURCES,)."""
+    return torch.bincount(
+        stream.sources_T.long(), weights=losses_T.detach().double(), minlength=NUM_SOURCES
+    )
 
 
 def part_of_rank(
@@ -52,5 +79,10 @@ def part_of_rank(
         return stream
     share = deal(stream.lengths)
     index = torch.cat([torch.arange(r.start, r.stop) for r in share.ranges])
-    tokens_T, targets_T = stream.tokens_T[index], stream.targets_T[index]
-    return replace(stream, tokens_T=tokens_T, targets_T=targets_T, share=share)
+    return replace(
+        stream,
+        tokens_T=stream.tokens_T[index],
+        targets_T=stream.targets_T[index],
+        sources_T=None if stream.sources_T is None else stream.sources_T[index],
+        share=share,
+    )

@@ -26,6 +26,7 @@ from tests.parity.engine_steps import (
     STEPS,
     differences,
     everything,
+    losses_by_source,
     oracle,
     small_configuration,
     step,
@@ -65,7 +66,8 @@ def composed() -> None:
 
 
 # Losses and gradient norms of all steps, and every tensor of this rank's stage after the last one.
-Trained = tuple[list[float], list[float], dict[str, dict[str, Tensor]]]
+# And the first step's losses by source.
+Trained = tuple[list[float], list[float], dict[str, dict[str, Tensor]], tuple[float, ...]]
 
 
 def three_steps(world: World, case: Case, zero_stage: int) -> Trained:
@@ -77,7 +79,8 @@ def three_steps(world: World, case: Case, zero_stage: int) -> Trained:
     assert all(result.applied for result in found)
     trained = weights(trainer)
     trainer.engine.close()
-    return [r.loss for r in found], [r.gradient_norm for r in found], trained
+    losses, norms = [r.loss for r in found], [r.gradient_norm for r in found]
+    return losses, norms, trained, found[0].loss_by_source
 
 
 @cache
@@ -102,7 +105,8 @@ def of_one_size(cases: tuple[tuple[Case, int], ...], ranks: int) -> tuple[tuple[
 def check(case: Case, results: list[Trained]) -> None:
     """Every rank's three steps against the oracle's, in order of time."""
     losses, norms, expected = oracle(case)
-    for found_losses, found_norms, found in results:
+    by_source = pytest.approx(losses_by_source(case), rel=2e-6, nan_ok=True)
+    for found_losses, found_norms, found, found_by_source in results:
         for number in range(STEPS):
             # float32: a few units in the last place over sums of some hundred terms.
             for name, ours, truth, tolerance in (
@@ -115,6 +119,7 @@ def check(case: Case, results: list[Trained]) -> None:
             torch.testing.assert_close(
                 tensors_of["weight"], expected[name], rtol=1e-4, atol=2e-6, msg=f"{name} {case}"
             )
+        assert found_by_source == by_source, case
 
 
 @pytest.mark.parametrize(("case", "zero_stage"), STEP_CASES, ids=str)
@@ -160,7 +165,7 @@ def test_bfloat16_stages_accumulate_in_float32(schedule: str) -> None:
             trainer = trainer_of(mesh, model, parallel, precision="bfloat16")
             one = streams(STEP_CASES[0][0])[0]
             shape = BatchShape(TOKENS, copies * TOKENS, TOKENS, (1.0,))
-            batch = GlobalBatch(shape, (one,) * copies, copies * one.valid_tokens, 0, {})
+            batch = GlobalBatch(shape, (one,) * copies, (copies * one.valid_tokens,), 0, {})
             stage = Stage("only", 0, 0, STEPS, shape, BaseCurve(((0, BASE),)), None)
             at = Point(stage, RATE, BASE)
             result = optimizer_step(trainer, mesh, batch, point=at, model=model, stop=False)

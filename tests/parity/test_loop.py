@@ -20,6 +20,7 @@ from model.transformer import Transformer
 from parallel.checkpoint import tensors
 from parallel.mesh import Mesh, start
 from ranks import run_on_ranks
+from tests.conftest import SmallCorpus
 from train import build
 from train.checkpointing.continuation import find_resume
 from train.configuration.compose import compose_run
@@ -135,9 +136,18 @@ class LongestWeight:
 
 
 def test_a_task_of_one_class_and_one_row_is_evaluated_written_and_said(
-    small_run: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_run: Arguments,
+    small_corpus: SmallCorpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    arguments = small_run(tmp_path, **{"train.max_steps": "20"})
+    both = (
+        f"{{all:{{prefix:{small_corpus.train},weight:3.0}},rest:{{prefix:{small_corpus.heldout}}}}}"
+    )
+    arguments = small_run(
+        tmp_path,
+        **{"train.max_steps": "20", "+data.sources": both, "train.peak_flops_per_second": "1e9"},
+    )
     added = {**tasks.TASKS, "longest_weight": lambda *_: LongestWeight()}
     monkeypatch.setattr(tasks, "TASKS", added)
     run_on_ranks(lambda *_: run_job(compose_run(arguments)), 1)
@@ -154,7 +164,22 @@ def test_a_task_of_one_class_and_one_row_is_evaluated_written_and_said(
     assert drawn["loss_from_position_32"] == bucket["loss"]
     said = (tmp_path / "small/log.txt").read_text()
     assert "longest weight after first: 10240 elements" in said
-    assert len(read_run(tmp_path / "small").evaluations) == 2
+    record = read_run(tmp_path / "small")
+    assert len(record.evaluations) == 2
+    assert all(step_is_its_sources(row) for row in record.steps)
+    shares = [row["source_shares"]["all"] for row in record.steps]
+    assert sum(shares) / len(shares) == pytest.approx(0.75, abs=0.05)
+
+
+def step_is_its_sources(row: Mapping[str, Any]) -> bool:
+    """Whether tokens and losses of sources give those of the step, and the MFU is the rate by the peak."""
+    of_sources = row["sources"].values()
+    tokens = sum(source["tokens"] for source in of_sources)
+    loss = sum(source["tokens"] * (source["loss"] or 0.0) for source in of_sources) / tokens
+    assert list(row["sources"]) == ["all", "rest"]
+    assert row["mfu"] == row["model_flops_per_second"] / 1e9
+    assert row["source_shares"]["rest"] == row["sources"]["rest"]["tokens"] / tokens
+    return tokens == row["valid_tokens"] and loss == pytest.approx(row["loss"], rel=1e-6)
 
 
 def test_folders_that_hold_results_are_not_overwritten(

@@ -81,9 +81,14 @@ def measured(model: Transformer, z_loss: float) -> Found:
     sums = model.loss(hidden_TD, targets_T, z_loss)
     # An upstream scale, as the mean over the global batch makes it.
     (sums.total * 0.37).backward()
+    losses_T = model.token_losses(hidden_TD, targets_T)
+    tolerance = (
+        1e-12 if losses_T.dtype == torch.float64 else 1e-6
+    )  # a unit in the last place of float32
+    torch.testing.assert_close(sums.losses_T, losses_T, atol=tolerance, rtol=0)
     return Found(
         (float(sums.loss_sum), float(sums.z_sum)),
-        model.token_losses(hidden_TD, targets_T),
+        losses_T,
         {name: p.detach().clone() for name, p in model.named_parameters()},
         {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
         rows,

@@ -72,7 +72,7 @@ def share(step: int, rank: int, ranks: int) -> GlobalBatch:
     everything = streams(step)
     mine = tuple(everything[rank::ranks])
     shape = BatchShape(TOKENS, 4 * TOKENS, TOKENS, (1.0,))
-    return GlobalBatch(shape, mine, sum(s.valid_tokens for s in everything), 0, {})
+    return GlobalBatch(shape, mine, (sum(s.valid_tokens for s in everything),), 0, {})
 
 
 def point() -> Point:
@@ -279,7 +279,7 @@ def test_bfloat16_gradients_are_accumulated_in_float32(zero_stage: int) -> None:
             trained = engine(mesh, zero_stage, "bfloat16")
             one = stream(0, 0, 64)
             shape = BatchShape(TOKENS, copies * TOKENS, TOKENS, (1.0,))
-            batch = GlobalBatch(shape, (one,) * copies, copies * one.valid_tokens, 0, {})
+            batch = GlobalBatch(shape, (one,) * copies, (copies * one.valid_tokens,), 0, {})
             result = optimizer_step(trained, mesh, batch, point=point(), model=MODEL, stop=False)
             return result.gradient_norm
 

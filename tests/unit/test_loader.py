@@ -72,6 +72,7 @@ def _check_stream(batch: PackedBatch, sources: list[IndexedDataset], length: int
                 range(before + span.start + 10, before + span.start + 10 + segment)
             )
             assert labels == [*piece[1:], IGNORE]
+            assert set(batch.sources_T[at : at + segment].tolist()) == {span.source}
         else:
             assert piece == [PAD] * segment
             assert labels == [IGNORE] * segment
@@ -98,6 +99,10 @@ def test_streams_hold_the_files_own_tokens_and_labels_never_cross(
         for micro in batch.micro_batches:
             _check_stream(micro, sources, shape.sequence_length)
         assert batch.valid_tokens == sum(m.valid_tokens for m in batch.micro_batches)
+        sources_T = torch.cat([m.sources_T[m.targets_T != IGNORE] for m in batch.micro_batches])
+        assert batch.valid_by_source == tuple(
+            torch.bincount(sources_T.long(), minlength=2).tolist()
+        )
         assert batch.padding_tokens == sum(m.padding_tokens for m in batch.micro_batches)
     assert sum(b.padding_tokens for b in batches) < 0.02 * sum(
         b.shape.batch_tokens for b in batches

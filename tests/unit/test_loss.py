@@ -46,6 +46,10 @@ def test_equals_plain_cross_entropy_in_float64(tokens, logit_scale, z_loss, soft
     scale = abs(loss_sum.item()) + abs(z_sum.item())
     for ours, theirs in ((sums.total, total), (sums.loss_sum, loss_sum), (sums.z_sum, z_sum)):
         assert abs(ours - theirs).item() <= 1e-12 * scale
+    logits = Logits(logit_scale, softcap).of(hidden @ weight.t())
+    each = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
+    torch.testing.assert_close(sums.losses_T, each, atol=1e-12, rtol=1e-12)
+    assert not sums.losses_T.requires_grad
     # An arbitrary upstream scale, as mean over the global batch makes it.
     ours = torch.autograd.grad(sums.total * -0.37, (hidden, weight))
     theirs = torch.autograd.grad(total * -0.37, (hidden, weight))

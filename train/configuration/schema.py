@@ -193,6 +193,8 @@ class TrainConfig:
     compile_regions: Literal["auto", "always", "never"] = "auto"
     # Weight of the squared log-partition function in the loss; 0 is off.
     z_loss: NotNegative = 0.0
+    # FLOP/s that one device could reach, the measure of `mfu`. Absent: by the device's name, from its data sheet.
+    peak_flops_per_second: Annotated[float, Gt(0), Lt(inf)] | None = None
     # Whether only kernels are chosen that give the same bits every time; slower on GPUs.
     deterministic: bool = False
     # Optimizer steps that may be skipped, for a non-finite loss or gradient or a spike, before the run stops.

@@ -101,7 +101,7 @@ class Progress:
         text = (
             f"step {row['step']:>6} | {where} | len {row['sequence_length']:,} | loss {number(row['loss'], 4)} | "
             f"norm {number(row['gradient_norm'], 2)} | lr {row['learning_rate']:.2e} | "
-            f"{row['tokens_per_second']:,.0f} tok/s | {row['tokens_seen'] / self._total:4.0%} | "
+            f"{row['tokens_per_second']:,.0f} tok/s | {_mfu(row)}{row['tokens_seen'] / self._total:4.0%} | "
             f"{_clock(left)} left"
         )
         self._keep(text)
@@ -118,6 +118,10 @@ class Progress:
     def _keep(self, text: str) -> None:
         if self._log is not None:
             _keep(text, self._log)
+
+
+def _mfu(row: dict[str, Any]) -> str:
+    return f"MFU {row['mfu']:.1%} | " if row.get("mfu") is not None else ""
 
 
 def _clock(seconds: float) -> str:

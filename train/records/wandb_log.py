@@ -132,11 +132,12 @@ class WandbLog:
         return made
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a": {"b": {"c": 1}}} as {"a/b/c": 1}."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, dict):
-            flat |= {f"{key}/{name}": inner for name, inner in value.items()}
+            flat |= {f"{key}/{name}": inner for name, inner in _flat(value).items()}
         else:
             flat[key] = value
     return flat
