@@ -81,7 +81,13 @@ def main(arguments: list[str]) -> int:
     # torch and DeepSpeed are imported for a run only: they are most of the seconds that a start takes.
     from train.start import start
 
-    return start(config, found, here, preflight_only="--preflight" in flags)
+    return start(
+        config,
+        found,
+        here,
+        preflight_only="--preflight" in flags,
+        own_files=composed.origins.texts,
+    )
 
 
 def _answer(options: Options) -> str:

@@ -1,9 +1,11 @@
 """One job from its first collective to its closing words."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TextIO
 
 import torch
@@ -38,6 +40,7 @@ from train.preflight import check as preflight
 from train.preflight.joining import joining
 from train.records.closing_words import closing_words
 from train.records.console import Progress, say
+from train.records.kept_configuration import keep_configuration
 from train.records.metrics_log import write_summary
 from train.records.starts import add_start
 from train.report.refresh import LivePage
@@ -45,8 +48,15 @@ from train.rollback import roll_back
 from train.schedule.stages import Schedule, build_schedule
 
 
-def run_job(config: RunConfig, meeting: Meeting | None = None) -> int:
-    """Start the world, train, end the world. Returns the exit status."""
+def run_job(
+    config: RunConfig,
+    meeting: Meeting | None = None,
+    own_files: Mapping[str, str] = MappingProxyType({}),
+) -> int:
+    """Start the world, train, end the world. Returns the exit status.
+
+    own_files: texts of the configuration files of the user's own, which the run keeps.
+    """
     if config.train.deterministic:
         make_deterministic()
     try:
@@ -54,7 +64,7 @@ def run_job(config: RunConfig, meeting: Meeting | None = None) -> int:
     except ValueError as error:
         return refuse_alone(str(error))
     with Supervisor(mesh, run_folder(config)) as supervisor:
-        status = _train(config, mesh, supervisor)
+        status = _train(config, mesh, supervisor, own_files)
     world.stop()
     return status
 
@@ -109,10 +119,12 @@ def _timeouts(parallel: ParallelConfig) -> Timeouts:
     )
 
 
-def _train(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> int:
+def _train(
+    config: RunConfig, mesh: Mesh, supervisor: Supervisor, own_files: Mapping[str, str]
+) -> int:
     """Open the run, train it leg by leg, close it. Returns the exit status."""
     try:
-        opened = _open(config, mesh, supervisor)
+        opened = _open(config, mesh, supervisor, own_files)
     except preflight.Unsound as error:
         supervisor.refused(str(error))
         return preflight.refuse_unsound(error)
@@ -154,7 +166,9 @@ class _Opened:
     lock: TextIO | None
 
 
-def _open(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> _Opened | None:
+def _open(
+    config: RunConfig, mesh: Mesh, supervisor: Supervisor, own_files: Mapping[str, str]
+) -> _Opened | None:
     """Everything before the first step; None where the run is over already, which is said. Collective.
 
     Raises:
@@ -173,6 +187,7 @@ def _open(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> _Opened | No
     first = schedule.stage_at(state.tokens_seen)
     mesh = world.arrange(mesh.world, first.parallel.topology(mesh.world_size))
     supervisor.phase("building the model")
+    changes = mesh.together(lambda: _keep_configuration(config, mesh, own_files, state.step))
     run = build.build_run(
         config, mesh, schedule=schedule, corpus=corpus, state=state, resume=resume
     )
@@ -186,9 +201,17 @@ def _open(config: RunConfig, mesh: Mesh, supervisor: Supervisor) -> _Opened | No
         log=run.folder / "log.txt",
     )
     loader = build.build_loader(run, corpus)
-    for line in [*_opening_words(run, resume), *_open_records(run, corpus)]:
+    for line in [*_opening_words(run, resume), *changes, *_open_records(run, corpus)]:
         progress.line(line)
     return _Opened(run, corpus, loader, progress, lock)
+
+
+def _keep_configuration(
+    config: RunConfig, mesh: Mesh, own_files: Mapping[str, str], step: int
+) -> list[str]:
+    if not mesh.is_main:
+        return []
+    return keep_configuration(run_folder(config), config, own_files, step)
 
 
 def _lock(folder: Path) -> TextIO | None:

@@ -1,5 +1,8 @@
 """Starts a run whose configuration was judged: one process alone, or all ranks of a launcher together."""
 
+from collections.abc import Mapping
+from functools import partial
+
 from parallel.launcher import launched_world_size
 from train import job
 from train.configuration.schema import PreflightConfig, RunConfig
@@ -8,15 +11,20 @@ from train.preflight.roll_call import call_roll
 
 
 def start(
-    config: RunConfig | None, found: list[str], here: list[str], *, preflight_only: bool
+    config: RunConfig | None,
+    found: list[str],
+    here: list[str],
+    *,
+    preflight_only: bool,
+    own_files: Mapping[str, str],
 ) -> int:
     """Run, or only look at every host and link. Returns the exit status.
 
     found: mistakes of the configuration; here: what is missing on this host. One process alone has neither.
     Several ranks meet whatever was found: none may leave while the others wait for it. What is missing on one
-    host is then told by the preflight with the rest.
+    host is then told by the preflight with the rest. own_files: texts of the user's own configuration files.
     """
-    run = job.run_preflight if preflight_only else job.run_job
+    run = job.run_preflight if preflight_only else partial(job.run_job, own_files=own_files)
     if launched_world_size() == 1:
         assert config is not None, "mistakes were refused before"
         return run(config)

@@ -23,7 +23,7 @@ from data.config import PathMark
 from data.printable import one_line
 from train.configuration.arguments import Arguments, parse_arguments
 from train.configuration.changes import change_all
-from train.configuration.composition import composed_tree
+from train.configuration.composition import composed_tree, tree_of_one
 from train.configuration.groups import Gathering, GroupFile, check_folder, groups
 from train.configuration.idle import flat, idle_settings
 from train.configuration.imported_model import MARK, imported_model
@@ -112,15 +112,15 @@ def compose_all(arguments: Sequence[str], own: Path | None = None) -> Composed:
     values, stood = PlainValues(tree), PlainValues(before)
     config, found = _read(values, stood.content)
     changed = _changed_keys(values, stood.content)
-    mistakes = given.mistakes
+    idle: list[str] = []
     if config is not None and not given.serious:
         idle = idle_settings(config, _typed_values(config, values, changed))
         idle += _idle_in_files(stood, files)
-        mistakes = mistakes + still_judged(list(dict.fromkeys(idle)), found)
     if config is not None:
         config = resolved(with_absolute_paths(config, start))
     origins = Origins.of(files, changed)
-    mistakes = [origins.named(line) for line in [*given.serious, *mistakes, *found.values()]]
+    in_files = [*still_judged(list(dict.fromkeys(idle)), found), *found.values()]
+    mistakes = [*given.serious, *given.mistakes, *(origins.named(line) for line in in_files)]
     return Composed(None if given.serious else config, mistakes, frozenset(found), origins)
 
 
@@ -141,6 +141,13 @@ def _compose(
     """The tree of these choices and the files in it; that of the defaults where these choices cannot be composed."""
     try:
         gathering.root()
+        if (whole := choices.get("experiment")) and whole.is_whole:
+            mistakes += [
+                f"{file.given}: has no effect with {whole.given}, which holds every key; give KEY=VALUE instead"
+                for group, file in choices.items()
+                if group != "experiment"
+            ]
+            return tree_of_one(whole), [whole]
         return composed_tree(gathering.files, choices)
     except ValueError as error:
         mistakes.append(str(error))
@@ -169,6 +176,7 @@ def _idle_in_files(stood: PlainValues, files: Sequence[GroupFile]) -> list[str]:
     stood: the run without the command line's values.
     """
     judged = [file for file in files if file.is_own or file.group == "experiment"]
+    judged = [file for file in judged if not file.is_whole]
     config, wrong = _read(stood) if judged else (None, {})
     if config is None or wrong:
         return []

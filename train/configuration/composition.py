@@ -42,6 +42,18 @@ def composed_tree(
     return tree, sorted(used, key=lambda file: file.group == "experiment")
 
 
+def tree_of_one(file: GroupFile) -> Any:
+    """The tree of a file that holds a whole configuration.
+
+    Raises:
+        ValueError: its values cannot be read; one line.
+    """
+    try:
+        return OmegaConf.create(file.content)
+    except UNCOMPOSABLE as error:
+        raise ValueError(f"{file.given}: {words_of(error)}; mend the file") from None
+
+
 def _is_in(file: GroupFile, files: Sequence[GroupFile], chosen: Mapping[str, Any]) -> bool:
     """Whether a file is one of the chosen, or one that a chosen file of its group goes on from."""
     if not file.group or chosen.get(file.group) == file.name:

@@ -8,7 +8,7 @@ choice leads out of the folder of the file (or of `--config-dir`), also not thro
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from data.printable import one_line
 from train.configuration.nearest import did_you_mean
 from train.configuration.paths import absolute_content, absolute_path
+from train.configuration.schema import RunConfig
 from train.configuration.yaml_file import YamlFile, read_yaml
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -43,6 +44,12 @@ class GroupFile:
     def package(self) -> str:
         """The key that its values stand below; "" at the top."""
         return package_of(self.group)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds a whole configuration, as the config.yaml of a run does, and nothing is laid under it."""
+        every_part = {field.name for field in fields(RunConfig)}
+        return self.group == "experiment" and every_part <= set(self.yaml.content)
 
     @property
     def content(self) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""What a run keeps of its configuration beside config.yaml: the text of own files; and what a later start changed.
+
+outputs/RUN/configuration/GROUP/NAME.yaml                      as it was read
+outputs/RUN/configuration/GROUP/NAME_before_step_NNNNNNNN.yaml of an earlier start, where the text differed
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from difflib import unified_diff
+from itertools import islice
+from pathlib import Path
+
+from data.files import write_durably
+from train.configuration.compose import from_yaml
+from train.configuration.idle import flat
+from train.configuration.paths import start_folder, with_absolute_paths
+from train.configuration.resolved import resolved
+from train.configuration.schema import RunConfig
+from train.configuration.wording import shown
+
+KEPT = "configuration"
+# Of what a start changed, so many keys and lines are told.
+_MOST = 8
+
+
+def keep_configuration(
+    folder: Path, config: RunConfig, own_files: Mapping[str, str], step: int
+) -> list[str]:
+    """Keep the texts of own files, by GROUP/NAME; returns what differs from an earlier start, a line each.
+
+    To be called before the earlier config.yaml is replaced.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    lines = [line for name, text in own_files.items() for line in _keep(folder, name, text, step)]
+    changed = list(_changes(folder / "config.yaml", config))
+    if changed:
+        more = f" and {len(changed) - _MOST} more" if len(changed) > _MOST else ""
+        shown_ones = ", ".join(changed[:_MOST])
+        lines.append(f"changed since the start before: {shown_ones}{more}")
+    return lines
+
+
+def _keep(folder: Path, name: str, text: str, step: int) -> Iterator[str]:
+    path = folder / KEPT / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file():
+        before = path.read_text(errors="replace")
+        if before == text:
+            return
+        path.rename(path.with_name(f"{path.stem}_before_step_{step:08d}.yaml"))
+        lines = unified_diff(before.splitlines(), text.splitlines(), n=0, lineterm="")
+        told = [line for line in islice(lines, 2, None) if not line.startswith("@@")]
+        more = f" and {len(told) - _MOST} more" if len(told) > _MOST else ""
+        yield f"{KEPT}/{name}.yaml differs from the start before: {' | '.join(told[:_MOST])}{more}"
+    write_durably(path, text)
+
+
+def _changes(path: Path, config: RunConfig) -> Iterator[str]:
+    """The values that differ from those of an earlier config.yaml; none where there is none that can be read."""
+    try:
+        # An earlier version wrote paths as they were given.
+        earlier = resolved(with_absolute_paths(from_yaml(path.read_text()), start_folder()))
+    except (OSError, ValueError):
+        return
+    before, now = dict(flat(dataclasses.asdict(earlier))), dict(flat(dataclasses.asdict(config)))
+    for key in {**before, **now}:
+        if key not in now:
+            yield f"{key} is gone"
+        elif before.get(key) != now[key]:
+            was = shown(before[key]) if key in before else "nothing"
+            yield f"{key}={shown(now[key])} (before: {was})"
