@@ -214,7 +214,7 @@ def _objects(in_array: bool, path: str, stream: LineStream, start: Position) -> 
 
 def _opened(stream: LineStream, in_array: bool) -> tuple[bytes, int, int]:
     """The first chunk, the index where its records begin, and the line of that."""
-    chunk = stream.read(READ_BYTES)
+    chunk = stream.read(max(READ_BYTES, records.BLOCK_BYTES))  # what `_cutter` has seen
     at = len(_MARK) if chunk.startswith(_MARK) else 0
     if in_array:
         at = chunk.index(b"[") + 1
@@ -223,14 +223,14 @@ def _opened(stream: LineStream, in_array: bool) -> tuple[bytes, int, int]:
 
 def _behind(path: str, stream: LineStream, chunk: bytes, line: int) -> Iterator[Piece]:
     """A bad record if anything follows the end of the array."""
-    while chunk:
+    while chunk or (chunk := stream.read(READ_BYTES)):
         stripped = chunk.lstrip(_BLANK)
         line += chunk[: len(chunk) - len(stripped)].count(b"\n")
         if stripped:
             bad = BadRecord(path, line, "json", "bad JSON (something follows the end of the array)")
             yield Piece(line, bad, records.DAMAGED)
             return
-        chunk = stream.read(READ_BYTES)
+        chunk = b""
 
 
 FORMAT = Format(_blocks, json_lines.parse, changed="its records are read")

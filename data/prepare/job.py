@@ -155,16 +155,9 @@ class _Job:
     def run(self) -> tuple[Manifest, ...]:
         """The whole job; what is committed stays when it is interrupted."""
         try:
-            state = self.journal.resume()
-        except OSError as error:
-            if error.errno in OUT_OF_SPACE:
-                raise
-            raise ValueError(
-                f"output={self.options.output}: cannot be written ({reason(error)}); give another output"
-            ) from error
-        if state is not None:
-            self._restore(state)
-        try:
+            state = self._resumed()
+            if state is not None:
+                self._restore(state)
             self.bad.announce(self.obstacles)
             self._encode_all()
             self.inputs.refuse_changed()
@@ -172,6 +165,16 @@ class _Job:
             return self._finish()
         finally:
             self.journal.close()
+
+    def _resumed(self) -> State | None:
+        try:
+            return self.journal.resume()
+        except OSError as error:
+            if error.errno in OUT_OF_SPACE:
+                raise
+            raise ValueError(
+                f"output={self.options.output}: cannot be written ({reason(error)}); give another output"
+            ) from error
 
     def _state(self) -> State:
         file, position = self.position
