@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.files import seal, write_durably
-from data.printable import one_line
+from data.printable import one_line, told
 from data.tokenizer.any_tokenizer import open_tokenizer
 from data.tokens.manifest import Manifest, describe, id_problems, verify
 from data.tokens.prefix import as_prefix, manifest_path, ngram_path
@@ -20,15 +20,18 @@ _OF_CREATE = ("--tokenizer", "--vocab-size", "--eos-id", "--bos-id", "--overwrit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 0 when the files are what the manifest says, 2 after one line otherwise."""
+    """Command line; 0 when the files are what the manifest says, 2 after one line otherwise, 130 after Ctrl-C."""
     options = _parse(arguments)
     try:
         if options.create:
             _create(options)
         manifest = verify(options.prefix, full=options.full)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"data.manifest: {one_line(str(error))}\n")
+        sys.stderr.write(told("data.manifest", error))
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("data.manifest: stopped\n")
+        return 130
     largest = f", ids up to {manifest['largest_id']}" if "largest_id" in manifest else ""
     sys.stderr.write(
         f"{options.prefix}: {manifest['documents']} documents, {manifest['tokens']} tokens{largest}, good\n"
@@ -36,17 +39,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="ropewalk manifest", description="check token files")
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of data.manifest."""
+    parser = argparse.ArgumentParser(
+        prog="ropewalk manifest",
+        description="Check token files against their manifest, or describe files of another tool.",
+    )
     add = parser.add_argument
-    add("prefix", type=as_prefix, help="PREFIX of PREFIX.bin and PREFIX.idx")
-    add("--full", action="store_true", help="compare every byte")
-    add("--create", action="store_true", help="describe files of another tool; looks at every id")
-    add("--tokenizer", default="", help="with --create: the file of their tokenizer")
-    add("--vocab-size", type=int, help="with --create: ids of the tokenizer")
-    add("--eos-id", type=int, help="with --create: the id that ends documents and pads rows")
-    add("--bos-id", type=int, help="with --create: the id that begins documents, if one does")
-    add("--overwrite", action="store_true", help="with --create: replace a manifest that is there")
+    add(
+        "prefix",
+        type=as_prefix,
+        metavar="PREFIX",
+        help="what the names begin with, as corpus/web for corpus/web.bin and corpus/web.idx",
+    )
+    add(
+        "--full",
+        action="store_true",
+        help="compare every byte (default: of tokens beyond 256 MiB four blocks of 64 MiB)",
+    )
+    add(
+        "--create",
+        action="store_true",
+        help="write the manifest of files of another tool, after a look at every id (default: check)",
+    )
+    add(
+        "--tokenizer",
+        default="",
+        metavar="FILE",
+        help="with --create: the file of their tokenizer (default: unknown)",
+    )
+    for name, what in (
+        ("--vocab-size", "number of ids of the tokenizer (default: the tokenizer's)"),
+        ("--eos-id", "id that ends documents and pads rows (default: the tokenizer's)"),
+        ("--bos-id", "id that begins documents, if one does (default: none)"),
+    ):
+        add(name, type=int, metavar="N", help=f"with --create: {what}")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="with --create: replace a manifest that is there (default: it is kept, and the command stops)",
+    )
+    return parser
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser()
     options = parser.parse_args(arguments)
     if not options.create and (given := [name for name in _OF_CREATE if _is_given(options, name)]):
         parser.error(f"{', '.join(given)}: describe files of another tool; add --create")

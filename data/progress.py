@@ -17,13 +17,10 @@ class Progress:
     SECONDS_BETWEEN_LINES, without a carriage return.
     """
 
-    def __init__(
-        self, action: str, total: int, *, shown: bool, done: int = 0, what: str = "of the inputs"
-    ) -> None:
+    def __init__(self, action: str, total: int, *, shown: bool, done: int = 0) -> None:
         self._action = action
         self._total = total
         self._done = done
-        self._what = what
         self._shown = shown
         self._words = ""
         self._last = time.monotonic()
@@ -64,7 +61,7 @@ class Progress:
 
     def _line(self) -> str:
         share = 100 * self._done // max(1, self._total)
-        of = f"{in_bytes(self._done)} of {in_bytes(self._total)} {self._what}"
+        of = f"{in_bytes(self._done)} of {in_bytes(self._total)} read"
         return f"{self._action}: {share} %, {of}" + (f"; {self._words}" if self._words else "")
 
     def say(self, line: str) -> None:

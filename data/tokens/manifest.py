@@ -10,17 +10,16 @@ of the tokens. The manifest itself is sealed (data/files.py). No changed byte is
 
 import hashlib
 import json
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
 from data.files import BrokenSeal, replacing, unseal
 from data.packing.document_order import mix_integers
+from data.progress import Progress
 from data.tokens.indexed_dataset import IndexedDataset
 from data.tokens.prefix import bin_path, crc_path, idx_path, manifest_path
 from data.tokens.token_file import ENTRY, PAGE_BYTES
@@ -59,10 +58,8 @@ def describe_file(
     whole = hashlib.sha256()
     blocks: list[int] = []
     hidden = not show_progress or size <= PROGRESS_BYTES
-    bar: tqdm[Any] = tqdm(
-        total=size, unit="B", unit_scale=True, desc=path.name, file=sys.stderr, disable=hidden
-    )
-    with bar, path.open("rb") as file:
+    progress = Progress(f"check {path.name}", size, shown=not hidden)
+    with progress, path.open("rb") as file:
         for start in range(0, size, block_bytes):
             checksum = 0
             remaining = min(block_bytes, size - start)
@@ -75,7 +72,7 @@ def describe_file(
                 if look is not None:
                     look(piece)
                 remaining -= len(piece)
-                bar.update(len(piece))
+                progress.advance(len(piece))
             blocks.append(checksum)
     return {
         "bytes": size,
