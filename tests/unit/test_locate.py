@@ -8,7 +8,7 @@ from train.checkpointing.continuation import find_resume
 from train.checkpointing.folder import named
 from train.checkpointing.locate import locate
 from train.checkpointing.state import STATE
-from train.configuration.compose import compose_run
+from train.configuration.schema import CheckpointConfig, PathsConfig, RunConfig, ScheduleConfig
 from train.configuration.validate import problems
 
 
@@ -24,6 +24,17 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
+def resuming(checkpoint: Path, outputs: Path, name: str) -> RunConfig:
+    """A run of this name that starts from a checkpoint."""
+    schedule = ScheduleConfig(stages={})
+    return RunConfig(
+        run_name=name,
+        schedule=schedule,
+        paths=PathsConfig(outputs=str(outputs)),
+        checkpoint=CheckpointConfig(resume=str(checkpoint)),
+    )
+
+
 def why_not(path: Path) -> str:
     with pytest.raises(ValueError, match=": ") as caught:
         locate(path)
@@ -37,12 +48,9 @@ def why_not(path: Path) -> str:
 def test_a_run_and_what_is_in_it_stand_for_its_newest_checkpoint(run: Path, given: str) -> None:
     newest = run / "checkpoints" / named(10)
     assert locate(run / given) == newest
-    resume = f"checkpoint.resume={run / given}"
-    config = compose_run([resume, f"paths.outputs={run.parent.parent}"])
-    assert find_resume(config) == newest
+    assert find_resume(resuming(run / given, run.parent.parent, "other")) == newest
     # The same command again, where the run of that name is the one that has checkpoints.
-    again = compose_run([resume, f"paths.outputs={run.parent}", "run_name=first"])
-    assert find_resume(again) == newest
+    assert find_resume(resuming(run / given, run.parent, "first")) == newest
 
 
 def test_a_step_and_an_imported_model_stand_for_themselves(run: Path, tmp_path: Path) -> None:
@@ -95,7 +103,7 @@ def test_what_is_no_run_at_all_is_refused_with_what_it_is(tmp_path: Path) -> Non
     assert why_not(tmp_path / "none").startswith("no such folder; give ")
     assert why_not(tmp_path / ("a" * 300))
     (tmp_path / "config.json").write_text("{}")
-    assert "train.import_huggingface --model" in why_not(tmp_path)
+    assert "ropewalk import --model" in why_not(tmp_path)
     assert why_not(tmp_path / "config.json").startswith("is a file; give ")
-    line = problems(compose_run([f"checkpoint.resume={tmp_path / 'none'}"]), 1)
+    line = problems(resuming(tmp_path / "none", tmp_path, "other"), 1)
     assert [found for found in line if "no such folder" in found and "auto or never" in found]

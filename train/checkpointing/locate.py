@@ -15,7 +15,9 @@ from train.checkpointing.state import INDEX, STATE
 CHECKPOINTS = "checkpoints"
 # Files that every run leaves in its folder.
 _OF_A_RUN = ("config.yaml", "metrics.jsonl")
-_GIVE = "give a run's folder, its checkpoints/step_NNNNNNNN, or a folder that train.import_huggingface made"
+_GIVE = (
+    "give a run's folder, its checkpoints/step_NNNNNNNN, or a folder that `ropewalk import` made"
+)
 
 
 def locate(named: Path) -> Path:

@@ -86,7 +86,7 @@ def changed_keys(written: Mapping[str, Any], state: RunState) -> list[str]:
     origin: Json = state.origin.get("config", {})
     family, before = BY_TYPE[written["model_type"]], origin.get("model_type")
     if before in (None, family.model_type, family.heir_of):
-        said = foreign_keys.notes(origin, written)
+        said = foreign_keys.notes(origin, written) + _longer_texts(written, state)
         if before == family.heir_of:
             said.append(
                 f"the model is a {family.model_type} now, it was imported as a {before}: transformers reads windows in "
@@ -97,6 +97,14 @@ def changed_keys(written: Mapping[str, Any], state: RunState) -> list[str]:
         f"the model is a {family.model_type} now, it was imported as a {before}: what that config.json said besides "
         "is left out"
     ]
+
+
+def _longer_texts(written: Mapping[str, Any], state: RunState) -> list[str]:
+    key, before = "max_length", state.origin.get("generation_config", {})
+    now = write_generation_config(written, state).get(key)
+    if now == before.get(key):
+        return []
+    return [f"generation_config.json: {key} is {now} now, was {before.get(key)}"]
 
 
 def _says(origin: Json, family: Family, wanted: Imported) -> bool:
