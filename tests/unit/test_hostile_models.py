@@ -91,7 +91,7 @@ def check_config(source: Path, changes: dict[str, Any], folder: Path) -> None:
         assert said == "" or "give --context-length N" in said
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(
     name=st.sampled_from(sorted(CASES)),
     changes=st.dictionaries(st.sampled_from(KEYS), st.sampled_from(ODD), min_size=1, max_size=2),
