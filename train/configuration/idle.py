@@ -52,7 +52,7 @@ def idle_settings(run: RunConfig, given: Mapping[str, Any]) -> list[str]:
     """One line for each of the `given` values, by key, that changes nothing in this run."""
     found: dict[str, str] = {}
     for key, value in given.items():
-        if _is_default(key, value):
+        if _is_default(key, value) or not _is_in(run, key):
             continue
         for row in ROWS:
             match = row.match(key)
@@ -70,6 +70,12 @@ def flat(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(inner, f"{key}.{name}" if key else str(name))
     else:
         yield key, values
+
+
+def _is_in(run: RunConfig, key: str) -> bool:
+    """Whether the run has the stage that a key is about: one whose own settings are wrong is left out."""
+    group, part, stage, *_ = [*key.split("."), "", ""]
+    return (group, part) != ("schedule", "stages") or stage in ("", *run.schedule.stages)
 
 
 def _is_default(key: str, value: Any) -> bool:

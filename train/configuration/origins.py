@@ -43,4 +43,4 @@ class Origins:
         if key in self.changed:
             return mistake
         place = self.places.get(key) or self.places.get(key.rpartition(".")[0])
-        return f"{mistake} ({place})" if place and not mistake.endswith(")") else mistake
+        return f"{mistake} ({place})" if place else mistake

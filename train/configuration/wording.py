@@ -98,7 +98,8 @@ def _number(bound: Any) -> str:
 
 
 def choices(hint: Any) -> tuple[str, ...]:
-    return get_args(hint) if get_origin(hint) is Literal else ()
+    """The values that a `Literal` allows, as an argument says them."""
+    return tuple(map(str, get_args(hint))) if get_origin(hint) is Literal else ()
 
 
 def example(hint: Any, value: Any) -> str:
