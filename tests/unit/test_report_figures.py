@@ -16,7 +16,7 @@ from tests.unit.made_run import (
     page_of,
     write_run,
 )
-from train.report.axes import log_ticks, smooth, spread
+from train.report.axes import MAX_POINTS, log_ticks, smooth, spread
 from train.report.units import short_number
 
 
@@ -116,8 +116,9 @@ def test_a_long_run_is_thinned_but_keeps_its_last_step(tmp_path: Path) -> None:
     rows = [row | {"stage": "short"} for row in rows]
     page = page_of(write_run(tmp_path / "endless", rows, []))
     for key in PER_STAGE:
-        assert all(len(trace["x"]) <= 4000 for trace in page.figures[key]["data"])
+        assert all(len(trace["x"]) <= MAX_POINTS for trace in page.figures[key]["data"])
         assert page.figures[key]["data"][0]["x"][-1] == 10_000
+    assert len(page.text.encode()) < 1_500_000
 
 
 def test_smoothing_leaves_straight_lines_and_gaps_alone() -> None:

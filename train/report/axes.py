@@ -14,7 +14,7 @@ from itertools import pairwise
 from train.report.record import RunRecord
 from train.report.rows import Row, finite_value, known, rounded
 
-MAX_POINTS = 4000  # drawn per figure; a longer run shows every k-th step
+MAX_POINTS = 1500  # drawn per figure; a longer run shows every k-th step
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 58, 14, 24, 44
 LABEL_GAP = 15  # pixels between two labels in the right margin
 

@@ -103,14 +103,13 @@ def mixes(record: RunRecord) -> dict[str, dict[str, float]]:
 def seen_tokens(record: RunRecord) -> dict[str, float]:
     """Tokens with a target that the steps took from every source; empty where the rows do not tell."""
     found = dict[str, float]()
-    if len(sources(record)) == 1:
-        return {name: sum(known(record.steps, "valid_tokens")) for name in sources(record)}
     for row in record.steps:
         for name, source in mapping(row, "sources").items():
             if isinstance(source, dict):
-                found[str(name)] = found.get(str(name), 0.0) + (
-                    finite_value(source, "tokens") or 0.0
-                )
+                tokens = finite_value(source, "tokens") or 0.0
+                found[str(name)] = found.get(str(name), 0.0) + tokens
+    if not found and len(sources(record)) == 1:  # rows of a version that did not tell sources apart
+        return {name: sum(known(record.steps, "valid_tokens")) for name in sources(record)}
     return found
 
 

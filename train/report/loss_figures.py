@@ -15,6 +15,7 @@ from train.report.axes import (
     layout_over_tokens,
     line_ends,
     margin_labels,
+    smooth,
     stage_lines,
 )
 from train.report.data_section import source_losses, sources
@@ -22,6 +23,8 @@ from train.report.model_words import windows
 from train.report.record import NUM_COLOURS, RunRecord, yardstick
 from train.report.rows import Row, finite_value, known, mappings, rounded, spiked
 from train.report.units import short_number, whole_number
+
+_SOURCE_POINTS = 400  # drawn per source
 
 
 def loss_figure(record: RunRecord) -> Figure:
@@ -193,37 +196,45 @@ def position_layout(record: RunRecord, edges: list[float]) -> Row:
 
 
 def source_figure(record: RunRecord) -> Figure:
-    """Held-out loss of every source over training, or of the training steps; none for a run of one source."""
-    names = list(sources(record))
+    """Held-out loss of every source over training, or the trend of its training loss; none for a run of one source."""
     rows = [row for row in record.evaluations if source_losses(row)]
-    what = "held-out" if rows else "training"
+    held_out = bool(rows)
     rows = rows or [row for row in record.steps if source_losses(row)]
-    rows = rows[:: -max(1, len(rows) // 400)][::-1]
-    names += [name for row in rows for name in source_losses(row)]
+    rows = rows[:: -max(1, len(rows) // _SOURCE_POINTS)][::-1]
+    names = dict.fromkeys(
+        [*sources(record), *(name for row in rows for name in source_losses(row))]
+    )
     data = list[Row]()
-    for index, name in enumerate(dict.fromkeys(names)):
+    for index, name in enumerate(names):
         points = [(row, source_losses(row)[name]) for row in rows if name in source_losses(row)]
-        if not points:
-            continue
-        colour, size = f"@stage{index % NUM_COLOURS}", 9 if what == "held-out" else 4
-        data.append(
-            {"type": "scatter", "mode": "lines+markers", "name": html.escape(name)}
-            | {"x": [row["tokens_seen"] for row, _ in points]}
-            | {"y": [rounded(loss) for _, loss in points]}
-            | {"line": {"color": colour, "width": 2}, "marker": {"size": size, "color": colour}}
-            | {"customdata": [[row["step"], f"{loss:.4f}"] for row, loss in points]}
-            | {"hovertemplate": hover(name, f"{what} loss %{{customdata[1]}}"), "cliponaxis": False}
-        )
+        if points:
+            data.append(_source_line(index, name, points, held_out=held_out))
     layout = layout_over_tokens(record, {})
-    layout |= {
-        "showlegend": True,
-        "legend": {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"},
-    }
-    layout["margin"] = layout["margin"] | {"b": 78}
-    if len(data) < 2:
-        data = []
+    legend = {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"}
+    layout |= {"showlegend": True, "legend": legend, "margin": layout["margin"] | {"b": 78}}
+    data = data if len(data) > 1 else []
+    what = "held-out" if held_out else "trend of the training loss,"
     unit = f"{what} nats per token, by source"
     return Figure("sources", _source_title(data), unit, data, layout, wide=True, height=330)
+
+
+def _source_line(index: int, name: str, points: list[tuple[Row, float]], *, held_out: bool) -> Row:
+    """The losses of one source, as they are or as their trend. index: its place, which gives its colour."""
+    colour, losses = f"@stage{index % NUM_COLOURS}", [loss for _, loss in points]
+    drawn = losses if held_out else smooth(losses, max(1, len(losses) // 12))
+    what = "held-out loss" if held_out else "training loss"
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if len(points) < 25 else "lines",
+        "name": html.escape(name),
+        "x": [row["tokens_seen"] for row, _ in points],
+        "y": list(map(rounded, drawn)),
+        "line": {"color": colour, "width": 2},
+        "marker": {"size": 7, "color": colour},
+        "customdata": [[row["step"], f"{loss:.4f}"] for row, loss in points],
+        "hovertemplate": hover(name, f"{what} %{{customdata[1]}}"),
+        "cliponaxis": False,
+    }
 
 
 def _source_title(data: list[Row]) -> str:
