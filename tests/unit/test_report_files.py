@@ -100,6 +100,14 @@ def test_command_line(
     monkeypatch.setattr("sys.argv", ["report", str(run_folder)])
     main()
     assert capsys.readouterr().out == f"{run_folder / 'report.html'}\n"
+    monkeypatch.setattr("sys.argv", ["report", str(run_folder / "config.yaml")])
+    assert main() == 0
+    assert capsys.readouterr().out == f"{run_folder / 'report.html'}\n"
+    other = write_run(tmp_path / "two", made_steps()[:9], [])
+    monkeypatch.setattr("sys.argv", ["report", str(run_folder), str(other)])
+    assert main() == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'comparison.html'}\n"
+    assert "Results" in (tmp_path / "comparison.html").read_text()
     monkeypatch.setattr("sys.argv", ["report", str(run_folder / "nowhere")])
     with pytest.raises(SystemExit) as stop:
         main()

@@ -33,8 +33,9 @@ def main() -> int:
             f"error: --output={given.output}: only a comparison is written elsewhere; give several runs\n",
         )
     try:
-        several = len(given.run) > 1
-        path = write_comparison(given.run, given.output) if several else write_report(given.run[0])
+        # A file of the run, such as its config.yaml, names it too.
+        runs = [path.parent if path.is_file() else path for path in given.run]
+        path = write_comparison(runs, given.output) if len(runs) > 1 else write_report(runs[0])
     except ValueError as error:
         parser.exit(2, f"error: {error}\n")
     except OSError as error:
