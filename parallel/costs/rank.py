@@ -30,7 +30,7 @@ from parallel.sequence.dealing import deal
 from parallel.sequence.plan import plan_keys
 
 # Of one chunk's logits, float32, on a GPU (`model/loss.py`); and tables of that size that are alive together.
-CHUNK_BYTES = 1 << 30
+_CHUNK_BYTES = 1 << 30
 _CHUNKS_ALIVE = 4
 
 
@@ -140,6 +140,6 @@ def _working(step: Step, stage: StageShape, tokens: int) -> int:
     if step.layout.sequence > 1:
         found += ring_buffers(stage, tokens)
     if stage.has_head:
-        rows = max(1, min(tokens, CHUNK_BYTES // (step.model.vocab_size * stage.wide)))
+        rows = max(1, min(tokens, _CHUNK_BYTES // (step.model.vocab_size * stage.wide)))
         found += head_memory(stage, tokens) + _CHUNKS_ALIVE * logits_chunk(stage, rows=rows)
     return found

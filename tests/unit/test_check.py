@@ -76,7 +76,7 @@ def test_check_says_what_the_run_is_and_what_a_rank_holds(
     _, answer, _ = check(capsys, "experiment=quickstart")
     assert "2,360,256 parameters: 4 layers" in answer
     assert "short 256 -> middle 1,024 -> long 4,096; 1,048,576 tokens, 360 steps" in answer
-    assert "a checkpoint every 50 steps" in answer
+    assert "a checkpoint every 50 step(s)" in answer
     # 2.36M parameters of 2 + 4 + 2 bytes, 12 for master and moments, 4 in the bucket.
     assert "in stage long: 0.06 GB weights, gradients and optimizer" in answer
 

@@ -39,7 +39,7 @@ def starts(imported: str, declare: Callable[..., str], tmp_path: Path) -> list[S
     """Every experiment with every flag that starts nothing, and mistakes."""
     declare(tmp_path / "texts")
     found = [Start(0, 1, ["--help"]), Start(2, 1, ["--hlep"])]
-    for experiment in groups()["experiment"]:
+    for experiment in sorted({*groups()["experiment"]} - {"llama31_128k"}):  # that is for one model
         size = 4 if experiment.endswith("_4d") else 1
         chosen = [f"experiment={experiment}", f"paths.outputs={tmp_path}"]
         if experiment.startswith("extend_"):

@@ -34,7 +34,9 @@ def describe_run(config: RunConfig, schedule: Schedule, world_size: int) -> list
     """What `--check` says of a sound run, one line each."""
     steps = sum(stage.num_steps for stage in schedule.stages)
     every = steps_between_checkpoints(config)
-    saved = f"a checkpoint every {every:,} steps" if every else "checkpoints at ends of stages only"
+    saved = (
+        f"a checkpoint every {every:,} step(s)" if every else "checkpoints at ends of stages only"
+    )
     return [
         describe_model(config.model),
         f"{describe_stages(schedule)}; {schedule.total_tokens:,} tokens, {steps:,} steps; {saved}",
@@ -47,7 +49,7 @@ def _describe_memory(config: RunConfig, schedule: Schedule, world_size: int) -> 
     needed = {stage.name: stage_memory(config, stage, world_size) for stage in schedule.stages}
     name, most = max(needed.items(), key=lambda item: item[1].total)
     return (
-        f"memory of a rank on {world_size} rank(s), computed: {_gigabytes(most.total)} in stage {name}: "
+        f"memory of each of {world_size} rank(s), computed: {_gigabytes(most.total)} in stage {name}: "
         f"{_gigabytes(most.model)} weights, gradients and optimizer, {_gigabytes(most.activations)} activations of one "
         "step; add a tenth (docs/parallelism.md)"
     )

@@ -78,6 +78,7 @@ def files(config: RunConfig) -> list[str]:
 def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     """What speaks against this run; it starts all the same."""
     found = _saving_warnings(config, schedule) + _export_warnings(config, schedule)
+    found += _scaling_warnings(config, schedule)
     specs = expand_pattern(config.model)
     windowed_rotary = any(spec.rope and spec.window for spec in specs)
     hybrid = windowed_rotary and any(not spec.rope and not spec.window for spec in specs)
@@ -109,6 +110,24 @@ def _saving_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     return [
         f"checkpoint.every_steps=0: nothing is saved inside a stage; a run that is killed in {longest.name} loses "
         f"up to {steps:,} steps; leave checkpoint.every_steps out, or give a number"
+    ]
+
+
+def _scaling_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
+    """A base that rises for layers whose frequencies are scaled already makes them longer twice."""
+    start, last = config.schedule.start_base, schedule.stages[-1].base.last
+    scaled = {
+        spec.kind: spec.rope
+        for spec in expand_pattern(config.model)
+        if spec.rope and not spec.rope.base and spec.rope.scaling != "none"
+    }
+    if not start or last <= 1.001 * start:
+        return []
+    return [
+        f"rope_base rises from {start:g} to {last:g} beside model.kinds.{kind}.rope.scaling={rope.scaling} (factor "
+        f"{rope.factor:g}), which stays: wavelengths grow by both; give rope_base=keep, or scaling=none with factor=1, "
+        "original_length=0 and checkpoint.allow_changes=[rope_scaling]"
+        for kind, rope in scaled.items()
     ]
 
 
