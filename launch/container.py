@@ -13,7 +13,6 @@ runs in it.
 import argparse
 import shlex
 import sys
-import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,6 +77,8 @@ def steps(*, keep_torch: bool, extras: list[str], index: str) -> list[Step]:
 
     extras: of pyproject.toml; index: a further one for pip, or "".
     """
+    import tomllib  # not before `main` has looked at the version
+
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pins = list(project["dependencies"])
     for extra in extras:
@@ -150,6 +151,10 @@ def script(recipe: list[Step]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Print the recipe that `arguments` ask for."""
+    if sys.version_info < (3, 11):  # noqa: UP036  (any python3 may start this file)
+        sys.exit(
+            f"launch/container.py: needs Python 3.11 or newer, this is {sys.version.split()[0]}"
+        )
     parser = argparse.ArgumentParser(
         prog="launch/container.py",
         description=__doc__,
