@@ -45,7 +45,7 @@ A stage is a row of schedule.stages: ~schedule.stages.short removes one,
 _AFTER = """\
 After a run
   outputs/RUN_NAME/report.html       what it did, to look at
-  ropewalk report RUN [RUN ...]      write that again; of several runs a comparison
+  ropewalk report RUN [RUN ...]      write it again; compare several runs
   ropewalk prepare --help            token files from your own documents
 
 Shorter: --help SECTION or --help KEY.
