@@ -24,9 +24,10 @@ from train.configuration.completion import bash_completion
 from train.configuration.compose import compose_all, to_yaml
 from train.configuration.description import default_schedule_note, describe_run
 from train.configuration.flags import Options, read_options
-from train.configuration.groups import check_folder, groups
+from train.configuration.groups import groups, own_folder
 from train.configuration.help_text import help_text
 from train.configuration.launcher_arguments import without_launcher_arguments
+from train.configuration.paths import start_folder
 from train.configuration.schema import RunConfig, run_folder
 from train.configuration.typed import still_judged
 from train.health.exit_status import refuse, refuse_alone
@@ -96,13 +97,12 @@ def _answer(options: Options) -> str:
     Raises:
         ValueError: help has no such topic, or the folder of --config-dir does not serve.
     """
-    if options.own is not None:
-        check_folder(options.own)
+    own = own_folder(options.own, start_folder())
     if "--help" in options.flags:
-        return help_text(options.arguments, options.own)
+        return help_text(options.arguments, own)
     if "--version" in options.flags:
         return f"ropewalk {version()}\n"
-    return bash_completion(options.own)
+    return bash_completion(own)
 
 
 def _say_sound(config: RunConfig, options: Options, machine: list[str]) -> int:
@@ -122,9 +122,8 @@ def _note_default_schedule(config: RunConfig, options: Options) -> None:
     """Say which schedule runs, and for how many tokens, where the command line chose none."""
     schedule, _ = build_schedule(config)
     assert schedule is not None, "validated before"
-    if note := default_schedule_note(
-        options.arguments, config, schedule, groups(options.own)["schedule"]
-    ):
+    own = own_folder(options.own, start_folder())
+    if note := default_schedule_note(options.arguments, config, schedule, groups(own)["schedule"]):
         _note([note])
 
 

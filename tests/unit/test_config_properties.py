@@ -268,7 +268,7 @@ def test_a_configuration_file_is_data(
     head = "" if content.startswith("# @package") else "# @package _global_\n"
     (folder / "other.yaml").write_bytes(os.fsencode(f"{head}{content}\n"))
     try:
-        found = validate.problems(compose_run([choice], None if "/" in choice else Path("own")), 2)
+        found = validate.problems(compose_run([choice], "" if "/" in choice else "own"), 2)
     except ConfigMistakes as error:
         found = error.mistakes
     assert not (tmp_path / "MARK").exists()

@@ -24,7 +24,7 @@ from data.printable import one_line
 from train.configuration.arguments import Arguments, parse_arguments
 from train.configuration.changes import change_all
 from train.configuration.composition import composed_tree, tree_of_one
-from train.configuration.groups import Gathering, GroupFile, check_folder, groups
+from train.configuration.groups import Gathering, GroupFile, groups, own_folder
 from train.configuration.idle import flat, idle_settings
 from train.configuration.imported_model import MARK, imported_model
 from train.configuration.keys import hint_at
@@ -76,25 +76,23 @@ class Composed:
     origins: Origins
 
 
-def compose_run(arguments: Sequence[str], own: Path | None = None) -> RunConfig:
-    """The run that `arguments` (KEY=VALUE, group=name) describe. own: the folder of --config-dir.
+def compose_run(arguments: Sequence[str], config_dir: str = "") -> RunConfig:
+    """The run that `arguments` (KEY=VALUE, group=name) describe. config_dir: what --config-dir says.
 
     Raises:
         ConfigMistakes: arguments or YAML values are wrong or have no effect; carries every one of them.
     """
-    found = compose_all(arguments, own)
+    found = compose_all(arguments, config_dir)
     if found.mistakes or found.config is None:
         raise ConfigMistakes(found.mistakes, found.config, found.wrong)
     return found.config
 
 
-def compose_all(arguments: Sequence[str], own: Path | None = None) -> Composed:
+def compose_all(arguments: Sequence[str], config_dir: str = "") -> Composed:
     """The run that `arguments` describe, as far as it can be made out, and every mistake in them."""
     try:
         start = start_folder()
-        own = own and start / own
-        if own is not None:
-            check_folder(own)
+        own = own_folder(config_dir, start)
     except ValueError as error:
         return Composed(None, str(error).splitlines(), frozenset(), Origins())
     given = parse_arguments(arguments, groups(own))

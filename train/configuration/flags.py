@@ -7,7 +7,6 @@ Hydra's   --cfg job (--print), -cd DIR, -sc install=bash; of the others one line
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 
 from data.printable import one_line
@@ -57,7 +56,7 @@ class Options:
     """
 
     flags: set[str] = field(default_factory=set)
-    own: Path | None = None
+    own: str = ""
     shell: str = ""
     arguments: list[str] = field(default_factory=list)
     mistakes: list[str] = field(default_factory=list)
@@ -122,12 +121,12 @@ def _read(word: str, rest: deque[str], found: Options) -> None:
 def _take_folder(value: str, found: Options) -> None:
     if not value:
         found.mistakes.append(f"{CONFIG_DIR}: names no folder; write {CONFIG_DIR} DIR")
-    elif found.own is not None:
+    elif found.own:
         found.mistakes.append(
             f"{CONFIG_DIR} {one_line(value)}: is given twice; put the files into one folder"
         )
     else:
-        found.own = Path(value).expanduser()
+        found.own = value
 
 
 def _unknown(option: str, value: str) -> str:

@@ -7,6 +7,7 @@ A file may choose others in its `defaults:` list, again by name or by a path rel
 choice leads out of the folder of the file (or of `--config-dir`), also not through `..` or a symbolic link.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -85,10 +86,17 @@ def is_file_choice(text: str) -> bool:
     return "/" in text or text.endswith(_SUFFIXES)
 
 
-def check_folder(own: Path) -> None:
-    """Raises ValueError, with a line for each mistake, where `own` cannot be the folder of --config-dir."""
+def own_folder(text: str, start: Path) -> Path | None:
+    """The folder of --config-dir; None where it is not given. start: the folder of the command.
+
+    Raises:
+        ValueError: it cannot be that; one line.
+    """
+    if not text:
+        return None
+    own = Path(absolute_path(text, start))
     at, known = f"--config-dir {one_line(str(own))}", groups()
-    if not own.is_dir():
+    if not os.path.isdir(own):  # noqa: PTH112 (raises nothing)
         raise ValueError(f"{at}: no such folder")
     if not any((own / group).is_dir() for group in known):
         raise ValueError(
@@ -98,6 +106,7 @@ def check_folder(own: Path) -> None:
         raise ValueError(
             f"{at}: {passed_over[0]}.yaml is not read; put it into DIR/experiment/ and choose it with experiment=NAME"
         )
+    return own
 
 
 class Gathering:
