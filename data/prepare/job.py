@@ -1,6 +1,6 @@
 """Documents to token files: PREFIX.bin, PREFIX.idx, PREFIX.crc, PREFIX.manifest.json.
 
-    python -m data.prepare --input PATH [PATH ...] --output PREFIX --tokenizer MODEL [--workers N]
+    ropewalk prepare --input PATH [PATH ...] --output PREFIX --tokenizer MODEL [--workers N]
 
 One process reads the inputs in order and cuts them into blocks, workers tokenise the blocks, the
 results are appended in order. The files are therefore the same for every number of workers. A

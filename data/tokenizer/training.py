@@ -1,6 +1,6 @@
 """Training a SentencePiece model on an even sample of documents, and its command line.
 
-    python -m data.tokenizer --input PATH ... --output MODEL --vocab-size N
+    ropewalk tokenizer --input PATH ... --output MODEL --vocab-size N
 
 Documents are read as data.prepare reads them: the same formats, the same rules for what is none.
 """

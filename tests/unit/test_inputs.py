@@ -1,19 +1,15 @@
 """What inputs are made of, told before anything is read; counts of what is left out; the same for both commands."""
 
-import argparse
 import gzip
 import hashlib
-import io
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from data import manifest, progress
 from data.formats import obstacles
 from data.formats.input_files import Inputs, list_files
 from data.formats.records import BadRecord
@@ -21,8 +17,6 @@ from data.prepare import __main__ as prepare_command
 from data.prepare.identity import readings
 from data.prepare.job import prepare
 from data.prepare.options import PrepareOptions
-from data.printable import Mistakes, told
-from data.progress import Progress, in_bytes
 from data.tokenizer import training
 from data.tokenizer.sentencepiece_model import Tokenizer, train
 from data.tokens.manifest import verify
@@ -299,96 +293,6 @@ def test_a_corpus_of_a_format_that_is_read_otherwise_now_loads_and_says_so_when_
         prepare(options)
     prepare(replace(options, overwrite=True))
     assert readings([".jsonl", ".jsonl.zst", "other"]) == {}
-
-
-PARSERS = {
-    "data.prepare": prepare_command.make_parser,
-    "data.tokenizer": training.make_parser,
-    "data.manifest": manifest.make_parser,
-}
-
-
-@pytest.mark.parametrize("name", PARSERS)
-def test_every_option_has_a_sentence_and_its_default(name: str) -> None:
-    for action in PARSERS[name]()._actions:
-        if isinstance(action, argparse._HelpAction):
-            continue
-        text = PARSERS[name]()._get_formatter()._expand_help(action)
-        assert len(text.split()) >= 3, action.dest
-        if not action.required:
-            assert "(default: " in text, action.dest
-        if action.default not in (None, "", False) and action.choices is None:
-            assert f"(default: {action.default})" in text
-        assert action.metavar or action.choices or action.nargs == 0, action.dest
-
-
-class _Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_progress_has_plain_numbers_and_no_carriage_return_in_a_file(
-    monkeypatch: pytest.MonkeyPatch, terminal: bool
-) -> None:
-    out = _Terminal() if terminal else io.StringIO()
-    monkeypatch.setattr(sys, "stderr", out)
-    seconds = iter(range(0, 1000, 6))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
-    with Progress("tokenise", 5_200_000, shown=True) as shown:
-        for _ in range(4):
-            shown.advance(1_300_000, "5,200,000 documents, 31.0 MB of text")
-    said = out.getvalue()
-    assert "e+" not in said
-    assert "5,200,000 documents" in said
-    if not terminal:
-        assert said.splitlines() == [
-            f"tokenise: {share} %, {read} MB of 5.2 MB read; 5,200,000 documents, 31.0 MB of text"
-            for share, read in ((50, 2.6), (100, 5.2))
-        ]
-
-
-def test_progress_of_a_compressed_input_counts_stored_bytes_and_text(
-    folder: Path,
-    tokenizer: Tokenizer,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    record = json.dumps({"text": "word " * 2000}) + "\n"
-    packed = gzip.compress(record.encode() * 100)
-    (folder / "a.jsonl.gz").write_bytes(packed)
-    arguments = [
-        "--input",
-        "in/a.jsonl.gz",
-        "--output",
-        "out/x",
-        "--tokenizer",
-        str(tokenizer.path),
-    ]
-    assert prepare_command.main(arguments) == 0
-    lines = capsys.readouterr().err
-    assert "\r" not in lines
-    stored = in_bytes(len(packed))
-    assert f"tokenise: 100 %, {stored} of {stored} read; 100 documents, " in lines
-    assert "1.0 MB of text" in lines
-
-
-def test_bytes_are_written_for_a_reader() -> None:
-    sizes = [0, 999, 1000, 999_949, 999_950, 5_200_000, 10**12, 10**16]
-    assert [in_bytes(size) for size in sizes] == [
-        "0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "5.2 MB", "1.0 TB", "10000.0 TB",
-    ]  # fmt: skip
-
-
-def test_many_mistakes_are_lines_and_survive_a_way_between_processes() -> None:
-    error = Mistakes("one", "two\nlines", way_out="do it")
-    assert told("x", error) == "x: 2 mistakes (do it):\n  one\n  two\\nlines\n"
-    assert told("x", Mistakes("one", way_out="do it")) == "x: one (do it)\n"
-    kind, arguments, state = error.__reduce__()[:3]  # type: ignore[misc]
-    again = kind(*arguments)
-    again.__dict__.update(state)
-    assert str(again) == str(error)
 
 
 def test_the_same_file_under_two_names_is_counted(tmp_path: Path) -> None:
