@@ -1,4 +1,4 @@
-"""Yardsticks that need no training: unigram and bigram models of the training tokens.
+"""Yardsticks that need no training: unigram and bigram models of the training tokens, in the mix of the stage.
 
     unigram   p1(w)     = (c(w) + 1) / (N + V)                                     (add one)
     bigram    p2(w | h) = (c(h, w) + t(h) p1(w)) / (c(h) + t(h))                   (Witten-Bell)
@@ -109,6 +109,16 @@ def merge(parts: Sequence[NgramYardstick]) -> NgramYardstick:
     pair_counts = np.bincount(where, weights=found, minlength=len(pairs)).astype(np.int64)
     counts = np.sum([part.counts for part in parts], axis=0)
     return NgramYardstick(counts, pairs, pair_counts)
+
+
+def shares_of(max_tokens: int, weights: Sequence[float]) -> list[int]:
+    """Tokens to count of every source, so that together they are `max_tokens` in the mix of these weights.
+
+    A source that weighs nothing is not counted, any other for one token at least. One that has fewer tokens than its
+    share is counted whole, once.
+    """
+    total = sum(weights)
+    return [max(1, int(max_tokens * weight / total)) if weight else 0 for weight in weights]
 
 
 def _ends(dataset: IndexedDataset, max_tokens: int) -> np.ndarray:

@@ -38,7 +38,7 @@ from train.health.supervisor import Supervisor
 from train.loop import Ending, Run, RunFailed, is_over, train
 from train.preflight import check as preflight
 from train.preflight.joining import joining
-from train.records.closing_words import closing_words
+from train.records.closing_words import closing_words, words_after_failure
 from train.records.console import Progress, say
 from train.records.kept_configuration import keep_configuration
 from train.records.metrics_log import write_summary
@@ -144,10 +144,13 @@ def _train(
     failure = _close(opened, started, failure)
     if failure:
         supervisor.refused(failure)
-        return refuse([failure], FAILURE)
+        refuse([failure], FAILURE)
+        if mesh.is_main:
+            sys.stderr.write(words_after_failure(config))
+        return FAILURE
     if mesh.is_main:
         finished = ending is Ending.OVER
-        sys.stdout.write(closing_words(opened.run.folder, opened.run.state, finished=finished))
+        sys.stdout.write(closing_words(config, opened.run.state, finished=finished))
     if opened.lock is not None:
         opened.lock.close()
     return STOPPED if ending is Ending.ASKED else 0
@@ -182,7 +185,7 @@ def _open(
     resume, state = build.start_state(config, mesh, schedule=schedule, corpus=corpus)
     if is_over(config, schedule, state):
         if mesh.is_main:
-            _say_over(run_folder(config), state)
+            _say_over(config, state)
         return None
     first = schedule.stage_at(state.tokens_seen)
     mesh = world.arrange(mesh.world, first.parallel.topology(mesh.world_size))
@@ -218,13 +221,14 @@ def _lock(folder: Path) -> TextIO | None:
     return hold_run(folder, lambda line: say(line, folder / "log.txt"))
 
 
-def _say_over(folder: Path, state: RunState) -> None:
+def _say_over(config: RunConfig, state: RunState) -> None:
+    folder = run_folder(config)
     page = LivePage(folder)
     if not (folder / "report.html").exists():
         page.finish()
     for line in page.news():
         say(line, folder / "log.txt")
-    sys.stdout.write(closing_words(folder, state, finished=True))
+    sys.stdout.write(closing_words(config, state, finished=True))
 
 
 def _train_legs(opened: _Opened, supervisor: Supervisor) -> tuple[Ending, str]:
@@ -332,11 +336,19 @@ def device_name(device: torch.device) -> str:
 
 
 def _close_logs(run: Run, started: datetime, failure: str) -> None:
-    if run.wandb is not None:
-        run.wandb.close(failed=bool(failure))
-    if run.log is None:
+    if run.log is None or run.wandb is None:
         return
-    run.log.close()
+    try:
+        run.log.close()
+        _write_summary(run, started, failure)
+        if run.page is not None:
+            run.page.finish()
+        run.wandb.file(run.folder / "report.html")
+    finally:
+        run.wandb.close(failed=bool(failure))
+
+
+def _write_summary(run: Run, started: datetime, failure: str) -> None:
     write_summary(
         run.folder,
         {
@@ -354,5 +366,3 @@ def _close_logs(run: Run, started: datetime, failure: str) -> None:
             "versions": run.state.versions,
         },
     )
-    if run.page is not None:
-        run.page.finish()

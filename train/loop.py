@@ -24,6 +24,7 @@ from train.health.stop_signal import StopSignal
 from train.health.stragglers import Stragglers
 from train.health.supervisor import Supervisor
 from train.records.console import Progress
+from train.records.evaluation_rows import read_evaluations, rows_of_task
 from train.records.metrics_log import RunLog, finite_or_null
 from train.records.wandb_log import WandbLog
 from train.report.refresh import LivePage
@@ -332,10 +333,13 @@ def _evaluate(run: Run, point: Point, progress: Progress) -> None:
         if run.log is not None and run.wandb is not None:
             try:
                 run.log.evaluation(row)
-                run.wandb.evaluation(row["step"], row["tokens_seen"], task.numbers(row))
+                so_far = read_evaluations(run.folder / "evaluation.jsonl")
+                table = task.table(rows_of_task(so_far, name))
+                run.wandb.evaluation(row, task.numbers(row), table)
             except OSError as error:
                 run.failure = error
         title = name.replace("_", " ")
         progress.line(f"{title} after {point.stage.name}: {task.sentence(row)}")
-    if run.page is not None:
+    if run.page is not None and run.wandb is not None:
         run.page.refresh()
+        run.wandb.file(run.folder / "report.html")

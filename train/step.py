@@ -110,9 +110,8 @@ def _over_world(mesh: Mesh, counted: StepSums, more: tuple[float, float]) -> lis
     sums[:2] = counted.sums
     sums[2], sums[3] = more
     mesh.sum_over_world(sums)
-    if len(
-        counted.by_source
-    ):  # a message of its own, so that the order of the sums above stays what it was
+    # A message of its own, so that the order of the sums above stays what it was.
+    if len(counted.by_source):
         mesh.sum_over_world(counted.by_source)
     # The one moment at which the host waits for the device.
     found: list[float] = torch.cat((sums, counted.by_source)).tolist()

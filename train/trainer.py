@@ -58,6 +58,8 @@ class Trainer(Protocol):
     engine: TrainingEngine
     # Bytes that sequence parallelism received.
     traffic: TrafficMeter
+    # Micro-batches that `token_losses` should be given at a time: enough for all ranks to work at once.
+    at_once: int
 
     def gradients(
         self,
@@ -81,6 +83,8 @@ class Trainer(Protocol):
 
 class WholeTrainer:
     """Every layer lives on every rank (cut by tensor parallelism or not)."""
+
+    at_once = 1
 
     def __init__(self, engine: TrainingEngine, mesh: Mesh, traffic: TrafficMeter) -> None:
         self.engine = engine
@@ -135,6 +139,7 @@ class StagedTrainer:
     ) -> None:
         self.engine = engine
         self.traffic = traffic
+        self.at_once = runner.placement.ranks
         self._runner = runner
         self._mesh = mesh
         self._z_loss = z_loss

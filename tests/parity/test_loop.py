@@ -1,7 +1,7 @@
 """The loop around the step: evaluation against an oracle, refusals, saving without trace."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,9 @@ class LongestWeight:
 
     def numbers(self, row: Mapping[str, Any]) -> dict[str, float]:
         return {"largest": row["largest"]}
+
+    def table(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [{"step": row["step"], "largest": row["largest"]} for row in rows]
 
 
 def test_a_task_of_one_class_and_one_row_is_evaluated_written_and_said(

@@ -73,6 +73,13 @@ def test_whole_documents_are_counted_until_enough(tmp_path: Path) -> None:
     assert ngram.fit(dataset, VOCAB, max_tokens=10**9).counts.sum() == sum(map(len, documents))
 
 
+def test_sources_are_counted_in_the_mix_of_the_stage() -> None:
+    assert ngram.shares_of(20_000_000, (1.0,)) == [20_000_000]
+    assert ngram.shares_of(1000, (3.0, 1.0)) == [750, 250]
+    assert ngram.shares_of(1000, (0.95, 0.0, 0.05)) == [950, 0, 50]
+    assert ngram.shares_of(10, (1.0, 1e-9)) == [9, 1]
+
+
 def test_an_empty_corpus_knows_nothing(tmp_path: Path) -> None:
     model = ngram.fit(_dataset(tmp_path / "x", []), VOCAB, max_tokens=10)
     losses = model.score(np.array([3]), np.array([4]))

@@ -30,6 +30,10 @@ def row(step: int) -> dict[str, Any]:
         "loss": 1 / 3 + step,
         "skipped": False,
         "seconds": {"data": 0.25},
+        "sources": {
+            "web": {"tokens": 100, "loss": 1 / 9 + step},
+            "code": {"tokens": 0, "loss": None},
+        },
     }
 
 
@@ -41,7 +45,12 @@ def log(folder: Path, steps: range, given_up: int = 0) -> str:
     wandb.abandoned_steps = given_up
     for step in steps[len(steps) - given_up :]:
         wandb.step({**row(step), "loss": 1 / 7 + step})
-    wandb.evaluation(steps[-1], 512 * steps[-1], {"loss_from_position_32": 2.5})
+    evaluated = {"step": steps[-1], "tokens_seen": 512 * steps[-1], "task": "held_out"}
+    line = {"step": steps[-1], "start": 32, "loss": 2.5, "bigram_loss": None}
+    wandb.evaluation(evaluated, {"loss_from_position_32": 2.5}, [line])
+    (folder / "report.html").write_text(f"<p>step {steps[-1]}</p>")
+    wandb.file(folder / "report.html")
+    wandb.file(folder / "none.html")
     wandb.close()
     return wandb.run_id
 
@@ -54,6 +63,14 @@ def test_metrics_come_back_exactly_and_a_resume_keeps_the_id(tmp_path: Path) -> 
         assert json.dumps(1 / 3 + step) in text
     assert "evaluation/loss_from_position_32" in text
     assert "seconds/data" in text
+    assert "sources/web/loss" in text
+    assert json.dumps(1 / 9 + 3) in text
+    assert "evaluation/held_out_table" in text
+    (kept,) = tmp_path.glob("wandb/offline-run-*/files")
+    assert (kept / "report.html").read_text() == "<p>step 3</p>"
+    assert not (kept / "report.html").is_symlink(), "the folder may be copied and synced elsewhere"
+    (table,) = kept.glob("media/table/evaluation/held_out_table*.table.json")
+    assert json.loads(table.read_text())["data"] == [[3, 32, 2.5, None]]
     assert '"skipped"' not in text
     assert run_id in json.dumps(summary)
     assert log(tmp_path, range(4, 7), given_up=2) == run_id
@@ -78,7 +95,7 @@ def test_a_damaged_folder_ends_the_log_or_the_id_but_not_the_run(tmp_path: Path)
     given = {"run_name": "here", "settings": {}}
     none = WandbLog(WandbConfig(), folder=tmp_path / "file", **given)
     none.step(row(1))
-    none.evaluation(1, 512, {"loss": 2.5})
+    none.evaluation({"step": 1, "tokens_seen": 512, "task": "held_out"}, {"loss": 2.5})
     none.close()
     (said,) = none.news()
     assert "W&B logs nothing from here on (File exists" in said

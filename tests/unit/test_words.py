@@ -5,13 +5,14 @@ import re
 from pathlib import Path
 
 from train.checkpointing.state import RunState
+from train.configuration.compose import compose_run
 from train.health.checkout import strangers
-from train.records.closing_words import closing_words
+from train.records.closing_words import closing_words, words_after_failure
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_closing_words_bear_scores_that_are_missing(tmp_path: Path) -> None:
+def test_closing_words_fit_the_run_and_bear_scores_that_are_missing(tmp_path: Path) -> None:
     row = {
         "loss": 3.5,
         "bigram_loss": 4.0,
@@ -22,13 +23,31 @@ def test_closing_words_bear_scores_that_are_missing(tmp_path: Path) -> None:
         "first_quarter_bigram_loss": 4.1,
         "last_quarter_bigram_loss": None,
     }
-    (tmp_path / "evaluation.jsonl").write_text(json.dumps(row) + "\n")
-    words = closing_words(tmp_path, RunState(step=7, tokens_seen=700), finished=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/evaluation.jsonl").write_text(json.dumps(row) + "\n")
+    config = compose_run(["schedule=small", "run_name=mine", f"paths.outputs={tmp_path}"])
+    words = closing_words(config, RunState(step=7, tokens_seen=700), finished=True)
     assert "3.500 nats (bigram 4.000, unigram 6.000)" in words
     assert "last quarter - (bigram 4.100 and -)" in words
     assert "report.html" in words
-    words = closing_words(tmp_path, RunState(step=7, tokens_seen=700), finished=False)
+    assert "run_name=mine_full_rope recipe=full_rope" in words
+    assert f"export --checkpoint {tmp_path}/mine " in words
+    assert "max_steps" not in words
+    assert "W&B" not in words
+    words = closing_words(config, RunState(step=7, tokens_seen=700), finished=False)
     assert "saved at step 7" in words
+    assert "status 75" in words
+    (tmp_path / "mine/wandb/offline-run-20260131_101500-0a1b2c3d").mkdir(parents=True)
+    assert f"wandb sync {tmp_path}/mine/wandb/offline-run-*" in closing_words(
+        config, RunState(step=7), finished=False
+    )
+    assert "starts it anew" in words_after_failure(config)
+    (tmp_path / "mine/checkpoints/step_00000005").mkdir(parents=True)
+    assert "goes on from" in words_after_failure(config)
+    config.model.layer_pattern, config.train.max_steps = ["full_rope"], 7
+    words = closing_words(config, RunState(step=7), finished=True)
+    assert "recipe=" not in words
+    assert "train.max_steps=7 is reached" in words
 
 
 def test_our_packages_are_ours_and_a_stranger_is_named(tmp_path: Path) -> None:

@@ -5,20 +5,21 @@ well the model uses that much context. The yardsticks are scored on exactly the 
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from data.batch import IGNORE, Dealer
+from data.batch import IGNORE, Dealer, PackedBatch
 from data.held_out import EvaluationSet, evaluation_batches
-from data.ngram import NgramYardstick, cached_fit, merge
+from data.ngram import NgramYardstick, cached_fit, merge, shares_of
 from data.sources import Corpus
 from parallel.mesh import Mesh
 from train.configuration.schema import RunConfig
-from train.objective import to_device
+from train.objective import MicroBatch, to_device
 from train.records.console import number
 from train.records.evaluation_rows import HELD_OUT
 from train.schedule.stages import Stage
@@ -28,6 +29,9 @@ NAME = HELD_OUT
 
 ROWS = ("loss", "unigram_loss", "bigram_loss", "tokens")
 _FIRST_BUCKET = 32
+# Columns of the table.
+_OF_EVALUATION = ("step", "stage", "tokens_seen", "sequence_length")
+_OF_BUCKET = ("start", "end", "tokens", "loss", "unigram_loss", "bigram_loss")
 
 
 @dataclass(frozen=True)
@@ -56,26 +60,39 @@ def evaluate(trainer: Trainer, mesh: Mesh, held_out: HeldOut, rope_base: float) 
     """Losses of the whole held-out set, as one JSON object. Collective."""
     length = held_out.sequence_length
     sums = np.zeros((len(ROWS), length))  # by position
-    for packed in held_out.streams:
-        # One at a time: what is kept is one stream's losses, however large the set is.
-        micro_batch = to_device(packed, mesh.device)
-        losses = trainer.token_losses([micro_batch], rope_base)
-        if losses is None:
-            continue
-        tokens_T, targets_T = packed.tokens_T.numpy(), packed.targets_T.numpy()
-        ngram = held_out.yardstick.score(tokens_T, targets_T)
-        columns = (
-            losses[0].double().cpu().numpy(),
-            ngram.unigram,
-            ngram.bigram,
-            np.ones(len(targets_T)),
-        )
-        positions_T = micro_batch.layout.positions_T.cpu().numpy()
-        valid_T = targets_T != IGNORE
-        for row, losses_T in enumerate(columns):
-            sums[row] += np.bincount(positions_T[valid_T], losses_T[valid_T], minlength=length)
+    streams = list(held_out.streams)
+    # A few at a time: what is kept is their losses, however large the set is.
+    for first in range(0, len(streams), trainer.at_once):
+        group = streams[first : first + trainer.at_once]
+        micro_batches = [to_device(packed, mesh.device) for packed in group]
+        for packed, micro_batch, losses_T in zip(
+            group, micro_batches, trainer.token_losses(micro_batches, rope_base) or (), strict=False
+        ):
+            _add(sums, packed, micro_batch, losses_T, held_out.yardstick)
     total = mesh.sum_over_world(torch.from_numpy(sums).to(mesh.device)).cpu().numpy()
     return _summary(total, held_out)
+
+
+def _add(
+    sums: np.ndarray,
+    packed: PackedBatch,
+    micro_batch: MicroBatch,
+    losses_T: Tensor,
+    yardstick: NgramYardstick,
+) -> None:
+    """Count the tokens of one stream: sums (len(ROWS), length), by position."""
+    tokens_T, targets_T = packed.tokens_T.numpy(), packed.targets_T.numpy()
+    ngram = yardstick.score(tokens_T, targets_T)
+    columns = (
+        losses_T.double().cpu().numpy(),
+        ngram.unigram,
+        ngram.bigram,
+        np.ones(len(targets_T)),
+    )
+    positions_T = micro_batch.layout.positions_T.cpu().numpy()
+    valid_T = targets_T != IGNORE
+    for row, values_T in enumerate(columns):
+        sums[row] += np.bincount(positions_T[valid_T], values_T[valid_T], minlength=sums.shape[1])
 
 
 def _summary(total: np.ndarray, held_out: HeldOut) -> dict[str, Any]:
@@ -144,6 +161,18 @@ class HeldOutLoss:
                 found[f"loss_from_position_{bucket['start']}"] = bucket["loss"]
         return found
 
+    @staticmethod
+    def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """A line for the whole set and one for each bucket of positions, of every evaluation."""
+        return [
+            {key: row[key] for key in _OF_EVALUATION} | {key: part.get(key) for key in _OF_BUCKET}
+            for row in rows
+            for part in (
+                {**row, "start": 0, "end": row["sequence_length"]},
+                *row["position_buckets"],
+            )
+        ]
+
     def _of(self, stage: Stage) -> HeldOut:
         if self._made is None or self._made[0] != stage.name:
             self._made = None  # the last stage's memory is free before this one's is taken
@@ -165,12 +194,14 @@ class HeldOutLoss:
             )
         )
         # The main rank counts, the others find its counts.
-        mesh.together(lambda: self._yardstick() if mesh.is_main else None)
-        return HeldOut(stage.shape.sequence_length, streams, mesh.together(self._yardstick))
+        mesh.together(lambda: self._yardstick(stage) if mesh.is_main else None)
+        yardstick = mesh.together(lambda: self._yardstick(stage))
+        return HeldOut(stage.shape.sequence_length, streams, yardstick)
 
-    def _yardstick(self) -> NgramYardstick:
-        config, sources = self._config, self._corpus.sources
-        budget = config.evaluation.yardstick_tokens // len(sources)
+    def _yardstick(self, stage: Stage) -> NgramYardstick:
+        """Counts of the training tokens in the stage's mix."""
+        config = self._config
+        budgets = shares_of(config.evaluation.yardstick_tokens, stage.shape.weights)
         return merge(
             [
                 cached_fit(
@@ -179,7 +210,8 @@ class HeldOutLoss:
                     max_tokens=budget,
                     sha256=source.sha256,
                 )
-                for source in sources
+                for source, budget in zip(self._corpus.sources, budgets, strict=True)
+                if budget
             ]
         )
 

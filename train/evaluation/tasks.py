@@ -3,7 +3,7 @@
 loop -> for every task: evaluate -> a row of evaluation.jsonl -> sentence on the console, numbers to W&B
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -32,6 +32,9 @@ class Task(Protocol):
 
     def numbers(self, row: Row) -> Mapping[str, float]:
         """The row for curves: names and numbers, as W&B draws them."""
+
+    def table(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """The lines of W&B's table, with the same columns: of all evaluations of the task so far."""
 
 
 # Makes a task for one layout, or None where the run has nothing for it. The layout of the stages until the next

@@ -1,46 +1,70 @@
 """What a run says when it ends: what came out, where the report is, what to try next."""
 
-import json
-import sys
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from train.checkpointing.folder import latest
 from train.checkpointing.state import RunState
+from train.configuration.schema import RunConfig, run_folder
 from train.records.console import number
-from train.records.evaluation_rows import HELD_OUT, rows_of_task
+from train.records.evaluation_rows import HELD_OUT, read_evaluations, rows_of_task
 
 
-def closing_words(folder: Path, state: RunState, *, finished: bool) -> str:
-    """A short summary for the main rank's stdout."""
+def closing_words(config: RunConfig, state: RunState, *, finished: bool) -> str:
+    """A short summary for the main rank's stdout. finished: no step is left; otherwise a signal asked to stop."""
+    folder = run_folder(config)
     if not finished:
-        return (
-            f"\n{folder}: asked to stop; saved at step {state.step:,}, {state.tokens_seen:,} tokens. "
-            "The same command goes on from there.\n"
-        )
-    python = _interpreter()
-    pad = " " * max(8, 37 - len(python))
+        lines = [
+            "",
+            f"{folder}: asked to stop; saved at step {state.step:,}, {state.tokens_seen:,} tokens (status 75).",
+            "The same command goes on from there.",
+        ]
+        return "\n".join([*lines, *_wandb(folder, config), ""])
     lines = ["", f"{folder} is complete: {state.step:,} steps, {state.tokens_seen:,} tokens."]
-    last = _last_held_out(folder / "evaluation.jsonl")
+    if config.train.max_steps is not None and state.step >= config.train.max_steps:
+        lines.append(
+            f"train.max_steps={config.train.max_steps} is reached; with a larger one the same command goes on."
+        )
+    last = next(
+        reversed(rows_of_task(read_evaluations(folder / "evaluation.jsonl"), HELD_OUT)), None
+    )
     if last:
         lines += _held_out(last)
     lines += [f"Pipeline, one step drawn: {path}" for path in sorted(folder.glob("pipeline_*.svg"))]
-    lines += [
-        f"Report: {folder}/report.html",
-        "",
-        "Next, try",
-        f'  make train ARGS="run_name=baseline recipe=full_rope"   a baseline, to compare with {folder.name}',
-        f"  {python} -m train --help{pad}every group and key of a run",
-        f"  {python} -m data.prepare --help{pad[7:]}token files from your own documents",
-        "",
-    ]
-    return "\n".join(lines)
+    lines += [f"Report: {folder}/report.html", *_wandb(folder, config), "", "Next"]
+    return "\n".join([*lines, *_next_steps(folder, config), ""])
 
 
-def _interpreter() -> str:
-    """How this interpreter is called from here, so that the commands can be copied."""
-    here, python = Path.cwd(), Path(sys.executable)
-    return str(python.relative_to(here)) if python.is_relative_to(here) else "python"
+def words_after_failure(config: RunConfig) -> str:
+    """What is left of a run that failed, and how it goes on; for the main rank's stderr."""
+    folder = run_folder(config)
+    checkpoint = latest(folder / "checkpoints")
+    goes_on = f"goes on from {checkpoint}" if checkpoint else "starts it anew: it has no checkpoint"
+    lines = [f"{folder}: ended with status 1; log.txt there says more."]
+    lines.append(f"Once the cause is mended, the same command {goes_on}.")
+    return "\n".join([*lines, *_wandb(folder, config), ""])
+
+
+def _wandb(folder: Path, config: RunConfig) -> list[str]:
+    """Where W&B's folders are, and how they are synced; nothing for a run that is not logged offline."""
+    if config.logging.wandb.mode != "offline" or not list((folder / "wandb").glob("offline-run-*")):
+        return []
+    runs = f"{shlex.quote(str(folder / 'wandb'))}/offline-run-*"
+    return [f"W&B: {folder / 'wandb'}, offline; to sync it: wandb sync {runs}"]
+
+
+def _next_steps(folder: Path, config: RunConfig) -> list[str]:
+    """Commands that fit this run: on its own data, model and schedule."""
+    steps = []
+    if any(kind != "full_rope" for kind in config.model.layer_pattern):
+        change = f"run_name={config.run_name}_full_rope recipe=full_rope"
+        steps.append(f"  a baseline, full attention in every layer: the same command with {change}")
+    exported = folder / "exported"
+    command = f"ropewalk export --checkpoint {shlex.quote(str(folder))} --output {shlex.quote(str(exported))}"
+    steps.append(f"  a model for Hugging Face transformers: {command}")
+    return steps
 
 
 def _held_out(row: Mapping[str, Any]) -> list[str]:
@@ -52,10 +76,3 @@ def _held_out(row: Mapping[str, Any]) -> list[str]:
         f"{number(row.get('first_quarter_bigram_loss'))} and "
         f"{number(row.get('last_quarter_bigram_loss'))}).",
     ]
-
-
-def _last_held_out(path: Path) -> Mapping[str, Any] | None:
-    if not path.exists():
-        return None
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return next(reversed(rows_of_task(rows, HELD_OUT)), None)

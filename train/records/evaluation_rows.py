@@ -1,11 +1,24 @@
 """Rows of evaluation.jsonl, told apart by the task that made them."""
 
+import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 # Rows of version 0.1.0 have no `task`: held-out loss was the only one.
 HELD_OUT = "held_out"
+
+
+def read_evaluations(path: Path) -> list[dict[str, Any]]:
+    """The rows of evaluation.jsonl that are whole; none where there is no file."""
+    rows = []
+    with suppress(OSError):
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError):
+                rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def rows_of_task(rows: Iterable[Row], task: str) -> list[Row]:

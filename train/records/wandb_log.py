@@ -6,8 +6,9 @@ A folder or a process of W&B that fails ends its log, not the run: metrics.jsonl
 
 import re
 import secrets
+import shutil
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -85,11 +86,39 @@ class WandbLog:
             }
             self._keep_going(lambda: self._log(numbers, row["step"]))
 
-    def evaluation(self, step: int, tokens_seen: int, numbers: Mapping[str, float]) -> None:
-        """Numbers of one evaluation, under evaluation/, and the tokens that they are drawn over."""
-        if self._run is not None:
-            named = {f"evaluation/{name}": value for name, value in numbers.items()}
-            self._keep_going(lambda: self._log({**named, "tokens_seen": tokens_seen}, step))
+    def evaluation(
+        self,
+        row: Mapping[str, Any],
+        numbers: Mapping[str, float],
+        table: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Numbers of one evaluation, under evaluation/, and the tokens that they are drawn over.
+
+        table: lines of all evaluations of the row's task so far, under evaluation/TASK_table.
+        """
+        if self._run is None:
+            return
+        named: dict[str, Any] = {f"evaluation/{name}": value for name, value in numbers.items()}
+        named["tokens_seen"] = row["tokens_seen"]
+
+        def log() -> None:
+            if table:
+                lines = [list(line.values()) for line in table]
+                made = self._wandb.Table(columns=list(table[0]), data=lines)
+                named[f"evaluation/{row['task']}_table"] = made
+            self._log(named, row["step"])
+
+        self._keep_going(log)
+
+    def file(self, path: Path) -> None:
+        """Keep the file as it is now; a later version replaces it. A copy, so that the folder is complete."""
+        if self._run is not None and path.is_file():
+            self._keep_going(lambda: self._save(path))
+
+    def _save(self, path: Path) -> None:
+        copy = Path(self._run.dir) / path.name
+        shutil.copyfile(path, copy)
+        self._run.save(str(copy), base_path=self._run.dir, policy="live")
 
     def _log(self, numbers: dict[str, Any], step: int) -> None:
         self._run.log(numbers, step=step + self.abandoned_steps)
