@@ -48,7 +48,7 @@ COMMANDS = {
     "prepare": Command("data.prepare", "numpy", "tokenise documents into token files"),
     "tokenizer": Command("data.tokenizer", "sentencepiece", "train a SentencePiece tokenizer"),
     "manifest": Command("data.manifest", "numpy", "check token files, or describe another tool's"),
-    "report": Command("train.report", "plotly", "write the report of a run again"),
+    "report": Command("train.report", "pydantic", "write a run's report again, or compare runs"),
     "import": Command("train.import_huggingface", "torch", "make a checkpoint of a released model"),
     "export": Command("train.export_huggingface", "torch", "make a model folder of a checkpoint"),
 }
