@@ -134,3 +134,24 @@ def test_labels_and_ticks_keep_their_distance() -> None:
     assert spread([1.0, 1.0, 1.0], 5.0) == [1.0, 6.0, 11.0]
     ticks = log_ticks([1e4, 1.01e4, 1e6], short_number)
     assert ticks["ticktext"] == ["10k", "1M"]
+
+
+def test_sources_have_lines_of_their_own_held_out_before_training(tmp_path: Path) -> None:
+    steps = made_steps()[:40]
+    for row in steps:
+        row["sources"] = {"code": {"tokens": 9, "loss": 3.0}, "books": {"tokens": 9, "loss": None}}
+    steps[-1]["sources"]["books"]["loss"] = 4.0
+    figure = page_of(write_run(tmp_path / "mixed", steps, [])).figures["sources"]
+    assert [(trace["name"], trace["y"][-1]) for trace in figure["data"]] == [
+        ("code", 3.0),
+        ("books", 4.0),
+    ]
+    evaluation = {"step": 40, "stage": "short", "tokens_seen": 40 * BATCH, "loss": 3.2}
+    evaluation["sources"] = {"code": {"loss": 2.5}, "books": {"loss": 3.5}}
+    page = page_of(write_run(tmp_path / "mixed", steps, [evaluation]))
+    assert [trace["y"] for trace in page.figures["sources"]["data"]] == [[2.5], [3.5]]
+    assert "code ends lowest (2.500), books highest (3.500)" in page.text
+    del evaluation["sources"]
+    alone = [row | {"sources": {"code": {"tokens": 9, "loss": 3.0}}} for row in steps]
+    page = page_of(write_run(tmp_path / "alone", alone, [evaluation]))
+    assert "sources" not in page.figures  # the loss says it already

@@ -60,7 +60,7 @@ def test_figures_are_of_kinds_that_the_library_draws_in_colours_of_the_style_she
     for colour in set(re.findall(r'"@(\w+)"', json.dumps(list(page.figures.values())))):
         assert style.count(f"--{colour}:") == 2, colour  # one value a theme
         assert re.match(
-            r"(stage|part)\d$|ink$|muted$|card$|rule$|grid$", colour
+            r"(stage|source|part)\d$|ink$|muted$|card$|rule$|grid$", colour
         )  # page.js knows it
 
 

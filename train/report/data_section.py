@@ -163,7 +163,7 @@ def lengths_figure(record: RunRecord) -> Figure:
         data.append(
             {"type": "bar", "name": html.escape(name), "x": labels}
             | {"y": [rounded(tokens / total) for _, tokens in there]}
-            | {"marker": {"color": f"@stage{index % NUM_COLOURS}"}}
+            | {"marker": {"color": f"@source{index % NUM_COLOURS}"}}
             | {
                 "customdata": [
                     f"{short_number(t)} tokens in {short_number(d)} documents" for d, t in there

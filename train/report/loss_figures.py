@@ -220,7 +220,7 @@ def source_figure(record: RunRecord) -> Figure:
 
 def _source_line(index: int, name: str, points: list[tuple[Row, float]], *, held_out: bool) -> Row:
     """The losses of one source, as they are or as their trend. index: its place, which gives its colour."""
-    colour, losses = f"@stage{index % NUM_COLOURS}", [loss for _, loss in points]
+    colour, losses = f"@source{index % NUM_COLOURS}", [loss for _, loss in points]
     drawn = losses if held_out else smooth(losses, max(1, len(losses) // 12))
     what = "held-out loss" if held_out else "training loss"
     return {
@@ -243,6 +243,4 @@ def _source_title(data: list[Row]) -> str:
     if not ends:
         return "Loss by source"
     (low, best), (high, worst) = ends[0], ends[-1]
-    return (
-        f"{html.unescape(best)} is easiest ({low:.3f}), {html.unescape(worst)} hardest ({high:.3f})"
-    )
+    return f"{html.unescape(best)} ends lowest ({low:.3f}), {html.unescape(worst)} highest ({high:.3f})"

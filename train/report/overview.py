@@ -46,7 +46,8 @@ def standing(record: RunRecord, *, running: bool) -> str:
         return f"Stopped and saved, {share}" if share else "Stopped and saved"
     if record.last_row is None:
         return "Started, no step yet"
-    return f"Unfinished, {share}; its last row was written at {moment_text(record.last_row)}"
+    unfinished = ", ".join(word for word in ("Unfinished", share) if word)
+    return f"{unfinished}; its last row was written at {moment_text(record.last_row)}"
 
 
 def time_left(record: RunRecord) -> float | None:

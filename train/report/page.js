@@ -1,7 +1,7 @@
 "use strict";
 const source = document.getElementById("figures").textContent;
 const touch = matchMedia("(pointer: coarse)").matches;
-const palette = /^@(stage\d|part\d|ink|muted|card|rule|grid)$/;
+const palette = /^@(stage\d|source\d|part\d|ink|muted|card|rule|grid)$/;
 
 // The drawing library is gzip in base64. Inflated, it runs as one more script of this page.
 async function loadPlotly() {

@@ -25,7 +25,7 @@ from train.records.evaluation_rows import HELD_OUT, rows_of_task
 from train.records.starts import STARTS
 from train.report.rows import Row, finite_value, known, mapping
 
-NUM_COLOURS = 6  # --stage0 ... --stage5 in the page's style sheet
+NUM_COLOURS = 6  # --stage0 ... --stage5, --source0 ... --source5 in the page's style sheet
 _MOST_LAYERS = 10_000  # beyond any model: such a configuration is damaged
 _LOGS = ("metrics.jsonl", "evaluation.jsonl")
 
