@@ -1,1 +1,1 @@
-"""Everything that knows about ranks: the mesh, the DeepSpeed engine, tensors of checkpoints."""
+"""Everything that depends on ranks: process groups, parallelism, the DeepSpeed engine, tensors of checkpoints."""

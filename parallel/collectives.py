@@ -1,16 +1,16 @@
-"""Collectives that join and cut a stream of tokens over an axis: differentiable, and asynchronous where wanted.
+"""Differentiable, asynchronous all-gather and reduce-scatter of a stream of tokens over an axis.
 
-    gather        rank r has part r, (T / n, D)             all get the stream, (T, D)
-    scatter_sum   every rank has a summand of all, (T, D)   rank r gets part r of the sum, (T / n, D)
+    gather        rank r has part r, (T / n, D)                  every rank gets the stream, (T, D)
+    scatter_sum   every rank has a summand of the stream (T, D)  rank r gets part r of the sum, (T / n, D)
 
-Each is the other's backward. Both receive (n - 1) / n of the stream. Between start and finish the transfer
-runs beside whatever is computed there, and in the backward beside the gradients of just that:
+Each is the other's backward. In both a rank receives (n - 1) / n of the stream. The transfer overlaps with what
+is computed between start and finish, and in the backward with the gradients of that computation:
 
     forward    start, products, finish            backward    finish (starts), their gradients, start (waits)
 
-Sums are made here and not by the network: an exchange in the tensor's own dtype (the bytes of a
-reduce-scatter), then a sum in order of rank, in float32 or float64, rounded once. So bfloat16 partial
-sums lose nothing to the number of ranks, and the result does not depend on the transport.
+The sum is computed here and not by the backend: an all-to-all in the tensor's own dtype (the bytes of a
+reduce-scatter), then a sum in order of rank, in float32 or float64, rounded once. So the rounding error of
+bfloat16 sums does not grow with the number of ranks, and the result does not depend on the transport.
 
 Shape letters: T tokens, D anything.
 """
@@ -29,12 +29,12 @@ from model.norm import statistics_dtype
 from parallel.mesh import AxisGroup
 from parallel.transfer import Transfer
 
-# torch renames it; the old name serves before 2.13.
+# torch 2.13 renames `all_gather_into_tensor`.
 _ALL_GATHER = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 
 
 def launch_gather(x_TD: Tensor, group: AxisGroup, into_TD: Tensor | None = None) -> Transfer:
-    """Part r from every rank r, laid end to end in order of rank, in `into_TD` if given. No gradients."""
+    """Starts an all-gather: parts in order of rank, (T, D), in `into_TD` if given. No gradients."""
     assert group.group is not None
     whole_TD = into_TD
     if whole_TD is None:
@@ -44,7 +44,7 @@ def launch_gather(x_TD: Tensor, group: AxisGroup, into_TD: Tensor | None = None)
 
 
 def launch_exchange(x_TD: Tensor, group: AxisGroup) -> Transfer:
-    """Part r of this rank's summand goes to rank r; `add_up` makes the sum of what arrives. No gradients."""
+    """Starts an all-to-all: part r of `x_TD` goes to rank r; `add_up` sums the parts received. No gradients."""
     assert group.group is not None
     assert x_TD.shape[0] % group.size == 0
     received_TD = x_TD.new_empty(x_TD.shape)
@@ -53,17 +53,17 @@ def launch_exchange(x_TD: Tensor, group: AxisGroup) -> Transfer:
 
 
 def add_up(received_TD: Tensor, num_summands: int) -> Tensor:
-    """Sum of the summands that lie end to end, in order, rounded once."""
+    """Returns the sum of `num_summands` tensors concatenated in `received_TD`, in order, rounded once."""
     wide = statistics_dtype(received_TD.dtype)
     summands = received_TD.view(num_summands, -1, *received_TD.shape[1:])
     return summands.sum(0, dtype=wide).to(received_TD.dtype)
 
 
 def sum_over_replicas(x: Tensor, group: AxisGroup, replicas: int) -> Tensor:
-    """Sum of `x` over the `replicas` neighbouring ranks this one belongs to, equal on all of them.
+    """Returns the sum of `x` over this rank's block of `replicas` neighbouring ranks, with equal bits on all of them.
 
-    One exchange in the dtype of `x`, on the group of the whole axis: no group of their own, and up to four
-    replicas of bfloat16 receive no more than they would by an all-reduce in float32.
+    One all-to-all in the dtype of `x`, on the group of the whole axis: the replicas need no group of their own, and
+    up to four replicas of bfloat16 receive no more bytes than in a float32 all-reduce.
     """
     assert group.group is not None
     first = group.rank - group.rank % replicas
@@ -76,7 +76,7 @@ def sum_over_replicas(x: Tensor, group: AxisGroup, replicas: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Way:
-    """One direction of a collective: how it is started, and what is made of what arrived."""
+    """One direction of a collective: how to start it, and how to turn the received buffer into the result."""
 
     launch: Callable[[Tensor, AxisGroup], Transfer]
     unpack: Callable[[Tensor, int], Tensor]
@@ -87,9 +87,9 @@ _SCATTER_SUM = _Way(launch_exchange, add_up)
 
 
 class StartedCollective:
-    """A differentiable collective between its start and `finish`, which gives the result, once.
+    """A differentiable collective that has been started. Call `finish` once for the result.
 
-    The graph holds this object until the backward, so it lets go of every buffer as soon as it can.
+    The autograd graph keeps this object until the backward, so it drops every buffer as soon as possible.
     """
 
     def __init__(self, x_TD: Tensor, group: AxisGroup, forth: _Way, back: _Way) -> None:
@@ -99,26 +99,26 @@ class StartedCollective:
         self._received_TD = _Start.apply(x_TD, self, forth.launch)  # type: ignore[no-untyped-call]
 
     def finish(self) -> Tensor:
-        """Wait for the result; it is differentiable with respect to what was sent."""
+        """Waits for the result and returns it, differentiable with respect to the tensor that was sent."""
         received_TD, self._received_TD = self._received_TD, None
         result_TD: Tensor = _Finish.apply(received_TD, self)  # type: ignore[no-untyped-call]
         return result_TD
 
     def launch(self, launch: Callable[[Tensor, AxisGroup], Transfer], x_TD: Tensor) -> Tensor:
-        """Start one direction; returns the buffer that fills in the background."""
+        """Starts one direction; returns the receive buffer, which is filled in the background."""
         self._transfer = launch(x_TD, self._group)
         return self._transfer.received
 
     def launch_back(self, d_TD: Tensor) -> Tensor:
-        """Start the gradient's way back."""
+        """Starts the transfer of the gradient."""
         return self.launch(self._back.launch, d_TD)
 
     def result(self) -> Tensor:
-        """The result of the way forth."""
+        """Waits for the forward transfer; returns its result."""
         return self._unpack(self._arrived(), self._group.size)
 
     def gradient(self) -> Tensor:
-        """The gradient that came back."""
+        """Waits for the backward transfer; returns the gradient."""
         return self._back.unpack(self._arrived(), self._group.size)
 
     def _arrived(self) -> Tensor:
@@ -128,7 +128,10 @@ class StartedCollective:
 
 
 class _Start(torch.autograd.Function):
-    """Its output is the buffer that is being filled; only `_Finish` reads it."""
+    """Starts the transfer in the forward, waits for the gradient in the backward.
+
+    Its output is the receive buffer, still being filled; only `_Finish` reads it.
+    """
 
     @staticmethod
     def forward(
@@ -147,7 +150,10 @@ class _Start(torch.autograd.Function):
 
 
 class _Finish(torch.autograd.Function):
-    """Its gradient is the buffer that is being filled; only `_Start` reads it."""
+    """Waits for the transfer in the forward, starts that of the gradient in the backward.
+
+    Its gradient is the receive buffer, still being filled; only `_Start` reads it.
+    """
 
     @staticmethod
     def forward(ctx: Any, _: Tensor, collective: StartedCollective) -> Tensor:
@@ -163,11 +169,11 @@ class _Finish(torch.autograd.Function):
 def start_gather(
     x_TD: Tensor, group: AxisGroup, into_TD: Tensor | None = None
 ) -> StartedCollective:
-    """(T / n, D) to (T, D): part r from every rank r, laid end to end, in `into_TD` if given."""
+    """(T / n, D) to (T, D): the parts of all ranks in order of rank, in `into_TD` if given."""
     forth = replace(_GATHER, launch=partial(launch_gather, into_TD=into_TD))
     return StartedCollective(x_TD, group, forth, _SCATTER_SUM)
 
 
 def start_scatter_sum(x_TD: Tensor, group: AxisGroup) -> StartedCollective:
-    """(T, D) to (T / n, D): everybody's summands of this rank's part, added up."""
+    """(T, D) to (T / n, D): the sum over all ranks of their summands for this rank's part."""
     return StartedCollective(x_TD, group, _SCATTER_SUM, _GATHER)

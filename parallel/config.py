@@ -1,4 +1,4 @@
-"""The knobs of the layout: how many ranks each axis takes and what ZeRO shards."""
+"""Settings of the layout (ranks of each axis, ZeRO stage, timeouts) and of the optimizer."""
 
 import math
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from annotated_types import Ge, Gt, Le, Lt
 from parallel.topology import Topology
 
 RankCount = Annotated[int, Ge(1)]
-# At most four months: what backends count in nanoseconds stays within 64 bits.
+# At most four months: backends count in nanoseconds, in 64 bits.
 Seconds = Annotated[float, Ge(1), Le(10_000_000)]
-# Whom a rank may wait for: an axis (data: whoever ZeRO shards over), or the groups of the whole world.
+# Groups with a timeout of their own: an axis (data: the ranks over which ZeRO shards), or a group of the whole world.
 Timed = Literal["tensor", "sequence", "pipeline", "data", "control", "checkpoint"]
 SequenceLayout = Literal["zigzag", "balanced", "contiguous"]
 NotNegative = Annotated[float, Ge(0), Lt(math.inf)]
@@ -19,7 +19,7 @@ NotNegative = Annotated[float, Ge(0), Lt(math.inf)]
 
 @dataclass
 class ParallelConfig:
-    """How one training step is spread over ranks. The data axis takes what is left of the world."""
+    """How one training step is spread over ranks. The data axis takes the ranks that the other axes leave."""
 
     # Ranks that share every matrix (tensor parallelism).
     tensor: RankCount = 1
@@ -31,30 +31,30 @@ class ParallelConfig:
     pipeline_schedule: Literal["1f1b", "interleaved_1f1b", "zbv"] = "1f1b"
     # Layers of every pipeline stage, in order; empty: balanced by FLOPs.
     pipeline_split: list[int] = field(default_factory=list)
-    # How the chunks of a stream are dealt to the sequence ranks. zigzag: level for one long document. balanced: from
-    # the documents of each stream.
+    # How the chunks of a stream are assigned to the sequence ranks. zigzag: equal attention work for one long document.
+    # balanced: computed from the documents of each stream.
     sequence_layout: SequenceLayout = "zigzag"
     # What ZeRO shards over data and sequence ranks. 0: nothing (float32 only); 1: optimizer states; 2: gradients too;
     # 3: parameters too.
     zero_stage: Literal[0, 1, 2, 3] = 1
-    # Elements that ZeRO reduces and gathers at once; a resumed run needs the same for the same bits.
+    # Elements that ZeRO reduces and gathers at once; a resumed run gives the same bits only with the same value.
     bucket_elements: Annotated[int, Ge(1)] = 50_000_000
-    # Seconds that a rank may wait for its peers before the run is declared hung, named and ended.
+    # Seconds that a rank may wait for its peers before the run is ended as hung; a line names the missing rank.
     timeout_seconds: Seconds = 600.0
-    # Seconds as in parallel.timeout_seconds for single axes, for example {tensor: 60, pipeline: 300}; control: verdicts
-    # and preparation.
+    # Overrides parallel.timeout_seconds for single axes, for example {tensor: 60, pipeline: 300}; control: decisions of
+    # the main rank, and preparation.
     timeouts: dict[Timed, Seconds] = field(default_factory=dict)
-    # Seconds as in parallel.timeout_seconds before the first step of a layout is done (kernels are compiled, caches are
-    # cold), after the last one, and while a checkpoint is written.
+    # Takes the place of parallel.timeout_seconds, where it is longer, until the first step of a layout is done (kernels
+    # are compiled, caches are cold), after the last step, and while a checkpoint is written.
     first_step_seconds: Seconds = 1800.0
 
     def topology(self, world_size: int) -> Topology:
-        """The grid of this layout on `world_size` ranks; ask `world_problem` first."""
+        """Returns the grid of this layout on `world_size` ranks; check `world_problem` first."""
         data = world_size // (self.tensor * self.sequence * self.pipeline)
         return Topology(self.tensor, self.sequence, data, self.pipeline)
 
     def world_problem(self, world_size: int) -> str:
-        """Why this layout does not fit `world_size` ranks; empty if it does."""
+        """Returns why this layout does not fit `world_size` ranks; empty if it does."""
         product = self.tensor * self.sequence * self.pipeline
         if world_size % product == 0:
             return ""
@@ -64,7 +64,7 @@ class ParallelConfig:
         )
 
     def problems(self) -> list[str]:
-        """Every rule between these fields that is broken, one line each; what one may be, its annotation says."""
+        """Returns one line for each broken rule between fields; annotations hold the bounds of single fields."""
         found = []
         if self.pipeline_split and self.pipeline == 1:
             found.append(
@@ -77,7 +77,7 @@ class ParallelConfig:
             )
         if self.zero_stage == 0 and self.tensor * self.pipeline * self.sequence > 1:
             found.append(
-                "parallel.zero_stage=0: is for the data axis alone, its gradient norm knows no other; "
+                "parallel.zero_stage=0: is for the data axis alone, its gradient norm covers no other; "
                 "use parallel.zero_stage=1"
             )
         return found
@@ -85,17 +85,18 @@ class ParallelConfig:
 
 @dataclass
 class OptimizerConfig:
-    """What updates the weights; the learning rate is the schedule's."""
+    """Settings of the optimizer; the learning rate comes from the schedule."""
 
     # Update rule, a row of parallel/engine/optimizers.py.
     name: Literal["adamw"] = "adamw"
-    # Share of the old value in the running mean of gradients.
+    # Weight of the old value in the running mean of gradients.
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
-    # Share of the old value in the running mean of squared gradients.
+    # Weight of the old value in the running mean of squared gradients.
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
-    # Added to the root of that mean, so that nothing is divided by zero.
+    # Added to the root of the mean of squared gradients, so that nothing is divided by zero.
     epsilon: Annotated[float, Gt(0), Lt(math.inf)] = 1e-8
-    # Decoupled decay of matrices, times the learning rate in every step; embeddings and norm weights are never decayed.
+    # Decoupled weight decay of matrices, multiplied by the learning rate in every step; embeddings and norm weights are
+    # never decayed.
     weight_decay: NotNegative = 0.1
     # Global gradient norm above which gradients are scaled down; 0 clips nothing.
     gradient_clipping: NotNegative = 1.0

@@ -1,14 +1,14 @@
-"""What the launcher said of this process: the only reader of its environment variables.
+"""Rank, world size and rendezvous address of this process: the only reader of the launcher's environment variables.
 
-torchrun, the deepspeed launcher and Slurm recipes all set RANK, LOCAL_RANK, WORLD_SIZE and MASTER_*;
-without them the run is a world of one process.
+torchrun, the deepspeed launcher and Slurm recipes all set RANK, LOCAL_RANK, WORLD_SIZE and MASTER_*.
+Without them the world is one process.
 """
 
 import os
 
 
 def launched_rank() -> int:
-    """Global rank the launcher gave this process (0 without a launcher)."""
+    """Global rank that the launcher gave this process (0 without a launcher)."""
     return _number("RANK", 0)
 
 
@@ -23,16 +23,16 @@ def launched_local_rank() -> int:
 
 
 def launched_local_size() -> int | None:
-    """Number of processes on this host, where the launcher says it (torchrun, deepspeed)."""
+    """Number of processes on this host; None where the launcher does not set it (torchrun and deepspeed do)."""
     told = _number("LOCAL_WORLD_SIZE", 0) or _number("LOCAL_SIZE", 0)
     return told or None
 
 
 def meeting_place() -> tuple[str, int] | None:
-    """Address and port where the ranks meet; None where the launcher names none.
+    """Returns address and port of the rendezvous; None without MASTER_ADDR.
 
     Raises:
-        ValueError: there is an address without a port, or the port is none.
+        ValueError: MASTER_PORT is missing or is not a port number.
     """
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
     if address is None:
@@ -46,12 +46,12 @@ def meeting_place() -> tuple[str, int] | None:
 
 
 def launcher_keeps_store() -> bool:
-    """Whether torchrun's agent serves the store where ranks meet, and not rank 0."""
+    """Whether torchrun's agent serves the rendezvous store; otherwise rank 0 does."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def launch_problems() -> list[str]:
-    """What contradicts itself in the variables of this process, one line each."""
+    """Returns one line for each variable of this process that is malformed or contradicts another."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     found = [
         f"{name}={value}: must be a whole number; the launcher sets it"
@@ -65,8 +65,8 @@ def launch_problems() -> list[str]:
     rank, size = launched_rank(), launched_world_size()
     if rank >= size:
         found.append(
-            f"RANK={rank} with WORLD_SIZE={size}: ranks go from 0 to {size - 1}; the launcher counts wrong, "
-            "or one of them was set by hand"
+            f"RANK={rank} with WORLD_SIZE={size}: ranks go from 0 to {size - 1}; unset the one that was set by "
+            "hand, or correct the launcher's settings"
         )
     local_rank, local_size = launched_local_rank(), launched_local_size()
     if local_size is not None and local_rank >= local_size:

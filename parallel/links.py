@@ -1,10 +1,10 @@
-"""What the groups of a mesh carry: does each answer, are its sums right, how fast is it, which link is slow.
+"""Tests the process groups of a mesh: whether each communicates, whether its sums are right, latency and bandwidth.
 
-    ring         every rank sends to the next of its group and receives from the one before: each link by itself
-    all-reduce   of one number for the time of a call, of a long message for the bytes a second
+    ring         every rank sends to the next of its group and receives from the previous one: tests single links
+    all-reduce   of one number for latency, of a long message for bandwidth
 
-No call waits longer than it is told to, so a group that cannot talk is known after that time and the next one
-can be tried. The ring comes first: a message that does not arrive breaks one connection, a sum breaks all.
+Every call has a timeout, so a broken group is found within that time and the next group can be tried. The ring
+test comes first: a lost message breaks one connection, a failed all-reduce breaks all of them.
 """
 
 import time
@@ -20,21 +20,21 @@ from torch import Tensor
 from parallel.mesh import AxisGroup, Mesh
 
 REPEATS = 3
-# What carries much. The other groups have the same ranks as one of these, or carry little.
+# Groups with much traffic. The others have the same ranks as one of these, or little traffic.
 MEASURED = ("tensor", "sequence", "pipeline", "zero")
-# Groups whose tensors are on the CPU, whatever the ranks compute on.
+# Groups whose tensors are on the CPU, whatever device the ranks compute on.
 _ON_CPU = ("checkpoint",)
-# What is sent differs along a message, so that a shifted or torn one is noticed; small, so that sums are exact.
+# The pattern in a message repeats after this many numbers: shifted or torn messages differ, and sums stay exact.
 _PERIOD = 251
 
 
 @dataclass(frozen=True)
 class GroupTest:
-    """What one rank saw of one group. Times are the shortest of a few, in seconds; 0: not measured.
+    """One rank's test of one group. Times are the shortest of REPEATS, in seconds; 0: not measured.
 
-    name: the purpose of the group. num_bytes: length of the long message. ring: until the message of the rank
-    before was here. error: what went wrong, and `silent_peer` whose message did not come; "" and None: nothing.
-    layout: number of the grid that the group belongs to.
+    name: the purpose of the group. num_bytes: length of the long message. ring: until the previous rank's message
+    has arrived. error: what failed; "" if nothing did. silent_peer: the rank whose message did not arrive, or None.
+    layout: number of the layout that the group belongs to.
     """
 
     name: str
@@ -48,7 +48,7 @@ class GroupTest:
 
 
 class TransferFailed(RuntimeError):
-    """A transfer did not end, or brought something else than was sent. `peer`: whose message did not come."""
+    """A transfer did not end, or delivered other data than was sent. peer: the rank whose message is missing."""
 
     def __init__(self, what: str, peer: int | None = None) -> None:
         super().__init__(what)
@@ -56,12 +56,12 @@ class TransferFailed(RuntimeError):
 
 
 def message_bytes(device: torch.device) -> int:
-    """Long enough to fill the links of this kind of device, short enough to take milliseconds."""
+    """Returns the length of the long message: enough to fill the links of this device, sent within milliseconds."""
     return 64 << 20 if device.type == "cuda" else 4 << 20
 
 
 def groups_of(mesh: Mesh) -> dict[str, AxisGroup]:
-    """The groups of this rank that have somebody else in them, by purpose, in one order on every rank."""
+    """Returns this rank's groups of two or more ranks, by purpose, in the same order on every rank."""
     everyone = tuple(range(mesh.world_size))
     named = {
         "world": AxisGroup(mesh.rank, everyone, dist.group.WORLD),
@@ -77,9 +77,9 @@ def groups_of(mesh: Mesh) -> dict[str, AxisGroup]:
 def try_group(
     name: str, group: AxisGroup, device: torch.device, *, num_bytes: int, seconds: float
 ) -> GroupTest:
-    """Try one group. All its ranks call this together; it ends after some multiples of `seconds` at most.
+    """Tests one group. Collective over the group; takes a few multiples of `seconds` at most.
 
-    num_bytes: of the long message; 0 measures no bandwidth, and sees whether a sum is right.
+    num_bytes: of the long message; 0 measures latency and checks a sum, without ring and bandwidth.
     """
     where = torch.device("cpu") if name in _ON_CPU else device
     wire = _Wire(group, where, num_bytes, timedelta(seconds=seconds))
@@ -97,13 +97,13 @@ def try_group(
 
 
 def clock_rounds(mesh: Mesh, seconds: float, rounds: int = 4) -> list[tuple[float, float]]:
-    """This host's time before and after some barriers of the whole world, on the control group.
+    """Returns this host's time before and after each of `rounds` barriers of the whole world, on the control group.
 
-    Nobody leaves a barrier before everybody has come to it, so two ranks' times bound the offset of
+    No rank leaves a barrier before every rank has entered it, so two ranks' times bound the offset of
     their clocks, however long the barrier took (train/preflight/clocks.py).
 
     Raises:
-        TransferFailed: the control group cannot talk.
+        TransferFailed: the control group cannot communicate.
     """
     found = []
     for _ in range(rounds):
@@ -124,7 +124,7 @@ class _Wire:
         self._pattern = torch.arange(length, dtype=torch.int32, device=device) % _PERIOD
 
     def all_reduce(self, length: int | None = None) -> float:
-        """Seconds of one all-reduce of the first `length` numbers of the message."""
+        """Returns the seconds of one all-reduce of the first `length` numbers of the message (None: all)."""
         size = self._group.size
         pattern = self._pattern[:length]
         message, wanted = pattern + self._group.rank, size * pattern + size * (size - 1) // 2
@@ -136,12 +136,12 @@ class _Wire:
         return took
 
     def ring_together(self) -> float:
-        """`ring`, begun by all ranks at the same time: a late neighbour is no slow link."""
+        """`ring` after a barrier, so that a late neighbour does not look like a slow link."""
         self.all_reduce(1)
         return self.ring()
 
     def ring(self) -> float:
-        """Seconds until the message of the rank before is here, while ours goes to the next."""
+        """Returns the seconds until the previous rank's message has arrived, while this rank sends to the next."""
         rank, ranks = self._group.rank, self._group.ranks
         after, before = ranks[(rank + 1) % len(ranks)], ranks[rank - 1]
         message = self._pattern + rank
@@ -178,7 +178,7 @@ def _sum(message: Tensor, group: dist.ProcessGroup | None, limit: timedelta) -> 
 
 @contextmanager
 def _failing_as(what: str, peer: int | None = None) -> Iterator[None]:
-    """Say what failed before the backend's own words."""
+    """Raises an error of the backend as `TransferFailed`, with `what` before the backend's message."""
     try:
         yield
     except RuntimeError as error:

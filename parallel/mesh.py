@@ -1,4 +1,4 @@
-"""The process groups of a run: who talks to whom, and on which group."""
+"""The process groups of a run: the ranks of each axis, and collectives of Python objects over the whole world."""
 
 import os
 from collections.abc import Callable
@@ -28,10 +28,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class AxisGroup:
-    """One axis of the grid (or the product of several) as this rank sees it.
+    """One axis of the grid (or the product of several), and this rank's place on it.
 
-    ranks: the global ranks of the group, in order of their coordinate. `group` is None where there is
-    nobody else (whoever would talk looks at `size` first), and on the data axis, where nothing travels.
+    rank: this rank's coordinate. ranks: the global ranks of the group, in order of their coordinate. group: None on
+    the data axis, which has no traffic, and for a group of one rank (but for `zero` and `model`); check `size` first.
     """
 
     rank: int
@@ -45,12 +45,12 @@ class AxisGroup:
 
     @property
     def description(self) -> str:
-        """What the flight recorder and the watch call the group."""
+        """The name of the group in the flight recorder and in the watch."""
         return "" if self.group is None else str(self.group.group_desc)
 
 
 def gather(part: Tensor, ranks: AxisGroup) -> list[Tensor]:
-    """Every rank's tensor of this shape, in order of rank. Collective; without gradients."""
+    """Returns every rank's `part`, all of one shape, in order of rank. Collective; without gradients."""
     if ranks.size == 1:
         return [part]
     parts = [torch.empty_like(part) for _ in range(ranks.size)]
@@ -60,32 +60,33 @@ def gather(part: Tensor, ranks: AxisGroup) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class World:
-    """What outlives a change of layout: the processes themselves and every group made so far."""
+    """What stays the same when the layout changes: this process, and every group made so far."""
 
     rank: int
     world_size: int
     device: torch.device
-    # A gloo group of its own for checkpoints written in the background: on the default group
-    # their collectives would interleave with the training step's.
+    # A gloo group for checkpoints written in the background: on the default group their collectives would interleave
+    # with those of the training step.
     checkpoint_group: dist.ProcessGroup
-    # CPU objects (verdicts, file lists) travel here, whatever the device.
+    # A gloo group for Python objects (decisions, file lists), whatever the device.
     control_group: dist.ProcessGroup
     timeouts: Timeouts
-    # By purpose and members: a layout that comes back finds its groups again.
+    # By purpose and members: a layout that was used before uses its groups again.
     groups: dict[tuple[str, tuple[int, ...]], dist.ProcessGroup]
-    # By description (which the flight recorder shows): axis and ranks of every group of this rank.
+    # By description (as in the flight recorder): axis and ranks of every group of this rank.
     members: dict[str, Members]
-    # A connection of its own to where the ranks met, for the watch; None in tests that met otherwise.
+    # A separate connection to the rendezvous store, for the watch; None with one rank, and where the default group
+    # existed before `start` (tests).
     store: Store | None
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Who this rank is and whom it talks to on every axis. Made by `start` and `arrange`, handed down.
+    """This rank's place in the world and its group on every axis. Made by `start` and `arrange`.
 
-    tensor, sequence, data, pipeline: the four axes. window: the ranks of `sequence` again, on a group of
-    its own, for layers with a window. zero: data x sequence, over which ZeRO shards and gradients
-    are averaged. model: tensor x pipeline, the ranks that hold different parameters.
+    tensor, sequence, data, pipeline: the four axes. window: the ranks of `sequence` in a second group, for layers
+    with a window. zero: data x sequence, over which ZeRO shards and gradients are averaged. model: tensor x
+    pipeline, the ranks that hold different parameters.
     """
 
     world: World
@@ -110,7 +111,7 @@ class Mesh:
 
     @property
     def device(self) -> torch.device:
-        """What this rank computes on."""
+        """The device this rank computes on."""
         return self.world.device
 
     @property
@@ -120,7 +121,7 @@ class Mesh:
 
     @property
     def control_group(self) -> dist.ProcessGroup:
-        """For CPU objects; gloo."""
+        """For Python objects; gloo."""
         return self.world.control_group
 
     @property
@@ -135,7 +136,7 @@ class Mesh:
 
     @property
     def holders(self) -> tuple[int, int]:
-        """This rank's number among the ranks of its pipeline stage, and how many they are."""
+        """This rank's number among the ranks with its pipeline coordinate, and how many these are."""
         size = self.world_size // self.pipeline.size
         return self.rank % size, size
 
@@ -145,26 +146,26 @@ class Mesh:
         return self.rank == 0
 
     def sum_over_world(self, tensor: Tensor) -> Tensor:
-        """All-reduce `tensor` in place over every rank and return it."""
+        """Sums `tensor` in place over all ranks and returns it. Collective."""
         dist.all_reduce(tensor)
         return tensor
 
     def gather_world(self, row: Tensor) -> Tensor:
-        """Every rank's `row` (N,), as (ranks, N), on the CPU. Collective."""
+        """Returns every rank's `row` (N,) as (ranks, N), on the CPU. Collective."""
         rows = [torch.empty_like(row) for _ in range(self.world_size)]
         with waiting("control", "all_gather"):
             dist.all_gather(rows, row, group=self.control_group)
         return torch.stack(rows)
 
     def broadcast_object(self, value: Any) -> Any:
-        """The main rank's `value`, on every rank (any picklable object, through the CPU)."""
+        """Returns the main rank's `value` on every rank (any picklable object, through the CPU). Collective."""
         box = [value]
         with waiting("control", "broadcast"):
             dist.broadcast_object_list(box, src=0, group=self.control_group)
         return box[0]
 
     def gather_objects(self, value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-        """Every rank's `value`, in rank order, on every rank."""
+        """Returns every rank's `value`, in order of rank, on every rank. Collective."""
         box: list[Any] = [None] * self.world_size
         group = group or self.control_group
         with waiting(str(group.group_desc), "all_gather"):
@@ -172,17 +173,18 @@ class Mesh:
         return box
 
     def through_store(self, purpose: str) -> StoreGather:
-        """Where ranks can be heard that no group reaches; one for every purpose."""
+        """Returns a gather through the store, for ranks that no process group reaches; one for every purpose."""
         store = self.world.store or _get_default_store()
         return StoreGather(PrefixStore(purpose, store), self.rank, self.world_size)
 
     def together(self, work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
-        """`work()` on every rank; if any rank refuses, every rank raises that rank's reason. Collective.
+        """Returns this rank's `work()`; if it raises ValueError or OSError on any rank, every rank raises. Collective.
 
-        A rank that raised alone would leave the others waiting in the next collective.
+        A rank that raised alone would leave the others waiting in the next collective. Exceptions of other types are
+        not shared: they do leave the others waiting.
 
         Raises:
-            ValueError, OSError: the first rank's that raised one.
+            ValueError, OSError: the exception of the lowest rank that raised one.
         """
         failure: ValueError | OSError | None = None
         try:
@@ -196,10 +198,10 @@ class Mesh:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """Device of this rank for `wanted` in {"auto", "cpu", "cuda"}.
+    """Returns the device of this rank for `wanted` in {"auto", "cpu", "cuda"}.
 
     Raises:
-        ValueError: "cuda" was asked for and this host has too few devices for its local ranks.
+        ValueError: this host has too few GPUs for its local ranks (with "auto": some, but too few).
     """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     local_rank = launched_local_rank()
@@ -220,13 +222,13 @@ def start(
     topology: Topology | None = None,
     meeting: Meeting | None = None,
 ) -> Mesh:
-    """Join the world as a grid (by default: everyone on the data axis). End with `stop`.
+    """Joins the world and makes the groups of `topology` (by default: all ranks on the data axis). End with `stop`.
 
-    timeouts: how long to wait for peers; a number stands for all of them, in seconds. meeting: where the
-    ranks have met; by default they meet here.
+    timeouts: how long to wait for peers; a number stands for all of them, in seconds. meeting: the rendezvous of
+    these ranks, if they have met already.
 
     Raises:
-        ValueError: the ranks cannot meet, in one line.
+        ValueError: the rendezvous failed, in one line.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -235,11 +237,11 @@ def start(
     timeout = timeouts.of_backend("world", started=False)
     os.environ.setdefault(
         "TORCH_FR_BUFFER_SIZE", "2000"
-    )  # torch's flight recorder: so many collectives
+    )  # collectives that torch's flight recorder keeps
     store: Store | None = None
     backend = "nccl" if device.type == "cuda" else "gloo"
     if not dist.is_initialized():  # else by tests/ranks.py
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed requires it
         meeting = meeting or meet_all(timeouts.of("control", started=False))
         with waiting("", "making the group of all ranks"):
             dist.init_process_group(
@@ -285,7 +287,7 @@ def _group_of_all(name: str, timeouts: Timeouts) -> dist.ProcessGroup:
 
 
 def limit_waits(world: World, *, started: bool) -> None:
-    """Tell every backend how long to wait, before or after the first step of a layout."""
+    """Sets the timeout of every group's backend. started: whether the first step of the layout is done."""
     named = [(name, group) for (name, _), group in world.groups.items()]
     named += [("control", world.control_group), ("checkpoint", world.checkpoint_group)]
     for name, group in [*named, ("world", _everyone())]:
@@ -299,10 +301,10 @@ def limit_waits(world: World, *, started: bool) -> None:
 
 
 def arrange(world: World, topology: Topology) -> Mesh:
-    """The processes of `world` in another grid. Collective; groups that were made before are used again.
+    """Returns the mesh of `world` under `topology`. Collective; groups that exist already are used again.
 
     Raises:
-        ValueError: the grid has another number of ranks than the world.
+        ValueError: the topology has another number of ranks than the world.
     """
     if topology.world_size != world.world_size:
         raise ValueError(
@@ -312,7 +314,7 @@ def arrange(world: World, topology: Topology) -> Mesh:
     return Mesh(world, topology, **groups)
 
 
-# What varies within a group of each purpose.
+# The axes whose coordinates vary within a group of each purpose.
 GROUPS: dict[str, tuple[Axis, ...]] = {
     "tensor": ("tensor",),
     "sequence": ("sequence",),
@@ -322,9 +324,9 @@ GROUPS: dict[str, tuple[Axis, ...]] = {
     "zero": ("data", "sequence"),
     "model": ("pipeline", "tensor"),
 }
-# DeepSpeed asks for these groups even where they have one member.
+# DeepSpeed needs these groups even where they have one member.
 _ALWAYS_A_GROUP = ("zero", "model")
-# Gradients are averaged over data x sequence; nothing travels on the data axis alone.
+# Gradients are averaged over data x sequence; the data axis alone has no traffic.
 _NEVER_A_GROUP = ("data",)
 
 
@@ -341,10 +343,10 @@ def _axis_group(world: World, topology: Topology, name: str, axes: tuple[Axis, .
 
 
 def _group(world: World, name: str, ranks: tuple[int, ...]) -> dist.ProcessGroup:
-    """The group of these ranks for this purpose; every rank of the world makes every group."""
+    """Returns the group of these ranks for this purpose, made if new. Collective over the world."""
     if (name, ranks) not in world.groups:
-        # Bound to its device a group has one NCCL communicator for single and batched transfers. Without
-        # it torch 2.13 sends a batch of one kind on another one, where the peer's mixed batch never is.
+        # Bound to its device, a group has one NCCL communicator for single and batched transfers. Otherwise torch 2.13
+        # runs a batch of sends (or receives) alone on another communicator than the peer's mixed batch, and both hang.
         bound = world.device if name == "pipeline" and world.device.type == "cuda" else None
         described = f"{axis_name(name)}#{len(world.groups)}"
         timeout = world.timeouts.of_backend(name, started=False)
@@ -362,12 +364,12 @@ def _group(world: World, name: str, ranks: tuple[int, ...]) -> dist.ProcessGroup
 
 
 def _warm(group: dist.ProcessGroup | None, device: torch.device) -> None:
-    """The first call on a group must include all its ranks, which a point-to-point call would not."""
+    """Runs the first call on a group, which must include all its ranks (a point-to-point call would not)."""
     dist.all_reduce(torch.zeros(1, device=device), group=group)
 
 
 def stop() -> None:
-    """Leave the world together: without the barrier some hosts abort at exit."""
+    """Destroys the process groups after a barrier: without the barrier some hosts abort at exit. Collective."""
     if dist.is_initialized():
         here = [torch.cuda.current_device()] if dist.get_backend() == "nccl" else None
         dist.barrier(device_ids=here)

@@ -1,14 +1,14 @@
-"""THE list: everything that is done to the model so that many ranks compute it, in order.
+"""Parallelises the model: all steps, in order.
 
     on the meta device     1. pipeline   the layers of this rank's stages, and no others, are built
                            2. tensor     matrices cut, residual stream cut by tokens, loss over a cut vocabulary
-                           3. sequence   attention cores that fetch the keys other ranks hold
-    (materialised by parallel/engine/engine.py, each parameter by its name)
-    with real parameters   4. tensor     gradients of what several ranks hold are summed; the norm counts it once
-                           5. pipeline   a tied head follows the embedding of another rank
-                           6. compiler   what lies between attention calls, where `regions_obstacle` has nothing
+                           3. sequence   attention cores that receive the keys other ranks hold
+    (materialised by parallel/engine/materialise.py, each parameter by its name)
+    with real parameters   4. tensor     gradients of replicated parameters are summed; the norm counts each once
+                           5. pipeline   a tied head is kept equal to the embedding of another rank
+                           6. compiler   the regions between attention calls, unless `regions_obstacle` returns a reason
 
-Data parallelism and ZeRO come last, in the engine. With one rank on an axis its steps do nothing.
+Data parallelism and ZeRO come last, in the engine. The steps of an axis with one rank do nothing.
 """
 
 from dataclasses import dataclass
@@ -38,14 +38,14 @@ from parallel.tensor.gradients import mark_owners, sum_replicated_gradients
 
 @dataclass(frozen=True)
 class LocalModel:
-    """The stages of the model that live on this rank, ascending: one, or two where a schedule wants it."""
+    """The pipeline stages of the model on this rank, ascending: one, or several where the schedule has them."""
 
     stages: tuple[Transformer, ...]
     placement: Placement
 
     @property
     def module(self) -> nn.Module:
-        """All of it as one module."""
+        """All stages of this rank as one module."""
         return nn.ModuleList(self.stages)
 
 
@@ -58,10 +58,10 @@ def build_local(
     sequence_length: int,
     traffic: TrafficMeter,
 ) -> LocalModel:
-    """This rank's part of the model on the meta device, its seams filled (steps 1 to 3).
+    """Returns this rank's part of the model on the meta device, after steps 1 to 3.
 
-    core: attends what lies on one rank. sequence_length: by which stages are balanced. traffic: counts
-    the bytes that sequence parallelism receives.
+    core: attention where no sequence axis cuts the stream. sequence_length: at which stages are balanced. traffic:
+    counts the bytes that sequence parallelism receives.
     """
     placement = place_stages(parallel)
     layers = split_layers(config, parallel, sequence_length)
@@ -84,7 +84,7 @@ def build_local(
 
 
 def _put_sequence_cores(stages: tuple[Transformer, ...], mesh: Mesh, traffic: TrafficMeter) -> None:
-    """A core for every kind: full layers fetch keys along the ring, windowed layers by one exchange."""
+    """Gives every layer the core of its kind: a `RingCore` for full layers, a `WindowCore` for windowed ones."""
     config, buffers = stages[0].config, Buffers()
     cap = config.attention_softcap
     cores: dict[str, AttentionCore] = {
@@ -100,7 +100,10 @@ def _put_sequence_cores(stages: tuple[Transformer, ...], mesh: Mesh, traffic: Tr
 
 
 def finish(local: LocalModel, mesh: Mesh) -> tuple[NamedParameters, TiedWeight]:
-    """What needs real parameters (steps 4 and 5): call once they have storage and values. Collective."""
+    """Runs steps 4 and 5; call once the parameters have storage and values.
+
+    Returns the parameters that this rank trains, and what keeps a tied head equal to the embedding.
+    """
     named: dict[str, nn.Parameter] = {}
     for stage in local.stages:
         sum_replicated_gradients(stage, mesh.tensor)
@@ -108,7 +111,7 @@ def finish(local: LocalModel, mesh: Mesh) -> tuple[NamedParameters, TiedWeight]:
     tied = TiedWeight(local.stages, local.placement, mesh)
     for stage in local.stages:
         for name, parameter in stage.named_parameters():
-            # A head tied to the embedding is not trained by itself, here or on another rank.
+            # A head tied to the embedding is no parameter of its own, wherever the embedding is.
             if parameter is not tied.follower and all(parameter is not p for p in named.values()):
                 named[name] = parameter
     config, ranks = local.stages[0].config, mesh.tensor
@@ -116,6 +119,6 @@ def finish(local: LocalModel, mesh: Mesh) -> tuple[NamedParameters, TiedWeight]:
 
 
 def compile_stages(local: LocalModel) -> None:
-    """Step 6."""
+    """Runs step 6: compiles the regions between attention calls."""
     for stage in local.stages:
         compile_regions(stage)

@@ -1,7 +1,7 @@
-"""The parameters of this rank by their logical names: what each is a part of, and who answers for it.
+"""The parameters of this rank by their logical names, and how each is cut from the whole parameter.
 
-Everything that must not depend on the layout (initial weights, checkpoints) speaks of whole parameters by
-their names in the Transformer. Here those names meet this rank's tensors.
+Initial weights and checkpoints must not depend on the layout: they use whole parameters under their names in
+the Transformer. `NamedParameters` maps these names to this rank's tensors.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from parallel.tensor.cut import Cut, cut_of
 
 @dataclass(frozen=True)
 class NamedParameters:
-    """named: what this rank trains. config, tensor_rank, tensor_ranks: by which each parameter is cut."""
+    """named: the parameters this rank trains. config, tensor_rank, tensor_ranks: determine how each is cut."""
 
     named: Mapping[str, nn.Parameter]
     config: ModelConfig
@@ -24,7 +24,7 @@ class NamedParameters:
     tensor_ranks: int = 1
 
     def cut(self, name: str) -> Cut:
-        """How the parameter is cut.
+        """Returns how the parameter is cut.
 
         Raises:
             LookupError: the table of parameters has no such row.
@@ -32,7 +32,7 @@ class NamedParameters:
         return cut_of(name, self.config, self.tensor_rank, self.tensor_ranks)
 
     def shape(self, name: str) -> torch.Size:
-        """Shape of this rank's part, however ZeRO shards it."""
+        """Shape of this tensor rank's part, before ZeRO shards it."""
         parameter = self.named[name]
         return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
@@ -41,6 +41,6 @@ class NamedParameters:
         return torch.Size(self.cut(name).full_shape(self.shape(name)))
 
     def joined(self, name: str, parts: list[Tensor]) -> Tensor:
-        """The logical tensor from the parts of all tensor ranks, in order of rank."""
+        """Returns the logical tensor from the parts of all tensor ranks, in order of rank."""
         cut = self.cut(name)
         return torch.cat(parts[:: cut.replicas][: cut.parts], dim=cut.dim)

@@ -4,11 +4,11 @@ from parallel.config import ParallelConfig
 
 
 def regions_obstacle(parallel: ParallelConfig) -> str:
-    """Why the regions between attention calls cannot be compiled in this layout; empty: they can."""
+    """Returns why the regions between attention calls cannot be compiled in this layout; empty if they can."""
     if parallel.tensor > 1:
         return f"with parallel.tensor={parallel.tensor} transfers run inside them"
     if parallel.zero_stage == 3:
         return "with parallel.zero_stage=3 weights are gathered module by module inside them"
     if parallel.pipeline > 1 and parallel.pipeline_schedule == "zbv":
-        return "zbv takes the gradient of every weight by itself, and would run a region's backward for each"
+        return "zbv computes the gradient of every weight separately, and would run a region's backward for each"
     return ""

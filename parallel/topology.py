@@ -1,7 +1,7 @@
-"""The grid of ranks as plain integers: who sits where, and who talks to whom on which axis.
+"""The grid of ranks as plain integers: the coordinates of each rank, and the groups of each axis.
 
-Ranks are numbered with the tensor axis fastest, because it talks most and belongs inside one host, then
-sequence, data, and pipeline, which talks least:
+Ranks are numbered with the tensor axis fastest, because it communicates most and should stay inside one host,
+then sequence, data, and pipeline, which communicates least:
 
     rank = ((pipeline * data_size + data) * sequence_size + sequence) * tensor_size + tensor
 
@@ -21,7 +21,7 @@ AXES: tuple[Axis, ...] = ("pipeline", "data", "sequence", "tensor")
 
 @dataclass(frozen=True)
 class Topology:
-    """Length of every axis; their product is the world."""
+    """Length of every axis; their product is the number of ranks."""
 
     tensor: int = 1
     sequence: int = 1
@@ -44,14 +44,14 @@ class Topology:
         return self.tensor * self.sequence * self.data * self.pipeline
 
     def rank_at(self, coordinates: dict[Axis, int]) -> int:
-        """The rank that sits at these coordinates."""
+        """The rank with these coordinates."""
         rank = 0
         for axis in AXES:
             rank = rank * self.sizes[axis] + coordinates[axis]
         return rank
 
     def groups(self, *axes: Axis) -> list[tuple[int, ...]]:
-        """The world cut into groups whose members differ on `axes` only; every rank is in exactly one."""
+        """Returns the groups whose members differ on `axes` only; every rank is in exactly one."""
         fixed = [axis for axis in AXES if axis not in axes]
         varying = [axis for axis in AXES if axis in axes]
         return [

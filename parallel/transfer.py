@@ -1,4 +1,4 @@
-"""Tensors under way between ranks: what every asynchronous communication returns."""
+"""The handle that every asynchronous communication returns."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from parallel.watch.waiting import waiting
 class Transfer:
     """Messages that have been started, and the buffers they use.
 
-    works: torch's handles of them. received: the buffer that fills; it must not be touched before `wait`. sent: the
-    buffer that is read, held until then. group, operation: what the watch reports while this rank blocks here, for
-    messages that torch's own record does not name; empty: nothing.
+    works: torch's handles of the messages. received: the receive buffer; not to be touched before `wait`. sent: the
+    send buffer, kept alive until then. group, operation: what the watch reports while `wait` blocks, for messages
+    that are not in torch's flight recorder; empty: nothing.
     """
 
     def __init__(
@@ -31,11 +31,11 @@ class Transfer:
 
     @classmethod
     def nothing(cls, like: Tensor) -> "Transfer":
-        """No message: `wait` returns no rows, at once."""
+        """Returns a transfer without messages, whose `wait` returns zero rows at once."""
         return cls([], like[:0])
 
     def wait(self) -> Tensor:
-        """What was received. On a GPU only the current stream waits, not the host."""
+        """Waits and returns the received tensor. On a GPU only the current stream waits, not the host."""
         if self._operation:
             with waiting(self._group, self._operation):
                 self._wait()
