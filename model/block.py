@@ -9,9 +9,9 @@ The sequential block may normalise after attention and feed-forward instead (OLM
 
     h = x + post_norm(attention(norm(x)))    y = h + feed_forward_post_norm(feed_forward(feed_forward_norm(h)))
 
-Attention is where tokens meet and ranks talk. What comes before and after it treats each token by itself, so
-both are methods, which `regions` can compile. The parallel block has its feed-forward in the first, where the
-normalised input is at hand:
+Only attention mixes tokens and communicates between ranks. The code before and after attention is token-wise; both
+parts are methods, which `regions` can compile. The parallel block computes its feed-forward in `before`, where the
+normalised input is available:
 
     parallel     before: q, k, v, r = x + feed_forward(n)        after: y = r + o_proj(o)
     sequential   before: q, k, v, r = x                          after: h = r + o_proj(o), y = h + ...
@@ -32,12 +32,12 @@ from model.norm import build_norm
 from model.packed_layout import PackedLayout
 from model.position.rotation import Rotation
 
-# Queries, keys, values and the residual stream that waits for attention.
+# Queries, keys, values and the residual stream, to which attention's output will be added.
 BeforeAttention = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Block(nn.Module, ABC):
-    """What both have in common."""
+    """Base class of both blocks: the norm, the attention layer and the forward pass."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, core: AttentionCore) -> None:
         super().__init__()
@@ -51,11 +51,11 @@ class Block(nn.Module, ABC):
 
     @abstractmethod
     def before(self, x_TD: Tensor, rotation: Rotation | None) -> BeforeAttention:
-        """From the block's input to what attention takes."""
+        """Map the block's input to queries, keys, values and the residual stream."""
 
     @abstractmethod
     def after(self, r_TD: Tensor, o_TD: Tensor) -> Tensor:
-        """From the residual stream and attention's output (T, H K) to the block's output."""
+        """Map the residual stream and attention's output (T, H K) to the block's output."""
 
 
 class ParallelBlock(Block):
@@ -77,7 +77,7 @@ class ParallelBlock(Block):
 
 
 class SequentialBlock(Block):
-    """The feed-forward reads what attention wrote."""
+    """The feed-forward reads the residual stream after attention's output has been added."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, core: AttentionCore) -> None:
         super().__init__(config, spec, core)
@@ -101,7 +101,7 @@ class SequentialBlock(Block):
         return y_TD
 
 
-# By the names of `ModelConfig.block`.
+# Keys: the values of `ModelConfig.block`.
 BLOCKS = {"parallel": ParallelBlock, "sequential": SequentialBlock}
 
 

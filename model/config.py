@@ -1,4 +1,4 @@
-"""The knobs of the model. Values are in `conf/model/*.yaml`; the defaults are the tiny preset."""
+"""The settings of the model. Values are in `conf/model/*.yaml`; the defaults are the tiny preset."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,15 +11,15 @@ from annotated_types import Ge, Gt, Le, Lt
 from model.layer_pattern import KindConfig, layer_kind, pattern_problems
 from model.position.config import NotNegative
 
-# The largest sizes are far beyond any model: a slip of the finger is not worked on for hours.
+# The upper limits are far beyond any model; they catch typing errors before hours of work.
 Count = Annotated[int, Ge(1), Le(10_000)]
 # Kernels count keys in 32 bits.
 Keys = Annotated[int, Ge(1), Le(2**31 - 1)]
 Positive = Annotated[float, Gt(0), Lt(inf)]
 
 
-# Of every block, how often the residual stream enters it: once where attention and feed-forward read it side by
-# side, twice where the second reads what the first wrote. Costs and norms of a layer follow from it.
+# How often each block reads the residual stream: once where attention and feed-forward read it in parallel, twice
+# where the feed-forward reads it after attention. Costs and norms of a layer follow from this number.
 HALVES: Mapping[str, int] = MappingProxyType({"parallel": 1, "sequential": 2})
 
 
@@ -43,7 +43,7 @@ class ModelConfig:
     num_kv_heads: Count = 2
     # Width of one head; num_heads * head_dim need not equal hidden_size.
     head_dim: Count = 32
-    # Number of token ids that the model knows: at least the tokenizer's.
+    # Number of token ids of the model: at least the tokenizer's.
     vocab_size: Annotated[int, Ge(2), Le(100_000_000)] = 4096
     # Keys seen by a token of a windowed layer, ITSELF INCLUDED, where its kind has no window of its own.
     window: Keys = 128
@@ -73,35 +73,35 @@ class ModelConfig:
     feed_forward_bias: bool = False
     # Gate of the feed-forward: silu, gelu_tanh (Gemma) or clamped_silu (gpt-oss).
     activation: Literal["silu", "gelu_tanh", "clamped_silu"] = "silu"
-    # Whether every head has a learned logit beside its scores, which takes attention and gives nothing (gpt-oss).
+    # Whether every head has a learned logit in its softmax, without a value (attention sink, gpt-oss).
     sinks: bool = False
     # Cap c of attention scores s, which become c tanh(s / c); 0: none.
     attention_softcap: NotNegative = 0.0
-    # Cap of the output logits, likewise; 0: none.
+    # Cap c of the output logits s, which become c tanh(s / c); 0: none.
     logit_softcap: NotNegative = 0.0
-    # Factor of the queries, besides the scores' head_dim ** -0.5.
+    # Factor of the queries, in addition to the scores' head_dim ** -0.5.
     query_scale: Positive = 1.0
-    # Factor of the embeddings as they enter the first layer.
+    # Factor of the embeddings before the first layer.
     embedding_scale: Positive = 1.0
     # Whether the output head reuses the embedding's weight.
     tie_embeddings: bool = True
     # Factor of the output logits.
     logit_scale: Positive = 1.0
-    # Standard deviation of initial weights; projections into the residual stream get less.
+    # Standard deviation of initial weights; projections into the residual stream: init_std / sqrt(2 num_layers).
     init_std: Positive = 0.02
-    # Kernel of attention. auto: the fastest that serves the device. dense: the oracle. banded: the CPU's. The others
-    # need a GPU.
+    # Attention kernel. auto: the fastest that supports the device. dense: the reference, with quadratic memory.
+    # banded: for the CPU. The others need a GPU.
     attention_backend: Literal[
         "auto", "dense", "banded", "varlen", "flash_attn", "flash_attn_3", "flash_attn_4"
     ] = "auto"  # fmt: skip
 
     @property
     def halves(self) -> int:
-        """How often the residual stream enters a block; see `HALVES`."""
+        """How often a block reads the residual stream; see `HALVES`."""
         return HALVES[self.block]
 
     def problems(self) -> list[str]:
-        """Every rule between these fields that is broken, one line each; what one field may be, its annotation says."""
+        """Returns every broken rule between fields, one line each; annotations limit the single fields."""
         return self._head_problems() + self._pattern_problems() + self._recipe_problems()
 
     def _head_problems(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The documents of one packed stream as host integers: made once, and handed to all that plan with them.
+"""The documents of one packed stream as host integers: computed once and shared by all planning code.
 
 lengths   3       1   4
 tokens    a b c | d | e f g h
@@ -15,7 +15,7 @@ from itertools import accumulate
 class Documents:
     """Documents that lie end to end.
 
-    lengths: tokens of each. starts: stream position of each, and last that of the stream's end.
+    lengths: tokens of each. starts: stream position of each, then the end of the stream.
     """
 
     lengths: tuple[int, ...]
@@ -32,5 +32,5 @@ class Documents:
         return self.starts[-1]
 
     def at(self, position: int) -> int:
-        """The number of the document that holds the token at a position of the stream."""
+        """The index of the document that contains the token at a position of the stream."""
         return bisect_right(self.starts, position) - 1

@@ -1,19 +1,18 @@
-"""What the model costs, from its configuration and the documents' lengths alone.
+"""FLOPs and parameter counts of the model, from its configuration and the documents' lengths alone.
 
-Conventions, the field's usual ones:
+Conventions, as usual in the field:
 
 - One multiply-add is two operations. A backward costs twice its forward, so training is three
-  forwards. Recomputed forwards are not counted: these are the operations the model needs, not those
-  a machine spends.
+  forwards. Recomputed forwards are not counted: these are model FLOPs, not hardware FLOPs.
 - Every weight that multiplies each token (`multiplies_tokens` in the table of parameters) counts 2 per
   token and forward (hence 6 N T in training). The embedding lookup is free; the output head is a product
   over the whole vocabulary. So a tied embedding counts once, AS THE HEAD, and an untied input embedding
   not at all. Norm weights, biases, rotation and softmax are left out (under 0.1 %).
 - Attention counts 4 * num_heads * head_dim per visible pair of query and key and forward (12 in
-  training): only pairs that the window and the document borders let through, half of a square for a
-  causal full layer, not the whole.
-- Every token given is counted. For useful work pass the real documents; with the padding documents
-  too, the machine's.
+  training): only pairs within the window and the document. A causal full layer counts half of the
+  square, not the whole.
+- Every token given is counted. Pass the real documents for useful work; add the padding documents
+  for the work of the machine.
 """
 
 import math
@@ -30,25 +29,25 @@ _FORWARDS_PER_TRAINING_STEP = 3
 
 @dataclass(frozen=True)
 class FlopCount:
-    """Floating point operations, those of weights and those of attention scores apart."""
+    """Floating point operations: dense (products with weights) and attention (scores) apart."""
 
     dense: int
     attention: int
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum of both."""
         return self.dense + self.attention
 
 
 def parameter_count(config: ModelConfig) -> int:
-    """Every parameter of the whole model, a tied weight once."""
+    """The number of parameters of the whole model; a tied weight counts once."""
     ends, layer = parameter_names(config, []), layer_names(config)
     return _elements(ends, config) + config.num_layers * _elements(layer, config)
 
 
 def products_per_token(name: str, config: ModelConfig) -> int:
-    """Multiply-adds of one token and forward with the parameter called `name`.
+    """Multiply-adds of one token with the parameter called `name` in one forward.
 
     Raises:
         LookupError: the table of parameters has no such row.
@@ -57,17 +56,17 @@ def products_per_token(name: str, config: ModelConfig) -> int:
 
 
 def layer_matmul_parameters(config: ModelConfig) -> int:
-    """The weights of one layer that every token is multiplied with."""
+    """The number of weights of one layer that multiply every token."""
     return _products(layer_names(config), config)
 
 
 def head_matmul_parameters(config: ModelConfig) -> int:
-    """The same of the output head, its own or the embedding's."""
+    """The number of weights of the output head (its own or the tied embedding's) that multiply every token."""
     return _products(parameter_names(config, [], has_embedding=False), config)
 
 
 def matmul_parameters(config: ModelConfig) -> int:
-    """The weights every token is multiplied with: those of the layers and both ends."""
+    """The number of weights of the layers and both ends that multiply every token."""
     embedding = _products(parameter_names(config, [], has_head=False), config)
     layers = config.num_layers * layer_matmul_parameters(config)
     return embedding + layers + head_matmul_parameters(config)
@@ -82,7 +81,7 @@ def _products(names: Iterable[str], config: ModelConfig) -> int:
 
 
 def score_pairs(lengths: Sequence[int], window: int | None) -> int:
-    """Visible (query, key) pairs of one layer over documents of these lengths, exactly.
+    """The exact number of visible (query, key) pairs of one layer over documents of these lengths.
 
     A document of n tokens has n (n + 1) / 2; with a window W < n it has W (W + 1) / 2 + (n - W) W.
     """

@@ -1,7 +1,7 @@
 """Initial weights, each drawn from a generator seeded by the parameter's NAME.
 
-So a parameter starts with the same values whether it is built alone, in a pipeline stage, or in
-the whole model, and however many parameters are built before it. Values are drawn on the CPU in
+A parameter gets the same initial values whether it is built alone, in a pipeline stage, or in
+the whole model, whatever parameters are built before it. Values are drawn on the CPU in
 float32 and then cast and moved.
 """
 
@@ -18,8 +18,9 @@ from model.parameters import numbers_of, role_of
 def initialize(module: nn.Module, config: ModelConfig, seed: int, prefix: str = "") -> None:
     """Fill every parameter of `module`, a Transformer or the part of one called `prefix`, in place.
 
-    A module built on the meta device needs `to_empty` first; ValueError says so. LookupError names a parameter
-    that the table of parameters does not have.
+    Raises:
+        ValueError: a parameter is on the meta device; call `to_empty` first.
+        LookupError: the table of parameters has no row for a parameter.
     """
     for name, parameter in module.named_parameters(prefix=prefix):
         initialize_parameter(name, parameter, config, seed)
@@ -27,7 +28,7 @@ def initialize(module: nn.Module, config: ModelConfig, seed: int, prefix: str = 
 
 @torch.no_grad()
 def initialize_parameter(name: str, tensor: Tensor, config: ModelConfig, seed: int) -> None:
-    """Fill the whole parameter called `name` (its full name in the Transformer) in place, as its `Role` says.
+    """Fill the whole parameter called `name` (its full name in the Transformer) in place, as its `Role` specifies.
 
     The deviation of a projection into the residual stream is `init_std` / sqrt(2 num_layers), so that the
     stream's variance does not grow with depth (GPT-2).
@@ -49,6 +50,6 @@ def initialize_parameter(name: str, tensor: Tensor, config: ModelConfig, seed: i
 
 
 def _generator(name: str, config: ModelConfig, seed: int) -> torch.Generator:
-    # A tied head that lives away from the embedding (another pipeline stage) starts as its equal.
+    # A tied head on another pipeline stage than the embedding gets the embedding's initial values.
     digest = hashlib.sha256(f"{seed}:{numbers_of(name, config)}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))

@@ -1,21 +1,20 @@
-"""The hybrid pattern, and the only place that knows it.
+"""The hybrid layer pattern: its kinds, its rules and its expansion over the layers.
 
-A stack is described by a short list of layer kinds that is repeated over the layers, for example
+A short list of layer kinds is repeated over the layers, for example
 
     layer      0            1            2            3          4            5       ...
     pattern    window_rope  window_rope  window_rope  full_nope  window_rope  window_rope
                `---------------- one repeat ----------------'
 
-Each kind says two things at once: how far back a token sees (a sliding window, or its whole
-document) and whether queries and keys are rotated (RoPE) or carry no position (NoPE). There are
-four; `model.kinds` declares further ones, each like one of the four with a window or a rotation of
-its own:
+Each kind defines how far back a token sees (a sliding window, or its whole document) and whether
+queries and keys are rotated (RoPE) or carry no position (NoPE). There are four; `model.kinds`
+declares further kinds, each like one of the four with a window or a rotation of its own:
 
     kinds      near: {like: window_rope, window: 512}
     pattern    near  near  window_rope  full_nope
 
-Everything else in Ropewalk asks the expanded tuple of `LayerSpec` and knows a kind by its name;
-nobody works a layer's kind out of its index or of its window.
+All other code reads the expanded tuple of `LayerSpec` and identifies a kind by its name; none
+derives a layer's kind from its index or its window.
 """
 
 import re
@@ -31,14 +30,14 @@ from model.position.config import RopeConfig
 
 @dataclass(frozen=True)
 class LayerKind:
-    """The meaning of one of the four names."""
+    """One of the four kinds: whether it has a window and whether it is rotary."""
 
     windowed: bool
     rotary: bool
 
     @property
     def reported_as(self) -> str:
-        """What metrics and checkpoints call its layers."""
+        """The name of its layers in metrics and checkpoints."""
         return "window" if self.windowed else "full"
 
 
@@ -50,7 +49,7 @@ LAYER_KINDS: Mapping[str, LayerKind] = MappingProxyType(
         "full_nope": LayerKind(windowed=False, rotary=False),
     }
 )
-# Names in metrics and checkpoints under which layers of the four kinds are counted together.
+# Names in metrics and checkpoints that combine layers of the four kinds.
 REPORTED = ("full", "window")
 
 
@@ -58,7 +57,7 @@ REPORTED = ("full", "window")
 class KindConfig:
     """Settings of one kind of layer. Mutable only because Hydra needs it; read-only by rule."""
 
-    # Which of the four kinds a further kind is like; empty for the four.
+    # The one of the four kinds that a further kind is like; empty for the four themselves.
     like: Literal["", "window_rope", "window_nope", "full_rope", "full_nope"] = ""
     # Keys seen by a token of these layers, ITSELF INCLUDED; 0: model.window.
     window: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
@@ -66,7 +65,7 @@ class KindConfig:
     rope: RopeConfig = field(default_factory=RopeConfig)
 
     def problems(self, name: str, head_dim: int) -> list[str]:
-        """Every rule between these settings of the kind `name` that is broken, one line each."""
+        """Returns every broken rule between these settings of the kind `name`, one line each."""
         key = f"model.kinds.{name}"
         if name in REPORTED or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             return [
@@ -94,7 +93,7 @@ class KindConfig:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """What one layer's attention does.
+    """The kind, window and rotation of one layer's attention.
 
     kind: its name in the pattern. window: number of keys a token sees, itself included; None means
     every earlier token of its document. rope: how queries and keys are rotated by their position;
@@ -107,7 +106,7 @@ class LayerSpec:
 
     @property
     def reported_as(self) -> str:
-        """What metrics and checkpoints call layers of this kind: a further kind has its own name."""
+        """The name of layers of this kind in metrics and checkpoints; a further kind keeps its own name."""
         return LAYER_KINDS[self.kind].reported_as if self.kind in LAYER_KINDS else self.kind
 
 
@@ -131,12 +130,12 @@ def expand_pattern(config: PatternSource) -> tuple[LayerSpec, ...]:
 
 
 def layer_kinds(config: PatternSource) -> dict[str, LayerSpec]:
-    """The specification of every kind that the layers have, by its name, in order of their first layers."""
+    """The specification of every kind in use, by name, in order of first appearance."""
     return {spec.kind: spec for spec in expand_pattern(config)}
 
 
 def layer_kind(config: PatternSource, name: str) -> LayerKind:
-    """The one of the four that the kind `name` is, or is like.
+    """The one of the four kinds that `name` is, or is like.
 
     Raises KeyError for an unknown kind.
     """
@@ -145,7 +144,7 @@ def layer_kind(config: PatternSource, name: str) -> LayerKind:
 
 
 def uses_model_window(config: PatternSource) -> bool:
-    """Whether a layer has the window of the model, not one of its kind.
+    """Whether a windowed layer uses `model.window` because its kind has no window of its own.
 
     Raises KeyError for an unknown kind.
     """
@@ -156,7 +155,7 @@ def uses_model_window(config: PatternSource) -> bool:
 
 
 def pattern_problems(config: PatternSource, head_dim: int) -> list[str]:
-    """Every rule that the pattern and its kinds break, one line each."""
+    """Returns every rule that the pattern and its kinds break, one line each."""
     pattern, known = config.layer_pattern, dict.fromkeys([*LAYER_KINDS, *config.kinds])
     if not pattern:
         return [f"model.layer_pattern=[]: must name at least one of {', '.join(LAYER_KINDS)}"]

@@ -1,10 +1,10 @@
-"""Cross-entropy of a large vocabulary, in chunks, with its gradients made on the way.
+"""Cross-entropy of a large vocabulary, in chunks, with the gradients computed in the forward.
 
-A long stream's logits (T x V) are the largest tensor of the whole step, and they are needed only
-to be summed up. So the stream is walked in chunks of rows; each chunk's logits are made, turned
-into their own gradient in place, folded into the gradients of the hidden states and of the head's
-weight, and forgotten. The backward only multiplies by the incoming scale: nothing is kept and
-nothing is recomputed.
+The logits of a long stream (T x V) would be the largest tensor of the whole step, so the stream is
+processed in chunks of rows. Each chunk's logits are computed, overwritten by their gradient, added
+to the gradients of the hidden states and of the head's weight, and freed. The forward keeps these
+two gradients, (T, D) and (V, D, in float32 or float64); the backward only multiplies them by the
+incoming scale. No logits are kept and nothing is recomputed.
 
     logits = logit_scale * h W^T      lse = log sum exp logits         (with a cap c: logits -> c tanh(logits / c))
     total  = sum over valid tokens of (lse - logits[target]) + z_loss * lse^2
@@ -29,8 +29,8 @@ from model.products import for_product
 
 # Target of a token without a label: torch's `ignore_index`, and what data/batch.py packs.
 IGNORE = -100
-# Rows of logits alive at a time. A CPU wants them in its cache. An accelerator wants large
-# products: there the bound is what the rows weigh, 1 GiB in float32.
+# Rows of logits held at a time. On a CPU they should fit in its cache. An accelerator needs large
+# products: there the rows may take 1 GiB in float32.
 _CPU_ROWS = 256
 _ACCELERATOR_LOGITS = 1 << 28
 
@@ -52,7 +52,7 @@ class LossSums:
 
 @dataclass(frozen=True)
 class Logits:
-    """What lies between the product h W^T and the logits. softcap: 0 for none."""
+    """The map from the product h W^T to the logits: scale, then softcap (0 for none)."""
 
     scale: float = 1.0
     softcap: float = 0.0
@@ -63,21 +63,21 @@ class Logits:
         return self.softcap * torch.tanh(scaled / self.softcap) if self.softcap else scaled
 
     def in_place(self, product: Tensor) -> Tensor:
-        """`of`, in the buffer of the product where its dtype allows."""
+        """Like `of`, in the buffer of the product where its dtype is float32 or float64."""
         scaled = product.to(statistics_dtype(product.dtype))
         if self.scale != 1.0:
             scaled = scaled.mul_(self.scale)
         return scaled.div_(self.softcap).tanh_().mul_(self.softcap) if self.softcap else scaled
 
     def slope(self, logits: Tensor) -> Tensor | float:
-        """d logits / d product, where the logits are these."""
+        """d logits / d product at these logits."""
         if not self.softcap:
             return self.scale
         return (1.0 - (logits / self.softcap).square()) * self.scale
 
 
 class HeadLoss(Protocol):
-    """The seam of the output head: how hidden states, head weight and targets become losses."""
+    """Interface of the output head: computes losses from hidden states, head weight and targets."""
 
     def sums(
         self,
@@ -104,14 +104,14 @@ class HeadLoss(Protocol):
 
 
 # What a walk over the chunks returns: loss_sum, z_sum, losses_T, d total / d hidden, d total / d weight. A gradient
-# is None where it was not asked for; that of the weight is a sum over chunks, in float32 or float64.
+# is None where it was not requested; that of the weight is a sum over chunks, in float32 or float64.
 Walked = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 # walk(hidden_TD, weight_VD, wants_d_hidden, wants_d_weight)
 Walk = Callable[[Tensor, Tensor, bool, bool], Walked]
 
 
 def sums_of_walk(walk: Walk, hidden_TD: Tensor, weight_VD: Tensor, z_loss: float) -> LossSums:
-    """The sums of one walk, differentiable where gradients are recorded. See `LossSums`."""
+    """Runs one walk and returns its sums; `total` is differentiable where gradients are enabled. See `LossSums`."""
     wants_gradients = torch.is_grad_enabled() and (
         hidden_TD.requires_grad or weight_VD.requires_grad
     )
@@ -129,7 +129,7 @@ def sums_of_walk(walk: Walk, hidden_TD: Tensor, weight_VD: Tensor, z_loss: float
 class ChunkedLoss:
     """The head loss of one device that holds the whole vocabulary.
 
-    compiled: what is done with a chunk's logits is compiled into one pass that reads and one that writes.
+    compiled: compile the work on a chunk's logits into one pass that reads and one that writes.
     """
 
     def __init__(self, *, compiled: bool = False) -> None:
@@ -176,7 +176,7 @@ class ChunkedLoss:
 
 
 class OfChunk(Protocol):
-    """What a chunk's logits are turned into."""
+    """Computes the losses and the gradient of one chunk from its logits."""
 
     def __call__(
         self,
@@ -187,10 +187,10 @@ class OfChunk(Protocol):
         z_loss: float,
         wants_gradient: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses (C,), log-sum-exps (C,), and d total / d product (C, V) if it is wanted.
+        """Losses (C,), log-sum-exps (C,), and d total / d product (C, V) if `wants_gradient`.
 
-        logits_CV: the product as it comes, not scaled; may be overwritten. The first two are 0 where the
-        target is ignored, and as wide as sums are.
+        logits_CV: the product h W^T, not scaled; may be overwritten. Losses and log-sum-exps are 0 where the
+        target is ignored, in the dtype of sums (`statistics_dtype`).
         """
 
 
@@ -203,7 +203,7 @@ def _walk(
     of_chunk: Callable[..., tuple[Tensor, Tensor, Tensor]],
     targets_T: Tensor,
 ) -> Walked:
-    """of_chunk: an `OfChunk` that was given its logits and z_loss."""
+    """Walks over the chunks of one stream; see `Walked`. of_chunk: an `OfChunk` with logits and z_loss bound."""
     wide = statistics_dtype(hidden_TD.dtype)
     loss_sum, z_sum = hidden_TD.new_zeros((2,), dtype=wide)
     losses_T = hidden_TD.new_empty(len(targets_T), dtype=wide)
@@ -235,7 +235,7 @@ def chunk_in_place(
     z_loss: float,
     wants_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `OfChunk`: few passes over the logits, which are what costs here beside the products."""
+    """See `OfChunk`: in eager mode with few passes over the logits, which dominate the cost beside the products."""
     wide_CV = logits.in_place(logits_CV)
     if not wants_gradient:
         return *_losses(wide_CV, targets_C), logits_CV
@@ -259,7 +259,7 @@ def chunk_at_once(
     z_loss: float,
     wants_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `OfChunk`: formulas for a compiler, which computes the scaled logits anew in every pass."""
+    """See `OfChunk`: formulas for `torch.compile`, which recomputes the scaled logits in every pass."""
     wide_CV = logits.of(logits_CV)
     lse_C = wide_CV.logsumexp(dim=-1)
     is_target_CV = torch.arange(logits_CV.shape[1], device=logits_CV.device) == targets_C[:, None]
@@ -274,7 +274,7 @@ def chunk_at_once(
 
 
 class _MadeInForward(torch.autograd.Function):
-    """Loss and gradients in one walk over the chunks; the backward only scales them."""
+    """Computes loss and gradients in one walk over the chunks; the backward only scales the gradients."""
 
     @staticmethod
     def forward(
@@ -303,7 +303,7 @@ class _MadeInForward(torch.autograd.Function):
 
 
 def put_product(result_CD: Tensor, left_CV: Tensor, right_VD: Tensor) -> None:
-    """result = left right, rounded if the result is narrower."""
+    """result = left @ right, rounded to the dtype of the result."""
     if result_CD.dtype == left_CV.dtype:
         torch.mm(left_CV, right_VD, out=result_CD)
     else:
@@ -311,7 +311,7 @@ def put_product(result_CD: Tensor, left_CV: Tensor, right_VD: Tensor) -> None:
 
 
 def add_product(sum_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
-    """sum += left right, in the precision of the sum."""
+    """sum += left @ right. A CPU rounds a half-precision product before it is added; CUDA does not."""
     if left_VC.dtype == sum_VD.dtype:
         sum_VD.addmm_(left_VC, right_CD)
     elif sum_VD.is_cuda:
@@ -321,7 +321,7 @@ def add_product(sum_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
 
 
 def rows_at_once(like: Tensor, vocab_size: int) -> int:
-    """Tokens of one chunk, for logits of this many columns on the device of `like`."""
+    """Tokens of one chunk, for logits of `vocab_size` columns on the device of `like`."""
     return _CPU_ROWS if like.is_cpu else max(_CPU_ROWS, _ACCELERATOR_LOGITS // vocab_size)
 
 
@@ -362,20 +362,20 @@ def gradient_in_place(
     z_loss: float,
     first: int = 0,
 ) -> Tensor:
-    """Turn probabilities of the vocabulary from `first` on into d total / d product; capped: into d total / d logits.
+    """Overwrites probabilities of the vocabulary columns from `first` on with d total / d product.
 
-    Rows with an ignored target become zero. lse_C: log-sum-exp of every row over the whole vocabulary. Where logits
-    are capped the caller multiplies by their slope, which is not one number then.
+    With a softcap the result is d total / d logits: the caller multiplies it by the slope, which differs by element.
+    Rows with an ignored target become zero. lse_C: log-sum-exp of every row over the whole vocabulary.
     """
     column_C, held_C = _columns(p_CV, targets_C, first)
-    # Weight of a token: nothing where it is ignored.
+    # Weight of a token: zero where its target is ignored.
     scale_C = (targets_C != IGNORE).to(lse_C.dtype) * (1.0 if logits.softcap else logits.scale)
     gradient_CV = p_CV.mul_((scale_C * (1 + 2 * z_loss * lse_C))[:, None])
     return gradient_CV.scatter_add_(1, column_C[:, None], -(scale_C * held_C)[:, None])
 
 
 def _columns(logits_CV: Tensor, targets_C: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    """Column of each target (any column where it has none here), and whether it has one."""
+    """The column of each target, and whether it is among these columns (if not, the column is arbitrary)."""
     local_C = targets_C - first
     last = logits_CV.shape[1] - 1
     return local_C.clamp(0, last), (local_C >= 0) & (local_C <= last)

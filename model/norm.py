@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of sums over many elements: float64 stays, everything else is float32."""
+    """The dtype of sums over many elements: float64 for float64, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -51,7 +51,7 @@ class RMSNorm(nn.Module):
 
 
 class RMSNormPlusOne(nn.Module):
-    """RMSNorm that multiplies by 1 + weight, so that decay pulls it towards plain normalisation. Shape is kept.
+    """RMSNorm that multiplies by 1 + weight: weight decay pulls the factor towards 1. Shape is kept.
 
     Source: Gemma's released code.
     """
@@ -68,7 +68,7 @@ class RMSNormPlusOne(nn.Module):
         return F.rms_norm(x.to(wide), weight.shape, weight, self.eps).to(x.dtype)
 
 
-# By the names of `ModelConfig.norm`.
+# Keys: the values of `ModelConfig.norm`.
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm, "rmsnorm_plus_one": RMSNormPlusOne}
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from model.documents import Documents
 
 
-# eq=False: a layout is compared by identity, so attention plans can hang on it by weak reference.
+# eq=False: a layout is compared by identity, so that attention plans can be cached by weak reference to it.
 @dataclass(frozen=True, eq=False)
 class PackedLayout:
     """The documents of one packed stream.
@@ -29,7 +29,7 @@ class PackedLayout:
     cu_seqlens: int32 (num_documents + 1,), from 0 to T, on the device of the stream.
     max_seqlen: length of the longest document.
     positions_T: int64 (T,), positions of the tokens held here, restarting at every document.
-    documents: the same on the host, so that plans are made without waiting for a device.
+    documents: lengths and starts on the host, so that planning does not wait for a device.
     """
 
     cu_seqlens: Tensor
@@ -70,11 +70,11 @@ class PackedLayout:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the whole stream (of all ranks together, if it is cut among ranks)."""
+        """Tokens of the whole stream, summed over the ranks that share it."""
         return self.documents.num_tokens
 
     def document_T(self) -> Tensor:  # noqa: N802
-        """int64 (T,): the index of the document every token of the stream belongs to."""
+        """int64 (T,): the document index of every token of the stream."""
         device = self.cu_seqlens.device
         documents = torch.arange(len(self.lengths), device=device)
         return torch.repeat_interleave(
@@ -83,7 +83,7 @@ class PackedLayout:
 
 
 def copy_to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """Copy without making the host wait: a pinned source is copied while it plans the next stream."""
+    """Copies from pinned memory without blocking the host, which can plan the next stream meanwhile."""
     if torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

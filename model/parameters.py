@@ -1,12 +1,12 @@
-"""The table of parameters: what is known of each of them, one row a name.
+"""The table of parameters: shape, cut, initial values and other properties, one row per name.
 
     name in the Transformer             row
     embedding.weight                    EMBEDDING["embedding.weight"]
     layers.3.attention.q_proj.weight    LAYER["attention.q_proj.weight"]
     norm.weight                         HEAD["norm.weight"]
 
-Building, cutting, initialising, decay, FLOPs, costs, checkpoints and the exchange with Hugging Face ask `role_of`,
-and it refuses a name without a row. Names and shapes are those of the whole (logical) parameter. Pure integers.
+Building, cutting, initialising, decay, FLOPs, costs, checkpoints and the exchange with Hugging Face use `role_of`,
+which raises for a name without a row. Names and shapes are those of the whole (logical) parameter. No tensors here.
 
 Letters of shapes: V vocabulary, D width, F feed-forward width, H query heads, G key/value heads, K head dimension.
 "HK D" is a matrix of H * K rows and D columns.
@@ -35,17 +35,17 @@ FIELDS: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Role:
-    """One parameter of the model, or the same one of every layer.
+    """The properties of one parameter of the model, or of one parameter that every layer has.
 
     shape: logical shape, in letters. cut: how tensor ranks divide it: by rows, by columns, by the rows of key/value
-    heads (which several ranks hold alike where there are fewer heads than ranks), or not at all.
-    summed: whether tensor ranks that hold the same part each compute a share of its gradient (that of their own
-    tokens or heads), so that the shares are added up. False where each computes the whole gradient.
+    heads (several ranks hold the same head where there are fewer heads than ranks), or not at all.
+    summed: whether the tensor ranks that hold the same part each compute a share of its gradient (that of their own
+    tokens or heads), and the shares must be summed. False where each computes the whole gradient.
     initial: normal (deviation init_std), into_residual (init_std / sqrt(2 num_layers): the product is added to the
     residual stream), norm (multiplies by one) or zero. decays: whether weight decay applies.
-    multiplies_tokens: whether every token is multiplied with all of its elements; FLOPs count them.
-    turned: whether its rows stand in the order of rotation: pairs (2i, 2i + 1) here, (i, i + K / 2) in most
-    families of Hugging Face. present: whether a model has it.
+    multiplies_tokens: whether all of its elements multiply every token, so that FLOPs count them.
+    turned: whether its rows are in the order of rotary pairs: (2i, 2i + 1) here, (i, i + K / 2) in most
+    families of Hugging Face. present: whether a model with this configuration has it.
     """
 
     shape: str
@@ -71,7 +71,7 @@ def _vector(
     *,
     turned: bool = False,
 ) -> Role:
-    """Norms, biases and sinks: not decayed; of those that several ranks hold each has a share of the gradient."""
+    """Row of a norm, bias or sink: not decayed; ranks that hold the same part each compute a share of its gradient."""
     return Role(shape, cut, cut != "rows", initial, False, False, turned, present)
 
 
@@ -153,8 +153,8 @@ def role_of(name: str) -> Role:
     role = LAYER.get(name.split(".", 2)[-1]) if in_layer else {**EMBEDDING, **HEAD}.get(name)
     if role is None:
         raise LookupError(
-            f"{name}: the table of parameters has no such row; add one to model/parameters.py that says its shape, "
-            "how tensor ranks cut it, how it starts and whether it decays"
+            f"{name}: the table of parameters has no such row; add one to model/parameters.py with its shape, "
+            "its cut over tensor ranks, its initial values and whether it decays"
         )
     return role
 
@@ -171,7 +171,7 @@ def shape_of(name: str, config: ModelConfig) -> tuple[int, ...]:
 
 
 def numbers_of(name: str, config: ModelConfig) -> str:
-    """The parameter whose numbers this one has: a tied head has the embedding's. Else `name` itself."""
+    """The name of the parameter that shares its values with `name`: the embedding for a tied head, else `name`."""
     tied = name == "lm_head.weight" and config.tie_embeddings
     return "embedding.weight" if tied else name
 
@@ -183,7 +183,7 @@ def parameter_names(
     has_embedding: bool = True,
     has_head: bool = True,
 ) -> list[str]:
-    """Every parameter of a Transformer that has these layers and ends; a tied head beside its embedding is none."""
+    """Names of all parameters of a Transformer with these layers and ends; a tied head counts as the embedding."""
     names = list(EMBEDDING) if has_embedding else []
     names += [f"layers.{layer}.{name}" for layer in layers for name in LAYER]
     names += list(HEAD) if has_head else []
@@ -192,24 +192,24 @@ def parameter_names(
 
 
 def layer_names(config: ModelConfig) -> list[str]:
-    """The parameters of one layer, the first; all layers have the same."""
+    """Names of the parameters of layer 0; all layers have the same parameters."""
     return parameter_names(config, [0], has_embedding=False, has_head=False)
 
 
 def check_parameters(
     found: Mapping[str, tuple[int, ...]], expected: Iterable[str], config: ModelConfig
 ) -> None:
-    """Compare the parameters of a module, by name and shape, with the rows of these names.
+    """Compare the parameters of a module, by name and shape, with the rows of the expected names.
 
     Raises:
         LookupError: a parameter has no row.
-        ValueError: a parameter is missing, should not be there or has another shape than its row says.
+        ValueError: a parameter is missing, is not expected or has another shape than its row.
     """
     rows = {name: shape_of(name, config) for name in (*found, *expected)}
     wanted = {name: rows[name] for name in expected}
     for name, shape in rows.items():
         if found.get(name) != wanted.get(name):
             raise ValueError(
-                f"{name}: the model has {found.get(name, 'none')}, the table of parameters says "
+                f"{name}: the model has {found.get(name, 'none')}, the table of parameters has "
                 f"{shape if name in wanted else 'none'}; make model/parameters.py and the module agree"
             )

@@ -1,16 +1,16 @@
-"""What a device could compute at most, from its name: the denominator of the MFU.
+"""Peak FLOP/s of a device, looked up by its name: the denominator of the MFU.
 
     MFU = model FLOP/s of all ranks / (peak FLOP/s of one device x ranks)       (arXiv 2204.02311, appendix B)
 
-Model FLOPs are those of `flops.py`: windows and documents counted, recomputation not. The peaks are those of dense
-bfloat16 products with sums in float32, from the makers' data sheets (where a sheet counts structured sparsity: half).
-A run in float32 has no entry: on the same device its products may run at the rate of float32, of TF32 or of three
-bfloat16 products, as torch is set.
+Model FLOPs are those of `flops.py`, which considers windows and documents and leaves recomputation out. The peaks are
+those of dense bfloat16 products with float32 accumulation, from the makers' data sheets (half of a number with
+structured sparsity). A run in float32 has no entry: its products run at the rate of float32, of TF32 or of three
+bfloat16 products, depending on torch's settings.
 """
 
 import re
 
-# Words of the name that CUDA or ROCm gives the device, and dense bfloat16 FLOP/s. The first row that fits counts.
+# Words of the device name from CUDA or ROCm, and dense bfloat16 FLOP/s. The first row whose words all match is used.
 _PEAKS: tuple[tuple[frozenset[str], float], ...] = tuple(
     (frozenset(words.split()), peak)
     for words, peak in (
@@ -51,7 +51,7 @@ _PEAKS: tuple[tuple[frozenset[str], float], ...] = tuple(
 
 
 def peak_flops(device_name: str, precision: str) -> float | None:
-    """FLOP/s of the device called `device_name`; None for one that is not in the table, a MIG part, and float32."""
+    """Peak FLOP/s of the device; None for a name not in the table, a MIG instance, or any other precision."""
     words = set(re.findall("[A-Z0-9]+", device_name.upper()))
     if precision != "bfloat16" or "MIG" in words:
         return None

@@ -1,8 +1,8 @@
-"""Products of half-precision matrices, in float32 where a machine multiplies that faster.
+"""Products of half-precision matrices, computed in float32 where that is faster.
 
-On a CPU torch has fast bfloat16 products where there is AVX-512 or AMX. Without them it falls back on code that is ten
-times slower than float32 (measured on AVX2: 6 GFLOP/s beside 55 a core). There the factors are widened first and
-the product is rounded once, which is also the more precise.
+On a CPU torch has fast bfloat16 products only with AVX-512 or AMX. Without them its fallback is ten times slower
+than float32 (measured on AVX2: 6 against 55 GFLOP/s per core). There the factors are cast to float32 first and
+the product is rounded once, which is also more precise.
 
 Shape letters: M rows, D width in, F width out.
 """
@@ -18,10 +18,10 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 def multiplies_half(capability: str) -> bool:
-    """Whether a CPU with these instructions, in torch's words, has fast products of half-precision matrices.
+    """Whether a CPU with this capability (torch's name) has fast products of half-precision matrices.
 
-    A CPU with AMX is AVX512 in these words. Unknown and older instructions count as slow: the widened product is
-    right everywhere.
+    torch reports a CPU with AMX as AVX512. Unknown and older capabilities count as slow: the product in float32 is
+    correct everywhere.
     """
     return capability.startswith("AVX512")
 
@@ -30,14 +30,14 @@ MULTIPLIES_HALF: Final = multiplies_half(torch.backends.cpu.get_cpu_capability()
 
 
 def for_product(x: Tensor) -> Tensor:
-    """A factor in the dtype in which this machine multiplies it fastest; differentiable."""
+    """Casts a factor to the dtype in which this machine multiplies fastest; differentiable."""
     if x.is_cpu and x.dtype in _HALF and not MULTIPLIES_HALF:
         return x.float()
     return x
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` whose product is the machine's fastest. Output has the input's dtype."""
+    """`nn.Linear` that uses `product`. The output has the input's dtype."""
 
     def __init__(self, size_in: int, size_out: int, *, bias: bool = False) -> None:
         super().__init__(size_in, size_out, bias=bias)
@@ -56,7 +56,7 @@ def product(x_MD: Tensor, weight_FD: Tensor, bias_F: Tensor | None) -> Tensor:
 
 
 class _WidenedProduct(torch.autograd.Function):
-    """x W^T in float32. Keeps its factors as they came, half as wide, and widens them again."""
+    """x W^T in float32. Saves its factors in half precision and casts them again in the backward."""
 
     @staticmethod
     def forward(ctx: Any, x_MD: Tensor, weight_FD: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
-"""What a layer keeps for its backward: everything, or little, with the rest computed again.
+"""Activation recomputation: which tensors a layer keeps for its backward.
 
-    everything     what autograd likes
-    attention      its input, and what attention computed (`attention.kept`): products are repeated, attention is not
+    everything     all intermediate tensors (no recomputation)
+    attention      its input, and attention's output and log-sum-exp (`attention.kept`): attention is not recomputed
     input          its input
     input_on_cpu   its input, in CPU memory
-    tiles          the same, and the feed-forward works on tiles of tokens (`feed_forward.tiled`)
+    tiles          its input, in CPU memory; the feed-forward processes tiles of tokens (`feed_forward.tiled`)
 
-The runners have one signature, so a layer's forward does not know which one runs it. Recomputation follows
+The runners share one signature, so a layer's forward does not depend on the choice. Recomputation follows
 arXiv 1604.06174.
 
 Shape letters: T tokens, D width.
@@ -24,7 +24,7 @@ from model.attention.kept import keep_attention
 from model.packed_layout import PackedLayout
 from model.position.rotation import Rotation
 
-# Device and shape of a tensor, and its numbers in order.
+# Device and shape of a tensor, and its elements in order, in pieces.
 HostCopy = tuple[torch.device, torch.Size, list[Tensor]]
 LayerRunner = Callable[[nn.Module, Tensor, PackedLayout, Rotation | None], Tensor]
 
@@ -32,7 +32,7 @@ LayerRunner = Callable[[nn.Module, Tensor, PackedLayout, Rotation | None], Tenso
 def keep_everything(
     layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None
 ) -> Tensor:
-    """Run the layer; autograd keeps what it likes."""
+    """Run the layer; autograd keeps all intermediate tensors."""
     y_TD: Tensor = layer(x_TD, layout, rotation)
     return y_TD
 
@@ -40,7 +40,7 @@ def keep_everything(
 def keep_input_and_attention(
     layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None
 ) -> Tensor:
-    """Like `keep_input`, but the attention is not run again."""
+    """Like `keep_input`, but keep attention's output too and do not run attention again."""
     y_TD: Tensor = checkpoint(
         layer,
         x_TD,
@@ -67,17 +67,17 @@ def keep_input(
 def keep_input_on_cpu(
     layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None
 ) -> Tensor:
-    """Like `keep_input`, but `x_TD` waits in CPU memory (pinned, when it comes from a GPU)."""
+    """Like `keep_input`, but store `x_TD` in CPU memory (pinned, when it comes from a GPU)."""
     with saved_tensors_hooks(to_host, from_host):
         return keep_input(layer, x_TD, layout, rotation)
 
 
-# Elements below which rounding up wastes little.
+# Below this number of elements, rounding up wastes little memory.
 _SMALL = 1 << 18
 
 
 def powers_of_two(count: int) -> list[int]:
-    """`count` as a sum of powers of two, largest first; what is left below `_SMALL` in one."""
+    """`count` as a sum of powers of two, largest first; the last term is the remainder below `_SMALL`."""
     found = []
     while count >= _SMALL:
         found.append(1 << (count.bit_length() - 1))
@@ -86,9 +86,9 @@ def powers_of_two(count: int) -> list[int]:
 
 
 def to_host(tensor: Tensor) -> HostCopy:
-    """A copy in pinned memory, under way when this returns. A CPU's tensor stays where it is.
+    """Starts a copy to pinned memory and returns without waiting. A CPU tensor is returned as is.
 
-    torch rounds every pinned buffer up to a power of two, up to twice what is needed: so the copy is cut
+    torch rounds every pinned buffer up to a power of two, which can double its size; the copy is therefore cut
     into powers of two.
     """
     if tensor.is_cpu or not tensor.numel():
@@ -97,24 +97,24 @@ def to_host(tensor: Tensor) -> HostCopy:
 
 
 def from_host(copy: HostCopy) -> Tensor:
-    """The tensor again, on its device."""
+    """Copies the tensor back to its device."""
     device, shape, pieces = copy
     return pieces[0] if pieces[0].device == device else joined(pieces, device).view(shape)
 
 
 def cut(tensor: Tensor) -> list[Tensor]:
-    """The tensor's numbers in CPU memory, in pieces."""
+    """Copies the tensor's elements to CPU memory, in pieces."""
     flat = tensor.detach().reshape(-1)
     pieces = []
     for part in flat.split_with_sizes(powers_of_two(len(flat))):
         pieces.append(torch.empty(len(part), dtype=part.dtype, pin_memory=part.is_cuda))
-        # In order with what made the tensor and with what reads it back: all on one stream.
+        # The producer of the tensor, this copy and the copy back run in order on one CUDA stream.
         pieces[-1].copy_(part, non_blocking=True)
     return pieces
 
 
 def joined(pieces: list[Tensor], device: torch.device) -> Tensor:
-    """What `cut` took, flat, on `device`."""
+    """Joins the pieces of `cut` into one flat tensor on `device`."""
     lengths = [len(piece) for piece in pieces]
     flat = torch.empty(sum(lengths), dtype=pieces[0].dtype, device=device)
     for piece, part in zip(pieces, flat.split_with_sizes(lengths), strict=True):

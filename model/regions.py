@@ -1,12 +1,12 @@
-"""Compilation of what lies between attention calls, by `torch.compile`.
+"""Compilation of the regions between attention calls, by `torch.compile`.
 
-Attention is a kernel of its own and where ranks talk; around it each token is treated by itself. Those regions
-are compiled whole: norm, rotation, SwiGLU and residual sums melt into a few kernels beside the matrix products,
-and what is cheap to repeat is not kept for the backward.
+Attention is a kernel of its own and communicates between ranks; the code around it is token-wise. These regions are
+compiled whole: norm, rotation, SwiGLU and residual sums are fused into a few kernels beside the matrix products,
+and results that are cheap to recompute are not kept for the backward.
 
     x -> [norm, q k v, rotation, ...] -> attention -> [o_proj, residual, ...] -> y     [ ]: one compiled region
 
-Layers of a kind share what was compiled. A stream of another length compiles once more, for any length then.
+Layers of a kind share the compiled code. A stream of a second length compiles once more, then for any length.
 The first step takes a few seconds for each region.
 """
 
@@ -20,7 +20,7 @@ from model.transformer import Transformer
 def compile_regions(model: Transformer) -> None:
     """Compile the regions of `model`, or of a pipeline stage, in place. Parameters keep their names.
 
-    Blocks and losses that were replaced for tensor parallelism are left as they are.
+    Blocks and losses that tensor parallelism replaced are not compiled.
     """
     for block in model.layers.values():
         if isinstance(block, Block):

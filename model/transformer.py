@@ -3,9 +3,9 @@
     tokens_T -> embedding -> layers["0"] ... layers["n - 1"] -> norm -> hidden_TD -> loss /
     token_losses / logits
 
-It never mentions ranks. A pipeline stage is the same class with fewer layers, under their global
-numbers, and perhaps without embedding or head; what is absent passes its input through, so names
-stay the same everywhere.
+Nothing here depends on ranks. A pipeline stage is the same class with fewer layers, under their
+global indices, and possibly without embedding or head. An absent module passes its input through,
+so parameter names are the same everywhere.
 
 Shape letters: T tokens, D width, V vocabulary.
 """
@@ -36,11 +36,11 @@ class Transformer(nn.Module):
 
     config: the shape. core: the attention core all layers share (see `choose_core`).
     layer_indices: global indices of the layers held here, in order; None means all of them.
-    has_embedding, has_head: whether the embedding, and the final norm and head, live here.
+    has_embedding, has_head: whether this stage has the embedding; whether it has final norm and head.
 
     Build it under `torch.device("meta")` to allocate nothing; fill it with `initialize`.
     Parameters are called embedding.weight, layers.<global index>..., norm.weight and, unless the
-    embedding is here to serve, lm_head.weight.
+    head is tied to an embedding in this stage, lm_head.weight.
 
     Raises:
         LookupError: a module has a parameter without a row in `model/parameters.py`.
@@ -82,16 +82,16 @@ class Transformer(nn.Module):
 
     @property
     def head_weight_VD(self) -> Tensor:  # noqa: N802
-        """The weight of the output head: the embedding's when they are tied and both live here."""
+        """The weight of the output head: the embedding's when they are tied and both are in this stage."""
         holder = self.embedding if isinstance(self.lm_head, nn.Identity) else self.lm_head
         weight_VD = holder.weight
         assert isinstance(weight_VD, Tensor)
         return weight_VD
 
     def keep_for_backward(self, what: str, num_layers: int | None = None) -> None:
-        """Choose what layers keep; see `recompute`.
+        """Choose which tensors layers keep for the backward; see `recompute`.
 
-        num_layers: only so many of the model's layers, evenly spread, and the others everything.
+        num_layers: apply `what` to this many layers, evenly spread; the others keep everything. None: all layers.
         """
         if what not in RUNNERS:
             raise ValueError(f"keep_for_backward={what}: must be one of {', '.join(RUNNERS)}")
@@ -103,9 +103,9 @@ class Transformer(nn.Module):
                 module.tile_rows = TILE_ROWS if what == "tiles" else 0
 
     def forward(self, tokens_T: Tensor, layout: PackedLayout, rope_base: float) -> Tensor:
-        """Hidden states (T, D), after the final norm where it lives here.
+        """Hidden states (T, D), after the final norm if this stage has it.
 
-        tokens_T: int64 (T,) token ids, or hidden states (T, D) where the embedding lives elsewhere.
+        tokens_T: int64 (T,) token ids, or hidden states (T, D) if another stage has the embedding.
         """
         x_TD = self.embedding(tokens_T)
         if self._embedding_scale != 1.0:
@@ -120,7 +120,7 @@ class Transformer(nn.Module):
     def _rotations(
         self, positions_T: Tensor, rope_base: float, dtype: torch.dtype
     ) -> dict[str, Rotation | None]:
-        """The rotation of each kind of layer held here, None for NoPE; one object where kinds turn alike."""
+        """The rotation of each kind of layer held here, None for NoPE; kinds with equal settings share one object."""
         make = partial(
             make_rotation, positions_T, rope_base, head_dim=self.config.head_dim, dtype=dtype
         )
@@ -136,7 +136,7 @@ class Transformer(nn.Module):
         return found
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
-        """logit_scale * hidden W^T, capped, (T, V), all at once: for short streams; see `loss`."""
+        """logit_scale * hidden W^T, capped, (T, V). All logits are held at once: for short streams; see `loss`."""
         logits_TV = self.config.logit_scale * (hidden_TD @ self.head_weight_VD.t())
         cap = self.config.logit_softcap
         return cap * torch.tanh(logits_TV / cap) if cap else logits_TV

@@ -1,14 +1,14 @@
-"""Which attention backend serves which device, dtype and head dimension: facts, apart from the kernels themselves.
+"""Which attention backend supports which device, dtype and head dimension; the kernels are not imported.
 
-    dense          any device, any dtype        the oracle; quadratic memory
+    dense          any device, any dtype        the reference; quadratic memory
     banded         any device, any dtype        windowed layers in O(window x T); the CPU path
     varlen         CUDA, bfloat16 and float16   torch's own flash kernels
     flash_attn     CUDA, bfloat16 and float16   the packages of flash attention 2, 3 and 4
     flash_attn_3
     flash_attn_4
 
-`--check` judges a configuration by these facts without torch. What a host lacks (a package, a GPU's generation)
-only the kernels know: see `SegmentKernel.missing`.
+`--check` checks a configuration against this table without torch. The kernels themselves check the host for packages
+and the GPU generation: see `SegmentKernel.missing`.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Backend:
-    """What one backend can compute. dtypes: torch's names; caps_scores: whether it has `attention_softcap`."""
+    """The limits of one backend. dtypes: torch's names; caps_scores: whether it supports `attention_softcap`."""
 
     name: str
     device_types: tuple[str, ...] = ("cpu", "cuda")
@@ -25,7 +25,7 @@ class Backend:
     caps_scores: bool = True
 
     def obstacle(self, device_type: str, dtype: str, head_dim: int, softcap: float) -> str:
-        """Why it cannot serve this device, dtype, head dimension and cap of scores (0: none); empty: it can."""
+        """Why it does not support this device, dtype, head dimension and softcap (0: none); empty if it does."""
         if device_type not in self.device_types:
             return f"runs on {' and '.join(self.device_types)}, not on {device_type}"
         if dtype not in self.dtypes:
@@ -39,7 +39,7 @@ class Backend:
 
 
 def _flash(name: str) -> Backend:
-    """What all flash attention kernels for NVIDIA GPUs serve."""
+    """The limits that all flash attention kernels for NVIDIA GPUs share."""
     return Backend(name, ("cuda",), ("bfloat16", "float16"), range(8, 257, 8), caps_scores=False)
 
 
@@ -52,7 +52,7 @@ BACKENDS = {backend.name: backend for backend in (FLASH_3, FLASH_4, VARLEN, FLAS
 def backend_problem(
     name: str, device_type: str, dtype: str, head_dim: int, softcap: float = 0.0
 ) -> str:
-    """Why the backend called `name` cannot serve, whatever the host, in one line; empty: it can. "auto" always can."""
+    """Why the backend `name` cannot be used on any host, in one line; empty if it can. "auto" is always possible."""
     if name == "auto":
         return ""
     if name not in BACKENDS:
@@ -62,5 +62,5 @@ def backend_problem(
 
 
 def unable(name: str, reason: str) -> str:
-    """The line that refuses a backend."""
+    """The error message for a backend that cannot be used."""
     return f"attention_backend={name}: {reason}; use auto or banded"

@@ -2,8 +2,8 @@
 
 A document longer than the window is cut in two parts. Its first `window` tokens see everything
 before them, which is plain causal attention. The rest is cut into blocks of queries; a block sees
-its own tokens and the window - 1 before it, always inside the document, so ONE small mask of
-diagonal bands serves every block of every document.
+its own tokens and the window - 1 before it, all in the same document, so all blocks of all
+documents share ONE small mask of diagonal bands.
 
     window 3, blocks of 2          keys   0 1 2 3 4 5 6
                                  query 0  x                   head: causal
@@ -14,13 +14,13 @@ diagonal bands serves every block of every document.
                                        5        x x x .       block: queries 5, 6; keys 3 to 6
                                        6        . x x x
 
-Documents not longer than the window, and full layers, are causal all through; short ones of
-similar length are padded into one batch. Blocks are overlapping views, keys and values are never
-copied per block, and no piece ever touches two documents. Products and sums are float32 for
+Documents not longer than the window, and documents of full layers, are plain causal attention; short
+ones of similar length are padded into one batch. Blocks are overlapping views, keys and values are not
+copied per block, and no piece spans two documents. Products and sums are float32 for
 half-precision input (which on CPU is also faster), float64 for float64.
 
 `attention.segments` cuts segments into these pieces. Queries and keys may lie in two streams (parallel attention): a
-piece's keys are then `shift` rows further on in theirs than its queries are in the other.
+token's row in the key stream is then `shift` more than its row in the query stream.
 
 Shape letters: T tokens, H query heads, G key/value heads, K head dimension; N, L, S as in
 `attention.small_problems`.
@@ -40,7 +40,7 @@ from model.norm import statistics_dtype
 
 # Queries per block: the best of 32, 64, 128, 256 at windows 128 to 512 (see tests/benchmark).
 _BLOCK = 64
-# Blocks of one piece: bounds the gradients that wait to be added to the stream.
+# Blocks of one piece: bounds the memory of key gradients that are not yet added to the stream.
 _BLOCKS_AT_ONCE = 32
 # Causal spans up to this length are padded to similar lengths and batched.
 LONGEST_BATCHED = 256
@@ -48,9 +48,9 @@ _PADDING = 16
 
 
 class Piece(Protocol):
-    """A batch of equal problems, a part of the attention: where its rows lie in the stream.
+    """A part of the attention: a batch of problems of equal shape, and the stream rows of its queries and keys.
 
-    causal: what no mask means, causal or every key for every query.
+    causal: the meaning of no mask: True for causal attention, False if every query sees every key.
     """
 
     causal: ClassVar[bool]
@@ -65,10 +65,10 @@ class Piece(Protocol):
         """The keys' rows of a stream, (N, G, S, K)."""
 
     def put_queries(self, x_THK: Tensor, rows_NHLK: Tensor) -> None:
-        """Write the queries' rows into a stream; pieces never share a query."""
+        """Write the queries' rows into a stream; no two pieces share a query."""
 
     def add_keys(self, x_TGK: Tensor, rows_NGSK: Tensor) -> None:
-        """Add the keys' rows into a stream; blocks do share keys."""
+        """Add the keys' rows to a stream; blocks share keys."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,10 @@ class Span:
 
 @dataclass(frozen=True, eq=False)
 class SpanBatch:
-    """Causal attention within many short spans, padded at their ends with zeros to one length.
+    """Causal attention within many short spans, each padded at its end with zeros to one length.
 
     tokens, key_tokens: int64 indices of all spans' tokens in the stream of queries and of keys. slots:
-    their rows in the padded batch.
+    rows of these tokens in the padded batch. count, length: number and padded length of the spans.
     """
 
     causal: ClassVar[bool] = True
@@ -137,7 +137,7 @@ class SpanBatch:
 
 @dataclass(frozen=True)
 class Band:
-    """Equal blocks of queries from token `first` on, each seeing itself and the window - 1 before.
+    """Equal blocks of queries from token `first` on; each query sees itself and the window - 1 tokens before it.
 
     The window - 1 tokens before `first` belong to the same document.
     """
@@ -150,7 +150,7 @@ class Band:
     shift: int = 0
 
     def mask(self, like: Tensor) -> Tensor | None:
-        # Query i of a block stands at key window - 1 + i and sees the keys i to window - 1 + i.
+        # Query i of a block is the token of key window - 1 + i and sees the keys i to window - 1 + i.
         ones = torch.ones(self.block, self._reach, dtype=torch.bool, device=like.device)
         seen_LS = ones.triu() & ones.tril(self.window - 1)
         return like.new_zeros(seen_LS.shape).masked_fill_(~seen_LS, float("-inf"))
@@ -170,23 +170,23 @@ class Band:
         self.queries(x_THK).copy_(rows_NHLK)
 
     def add_keys(self, x_TGK: Tensor, rows_NGSK: Tensor) -> None:
-        # Key rows of neighbouring blocks overlap: add them one block's width at a time.
+        # Key rows of neighbouring blocks overlap; slices of one block's width do not and are added one by one.
         rows_NSGK = rows_NGSK.transpose(1, 2)
         for offset in range(0, self._reach, self.block):
             part = rows_NSGK[:, offset : offset + self.block]
             self._overlapping(x_TGK, offset, part.shape[1]).add_(part)
 
     def _overlapping(self, x_TGK: Tensor, offset: int, width: int) -> Tensor:
-        """View (N, width, G, K): for every block, `width` rows from its key number `offset` on."""
+        """View (N, width, G, K): `width` rows of every block, from its key `offset` on."""
         start = self.first + self.shift - (self.window - 1) + offset
         rows = x_TGK[start : start + (self.blocks - 1) * self.block + width]
         return rows.unfold(0, width, self.block).movedim(-1, 1)
 
 
 def cut_bands(first: int, count: int, window: int, shift: int = 0) -> Iterator[Band]:
-    """The bands of `count` queries from row `first` on: whole blocks, then the rest.
+    """Yields the bands of `count` queries from row `first` on: whole blocks, then the rest.
 
-    All of them have window - 1 tokens of their own document before them.
+    Each of these queries has at least window - 1 tokens of its own document before it.
     """
     blocks, rest = divmod(max(count, 0), _BLOCK)
     for done in range(0, blocks, _BLOCKS_AT_ONCE):
@@ -197,7 +197,7 @@ def cut_bands(first: int, count: int, window: int, shift: int = 0) -> Iterator[B
 
 
 def batch_spans(spans: Sequence[Span], device: torch.device) -> Iterator[Piece]:
-    """Short spans in fewer pieces: those of similar length are padded into one batch."""
+    """Yields pieces for short spans: spans of similar length are padded into one batch."""
     similar: defaultdict[int, list[Span]] = defaultdict(list)
     for span in spans:
         similar[_padded(span.length)].append(span)
@@ -206,7 +206,7 @@ def batch_spans(spans: Sequence[Span], device: torch.device) -> Iterator[Piece]:
 
 
 def _padded(length: int) -> int:
-    """The next power of two, and from _PADDING on the next multiple of it."""
+    """`length` rounded up to a power of two below _PADDING, and to a multiple of _PADDING above."""
     if length < _PADDING:
         return int(1 << (length - 1).bit_length())
     return -(-length // _PADDING) * _PADDING
@@ -238,7 +238,7 @@ def _batch(spans: Sequence[Span], length: int, device: torch.device) -> SpanBatc
 def attend_pieces(
     q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, plan: Sequence[Piece], softcap: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Output and natural log-sum-exp (T, H) of all queries, in the wide dtype of `widen`."""
+    """Output (T, H, K) and natural log-sum-exp (T, H) of all queries, in the dtype of `widen`."""
     q, k, v = widen(q_THK, k_SGK, v_SGK)
     o_THK = torch.empty_like(q)
     lse_TH = q.new_empty(q.shape[:2])
@@ -259,7 +259,7 @@ def attend_pieces_backward(
     plan: Sequence[Piece],
     softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of queries, keys and values in the wide dtype; keys that nobody sees have zeros."""
+    """Gradients of queries, keys and values in the dtype of `widen`; zero for keys that no query sees."""
     q, k, v, o, do = widen(q_THK, k_SGK, v_SGK, attended.o_THK, do_THK)
     lse_TH1 = attended.lse_TH[..., None]
     dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
@@ -277,12 +277,12 @@ def attend_pieces_backward(
 
 
 def _problem(piece: Piece, q: Tensor, k: Tensor, v: Tensor, softcap: float) -> Problem:
-    """The rows of a piece in wide streams."""
+    """The problem of a piece, from streams that `widen` returned."""
     return Problem(
         piece.queries(q), piece.keys(k), piece.keys(v), piece.mask(q), piece.causal, softcap
     )
 
 
 def widen(*streams: Tensor) -> list[Tensor]:
-    """The streams in the dtype of sums: float64 stays, everything else is float32."""
+    """Contiguous streams in the dtype of sums: float64 for float64, float32 for all others."""
     return [x.to(statistics_dtype(x.dtype)).contiguous() for x in streams]

@@ -1,9 +1,8 @@
-"""The attention seam: what a core is, and which core serves a device and dtype.
+"""The interface of attention cores, and the choice of a core for a device and dtype.
 
-A core is one callable, `core(q_THK, k_TGK, v_TGK, layout, window) -> o_THK`. The same tokens go
-through every core with the same result, so a machine's fastest is chosen here, and parallelism
-can put its own in an attention layer. What each backend serves is said in
-`attention/backends.py`.
+A core is one callable, `core(q_THK, k_TGK, v_TGK, layout, window) -> o_THK`. All cores compute the
+same function, so the fastest for the machine is chosen here, and parallelism can replace the core
+of an attention layer. `attention/backends.py` lists what each backend supports.
 
 Shape letters: T tokens, H query heads, G key/value heads, K head dimension.
 """
@@ -38,8 +37,8 @@ class AttentionCore(Protocol):
         """Attend and return o_THK in the dtype of `q_THK`.
 
         Query head h reads key/value head h // (H / G); scores are scaled by K ** -0.5. A token
-        sees the tokens of its own document that are not in its future and, with a window, only the
-        last `window`, itself included. sinks_H: see `attention.sinks`; None for none.
+        sees itself and the earlier tokens of its document; with a window, only the last `window`
+        of these, itself included. sinks_H: see `attention.sinks`; None for none.
         """
 
 
@@ -50,11 +49,11 @@ def choose_core(
     head_dim: int = 64,
     softcap: float = 0.0,
 ) -> AttentionCore:
-    """Build the core called `name`, or with "auto" the fastest that serves device, dtype and head dimension.
+    """Build the core called `name`, or with "auto" the fastest that supports device, dtype and head dimension.
 
-    softcap: of scores, which not every kernel has; 0 for none.
+    softcap: cap of the scores, which not every kernel supports; 0 for none.
 
-    Raises ValueError when the named backend is unknown or cannot serve.
+    Raises ValueError when the named backend is unknown or does not support them.
     """
     device_type = torch.device(device).type
     if name == "auto":
@@ -72,6 +71,6 @@ def choose_core(
 
 
 def build_core(implementation: Implementation, softcap: float = 0.0) -> AttentionCore:
-    """The core of an implementation."""
+    """Builds the core of an implementation: `DenseCore`, or a `PackedCore` around a kernel."""
     built = implementation(softcap)
     return built if isinstance(built, DenseCore) else PackedCore(built)

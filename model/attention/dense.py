@@ -1,4 +1,4 @@
-"""The readable oracle: attention with an explicit mask. Any dtype, any device, quadratic cost.
+"""The reference implementation: attention with an explicit mask. Any dtype, any device, quadratic cost.
 
     layout 3 | 3, window 2          k a b c d e f
                                   q
@@ -41,7 +41,7 @@ def attention_rows(
     softcap: float = 0.0,
     sinks_H: Tensor | None = None,
 ) -> Tensor:
-    """The attention probabilities, float32 or float64 (H, T, S): each row sums to 1, or less beside sinks."""
+    """The attention probabilities, float32 or float64 (H, T, S): each row sums to 1, or to less with sinks."""
     wide = statistics_dtype(q_THK.dtype)
     k_SHK = _per_query_head(k_TGK, q_THK)
     scores_HTS: Tensor = torch.einsum("thk,shk->hts", q_THK.to(wide), k_SHK.to(wide))

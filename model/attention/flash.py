@@ -1,14 +1,14 @@
-"""Flash attention on NVIDIA GPUs, called below autograd: one class for each implementation there is.
+"""Flash attention on NVIDIA GPUs: forward and backward kernels called directly, one class per implementation.
 
     varlen         torch's own kernels (FlashAttention-2), with torch 2.11 and newer
     flash_attn     the package flash-attn 2
-    flash_attn_3   the package flash_attn_interface, Hopper GPUs; torch hands it our calls
+    flash_attn_3   the package flash_attn_interface, Hopper GPUs; called through torch's operators
     flash_attn_4   the package flash-attn-4 (flash_attn.cute), Hopper and Blackwell GPUs
 
-Two conventions are translated here. Our `window` counts the keys a token sees, itself included; the
-kernels' left window counts the keys BEFORE it. Grouped heads are native: query head h reads key head
-h // (H / G) in all of them. Rows may lie apart, so a slice of keys and values side by side is not copied.
-Gradients of queries are added up in no fixed order, unless `torch.use_deterministic_algorithms(True)` is on.
+The convention of windows is translated here: our `window` counts the keys a token sees, itself included; the
+kernels' left window counts the keys BEFORE it. All kernels support grouped heads: query head h reads key head
+h // (H / G). Rows may be strided, so slices of a tensor that holds keys and values side by side are not copied.
+Gradients of queries are summed in no fixed order, unless `torch.use_deterministic_algorithms(True)` is on.
 
 Sources: arXiv 2307.08691 (FlashAttention-2), 2407.08608 (3).
 
@@ -32,17 +32,17 @@ _WIDEST_ON_BLACKWELL = 128
 
 
 class _Flash:
-    """No cap for scores in any of them."""
+    """Base class of the flash kernels: none of them supports a softcap."""
 
     def __init__(self, softcap: float = 0.0) -> None:
-        assert not softcap, "a kernel that caps scores is chosen where there is a cap"
+        assert not softcap, "flash kernels do not support a softcap"
 
 
 class TorchFlash(_Flash):
     """torch's own flash kernels. Head dimension a multiple of 8, at most 256.
 
-    The two operators have had one calling convention from torch 2.11 to 2.13: limits of the window are
-    counts of keys before and after the aligned one, -1 for none; log-sum-exp is (H, T) in float32.
+    The two operators have the same calling convention from torch 2.11 to 2.13: window limits are numbers
+    of keys before and after the aligned key, -1 for no limit; log-sum-exp is (H, T) in float32.
     """
 
     backend: ClassVar[Backend] = VARLEN
@@ -50,7 +50,7 @@ class TorchFlash(_Flash):
     @staticmethod
     def missing(head_dim: int) -> str:  # noqa: ARG004
         """See `SegmentKernel`."""
-        # Its windows came with this module, which itself is not needed.
+        # The operators support windows in those versions of torch that have this module.
         if not _package("torch.nn.attention.varlen"):
             return f"torch {torch.__version__} is too old; 2.11 has it"
         return ""
@@ -66,7 +66,7 @@ class TorchFlash(_Flash):
             v_SGK,
             *_lengths(segments),
             0.0,  # dropout
-            False,  # causal: said by the limits
+            False,  # causal: the window limits express it
             False,  # debug mask
             window_size_left=left,
             window_size_right=right,
@@ -85,7 +85,7 @@ class TorchFlash(_Flash):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `SegmentKernel`."""
         left, right = _limits(segments)
-        # Without dropout the kernel draws no random numbers, but it asks for a state.
+        # Without dropout the kernel draws no random numbers, but it requires a state.
         state = torch.zeros(2, dtype=torch.uint64, device=q_THK.device)
         dq_THK, dk_SGK, dv_SGK = torch.ops.aten._flash_attention_backward(
             do_THK,
@@ -176,7 +176,7 @@ class Flash2(_Flash):
 
 
 class Flash3(TorchFlash):
-    """FlashAttention-3: torch puts it behind the same operators once it is asked to, for the whole process."""
+    """FlashAttention-3: once activated, torch runs it behind the same operators for the whole process."""
 
     backend: ClassVar[Backend] = FLASH_3
 
@@ -192,15 +192,15 @@ class Flash3(TorchFlash):
         if not _package("flash_attn_interface"):
             return "the package of FlashAttention-3 (flash_attn_interface) is not installed"
         if not hasattr(import_module("torch.nn.attention"), "activate_flash_attention_impl"):
-            return f"torch {torch.__version__} cannot be given it; 2.11 can"
+            return f"torch {torch.__version__} cannot activate it; 2.11 can"
         return "" if _generation() == _HOPPER else "is for Hopper GPUs"
 
 
 class Flash4(_Flash):
     """FlashAttention-4. Head dimension a multiple of 8, at most 256 (128 on Blackwell).
 
-    torch can be given it too, but torch 2.11 then refuses windows in the backward. A kernel is compiled
-    when it is first needed, seconds each; FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED=1 keeps them on disk.
+    torch can activate it too, but torch 2.11 then raises for windows in the backward. Each kernel is compiled
+    at its first call, which takes seconds; FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED=1 caches kernels on disk.
     """
 
     backend: ClassVar[Backend] = FLASH_4
@@ -254,7 +254,7 @@ class Flash4(_Flash):
 
 
 def _package(name: str) -> bool:
-    """Whether `name` can be imported; its parents may be missing too."""
+    """Whether a module called `name` exists; False if a parent package is missing."""
     try:
         return find_spec(name) is not None
     except ModuleNotFoundError:
@@ -271,8 +271,8 @@ def _limits(segments: Segments) -> tuple[int, int]:
 
 
 def _lengths(segments: Segments) -> tuple[Tensor, Tensor, int, int]:
-    # The longest lengths are upper bounds. At 1 the kernel would take its decoding path, which regroups the
-    # heads of the queries and with them the log-sum-exp.
+    # The kernels take upper bounds of the lengths. At 1 query the kernel would use its decoding path, which regroups
+    # the query heads and so changes the layout of the log-sum-exp.
     longest = max(2, *segments.query_lengths)
     return segments.cu_queries, segments.cu_keys, longest, max(segments.key_lengths)
 

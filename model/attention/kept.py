@@ -1,13 +1,13 @@
-"""What attention computed in a forward, kept so that a recomputation of the layer does not compute it again.
+"""Keeps attention's output and log-sum-exp, so that the recomputation of a layer does not run attention again.
 
-A layer that is recomputed in the backward runs its forward twice. Its products are cheap to repeat, but
-attention grows with the square of the length: at 128k tokens it is most of the layer. So the forward
-records output and log-sum-exp of its attention, T (H K + ...) numbers a layer, and the recomputation takes them back:
+A layer that is recomputed in the backward runs its forward twice. Its products are cheap to recompute, but the cost
+of attention grows with the square of the length: at 128k tokens it is most of the layer. So the forward stores output
+and log-sum-exp of its attention, T H (K + 1) numbers per layer, and the recomputation reuses them:
 
     forward         x -> q, k, v -> [attention] -> o -> ...        keeps x, o, log-sum-exp
     recomputation   x -> q, k, v ->      o     ->  ...             the kernel is not run
 
-`torch.utils.checkpoint` enters `forward` and `recomputation` around the two.
+`torch.utils.checkpoint` enters the two contexts of `keep_attention` around forward and recomputation.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ from torch import Tensor
 
 
 class Attended(NamedTuple):
-    """Output and natural log-sum-exp of an attention over all keys that the queries see."""
+    """Output and natural log-sum-exp of attention over all keys that the queries see."""
 
     o_THK: Tensor
     lse_TH: Tensor
@@ -32,7 +32,7 @@ _THROUGH: ContextVar[_Through | None] = ContextVar("attention is kept through", 
 
 
 def kept(compute: Callable[[], Attended]) -> Attended:
-    """What `compute` returns, or in a recomputation what it returned in the forward."""
+    """Returns the result of `compute`; in a recomputation, the result that was stored in the forward."""
     through = _THROUGH.get()
     return compute() if through is None else through(compute)
 
@@ -43,7 +43,7 @@ def keep_attention() -> tuple[AbstractContextManager[None], AbstractContextManag
 
     def record(compute: Callable[[], Attended]) -> Attended:
         attended = compute()
-        # Detached: what autograd hangs on the output would hold the whole graph.
+        # Detached: the output's grad_fn would keep the whole graph alive.
         outputs.append(Attended(attended.o_THK.detach(), attended.lse_TH.detach()))
         return attended
 

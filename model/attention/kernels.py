@@ -1,4 +1,4 @@
-"""The segment kernels there are, fastest first, and which of them serves a device, dtype and head dimension."""
+"""All segment kernels, fastest first, and the choice of one for a device, dtype and head dimension."""
 
 from functools import cache
 
@@ -8,7 +8,7 @@ from model.attention.dense import DenseCore
 from model.attention.flash import Flash2, Flash3, Flash4, TorchFlash
 from model.attention.segments import BandedSegments, SegmentKernel
 
-# A core of its own, or a kernel that `PackedCore` runs.
+# `DenseCore`, which is a core itself, or a kernel that `PackedCore` runs.
 Implementation = type[DenseCore] | type[SegmentKernel]
 # Fastest first.
 KERNELS: tuple[type[SegmentKernel], ...] = (Flash3, Flash4, TorchFlash, Flash2, BandedSegments)
@@ -21,7 +21,7 @@ def obstacle(
     head_dim: int = 64,
     softcap: float = 0.0,
 ) -> str:
-    """Why it cannot serve this device, dtype, head dimension and cap on this host; empty: it can."""
+    """Why it does not support this device, dtype, head dimension and softcap on this host; empty if it does."""
     known = implementation.backend.obstacle(device_type, dtype_name(dtype), head_dim, softcap)
     return known or implementation.missing(head_dim)
 
@@ -35,6 +35,6 @@ def dtype_name(dtype: torch.dtype) -> str:
 def choose_segment_kernel(
     device_type: str, dtype: torch.dtype, head_dim: int, softcap: float = 0.0
 ) -> SegmentKernel:
-    """The fastest kernel that serves this device, dtype, head dimension and cap."""
+    """The fastest kernel that supports this device, dtype, head dimension and softcap."""
     able = (k for k in KERNELS if not obstacle(k, device_type, dtype, head_dim, softcap))
     return next(able)(softcap)

@@ -1,8 +1,7 @@
 """One attention layer: project, (normalise,) (rotate,) attend, project back.
 
-Which layers rotate and how far they see is decided once, by the `LayerSpec` given at
-construction. The attention core is an attribute, so that sequence parallelism can put another one
-in its place.
+The `LayerSpec` given at construction decides whether the layer rotates and how far a token sees. The
+attention core is an attribute, so that sequence parallelism can replace it.
 
 Shape letters: T tokens, D width, H query heads, G key/value heads, K head dimension.
 """
@@ -20,7 +19,7 @@ from model.products import Linear
 
 
 class Attention(nn.Module):
-    """Grouped-query attention. Owns the projections; `core` does the attending."""
+    """Grouped-query attention. Holds the projections; `core` computes attention."""
 
     def __init__(self, config: ModelConfig, spec: LayerSpec, core: AttentionCore) -> None:
         super().__init__()
@@ -33,7 +32,7 @@ class Attention(nn.Module):
         self.k_proj = Linear(config.hidden_size, key_width, bias=config.qkv_bias)
         self.v_proj = Linear(config.hidden_size, key_width, bias=config.qkv_bias)
         self.o_proj = Linear(query_width, config.hidden_size, bias=config.output_bias)
-        # Over each head's queries and keys, or over those of all heads together.
+        # Norms over the queries and keys of each head, or of all heads together.
         self.q_norm: nn.Module = nn.Identity()
         self.k_norm: nn.Module = nn.Identity()
         self.q_projection_norm: nn.Module = nn.Identity()
@@ -54,7 +53,7 @@ class Attention(nn.Module):
         return output_TD
 
     def project(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of these tokens, not yet rotated: each token by itself."""
+        """Queries, keys and values of these tokens, before rotation; token-wise."""
         heads = (-1, self.head_dim)
         q_THK = self.q_norm(self.q_projection_norm(self.q_proj(x_TD)).unflatten(-1, heads))
         k_TGK = self.k_norm(self.k_projection_norm(self.k_proj(x_TD)).unflatten(-1, heads))
@@ -63,11 +62,11 @@ class Attention(nn.Module):
         return q_THK, k_TGK, self.v_proj(x_TD).unflatten(-1, heads)
 
     def rotated(self, x_TD: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        """What `attend` takes: queries and keys rotated where this layer rotates, values."""
+        """Queries and keys, rotated if this layer is rotary, and values: the input of `attend`."""
         q_THK, k_TGK, v_TGK = self.project(x_TD)
         return self.position(q_THK, rotation), self.position(k_TGK, rotation), v_TGK
 
     def attend(self, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, layout: PackedLayout) -> Tensor:
-        """What `o_proj` reads, (T, H K): the part where tokens meet, those of one document only."""
+        """Attention's output (T, H K), the input of `o_proj`. Tokens see tokens of their own document only."""
         sinks = () if self.sinks is None else (self.sinks(),)
         return self.core(q_THK, k_TGK, v_TGK, layout, self.spec.window, *sinks).flatten(-2)

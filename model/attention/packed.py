@@ -1,7 +1,7 @@
 """The attention core of one device: a segment kernel run over a whole packed stream.
 
-Every document is a segment whose queries and keys are the same rows. Kept for the backward are queries,
-keys, values, output and one number per token and head (the log-sum-exp); the probabilities never exist.
+Every document is a segment whose queries and keys are the same rows. Queries, keys, values, output and one
+number per token and head (the log-sum-exp) are kept for the backward; the probabilities are not.
 
 Shape letters: T tokens, H query heads, G key/value heads, K head dimension.
 """
@@ -20,7 +20,7 @@ from model.packed_layout import PackedLayout
 
 
 class PackedCore:
-    """See `AttentionCore`. Layers of a window share the segments of a layout."""
+    """See `AttentionCore`. Layers with the same window share the segments of a layout."""
 
     def __init__(self, kernel: SegmentKernel) -> None:
         self.backend = kernel.backend
@@ -38,7 +38,7 @@ class PackedCore:
         sinks_H: Tensor | None = None,
     ) -> Tensor:
         """See `AttentionCore`."""
-        # A window as long as the longest document hides nothing, and kernels are faster without one.
+        # A window as long as the longest document masks nothing, and kernels are faster without one.
         reach = None if window is None or window >= layout.max_seqlen else window
         known = self._segments.setdefault(layout, {})
         if reach not in known:

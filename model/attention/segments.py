@@ -1,18 +1,18 @@
 """Attention of query segments over key segments, forward and backward as plain functions.
 
-Parallel attention sees the keys in parts, some from other ranks, so it calls kernels itself: it needs the
-log-sum-exp beside each output to join parts, and a backward that takes the joined output and log-sum-exp.
+Parallel attention gets the keys in parts, some from other ranks, so it calls kernels itself: it needs the
+log-sum-exp of each part to merge outputs, and a backward that takes the merged output and log-sum-exp.
 Segment i has n_i queries and m_i keys; both lie end to end in their streams. Causal segments are aligned at
 the bottom right (the last query sees the last key) and have n_i <= m_i, so that every query sees a key;
-segments that are not causal are plain rectangles.
+segments that are not causal are full rectangles.
 
     causal, n = 3, m = 5        window 2            not causal
     q 0   x x x . .             . x x . .  (0)      x x x x x
       1   x x x x .             . . x x .  (1)      x x x x x
       2   x x x x x             . . . x x  (2)      x x x x x
 
-A kernel is one implementation of this: here the one for any device and dtype, which cuts segments into the
-pieces of `attention.banded` and has no mask beyond a block's; those of GPUs are in `attention.flash`.
+A kernel is one implementation of this. The one in this file runs on any device and dtype: it cuts segments into
+the pieces of `attention.banded`, whose masks are never larger than a block's. `attention.flash` has those of GPUs.
 
 Shape letters: T queries of all segments, S keys of all segments, H query heads, G key/value heads,
 K head dimension; N, L, S as in `attention.small_problems` inside a piece.
@@ -40,7 +40,7 @@ from model.attention.banded import (
 from model.attention.kept import Attended
 from model.packed_layout import copy_to_device
 
-# Queries of one masked block: its mask has this many rows and at most the segment's keys as columns.
+# Queries of one masked block: its mask has this many rows and at most as many columns as the segment has keys.
 _BLOCK = 64
 
 
@@ -50,7 +50,7 @@ class Segments:
     """Which queries see which keys.
 
     window: keys a query sees, itself included; None for all before it. Only causal segments have one.
-    cu_queries, cu_keys: int32 (segments + 1,), borders of the segments in their streams.
+    cu_queries, cu_keys: int32 (segments + 1,), offsets of the segments in their streams.
     """
 
     query_lengths: tuple[int, ...]
@@ -83,7 +83,7 @@ class Segments:
         )
 
     def to(self, device: torch.device | str) -> "Segments":
-        """The same on another device; the host does not wait."""
+        """Copies the segments to another device; the host does not wait."""
         return replace(
             self,
             cu_queries=copy_to_device(self.cu_queries, device),
@@ -92,27 +92,29 @@ class Segments:
 
     @cached_property
     def pieces(self) -> tuple[Piece, ...]:
-        """What the banded kernels run, made once."""
+        """The pieces that the banded kernel runs, computed once."""
         return tuple(_cut(self))
 
 
 class SegmentKernel(Protocol):
-    """Both directions of one implementation. Rows of a stream that no segment covers do not exist."""
+    """Forward and backward of one implementation. The segments cover every row of their streams."""
 
     backend: ClassVar[Backend]
 
     def __init__(self, softcap: float = 0.0) -> None:
-        """softcap: other than 0 only where `backend.caps_scores`."""
+        """softcap: may be other than 0 only if `backend.caps_scores`."""
 
     @staticmethod
     def missing(head_dim: int) -> str:
-        """What this host lacks to run it: a package, or a GPU that takes this head dimension; empty: nothing."""
+        """What this host lacks to run it: a package, or a GPU that supports this head dimension; empty if nothing."""
 
     def forward(
         self, q_THK: Tensor, k_SGK: Tensor, v_SGK: Tensor, segments: Segments
     ) -> tuple[Tensor, Tensor]:
-        """Output (T, H, K) and natural log-sum-exp (T, H); float64 for float64, float32 otherwise
-        (the output: at least the dtype of the queries)."""
+        """Output (T, H, K) and natural log-sum-exp (T, H), which is float64 for float64 input, else float32.
+
+        The output has the dtype of the log-sum-exp or of the queries.
+        """
 
     def backward(
         self,
@@ -124,7 +126,7 @@ class SegmentKernel(Protocol):
         lse_TH: Tensor,
         segments: Segments,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of queries, keys and values that come through these segments.
+        """Gradients of queries, keys and values through these segments.
 
         o_THK and lse_TH: output and log-sum-exp over ALL keys the queries see, these and any others.
         """
@@ -133,7 +135,7 @@ class SegmentKernel(Protocol):
 class BandedSegments:
     """Causal spans, bands and rectangles on torch's CPU flash kernels, or by formula elsewhere.
 
-    softcap: scores s become softcap * tanh(s / softcap), by formula; 0: they stay.
+    softcap: scores s become softcap * tanh(s / softcap), by formula; 0: no cap.
     """
 
     backend: ClassVar[Backend] = BANDED
@@ -175,7 +177,7 @@ class BandedSegments:
 
 
 def _cut(segments: Segments) -> Iterator[Piece]:
-    """Every query in exactly one piece."""
+    """Yields the pieces of all segments; every query is in exactly one piece."""
     short: list[Span] = []
     query = key = 0
     for queries, keys in zip(segments.query_lengths, segments.key_lengths, strict=True):
@@ -196,19 +198,22 @@ def _cut(segments: Segments) -> Iterator[Piece]:
 
 
 def _cut_ahead(query: int, queries: int, key: int, keys: int, reach: int) -> Iterator[Piece]:
-    """A causal segment with keys ahead of its first query: what sees them from the first on, then bands."""
+    """Yields the pieces of a causal segment with more keys than queries.
+
+    Queries that see fewer keys than the window allows are in corners, the others in bands.
+    """
     ahead = keys - queries
     growing = min(queries, max(reach - 1 - ahead, 0))
     for done in range(0, growing, _BLOCK):
         block = min(_BLOCK, growing - done)
         yield Corner(query + done, block, key, ahead + done + block)
-    # Query row r stands at key row r + (key + ahead - query).
+    # The token of query row r has key row r + (key + ahead - query).
     yield from cut_bands(query + growing, queries - growing, reach, key + ahead - query)
 
 
 @dataclass(frozen=True)
 class Rectangle:
-    """Every one of `queries` queries sees every one of `keys` keys."""
+    """Each of `num_queries` queries sees each of `num_keys` keys."""
 
     causal: ClassVar[bool] = False
     query: int
@@ -234,7 +239,7 @@ class Rectangle:
 
 @dataclass(frozen=True)
 class Corner(Rectangle):
-    """The same, but causal at the bottom right: a small mask hides the future of all but the last query."""
+    """A rectangle with a causal mask aligned at its bottom-right corner: the last query sees every key."""
 
     def mask(self, like: Tensor) -> Tensor | None:
         shape = (self.num_queries, self.num_keys)

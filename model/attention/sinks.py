@@ -1,13 +1,13 @@
-r"""Sinks: a learned logit for every head that takes part of the attention and gives nothing back.
+r"""Attention sinks: a learned logit per head that enters the softmax and has no value.
 
     o = sum_j exp(s_j) v_j / (sum_j exp(s_j) + exp(sink))
 
-It is one more key whose value is zero. So a kernel need not know of it: with its output o and log-sum-exp l
+A sink is one more key whose value is zero. Kernels need no support for it: from a kernel's output o and log-sum-exp l
 
     l' = log(exp(l) + exp(sink))        o' = exp(l - l') o
 
-and a kernel's backward, handed o' and l', gives the true gradients, since every pair's probability is
-exp(s - l'). What is left is the sink's own gradient, - sum_t exp(sink - l'_t) <do_t, o'_t>.
+and a kernel's backward, called with o' and l', returns the correct gradients, since every pair's probability is
+exp(s - l'). Only the sink's own gradient must be added: - sum_t exp(sink - l'_t) <do_t, o'_t>.
 
 Source: the released code of gpt-oss. Shape letters: T tokens, H query heads, K head dimension.
 """
@@ -26,12 +26,12 @@ class Sinks(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_heads))
 
     def forward(self) -> Tensor:
-        """A copy: where parameters are sharded, the weight itself is there only in here."""
+        """Returns a copy: with sharded parameters (ZeRO-3) the weight is gathered only during this call."""
         return self.weight.clone()
 
 
 def with_sinks(o_THK: Tensor, lse_TH: Tensor, sinks_H: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp beside the sinks, if there are any; the output keeps its dtype."""
+    """Output and log-sum-exp with the sinks in the softmax, unchanged if None; the output keeps its dtype."""
     if sinks_H is None:
         return o_THK, lse_TH
     joined_TH = lse_TH.logaddexp(sinks_H.to(lse_TH.dtype))
@@ -42,7 +42,7 @@ def with_sinks(o_THK: Tensor, lse_TH: Tensor, sinks_H: Tensor | None) -> tuple[T
 def sinks_gradient(
     do_THK: Tensor, o_THK: Tensor, lse_TH: Tensor, sinks_H: Tensor | None
 ) -> Tensor | None:
-    """Gradient of the sinks (H,), given output and log-sum-exp beside them; None without sinks."""
+    """Gradient of the sinks (H,), from output and log-sum-exp that include them; None without sinks."""
     if sinks_H is None:
         return None
     wide = statistics_dtype(o_THK.dtype)

@@ -1,13 +1,13 @@
 """Softmax attention over a batch of small problems, forward and backward.
 
-The banded core and ring attention cut a packed stream into such problems and differentiate through
-them by hand, so they need both directions as plain functions. On CPU they are torch's flash kernels, which never
-hold the probabilities; elsewhere they are the formulas:
+The banded core and ring attention cut a packed stream into such problems and have backwards of their own,
+so they need forward and backward as plain functions. On CPU these are torch's flash kernels, which never
+store the probabilities; elsewhere they are the formulas:
 
     p = softmax(q k^T / sqrt(K) + mask)      o = p v
     dv = p^T do      ds = p * (do v^T - rowsum(do * o)) / sqrt(K)      dq = ds k      dk = ds^T q
 
-With a softcap c, scores s become c tanh(s / c), whose slope 1 - (tanh)^2 multiplies ds: always by the formulas.
+With a softcap c, scores s become c tanh(s / c), whose slope 1 - (tanh)^2 multiplies ds; the formulas are always used.
 
 Shape letters: N problems, H query heads, G key/value heads, L queries, S keys, K head dimension.
 """
@@ -22,11 +22,11 @@ _FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 class Problem(NamedTuple):
-    """A batch of equal problems. Every query must see a key.
+    """A batch of problems of equal shape. Every query must see a key.
 
-    mask_LS is added to the scores and shared by all problems and heads; it has the dtype of the queries. Without one
-    the problem is causal, which asks for as many keys as queries, or, if not `causal`, every query sees every key.
-    softcap: of the scores; 0: none.
+    mask_LS is added to the scores and shared by all problems and heads; it has the dtype of the queries. Without a mask
+    the problem is causal, which requires as many keys as queries, or, if not `causal`, every query sees every key.
+    softcap: cap of the scores; 0: none.
     """
 
     q_NHLK: Tensor
@@ -38,7 +38,7 @@ class Problem(NamedTuple):
 
     @property
     def takes_formula(self) -> bool:
-        """Whether torch's flash kernels for the CPU cannot serve it."""
+        """Whether the formulas are needed because torch's CPU flash kernels do not support the problem."""
         return bool(self.softcap) or not self.q_NHLK.is_cpu
 
 
@@ -60,10 +60,10 @@ def attend(problem: Problem) -> tuple[Tensor, Tensor]:
 def attend_backward(
     do_NHLK: Tensor, problem: Problem, o_NHLK: Tensor, lse_NHL: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of queries, keys and values, given what `attend` took and gave.
+    """Gradients of queries, keys and values, from the input and output of `attend`.
 
-    Where the keys are only a part of what the queries see, o_NHLK and lse_NHL are those of the whole:
-    the gradients are then this part's share of it.
+    If the queries see more keys than these, pass o_NHLK and lse_NHL over all keys: the result is then
+    the share of these keys in the gradients.
     """
     if problem.takes_formula:
         return backward_by_formula(do_NHLK, problem, o_NHLK, lse_NHL)
@@ -83,7 +83,7 @@ def attend_backward(
 
 
 def attend_by_formula(problem: Problem) -> tuple[Tensor, Tensor]:
-    """`attend` on any device; holds the scores."""
+    """`attend` on any device; stores the scores."""
     scores_NHLS = _masked(_scores(problem), problem)
     lse_NHL = scores_NHLS.logsumexp(dim=-1)
     p_NHLS = (scores_NHLS - lse_NHL[..., None]).exp()
@@ -93,7 +93,7 @@ def attend_by_formula(problem: Problem) -> tuple[Tensor, Tensor]:
 def backward_by_formula(
     do_NHLK: Tensor, problem: Problem, o_NHLK: Tensor, lse_NHL: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`attend_backward` on any device; holds the scores."""
+    """`attend_backward` on any device; stores the scores."""
     q_NHLK, k_NGSK, v_NGSK, _, _, softcap = problem
     scores_NHLS = _scores(problem)
     p_NHLS = (_masked(scores_NHLS, problem) - lse_NHL[..., None]).exp()

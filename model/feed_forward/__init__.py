@@ -1,1 +1,1 @@
-"""What a layer does to each token by itself."""
+"""The token-wise part of a layer."""

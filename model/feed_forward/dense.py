@@ -44,9 +44,9 @@ GATES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
 
 
 class FeedForward(nn.Module):
-    """A gate of width `intermediate_size` between two maps of width `hidden_size`.
+    """Gated feed-forward: `hidden_size` to `intermediate_size` and back.
 
-    activation: which gate. bias: of all three maps.
+    activation: name of the gate. bias: whether all three projections have one.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class FeedForward(nn.Module):
         self.down_proj = Linear(intermediate_size, hidden_size, bias=bias)
         self._gate = GATES[activation]
         self._tiles_apply = activation == "silu" and not bias
-        # Tokens at a time, forward and backward; 0: all at once. For plain SwiGLU only.
+        # Tokens per tile, forward and backward; 0: no tiles. Used for SwiGLU without biases only.
         self.tile_rows = 0
 
     def forward(self, x_TD: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
-"""SwiGLU over tiles of tokens: what it holds does not grow with the stream.
+"""SwiGLU over tiles of tokens: the memory of intermediate tensors does not grow with the stream.
 
 Gate, up and their product are each F / D times as large as the stream (3.5 in the 8B shape), and so are their
-gradients: in a recomputed layer of a long stream they are most of the memory. Tokens do not meet here, so the stream is
-walked in tiles, forward and backward; the backward makes a tile's gate and up again from its input:
+gradients: in a recomputed layer of a long stream they are most of the memory. The layer is token-wise, so the stream is
+processed in tiles, forward and backward; the backward recomputes a tile's gate and up from its input:
 
     h = silu(g) * u        g = x gate^T    u = x up^T    y = h down^T
     dh = dy down           du = dh * silu(g)             dg = dh * u * silu'(g)
     dx = dg gate + du up   d_down += dy^T h    d_gate += dg^T x    d_up += du^T x
 
-Gradients of weights are summed over tiles in float32 (float64 for float64). Needs whole weights at hand, which
-ZeRO-3 does not leave. The idea is that of tiled computation in arXiv 2506.13996.
+Gradients of weights are summed over tiles in float32 (float64 for float64). The backward needs whole weights, so this
+does not work with ZeRO-3. The idea is tiled computation of arXiv 2506.13996.
 
 Shape letters: T tokens, C tokens of one tile, D width, F feed-forward width.
 """
@@ -28,7 +28,7 @@ from model.norm import statistics_dtype
 TILE_ROWS = 8_192
 
 
-# Compiled around, not through: tracing would unroll the loop over tiles.
+# Excluded from torch.compile: tracing would unroll the loop over tiles.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def tiled_swiglu(
     x_TD: Tensor, gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor, rows: int
@@ -39,7 +39,7 @@ def tiled_swiglu(
 
 
 class _Tiled(torch.autograd.Function):
-    """Keeps its inputs only."""
+    """Saves only its inputs for the backward."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""The knobs of one kind of rotary layer, and which method each belongs to."""
+"""The rotary settings of one kind of layer, and the scaling methods that read each setting."""
 
 import math
 from dataclasses import dataclass, fields
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-# Which fields a method reads, besides `base`.
+# The fields that each method reads, besides `base`.
 READ = {
     "none": frozenset[str](),
     "linear": frozenset({"factor"}),
@@ -20,7 +20,7 @@ READ = {
 
 
 NotNegative = Annotated[float, Ge(0), Lt(inf)]
-# The most is far beyond any model, and far below what a power of a float cannot hold.
+# The upper limit is far beyond any model; powers of the factor do not overflow.
 Factor = Annotated[float, Ge(1), Le(1e6)]
 
 
@@ -28,31 +28,31 @@ Factor = Annotated[float, Ge(1), Le(1e6)]
 class RopeConfig:
     """How one kind of layer rotates. Mutable only because Hydra needs it."""
 
-    # RoPE base of these layers whatever the schedule says; 0: the schedule's.
+    # RoPE base of these layers in all stages; 0: the schedule's.
     base: NotNegative = 0.0
-    # How frequencies are scaled to a longer context; linear is position interpolation.
+    # Method that scales frequencies to a longer context; linear is position interpolation.
     scaling: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none"
-    # How many times the trained length the context is, for every scaling.
+    # Context length divided by the trained length; every scaling.
     factor: Factor = 1.0
     # Length in tokens before scaling; yarn and llama3.
     original_length: Annotated[int, Ge(0)] = 0
-    # Turns over original_length from which on a pair is kept; yarn.
+    # A pair with at least this many turns over original_length is not scaled; yarn.
     beta_fast: Annotated[float, Gt(0), Lt(inf)] = 32.0
-    # Turns over original_length up to which a pair is interpolated; yarn.
+    # A pair with at most this many turns over original_length is interpolated; yarn.
     beta_slow: Annotated[float, Gt(0), Lt(inf)] = 1.0
-    # Whether the limits of the ramp are rounded outwards to whole pairs; yarn.
+    # Whether the ends of the ramp are rounded outwards to whole pairs; yarn.
     truncate: bool = True
     # Factor of cosines and sines; 0: 0.1 ln(factor) + 1; yarn.
     attention_factor: NotNegative = 0.0
-    # Turns over original_length up to which a pair is divided by the factor; llama3.
+    # A pair with at most this many turns over original_length is divided by the factor; llama3.
     low_frequency: Annotated[float, Gt(0), Lt(inf)] = 1.0
-    # Turns over original_length from which on a pair is kept; llama3.
+    # A pair with at least this many turns over original_length is not scaled; llama3.
     high_frequency: Annotated[float, Gt(0), Lt(inf)] = 4.0
 
     def problems(self, key: str, head_dim: int) -> list[str]:
-        """Every rule between these fields that is broken, one line each; `key` is where they stand.
+        """Returns every broken rule between these fields, one line each.
 
-        head_dim: the layers' own.
+        key: prefix of the fields in messages. head_dim: that of the layers.
         """
         found = []
         if 0.0 < self.base <= 1.0:
@@ -96,10 +96,10 @@ class RopeConfig:
         return found
 
     def _length_problems(self, key: str) -> list[str]:
-        """`original_length` must reach as far as the slowest turns that the method counts in it.
+        """Checks that the fastest pair makes at least as many turns as the lower limit of the method.
 
-        The fastest pair makes original_length / 2 pi turns. With fewer than the lower limit every pair would be
-        beyond the ramp, and YaRN's ramp would turn round.
+        The fastest pair makes original_length / 2 pi turns. With fewer turns than the lower limit every pair would be
+        past the ramp, and YaRN's ramp would be reversed.
         """
         slow = self.beta_slow if self.scaling == "yarn" else self.low_frequency
         least = math.ceil(2.0 * math.pi * slow)
@@ -116,14 +116,14 @@ class RopeConfig:
         return []
 
     def base_of(self, scheduled: float) -> float:
-        """The base of these layers where the schedule's is `scheduled`."""
+        """The base of these layers; `scheduled` is the schedule's."""
         return self.base or scheduled
 
 
-# Rotation as it was published.
+# RoPE without scaling, as published.
 UNSCALED = RopeConfig()
 
 
 def yarn_attention_factor(factor: float, scale: float = 1.0) -> float:
-    """What YaRN multiplies cosines and sines by, 0.1 scale ln(factor) + 1: scores get its square."""
+    """YaRN's factor of cosines and sines, 0.1 scale ln(factor) + 1; scores are multiplied by its square."""
     return 1.0 if factor <= 1.0 else 0.1 * scale * math.log(factor) + 1.0

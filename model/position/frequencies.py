@@ -1,4 +1,4 @@
-"""How fast each pair of a rotary layer turns, before any scaling and with it.
+"""The frequency of each pair of a rotary layer, without and with scaling.
 
 Source: arXiv 2104.09864. Shape letters: P = head_dim / 2 pairs.
 """
@@ -17,7 +17,7 @@ from model.position.yarn import yarn
 
 
 def inverse_frequencies(base: float, head_dim: int, device: torch.device | str = "cpu") -> Tensor:
-    """Radians per token of every pair: base ** (-2i / head_dim), float64 (P,)."""
+    """Radians per token of pair i: base ** (-2i / head_dim), float64 (P,)."""
     exponents_P = torch.arange(0, head_dim, 2, dtype=torch.float64, device=device) / head_dim
     return torch.pow(float(base), -exponents_P)
 
@@ -57,7 +57,8 @@ def _llama3(rope: RopeConfig, base: float, unscaled_P: Tensor) -> tuple[Tensor, 
     return scaled_P, 1.0
 
 
-# By the name in RopeConfig.scaling: settings, base and unscaled frequencies to what `frequencies` returns.
+# Keys: the values of RopeConfig.scaling. Each function takes settings, base and unscaled frequencies and returns
+# the result of `frequencies`.
 SCALINGS: Mapping[str, Callable[[RopeConfig, float, Tensor], tuple[Tensor, float]]] = (
     MappingProxyType(
         {
@@ -74,6 +75,6 @@ SCALINGS: Mapping[str, Callable[[RopeConfig, float, Tensor], tuple[Tensor, float
 def frequencies(
     rope: RopeConfig, scheduled_base: float, head_dim: int, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, float]:
-    """Radians per token of every pair, float64 (P,), and what cosines and sines are multiplied by."""
+    """Radians per token of every pair, float64 (P,), and the factor of cosines and sines."""
     base = rope.base_of(scheduled_base)
     return SCALINGS[rope.scaling](rope, base, inverse_frequencies(base, head_dim, device))

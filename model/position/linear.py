@@ -1,4 +1,4 @@
-"""Position interpolation: `factor` times as many tokens share the angles that were trained.
+"""Position interpolation: the trained range of angles covers `factor` times as many tokens.
 
 Source: arXiv 2306.15595. Shape letters: P pairs.
 """
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def interpolate(frequencies_P: Tensor, factor: float) -> Tensor:
-    """Every pair turns `factor` times slower, (P,)."""
+    """All frequencies divided by `factor`, (P,)."""
     return frequencies_P / factor

@@ -1,4 +1,4 @@
-"""Llama 3.1's scaling: long waves are interpolated, short ones kept, those between blended.
+"""Llama 3.1's scaling: long wavelengths are interpolated, short ones kept, those between blended.
 
     wavelength   .. original / high ........ original / low ..
     frequency      kept        blended         divided by factor
@@ -19,8 +19,8 @@ def llama3(
     low: float = 1.0,
     high: float = 4.0,
 ) -> Tensor:
-    """The scaled frequencies, (P,). A pair makes `original_length` / wavelength turns: from `high` on it is
-    kept, up to `low` divided."""
+    """The scaled frequencies, (P,). A pair that makes `high` or more turns over `original_length` is kept, one that
+    makes `low` or fewer is divided by `factor`."""
     turns_P = original_length * frequencies_P / (2.0 * math.pi)
     kept_P = ((turns_P - low) / (high - low)).clamp(0.0, 1.0)
     return kept_P * frequencies_P + (1.0 - kept_P) * frequencies_P / factor

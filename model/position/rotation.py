@@ -5,8 +5,8 @@ Pair i of a head at position p is turned by the angle p * base ** (-2i / K):
     (a, b)  ->  (a cos - b sin,  a sin + b cos)      that is      (a + ib) * (cos + i sin)
 
 so the product of a query and a key depends on the distance of their positions only. Everything here
-is a pure function of the base and the positions: no buffers, nothing that a change of base could
-leave behind. How fast pairs turn is said in `model/position/`. Source: arXiv 2104.09864.
+is a pure function of the base and the positions: there are no buffers that a change of base would make
+stale. `frequencies.py` computes the scaled frequencies. Source: arXiv 2104.09864.
 
 Shape letters: T tokens, H heads (of queries or of keys), K head dimension, P = K / 2 pairs.
 """
@@ -23,7 +23,7 @@ from model.position.frequencies import frequencies
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
-    """Every token's turns, cosine and sine (T, P, 2), made once per forward and shared by all layers of a kind."""
+    """Cosine and sine of every token and pair (T, P, 2), computed once per forward, shared by all layers of a kind."""
 
     turns_TP2: Tensor
 
@@ -38,8 +38,8 @@ def make_rotation(
 ) -> Rotation:
     """The rotation of tokens at `positions_T` (integers) for a model that computes in `dtype`.
 
-    base: the schedule's, where `rope` has none of its own. Angles are formed in float64, where position times
-    frequency is exact enough at any length; cosines and sines are float32, or float64 for a float64 model.
+    base: the schedule's base, used if `rope` has none of its own. Angles are computed in float64, which is precise
+    enough at any length; cosines and sines are float32, or float64 for a float64 model.
     """
     frequencies_P, factor = frequencies(rope, base, head_dim, positions_T.device)
     angles_TP = positions_T.to(torch.float64)[:, None] * frequencies_P
@@ -48,12 +48,12 @@ def make_rotation(
 
 
 def rotate(x_THK: Tensor, rotation: Rotation | None) -> Tensor:
-    """Turn the pairs of queries or keys, in the rotation's precision; dtype and shape are kept."""
+    """Rotate the pairs of queries or keys, in the rotation's precision; dtype and shape are kept."""
     assert rotation is not None, "a rotary layer needs the rotation of its kind"
     turns_T1P2 = rotation.turns_TP2[:, None]
     pairs_THP2 = x_THK.to(turns_T1P2.dtype).reshape(*x_THK.shape[:-1], -1, 2)
     if x_THK.is_cpu and not torch.compiler.is_compiling():
-        # As complex numbers: ten times faster there than cosines and sines on strided halves.
+        # On CPU complex numbers are ten times faster than cosines and sines on strided halves.
         turns_T1P = torch.view_as_complex(turns_T1P2)
         turned_THP = torch.view_as_complex(pairs_THP2.contiguous()) * turns_T1P
         return torch.view_as_real(turned_THP).flatten(-2).to(x_THK.dtype)
@@ -63,5 +63,5 @@ def rotate(x_THK: Tensor, rotation: Rotation | None) -> Tensor:
 
 
 def leave_unrotated(x_THK: Tensor, rotation: Rotation | None) -> Tensor:  # noqa: ARG001
-    """What a NoPE layer does with its queries and keys: nothing."""
+    """Returns queries or keys unchanged: the position function of NoPE layers."""
     return x_THK

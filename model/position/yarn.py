@@ -1,11 +1,11 @@
-"""YaRN as its reference code has it: fast pairs are kept, slow ones interpolated, a ramp between.
+"""YaRN as in its reference code: fast pairs are kept, slow ones interpolated, with a linear ramp between.
 
     pair index   0 ........ low ........ high ........ P - 1
     weight of    1 ........ 1 \\
     the kept                     \\____ 0 ............ 0         kept * theta + (1 - kept) * theta / factor
 
 `low` and `high` are the pairs that turn `fast` and `slow` times over the original length. The ramp is linear
-in the pair's INDEX; the paper's formula is linear in the number of turns, and gives other frequencies.
+in the pair's INDEX; the paper's formula is linear in the number of turns and yields other frequencies.
 
 Source: arXiv 2309.00071 and its reference code. Shape letters: P pairs.
 """
@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-# The ramp of a range without width.
+# Width of the ramp where `low` equals `high`.
 _LEAST_WIDTH = 0.001
 
 
@@ -31,8 +31,8 @@ def yarn(
 ) -> Tensor:
     """The scaled frequencies, (P,).
 
-    fast, slow: turns over `original_length` from which a pair is kept, and up to which it is interpolated.
-    truncate: round the limits of the ramp outwards to whole pairs.
+    fast: pairs with at least this many turns over `original_length` are kept. slow: pairs with at most this many are
+    interpolated. truncate: round the ends of the ramp outwards to whole pairs.
     """
     pairs = frequencies_P.shape[0]
     low = _pair_of_turns(fast, pairs, base, original_length)
@@ -47,5 +47,5 @@ def yarn(
 
 
 def _pair_of_turns(turns: float, pairs: int, base: float, length: int) -> float:
-    """Index of the pair that makes so many turns over `length` tokens; not a whole number."""
+    """Index (fractional) of the pair that makes `turns` turns over `length` tokens."""
     return pairs * math.log(length / (2.0 * math.pi * turns)) / math.log(base)
