@@ -157,7 +157,7 @@ class _Wire:
         with _failing_as(f"no message from rank {before}", before):
             works[0].wait(self._limit)
         took = self._now() - began
-        with _failing_as(f"rank {after} takes no message"):
+        with _failing_as(f"rank {after} does not receive a message"):
             works[-1].wait(self._limit)
         if not torch.equal(arrived, self._pattern + (rank - 1) % len(ranks)):
             raise TransferFailed(f"the message of rank {before} is not what it sent", before)

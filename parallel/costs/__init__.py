@@ -1,1 +1,1 @@
-"""What a layout costs a rank: bytes held, bytes received."""
+"""Costs of a layout for each rank, in bytes: memory held, data received."""

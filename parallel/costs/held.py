@@ -1,22 +1,23 @@
-"""What a layout costs, in bytes: what every rank holds. `received.py` has what it receives.
+"""Bytes that a layout holds on every rank. `received.py` has the bytes received.
 
-`docs/parallelism.md` says these formulas in words; `tests/parity/test_costs.py` compares them with real engines and
-real autograd graphs. With P parameters on this rank, n ZeRO ranks, e bytes an element, w = max(4, e), under AdamW:
+`docs/parallelism.md` explains these formulas; `tests/parity/test_costs.py` compares them with real engines and real
+autograd graphs. With P parameters on this rank, n ZeRO ranks, e bytes an element, w = max(4, e), under AdamW:
 
                 weights    gradients                      masters and states              buffer
     ZeRO-1      e P        w P (bfloat16: + e P)          12 P / n                        bucket, while reducing
     ZeRO-2      e P        w P / n                        12 P / n                        bucket, while reducing
     ZeRO-3      e P / n    w P / n                        12 P / n                        bucket
 
-    a layer, t tensor ranks, T tokens on this sequence rank, everything kept for the backward:
-        T e D                      the gathered input of the products
+    a layer (parallel block, layernorm), t tensor ranks, T tokens on this sequence rank, everything kept:
+        T e D                      the gathered input of the matrix products
         T e (2 H K + 2 G K) / t    queries, keys, values, output of attention      (+ 4 T H / t: log-sum-exp)
         T e 4 F / t                gate, silu(gate), up, their product
-        T w D / t                  the norm's input, wide
-    its input only:     T e D / t
-    and its attention:  T (e H K + 4 H) / t    output and log-sum-exp
+        T w D / t                  the norm's input, in float32 (or float64)
+    its input kept only:           T e D / t
+    its attention kept besides:    T (e H K + 4 H) / t    output and log-sum-exp
 
-Pure integers. Not counted: the framework's own memory, workspaces of kernels, fragmentation.
+"Wide" is w bytes an element: float32, or float64 for float64. Pure integers. Not counted: the framework's own memory,
+workspaces of kernels, fragmentation.
 
 Letters: T tokens, D width, H query heads, G key/value heads, K head dimension, F feed-forward width, V vocabulary.
 """
@@ -37,12 +38,12 @@ from parallel.engine.optimizers import Optimizer
 from parallel.pipeline.placement import Placement
 from parallel.tensor.cut import PIECES, part_elements
 
-# At most: columns of targets, masks, losses and log-sum-exps, which the loss makes of every row of logits.
+# Upper bound for what the loss makes for every row of logits: targets, masks, losses, log-sum-exps.
 BYTES_OF_ROW = 64
 
 
 def parameter_elements(stage: StageShape, name: str) -> int:
-    """Elements of the parameter called `name` that one tensor rank holds.
+    """Returns the elements of the parameter called `name` that one tensor rank holds.
 
     Raises:
         LookupError: the table of parameters has no such row.
@@ -51,7 +52,7 @@ def parameter_elements(stage: StageShape, name: str) -> int:
 
 
 def stage_parameters(stage: StageShape) -> int:
-    """Parameters that a stage holds, the copy of a tied embedding in its head included."""
+    """Returns the number of parameters of a stage, including a head that is a copy of a tied embedding."""
     ends = parameter_names(
         stage.config, [], has_embedding=stage.has_embedding, has_head=stage.has_head
     )
@@ -60,7 +61,7 @@ def stage_parameters(stage: StageShape) -> int:
 
 
 def rank_parameters(stages: Sequence[StageShape]) -> tuple[int, int]:
-    """(held, trained) parameters of a rank: a head tied to an embedding elsewhere is held, not trained."""
+    """Returns a rank's (held, trained) parameters: a head tied to another rank's embedding is held, not trained."""
     held = sum(stage_parameters(stage) for stage in stages)
     tied, head = stages[0].config.tie_embeddings, parameter_elements(stages[0], "lm_head.weight")
     separate = not any(stage.has_embedding and stage.has_head for stage in stages)
@@ -73,7 +74,7 @@ def rank_parameters(stages: Sequence[StageShape]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class ModelMemory:
-    """Bytes that a rank holds of its parameters all the time; `buffer` where gradients are being reduced."""
+    """Bytes that a rank holds throughout for its parameters; buffer: while gradients are reduced."""
 
     weights: int
     gradients: int
@@ -82,7 +83,7 @@ class ModelMemory:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Sum of all fields."""
         return self.weights + self.gradients + self.masters_and_states + self.buffer
 
 
@@ -95,13 +96,13 @@ def model_memory(
     element: int,
     bucket_elements: int,
 ) -> ModelMemory:
-    """Weights, gradients and optimizer of a rank, sharded over `ranks`.
+    """Returns the memory of weights, gradients and optimizer on one rank, sharded over `ranks`.
 
-    parameters: (held, trained), of `rank_parameters`.
+    parameters: (held, trained), as returned by `rank_parameters`.
 
-    Exact but for what ZeRO adds so that its parts are equal: under ZeRO-1 and 2 at most a few elements a rank
-    and group, under ZeRO-3 at most one element a rank and parameter. Without ZeRO (float32 only) weights
-    are their own masters.
+    Exact but for ZeRO's padding of unequal parts: under ZeRO-1 and 2 at most a few elements a rank and group,
+    under ZeRO-3 at most one element a rank and parameter. Without ZeRO (float32 only) weights are their own
+    masters.
     """
     held, trained = parameters
     share = -(-trained // ranks)
@@ -113,16 +114,16 @@ def model_memory(
         return ModelMemory(element * share, 4 * share, kept, bucket)
     if zero_stage == 2:
         return ModelMemory(element * held, 4 * share, kept, bucket)
-    # float32 sums over micro-batches, beside the gradients that autograd made last.
+    # Beside the float32 sums over micro-batches: the gradients that autograd made last.
     made = element * trained if element < 4 else 0
     return ModelMemory(element * held, 4 * trained + made, kept, bucket)
 
 
 def layer_activations(stage: StageShape, num_tokens: int, *, received_keys: int = 0) -> int:
-    """What one layer keeps for its backward when it keeps everything.
+    """Returns the bytes one layer keeps for its backward when it keeps everything.
 
-    num_tokens: T of this sequence rank. received_keys: tokens whose keys an exchange brought (windowed
-    layers, and full ones where little moves); ring steps keep none.
+    num_tokens: T of this sequence rank. received_keys: tokens whose keys were received in an exchange (windowed
+    layers, and full layers that receive few keys); ring steps keep none.
     """
     config, element, tensor = stage.config, stage.element, stage.tensor
     heads = config.num_heads // tensor
@@ -136,7 +137,7 @@ def layer_activations(stage: StageShape, num_tokens: int, *, received_keys: int 
         kept += _norm(stage, num_tokens, heads * config.head_dim)
         kept += _norm(stage, num_tokens, stage.key_heads * config.head_dim)
     elif config.qk_norm:
-        # A sequential block on the tensor axis projects, and normalises, its tokens piece by piece.
+        # A sequential block on the tensor axis projects and normalises its tokens piece by piece.
         calls = min(PIECES, num_tokens // tensor) if halves == 2 and tensor > 1 else 1
         kept += _norm(stage, num_tokens * heads, config.head_dim, calls)
         kept += _norm(stage, num_tokens * stage.key_heads, config.head_dim, calls)
@@ -144,10 +145,10 @@ def layer_activations(stage: StageShape, num_tokens: int, *, received_keys: int 
 
 
 def compiled_layer_activations(stage: StageShape, num_tokens: int) -> int:
-    """The same of a layer whose regions are compiled, to about a tenth: what the compiler decides to keep.
+    """`layer_activations` of a layer whose regions are compiled, accurate to about a tenth: the compiler decides.
 
-    The block's input, what attention takes and gives, gate, up and their product; norms and rotations are
-    computed again in the kernels that need them.
+    It keeps the block's input, inputs and output of attention, gate, up and their product; norms and rotations are
+    recomputed in the kernels that need them.
     """
     config, heads = stage.config, stage.config.num_heads // stage.tensor
     width = config.hidden_size + 2 * heads * config.head_dim + 3 * config.intermediate_size
@@ -155,11 +156,11 @@ def compiled_layer_activations(stage: StageShape, num_tokens: int) -> int:
 
 
 def _norm(stage: StageShape, rows: int, width: int, calls: int = 1) -> int:
-    """A norm keeps its input and each row's statistics, wide, and its weight if that had to be widened.
+    """Returns the bytes a norm keeps: input and statistics of each row, wide, and its weight if it was widened.
 
-    calls: how often it is called for these rows; each keeps a widened weight.
+    calls: number of calls for these rows; each keeps a widened weight.
 
-    RMSNorm keeps one statistic, not two, and the normalised rows besides (a fused kernel would not).
+    RMSNorm keeps one statistic, not two, and also the normalised rows (a fused kernel would not).
     """
     per_row = width + 2 if stage.config.norm == "layernorm" else 2 * width + 1
     widened = calls * width if stage.wide > stage.element else 0
@@ -175,11 +176,11 @@ def stage_activations(
     compiled: bool = False,
     received_keys: int = 0,
 ) -> int:
-    """What all layers of a stage keep of one micro-batch on the device, between forward and backward.
+    """Returns the device memory that all layers of a stage keep of one micro-batch between forward and backward.
 
-    recompute_layers: of the whole model, those that `keep_for_backward` is for; None: all. received_keys:
-    summed over the layers that keep received keys. With "input" the layer that is being recomputed holds
-    `layer_activations` besides; with "input_on_cpu" its input waits in host memory.
+    recompute_layers: number of layers of the whole model that `keep_for_backward` applies to; None: all.
+    received_keys: tokens, summed over the layers that keep received keys. With "input" the layer that is being
+    recomputed holds `layer_activations` in addition; with "input_on_cpu" inputs are kept in host memory.
     """
     total = stage.config.num_layers
     recomputed = evenly(total if recompute_layers is None else recompute_layers, total)
@@ -193,35 +194,36 @@ def stage_activations(
 
 
 def attention_output(stage: StageShape, num_tokens: int) -> int:
-    """Output and log-sum-exp of one layer's attention."""
+    """Returns the bytes of output and log-sum-exp of one layer's attention."""
     heads = stage.config.num_heads // stage.tensor
     return num_tokens * heads * (stage.config.head_dim * stage.element + stage.wide)
 
 
 def ring_buffers(stage: StageShape, num_tokens: int) -> int:
-    """At most: two buffers for keys, three for their gradients, of all full layers together."""
+    """Returns an upper bound: two buffers for keys and three for their gradients, shared by all full layers."""
     return num_tokens * (2 * key_bytes(stage) + 3 * key_gradient_bytes(stage))
 
 
 def head_memory(stage: StageShape, num_tokens: int) -> int:
-    """What the loss keeps: gradients of hidden states and, wide, of this rank's rows of the head."""
+    """Returns the bytes the loss keeps: gradients of hidden states and, wide, of this rank's rows of the head."""
     vocabulary = stage.config.vocab_size // stage.tensor
     return hand_over_bytes(stage, num_tokens) + vocabulary * stage.config.hidden_size * stage.wide
 
 
 def logits_chunk(stage: StageShape, *, rows: int) -> int:
-    """One chunk's logits, wide."""
+    """Returns the bytes of one chunk's logits, wide."""
     return rows * (stage.config.vocab_size // stage.tensor) * stage.wide
 
 
 def head_workspace(stage: StageShape, *, rows: int, widens: bool) -> int:
-    """At most: what the loss takes for a moment besides `head_memory`, on a CPU and one tensor rank.
+    """Returns an upper bound of the loss's temporary memory beyond `head_memory`, on a CPU with one tensor rank.
 
-    rows: tokens of a chunk.
+    rows: tokens of a chunk. widens: whether products are computed in float32 because the CPU is slow in half
+    precision (see `model.products`).
 
-    Two tables of a chunk are wide: its logits and its probabilities. A model in half precision has two narrow ones
-    besides, the product and its gradient, where the CPU multiplies half precision. widens: where it does not (see
-    `model.products`), the product is one of the wide tables, and both factors are widened.
+    Two tensors of a chunk are wide: its logits and its probabilities. A model in half precision has two more in half
+    precision, the product and its gradient; with `widens` the product is one of the wide tensors, and both factors
+    are copied to float32.
     """
     table, half = rows * stage.config.vocab_size, stage.element < stage.wide
     workspace = 2 * table * stage.wide + rows * BYTES_OF_ROW
@@ -231,11 +233,11 @@ def head_workspace(stage: StageShape, *, rows: int, widens: bool) -> int:
 
 
 def micro_batches_in_flight(placement: Placement, micro_batches: int) -> tuple[int, ...]:
-    """The most stage inputs that each pipeline rank keeps at once: forwards whose backward is not complete.
+    """Returns the most forwards without a complete backward that each pipeline rank has at once.
 
-    With two stages a rank each counts by itself: multiply by the activations of ONE stage. 1F1B (arXiv 2104.04473):
-    a rank runs ahead by the ranks after it. Interleaved: also by a round of each of its stages but the last. A V
-    (arXiv 2401.10241): two stages on every rank, once enough micro-batches have come through.
+    With several stages a rank, one micro-batch in two stages counts twice: multiply by the activations of ONE stage.
+    1F1B (arXiv 2104.04473): rank r of p has at most p - r. Interleaved: also one round for each of its stages but the
+    last. zbv (arXiv 2401.10241): 2 p on every rank, given enough micro-batches.
     """
     ranks = placement.ranks
     if placement.schedule == "zbv":

@@ -1,8 +1,8 @@
-"""What a layout costs, in bytes: what the rank that holds most needs of its device in one step.
+"""Device memory of one step, in bytes, on the rank that needs most.
 
-The sum of the parts in `held.py`, for a stream that is one document: the keys that windowed layers receive and keep
-are most then. Not counted: the framework's own memory, NCCL's, workspaces of kernels, fragmentation; about a tenth of
-the device. A model whose regions are compiled keeps less than is said here.
+The sum of the parts in `held.py`, for a stream that is one document: then windowed layers receive and keep most
+keys. Not counted: the framework's own memory, NCCL's, workspaces of kernels, fragmentation; about a tenth of
+the device. A model whose regions are compiled needs less than is computed here.
 """
 
 from collections import Counter
@@ -29,7 +29,7 @@ from parallel.pipeline.split import split_layers
 from parallel.sequence.dealing import deal
 from parallel.sequence.plan import plan_keys
 
-# Of one chunk's logits, float32, on a GPU (`model/loss.py`); and tables of that size that are alive together.
+# Bytes of one chunk's float32 logits on a GPU (`model/loss.py`), and how many tensors of that size are alive at once.
 _CHUNK_BYTES = 1 << 30
 _CHUNKS_ALIVE = 4
 
@@ -38,8 +38,8 @@ _CHUNKS_ALIVE = 4
 class Step:
     """One optimizer step of a model on `world_size` ranks.
 
-    sequence_length, micro_batch_tokens, batch_tokens: in tokens, as a stage of the schedule has them. element: bytes
-    of a weight. keep_for_backward, recompute_layers: as the settings of those names.
+    sequence_length, micro_batch_tokens, batch_tokens: in tokens, as in a stage of the schedule. element: bytes of a
+    weight. keep_for_backward, recompute_layers: the settings of these names.
     """
 
     model: ModelConfig
@@ -56,7 +56,11 @@ class Step:
 
 @dataclass(frozen=True)
 class RankMemory:
-    """Bytes of one rank. model: weights, gradients and optimizer. activations: all that a step makes besides."""
+    """Memory of one rank.
+
+    parameters: number of parameters held. model: bytes of weights, gradients and optimizer. activations: bytes of
+    everything else that a step makes.
+    """
 
     parameters: int
     model: int
@@ -64,12 +68,12 @@ class RankMemory:
 
     @property
     def total(self) -> int:
-        """Both."""
+        """Bytes of model and activations."""
         return self.model + self.activations
 
 
 def rank_memory(step: Step) -> RankMemory:
-    """What the rank that holds most needs."""
+    """Returns the memory of the pipeline rank that needs most."""
     placement = place_stages(step.layout)
     layers = split_layers(step.model, step.layout, step.sequence_length)
     tokens = step.micro_batch_tokens // step.layout.sequence
@@ -103,7 +107,7 @@ def rank_memory(step: Step) -> RankMemory:
 
 
 def _kept(step: Step, stage: StageShape, tokens: int) -> int:
-    """Between forward and backward, of one micro-batch."""
+    """Returns the bytes a stage keeps between forward and backward of one micro-batch."""
     return stage_activations(
         stage,
         tokens,
@@ -114,14 +118,14 @@ def _kept(step: Step, stage: StageShape, tokens: int) -> int:
 
 
 def _received_keys(step: Step, stage: StageShape) -> int:
-    """Tokens whose keys the windowed layers keep, of a stream that is one document."""
+    """Returns the number of tokens whose keys the stage's windowed layers receive and keep, for one document."""
     if step.layout.sequence == 1 or step.keep_for_backward != "everything":
         return 0
     specs = expand_pattern(step.model)
     windows = Counter(specs[layer].window for layer in stage.layers)
     chunks = 2 * step.layout.sequence
     stream = [max(chunks, step.micro_batch_tokens // chunks * chunks)]
-    # `balanced` deals one document in chunks as fine as it needs; those of `zigzag` are the usual ones.
+    # For one document `balanced` chooses the number of chunks; `zigzag` has the usual one.
     dealt = "contiguous" if step.layout.sequence_layout == "contiguous" else "zigzag"
     dealing = deal(dealt, stream, step.layout.sequence, windows)
     found = 0
@@ -134,7 +138,7 @@ def _received_keys(step: Step, stage: StageShape) -> int:
 
 
 def _working(step: Step, stage: StageShape, tokens: int) -> int:
-    """What is there for a moment: the layer that is being worked on, the ring's buffers, the loss."""
+    """Returns the temporary bytes: the layer that is being computed, the ring's buffers, the loss."""
     layer = layer_activations(stage, tokens) if stage.layers else 0
     found = layer if step.keep_for_backward == "everything" else 2 * layer
     if step.layout.sequence > 1:

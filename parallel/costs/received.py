@@ -1,7 +1,7 @@
-"""What a layout costs, in bytes: what every rank receives on each axis. `held.py` has what it holds.
+"""Bytes that every rank receives on each axis of a layout. `held.py` has the bytes held.
 
-`docs/parallelism.md` says these formulas in words; `tests/parity/test_costs.py` counts them in real runs. With
-n ranks on the axis, T tokens of a micro-batch on this sequence rank, e bytes an element, w = max(4, e):
+`docs/parallelism.md` explains these formulas; `tests/parity/test_costs.py` compares them with counts of real runs.
+With n ranks on the axis, T tokens of a micro-batch on this sequence rank, e bytes an element, w = max(4, e):
 
     tensor     a transfer = T (n - 1) / n D e      a layer: 2 forward, 2 backward (sequential block: 4, 4)
                                                    embedding: 1, 1      head: 2 and 2 w T (n - 1) bytes, 0
@@ -9,7 +9,7 @@ n ranks on the axis, T tokens of a micro-batch on this sequence rank, e bytes an
     pipeline   a hand-over = T / tensor D e               a stage and micro-batch: 1 forward, 1 backward
     ZeRO       P (n - 1) / n parameters                   gradients 8 bytes (all-reduce) or 4, weights e
 
-Pure integers. "Received" is what a network card brings in; as much is sent.
+Pure integers. Over all ranks of an axis, as many bytes are sent as are received.
 
 Letters: T tokens, D width, G key/value heads on this rank, K head dimension, P parameters, V vocabulary.
 """
@@ -45,7 +45,7 @@ class Received:
 
 @dataclass(frozen=True)
 class StageShape:
-    """What one rank computes of the model: some layers, perhaps an end, cut for `tensor` ranks.
+    """One pipeline stage: some layers, perhaps embedding or head, cut for `tensor` ranks.
 
     element: bytes of a weight or an activation.
     """
@@ -59,17 +59,17 @@ class StageShape:
 
     @property
     def wide(self) -> int:
-        """Bytes of a sum: float32, or float64 for float64."""
+        """Bytes of an element of sums and statistics: float32, or float64 for float64."""
         return max(4, self.element)
 
     @property
     def key_heads(self) -> int:
-        """Key/value heads of this rank; at least one, shared with neighbours if need be."""
+        """Key/value heads of this rank; at least one, with fewer heads than ranks a replica."""
         return max(1, self.config.num_kv_heads // self.tensor)
 
 
 def whole_model(config: ModelConfig, *, tensor: int = 1, element: int = 2) -> StageShape:
-    """All layers and both ends: no pipeline."""
+    """Returns the one stage of a model without a pipeline: all layers, embedding and head."""
     return StageShape(config, range(config.num_layers), tensor=tensor, element=element)
 
 
@@ -82,7 +82,7 @@ def stages_of_rank(
     tensor: int,
     element: int,
 ) -> tuple[StageShape, ...]:
-    """The stages of a pipeline rank, with `layers` as `split_layers` gives them."""
+    """Returns the stages of a pipeline rank. layers: as returned by `split_layers`."""
     last = placement.num_stages - 1
     return tuple(
         StageShape(config, layers[stage], stage == 0, stage == last, tensor, element)
@@ -94,7 +94,10 @@ def stages_of_rank(
 
 
 def tensor_received(stage: StageShape, num_tokens: int, *, recomputed: bool = False) -> Received:
-    """One micro-batch of `num_tokens` on this sequence rank. recomputed: layers keep their input only."""
+    """Returns the bytes of one micro-batch of `num_tokens` on this sequence rank.
+
+    recomputed: whether layers keep their input only.
+    """
     if stage.tensor == 1:
         return Received()
     layer = _tensor_layer(stage, num_tokens, recomputed)
@@ -118,33 +121,33 @@ def _tensor_layer(stage: StageShape, num_tokens: int, recomputed: bool) -> Recei
     sums = sum(replica_sum(stage, name) for name in layer_names(stage.config))
     backward = 2 * halves * transfer + means + sums
     if recomputed:
-        # All of the forward again but the sums at the end of the block, if no norm comes after them.
+        # The forward again, without the sums at the end of the block if no norm follows them.
         repeated = 2 * halves - (stage.config.norm_at == "before")
         backward += repeated * transfer + means
     return Received(2 * halves * transfer + means, backward)
 
 
 def _head_means(stage: StageShape, num_tokens: int) -> int:
-    """Mean squares of the queries, and of the keys, of all heads: one number a token from every rank."""
+    """Returns the bytes of the mean squares of queries and keys over all heads: a number a token from every rank."""
     if not (stage.config.qk_norm and stage.config.qk_norm_over == "projection"):
         return 0
     return 2 * num_tokens * (stage.tensor - 1) * stage.wide
 
 
 def _stream_transfer(stage: StageShape, num_tokens: int) -> int:
-    """One gather, or one scattered sum, of the residual stream."""
+    """Returns the bytes of one gather, or one scattered sum, of the residual stream."""
     local = num_tokens // stage.tensor
     return local * (stage.tensor - 1) * stage.config.hidden_size * stage.element
 
 
 def norms_of_layer(stage: StageShape) -> int:
-    """Norms over the residual stream's width in one layer."""
+    """Returns the number of norms over the residual stream's width in one layer."""
     roles = [role_of(name) for name in layer_names(stage.config)]
     return sum(role.initial == "norm" and role.shape == "D" for role in roles)
 
 
 def replica_sum(stage: StageShape, name: str) -> int:
-    """One backward's sum of the gradient of what several ranks hold alike.
+    """Returns the bytes of summing one replicated parameter's gradient in one backward; 0 if it is not summed.
 
     Raises:
         LookupError: the table of parameters has no such row.
@@ -159,22 +162,22 @@ def replica_sum(stage: StageShape, name: str) -> int:
 
 
 def key_bytes(stage: StageShape) -> int:
-    """One token's keys and values of one layer, as this rank's heads need them."""
+    """Returns the bytes of one token's keys and values in one layer, for this rank's heads."""
     return 2 * stage.key_heads * stage.config.head_dim * stage.element
 
 
 def key_gradient_bytes(stage: StageShape) -> int:
-    """The same of their gradients, which travel wide."""
+    """Returns the bytes of the gradients of one token's keys and values, which are sent wide."""
     return 2 * stage.key_heads * stage.config.head_dim * stage.wide
 
 
 def sequence_received(
     stage: StageShape, plan: KeyPlan, rank: int, *, in_steps: bool, recomputed: bool = False
 ) -> Received:
-    """One layer of the plan's kind, one micro-batch.
+    """Returns the bytes of one layer of the plan's kind for one micro-batch.
 
-    in_steps: the layer's keys come in ring steps, which fetch them again for the backward; an exchange
-    keeps them. recomputed: the layer keeps its input only, so its forward happens twice, transfers too.
+    in_steps: whether the layer uses ring steps, which receive the keys again for the backward; an exchange keeps
+    them. recomputed: whether the layer keeps its input only, so that its forward and its transfers happen twice.
     """
     keys = plan.tokens_received(rank) * key_bytes(stage)
     lent = sum(len(piece) for received in plan.receives for piece in received[rank])
@@ -189,7 +192,7 @@ def sequence_received(
 def pipeline_received(
     placement: Placement, rank: int, *, micro_batches: int, hand_over: int
 ) -> Received:
-    """One step. hand_over: bytes of one micro-batch's hidden states, see `hand_over_bytes`."""
+    """Returns the bytes of one step. hand_over: bytes of one micro-batch's hidden states, see `hand_over_bytes`."""
     stages = placement.stages_of(rank)
     before = [stage - 1 for stage in stages if stage > 0]
     after = [stage + 1 for stage in stages if stage < placement.num_stages - 1]
@@ -206,12 +209,12 @@ def _elsewhere(placement: Placement, rank: int, stages: Iterable[int]) -> int:
 
 
 def hand_over_bytes(stage: StageShape, num_tokens: int) -> int:
-    """Hidden states of one micro-batch, or their gradient, cut by the tensor axis."""
+    """Returns the bytes of one micro-batch's hidden states, or of their gradient, on one tensor rank."""
     return num_tokens // stage.tensor * stage.config.hidden_size * stage.element
 
 
 def tied_received(stage: StageShape, placement: Placement, rank: int) -> int:
-    """One step's transfers of a tied weight: its gradient to the embedding's rank, the new weight back."""
+    """Returns the bytes of one step for a tied weight: its gradient to the embedding's rank, the new weight back."""
     first, last = placement.rank_of(0), placement.rank_of(placement.num_stages - 1)
     if not stage.config.tie_embeddings or first == last or rank not in (first, last):
         return 0
@@ -224,7 +227,7 @@ def tied_received(stage: StageShape, placement: Placement, rank: int) -> int:
 
 @dataclass(frozen=True)
 class ZeroReceived:
-    """Bytes of one step: gradients added up, weights handed out. What a ring algorithm brings in."""
+    """Bytes received in one step by a ring algorithm: reduction of gradients, gathering of weights."""
 
     gradients: int
     weights: int
@@ -233,11 +236,11 @@ class ZeroReceived:
 def zero_received(
     num_parameters: int, *, ranks: int, zero_stage: int, element: int, micro_batches: int
 ) -> ZeroReceived:
-    """One step of `num_parameters` trained on this rank. Gradients travel in float32.
+    """Returns the bytes of one step for `num_parameters` trained on this rank. Gradients are sent in float32.
 
-    ZeRO-1 adds gradients up once a step, ZeRO-2 and 3 once a micro-batch. DeepSpeed's ZeRO-1 and 2 do it
-    by an all-reduce, twice the bytes of the reduce-scatter that would do. ZeRO-3 gathers weights for every
-    forward, here counted once; for the backward it gathers again what it did not keep (`docs/parallelism.md`).
+    ZeRO-1 reduces gradients once a step, ZeRO-2 and 3 once a micro-batch. DeepSpeed's ZeRO-1 and 2 use an all-reduce,
+    twice the bytes of a reduce-scatter, which would suffice. ZeRO-3 gathers weights once for every forward, which is
+    counted here; for the backward it gathers again what it did not keep, which is not (`docs/parallelism.md`).
     """
     moved = num_parameters * (ranks - 1) // ranks
     if zero_stage == 3:

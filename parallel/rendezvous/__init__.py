@@ -1,1 +1,1 @@
-"""How the ranks of a launch find each other, and what their links carry."""
+"""The rendezvous of the ranks of a launch, and a gather through its store."""

@@ -1,14 +1,13 @@
-"""Where the ranks of a launch first meet: at the launcher's store, under a prefix that nobody used before.
+"""The rendezvous of the ranks of a launch, in the launcher's store, under a new prefix for every attempt.
 
-torchrun serves one store over all its restarts, so what a dead attempt wrote is still there: addresses of
-processes that are gone, verdicts on hangs that are over. No number that the launcher gives tells the
-attempts of all hosts apart. So the main rank chooses a new prefix, and hands it to each rank on a key
-that only this rank can have asked for:
+torchrun serves one store over all its restarts, so keys of a dead attempt are still there: addresses of processes
+that have ended, findings on hangs that are over. No number that the launcher gives distinguishes the attempts on
+all hosts. So the main rank chooses a new prefix, and sends it to each rank under a key that only this rank knows:
 
     rank r     pushes a random name to the queue, waits for the key of that name
     rank 0     takes names from the queue and sets the key of each to the prefix
 
-A name that a dead process left is answered too; nobody reads it.
+Rank 0 also sets the keys of names that dead processes left in the queue; no process reads them.
 """
 
 import json
@@ -33,18 +32,18 @@ from parallel.watch.verdict import rank_ranges
 
 Words = Sequence[tuple[int, str]]
 _ASK = "meeting/ask"
-# Others wait so much longer for the main rank than it waits for them: its verdict has to reach them.
+# Seconds that the others wait for the main rank beyond the time it waits for them: its decision must reach them.
 _LONGER = 15.0
 
 
 class Meeting:
-    """Where this rank met the others. Keeps the store alive that rank 0 may be serving."""
+    """This rank's connection to the rendezvous. Keeps the store alive, which rank 0 may be serving."""
 
     def __init__(self, connect: Callable[[], Store], seconds: float) -> None:
-        """Agree on the prefix, which may take `seconds` on other ranks than the main one.
+        """Agrees with the main rank on the prefix; other ranks wait for it, `seconds` and a little longer.
 
         Raises:
-            ValueError: the main rank does not answer.
+            ValueError: the main rank did not answer in time.
         """
         self.rank, self.world_size = launched_rank(), launched_world_size()
         self._connect, self._patience = connect, seconds
@@ -57,16 +56,16 @@ class Meeting:
         )
 
     def connect(self) -> Store:
-        """A new connection, for one thread, to what is this attempt's alone."""
+        """Returns a new connection to the store, for one thread, under the prefix of this attempt."""
         return PrefixStore(self._prefix, self._connect())
 
     def roll_call(
         self, word: str, judge: Callable[[Words], list[str]], topic: str = "roll call"
     ) -> list[str]:
-        """Why this world cannot start, one line each, on every rank. Collective.
+        """Returns why this world cannot start, one line each, on every rank. Collective.
 
-        word: what this rank has to say. judge: the main rank's, from what all said who came in time; two may
-        have come with one rank, and none with another. topic: another one for every further call.
+        word: this rank's string. judge: called on the main rank with the (rank, word) pairs that arrived in time,
+        where a rank may occur twice or not at all; returns the lines. topic: a new one for every further call.
         """
         self.through_store.say(topic, word)
         if self.rank == 0:
@@ -76,7 +75,9 @@ class Meeting:
             return found
         decision = self.through_store.await_decision(topic, self._patience + _LONGER)
         if decision is None:
-            return [f"{socket.gethostname()}: rank 0 came to {_place()} and fell silent"]
+            return [
+                f"{socket.gethostname()}: rank 0 was at {_place()} and then stopped answering; see its output"
+            ]
         return [str(line) for line in json.loads(decision)]
 
     def _ask(self) -> None:
@@ -97,10 +98,10 @@ class Meeting:
 
 
 def meet(seconds: float) -> Meeting:
-    """Go to the meeting place; the main rank then calls the roll.
+    """Connects to the rendezvous store and agrees on the prefix. The main rank must call `roll_call` next.
 
     Raises:
-        ValueError: the launcher names no meeting place, it cannot be reached, or the main rank is not there.
+        ValueError: MASTER_ADDR is not set or not reachable, or the main rank did not answer.
     """
     place, world_size = meeting_place(), launched_world_size()
     if place is None and world_size == 1:
@@ -129,10 +130,10 @@ def meet(seconds: float) -> Meeting:
 
 
 def meet_all(seconds: float) -> Meeting:
-    """Go to the meeting place and see that every rank came, once.
+    """Connects to the rendezvous store and checks that every rank arrived exactly once.
 
     Raises:
-        ValueError: as `meet`, and on every rank that came where others did not.
+        ValueError: as `meet`; or, on every rank that arrived, the problems of `attendance_problems`.
     """
     meeting = meet(seconds)
     found = meeting.roll_call(
@@ -144,7 +145,7 @@ def meet_all(seconds: float) -> Meeting:
 
 
 def attendance_problems(said: Words, world_size: int, seconds: float) -> list[str]:
-    """Who did not come and who came twice, one line each. said: in order of arrival."""
+    """Returns one line each for ranks that are missing, came twice, or are too large. said: in order of arrival."""
     ranks = [rank for rank, _ in said]
     came = set(ranks)
     absent = [rank for rank in range(world_size) if rank not in came]

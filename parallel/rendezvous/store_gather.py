@@ -1,8 +1,8 @@
 """A gather and a broadcast of strings through the store where the ranks met, for when process groups may be broken.
 
-Slow, but it works where no process group does: a rank that cannot talk to its peers can still be heard here,
-and one that is not heard can be named. Nothing waits longer than it is told to, also when the store's host is
-gone: see `StoreLost`.
+Slow, but it works where no process group does: a rank that cannot communicate with its peers can still report here,
+and a rank that does not report can be named. Every wait has a timeout, also when the store's host is down: see
+`StoreLost`.
 """
 
 import time
@@ -16,12 +16,12 @@ from parallel.watch.board import in_time
 
 T = TypeVar("T")
 
-# Seconds between two looks: the first, the longest, and how fast they grow.
+# Seconds between two reads of the store: the first pause, the longest, and the growth factor.
 _FIRST_PAUSE, _LAST_PAUSE, _GROWTH = 0.002, 0.25, 1.3
-# A word is stored a moment after it was announced.
+# A rank counts itself as arrived before it stores its word: how long to wait for the word.
 _MOMENT = timedelta(seconds=10)
 _LINGER = 5.0
-# Seconds that the store may take to answer anything; longer than what it is asked to wait for.
+# Seconds that the store may take for any call; longer than _MOMENT.
 _PATIENCE = 20.0
 
 
@@ -34,14 +34,14 @@ class StoreLost(ValueError):
         )
 
     def __reduce__(self) -> tuple[type["StoreLost"], tuple[()]]:
-        """How it travels to the other ranks: with the arguments of `__init__`, not with its text."""
+        """Pickles with the arguments of `__init__` (none), not with the text."""
         return StoreLost, ()
 
 
 class StoreGather:
-    """One rank's seat. Every topic is used once. Everything raises `StoreLost`.
+    """One rank's side of the gather. Use every topic once. Every method may raise `StoreLost`.
 
-    A store's connection serves one call at a time, so waiting is looking again and again.
+    A connection to the store serves one call at a time, so waiting polls.
     """
 
     def __init__(self, store: Store, rank: int, world_size: int) -> None:
@@ -49,14 +49,17 @@ class StoreGather:
         self.rank, self.world_size = rank, world_size
 
     def say(self, topic: str, word: str) -> None:
-        """Leave this rank's word for the main rank."""
+        """Stores this rank's word for the main rank."""
         number = self._add(f"{topic}/arrived", 1)
         self._set(f"{topic}/{number}", f"{self.rank} {word}")
 
     def hear(
         self, topic: str, seconds: float, meanwhile: Callable[[], None] = lambda: None
     ) -> list[tuple[int, str]]:
-        """(rank, word) of as many as the world has, in order of arrival, or of those that came in time."""
+        """Returns (rank, word) in order of arrival: of all, or of those that arrived within `seconds`.
+
+        meanwhile: called before every read.
+        """
 
         def all_have_spoken() -> bool:
             meanwhile()
@@ -70,16 +73,16 @@ class StoreGather:
         return said
 
     def decide(self, topic: str, decision: str, listeners: int | None = None) -> None:
-        """Answer everybody. Returns when `listeners` others (default: all) have heard it, or some seconds later.
+        """Publishes the decision and waits until `listeners` others (default: all) have read it, _LINGER at most.
 
-        Not before, because the store may end with this process.
+        The store may end with this process.
         """
         wanted = self.world_size - 1 if listeners is None else listeners
         self._set(f"{topic}/decision", decision)
         _wait_until(lambda: self._add(f"{topic}/heard", 0) >= wanted, _LINGER)
 
     def await_decision(self, topic: str, seconds: float) -> str | None:
-        """What the main rank decided; None if it did not in time."""
+        """Returns the main rank's decision; None if there was none within `seconds`."""
         key = f"{topic}/decision"
         if not _wait_until(lambda: self._ask(lambda: self._store.check([key])), seconds):
             return None
@@ -88,20 +91,20 @@ class StoreGather:
         return decision
 
     def line_up(self, topic: str, seconds: float) -> bool:
-        """Wait until every rank is here; False if some did not come in time."""
+        """Waits until every rank has called this; returns False if some did not within `seconds`."""
         self._add(f"{topic}/here", 1)
         return _wait_until(lambda: self._add(f"{topic}/here", 0) >= self.world_size, seconds)
 
     def is_first(self, topic: str) -> bool:
-        """Whether nobody has asked this before."""
+        """Returns whether this call is the first of any rank for this topic."""
         return self._add(f"{topic}/first", 1) == 1
 
     def raise_flag(self, name: str) -> None:
-        """Tell everybody that something is so; seen by all who line up afterwards."""
+        """Sets a flag for all ranks; every rank that calls `line_up` afterwards sees it."""
         self._add(f"{name}/flag", 1)
 
     def has_flag(self, name: str) -> bool:
-        """Whether anybody raised it."""
+        """Returns whether any rank has raised the flag."""
         return self._add(f"{name}/flag", 0) > 0
 
     def _add(self, key: str, number: int) -> int:
@@ -125,7 +128,7 @@ class StoreGather:
 
 
 def _wait_until(true: Callable[[], bool], seconds: float) -> bool:
-    """Whether it became true in time."""
+    """Polls `true` until it returns True; returns False after `seconds`."""
     deadline, pause = time.monotonic() + seconds, _FIRST_PAUSE
     while not true():
         if time.monotonic() > deadline:

@@ -1,1 +1,1 @@
-"""Who is waiting for whom: a rank that hangs, or is cut off, is noticed, named, and the run ended."""
+"""Detects ranks that hang or are cut off, names them, and ends the run."""

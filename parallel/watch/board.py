@@ -1,7 +1,7 @@
-"""Where every rank leaves its last words: the launcher's store, on a connection of its own.
+"""Heartbeat: every rank's latest status, in the launcher's store, on a connection of its own.
 
-At 8,000 ranks and the default timeouts these are 800 small writes a second to one server, and one rank
-reads, once, when something hangs.
+At 8,000 ranks and the default timeouts these are 800 small writes a second to one server. Statuses are read only
+when something hangs, by one rank.
 """
 
 import json
@@ -16,20 +16,20 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from parallel.watch.verdict import Status
 
 T = TypeVar("T")
-# Ranks asked for in one message.
+# Ranks whose status is read in one message.
 _AT_ONCE = 512
 
 
 @dataclass(frozen=True)
 class HangReport:
-    """What one rank found out for all: the sentence, and (home, process, begun) of the silent (`Status`)."""
+    """The finding of the one rank that looked. silent: (home, process, begun) of the silent ranks, as in `Status`."""
 
     sentence: str
     silent: tuple[tuple[str, int, str], ...]
 
 
 class Board:
-    """One rank's view of the store. Every call may block for as long as the server does: see `in_time`."""
+    """One rank's access to the store. Every call may block for as long as the server does: use `in_time`."""
 
     def __init__(self, store: Store, rank: int) -> None:
         self._store = PrefixStore("watch", store)
@@ -37,16 +37,16 @@ class Board:
         self._rank = rank
 
     def publish(self, status: Status) -> None:
-        """Replace this rank's last words."""
+        """Replaces this rank's status."""
         self._store.set(f"rank{self._rank}", json.dumps(status.to_dict()))
 
     def read(self, ranks: Sequence[int]) -> dict[int, Status]:
-        """The last words of these ranks; those that never spoke are absent."""
+        """Returns the latest status of these ranks; ranks that never published one are absent."""
         found = {}
         for first in range(0, len(ranks), _AT_ONCE):
             some = list(ranks[first : first + _AT_ONCE])
             keys = [f"rank{rank}" for rank in some]
-            if not self._store.check(keys):  # only then ask for each
+            if not self._store.check(keys):  # some are missing: check each
                 some = [rank for rank in some if self._store.check([f"rank{rank}"])]
                 keys = [f"rank{rank}" for rank in some]
             words = self._store.multi_get(keys) if keys else []
@@ -55,15 +55,15 @@ class Board:
         return found
 
     def claim(self) -> bool:
-        """Whether this rank is the first to ask what has happened, and so the one to find out."""
+        """Returns whether this rank is the first to notice a hang, and so the one that investigates."""
         return self._store.compare_set("judge", "", str(self._rank)) == str(self._rank).encode()
 
     def announce(self, found: HangReport) -> None:
-        """Tell the others what was found."""
+        """Publishes the finding for the other ranks."""
         self._store.set("finding", json.dumps([found.sentence, found.silent]))
 
     def announced(self) -> HangReport | None:
-        """What another rank found; None: nothing yet."""
+        """Returns the finding of another rank; None if there is none yet."""
         if not self._store.check(["finding"]):
             return None
         sentence, silent = json.loads(self._store.get("finding"))
@@ -73,7 +73,7 @@ class Board:
 
 
 def in_time(work: Callable[[], T], seconds: float) -> T | None:
-    """`work()`, or None if it does not end in `seconds` or fails: a dead server answers nobody."""
+    """Returns `work()`, or None if it fails or takes longer than `seconds`: calls to a dead server do not return."""
     result: list[T] = []
 
     def attempt() -> None:

@@ -1,4 +1,4 @@
-"""From what every rank says about itself to the one sentence that names who is missing. No clocks, no network."""
+"""Turns the statuses of all ranks into one sentence that names the missing ranks. No clocks, no network."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
@@ -8,31 +8,31 @@ from parallel.watch.waiting import Wait
 
 @dataclass(frozen=True)
 class Status:
-    """What one rank last said about itself.
+    """One rank's latest status.
 
-    process: its number, which means something only to ranks with the same `home` (boot of a machine, and
-    container) and as long as the process with that number is the one that has `begun` then.
+    process: its process number. home: boot of its machine, and container; only there the number has a meaning.
+    begun: start time of the process, which tells it from a later process with the same number.
     """
 
     rank: int
     host: str
     process: int
-    # What the run is doing there: "step 12", "evaluation", ...; and for how long, in seconds.
+    # What the rank is doing: "step 12", "evaluation", ...; and for how long, in seconds.
     phase: str
     seconds: float
     waits: tuple[Wait, ...]
-    # Grows with every sign of life.
+    # Counts the statuses that the rank has published.
     beat: int = 0
     home: str = ""
     begun: str = ""
 
     def to_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Returns the fields for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, content: dict[str, object]) -> "Status":
-        """From `to_dict`."""
+        """Returns the status with the fields of `to_dict`."""
         waits = tuple(Wait(**wait) for wait in content.pop("waits"))  # type: ignore[attr-defined]
         return cls(waits=waits, **content)  # type: ignore[arg-type]
 
@@ -51,10 +51,10 @@ def verdict(
     silent: Set[int],
     groups: Mapping[str, Members],
 ) -> str:
-    """Who keeps `judge` waiting, in one line.
+    """Returns one line: which ranks keep `judge` waiting.
 
-    statuses: the last words of every rank that ever spoke. silent: the ranks that give no sign of life.
-    groups: by description, as the waits name them.
+    judge: status of the rank that investigates. statuses: the latest of every rank that ever published one. silent:
+    the ranks without a sign of life. groups: by description, as in `Wait.group`.
     """
     if silent:
         waited = describe_wait(_waits_for(silent, judge, statuses, groups), groups)
@@ -66,8 +66,8 @@ def verdict(
         ring = "; ".join(describe_wait(status, groups) for status in path[:-1])
         return f"ranks wait for each other in a ring: {ring}"
     if last is judge:
-        return f"{waited}; every other rank has come or gone on"
-    if last.waits:  # for something that is no group of ranks: its data
+        return f"{waited}; every other rank has reached that operation or passed it"
+    if last.waits:  # not in a group of ranks, but for its data
         return f"{waited}; {describe_wait(last, groups)}"
     return (
         f"{waited}; rank {last.rank} on {last.host} (process {last.process}) is not there: it has been in "
@@ -76,7 +76,7 @@ def verdict(
 
 
 def describe_wait(status: Status, groups: Mapping[str, Members]) -> str:
-    """What a rank waits for, with its axis and peers."""
+    """Returns what a rank waits for, with axis and peers."""
     who = f"rank {status.rank} on {status.host}"
     if not status.waits:
         return f"{who} is in {status.phase}"
@@ -89,7 +89,7 @@ def describe_wait(status: Status, groups: Mapping[str, Members]) -> str:
 
 
 def rank_ranges(ranks: Sequence[int]) -> str:
-    """[0, 1, 2, 3, 8] as "0-3, 8"."""
+    """Formats [0, 1, 2, 3, 8] as "0-3, 8"."""
     parts: list[list[int]] = []
     for rank in ranks:
         if parts and rank == parts[-1][-1] + 1:
@@ -105,7 +105,7 @@ def _waits_for(
     statuses: Mapping[int, Status],
     groups: Mapping[str, Members],
 ) -> Status:
-    """The first living rank that waits in a group of a silent one, with that wait; others may wait for it in turn."""
+    """Returns the first living rank that waits in a group of a silent one, with that wait only; else `judge`."""
     for status in (judge, *(statuses[rank] for rank in sorted(statuses))):
         for wait in status.waits if status.rank not in silent else ():
             members = groups.get(wait.group)
@@ -117,7 +117,7 @@ def _waits_for(
 def _follow(
     judge: Status, statuses: Mapping[int, Status], groups: Mapping[str, Members]
 ) -> list[Status]:
-    """From a waiting rank over those it waits for to one that waits for no rank; a closed ring if there is none."""
+    """Returns the shortest path of waits from `judge` to a rank that waits for no rank, or a cycle if there is none."""
     ring: list[Status] = []
     paths, seen = [[judge]], {judge.rank}
     while paths:
@@ -137,7 +137,7 @@ def _follow(
 def _missing_from(
     waiter: Status, statuses: Mapping[int, Status], groups: Mapping[str, Members]
 ) -> list[Status]:
-    """Members of the group `waiter` waits in that have not come to the same operation."""
+    """Returns the members of the group that `waiter` waits in which have not reached the same operation."""
     if not waiter.waits:
         return []
     wait = waiter.waits[0]
@@ -145,7 +145,7 @@ def _missing_from(
     if members is None:
         return []
     arrived: Callable[[Status], bool]
-    if wait.number is None:  # a message: whoever waits in the same group exchanges messages too
+    if wait.number is None:  # a message: every rank that waits in the same group counts as arrived
         arrived = lambda status: any(w.group == wait.group for w in status.waits)  # noqa: E731
     else:
         number = wait.number
@@ -158,7 +158,7 @@ def _missing_from(
 
 
 def name_ranks(ranks: Sequence[int], statuses: Mapping[int, Status]) -> str:
-    """Ranks by host, with process and last words of the first of each host."""
+    """Formats ranks by host, with process and latest status of the first rank of each host."""
     by_host: dict[str, list[int]] = {}
     for rank in ranks:
         host = statuses[rank].host if rank in statuses else "an unknown host"

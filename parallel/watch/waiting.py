@@ -1,7 +1,7 @@
-"""What this rank is waiting for at this moment.
+"""Lists the operations in which this rank is blocked now.
 
-Collectives are in torch's flight recorder, on NCCL and (from torch 2.13) on gloo. Point-to-point messages on
-gloo are not, and neither is waiting for data: who blocks in one says so with `waiting`.
+torch's flight recorder has the collectives, on NCCL and (from torch 2.13) on gloo. It has neither point-to-point
+messages on gloo nor waits for data: code that blocks in one of these is wrapped in `waiting`.
 """
 
 import json
@@ -19,8 +19,8 @@ import torch._C._distributed_c10d as c10d
 class Wait:
     """One operation that has begun and not ended.
 
-    group: its description (parallel/mesh.py), or "" where no group is involved. number: of the collective
-    within its group, equal on all members; None for a message. seconds: for how long already.
+    group: description of its group (parallel/mesh.py), or "" without a group. number: sequence number of the
+    collective within its group, equal on all members; None for a message. seconds: time since it began.
     """
 
     group: str
@@ -29,13 +29,13 @@ class Wait:
     seconds: float
 
 
-# By thread: what it blocks in, since when. The counterpart of torch's recorder, which is one a process too.
+# By thread: (group, operation, begin) of the block that it is in. One for the process, as torch's recorder is.
 _noted: dict[int, tuple[str, str, float]] = {}
 
 
 @contextmanager
 def waiting(group: str, operation: str) -> Iterator[None]:
-    """Note that this thread blocks in `operation` until the end of the block. Nested blocks: the inner one counts."""
+    """Records that this thread blocks in `operation`, until the end of the block. In nested blocks the inner counts."""
     thread = threading.get_ident()
     outer = _noted.get(thread)
     _noted[thread] = (group, operation, time.monotonic())
@@ -49,7 +49,7 @@ def waiting(group: str, operation: str) -> Iterator[None]:
 
 
 def pending() -> list[Wait]:
-    """Everything this process is waiting for, longest first."""
+    """Returns all operations that this process is blocked in, longest first."""
     now = time.monotonic()
     try:
         recorded = recorded_waits(flight_record(), time.time_ns())
@@ -57,21 +57,21 @@ def pending() -> list[Wait]:
         KeyError,
         TypeError,
         ValueError,
-    ):  # another torch, another record: its own timeouts remain
+    ):  # a torch with another format of the record: the backends' own timeouts remain
         recorded = []
     known = {wait.group for wait in recorded}
     noted = [
         Wait(group, what, None, now - since)
         for group, what, since in list(_noted.values())
-        if group not in known  # the recorder knows it better: with its number
+        if group not in known  # the recorder's entry has the number too
     ]
     return sorted([*noted, *recorded], key=lambda wait: -wait.seconds)
 
 
 def flight_record() -> list[dict[str, Any]]:
-    """torch's record of the last collectives of this process, oldest first; empty where no backend keeps one.
+    """Returns torch's record of the last collectives of this process, oldest first; empty where no backend has one.
 
-    NCCL and gloo write to recorders of their own.
+    NCCL and gloo have separate recorders.
     """
     entries: list[dict[str, Any]] = []
     for name in ("_dump_nccl_trace_json", "_dump_fr_trace_json"):
@@ -84,10 +84,10 @@ def flight_record() -> list[dict[str, Any]]:
 
 
 def recorded_waits(entries: Sequence[dict[str, Any]], now: int) -> list[Wait]:
-    """What of a flight record is still under way. now: in nanoseconds of the wall clock.
+    """Returns the operations of a flight record that have not ended. now: wall clock in nanoseconds.
 
-    NCCL never retires the single messages of a batch, only the batch; but its groups work in order, so what is
-    older than something retired of the same group is over.
+    NCCL never retires the single messages of a batch, only the batch. But its groups work in order, so everything
+    older than a retired entry of the same group has ended.
     """
     waits: list[Wait] = []
     over: set[str] = set()

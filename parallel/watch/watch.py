@@ -1,11 +1,11 @@
-"""The watch of one rank: says that it lives, and ends the run when its peers do not come.
+"""The watch of one rank: publishes a heartbeat, and ends the run when its peers do not arrive.
 
-Two daemon threads. One leaves this rank's last words on the board; it stops when the process is stopped or the
-link to the board is cut, and that silence is what the others notice. The other looks at what this process is
-waiting for. When that exceeds the limit of its axis, the first rank to notice asks the board who is missing,
-tells the others and they all call `on_hang` with the one sentence, which is not expected to return.
+Two daemon threads. One publishes this rank's status on the board; it stops when the process is stopped or cut off
+from the board, and the others notice that. The other checks what this process is waiting for. When a wait exceeds
+the limit of its axis, the first rank to notice reads from the board which ranks are missing and announces one
+sentence; all ranks then call `on_hang` with it, which is not expected to return.
 
-From hang to end: the limit, at most a quarter of it, and 5 s where the board is out of reach.
+From hang to end: the limit, at most a quarter more, and 5 s where the board is out of reach.
 """
 
 import contextlib
@@ -28,16 +28,16 @@ from parallel.watch.board import Board, HangReport, in_time
 from parallel.watch.verdict import Members, Status, describe_wait, verdict
 from parallel.watch.waiting import Wait, pending
 
-# Seconds between signs of life: a fraction of the shortest limit, within these.
+# Seconds between heartbeats: the shortest limit / _FRACTION, between the two others.
 _FASTEST, _SLOWEST, _FRACTION = 0.25, 10.0, 16.0
-# Signs of life that a rank may miss.
+# Heartbeats that a rank may miss.
 _MISSED = 2.5
-# Seconds between two questions to the store, growing from the first to the last.
+# Seconds between two reads of the store, growing from the first to the last.
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 2.0
 
 
 class Watch:
-    """Watches while entered. `phase` and `started` are the run's to set."""
+    """A context manager: watches while entered. The run sets `phase` and `started`."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Watch:
     ) -> None:
         """groups: by description; may grow while the watch runs.
 
-        on_hang: gets the sentence on every rank that waits too long, in the watch's thread.
+        on_hang: called with the sentence on every rank, in the watch's thread.
         """
         self._board = board
         self._ranks = range(world_size)
@@ -77,7 +77,7 @@ class Watch:
             threading.Thread(target=work, name=name, daemon=True)
             for name, work in (("watch_life", self._live), ("watch", self._look))
         ]
-        # Whether a step has been done in this layout: from then on the short limits hold.
+        # Whether the first step of this layout is done: from then on the short limits apply.
         self.started = False
 
     def __enter__(self) -> Self:
@@ -94,12 +94,12 @@ class Watch:
         self._over.set()
 
     def phase(self, name: str) -> None:
-        """What the run is doing on this rank from now on."""
+        """Sets what the run is doing on this rank from now on."""
         self._me = dataclasses.replace(self._me, phase=name)
         self._since = time.monotonic()
 
     def explain(self, error: Exception) -> str:
-        """Why a transfer failed, in one line: who gives no sign of life, or what another rank found."""
+        """Returns why a transfer failed, in one line: this rank's finding or another's, else the error itself."""
         found = self._ask()
         if found is None:
             return f"{self._words(self.status())}: {str(error).splitlines()[0]}"
@@ -107,7 +107,7 @@ class Watch:
         return found.sentence
 
     def status(self) -> Status:
-        """This rank's own, now."""
+        """Returns this rank's current status."""
         elapsed = time.monotonic() - self._since
         return dataclasses.replace(self._me, seconds=elapsed, waits=tuple(pending()[:4]))
 
@@ -136,7 +136,7 @@ class Watch:
             return
 
     def _end_silent(self, found: HangReport) -> None:
-        """Kill the silent ranks of this host: a stopped process would keep its launcher waiting."""
+        """Kills the silent ranks of this host: a stopped process would keep its launcher waiting."""
         for home, process, begun in found.silent:
             if home == self._me.home and begun == _begun(process):
                 with contextlib.suppress(OSError):
@@ -151,7 +151,7 @@ class Watch:
         return describe_wait(status, self._groups)
 
     def _ask(self) -> HangReport | None:
-        """The verdict: found by this rank if it is the first to ask, else as announced; None: no answer."""
+        """Returns the finding: this rank's own if it is the first to ask, else the announced one; None: no answer."""
         patience = (_MISSED + 2) * self._interval + 2.0
         if in_time(self._board.claim, 2.0):
             return in_time(self._judge, patience)
@@ -160,7 +160,7 @@ class Watch:
             announced = in_time(self._board.announced, 2.0)
             if announced is not None:
                 return announced
-            time.sleep(pause * random.uniform(0.5, 1.5))  # thousands may ask at once
+            time.sleep(pause * random.uniform(0.5, 1.5))  # thousands of ranks may read at once
             pause = min(_LAST_PAUSE, 1.5 * pause)
         return None
 
@@ -187,7 +187,7 @@ class Watch:
 
 
 def _home() -> str:
-    """Where a process number has a meaning: this boot of this machine, this container."""
+    """Returns where a process number has a meaning: this boot of this machine, this container."""
     boot, container = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     try:
         return f"{boot.read_text().strip()} {container.readlink()}"
@@ -196,9 +196,9 @@ def _home() -> str:
 
 
 def _begun(process: int) -> str:
-    """When a process of this host was started, in ticks since the boot; "" where it has ended."""
+    """Returns the start time of a process of this host, in ticks since the boot; "" if it has ended."""
     try:
-        # Behind the name, which may hold anything: state, ..., start time (proc(5), fields 3 and 22).
+        # After the name, which may hold any characters: state, ..., start time (proc(5), fields 3 and 22).
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
@@ -206,12 +206,12 @@ def _begun(process: int) -> str:
 
 
 def _is_gone(status: Status, me: Status) -> bool:
-    """Whether that process has ended (its parent may not know yet); seen only from where it lives."""
+    """Returns whether that process has ended, even if not reaped yet; False for a process of another `home`."""
     return status.home == me.home and _begun(status.process) != status.begun
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether an exception says that a peer went away or did not answer. Gloo has no class for it."""
+    """Returns whether an exception means a lost or silent peer. Gloo has no exception class for it."""
     if isinstance(error, dist.DistError):
         return True
     text = str(error)
