@@ -1,1 +1,1 @@
-"""Sequence parallelism: a packed stream cut among ranks, ring attention over the pieces."""
+"""The sequence axis (context parallelism): a packed stream cut among ranks, with ring attention."""

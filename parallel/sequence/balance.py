@@ -1,19 +1,19 @@
-"""Deals the chunks of one stream so that attention work is level: the layout `balanced`.
+"""The layout `balanced`: assigns the chunks of one stream to ranks so that attention work is equal.
 
     documents   [ a                                    ][ b ][ c ][ d  ][ e          ]
     chunks      | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10| 11| 12| 13| 14| 15|       work: pairs seen
     dealt       | 0 | 3 | 2 | 0 | 1 | 3 | 2 | 1 | 0 | 1 |  0| 3 | 3 | 2 | 2 | 1 |       4 ranks, 4 chunks each
 
-Every rank gets the same number of equal chunks, so token counts are equal. Cutting finer levels the work, but
-each chunk wants the keys before it (window - 1 for a windowed layer) from another rank, unless the chunk
-before it lies on the same rank. Hence:
+Every rank gets the same number of equal chunks, so token counts are equal. Smaller chunks balance the work better,
+but each chunk needs the keys before it (window - 1 for a windowed layer) from another rank, unless the previous
+chunk is on the same rank. Hence:
 
 1. the fewest chunks a rank that bring the busiest rank within GOAL of the mean: heaviest chunk first to the least
-   loaded rank, to a neighbour's rank where that keeps the goal; then swaps that unload the busiest rank;
-2. swaps that bring neighbours together and keep the goal, while the keys received become fewer;
+   loaded rank, or to a neighbour's rank where that keeps the goal; then swaps that unload the busiest rank;
+2. swaps that put neighbouring chunks on one rank and keep the goal, while they reduce the keys received;
 3. if no number of chunks reached the goal: an exhaustive search where the chunks are few, else the best found.
 
-Pure integers and no clock: every rank finds the same dealing from the document lengths, without talking.
+Pure integers, no clock: every rank computes the same dealing from the document lengths, without communication.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,19 +24,19 @@ from parallel.sequence.chunk_search import busiest, join, least_busiest, level, 
 from parallel.sequence.chunks import Dealing
 
 GOAL = Fraction(105, 100)
-"""Busiest rank's work over the mean that is good enough."""
+"""Busiest rank's work over the mean at which the search stops."""
 MAX_CHUNKS = 64
 """Chunks a rank, at most."""
 MIN_CHUNK_TOKENS = 128
-"""Shorter chunks make blocks that no kernel likes; four chunks a rank are tried whatever their length."""
+"""Kernels are slow on shorter chunks; up to four chunks a rank are tried whatever their length."""
 _EXHAUSTIVE_CHUNKS = 15
-"""Of the whole stream: up to so many, all dealings are searched if need be."""
+"""With at most this many chunks in the stream, all dealings may be searched."""
 _CLOSER_GOAL = Fraction(101, 100)
-"""Taken instead where it costs at most a tenth more keys."""
+"""Used in place of GOAL where it costs at most a tenth more keys."""
 
 
 def chunk_counts(num_tokens: int, size: int) -> tuple[int, ...]:
-    """Numbers of chunks a rank that `deal_balanced` may use, ascending: divisors of a rank's tokens."""
+    """Returns the numbers of chunks a rank that `deal_balanced` may use, ascending: divisors of a rank's tokens."""
     local = num_tokens // size
     shortest = min(MIN_CHUNK_TOKENS, max(1, local // 4))
     return tuple(
@@ -47,10 +47,10 @@ def chunk_counts(num_tokens: int, size: int) -> tuple[int, ...]:
 
 
 def deal_balanced(lengths: Sequence[int], size: int, windows: Mapping[int | None, int]) -> Dealing:
-    """Chunks dealt so that the busiest rank has at most GOAL times the mean work, if that can be.
+    """Returns a dealing whose busiest rank has at most GOAL times the mean work, if one is found.
 
-    If it cannot: the least busiest work that was found, and of equals the one that receives fewest keys.
-    Ranks are numbered by their first chunk.
+    Otherwise the dealing with the least work of the busiest rank; among equals, the one with fewest keys received.
+    windows: number of layers of each window (None: full). Ranks are numbered by their first chunk.
     """
     stream = StreamCosts(lengths, windows)
     assert stream.num_tokens % size == 0, "dealing_problem was not asked"
@@ -68,7 +68,7 @@ def deal_balanced(lengths: Sequence[int], size: int, windows: Mapping[int | None
 
 
 def _within(costs: ChunkCosts, size: int, goal: int) -> Integers | None:
-    """A dealing whose busiest rank is within the goal, neighbours joined; None if none was found."""
+    """Returns a dealing whose busiest rank is within the goal, after `join`; None if none was found."""
     if least_busiest(costs, costs.num_chunks // size) > goal:
         return None
     held = level(costs, size, goal)
@@ -76,7 +76,7 @@ def _within(costs: ChunkCosts, size: int, goal: int) -> Integers | None:
 
 
 def _out_of_reach(stream: StreamCosts, size: int, goal: int) -> Dealing:
-    """The best dealing where swaps did not reach the goal; it may yet be there for an exhaustive search."""
+    """Returns the best dealing where swaps did not reach the goal; an exhaustive search may still reach it."""
     found: list[tuple[int, ChunkCosts, Integers]] = []
     for count in chunk_counts(stream.num_tokens, size):
         costs = stream.cut(size * count)

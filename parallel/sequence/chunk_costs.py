@@ -1,12 +1,12 @@
-"""What each chunk of a stream costs its rank: visible query-key pairs, and keys from elsewhere.
+"""Costs of each chunk of a stream for its rank: visible query-key pairs, and keys received from other ranks.
 
 Work. A query at place o of its document sees min(o + 1, window) keys, so the first o queries of a document see
 
     pairs(o) = r (r + 1) / 2 + (o - r) r        with r = min(o, window)        (full layers: r = o)
 
-and the work of a chunk is a difference of two prefix sums. Keys. Before a chunk its queries attend one range
-(see plan.py). Both ends of these ranges ascend with the chunks, so what a rank receives for a chunk depends
-on the chunk it holds before that one alone: the part of the range behind it. The rest is there already.
+and the work of a chunk is a difference of two prefix sums. Keys. The queries of a chunk attend one range of keys
+before the chunk (see plan.py). Both ends of these ranges ascend with the chunks, so what a rank receives for a chunk
+depends only on the previous chunk it holds: the part of the range after that chunk. It has the rest already.
 
     held chunk      the chunk's range of keys      next held chunk
     [#########]- - - - - [...........................][#########]
@@ -28,8 +28,9 @@ Integers = npt.NDArray[np.int64]
 class ChunkCosts:
     """A stream cut into `num_chunks` equal chunks, under layers of several kinds.
 
-    work: pairs of each chunk. starts: stream position of each chunk, and of the stream's end. key_starts:
-    per kind of layer, where the range of keys before each of these starts. layers: number of each kind.
+    work: pairs of each chunk, summed over layers. starts: stream position of each chunk, and of the stream's end.
+    key_starts: for each kind of layer, the start of the range of keys before each position of `starts`. layers:
+    number of layers of each kind.
     """
 
     chunk_tokens: int
@@ -44,9 +45,9 @@ class ChunkCosts:
         return len(self.work)
 
     def between(self, held: Integers, following: Integers) -> Integers:
-        """Key tokens received for chunks `following` by ranks that hold `held` as the chunk before them.
+        """Returns the key tokens received for each chunk of `following` by a rank whose previous chunk is in `held`.
 
-        -1 stands for no chunk before; the number after the last chunk for none after, which costs nothing.
+        In `held`, -1 means no previous chunk; in `following`, num_chunks means no further chunk, which costs 0.
         """
         starts, behind = self.starts[following], (held + 1) * self.chunk_tokens
         total = np.zeros_like(starts)
@@ -55,14 +56,14 @@ class ChunkCosts:
         return total
 
     def keys(self, held: Integers) -> Integers:
-        """Key tokens received by ranks that hold the chunks held[..., :], ascending; shape (...)."""
+        """Returns the key tokens received by ranks that hold the chunks held[..., :], ascending; shape (...)."""
         before = np.concatenate([np.full_like(held[..., :1], -1), held[..., :-1]], axis=-1)
         received: Integers = self.between(before, held).sum(axis=-1)
         return received
 
 
 class StreamCosts:
-    """What the documents of a stream cost, before it is cut: prefix sums that every number of chunks is read from.
+    """Costs of a stream before it is cut: prefix sums from which `cut` computes any number of chunks.
 
     windows: number of layers of each window (None: full).
     """
@@ -79,7 +80,7 @@ class StreamCosts:
         return int(self._starts[-1])
 
     def cut(self, num_chunks: int) -> ChunkCosts:
-        """The stream as so many equal chunks."""
+        """Returns the costs of the stream in `num_chunks` equal chunks."""
         tokens = self.num_tokens // num_chunks
         assert tokens * num_chunks == self.num_tokens, "chunks are equal"
         borders = np.arange(num_chunks + 1, dtype=np.int64) * tokens

@@ -1,10 +1,11 @@
-"""Finds which rank holds which chunk: level work first, then neighbours on one rank.
+"""Assigns chunks to ranks: first equal work, then neighbouring chunks on one rank.
 
-`held` is always an array (ranks, chunks a rank) of chunk numbers. Rules of thumb that take milliseconds:
+`held` is always an array (ranks, chunks a rank) of chunk numbers. Two heuristics that take milliseconds, and an
+exact search:
 
-    level    heaviest chunk first to the least loaded rank that has a place left, then swaps with the busiest rank
-    join     swaps that put neighbours on one rank, since a chunk behind its neighbour needs no keys from elsewhere
-    search   every dealing there is, cut short by the best one known; for few chunks
+    level    heaviest chunk first to the least loaded rank that has room, then swaps with the busiest rank
+    join     swaps that put neighbours on one rank, since a chunk after its neighbour receives no keys
+    search   branch and bound over all dealings; for few chunks
 """
 
 import heapq
@@ -17,7 +18,7 @@ from parallel.sequence.chunk_costs import ChunkCosts, Integers
 _PARTNERS = 16
 """Lightest ranks with which the busiest one tries to swap."""
 _SWAPS = 1 << 14
-"""Swaps looked at to bring neighbours together, so that thousands of chunks take milliseconds."""
+"""Swaps that `join` tries at most, so that thousands of chunks take milliseconds."""
 
 
 def busiest(costs: ChunkCosts, held: Integers) -> int:
@@ -26,13 +27,13 @@ def busiest(costs: ChunkCosts, held: Integers) -> int:
 
 
 def least_busiest(costs: ChunkCosts, count: int) -> int:
-    """No dealing is better: the heaviest chunk lies somewhere, beside count - 1 others."""
+    """Returns a lower bound of `busiest`: some rank holds the heaviest chunk and count - 1 others."""
     ascending = np.sort(costs.work)
     return int(ascending[-1] + ascending[: count - 1].sum())
 
 
 def level(costs: ChunkCosts, size: int, goal: int) -> Integers:
-    """Level work: neighbours together if that reaches the goal, else without regard to them."""
+    """Returns a dealing with nearly equal work, neighbours on one rank if the goal allows, else the better of both."""
     together = _unload(costs, _heaviest_first(costs, size, goal), goal)
     if busiest(costs, together) <= goal:
         return together
@@ -41,14 +42,14 @@ def level(costs: ChunkCosts, size: int, goal: int) -> Integers:
 
 
 def _heaviest_first(costs: ChunkCosts, size: int, goal: int) -> Integers:
-    """Heaviest chunk first, to the rank of a neighbour or else to the least loaded rank that has a place left.
+    """Assigns the heaviest chunk first, to the rank of a neighbour or else to the least loaded rank that has room.
 
-    A neighbour's rank must stay within the goal with this chunk, and lightest ones in the places left.
+    The neighbour's rank must stay within the goal with this chunk and the lightest chunks in its places left.
     """
     work = costs.work.tolist()
     count = len(work) // size
     lightest = min(work)
-    owner = [-1] * (len(work) + 1)  # the last entry is before the first chunk and behind the last
+    owner = [-1] * (len(work) + 1)  # the last entry, also index -1: no neighbour
     held: list[list[int]] = [[] for _ in range(size)]
     load = [0] * size
     waiting = [(0, rank) for rank in range(size)]
@@ -60,7 +61,7 @@ def _heaviest_first(costs: ChunkCosts, size: int, goal: int) -> Integers:
             and len(held[rank]) < count
             and load[rank] + work[chunk] + (count - len(held[rank]) - 1) * lightest <= goal
         ]
-        # Entries of ranks that took a neighbour since are stale.
+        # Entries of ranks that have taken a neighbour since are stale.
         while waiting[0][0] != load[waiting[0][1]] or len(held[waiting[0][1]]) == count:
             heapq.heappop(waiting)
         rank = min(near, default=waiting[0])[1]
@@ -72,9 +73,9 @@ def _heaviest_first(costs: ChunkCosts, size: int, goal: int) -> Integers:
 
 
 def _unload(costs: ChunkCosts, held: Integers, goal: int) -> Integers:
-    """Swap chunks of the busiest rank for lighter ones until the goal is reached or no swap helps.
+    """Swaps chunks of the busiest rank for lighter ones until the goal is reached or no swap helps.
 
-    Always the swap with a lightly loaded rank that leaves the busier of the two least loaded.
+    Each swap is the one, among the _PARTNERS lightest ranks, that leaves the busier of the two ranks least loaded.
     """
     held = held.copy()
     work = costs.work[held]
@@ -96,9 +97,9 @@ def _unload(costs: ChunkCosts, held: Integers, goal: int) -> Integers:
 
 
 def join(costs: ChunkCosts, held: Integers, goal: int) -> Integers:
-    """Swap chunks to their neighbours' ranks while fewer keys are received and no rank exceeds the goal.
+    """Swaps chunks to their neighbours' ranks while that reduces the keys received and no rank exceeds the goal.
 
-    In each round the best swaps, every rank in one of them at most; a round that wins less than 1 % is the last.
+    Each round makes the best swaps, at most one for every rank; a round that saves less than 1 % is the last.
     """
     held = np.sort(held, axis=1)
     tried = 0
@@ -127,15 +128,15 @@ def _owners(held: Integers) -> Integers:
 
 
 def _swaps_of_neighbours(costs: ChunkCosts, held: Integers, goal: int) -> tuple[Integers, Integers]:
-    """Pairs of chunks (coming, going) whose swap unites `coming` with a neighbour; both ranks stay within the goal.
+    """Returns pairs of chunks (coming, going) whose swap puts `coming` on a neighbour's rank, both within the goal.
 
-    If they are too many: those around the chunks that want most keys.
+    If there are too many: those around the chunks that need most keys.
     """
     owner, load = _owners(held), costs.work[held].sum(axis=1)
     later = np.flatnonzero(owner[1:] != owner[:-1]) + 1
     wanted = costs.between(np.full_like(later, -1), later)
     later = later[np.argsort(-wanted, kind="stable")[: _SWAPS // (8 * held.shape[1])]]
-    # A chunk comes to the rank of the one before it, or the one before it comes to its rank.
+    # A chunk moves to the rank of the previous one, or the previous one moves to its rank.
     coming = np.concatenate([later, later - 1]).repeat(held.shape[1])
     going = held[owner[np.concatenate([later - 1, later])]].ravel()
     more = costs.work[coming] - costs.work[going]
@@ -144,10 +145,10 @@ def _swaps_of_neighbours(costs: ChunkCosts, held: Integers, goal: int) -> tuple[
 
 
 def _fewer_keys(costs: ChunkCosts, held: Integers, coming: Integers, going: Integers) -> Integers:
-    """By how many keys each swap of two chunks shrinks what their two ranks receive.
+    """Returns how many keys fewer the two ranks receive after each swap.
 
-    A rank's keys are a sum over chunks that follow each other on it, so taking one out and putting one in
-    touches only the links to its left and right.
+    A rank's keys are a sum over consecutive chunks on that rank, so removing or inserting a chunk changes only the
+    terms to its left and right.
     """
     size, num_chunks = len(held), costs.num_chunks
     ends = (np.full((size, 1), -1), held, np.full((size, 1), num_chunks))
@@ -155,7 +156,7 @@ def _fewer_keys(costs: ChunkCosts, held: Integers, coming: Integers, going: Inte
     left, right = np.empty((2, num_chunks), dtype=np.int64)
     left[held], right[held] = framed[:, :-2], framed[:, 2:]
     owner = _owners(held)
-    # place[rank, chunk]: how many chunks before it the rank holds.
+    # place[rank, chunk]: the number of chunks up to `chunk` that the rank holds.
     place = np.cumsum(owner == np.arange(size)[:, None], axis=1)
 
     def detour(before: Integers, chunk: Integers, after: Integers) -> Integers:
@@ -176,10 +177,10 @@ def _fewer_keys(costs: ChunkCosts, held: Integers, coming: Integers, going: Inte
 
 
 def search(costs: ChunkCosts, held: Integers, goal: int) -> Integers:
-    """Least busiest work over all dealings, or the first dealing found within the goal. `held`: the best so far.
+    """Returns the dealing with the least work of the busiest rank, or the first one found within the goal.
 
-    Ranks are filled one after the other; each takes the heaviest chunk left, so that no dealing comes twice.
-    What a rank leaves to the others must fit below the best so far.
+    held: the best dealing so far. Ranks are filled one after the other; each takes the heaviest chunk left, so that
+    no dealing is visited twice. A branch is cut where the chunks left cannot fit below the best so far.
     """
     size, count = held.shape
     best = busiest(costs, held)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Dealing:
-    """chunks[rank]: the numbers of the chunks it holds, ascending; all ranks hold equally many."""
+    """chunks[rank]: the numbers of the chunks that the rank holds, ascending; the same count on every rank."""
 
     chunk_tokens: int
     chunks: tuple[tuple[int, ...], ...]
@@ -30,7 +30,7 @@ class Dealing:
         return range(chunk * self.chunk_tokens, (chunk + 1) * self.chunk_tokens)
 
     def ranges(self, rank: int) -> tuple[range, ...]:
-        """Stream positions that `rank` holds, ascending, neighbouring chunks joined."""
+        """Returns the stream positions that `rank` holds, ascending, neighbouring chunks joined."""
         found: list[range] = []
         for chunk in self.chunks[rank]:
             held = self.chunk_range(chunk)

@@ -1,14 +1,14 @@
-"""Which tokens of a stream each sequence rank holds: equal chunks, dealt to the ranks.
+"""Assigns equal chunks of a stream to the sequence ranks; `deal` is the entry point for all layouts.
 
-A stream of T tokens is cut into chunks of equal length, and every rank holds the same number of them, so
-token counts are equal whatever the documents are. What differs is the attention work: a token late in a
-long document sees much more than a token early in a short one.
+A stream of T tokens is cut into chunks of equal length, and every rank holds the same number of them, so token
+counts are equal whatever the documents are. The attention work differs: a token late in a long document sees many
+more keys than a token early in a short one.
 
     contiguous   rank 0 | rank 1 | rank 2 | rank 3                 one chunk a rank; late ranks work more
-    zigzag       0 | 1 | 2 | 3 | 3 | 2 | 1 | 0                     two chunks; level for one long document
-    balanced     dealt from the documents of this very stream      see balance.py
+    zigzag       0 | 1 | 2 | 3 | 3 | 2 | 1 | 0                     two chunks; equal work for one long document
+    balanced     computed from the documents of each stream        see balance.py
 
-Pure integers: every rank makes the same dealing from the document lengths, without talking.
+Pure integers: every rank computes the same dealing from the document lengths, without communication.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +33,8 @@ def deal_zigzag(num_tokens: int, size: int) -> Dealing:
 
 @dataclass(frozen=True)
 class Layout:
-    """chunks: equal parts into which each rank's tokens must fall. deal: from document lengths, number of ranks and
-    number of layers of each window to a dealing."""
+    """chunks: each rank's tokens must be divisible by it. deal: maps document lengths, number of ranks and number of
+    layers of each window to a dealing."""
 
     chunks: int
     deal: Callable[[Sequence[int], int, Mapping[int | None, int]], Dealing]
@@ -53,13 +53,13 @@ DEALINGS: Mapping[str, Layout] = MappingProxyType(
 def deal(
     layout: str, lengths: Sequence[int], size: int, windows: Mapping[int | None, int]
 ) -> Dealing:
-    """The dealing of a stream of documents of these lengths to `size` ranks, by the layout's name.
+    """Returns the dealing of a stream with documents of these lengths to `size` ranks.
 
-    windows: number of layers of each window (None: full layers) in the whole model. All stages of a
-    pipeline hold the same tokens, so they must be given the same windows.
+    layout: a key of DEALINGS. windows: number of layers of each window (None: full layers) in the whole model. All
+    stages of a pipeline hold the same tokens, so they must be given the same windows.
 
     Raises:
-        ValueError: the stream cannot be dealt so (see `dealing_problem`).
+        ValueError: the stream has no such dealing (see `dealing_problem`).
     """
     problem = dealing_problem(layout, sum(lengths), size)
     if problem:
@@ -70,7 +70,7 @@ def deal(
 
 
 def dealing_problem(layout: str, num_tokens: int, size: int) -> str | None:
-    """Why streams of `num_tokens` cannot be dealt to `size` ranks in equal parts, or None if they can."""
+    """Returns why streams of `num_tokens` cannot be dealt to `size` ranks in equal parts, or None if they can."""
     chunks = DEALINGS[layout].chunks if size > 1 else 1
     step = chunks * size
     if num_tokens > 0 and num_tokens % step == 0:

@@ -1,15 +1,15 @@
-"""Attention with one exchange of keys: all windowed layers, and full layers where little moves.
+"""Attention with one exchange of keys: all windowed layers, and full layers that receive few keys.
 
-    forward     keys of other ranks  ======== on the way ========>
-                         local calls .............................  calls over what came
-    backward    calls over what came   ==== their gradients on the way back ====>
-                                         local calls ...........................  added at the owner
+    forward     keys of other ranks  ======= in transfer =========>
+                         local calls .............................  calls over received keys
+    backward    calls over received keys   ==== their gradients in transfer =====>
+                                         local calls ............................  added at the owner
 
-The keys that came are kept for the backward, which sends gradients only; a recomputation receives them again, also
-where it is handed output and log-sum-exp. These are float32 (float64 for
-float64) on the wire and in the owner's sum, and are added in the order of ranks: two runs are bit-identical.
+The received keys are kept for the backward, which sends gradients only; a recomputation receives them again, even if
+output and log-sum-exp were kept. Gradients are sent and summed by the owner in float32 (float64 for float64), in
+order of rank: two runs are bit-identical.
 
-Shape letters: T local tokens, R rows that came, S rows of the assembled keys; 2 is key and value; H query
+Shape letters: T local tokens, R received rows, S rows of the assembled keys; 2 is key and value; H query
 heads, G key/value heads, K head dimension.
 """
 
@@ -45,7 +45,7 @@ def attend_exchanged(
     *,
     plan: "Plan",
 ) -> Tensor:
-    """o_THK of the local queries, beside their sinks."""
+    """Returns o_THK of the local queries, with sinks if given. Collective over the plan's axis."""
     run = ExchangedAttention.apply
     o_THK: Tensor = run(q_THK, k_TGK, v_TGK, sinks_H, plan)  # type: ignore[no-untyped-call]
     return o_THK
@@ -53,9 +53,9 @@ def attend_exchanged(
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is exchanged, over which wire, and how it is computed with.
+    """What one layer exchanges and computes.
 
-    join: how calls over what came meet the local ones: `put_part` where no query is in both, otherwise
+    join: how outputs over received keys join the local ones: `put_part` where no query has both, otherwise
     `merge_part`. softcap: of scores; 0 for none.
     """
 
@@ -66,7 +66,7 @@ class Plan:
 
 
 class ExchangedAttention(torch.autograd.Function):
-    """Keeps queries, keys, values, output, log-sum-exp and the keys and values that came."""
+    """Keeps queries, keys, values, output, log-sum-exp and the received keys and values."""
 
     @staticmethod
     def forward(
@@ -92,7 +92,7 @@ class ExchangedAttention(torch.autograd.Function):
 
         def attend() -> Attended:
             wide = torch.promote_types(q_THK.dtype, torch.float32)
-            # Queries in one call only need no wide sum.
+            # If every query is in one call only, no float32 sum is needed.
             o = torch.empty_like(q_THK, dtype=q_THK.dtype if join is put_part else wide)
             lse_TH = q_THK.new_empty(q_THK.shape[:2], dtype=wide)
             attend_calls(kernel, route.local, q_THK, kv_T2GK, (o, lse_TH), put_part)
@@ -141,7 +141,7 @@ def _backward_of_what_came(
     keys: tuple[Tensor, Tensor],
     sums: Gradients,
 ) -> Tensor:
-    """Gradients of the rows that came; those of the rank's own tokens go into `sums`."""
+    """Returns the gradients of the received rows; those of the rank's own tokens are added to `sums`."""
     assert route.exchange is not None
     came_R2GK, own_T2GK = keys
     assembly = route.exchange.assembly

@@ -1,8 +1,8 @@
-"""What the layers of a sequence rank are told about a stream that is cut among ranks.
+"""The layout of a stream that is cut among sequence ranks, for the layers of one rank.
 
-The documents are the whole stream's; positions are those of the tokens held here; and for every kind of
-layer there is the rank's route (`route.py`), one object for kinds with the same window. A share is made on the
-host, in the thread that prepares batches; a layout is its copy on the device.
+It has the documents of the whole stream, the positions of this rank's tokens, and for every kind of layer this
+rank's route (`route.py`), one object for kinds with the same window. A share is made on the host, in the thread
+that prepares batches; a layout is its copy on the device.
 
     stream      a a a a | a a b b | b b b b | c c c c        4 chunks on 2 ranks, zigzag
     rank 1                a a b b   b b b b                  ranges 4..11, positions 4 5 0 1 2 3 4 5
@@ -28,7 +28,7 @@ class SequenceShare:
     """One rank's share of a stream, on the host.
 
     documents: of the whole stream. ranges: stream positions of this rank's tokens, ascending.
-    positions_T: of its tokens within their documents. routes: by kind of layer.
+    positions_T: positions of its tokens within their documents. routes: by kind of layer.
     """
 
     dealing: Dealing
@@ -46,12 +46,12 @@ def build_share(
     windows: Mapping[str, int | None],
     transport: Transport = "auto",
 ) -> SequenceShare:
-    """The share of `rank`. Every rank makes its own, without talking.
+    """Returns the share of `rank`, without communication.
 
-    windows: of every kind of layer, None for full layers.
+    windows: by kind of layer, None for full layers.
 
     Raises:
-        ValueError: the documents do not fill the stream that was dealt.
+        ValueError: the documents do not have as many tokens as the dealing.
     """
     if documents.num_tokens != dealing.num_tokens:
         raise ValueError(
@@ -61,7 +61,7 @@ def build_share(
     own = Own(dealing, documents, rank)
     routes = {window: route(own, window, transport) for window in dict.fromkeys(windows.values())}
     sizes = torch.tensor([len(part.rows) for part in own.parts])
-    # Position of a token = its local row + what its part's rows differ from positions by.
+    # Position of a token = its local row + the difference of positions and rows in its part.
     shifts = torch.tensor(
         [part.tokens.start - part.document.start - part.rows.start for part in own.parts]
     )
@@ -77,7 +77,7 @@ def build_share(
 
 @dataclass(frozen=True, eq=False)
 class ShardedLayout(PackedLayout):
-    """A stream cut among ranks, as one of them sees it.
+    """One rank's layout of a stream that is cut among ranks.
 
     cu_seqlens, max_seqlen and documents describe the WHOLE stream, positions_T the local tokens.
     """
@@ -90,7 +90,7 @@ class ShardedLayout(PackedLayout):
     def from_share(
         cls, share: SequenceShare, device: torch.device | str = "cpu"
     ) -> "ShardedLayout":
-        """Copy a share to the device; the host does not wait."""
+        """Copies a share to the device; the host does not wait."""
         starts = torch.tensor(share.documents.starts, dtype=torch.int32)
         copies = {id(route): route.to(device) for route in share.routes.values()}
         return cls(
@@ -107,5 +107,5 @@ class ShardedLayout(PackedLayout):
 
     @property
     def local_tokens(self) -> int:
-        """Tokens held by this rank (and by every other)."""
+        """Tokens held by this rank; the same number on every rank."""
         return self.dealing.local_tokens

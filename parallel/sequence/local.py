@@ -1,6 +1,6 @@
-"""Running a rank's kernel calls on the rows they name, forward and backward.
+"""Runs a rank's kernel calls, forward and backward, on the rows of their `Call`s.
 
-Shape letters: T local tokens, S rows of the keys at hand; 2 is key and value; H query heads, G key/value
+Shape letters: T local tokens, S rows of the given keys; 2 is key and value; H query heads, G key/value
 heads, K head dimension.
 """
 
@@ -15,7 +15,7 @@ from model.attention.segments import SegmentKernel
 from model.norm import statistics_dtype
 from parallel.sequence.route import Call
 
-# How a part of the output joins what is there: `put_part` or `merge_part`.
+# Writes or adds a part of the output: `put_part` or `merge_part`.
 Join = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 
 
@@ -27,13 +27,13 @@ class Gradients(NamedTuple):
 
     @classmethod
     def zeros(cls, q_THK: Tensor, kv_T2GK: Tensor) -> "Gradients":
-        """For these queries, keys and values."""
+        """Returns zeros for these queries, keys and values."""
         return cls(
             *(torch.zeros_like(x, dtype=statistics_dtype(x.dtype)) for x in (q_THK, kv_T2GK))
         )
 
     def like(self, q_THK: Tensor, kv_T2GK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of queries, keys and values in the dtypes of these."""
+        """Returns the gradients of queries, keys and values in the dtypes of `q_THK` and `kv_T2GK`."""
         dk_TGK, dv_TGK = self.dkv_T2GK.to(kv_T2GK.dtype).unbind(1)
         return self.dq_THK.to(q_THK.dtype), dk_TGK, dv_TGK
 
@@ -46,7 +46,7 @@ def attend_calls(
     into: tuple[Tensor, Tensor],
     join: Join,
 ) -> None:
-    """Join the calls' outputs into `into`, output and log-sum-exp of all local queries."""
+    """Runs the calls and joins their results into `into`: output and log-sum-exp of all local queries."""
     o_THK, lse_TH = into
     for call in calls:
         rows = slice(call.queries.start, call.queries.stop)
@@ -64,7 +64,7 @@ def attend_calls_backward(
     kv_S2GK: Tensor,
     into: Gradients,
 ) -> None:
-    """Add the calls' shares of the gradients to `into`, whose keys have the rows of `kv_S2GK`."""
+    """Adds the calls' shares of the gradients to `into`, whose keys have the rows of `kv_S2GK`."""
     for call in calls:
         rows = slice(call.queries.start, call.queries.stop)
         keys = slice(call.keys.start, call.keys.stop)

@@ -1,12 +1,12 @@
-"""Which keys a rank must receive from which other rank for one kind of layer. Pure integers.
+"""The keys that each rank must receive from each other rank, for one kind of layer. Pure integers.
 
-A query at stream position p attends the keys of its own document at [p - window + 1, p]. So all that the
-queries of a chunk [a, b) need from before the chunk is ONE range, of the one document that reaches over a:
+A query at stream position p attends the keys of its own document at [p - window + 1, p]. So the keys before a chunk
+[a, b) that its queries need are ONE range, of the one document that continues across a:
 
     needed before a chunk = [max(document start, a - (window - 1)), a)       (full layers: window = infinity)
 
 The rank receives the union of these ranges over its chunks, less what it holds itself: exactly the keys of
-other ranks that some local query attends. Every rank knows every rank's plan without talking.
+other ranks that some local query attends. Every rank computes the plans of all ranks, without communication.
 """
 
 from bisect import bisect_right
@@ -28,12 +28,12 @@ class KeyPlan:
     receives: tuple[tuple[tuple[range, ...], ...], ...]
 
     def tokens_received(self, rank: int) -> int:
-        """Key tokens that cross the wire to `rank`, once."""
+        """Returns the number of key tokens that `rank` receives in one transfer of all its keys."""
         return sum(len(piece) for pieces in self.receives[rank] for piece in pieces)
 
 
 def plan_keys(dealing: Dealing, documents: Documents, window: int | None) -> KeyPlan:
-    """The plan of one kind of layer for these documents."""
+    """Returns the plan of layers with this window (None: full layers) for these documents."""
     owner = {chunk: rank for rank, held in enumerate(dealing.chunks) for chunk in held}
     receives = []
     for rank, held in enumerate(dealing.chunks):
@@ -44,7 +44,7 @@ def plan_keys(dealing: Dealing, documents: Documents, window: int | None) -> Key
 
 
 def keys_before(start: int, starts: Sequence[int], window: int | None) -> range:
-    """The keys before a chunk that its queries attend, wherever they lie.
+    """Returns the keys before a chunk that its queries attend, on whichever rank.
 
     start: first token of the chunk. starts: first tokens of the documents. window: None for full layers.
     """
@@ -58,7 +58,7 @@ def _by_source(
 ) -> tuple[tuple[range, ...], ...]:
     found: list[list[range]] = [[] for _ in range(dealing.size)]
     width, done = dealing.chunk_tokens, 0
-    # Chunks ascend, and with them both ends of what they need: what lies before `done` is there already.
+    # Both ends of the needed ranges ascend with the chunks: the keys before `done` are accounted for already.
     for need in needs:
         first = max(need.start, done)
         for chunk in range(first // width, -(-need.stop // width)):

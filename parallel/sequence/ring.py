@@ -1,9 +1,9 @@
-"""Full layers on a stream that is cut among ranks: keys travel round the ring, and only those that are needed.
+"""Ring attention: full layers on a stream that is cut among ranks. Only the keys that are needed are sent.
 
-In step s a rank receives from the rank s behind it the keys of documents that reach from there into its own chunks,
-and sends as much to the rank s further on. The next message is under way while the last one is worked on:
+In step s rank r receives from rank r - s the keys of documents that continue from there into its own chunks, and
+sends to rank r + s the keys that it needs. The next message is in transfer while the last one is computed with:
 
-    forward    keys 1  keys 2  keys 3                          =: on the way, computing below
+    forward    keys 1  keys 2  keys 3                          =: transfers; below them, computation
                =======|=======|=======|
                local   part 1  part 2  part 3                  joined by log-sum-exp (merge.py)
 
@@ -11,14 +11,15 @@ and sends as much to the rank s further on. The next message is under way while 
                =======|=======|=======|
                local   part 1  part 2  part 3
                               |=======|=======|=======|
-                               grads 1 grads 2 grads 3         dK, dV to their owner; only the last is waited for
+                               grads 1 grads 2 grads 3         dK, dV to their owner; only the last is not overlapped
 
-Two buffers for keys, one in use and one filling, serve all layers; the backward receives keys again
-rather than keep them, and needs three buffers for gradients (two leaving in turn, one arriving). Gradients are float32
-(float64 for float64) on the wire and in the owner's sum, added in the order of steps: two runs are bit-identical.
+Two buffers for keys, one in use and one being filled, serve all layers. The backward receives the keys again
+instead of keeping them, and needs three buffers for gradients (two being sent in turn, one being received).
+Gradients are sent and summed by the owner in float32 (float64 for float64), in the order of steps: two runs are
+bit-identical.
 
-Where little moves (`route.py`), one exchange takes the place of all steps, and where nothing does there is no
-communication at all.
+Where few keys are needed (`route.py`), one exchange takes the place of all steps; where none are needed there is no
+communication.
 
 Shape letters: T local tokens, R rows of a message; 2 is key and value; H query heads, G key/value heads,
 K head dimension.
@@ -47,9 +48,9 @@ from parallel.transfer import Transfer
 
 
 class RingCore:
-    """The attention core of all layers of one full kind. Give it the axis `mesh.sequence`.
+    """The attention core of all layers of one full kind.
 
-    buffers: for rows under way; the cores of all kinds may share them.
+    axis: `mesh.sequence`. buffers: for rows in transfer; the cores of all kinds may share them.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class RingCore:
         window: int | None,
         sinks_H: Tensor | None = None,
     ) -> Tensor:
-        """See `AttentionCore`: local tokens in, local tokens out. Collective over the axis."""
+        """See `AttentionCore`; queries, keys, values and output are of local tokens. Collective over the axis."""
         assert isinstance(layout, ShardedLayout), "a sequence rank needs its share of the stream"
         assert window is None, "layers with a window have WindowCore"
         route = layout.routes[self.kind]
@@ -86,7 +87,7 @@ class RingCore:
         return o_THK
 
     def start_keys(self, route: Route, index: int, kv_T2GK: Tensor) -> Transfer:
-        """Start step number `index`, if there is one: its keys arrive in one of the two buffers."""
+        """Starts the transfer of step number `index`, if there is one, into one of the two buffers."""
         if index == len(route.steps):
             return Transfer.nothing(kv_T2GK)
         step = route.steps[index]
@@ -94,13 +95,13 @@ class RingCore:
         return self.wire.swap(gather_rows(kv_T2GK, step.send), step.distance, arriving)
 
     def start_gradients(self, step: Step, dkv_R2GK: Tensor, like_T2GK: Tensor) -> Transfer:
-        """Send the gradients of a step's keys back, and receive those of what was sent in it."""
+        """Starts the return of a step's key gradients: sends those of received keys, receives those of sent ones."""
         arriving = self.buffers.rows("gradients in", step.send_rows, len(like_T2GK), like_T2GK)
         return self.wire.swap(dkv_R2GK, -step.distance, arriving)
 
 
 class _RingAttention(torch.autograd.Function):
-    """Keeps queries, own keys and values, output and log-sum-exp; nothing that was received."""
+    """Keeps queries, own keys and values, output and log-sum-exp; no received keys."""
 
     @staticmethod
     def forward(

@@ -1,21 +1,21 @@
-"""What one rank does in a layer of one kind: which kernels it calls on which rows, and what it sends.
+"""The work of one rank in a layer of one kind: kernel calls with their rows, and rows to send and receive.
 
 Local rows are the rank's own tokens in stream order. Three kinds of work:
 
-    local      queries and keys of this rank. Full layers: ONE causal call, a document's own tokens in order,
-               gaps between chunks closed up (what lies in a gap is added by the other calls).
-    exchange   keys of other ranks, brought by one all-to-all and laid out by `assembly`.
-    steps      keys of the rank `distance` behind on the ring, one message a step.
+    local      queries and keys of this rank. Full layers: ONE causal call over each document's local tokens in
+               order, without the gaps between chunks (other calls add the keys in the gaps).
+    exchange   keys of other ranks, received in one all-to-all and laid out by `assembly`.
+    steps      keys of the rank `distance` before this one on the ring, one message a step.
 
 Two chunks can share one document at most, so in a full layer the queries of a chunk see either all or nothing
-of a piece from before the chunk: rectangles, no mask. In a layer with a window the queries of a chunk whose window
-begins before it ("heads", at most window - 1 of them) get a call of their own over the keys before the chunk
-and those of the chunk, put end to end:
+of a piece before the chunk: rectangles, no mask. In a layer with a window, the queries of a chunk whose window
+begins before the chunk ("heads", at most window - 1 of them) get a separate call over the keys before the chunk
+concatenated with those of the chunk:
 
     window 4, a document over the border      | own chunk: a b c d e f g
     local: d e f g over a .. g                | heads: a b c over x y z + a b c      (x y z: from other ranks)
 
-Pure host integers, with the index tensors of `Segments`.
+Pure integers on the host, but for the index tensors of `Segments`.
 """
 
 from bisect import bisect_right
@@ -31,28 +31,28 @@ from model.documents import Documents
 from parallel.sequence.chunks import Dealing
 from parallel.sequence.plan import KeyPlan, plan_keys
 
-# How full layers get their keys. "auto": by one exchange where little moves, in ring steps otherwise.
+# How full layers receive keys. "auto": in one exchange if few are needed, in ring steps otherwise.
 Transport = Literal["auto", "ring", "exchange"]
-# Little: the busiest rank receives at most this part of what it holds itself.
+# Few: no rank receives more than this fraction of the tokens it holds itself.
 _LITTLE = 0.25
 
 
 @dataclass(frozen=True)
 class Call:
-    """One kernel call: these rows of the queries over these rows of the keys."""
+    """One kernel call: rows of the queries over rows of the keys."""
 
     queries: range
     keys: range
     segments: Segments
 
     def to(self, device: torch.device | str) -> "Call":
-        """The same with index tensors on another device."""
+        """Returns the same call with index tensors on another device."""
         return replace(self, segments=self.segments.to(device))
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step along the ring. send: local rows for the rank `distance` further on."""
+    """One step along the ring. send: local rows for the rank `distance` after this one."""
 
     distance: int
     send: tuple[range, ...]
@@ -66,7 +66,7 @@ class Step:
 
 
 class Rows(NamedTuple):
-    """Rows of what came by the wire, or of the rank's own."""
+    """Rows of the received keys (`came`), or of the rank's own keys."""
 
     came: bool
     rows: range
@@ -74,7 +74,7 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Exchange:
-    """One all-to-all. send: local rows, by receiving rank. assembly: the rows that make up the calls' keys."""
+    """One all-to-all. send: local rows, in order of receiving rank. assembly: the rows that form the calls' keys."""
 
     send: tuple[range, ...]
     send_rows: tuple[int, ...]
@@ -85,14 +85,14 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Route:
-    """All of a rank's work in a layer of one kind. Either an exchange, or steps, or nothing beyond local."""
+    """All of a rank's work in a layer of one kind: local calls, and an exchange, or steps, or neither."""
 
     local: tuple[Call, ...]
     exchange: Exchange | None = None
     steps: tuple[Step, ...] = ()
 
     def to(self, device: torch.device | str) -> "Route":
-        """The same with index tensors on another device."""
+        """Returns the same route with index tensors on another device."""
 
         def moved(calls: tuple[Call, ...]) -> tuple[Call, ...]:
             return tuple(call.to(device) for call in calls)
@@ -112,7 +112,7 @@ class Route:
 
 
 def route(own: "Own", window: int | None, transport: Transport) -> Route:
-    """A rank's work in the layers that have this window."""
+    """Returns a rank's work in the layers that have this window (None: full layers)."""
     dealing, plan = own.dealing, plan_keys(own.dealing, own.documents, window)
     most = max(plan.tokens_received(r) for r in range(dealing.size))
     if window is not None:
@@ -136,11 +136,11 @@ class Part(NamedTuple):
 
     @property
     def begins_elsewhere(self) -> bool:
-        """Whether the token before it is in the same document, and so on another rank."""
+        """Whether the token before the part is in the same document, and so on another rank."""
         return self.tokens.start > self.document.start
 
     def head(self, window: int) -> int:
-        """Its queries whose window begins before it."""
+        """Returns the number of queries at its start whose window begins before the part."""
         return min(len(self.rows), window - 1) if self.begins_elsewhere else 0
 
 
@@ -163,7 +163,7 @@ class Own:
         self._starts = [part.tokens.start for part in self.parts]
 
     def rows(self, pieces: Iterable[range]) -> tuple[range, ...]:
-        """Local rows of stream ranges that this rank holds, neighbours joined."""
+        """Returns the local rows of stream ranges that this rank holds, neighbours joined."""
         found: list[range] = []
         for piece in pieces:
             part = self.parts[bisect_right(self._starts, piece.start) - 1]
@@ -172,7 +172,7 @@ class Own:
         return tuple(found)
 
     def local_full(self) -> tuple[Call, ...]:
-        """Causal within every document; its tokens here lie in stream order, so gaps do not matter."""
+        """Returns one call, causal within every document: tokens are in stream order, so gaps do not matter."""
         lengths = [
             sum(len(part.rows) for part in parts)
             for _, parts in groupby(self.parts, key=lambda part: part.document)
@@ -181,13 +181,13 @@ class Own:
         return (Call(rows, rows, Segments.from_lengths(lengths, lengths, causal=True)),)
 
     def local_windowed(self, window: int) -> tuple[Call, ...]:
-        """All queries that see no key from before their chunk."""
+        """Returns the calls of all queries that see no key before their part."""
         problems = [(part.rows[part.head(window) :], part.rows) for part in self.parts]
         return _calls(problems, causal=True, window=window)
 
 
 def _exchange_rectangles(own: Own, plan: KeyPlan) -> Exchange:
-    """The keys are assembled in stream order, so those before a chunk in its document lie together."""
+    """Returns the exchange of a full layer. Keys are assembled in stream order: those before a part are contiguous."""
     came = sorted(_arrivals(plan.receives[own.rank]))
     order: list[range] = []
     for _, _, rows in came:
@@ -201,7 +201,7 @@ def _exchange_rectangles(own: Own, plan: KeyPlan) -> Exchange:
 
 
 def _exchange_heads(own: Own, plan: KeyPlan, window: int) -> Exchange:
-    """For every head: the window - 1 keys before it, wherever they are, and its own."""
+    """Returns the exchange of a windowed layer: each head's window - 1 previous keys, received or own, and its own."""
     known = [(start, stop, True, rows) for start, stop, rows in _arrivals(plan.receives[own.rank])]
     known += [(p.tokens.start, p.tokens.stop, False, p.rows) for p in own.parts]
     known.sort(key=lambda entry: entry[0])
@@ -232,7 +232,7 @@ def _exchange_heads(own: Own, plan: KeyPlan, window: int) -> Exchange:
 
 
 def _steps(own: Own, plan: KeyPlan, size: int) -> Iterable[Step]:
-    """Steps in which nobody anywhere sends anything are left out, by all ranks."""
+    """Returns the ring steps of a full layer; all ranks leave out steps in which no rank sends anything."""
     for distance in range(1, size):
         if not any(plan.receives[rank][rank - distance] for rank in range(size)):
             continue
@@ -246,7 +246,7 @@ def _steps(own: Own, plan: KeyPlan, size: int) -> Iterable[Step]:
 
 
 def _sizes(own: Own, plan: KeyPlan) -> tuple[tuple[range, ...], tuple[int, ...], tuple[int, ...]]:
-    """What to send, how many rows to whom, how many from whom."""
+    """Returns the rows to send, and the numbers of rows to and from every rank."""
     sends = [received[own.rank] for received in plan.receives]
     return (
         tuple(rows for pieces in sends for rows in own.rows(pieces)),
@@ -256,7 +256,7 @@ def _sizes(own: Own, plan: KeyPlan) -> tuple[tuple[range, ...], tuple[int, ...],
 
 
 def _arrivals(received: Sequence[Sequence[range]]) -> Iterable[tuple[int, int, range]]:
-    """Stream start and stop of every piece and the rows it takes on the wire, in order of arrival."""
+    """Yields stream start and stop of every received piece and its rows in the message, in order."""
     row = 0
     for pieces in received:
         for piece in pieces:
@@ -265,7 +265,7 @@ def _arrivals(received: Sequence[Sequence[range]]) -> Iterable[tuple[int, int, r
 
 
 def _rectangles(own: Own, pieces: Sequence[range]) -> tuple[Call, ...]:
-    """Every part of a document over the keys of these pieces, in order, that come before it in there."""
+    """Returns the calls of every part over those keys of the pieces that precede it in its document."""
     problems: list[tuple[range, range]] = []
     for part in own.parts:
         if not part.begins_elsewhere:
@@ -290,7 +290,7 @@ def _tokens_before(pieces: Sequence[range], position: int) -> int:
 def _calls(
     problems: Sequence[tuple[range, range]], *, causal: bool, window: int | None
 ) -> tuple[Call, ...]:
-    """Problems whose queries and keys follow one another share a call."""
+    """Turns (queries, keys) into calls; consecutive pairs share a call."""
     runs: list[list[tuple[range, range]]] = []
     for queries, keys in problems:
         if not queries:

@@ -1,4 +1,4 @@
-"""How many bytes of keys, values and their gradients this rank received, counted when they have arrived."""
+"""Counts the bytes of keys, values and their gradients that this rank has received."""
 
 from collections import Counter
 from typing import Literal
@@ -13,12 +13,12 @@ class TrafficMeter:
         self._bytes: Counter[tuple[str, Direction]] = Counter()
 
     def add(self, kind: str, direction: Direction, num_bytes: int) -> None:
-        """Count a message for a layer of this kind that has arrived."""
+        """Counts a received message for a layer of this kind."""
         self._bytes[kind, direction] += num_bytes
 
     @property
     def bytes(self) -> Counter[tuple[str, Direction]]:
-        """Every count, by (kind, direction); 0 for a kind that received nothing."""
+        """All counts, by (kind, direction); 0 for a kind that received nothing."""
         return Counter(self._bytes)
 
     def of(self, kind: str) -> int:
@@ -31,5 +31,5 @@ class TrafficMeter:
         return sum(self._bytes.values())
 
     def reset(self) -> None:
-        """Start again at 0, for the next step."""
+        """Sets all counts to 0, for the next step."""
         self._bytes.clear()

@@ -2,11 +2,11 @@
 
     rank 0's chunk            rank 1's chunk
     . . . . . . w x y z  |  a b c d e f g h . .        window 4, one document
-              -> x y z ->  a b c                       heads: sees x y z and its own
-                           d e f g h . .               sees own keys only; computed during the transfer
+              -> x y z ->  a b c                       heads: see x y z and own keys
+                           d e f g h . .               see own keys only; computed during the transfer
 
-No query is in two calls, so nothing is merged. A window that is longer than a shard, or spans several ranks, is
-the same exchange with more senders.
+No query is in two calls, so nothing is merged. If a window is longer than a chunk or spans several ranks, the same
+exchange has more senders.
 
 Shape letters: T local tokens, H query heads, G key/value heads, K head dimension.
 """
@@ -23,7 +23,7 @@ from parallel.sequence.wire import Wire
 
 
 class WindowCore:
-    """The attention core of all layers of one windowed kind. Give it the axis `mesh.window`."""
+    """The attention core of all layers of one windowed kind. axis: `mesh.window`."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class WindowCore:
         window: int | None,
         sinks_H: Tensor | None = None,
     ) -> Tensor:
-        """See `AttentionCore`: local tokens in, local tokens out. Collective over the axis."""
+        """See `AttentionCore`; queries, keys, values and output are of local tokens. Collective over the axis."""
         assert isinstance(layout, ShardedLayout), "a sequence rank needs its share of the stream"
         assert window is not None, "layers without a window have RingCore"
         plan = Plan(layout.routes[self.kind], self.wire, put_part, self.softcap)

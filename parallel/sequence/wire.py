@@ -1,12 +1,12 @@
-"""The only place where ring attention communicates: one swap along the ring, or one exchange among all.
+"""All communication of ring attention: swaps along the ring, and exchanges among all ranks of the axis.
 
     swap, distance 1         rank 0 -> 1 -> 2 -> 3 -> 0      a point-to-point message a rank
     exchange                 every rank to every rank         one all-to-all with a length for every pair
 
-Messages hold one row per token, key and value side by side, so a peer gets ONE message. Both return at once
-with a `Transfer`; `wait` makes the received rows usable (on CUDA for what is launched after it: the host
-does not wait). All ranks of the axis must start their transfers in the same order; a rank that has nothing
-to send nor to receive in a swap stays out of it.
+Messages hold one row per token, key and value side by side, so a peer gets ONE message. Both return a `Transfer` at
+once; after its `wait` the received rows may be used (on CUDA by kernels launched after it: the host does not wait).
+All ranks of the axis must start their transfers in the same order; a rank with nothing to send or receive in a swap
+takes no part in it.
 
 Shape letters: R rows of a message; 2 is key and value; G key/value heads, K head dimension.
 """
@@ -25,14 +25,17 @@ from parallel.transfer import Transfer
 
 @dataclass(frozen=True)
 class Wire:
-    """The sequence axis for one kind of layer. Counts what arrives."""
+    """Transfers on the sequence axis for one kind of layer. Counts the received bytes."""
 
     axis: AxisGroup
     kind: str
     meter: TrafficMeter
 
     def swap(self, send_R2GK: Tensor, distance: int, receive_R2GK: Tensor) -> Transfer:
-        """Send to the rank `distance` further on, receive from the one as far behind; 0 rows: nothing."""
+        """Starts a send to the rank `distance` after this one and a receive from the rank `distance` before it.
+
+        With 0 rows there is no message in that direction.
+        """
         messages = []
         for call, rows_R2GK, peer in (
             (dist.isend, send_R2GK, self._peer(distance)),
@@ -46,7 +49,7 @@ class Wire:
     def exchange(
         self, send_R2GK: Tensor, send_rows: tuple[int, ...], receive_rows: tuple[int, ...]
     ) -> Transfer:
-        """send_rows[r] rows go to rank r, in its order; receive_rows[r] come from it."""
+        """Starts an all-to-all: send_rows[r] rows go to rank r, in order of rank; receive_rows[r] come from it."""
         receive_R2GK = send_R2GK.new_empty(sum(receive_rows), *send_R2GK.shape[1:])
         work = dist.all_to_all_single(
             receive_R2GK,
@@ -59,7 +62,7 @@ class Wire:
         return self._started([work], receive_R2GK, send_R2GK)
 
     def receive(self, transfer: Transfer, direction: Direction) -> Tensor:
-        """Wait for a transfer and count what it brought."""
+        """Waits for a transfer, counts its bytes, and returns the received rows."""
         received_R2GK = transfer.wait()
         self.meter.add(self.kind, direction, received_R2GK.nbytes)
         return received_R2GK
@@ -75,18 +78,18 @@ class Wire:
 
 
 class Buffers:
-    """Memory for rows under way, taken once and used again by every layer and step.
+    """Memory for rows in transfer, allocated once and used again by every layer and step.
 
-    A slot grows to the most rows ever asked of it; it is taken anew when dtype, device or width change.
+    A slot is allocated anew when it has too few rows, or when dtype, device or width change.
     """
 
     def __init__(self) -> None:
         self._slots: dict[str, Tensor] = {}
 
     def rows(self, slot: str, num_rows: int, capacity: int, like_R2GK: Tensor) -> Tensor:
-        """The first `num_rows` rows of a slot that holds `capacity`, shaped like those of `like_R2GK`.
+        """Returns the first `num_rows` rows of a slot with at least `capacity` rows, like those of `like_R2GK`.
 
-        What they hold is undefined. A slot that is asked for no rows takes no memory.
+        Their values are undefined. A request for 0 rows allocates nothing.
         """
         if num_rows == 0:
             return like_R2GK[:0]
@@ -103,12 +106,12 @@ class Buffers:
 
     @property
     def num_rows(self) -> dict[str, int]:
-        """Rows held by every slot."""
+        """Number of rows of every slot."""
         return {slot: len(held) for slot, held in self._slots.items()}
 
 
 def gather_rows(x_T2GK: Tensor, pieces: tuple[range, ...]) -> Tensor:
-    """The rows of all pieces in one message; a single piece is not copied."""
+    """Returns the rows of all pieces in one tensor; a single piece is not copied."""
     parts = [x_T2GK[piece.start : piece.stop] for piece in pieces]
     if not parts:
         return x_T2GK[:0]
@@ -116,7 +119,7 @@ def gather_rows(x_T2GK: Tensor, pieces: tuple[range, ...]) -> Tensor:
 
 
 def add_rows(x_T2GK: Tensor, pieces: tuple[range, ...], rows_R2GK: Tensor) -> None:
-    """Add a message into the rows it stands for, in the order of the pieces."""
+    """Adds the rows of a message to the rows of the pieces, in order."""
     done = 0
     for piece in pieces:
         x_T2GK[piece.start : piece.stop].add_(rows_R2GK[done : done + len(piece)])
