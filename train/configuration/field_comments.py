@@ -1,6 +1,6 @@
-"""What the fields of the schema say of themselves: the comment that stands above each, or the docstring of a section.
+"""Reads the help text of the schema from its source: the comment above each field, the docstring of each section.
 
-The words stand once, beside the field they are about; `--help` shows them and a test sees that no field is without.
+Each text is written once, beside its field; `--help` prints it, and a test checks that every field has one.
 """
 
 import inspect
@@ -10,18 +10,18 @@ from typing import Any
 
 
 def comment_of(schema: type, name: str) -> str:
-    """The comment above the field `name` of a dataclass, as one paragraph; "" where there is none."""
+    """Returns the comment above the field `name` of a dataclass as one paragraph; "" if there is none."""
     return _comments(schema).get(name, "")
 
 
 def docstring_of(schema: type) -> str:
-    """The first paragraph of a dataclass's docstring."""
+    """Returns the first paragraph of a dataclass's docstring."""
     return _joined(inspect.getdoc(schema) or "")
 
 
 @lru_cache(maxsize=64)
 def _comments(schema: Any) -> dict[str, str]:
-    """The comments of all fields. A field's comment ends on the line before it."""
+    """Returns the comments of all fields. The comment of a field ends on the line before the field."""
     found: dict[str, str] = {}
     above: list[str] = []
     for line in textwrap.dedent(inspect.getsource(schema)).splitlines():

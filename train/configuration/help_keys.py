@@ -1,4 +1,4 @@
-"""Every key of the schema as `--help` shows it: its sentence, its default and what it may be."""
+"""Every key of the schema as `--help` prints it: description, default and allowed values."""
 
 import dataclasses
 import json
@@ -22,15 +22,15 @@ from train.configuration.typed import (
 )
 from train.configuration.wording import choices, described
 
-# Sections whose defaults are values of the files that are chosen by default.
+# Sections whose defaults come from the files that are chosen by default.
 _FROM_FILES = ("model.", "data.", "run_name")
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key, or a section of them. NAME in it stands for the name of an entry.
+    """A key, or a section of keys. NAME in a key stands for the name of an entry.
 
-    default: as an argument ends, "=2"; empty for sections. allowed: empty for sections.
+    default: with its equals sign, "=2"; empty for sections. allowed: empty for sections.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Key:
     allowed: str = ""
 
     def is_below(self, topic: str) -> bool:
-        """Whether this is the key `topic`, or stands below that section."""
+        """Whether this is the key `topic`, or a key of the section `topic`."""
         own, asked = self.name.split("."), topic.split(".")
         return len(asked) <= len(own) and all(
             part in (wanted, "NAME") for part, wanted in zip(own, asked, strict=False)
@@ -48,7 +48,7 @@ class Key:
 
 @lru_cache(maxsize=1)
 def all_keys() -> tuple[Key, ...]:
-    """Every key and section, in the order of the schema."""
+    """Returns every key and section, in the order of the schema."""
     return tuple(_keys_of(RunConfig, ""))
 
 
@@ -84,12 +84,12 @@ def _default(name: str, field: dataclasses.Field[Any]) -> str:
 
 @lru_cache(maxsize=1)
 def _chosen() -> dict[str, Any]:
-    """Values of the run that nobody gave an argument for, by key."""
+    """Returns the values of a run without arguments, by key."""
     return dict(flat(dataclasses.asdict(compose_run([]))))
 
 
 def _allowed(hint: Any) -> str:
-    """What a value may be, with the forms of a mapping."""
+    """Describes the allowed values, with the forms of a mapping."""
     if part := part_of(hint):
         return f"a mapping with some of {', '.join(part)}"
     if forms := objects(hint):
@@ -101,7 +101,7 @@ def _allowed(hint: Any) -> str:
 
 
 def _form(schema: Any) -> str:
-    """{policy: ramp, end, start, tokens}."""
+    """Returns the form of a mapping, such as {policy: ramp, end, start, tokens}."""
     parts = []
     for field in dataclasses.fields(schema):
         names = choices(field_types(schema)[field.name])

@@ -1,6 +1,6 @@
-"""`python -m train --help`: the groups, every key with its sentence, default and choices, the commands around a run.
+"""The text of `--help`: the groups, every key with its description, default and choices, the related commands.
 
-`--help TOPIC` shows a part: a group, a section, or one key.
+`--help TOPIC` prints one part: a group, a section, or one key.
 """
 
 import textwrap
@@ -27,25 +27,25 @@ python -m train is the same in the checkout's own folder.
 
 Flags
   --print       show the resolved configuration and stop
-  --check       judge it, say what the run is and what a rank holds, and stop
-  --folder      judge it, name the run's folder and stop
-  --preflight   under any launcher: look at every host and link, and stop
+  --check       check it, print stages, steps and memory of a rank, and stop
+  --folder      check it, print the run's folder and stop
+  --preflight   under any launcher: check every host and link, and stop
   --help TOPIC  a part of this page: a group or section (schedule, checkpoint),
                 or a key (train.precision)
   --config-dir DIR  find names in DIR/GROUP/NAME.yaml too
   --version; --shell-completion install=bash: eval "$(...)" completes in bash
 
-The same command goes on where a run stopped. A choice is a name or the path of
-a file (schedule=own.yaml). The command line wins over all files. Paths start at
-the folder of the command, those in a file at that file's folder.
+The same command resumes a run that was stopped. CHOICE is a name or the path of
+a file (schedule=own.yaml). The command line overrides all files. Relative paths
+start at the current folder, in a file at the folder of that file.
 A stage is a row of schedule.stages: ~schedule.stages.short removes one,
 +schedule.stages.longer={tokens: 1e6, ...} adds one.
 """
 
 _AFTER = """\
 After a run
-  outputs/RUN_NAME/report.html       what it did, to look at
-  ropewalk report RUN [RUN ...]      write it again; compare several runs
+  outputs/RUN_NAME/report.html       curves and tables of the run
+  ropewalk report RUN [RUN ...]      write the page again; compare several runs
   ropewalk prepare --help            token files from your own documents
 
 Shorter: --help SECTION or --help KEY.
@@ -53,12 +53,12 @@ Shorter: --help SECTION or --help KEY.
 
 
 def help_text(topics: Sequence[str] = (), own: Path | None = None) -> str:
-    """The whole page, or what it has about the topics: groups, sections and keys.
+    """Returns the whole page, or its parts about the topics: groups, sections and keys.
 
     own: the folder of --config-dir.
 
     Raises:
-        ValueError: a topic is none of these; one line.
+        ValueError: a topic is neither a group, a section nor a key; one line.
     """
     parts = [_part(topic.partition("=")[0].lstrip("+~"), own) for topic in topics]
     if parts:
@@ -103,10 +103,10 @@ def _filled(text: str, first: str, rest: str) -> str:
 
 
 def about(path: Path) -> str:
-    """The sentences at the head of a file: its first comment, up to the commands that run it."""
+    """Returns the first comment of a file, without the commands in it."""
     try:
         return " ".join(_sentences(path))
-    except (OSError, UnicodeDecodeError):  # told where the file is chosen
+    except (OSError, UnicodeDecodeError):  # reported when the file is chosen
         return ""
 
 

@@ -1,7 +1,7 @@
-"""The schema of a run: one plain dataclass a folder, joined in `RunConfig`.
+"""The schema of a run: one plain dataclass per section, joined in `RunConfig`.
 
-`conf/` holds the values. `train/configuration/compose.py` turns YAML and command line into these objects once; the
-rest of the code receives the smallest part that serves, never the tree, never a DictConfig.
+`conf/` holds the values. `train/configuration/compose.py` turns YAML and command line into these objects once; other
+code receives the smallest part that it needs, never a DictConfig. The comment above a field is its text in `--help`.
 """
 
 from dataclasses import dataclass, field, replace
@@ -27,9 +27,9 @@ Base = Annotated[float, Gt(1), Lt(inf)]
 class PathsConfig:
     """Where files go."""
 
-    # Folder that runs are written to, each into a folder of its name.
+    # Folder of all runs; each run writes into the folder paths.outputs/run_name.
     outputs: PathText = "outputs"
-    # Folder of corpora that a run prepares for itself (the quickstart's).
+    # Folder for the token files of an embedded corpus (data.corpus), which the run makes itself.
     prepared: PathText = "outputs/prepared"
 
 
@@ -37,22 +37,22 @@ class PathsConfig:
 class LearningRateConfig:
     """Learning rate as a function of tokens: see train/schedule/learning_rate.py."""
 
-    # Course of the rate after the warm-up: constant, a line or a cosine from peak to final, or wsd: stable, then a
-    # linear decay.
+    # Learning rate after the warm-up. constant: stays at peak. linear, cosine: falls from peak to final. wsd: stays at
+    # peak, then falls linearly to final over decay_tokens.
     shape: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
     # Highest learning rate, reached at the end of the warm-up.
     peak: NotNegative = 1e-3
-    # Learning rate at the end of the span; constant has none.
+    # Learning rate at the end of the run, or of the stage if the stage sets its own; not used by shape=constant.
     final: NotNegative = 0.0
-    # Tokens over which the rate rises linearly from zero.
+    # Tokens over which the learning rate rises linearly from zero to peak; 0: no warm-up.
     warmup_tokens: Tokens = 0
-    # Tokens of the linear fall at the end; wsd only.
+    # Tokens of the linear decay at the end; required by shape=wsd, not used by other shapes.
     decay_tokens: Tokens = 0
 
 
 @dataclass
 class ConstantBase:
-    """A RoPE base that stays, as the number alone says too."""
+    """A constant RoPE base; the number alone means the same."""
 
     # The RoPE base.
     base: Base
@@ -61,16 +61,16 @@ class ConstantBase:
 
 @dataclass
 class DerivedBase:
-    """A RoPE base that stays and follows from what is known: see train/schedule/rope_base.py."""
+    """A constant RoPE base computed from the model and the stages: see train/schedule/rope_base.py."""
 
     policy: Literal["keep", "ntk", "safe"]
 
 
 @dataclass
 class SteppedBase:
-    """RoPE bases from so many tokens into the stage on: [[0, 1e4], [2e6, 5e4]]."""
+    """RoPE bases that change at given tokens of the stage: [[0, 1e4], [2e6, 5e4]]."""
 
-    # Pairs [tokens into the stage, base from there on].
+    # Pairs [tokens into the stage, base from there on]; the first pair starts at 0.
     steps: list[tuple[Tokens, Base]]
     policy: Literal["stepped"] = "stepped"
 
@@ -81,7 +81,7 @@ class RampBase:
 
     # Base at the end of the ramp.
     end: Base
-    # Base at its beginning; null: the previous stage's last base.
+    # Base at the start of the ramp; null: the previous stage's last base.
     start: Base | None = None
     # Length of the ramp in tokens; null: the whole stage.
     tokens: Annotated[int, Ge(1)] | None = None
@@ -93,36 +93,37 @@ RopeBase = Base | ConstantBase | DerivedBase | SteppedBase | RampBase
 
 @dataclass(frozen=True)
 class PartOf:
-    """Marks a mapping that holds some of another dataclass's fields, but none of those `without`."""
+    """Marks a mapping that may hold any fields of the dataclass `schema` except those in `without`."""
 
     schema: type
     without: frozenset[str]
 
 
-# What belongs to the processes, not to the layout of a stage.
+# Fields of `ParallelConfig` that a stage cannot override: they hold for the processes, not for a layout.
 OF_ALL_STAGES = frozenset({"timeout_seconds", "timeouts", "first_step_seconds"})
 
 
 @dataclass
 class StageConfig:
-    """One row of the run's table: so many tokens at this length."""
+    """One row of the run's table of stages: a number of tokens at one context length."""
 
-    # Length of the stage in stream tokens (padding included), rounded up to whole optimizer steps.
+    # Length of the stage in stream tokens, padding included; rounded up to whole optimizer steps.
     tokens: Annotated[int, Ge(1)]
-    # Longest document piece in tokens: the context of this stage. One token predicts the next.
+    # Context length of the stage in tokens: the longest piece of a document.
     sequence_length: Annotated[int, Ge(2), Le(2**31 - 1)]
-    # Stream tokens of one optimizer step over all ranks.
+    # Stream tokens of one optimizer step over all ranks, padding included.
     batch_tokens: StreamTokens
-    # Stream tokens of one forward and backward on one rank.
+    # Stream tokens of one forward and backward, before tensor and sequence ranks divide them.
     micro_batch_tokens: StreamTokens
-    # RoPE base of layers without a base of their own: a number, or a policy (train/schedule/rope_base.py).
+    # RoPE base of the layers that set none of their own: a number, or a policy (train/schedule/rope_base.py).
     rope_base: RopeBase = 10_000.0
-    # Learning rate of this stage: a number (constant), a mapping like schedule.learning_rate, or null for the run's.
+    # Learning rate of the stage: a number (constant) or a mapping like schedule.learning_rate; null:
+    # schedule.learning_rate.
     learning_rate: NotNegative | LearningRateConfig | None = None
-    # Mix of sources of this stage, from names to weights. A source left out weighs nothing; empty: the weights of
+    # Weights of the sources in this stage, by name. A source that is left out has weight 0; empty: the weights in
     # data.sources.
     data: dict[str, NotNegative] = field(default_factory=dict)
-    # Settings of `parallel` that hold in this stage only, for example {sequence: 4, zero_stage: 2}; empty: the run's.
+    # Settings of `parallel` that this stage overrides, for example {sequence: 4, zero_stage: 2}; empty: none.
     parallel: Annotated[dict[str, Any], PartOf(ParallelConfig, OF_ALL_STAGES)] = field(
         default_factory=dict
     )
@@ -133,7 +134,7 @@ class StageConfig:
         return -(-self.tokens // self.batch_tokens)
 
     def layout(self, run: ParallelConfig) -> ParallelConfig:
-        """The layout of this stage; run: the run's."""
+        """The layout of this stage. run: the layout of the run, which the stage overrides in part."""
         return replace(run, **self.parallel)
 
 
@@ -143,93 +144,94 @@ class ScheduleConfig:
 
     # Stages by name, in the order in which they run.
     stages: dict[str, StageConfig]
-    # RoPE base of the model that the first stage begins with, for policies that go on from it; 0: none.
+    # RoPE base of the model that the first stage starts from, for the policies keep, ntk and ramp; 0: none.
     # model=from_huggingface sets it.
     start_base: NotNegative = 0.0
-    # Context length in tokens of the model that the first stage begins with, for the policy ntk; 0: none.
+    # Context length in tokens of the model that the first stage starts from, for the policy ntk; 0: none.
     # model=from_huggingface sets it.
     start_length: Tokens = 0
-    # Learning rate over the whole run, for stages without one of their own.
+    # Learning rate over the whole run, for the stages that set none of their own.
     learning_rate: LearningRateConfig = field(default_factory=LearningRateConfig)
 
 
 @dataclass
 class SpikesConfig:
-    """What is done about a loss far above those before it: see train/health/spikes.py."""
+    """How loss spikes are detected and handled: see train/health/spikes.py."""
 
-    # What is done about a spike of the loss. stop and skip act before the weights change; rollback goes back to a
-    # checkpoint and skips the data.
+    # Action after a loss spike. ignore: none. stop: end the run. skip: drop the step. rollback: return to an earlier
+    # checkpoint and leave out the data in between. stop and skip act before the weights change.
     action: Literal["ignore", "stop", "skip", "rollback"] = "ignore"
-    # Steps of the stage that a loss is compared with; nothing is judged before half of them are there.
+    # Number of earlier losses of the stage that a loss is compared with; no comparison before half of them exist.
     window: Annotated[int, Ge(8)] = 128
-    # Robust standard deviations above the median of those losses that make a spike.
+    # A loss is a spike if it is more than this many robust standard deviations above the median of the earlier losses.
     threshold: AtLeastOne = 6.0
-    # Steps in a row that spiked, or were not finite, before a rollback.
+    # Number of steps in a row with a spike, or a loss that is not finite, before a rollback.
     patience: Annotated[int, Ge(1)] = 3
-    # Rollbacks in the whole run before it stops.
+    # Most rollbacks in the whole run; the run stops when one more is needed.
     max_rollbacks: Annotated[int, Ge(1)] = 3
 
 
 @dataclass
 class TrainConfig:
-    """The optimizer step and the machine under it."""
+    """Precision, device, recomputation, and what to do about bad steps."""
 
-    # Precision of weights and activations; master weights and gradients stay float32.
+    # Dtype of weights and activations; master weights and gradients are always float32.
     precision: Literal["float32", "bfloat16"] = "float32"
-    # Device to compute on; auto: a GPU where there is one.
+    # Device to compute on; auto: a GPU if there is one, else the CPU.
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    # Optimizer steps after which the run stops; null: when the schedule's tokens are over. The schedule is not
-    # shortened.
+    # Optimizer steps after which the run stops, counted from the start of the run; null: at the end of the schedule.
+    # Stages and learning rate keep their length in tokens.
     max_steps: Annotated[int, Ge(1)] | None = None
-    # What every layer keeps for its backward. everything: no recomputation. attention: its input and what attention
-    # computed. input: its input only. input_on_cpu: that, in host memory. tiles: that, with feed-forwards on tiles of
-    # tokens.
+    # What a layer keeps for its backward; the rest is recomputed. everything: no recomputation. attention: its input
+    # and the output of attention. input: its input. input_on_cpu: its input, in host memory. tiles: like input_on_cpu,
+    # and feed-forwards run on tiles of tokens.
     keep_for_backward: Literal["everything", "attention", "input", "input_on_cpu", "tiles"] = (
         "everything"
     )
-    # Number of layers, evenly spread, that keep_for_backward holds for; the others keep everything. null: all layers.
+    # Applies keep_for_backward to this many layers, evenly spread; the others keep everything. null: all layers.
     recompute_layers: Annotated[int, Ge(1)] | None = None
-    # Whether what lies between attention calls is compiled; auto: on a GPU, where the layout allows it.
+    # Whether torch.compile compiles the code between attention calls; auto: on a GPU, where the layout allows it.
     compile_regions: Literal["auto", "always", "never"] = "auto"
-    # Weight of the squared log-partition function in the loss; 0 is off.
+    # Weight of the z-loss, the squared log-sum-exp of the logits; 0: no z-loss.
     z_loss: NotNegative = 0.0
-    # FLOP/s that one device could reach, the measure of `mfu`. Absent: by the device's name, from its data sheet.
+    # Peak FLOP/s of one device, from which `mfu` is computed; null: from the data sheet, by the name of the device.
     peak_flops_per_second: Annotated[float, Gt(0), Lt(inf)] | None = None
-    # Whether only kernels are chosen that give the same bits every time; slower on GPUs.
+    # Whether to use deterministic kernels only, so that the same run gives the same bits; slower on GPUs.
     deterministic: bool = False
-    # Optimizer steps that may be skipped, for a non-finite loss or gradient or a spike, before the run stops.
+    # Most optimizer steps that the run may skip because of a loss or gradient that is not finite, or a spike; the run
+    # stops at the next one. 0: it stops at the first.
     max_skipped_steps: Annotated[int, Ge(0)] = 0
-    # What is done about a loss far above those before it.
+    # How loss spikes, losses far above those before, are detected and handled.
     spikes: SpikesConfig = field(default_factory=SpikesConfig)
 
 
 @dataclass
 class EvaluationConfig:
-    """Held-out loss by position, at the end of every stage."""
+    """Held-out loss by position in the document."""
 
-    # Whether held-out loss is computed at the end of every stage.
+    # Whether to compute the held-out loss, at the end of every stage and every evaluation.every_steps.
     enabled: bool = True
-    # Most held-out tokens that are scored in one evaluation.
+    # Most held-out tokens scored in one evaluation; at least one sequence is scored.
     max_tokens: Annotated[int, Ge(1)] = 500_000
-    # Optimizer steps between two evaluations inside a stage; 0: none, only at its end.
+    # Optimizer steps between two evaluations inside a stage; 0: only at the end of the stage.
     every_steps: Annotated[int, Ge(0)] = 0
-    # Training tokens that the unigram and bigram yardsticks are counted on.
+    # Training tokens from which the unigram and bigram baselines (yardsticks) are counted.
     yardstick_tokens: Annotated[int, Ge(1)] = 20_000_000
 
 
 @dataclass
 class CheckpointConfig:
-    """When to save, how many to keep, where to go on."""
+    """When to save checkpoints, how many to keep, where to resume."""
 
     # Optimizer steps between two checkpoints inside a stage. auto: a hundredth of the schedule's steps, at least 1 and
-    # at most 500; `--print` and config.yaml show that number. 0: only at the end of every stage and of the run.
+    # at most 500; `--print` and config.yaml show the number. 0: only at the end of every stage and of the run.
     every_steps: Annotated[int, Ge(0)] | Literal["auto"] = "auto"
-    # Newest checkpoints that stay on disk; older ones are removed.
+    # Number of newest checkpoints that stay on disk; older ones are removed.
     keep: Annotated[int, Ge(1)] = 2
-    # Where the run begins: auto (its own newest checkpoint), never, or a checkpoint: its folder, a run's, or that of an
-    # imported model.
+    # Where the run starts. auto: at its own newest checkpoint, if it has one. never: at step 0. A path: at that
+    # checkpoint (its folder, a run's or an imported model's), unless the run has a checkpoint of its own.
     resume: Annotated[str, PathMark(frozenset({"auto", "never"}))] = "auto"
-    # Differences between checkpoint and configuration that are meant.
+    # Differences between the checkpoint and the configuration that are accepted; the start fails on any other.
     allow_changes: list[Literal["rope_base", "rope_scaling", "data", "tokenizer"]] = field(
         default_factory=list
     )
@@ -237,47 +239,47 @@ class CheckpointConfig:
 
 @dataclass
 class PreflightConfig:
-    """What every rank looks at before the first step: see docs/reliability.md."""
+    """Checks on every rank before the first step: see docs/reliability.md."""
 
-    # Whether every rank looks at its host before the first step.
+    # Whether to check hosts, files and links before the first step.
     enabled: bool = True
-    # Whether every process group is tried: are sums right, how fast is it, which link is slow.
+    # Whether to test every process group: correct sums, speed, slow links.
     links: bool = True
-    # Bytes of the messages that are timed; 0: 4 MiB between CPUs, 64 MiB between GPUs.
+    # Size in bytes of the timed messages; 0: 4 MiB between CPUs, 64 MiB between GPUs.
     link_bytes: Annotated[int, Ge(0)] = 0
-    # Factor below the median speed of its kind from which on a link is named.
+    # A link is reported if it is more than this many times slower than the median of its kind.
     slow_link: AtLeastOne = 3.0
-    # Seconds that a transfer may take before its group counts as broken.
+    # Timeout in seconds of one test transfer; on a timeout the group counts as broken and the run does not start.
     timeout_seconds: AtLeastOne = 20.0
-    # Seconds for each of three phases: rendezvous, creating process groups, checking hosts.
+    # Timeout in seconds for each of three phases: rendezvous, creating process groups, checking hosts.
     join_seconds: AtLeastOne = 300.0
-    # Seconds that a host's clock may differ from the main rank's.
+    # Largest difference in seconds allowed between a host's clock and the main rank's.
     clock_seconds: NotNegative = 2.0
 
 
 @dataclass
 class WandbConfig:
-    """Weights & Biases; one run per job, its id kept over resumes."""
+    """Weights & Biases: one W&B run for the whole run, with the same id after a resume."""
 
-    # offline: into the run's folder; online: to the server as well; disabled: nothing.
+    # Where W&B data goes. offline: into the run's folder. online: to the server too. disabled: nowhere.
     mode: Literal["offline", "online", "disabled"] = "offline"
-    # Name of the project.
+    # Name of the W&B project.
     project: str = "ropewalk"
-    # User or team that the project belongs to; null: the account's default.
+    # User or team that owns the W&B project; null: the account's default.
     entity: str | None = None
 
 
 @dataclass
 class LoggingConfig:
-    """What is written while training."""
+    """Log lines, comparison of ranks, and Weights & Biases."""
 
-    # Weights & Biases.
+    # Weights & Biases (W&B).
     wandb: WandbConfig = field(default_factory=WandbConfig)
-    # Seconds between two lines of log.txt, and of the console where there is no terminal for a progress bar.
+    # Seconds between two lines of log.txt, and of the console if it is no terminal with a progress bar.
     console_seconds: NotNegative = 10.0
-    # Optimizer steps between two comparisons of the ranks' speeds; 0: never.
+    # Optimizer steps between two comparisons of the ranks' speeds; 0: no comparison.
     straggler_steps: Annotated[int, Ge(0)] = 20
-    # Factor above the median time from which on a rank is named as slow.
+    # A rank is reported as slow if its test product takes more than this many times the median, twice in a row.
     straggler_factor: AtLeastOne = 1.5
 
 
@@ -285,11 +287,11 @@ class LoggingConfig:
 class RunConfig:
     """A whole run."""
 
-    # Name of the run and of its folder.
+    # Name of the run, and of its folder in paths.outputs.
     run_name: str
     # Stages and learning rate: everything that changes over the run.
     schedule: ScheduleConfig
-    # Seed of the initial weights and, through data.seed, of the data.
+    # Random seed of the initial weights; data.seed takes it too unless it is given.
     seed: Annotated[int, Ge(0)] = 0
     # Where files go.
     paths: PathsConfig = field(default_factory=PathsConfig)
@@ -297,22 +299,22 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     # Where documents come from and how they are packed.
     data: DataConfig = field(default_factory=DataConfig)
-    # How one step is spread over ranks.
+    # How ranks share the work of a step: axes, ZeRO stage, timeouts.
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    # What updates the weights.
+    # Optimizer and its settings.
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    # The optimizer step and the machine under it.
+    # Precision, device, recomputation, and what to do about bad steps.
     train: TrainConfig = field(default_factory=TrainConfig)
-    # Held-out loss by position.
+    # Held-out loss by position in the document.
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    # When to save, how many to keep, where to go on.
+    # When to save checkpoints, how many to keep, where to resume.
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    # What is written while training.
+    # Log lines, comparison of ranks, and Weights & Biases.
     logging: LoggingConfig = field(default_factory=LoggingConfig)
-    # What every rank looks at before the first step.
+    # Checks on every rank before the first step.
     preflight: PreflightConfig = field(default_factory=PreflightConfig)
 
 
 def run_folder(config: RunConfig) -> Path:
-    """Where the run writes everything: outputs/<run_name>."""
+    """Returns the folder that the run writes to: paths.outputs/run_name."""
     return Path(config.paths.outputs) / config.run_name
