@@ -57,7 +57,7 @@ def test_every_name_leads_to_a_key_that_there_is(name: str) -> None:
         ("per_device_train_batch_size=4", "did you mean schedule.stages.NAME.micro_batch_tokens?"),
         ("training.local_batch_size=4", "did you mean schedule.stages.NAME.micro_batch_tokens?"),
         ("tensor_model_parallel_size=2", "did you mean parallel.tensor?"),
-        ("parallel.dp=2", "data ranks are what the other axes leave of the world"),
+        ("parallel.dp=2", "the number of data ranks is the world size divided by"),
         ("model.rope_theta=5e5", "did you mean schedule.stages.NAME.rope_base?"),
         ("activation_checkpoint.mode=full", "did you mean train.keep_for_backward?"),
         ("save_steps=100", "did you mean checkpoint.every_steps?"),

@@ -1,7 +1,7 @@
-"""KEY=VALUE and GROUP=CHOICE of a command line -> overrides, by Hydra's grammar, but for paths.
+"""KEY=VALUE and GROUP=CHOICE of a command line -> overrides, by Hydra's grammar, except for paths.
 
 A path is taken as it is written, whatever characters it has, unless it stands in quotes. Hydra's own settings
-(`hydra.run.dir=...`) are answered with what to do instead.
+(`hydra.run.dir=...`) give a message with the alternative.
 """
 
 import re
@@ -19,16 +19,16 @@ from train.configuration.library_errors import UNPARSABLE
 from train.configuration.other_names import meaning_of
 from train.configuration.paths import is_path
 
-# Of an argument: far beyond what anybody writes, and short enough to be parsed in a moment.
+# Longest argument: far above any real one, and short enough to be parsed quickly.
 MOST_CHARACTERS = 4096
 _KEY_AND_VALUE = re.compile(r"(\+\+|\+|)([^=@~+]+)=(.*)", re.DOTALL)
 _HYDRA = re.compile(r"[+~]*hydra(?=[./@=]|$)")
-# What to give instead of a setting of Hydra's, by how it begins.
+# The alternative to a setting of Hydra, by the beginning of its key.
 _INSTEAD: Mapping[str, str] = MappingProxyType(
     {
         "hydra.run": "a run writes into paths.outputs/run_name; give paths.outputs=DIR run_name=NAME",
         "hydra.output_subdir": "config.yaml stands in paths.outputs/run_name; give paths.outputs=DIR run_name=NAME",
-        "hydra.job": "a run is called by run_name=NAME, and no command changes the folder",
+        "hydra.job": "run_name=NAME names a run, and no command changes the current folder",
         "hydra.searchpath": "give --config-dir DIR, or the path of a file as GROUP=FILE.yaml",
         "hydra.sweep": "one command is one run; write a loop in the shell",
         "hydra/sweeper": "one command is one run; write a loop in the shell",
@@ -43,10 +43,10 @@ _INSTEAD: Mapping[str, str] = MappingProxyType(
 
 @dataclass
 class Arguments:
-    """What a command line says.
+    """The parsed arguments of a command line.
 
     choices: the text of each group's choice. changes: KEY=VALUE, +KEY=VALUE and ~KEY, in order. serious: mistakes
-    without whose mending nothing can be said of the whole run.
+    that prevent any check of the whole run.
     """
 
     choices: dict[str, str] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Arguments:
 
 
 def parse_arguments(arguments: Sequence[str], groups: Collection[str]) -> Arguments:
-    """Sort arguments into choices of `groups` and changes of values, with every mistake among them."""
+    """Separates arguments into choices of `groups` and changes of values, and collects every mistake."""
     found = Arguments()
     for argument in arguments:
         override, mistake = _parse(argument, groups)
@@ -74,7 +74,7 @@ def parse_arguments(arguments: Sequence[str], groups: Collection[str]) -> Argume
 
 
 def _parse(argument: str, groups: Collection[str]) -> tuple[Override | None, str]:
-    """An argument as Hydra knows it, or why it is none."""
+    """Returns an argument as an override of Hydra, or None and why it is none."""
     if len(argument) > MOST_CHARACTERS:
         return (
             None,
@@ -96,7 +96,7 @@ def _parse(argument: str, groups: Collection[str]) -> tuple[Override | None, str
 
 
 def _is_literal(key: str, value: str, groups: Collection[str]) -> bool:
-    """Whether the value is a path to be taken as it is written."""
+    """Whether the value is a path, which is taken as it is written."""
     in_quotes = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     if in_quotes or value == "null":
         return False
@@ -118,12 +118,12 @@ def _instead(argument: str) -> str:
     key = argument.lstrip("+~")
     return next(
         (says for start, says in _INSTEAD.items() if key.startswith(start)),
-        "ropewalk train --help lists the keys there are",
+        "ropewalk train --help lists all keys",
     )
 
 
 def _choice_mistake(override: Override) -> str:
-    """Why this cannot choose a file of a group."""
+    """Returns why this argument cannot choose a file of a group; "" if it can."""
     group = override.key_or_group
     allowed = (OverrideType.CHANGE, OverrideType.ADD, OverrideType.FORCE_ADD)
     if override.is_sweep_override():

@@ -1,6 +1,6 @@
-"""KEY=VALUE, +KEY=VALUE and ~KEY laid over a composed tree.
+"""Applies KEY=VALUE, +KEY=VALUE and ~KEY to a composed tree.
 
-By ourselves, because Hydra stops at the first key that it does not know.
+Hydra would stop at the first unknown key; this reports all of them.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from train.configuration.typed import WRONG, default_of, plain
 
 
 def change_all(tree: Any, changes: Sequence[Override], mistakes: list[str]) -> None:
-    """Lay all changes over `tree`; those that cannot be are told in `mistakes`, and change nothing."""
+    """Applies all changes to `tree`; a wrong one changes nothing and adds a line to `mistakes`."""
     for override in changes:
         try:
             mistake = _change(tree, override)
         except UNUSABLE as error:
-            mistake = f"cannot be set ({words_of(error)}); give a value such as --print shows"
+            mistake = f"cannot be set ({words_of(error)}); give a value as --print shows it"
         if mistake:
             mistakes.append(f"{one_line(override.input_line or '')}: {mistake}")
     for override in changes:
@@ -31,7 +31,7 @@ def change_all(tree: Any, changes: Sequence[Override], mistakes: list[str]) -> N
 
 
 def _change(tree: Any, override: Override) -> str | None:
-    """Lay KEY=VALUE, +KEY=VALUE or ~KEY over `tree`; or what is wrong with it, and nothing is changed."""
+    """Applies one change to `tree`; returns what is wrong with it, and then changes nothing."""
     key = override.key_or_group
     *path, name = key.split(".")
     present = name in children(tree, path)
@@ -53,7 +53,7 @@ def _change(tree: Any, override: Override) -> str | None:
 
 
 def _remove(tree: Any, path: Sequence[str], name: str) -> str | None:
-    """Take a key out of its mapping; or why it cannot be."""
+    """Removes a key from its mapping; returns why it cannot."""
     there = children(tree, path)
     if name not in there:
         return f"there is none to remove{did_you_mean(name, there, likeness=0.4)}"
@@ -62,7 +62,7 @@ def _remove(tree: Any, path: Sequence[str], name: str) -> str | None:
 
 
 def _give_default(tree: Any, key: str) -> None:
-    """Fill a key that was removed and not given anew, so that references to it hold; an entry stays away."""
+    """Gives a removed key its default, so that references to it still resolve; a removed entry stays removed."""
     *path, name = key.split(".")
     field, there = field_at([*path, name]), children(tree, path)
     if field is None or not there or name in there:

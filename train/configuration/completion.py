@@ -1,6 +1,6 @@
-"""Completion of groups, choices, keys and files in bash: `eval "$(python -m train --shell-completion install=bash)"`.
+"""Completes groups, choices, keys and files in bash: `eval "$(python -m train --shell-completion install=bash)"`.
 
-The words are those of the moment when the script is printed; python is not started while somebody types.
+The script holds the words as of the moment it is printed; completion starts no python.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ complete -o bashdefault -o default -F _ropewalk_complete python python3 ropewalk
 
 
 def bash_completion(own: Path | None) -> str:
-    """A script for bash. own: the folder of --config-dir."""
+    """Returns a script for bash. own: the folder of --config-dir."""
     words = [*FLAGS, CONFIG_DIR]
     words += [f"{group}={name}" for group, names in groups(own).items() for name in names]
     for key in known_keys():

@@ -1,14 +1,14 @@
 """Files and command line -> one typed `RunConfig`, or every mistake in them at once.
 
-    groups.py       which files are chosen, read by yaml_file.py
-    composition.py  Hydra puts them together                          -> one tree
-    arguments.py    KEY=VALUE, +KEY=VALUE, ~KEY; laid over by changes.py
-    plain_values.py references to other keys replaced
-    typed.py        checked against the dataclasses of the schema     -> RunConfig
-    paths.py        relative paths made absolute
+    groups.py       finds the chosen files, which yaml_file.py reads
+    composition.py  composes them by Hydra                            -> one tree
+    arguments.py    parses KEY=VALUE, +KEY=VALUE, ~KEY; changes.py applies them
+    plain_values.py replaces references to other keys
+    typed.py        checks against the dataclasses of the schema      -> RunConfig
+    paths.py        makes relative paths absolute
 
-A configuration is data and means the same on every rank: no YAML tag makes an object, no key names a
-function, and the one interpolation there is refers to another key. No `${oc.env:...}`, no clock.
+A configuration is data and the same on every rank: no YAML tag makes an object, no key names a function, and the
+only interpolation is a reference to another key. No `${oc.env:...}`, no clock.
 """
 
 import copy
@@ -42,8 +42,8 @@ _CHECKPOINT = path_mark(hint_at(["checkpoint", "resume"])) or PathMark()
 class ConfigMistakes(ValueError):
     """All mistakes found in a configuration, one line each.
 
-    `rest` is the run without them, where it still has a meaning: rules between values can be checked on it, so that
-    their violations are reported in the same breath. `wrong` are the keys whose values were replaced for that.
+    rest: the run with wrong values replaced, on which the rules between values are checked too; None if that is not
+    possible. wrong: the keys whose values were replaced.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class ConfigMistakes(ValueError):
         self.wrong = frozenset(wrong)
 
     def __reduce__(self) -> tuple[type["ConfigMistakes"], tuple[object, ...]]:
-        """How it travels to other ranks: with the arguments of `__init__`, not with its text."""
+        """Pickles the arguments of `__init__`, not the text."""
         return ConfigMistakes, (self.mistakes, self.rest, self.wrong)
 
 
 @dataclasses.dataclass(frozen=True)
 class Composed:
-    """What a command line describes.
+    """The result of composing a command line.
 
-    config: the run, or what is left of it without its mistakes; None where nothing can be said of it. wrong: the keys
-    whose values were replaced for that. origins: which own file says what.
+    config: the run, with wrong values replaced; None if that is not possible. wrong: the keys whose values were
+    replaced. origins: the place of each value in the user's own files.
     """
 
     config: RunConfig | None
@@ -77,10 +77,10 @@ class Composed:
 
 
 def compose_run(arguments: Sequence[str], config_dir: str = "") -> RunConfig:
-    """The run that `arguments` (KEY=VALUE, group=name) describe. config_dir: what --config-dir says.
+    """Returns the run that `arguments` (KEY=VALUE, group=name) describe. config_dir: the value of --config-dir.
 
     Raises:
-        ConfigMistakes: arguments or YAML values are wrong or have no effect; carries every one of them.
+        ConfigMistakes: arguments or YAML values are wrong or have no effect; holds all mistakes.
     """
     found = compose_all(arguments, config_dir)
     if found.mistakes or found.config is None:
@@ -89,7 +89,7 @@ def compose_run(arguments: Sequence[str], config_dir: str = "") -> RunConfig:
 
 
 def compose_all(arguments: Sequence[str], config_dir: str = "") -> Composed:
-    """The run that `arguments` describe, as far as it can be made out, and every mistake in them."""
+    """Returns the run that `arguments` describe, with wrong values replaced, and every mistake."""
     try:
         start = start_folder()
         own = own_folder(config_dir, start)
@@ -123,7 +123,7 @@ def compose_all(arguments: Sequence[str], config_dir: str = "") -> Composed:
 
 
 def _choose(gathering: Gathering, given: Arguments) -> dict[str, GroupFile]:
-    """The files that the command line chooses; what is wrong with a choice is told in `given`."""
+    """Returns the files that the command line chooses; adds wrong choices to `given.serious`."""
     found = {}
     for group, chosen in given.choices.items():
         try:
@@ -136,7 +136,7 @@ def _choose(gathering: Gathering, given: Arguments) -> dict[str, GroupFile]:
 def _compose(
     gathering: Gathering, choices: Mapping[str, GroupFile], mistakes: list[str]
 ) -> tuple[Any, list[GroupFile]]:
-    """The tree of these choices and the files in it; that of the defaults where these choices cannot be composed."""
+    """Returns the tree of these choices and its files; the tree of the defaults if the choices cannot be composed."""
     try:
         gathering.root()
         if (whole := choices.get("experiment")) and whole.is_whole:
@@ -153,23 +153,23 @@ def _compose(
 
 
 def _read(values: PlainValues, instead: Any = None) -> tuple[RunConfig | None, Mistakes]:
-    """The run of a tree and every mistake in it; what stands in `instead` replaces wrong values."""
+    """Returns the run of a tree and every mistake in it; values in `instead` replace wrong ones."""
     config, mistakes = read(RunConfig, values.content, instead=instead)
     found = values.found | mistakes
-    # A reference to a key that is wrong is not another mistake.
+    # A reference to a wrong key is not reported again.
     return config, {
         key: line for key, line in found.items() if values.references.get(key) not in found
     }
 
 
 def _changed_keys(values: PlainValues, stood: Any) -> list[str]:
-    """The keys whose values the command line changes. stood: what stands there without it."""
+    """Returns the keys whose values the command line changes. stood: the values without it."""
     there, before = dict(flat(values.content)), dict(flat(stood))
     return [key for key, value in there.items() if key not in before or before[key] != value]
 
 
 def _idle_in_files(stood: PlainValues, files: Sequence[GroupFile]) -> list[str]:
-    """What experiments and own files set without effect. What only the command line makes idle is nobody's mistake.
+    """Returns settings of experiments and own files without effect, unless only the command line makes them so.
 
     stood: the run without the command line's values.
     """
@@ -188,7 +188,7 @@ def _idle_in_files(stood: PlainValues, files: Sequence[GroupFile]) -> list[str]:
 
 
 def _typed_values(config: RunConfig, values: PlainValues, keys: Sequence[str]) -> dict[str, Any]:
-    """The values of these keys as the configuration has them, but for references to other keys."""
+    """Returns the typed values of these keys, except references to other keys."""
     there, of_type = dict(flat(values.content)), dict(flat(dataclasses.asdict(config)))
     return {key: of_type.get(key, there[key]) for key in keys if key not in values.references}
 
@@ -196,7 +196,7 @@ def _typed_values(config: RunConfig, values: PlainValues, keys: Sequence[str]) -
 def _take_imported_model(
     trees: tuple[Any, Any], choices: Mapping[str, GroupFile], start: Path
 ) -> list[str]:
-    """Put the model of the checkpoint that `model.from_checkpoint` names into both trees; or why that cannot be."""
+    """Puts the model of the checkpoint that `model.from_checkpoint` names into both trees; returns the mistakes."""
     tree, _ = trees
     if not isinstance(tree.get("model"), Mapping) or MARK not in tree.model:
         return []
@@ -205,7 +205,7 @@ def _take_imported_model(
     found = []
     if recipe := choices.get("recipe"):
         found.append(
-            f"{recipe.given}: has no effect with model=from_huggingface; give model.KEY=VALUE for what is to change"
+            f"{recipe.given}: has no effect with model=from_huggingface; give model.KEY=VALUE for each change"
         )
     try:
         named = str(OmegaConf.select(tree, tree.model[MARK], default="auto"))
@@ -220,7 +220,7 @@ def _take_imported_model(
 
 
 def typed(tree: Any) -> RunConfig:
-    """The dataclasses of a composed tree. Raises ConfigMistakes with every unknown key and wrong value."""
+    """Returns the dataclasses of a composed tree. Raises ConfigMistakes with every unknown key and wrong value."""
     config, mistakes = _read(PlainValues(tree))
     if mistakes or config is None:
         raise ConfigMistakes(list(mistakes.values()), config, mistakes)
@@ -228,16 +228,16 @@ def typed(tree: Any) -> RunConfig:
 
 
 def to_yaml(config: RunConfig) -> str:
-    """The resolved configuration as YAML, every key written out."""
+    """Returns the resolved configuration as YAML with every key."""
     text: str = OmegaConf.to_yaml(dataclasses.asdict(config))
     return text
 
 
 def from_yaml(text: str) -> RunConfig:
-    """The inverse of `to_yaml`; keys may have the names of an earlier version.
+    """Inverse of `to_yaml`; keys may have the names of an earlier version.
 
     Raises:
-        ConfigMistakes: it is of another version.
+        ConfigMistakes: the text is no configuration of this version or an earlier one.
     """
     try:
         return typed(OmegaConf.create(text))

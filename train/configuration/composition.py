@@ -1,7 +1,7 @@
-"""Hydra puts chosen files together: one tree of values from the files that `Gathering` has read.
+"""Composes one tree of values, by Hydra, from the files that `Gathering` has read.
 
-Hydra reads no configuration file itself. It receives what was read, in memory, so that no search path, plugin or
-link leads it elsewhere.
+Hydra reads no configuration file itself. It receives their contents in memory, so that no search path, plugin or
+link leads it to other files.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,17 +19,17 @@ from train.configuration.library_errors import UNCOMPOSABLE, words_of
 def composed_tree(
     files: Sequence[GroupFile], choices: Mapping[str, GroupFile]
 ) -> tuple[Any, list[GroupFile]]:
-    """The tree of the root file with these choices; and the files in it, in the order they are laid over each other.
+    """Returns the tree of the root file with these choices, and its files; later files override earlier ones.
 
-    files: all that may be chosen.
+    files: all files that may be chosen.
 
     Raises:
-        ValueError: the files cannot be put together; one line.
+        ValueError: the files cannot be composed; one line.
     """
     overrides = [f"{group}='{file.name}'" for group, file in choices.items()]
     try:
         with _in_memory(files), initialize(config_path=None, version_base="1.3"):
-            for resolver in ("oc.env", "now"):  # nor may they choose a group
+            for resolver in ("oc.env", "now"):  # a choice of a group may not use them either
                 OmegaConf.clear_resolver(resolver)
             tree = compose(ROOT_FILE, overrides=overrides, return_hydra_config=True)
     except UNCOMPOSABLE as error:
@@ -43,7 +43,7 @@ def composed_tree(
 
 
 def tree_of_one(file: GroupFile) -> Any:
-    """The tree of a file that holds a whole configuration.
+    """Returns the tree of a file that holds a whole configuration.
 
     Raises:
         ValueError: its values cannot be read; one line.
@@ -55,7 +55,7 @@ def tree_of_one(file: GroupFile) -> Any:
 
 
 def _is_in(file: GroupFile, files: Sequence[GroupFile], chosen: Mapping[str, Any]) -> bool:
-    """Whether a file is one of the chosen, or one that a chosen file of its group goes on from."""
+    """Whether a file is chosen, or a chosen file of its group has it in its `defaults:`."""
     if not file.group or chosen.get(file.group) == file.name:
         return True
     return any(
@@ -66,7 +66,7 @@ def _is_in(file: GroupFile, files: Sequence[GroupFile], chosen: Mapping[str, Any
 
 @contextmanager
 def _in_memory(files: Sequence[GroupFile]) -> Iterator[None]:
-    """Hydra's store of configurations holds these files, and what it held before afterwards."""
+    """Puts these files into Hydra's ConfigStore for the duration of the block."""
     store = ConfigStore.instance()
     before = store.repo
     store.repo = dict(before)

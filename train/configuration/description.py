@@ -1,4 +1,4 @@
-"""What a run is, in words: its model, its stages, the memory of a rank. Integers only, so `--check` can say it too."""
+"""Describes a run in words: model, stages, memory of a rank. No tensors, so `--check` prints it too."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ _ELEMENT = {"float32": 4, "bfloat16": 2}
 
 
 def describe_model(model: ModelConfig) -> str:
-    """Size and pattern; the windows that its layers have, if they have any."""
+    """Returns the model's size, layer pattern and windows."""
     windows = sorted({spec.window for spec in expand_pattern(model) if spec.window is not None})
     seen = f", window {', '.join(map(str, windows))}" if windows else ""
     return (
@@ -26,12 +26,12 @@ def describe_model(model: ModelConfig) -> str:
 
 
 def describe_stages(schedule: Schedule) -> str:
-    """Every stage with its length."""
+    """Returns every stage with its context length."""
     return " -> ".join(f"{s.name} {s.shape.sequence_length:,}" for s in schedule.stages)
 
 
 def describe_run(config: RunConfig, schedule: Schedule, world_size: int) -> list[str]:
-    """What `--check` says of a sound run, one line each."""
+    """Returns the lines that `--check` prints for a valid run."""
     steps = sum(stage.num_steps for stage in schedule.stages)
     every = steps_between_checkpoints(config)
     saved = (
@@ -45,7 +45,7 @@ def describe_run(config: RunConfig, schedule: Schedule, world_size: int) -> list
 
 
 def _describe_memory(config: RunConfig, schedule: Schedule, world_size: int) -> str:
-    """The stage that needs most; computed, not measured."""
+    """Describes the memory of the stage that needs most; computed, not measured."""
     needed = {stage.name: stage_memory(config, stage, world_size) for stage in schedule.stages}
     name, most = max(needed.items(), key=lambda item: item[1].total)
     return (
@@ -56,7 +56,7 @@ def _describe_memory(config: RunConfig, schedule: Schedule, world_size: int) -> 
 
 
 def stage_memory(config: RunConfig, stage: Stage, world_size: int) -> RankMemory:
-    """Bytes of the rank that holds most in this stage."""
+    """Returns the memory of the rank that needs most in this stage."""
     return rank_memory(
         Step(
             model=config.model,
@@ -76,7 +76,7 @@ def stage_memory(config: RunConfig, stage: Stage, world_size: int) -> RankMemory
 def default_schedule_note(
     arguments: Sequence[str], config: RunConfig, schedule: Schedule, choices: Sequence[str]
 ) -> str:
-    """One line where nobody chose the schedule that a run takes; "" where somebody did.
+    """Returns one line if the command line chooses no schedule; "" if it does.
 
     choices: the names of conf/schedule.
     """

@@ -1,7 +1,7 @@
-"""The options of `python -m train`: our own, and Hydra's, which mean what they mean there or are answered.
+"""The options of `python -m train`: our own and Hydra's, which either work as in Hydra or give a message.
 
 ours      --help --print --check --folder --preflight --version --config-dir DIR --shell-completion install=bash
-Hydra's   --cfg job (--print), -cd DIR, -sc install=bash; of the others one line says what to do instead
+Hydra's   --cfg job (--print), -cd DIR, -sc install=bash; for each other one, a message with the alternative
 """
 
 from collections import deque
@@ -33,16 +33,16 @@ _SHORT: Mapping[str, str] = MappingProxyType(
 )
 _TAKE_VALUE = ("--cfg", CONFIG_DIR, COMPLETION, "--config-path", "--config-name", "--package")
 _TAKE_VALUE_OF_HYDRA = ("--experimental-rerun",)
-# Options of Hydra's without a meaning here: what to do instead.
+# Options of Hydra that have no meaning here: the alternative.
 _INSTEAD: Mapping[str, str] = MappingProxyType(
     {
         "--config-path": "files of your own are found with --config-dir DIR, or as GROUP=FILE.yaml",
         "--config-name": "every run begins with conf/config.yaml; choose experiment=NAME or experiment=FILE.yaml",
         "--multirun": "one command is one run; write a loop in the shell",
         "--run": "a command without any option runs; leave it out",
-        "--package": "--print shows every key; search in what it prints",
-        "--info": "--print shows the configuration, --check judges it, --help lists groups and keys",
-        "--hydra-help": "--help lists what there is here",
+        "--package": "--print shows every key; search its output",
+        "--info": "--print shows the configuration, --check finds mistakes, --help lists groups and keys",
+        "--hydra-help": "--help lists the options, groups and keys of ropewalk train",
         "--experimental-rerun": "experiment=outputs/RUN_NAME/config.yaml run_name=NEW starts that run again",
     }
 )
@@ -50,9 +50,9 @@ _INSTEAD: Mapping[str, str] = MappingProxyType(
 
 @dataclass
 class Options:
-    """What the options of a command line say; `arguments` is the rest of it.
+    """The options of a command line; `arguments` holds its other words.
 
-    flags: some of FLAGS. own: the folder of --config-dir. shell: of --shell-completion.
+    flags: the given ones of FLAGS. own: the folder of --config-dir. shell: the shell of --shell-completion.
     """
 
     flags: set[str] = field(default_factory=set)
@@ -63,7 +63,7 @@ class Options:
 
 
 def read_options(words: Sequence[str]) -> Options:
-    """Sort a command line into options and arguments; what is wrong with an option stands in `mistakes`."""
+    """Separates a command line into options and arguments; messages about wrong options are in `mistakes`."""
     found = Options()
     rest = deque(words)
     while rest:
@@ -74,7 +74,7 @@ def read_options(words: Sequence[str]) -> Options:
             found.arguments.append(word)
     if "--resolve" in words and "--print" not in found.flags:
         found.mistakes.append(
-            "--resolve: is for --print, which always shows resolved values; give that alone"
+            "--resolve: is for --print, which always shows resolved values; give --print alone"
         )
     return found
 
@@ -112,7 +112,7 @@ def _read(word: str, rest: deque[str], found: Options) -> None:
             f"{one_line(word)}: is Hydra's and has no meaning here; {_INSTEAD[option]}"
         )
     else:
-        # A word after it that is no argument is its value: one mistake, not two.
+        # The word after the option is its value unless it looks like an argument: one mistake, not two.
         if rest and "=" not in rest[0] and not rest[0].startswith(("-", "+", "~")):
             value = rest.popleft()
         found.mistakes.append(f"{one_line(word)}: {_unknown(option, value)}")
@@ -130,11 +130,11 @@ def _take_folder(value: str, found: Options) -> None:
 
 
 def _unknown(option: str, value: str) -> str:
-    """What to write instead of an option that there is not, as that of a setting here or elsewhere (`--lr 3e-4`)."""
+    """Returns what to write instead of an unknown option, such as one that names a setting (`--lr 3e-4`)."""
     key = option.lstrip("-").replace("-", "_")
     ours = sorted((one for one in known_keys() if f".{one}".endswith(f".{key}")), key=len)
     if meaning := ours[0] if key and ours else meaning_of(key):
-        # A value means the same here only where the name does.
+        # Repeat the given value only if the name is ours: another system's value may mean something else.
         shown = one_line(value) if ours and value else "VALUE"
         give = f"settings are written without dashes; give {meaning}={shown}"
         return meaning if " " in meaning else give

@@ -1,10 +1,10 @@
-"""Configuration files by group: the shipped ones in `conf/`, those of `--config-dir`, and those that a path names.
+"""Configuration files by group: from `conf/`, from `--config-dir`, or named by a path.
 
     schedule=to_32k              a name: conf/schedule/to_32k.yaml, or schedule/to_32k.yaml of --config-dir
     schedule=own.yaml            a path, by its suffix or a slash in it; relative to the folder of the command
 
-A file may choose others in its `defaults:` list, again by name or by a path relative to the file itself. No such
-choice leads out of the folder of the file (or of `--config-dir`), also not through `..` or a symbolic link.
+A file may choose others in its `defaults:` list, by name or by a path relative to the file itself. Such a path may
+not leave the folder of the file (or of `--config-dir`), not even through `..` or a symbolic link.
 """
 
 import os
@@ -22,16 +22,16 @@ from train.configuration.yaml_file import YamlFile, read_yaml
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 ROOT_FILE = "config"
-# Where a group's values stand, if not below the group's own name. "": at the top.
+# The key above a group's values, if it is not the group's own name. "": none.
 PACKAGES: Mapping[str, str] = MappingProxyType({"experiment": "", "recipe": "model"})
 _SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
 class GroupFile:
-    """A chosen file. given: as it was chosen, for messages. name: its own among the files of its group.
+    """A chosen file. given: the choice as written, for messages. name: unique among the files of its group.
 
-    defaults: as Hydra reads them, by `name`. is_own: not of the shipped `conf/`.
+    defaults: the list for Hydra, which refers to files by `name`. is_own: not from the shipped `conf/`.
     """
 
     group: str
@@ -43,18 +43,18 @@ class GroupFile:
 
     @property
     def package(self) -> str:
-        """The key that its values stand below; "" at the top."""
+        """Returns the key above its values; "" for none."""
         return package_of(self.group)
 
     @property
     def is_whole(self) -> bool:
-        """Whether it holds a whole configuration, as the config.yaml of a run does, and nothing is laid under it."""
+        """Whether it holds a whole configuration, like a run's config.yaml; then no other file is used."""
         every_part = {field.name for field in fields(RunConfig)}
         return self.group == "experiment" and every_part <= set(self.yaml.content)
 
     @property
     def content(self) -> dict[str, Any]:
-        """Its values without the `defaults:` list, paths of an own file absolute."""
+        """Returns its values without the `defaults:` list; paths in an own file are absolute."""
         values = {key: value for key, value in self.yaml.content.items() if key != "defaults"}
         if not self.is_own:
             return values
@@ -63,12 +63,12 @@ class GroupFile:
 
 
 def package_of(group: str) -> str:
-    """The key that the values of a group's files stand below; "" at the top."""
+    """Returns the key above the values of a group's files; "" for none."""
     return PACKAGES.get(group, group)
 
 
 def groups(own: Path | None = None) -> dict[str, list[str]]:
-    """Groups and the names in them, in `conf/` and in the folder `own` of --config-dir."""
+    """Returns the groups and their names, from `conf/` and from the folder `own` of --config-dir."""
     return {
         folder.name: sorted({*_names(folder), *(_names(own / folder.name) if own else ())})
         for folder in sorted(CONF.iterdir())
@@ -77,20 +77,20 @@ def groups(own: Path | None = None) -> dict[str, list[str]]:
 
 
 def file_of(group: str, name: str, own: Path | None = None) -> Path:
-    """The file that a name of a group stands for."""
+    """Returns the file that has this name in a group."""
     return _own_file(own, group, name) or CONF / group / f"{name}.yaml"
 
 
 def is_file_choice(text: str) -> bool:
-    """Whether a choice of a group is the path of a file, and not a name."""
+    """Whether a choice of a group is a path, not a name."""
     return "/" in text or text.endswith(_SUFFIXES)
 
 
 def own_folder(text: str, start: Path) -> Path | None:
-    """The folder of --config-dir; None where it is not given. start: the folder of the command.
+    """Returns the folder of --config-dir; None if it is not given. start: the folder of the command.
 
     Raises:
-        ValueError: it cannot be that; one line.
+        ValueError: the folder does not exist or holds no groups; one line.
     """
     if not text:
         return None
@@ -110,9 +110,9 @@ def own_folder(text: str, start: Path) -> Path | None:
 
 
 class Gathering:
-    """The chosen files and those that they choose, each read once.
+    """Reads the chosen files and the files that these choose, each once.
 
-    start: where a path of the command line starts. own: the folder of --config-dir.
+    start: the folder at which relative paths of the command line start. own: the folder of --config-dir.
     """
 
     def __init__(self, start: Path, own: Path | None) -> None:
@@ -122,22 +122,22 @@ class Gathering:
 
     @property
     def files(self) -> list[GroupFile]:
-        """All files gathered so far."""
+        """Returns all files read so far."""
         return list(self._by_path.values())
 
     def root(self) -> GroupFile:
-        """The file that every run begins with: conf/config.yaml.
+        """Returns the file that every run begins with: conf/config.yaml.
 
         Raises:
-            ValueError: it cannot be read.
+            ValueError: the file cannot be read.
         """
         return self._read("", CONF / f"{ROOT_FILE}.yaml", "conf/config.yaml", is_own=False)
 
     def choose(self, group: str, chosen: str, by: GroupFile | None = None) -> GroupFile:
-        """The file that `chosen` names, after those that it chooses itself. by: the file that chooses it.
+        """Returns the file that `chosen` names, and reads those that it chooses. by: the file that chooses it.
 
         Raises:
-            ValueError: there is none, or it cannot be read, or it leads where no file may; one line.
+            ValueError: there is none, it cannot be read, or its path leaves the allowed folder; one line.
         """
         if is_file_choice(chosen):
             path = self._path(group, chosen, by)
@@ -193,7 +193,7 @@ class Gathering:
         return self._by_path[path]
 
     def _default(self, entry: Any, by: GroupFile) -> Any:
-        """An entry of a file's `defaults:`, with the name by which the gathered file is known."""
+        """Returns an entry of a file's `defaults:`, with the `name` of the file that it chooses."""
         where = f"{by.given}: defaults: {one_line(str(entry))}"
         if entry == "_self_":
             return entry
@@ -220,7 +220,7 @@ class Gathering:
         return {key: self.choose(group, str(chosen), by).name}
 
     def _free_name(self, group: str, stem: str) -> str:
-        """A name that no other gathered file of the group has, of letters that Hydra takes."""
+        """Returns a name that no other file of the group has, in characters that Hydra accepts."""
         name = "".join(letter if letter.isalnum() or letter in "_-" else "_" for letter in stem)
         taken = {file.name for file in self.files if file.group == group}
         return next(
@@ -235,7 +235,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _own_file(own: Path | None, group: str, name: str) -> Path | None:
-    """The file of this name in the folder of --config-dir."""
+    """Returns the file of this name in the folder of --config-dir, if there is one."""
     paths = [own / group / f"{name}{suffix}" for suffix in _SUFFIXES] if own else []
     return next((path for path in paths if path.exists()), None)
 
@@ -246,12 +246,12 @@ def _must_be_inside(path: Path, folder: Path, where: str) -> None:
 
 
 def _in_file(given: str, path: Path) -> str:
-    """The path of a file, where its choice does not show it."""
+    """Returns the path of a file for a message; "" if its choice shows the path already."""
     return "" if given.endswith(str(path)) or is_file_choice(given) else f"{path}: "
 
 
 def _check_head(file: YamlFile, group: str) -> None:
-    """Refuse a `# @package` that is not the group's, and settings of Hydra's own."""
+    """Raises ValueError for a `# @package` other than the group's, and for settings of Hydra's own."""
     package = package_of(group) if group else ""
     if file.package and file.package not in ("_group_", package or "_global_"):
         raise ValueError(

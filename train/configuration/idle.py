@@ -1,9 +1,9 @@
-"""Settings without effect: which key matters only under which condition, and what is said where it does not hold.
+"""Settings without effect: the condition under which a key matters, and the message if the condition does not hold.
 
-A setting that does nothing is a mistake of whoever gave it: on the command line, or in a file of conf/experiment/ as it
-stands there. What only the command line makes idle in such a file (`experiment=quickstart evaluation.enabled=false`) is
-nobody's mistake. Neither is what a preset of the other groups says beside the point (`model.window` of model=8b under
-recipe=full_rope), or a key that is given its default.
+A setting without effect is reported as a mistake if it stands on the command line, in an experiment or in a file of
+the user's own. It is not reported if only the command line makes a value of a file idle
+(`experiment=quickstart evaluation.enabled=false`), if a preset of another group sets it (`model.window` of model=8b
+under recipe=full_rope), or if the value is the default.
 """
 
 import re
@@ -29,10 +29,10 @@ Condition = Callable[[RunConfig, str], bool]
 
 @dataclass(frozen=True)
 class Row:
-    """Keys that matter only where a condition holds.
+    """Keys that matter only if a condition holds.
 
-    keys: of the schema; NAME stands for an entry's name. matters: of the run and that name. otherwise: completes
-    "has no effect ..." and says a way out.
+    keys: of the schema; NAME stands for an entry's name. matters: the condition, given the run and that name.
+    otherwise: the message after "has no effect", with a way out.
     """
 
     keys: tuple[str, ...]
@@ -40,7 +40,7 @@ class Row:
     otherwise: str
 
     def match(self, key: str) -> tuple[str, str] | None:
-        """The row's key, with its name, that `key` is or stands below; and that name ("" for none)."""
+        """Returns the key of this row that equals or contains `key`, and the name in it ("" for none); else None."""
         for pattern in self.keys:
             template = re.escape(pattern).replace("NAME", r"(?P<name>[^.]+)")
             if found := re.match(rf"{template}(?=\.|$)", key):
@@ -49,7 +49,7 @@ class Row:
 
 
 def idle_settings(run: RunConfig, given: Mapping[str, Any]) -> list[str]:
-    """One line for each of the `given` values, by key, that changes nothing in this run."""
+    """Returns one line for each of the `given` values (by key) that has no effect in this run."""
     found: dict[str, str] = {}
     for key, value in given.items():
         if _is_default(key, value) or not _is_in(run, key):
@@ -64,7 +64,7 @@ def idle_settings(run: RunConfig, given: Mapping[str, Any]) -> list[str]:
 
 
 def flat(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every single value of nested mappings, by its key."""
+    """Yields every single value of nested mappings with its key."""
     if isinstance(values, Mapping) and (values or not key):
         for name, inner in values.items():
             yield from flat(inner, f"{key}.{name}" if key else str(name))
@@ -73,7 +73,7 @@ def flat(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _is_in(run: RunConfig, key: str) -> bool:
-    """Whether the run has the stage that a key is about: one whose own settings are wrong is left out."""
+    """Whether the run has the stage that a key belongs to: a stage with wrong settings was left out."""
     group, part, stage, *_ = [*key.split("."), "", ""]
     return (group, part) != ("schedule", "stages") or stage in ("", *run.schedule.stages)
 
@@ -85,7 +85,7 @@ def _is_default(key: str, value: Any) -> bool:
 
 
 def _layouts(run: RunConfig) -> Iterator[ParallelConfig]:
-    """The layout of every stage."""
+    """Yields the layout of every stage."""
     return (_layout(run, name) for name in run.schedule.stages)
 
 
@@ -98,13 +98,13 @@ def _holds_out(run: RunConfig) -> bool:
 
 
 def _mixes(run: RunConfig, mix: Mapping[str, float]) -> bool:
-    """Whether a stage's mix has a choice, or names what is no source, which is another mistake."""
+    """Whether there are several sources to mix, or the mix names an unknown source, which is reported elsewhere."""
     known = set(run.data.sources) or {run.data.corpus}
     return len(known) > 1 or not set(mix) <= known
 
 
 def _follows_base(run: RunConfig) -> bool:
-    """Whether a layer rotates by the schedule's base."""
+    """Whether some layer uses the schedule's RoPE base."""
     if run.model.problems():
         return True
     return any(spec.rope is not None and not spec.rope.base for spec in expand_pattern(run.model))
@@ -115,7 +115,7 @@ def _first_base(run: RunConfig) -> RopeBase | None:
 
 
 def _begins_at_base(run: RunConfig) -> bool:
-    """Whether the first stage's base goes on from one before it."""
+    """Whether the first stage's base depends on `schedule.start_base`."""
     base = _first_base(run)
     goes_on = isinstance(base, DerivedBase) and base.policy in ("keep", "ntk")
     return goes_on or (isinstance(base, RampBase) and base.start is None)
@@ -127,7 +127,7 @@ def _begins_at_length(run: RunConfig) -> bool:
 
 
 def _rate(run: RunConfig, stage: str) -> LearningRateConfig:
-    """The learning rate of a stage, or of the run."""
+    """Returns the learning rate of a stage; of the run if `stage` is empty."""
     rate = run.schedule.stages[stage].learning_rate if stage else run.schedule.learning_rate
     return rate if isinstance(rate, LearningRateConfig) else LearningRateConfig(shape="constant")
 

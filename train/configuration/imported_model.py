@@ -1,4 +1,4 @@
-"""What `model=from_huggingface` stands for: the model of the checkpoint that the run starts from."""
+"""Implements `model=from_huggingface`: takes the model of the checkpoint that the run starts from."""
 
 import dataclasses
 from pathlib import Path
@@ -9,15 +9,15 @@ from train.checkpointing.state import read_state
 from train.configuration.typed_model import typed_model
 from train.schedule.rope_base import scheduled_base
 
-# The key of conf/model/from_huggingface.yaml; it is gone once the model has taken its place.
+# The key of conf/model/from_huggingface.yaml, which the keys of the model replace.
 MARK = "from_checkpoint"
 
 
 def imported_model(checkpoint: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The keys of `model`, and those of `schedule` that say where its stages begin.
+    """Returns the keys of `model`, and the keys of `schedule` with the model's base and context length.
 
     Raises:
-        ValueError: no checkpoint is named, or what is named is none.
+        ValueError: no checkpoint is named, or the named path is no checkpoint.
     """
     if checkpoint in ("", "auto", "never"):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The keys of the schema, and what is wrong with a key that it does not have."""
+"""The keys of the schema, and messages about unknown keys."""
 
 import dataclasses
 import typing
@@ -13,7 +13,7 @@ from train.configuration.typed import WRONG, default_of, field_types, objects, p
 
 
 def known_keys() -> list[str]:
-    """Every key of the schema; entries of mappings stand as NAME."""
+    """Returns every key of the schema, with NAME for the names of entries."""
     return list(_keys_of(RunConfig, ""))
 
 
@@ -32,7 +32,7 @@ def _keys_of(schema: Any, prefix: str) -> Iterator[str]:
 
 
 def key_mistake(key: str, tree: Any) -> str | None:
-    """What is wrong with `key`, or None if the schema has it (`tree` says which stages there are)."""
+    """Returns what is wrong with `key`, or None if the schema has it (`tree` has the names of stages)."""
     if renamed := new_name(key):
         return f"is called {renamed} now; write that"
     at: Any = RunConfig
@@ -55,7 +55,7 @@ def key_mistake(key: str, tree: Any) -> str | None:
 
 
 def _fields_of(schema: Any) -> Mapping[str, Any]:
-    """The names, with their annotations, that may stand below a key; of an alternative, those of all of them."""
+    """Returns the names that may stand below a key, with annotations; for alternatives, the names of all of them."""
     if dataclasses.is_dataclass(schema):
         return field_types(schema)
     below: dict[str, Any] = dict(part_of(schema))
@@ -65,7 +65,7 @@ def _fields_of(schema: Any) -> Mapping[str, Any]:
 
 
 def field_at(path: Sequence[str]) -> dataclasses.Field[Any] | None:
-    """The field of the schema that a key names; None where it names an entry of a mapping, or nothing."""
+    """Returns the field of the schema that a key names; None for an entry of a mapping, or an unknown key."""
     at: Any = RunConfig
     found = None
     for part in path:
@@ -83,7 +83,7 @@ def field_at(path: Sequence[str]) -> dataclasses.Field[Any] | None:
 
 
 def hint_at(path: Sequence[str]) -> Any:
-    """The annotation of what a key names; None where the schema has no such key."""
+    """Returns the annotation of a key; None if the schema has no such key."""
     at: Any = RunConfig
     for part in path:
         inner = typing.get_args(at) if typing.get_origin(at) is dict else ()
@@ -92,19 +92,19 @@ def hint_at(path: Sequence[str]) -> Any:
 
 
 def children(tree: Any, path: Sequence[str]) -> list[str]:
-    """The names of what stands at `path` in `tree`."""
+    """Returns the names below `path` in `tree`."""
     for part in path:
         tree = tree.get(part) if isinstance(tree, Mapping) else None
     return list(tree) if isinstance(tree, Mapping) else []
 
 
 def _needs_values(schema: Any) -> bool:
-    """Whether an entry of this kind cannot be made by naming one of its fields."""
+    """Whether a new entry of this schema needs values for fields without defaults."""
     return any(default_of(field) is WRONG for field in dataclasses.fields(schema))
 
 
 def _nearest(parts: Sequence[str], depth: int, tree: Any, siblings: Sequence[str]) -> str:
-    """What an unknown key may have meant; parts[depth] is the first unknown part, `siblings` could stand there."""
+    """Returns what an unknown key may mean; parts[depth] is its first unknown part, `siblings` are valid there."""
     key, section, tail = ".".join(parts), ".".join(parts[:depth]), parts[-1]
     known = [name for template in known_keys() for name in _filled(template, tree)]
     same_tail = sorted((name for name in known if name.split(".")[-1] == tail), key=len)
@@ -124,7 +124,7 @@ def _nearest(parts: Sequence[str], depth: int, tree: Any, siblings: Sequence[str
 
 
 def _told(meaning: str, tree: Any) -> str:
-    """What a name of another system means, for the stages and sources that there are."""
+    """Returns the meaning of another system's name, with the stages and sources of `tree`."""
     if " " in meaning:
         return meaning
     stages = children(tree, ["schedule", "stages"])
@@ -133,7 +133,7 @@ def _told(meaning: str, tree: Any) -> str:
         for stage in stages
         if "learning_rate" in children(tree, ["schedule", "stages", stage])
     ]
-    if stages and own == stages:  # the run's learning rate has no effect then
+    if stages and own == stages:  # then the run's learning rate has no effect
         meaning = meaning.replace("schedule.learning_rate.", "schedule.stages.NAME.learning_rate.")
     head, _, rest = meaning.partition(".NAME.")
     names = children(tree, head.split(".")) if rest else []
@@ -142,7 +142,7 @@ def _told(meaning: str, tree: Any) -> str:
 
 
 def _filled(template: str, tree: Any) -> list[str]:
-    """A key of the schema with the names that its mapping has in `tree`."""
+    """Returns a key of the schema with NAME replaced by each name in `tree`."""
     if "NAME" not in template:
         return [template]
     head, _, rest = template.partition("NAME")

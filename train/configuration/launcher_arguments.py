@@ -1,4 +1,4 @@
-"""Arguments that DeepSpeed's launcher adds, and options that scripts for it take.
+"""Handles arguments that DeepSpeed's launcher adds, and options of scripts written for DeepSpeed.
 
 `deepspeed --num_gpus 2 --module train KEY=VALUE` starts every rank as `python -m train --local_rank=N KEY=VALUE`.
 """
@@ -14,9 +14,9 @@ _CONFIGURATION = ("--deepspeed", "--deepspeed_config", "--deepspeed-config")
 def without_launcher_arguments(
     arguments: Sequence[str], local_rank: int
 ) -> tuple[list[str], list[str]]:
-    """The arguments without those of a launcher for DeepSpeed, and what is wrong with these, one line each.
+    """Returns the arguments without those for DeepSpeed, and the mistakes in the latter, one line each.
 
-    local_rank: what LOCAL_RANK says, which is what is used.
+    local_rank: the value of LOCAL_RANK, which the run uses.
     """
     rest: list[str] = []
     wrong: list[str] = []

@@ -1,4 +1,4 @@
-"""Which configuration file of the user's own says a value, and on which line: for messages about the value."""
+"""The file and line of each value in the user's own configuration files, for messages about the value."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -11,9 +11,9 @@ _KEY = re.compile(r"[\w.\-]+")
 
 @dataclass(frozen=True)
 class Origins:
-    """files: the own files that the run is made of. places: of each key that one of them gives, the line and the file.
+    """files: the user's own files in the run. places: line and file of each key in them.
 
-    changed: keys that the command line gives.
+    changed: keys that the command line sets.
     """
 
     files: tuple[GroupFile, ...] = ()
@@ -22,7 +22,7 @@ class Origins:
 
     @classmethod
     def of(cls, files: Iterable[GroupFile], changed: Collection[str]) -> "Origins":
-        """files: in the order in which they are laid over each other."""
+        """Collects the places of all keys. files: later ones override earlier ones."""
         places: dict[str, str] = {}
         own = tuple(file for file in files if file.is_own)
         for file in own:
@@ -33,11 +33,11 @@ class Origins:
 
     @property
     def texts(self) -> dict[str, str]:
-        """The text of each own file, by GROUP/NAME."""
+        """Returns the text of each own file, by GROUP/NAME."""
         return {f"{file.group}/{file.name}": file.yaml.text for file in self.files}
 
     def named(self, mistake: str) -> str:
-        """A mistake, which begins with the key that it is about, with the place of an own file that gives the key."""
+        """Returns a message, which begins with a key, followed by the place of that key in an own file."""
         match = _KEY.match(mistake)
         key = match.group().rstrip(".") if match else ""
         if key in self.changed:

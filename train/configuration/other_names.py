@@ -1,7 +1,7 @@
-"""What other systems call a setting or a value, and what it is here. Used in answers to mistakes only.
+"""Names of settings and values in other systems, and ours for them. Used only in messages about mistakes.
 
-Names of Hugging Face's Trainer and configurations, of Megatron, torchtitan and nanotron. A name is looked up by the
-last part of a key, without capitals, with _ for -; an entry is a key, or a sentence that says what to do instead.
+The names come from Hugging Face's Trainer and configurations, Megatron, torchtitan and nanotron. A name is looked up
+by the last part of a key, in lower case, with _ for -; an entry is a key of ours, or a sentence with the alternative.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,8 +9,8 @@ from types import MappingProxyType
 
 _RATE = "schedule.learning_rate"
 _STAGE = "schedule.stages.NAME"
-_DATA_RANKS = "data ranks are what the other axes leave of the world; start more or fewer ranks"
-_TOKENIZER = "the tokenizer is given to `ropewalk prepare --tokenizer FILE`, before the run"
+_DATA_RANKS = "the number of data ranks is the world size divided by the other axes; start more or fewer ranks"
+_TOKENIZER = "give the tokenizer to `ropewalk prepare --tokenizer FILE`, before the run"
 _IMPORT = (
     "`ropewalk import --model DIR --output imported` makes a checkpoint of a released model; give "
     "model=from_huggingface checkpoint.resume=imported"
@@ -169,7 +169,7 @@ _ROWS: Sequence[tuple[str, str]] = (
 OTHER_NAMES: Mapping[str, str] = MappingProxyType(
     {name: meaning for names, meaning in _ROWS for name in names.split()}
 )
-# Values of a choice: the first of ours that the choice has is meant.
+# Values of a choice: the first of ours that the choice has is suggested.
 _VALUES: Mapping[str, Sequence[str]] = MappingProxyType(
     {
         "gpu": ("cuda",),
@@ -195,12 +195,12 @@ _VALUES: Mapping[str, Sequence[str]] = MappingProxyType(
 
 
 def meaning_of(key: str) -> str:
-    """What a key of another system is here: a key, or a sentence; "" where it is not known."""
+    """Returns our key for a key of another system, or a sentence; "" if the name is not known."""
     return OTHER_NAMES.get(key.split(".")[-1].lower().replace("-", "_"), "")
 
 
 def other_name_hint(name: str) -> str:
-    """The end of a message about an unknown key; "" where no other system calls a setting so."""
+    """Returns the end of a message about an unknown key; "" if no other system has that name."""
     meaning = meaning_of(name)
     if not meaning:
         return ""
@@ -208,6 +208,6 @@ def other_name_hint(name: str) -> str:
 
 
 def value_here(value: object, choices: Iterable[str]) -> str:
-    """The one of `choices` that a value of another system means; "" where none is known."""
+    """Returns the one of `choices` that a value of another system means; "" if none is known."""
     wanted = _VALUES.get(str(value).lower(), ())
     return next((choice for choice in wanted if choice in set(choices)), "")

@@ -1,8 +1,8 @@
-"""The paths of a configuration: which keys hold one, and where a relative one starts.
+"""The paths of a configuration: which keys hold a path, and where a relative path starts.
 
-A field that holds a path is marked in its annotation (`data/config.py: PathMark`). A relative path of an argument
-starts at the folder the command was started in, one of a configuration file at the folder of that file, and one of
-the shipped `conf/` at the folder of the command. After composition every path is absolute.
+A field that holds a path is marked in its annotation (`data/config.py: PathMark`). A relative path in an argument
+or in the shipped `conf/` starts at the folder in which the command was started; in another configuration file it
+starts at the folder of that file. After composition every path is absolute.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ _FIRST_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def start_folder() -> Path:
-    """The folder this command was started in.
+    """Returns the folder in which this command was started.
 
     Raises:
-        ValueError: it was removed since.
+        ValueError: the folder was removed since.
     """
     try:
         return Path.cwd()
@@ -36,7 +36,7 @@ def start_folder() -> Path:
 
 
 def path_mark(hint: Any) -> PathMark | None:
-    """The mark of an annotation whose values are paths; None of any other."""
+    """Returns the mark of an annotation whose values are paths; None for any other annotation."""
     marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
     return next((mark for mark in marks if isinstance(mark, PathMark)), None)
 
@@ -47,13 +47,13 @@ def is_path(key: str) -> bool:
 
 
 def absolute_path(text: str, folder: Path, mark: PathMark = _PATH) -> str:
-    """A path as text, absolute: a relative one starts at `folder`, `~/` is the user's home."""
+    """Returns a path as absolute text: a relative path starts at `folder`, `~/` is the user's home."""
     if not text or text in mark.words:
         return text
     if text == "~" or text.startswith("~/"):
         try:
             return str(Path(text).expanduser())
-        except RuntimeError:  # nobody knows the home of this user
+        except RuntimeError:  # this user has no home folder
             return text
     whole = text if text.startswith("/") else f"{folder}/{text.removeprefix('./')}"
     above, dots, below = whole.rpartition("/../")
@@ -62,15 +62,15 @@ def absolute_path(text: str, folder: Path, mark: PathMark = _PATH) -> str:
 
 
 def with_absolute_paths(config: T, folder: Path) -> T:
-    """A configuration whose relative paths start at `folder`."""
+    """Returns the configuration with absolute paths; relative ones start at `folder`."""
     changed: T = _absolute(type(config), config, folder)
     return changed
 
 
 def absolute_content(values: Any, folder: Path, package: str) -> Any:
-    """The plain values of a file in `folder`, with absolute paths; package: the key that the values stand below.
+    """Returns the plain values of a file in `folder` with absolute paths. package: the key above the values.
 
-    A path that begins with a reference to the path of another key (`${paths.outputs}/prepared`) stays.
+    A path that begins with a reference to another key's path (`${paths.outputs}/prepared`) stays as it is.
     """
     hint = hint_at(package.split(".")) if package else RunConfig
     return _absolute(hint, values, folder)

@@ -1,4 +1,4 @@
-"""A composed tree -> plain values: references to other keys replaced, and what no value may be found."""
+"""A composed tree -> plain values: replaces references to other keys, and finds values that no key may have."""
 
 import re
 from typing import Any
@@ -10,16 +10,16 @@ from train.configuration.library_errors import UNUSABLE, words_of
 from train.configuration.renamed_keys import renamed_model
 from train.configuration.typed import WRONG, Mistakes
 
-# Of a value: far beyond what anybody writes.
+# Longest text of one value; far above any real one.
 MOST_CHARACTERS = 4096
 LARGEST_INTEGER = 2**63 - 1
 _REFERENCE = re.compile(r"(?<!\\)\$\{([\w.]+)\}")
 
 
 class PlainValues:
-    """The plain values of a tree: `content`, with references replaced and `WRONG` for what no value may be.
+    """The plain values of a tree: `content`, with references replaced and `WRONG` in place of impossible values.
 
-    found: why a value is wrong. references: the key that a value refers to.
+    found: by key, why a value is wrong. references: by key, the other key that its value refers to.
     """
 
     def __init__(self, tree: Any) -> None:
@@ -27,7 +27,7 @@ class PlainValues:
         self.found: Mistakes = {}
         self.references: dict[str, str] = {}
         content: Any = OmegaConf.to_container(tree, resolve=False)
-        if type(content.get("run_name")) is int:  # a job's number is a good name
+        if type(content.get("run_name")) is int:  # the number of a job is a valid name
             content["run_name"] = str(content["run_name"])
         if isinstance(content.get("model"), dict):
             content["model"] = renamed_model(content["model"])
@@ -44,7 +44,7 @@ class PlainValues:
             try:
                 return OmegaConf.select(self._tree, key, throw_on_missing=True)
             except UNUSABLE as error:
-                wrong = f"{key}: {words_of(error)}; give a value, or another key that there is"
+                wrong = f"{key}: {words_of(error)}; give a value, or refer to a key that exists"
         if wrong:
             self.found[key] = wrong
         return WRONG if wrong else value
@@ -64,12 +64,12 @@ class PlainValues:
 
 
 def _is_name(name: Any) -> bool:
-    """Whether KEY=VALUE could name it. (YAML has numbers, dates and nothing at all for keys.)"""
+    """Whether KEY=VALUE can name this key. (Keys in YAML may also be numbers, dates or null.)"""
     return isinstance(name, str) and name != "" and name.isprintable() and "." not in name
 
 
 def _strange(value: Any, key: str) -> str:
-    """Why this can be no value of a configuration, whatever its key; "" if it can."""
+    """Returns why this cannot be the value of any key; "" if it can."""
     if isinstance(value, str):
         if not value.isprintable():
             return (

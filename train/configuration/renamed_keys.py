@@ -1,4 +1,4 @@
-"""Keys that earlier versions wrote into configurations and checkpoints, and what they are called today."""
+"""Current names of the keys that earlier versions wrote into configurations and checkpoints."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -6,12 +6,12 @@ from typing import Any
 
 from model.position.config import RopeConfig
 
-# Rotation used to be set for all windowed and for all full layers; it belongs to a kind of layer now.
+# Rotation used to be set for all windowed and for all full layers; now it is set for a kind of layer.
 _ROTATION = {"rope_window": "window_rope", "rope_full": "full_rope"}
 
 
 def new_name(key: str) -> str | None:
-    """Today's name of a key of the configuration, or None where it never had another."""
+    """Returns the current name of a renamed key of the configuration; None for any other key."""
     parts = key.split(".")
     if parts[0] == "model" and len(parts) > 1 and parts[1] in _ROTATION:
         return ".".join(["model.kinds", _ROTATION[parts[1]], "rope", *parts[2:]])
@@ -19,9 +19,9 @@ def new_name(key: str) -> str | None:
 
 
 def renamed_model(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `ModelConfig` as any version wrote them, under today's names.
+    """Returns fields of `ModelConfig`, as any version wrote them, under their current names.
 
-    A setting that stands there under both names keeps both: the old one is then an unknown key.
+    A setting under both names keeps both; the old name is then reported as an unknown key.
     """
     renamed, plain = dict(content), asdict(RopeConfig())
     kinds = content.get("kinds") or {}

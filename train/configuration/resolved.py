@@ -1,6 +1,6 @@
-"""What a configuration means in the end: values that follow from others, written out.
+"""Replaces values of a configuration that follow from others by the values themselves.
 
-They stand in `--print` and in the run's config.yaml, so that a run says what it did.
+`--print` and the run's config.yaml show them, so config.yaml records what the run did.
 """
 
 from dataclasses import replace
@@ -11,7 +11,7 @@ from train.schedule.saving import steps_between_checkpoints
 
 
 def resolved(config: RunConfig) -> RunConfig:
-    """The same run with a number of steps between checkpoints, and prefixes where files of a prefix are named."""
+    """Returns the run with `auto` replaced by a number of steps, and names of token files by their prefixes."""
     checkpoint = replace(config.checkpoint, every_steps=steps_between_checkpoints(config))
     data = replace(
         config.data,

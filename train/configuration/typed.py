@@ -1,9 +1,9 @@
-"""Values as YAML and JSON have them -> the dataclasses of the schema, or every mistake in them.
+"""Values from YAML and JSON -> the dataclasses of the schema, or every mistake in the values.
 
 The annotation of a field is its whole rule: a type, `Literal[...]` for a choice, `Annotated[int, Ge(1)]` for bounds.
-A value that breaks it is reported in one line and replaced, by what `instead` has in its place or else by the field's
-default, so that the rules between fields can be judged in the same run. The only import of pydantic, which converts and
-checks single values (2e6 is a whole number, "4" too); the sentences are ours.
+A value that breaks its rule is reported in one line and replaced, by the value in `instead` or else by the field's
+default, so that the rules between fields can be checked in the same run. The only module that imports pydantic, which
+converts and checks single values (2e6 is a whole number, "4" too); the messages are written here.
 """
 
 import dataclasses
@@ -30,12 +30,12 @@ from train.configuration.wording import (
 )
 
 T = TypeVar("T")
-# The mistakes found, by the key each is about.
+# Messages of the mistakes found, by key.
 Mistakes = dict[str, str]
 
 
 class Reported:
-    """Stands in the place of a value whose mistake is known already."""
+    """Takes the place of a value whose mistake is already reported."""
 
 
 WRONG = Reported()
@@ -44,10 +44,10 @@ WRONG = Reported()
 def read(
     schema: type[T], content: Any, key: str = "", *, instead: Any = None
 ) -> tuple[T | None, Mistakes]:
-    """`content` as an object of `schema`, with wrong values replaced, and what is wrong with them.
+    """Returns `content` as an object of `schema`, with wrong values replaced, and the mistakes by key.
 
-    key: where it stands. instead: values of the same shape that replace wrong ones, before defaults do. The object
-    is None where a value is wrong or absent that has neither.
+    key: the key of `content`. instead: values of the same shape that replace wrong ones; without one the default does.
+    The object is None if a wrong or absent value has neither.
     """
     found: Mistakes = {}
     value = _dataclass(schema, content, key, WRONG if instead is None else instead, found)
@@ -55,12 +55,12 @@ def read(
 
 
 def field_types(schema: Any) -> Mapping[str, Any]:
-    """The annotations of a dataclass's fields, with choices and bounds."""
+    """Returns the annotations of a dataclass's fields, with choices and bounds."""
     return _field_types(schema)
 
 
 def still_judged(lines: Iterable[str], wrong: Collection[str]) -> list[str]:
-    """The lines that name no key in `wrong`: of those, other values were judged than were given."""
+    """Returns the lines that name no key in `wrong`: those keys had replaced values when the rules were checked."""
     names = [re.compile(rf"\b{re.escape(key.split('.')[-1])}=") for key in wrong]
     return [line for line in lines if not any(name.search(line) for name in names)]
 
@@ -71,20 +71,20 @@ def _field_types(schema: type) -> Mapping[str, Any]:
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
-    """The default of a field; `WRONG` if it has none."""
+    """Returns the default of a field; `WRONG` if it has none."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return WRONG if field.default is dataclasses.MISSING else field.default
 
 
 def plain(value: Any) -> Any:
-    """A value of the schema as YAML would say it."""
+    """Returns a value of the schema in the form that YAML has it."""
     is_object = dataclasses.is_dataclass(value) and not isinstance(value, type)
     return dataclasses.asdict(value) if is_object else value
 
 
 def _value(hint: Any, value: Any, key: str, instead: Any, found: Mistakes) -> Any:
-    """`value` by its annotation, or `WRONG` once its mistakes are in `found`."""
+    """Converts `value` by its annotation; adds mistakes to `found` and then returns `WRONG`."""
     if value is WRONG or hint is Any:
         return value
     if dataclasses.is_dataclass(hint):
@@ -122,7 +122,7 @@ def _dataclass(schema: Any, value: Any, key: str, instead: Any, found: Mistakes)
 
 
 def _entries(schema: Any, value: Any, key: str, instead: Any, found: Mistakes) -> Any:
-    """A mapping from names to objects of `schema`."""
+    """Reads a mapping from names to objects of `schema`."""
     if not isinstance(value, Mapping):
         found[key] = f"{key}={shown(value)}: must be a mapping from names to settings"
         return WRONG
@@ -134,14 +134,14 @@ def _entries(schema: Any, value: Any, key: str, instead: Any, found: Mistakes) -
 
 
 def objects(hint: Any) -> tuple[Any, ...]:
-    """The dataclasses among the alternatives that an annotation allows."""
+    """Returns the dataclasses among the alternatives that an annotation allows."""
     if get_origin(hint) not in (Union, types.UnionType):
         return ()
     return tuple(member for member in get_args(hint) if dataclasses.is_dataclass(member))
 
 
 def part_of(hint: Any) -> Mapping[str, Any]:
-    """The fields, with their annotations, of which a mapping marked `PartOf` may have some."""
+    """Returns the fields that a mapping marked `PartOf` may have, with annotations; empty for other annotations."""
     for mark in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
         if isinstance(mark, PartOf):
             known = field_types(mark.schema).items()
@@ -150,7 +150,7 @@ def part_of(hint: Any) -> Mapping[str, Any]:
 
 
 def _part(hints: Mapping[str, Any], value: Any, key: str, found: Mistakes) -> Any:
-    """A mapping with some of the fields in `hints`; what is wrong is left out."""
+    """Reads a mapping with some of the fields in `hints`; leaves out wrong values."""
     if not isinstance(value, Mapping):
         found[key] = f"{key}={shown(value)}: must be a mapping with some of {', '.join(hints)}"
         return WRONG
@@ -164,7 +164,7 @@ def _part(hints: Mapping[str, Any], value: Any, key: str, found: Mistakes) -> An
 
 
 def _alternative(hint: Any, value: Any, key: str, instead: Any, found: Mistakes) -> Any:
-    """A single value, or an object of the dataclass that the mapping's choice names (or the choice alone)."""
+    """Reads a single value, or an object of the dataclass that the mapping's choice (or the choice alone) selects."""
     known, tag = objects(hint), _tag(objects(hint))
     by_choice = {name: schema for schema in known for name in choices(field_types(schema)[tag])}
     if isinstance(value, str) and value in by_choice:
@@ -189,7 +189,7 @@ def _alternative(hint: Any, value: Any, key: str, instead: Any, found: Mistakes)
 
 
 def _tag(schemas: Sequence[Any]) -> str:
-    """The field by whose choice these dataclasses are told apart."""
+    """Returns the field whose value selects one of these dataclasses."""
     return next(
         name
         for name in field_types(schemas[0])
@@ -213,14 +213,14 @@ def _inside(values: Any, name: str) -> Any:
 
 
 def _single(hint: Any, value: Any, key: str, instead: Any, found: Mistakes) -> Any:
-    """A value without fields of its own: a number, a choice, a text, a list or a mapping of them."""
+    """Reads a value that is no dataclass: a number, a choice, a text, or a list or mapping of these."""
     try:
         return _adapter(hint).validate_python(value)
     except ValidationError as error:
         if get_origin(hint) in (
             Union,
             types.UnionType,
-        ):  # pydantic has one finding for each alternative
+        ):  # pydantic reports each alternative by itself
             found[key] = no_alternative(hint, key, value)
         for detail in [] if key in found else error.errors():
             at, line = mistake_of(hint, key, detail)

@@ -1,4 +1,4 @@
-"""The model of a checkpoint's JSON as its dataclass."""
+"""Reads a `ModelConfig` from the JSON of a checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,12 +8,12 @@ from train.configuration.typed import read
 
 
 def typed_model(content: Mapping[str, Any], where: str = "checkpoint") -> ModelConfig:
-    """The model that these values describe; what an older version did not know has its default.
+    """Returns the model that these values describe; keys that an older version did not have get their defaults.
 
-    where: what holds them, for messages.
+    where: the file or checkpoint that holds the values, for messages.
 
     Raises:
-        ValueError: it is of a newer version, or not what was written.
+        ValueError: the values are of a newer version, or damaged.
     """
     model, mistakes = read(ModelConfig, content, "model")
     problems = list(mistakes.values()) or ([] if model is None else model.problems())

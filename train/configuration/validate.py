@@ -1,7 +1,7 @@
-"""Every cross-field rule of a run, in one list. All violations are reported together, before any work.
+"""All rules of a run that involve several fields. All violations are reported together, before any work.
 
-Rules about one part live beside that part's dataclass; what needs the world's size, several parts, or
-the file system's room stands here. `warnings` are facts of the field that a run may go against.
+Rules about one part stand beside the dataclass of that part; rules that need the world size, several parts, or free
+disk space stand here. `warnings` come from published results and do not stop a run.
 """
 
 import dataclasses
@@ -32,19 +32,19 @@ from train.schedule import rope_base
 from train.schedule.saving import steps_between_checkpoints
 from train.schedule.stages import Schedule, build_schedule
 
-# A folder's name may have 255 bytes.
+# File systems allow 255 bytes.
 MOST_NAME_BYTES = 200
 
 
 def problems(config: RunConfig, world_size: int) -> list[str]:
-    """Every reason why this run cannot start on `world_size` ranks, one clear line each."""
+    """Returns every reason why this run cannot start on `world_size` ranks, one line each."""
     return rules(config, world_size) + places(config, room=not config.model.problems())
 
 
 def rules(config: RunConfig, world_size: int, wrong: Collection[str] = ()) -> list[str]:
-    """What is wrong on any host.
+    """Returns the violations that do not depend on the host.
 
-    wrong: keys of which other values stand here than were given. Rules that read them are not judged.
+    wrong: keys whose given values were wrong and are replaced in `config`. Violations that name them are left out.
     """
     return still_judged(_rules(config, world_size), wrong)
 
@@ -55,7 +55,7 @@ def _rules(config: RunConfig, world_size: int) -> list[str]:
     if 0.0 < (base := config.schedule.start_base) <= 1.0:
         found.append(f"schedule.start_base={base}: must be above 1; give 0 for none")
     found += _recompute_problems(config) + _backend_problems(config)
-    if config.model.problems():  # the schedule's own rules are looked at all the same
+    if config.model.problems():  # the schedule's own rules are checked all the same
         config = dataclasses.replace(config, model=ModelConfig())
     schedule, mistakes = build_schedule(config)
     found += mistakes
@@ -65,18 +65,18 @@ def _rules(config: RunConfig, world_size: int) -> list[str]:
 
 
 def places(config: RunConfig, *, room: bool = True) -> list[str]:
-    """What is missing or full on this host. room: also whether the checkpoints have room, which asks the disk."""
+    """Returns what is missing on this host. room: also check the free disk space for checkpoints."""
     return files(config) + (room_problems(config) if room else [])
 
 
 def files(config: RunConfig) -> list[str]:
-    """What is wrong, on this host, with the files that the configuration names."""
+    """Returns what is wrong, on this host, with the files that the configuration names."""
     sources, found = _source_problems(config)
     return found + _resume_problems(config, [] if found else sources)
 
 
 def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
-    """What speaks against this run; it starts all the same."""
+    """Returns warnings from published results and about lost work; they do not stop the run."""
     found = _saving_warnings(config, schedule) + _export_warnings(config, schedule)
     found += _scaling_warnings(config, schedule)
     specs = expand_pattern(config.model)
@@ -89,7 +89,7 @@ def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
             "(RNoPE-SWA, arXiv 2501.18795: needles 8.0 at 1e4, 6.2 at 4e6); keep it and let the NoPE "
             "layers carry the length"
         )
-    # The bound is for frequencies as they are; scaling is meant to go beyond it.
+    # The bound holds for unscaled frequencies; scaling is meant to exceed it.
     own_bases = {
         spec.rope.base
         for spec in specs
@@ -102,7 +102,7 @@ def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
 
 
 def _saving_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
-    """What a run without checkpoints inside its stages may lose."""
+    """Warns of the steps that a run without checkpoints inside its stages may lose."""
     longest = max(schedule.stages, key=lambda stage: stage.num_steps)
     steps = min(longest.num_steps, config.train.max_steps or longest.num_steps)
     if steps_between_checkpoints(config) or steps < 2:
@@ -114,7 +114,7 @@ def _saving_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
 
 
 def _scaling_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
-    """A base that rises for layers whose frequencies are scaled already makes them longer twice."""
+    """Warns of a rising base for layers with scaled frequencies: both lengthen the wavelengths."""
     start, last = config.schedule.start_base, schedule.stages[-1].base.last
     scaled = {
         spec.kind: spec.rope
@@ -132,7 +132,7 @@ def _scaling_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
 
 
 def _export_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
-    """Why the trained model will have no equal among the models of Hugging Face."""
+    """Warns that no Hugging Face family can express the trained model, with the reason."""
     try:
         family_for(config.model, schedule.stages[-1].base.last)
     except CannotExpress as error:
@@ -149,7 +149,7 @@ def _bound_warning(name: str, base: float, length: int, config: RunConfig) -> li
         return []
     return [
         f"stage {name}: base {base:g} separates similar from random keys only up to {reach} tokens, "
-        f"below its sequence_length={length} (arXiv 2405.14591); full-attention RoPE layers want a higher "
+        f"below its sequence_length={length} (arXiv 2405.14591); full-attention RoPE layers need a higher "
         "base: try rope_base={policy: safe}"
     ]
 
@@ -169,7 +169,7 @@ def _name_problems(config: RunConfig) -> list[str]:
 
 
 def _source_problems(config: RunConfig) -> tuple[list[Declared], list[str]]:
-    """What the token files declare, and why the run cannot read them, as far as their manifests tell."""
+    """Returns what the token files declare, and why the run cannot read them, as far as the manifests show."""
     if missing := config.data.missing():
         return [], missing
     found, problems = read_declared(config.data)
@@ -179,9 +179,9 @@ def _source_problems(config: RunConfig) -> tuple[list[Declared], list[str]]:
 
 
 def _resume_problems(config: RunConfig, sources: Sequence[Declared]) -> list[str]:
-    """Why the run cannot go on from its own newest checkpoint, or the one that is named.
+    """Returns why the run cannot resume from its own newest checkpoint, or from the one that is named.
 
-    sources: the training files; empty where they are not known.
+    sources: the training files; empty if they are not known.
     """
     try:
         path = find_resume(config)
@@ -192,7 +192,7 @@ def _resume_problems(config: RunConfig, sources: Sequence[Declared]) -> list[str
     try:
         state = read_state(path)
     except ValueError as error:
-        # A damaged checkpoint of the run's own is set aside at the start, and the one before it is taken.
+        # A damaged checkpoint of the run's own is renamed at the start, and the one before it is used.
         of_this_run = path.parent.resolve() == (run_folder(config) / "checkpoints").resolve()
         return [] if of_this_run else [f"checkpoint.resume={config.checkpoint.resume}: {error}"]
     schedule = None if config.model.problems() else build_schedule(config)[0]
@@ -203,7 +203,7 @@ def _resume_problems(config: RunConfig, sources: Sequence[Declared]) -> list[str
 
 
 def _backend_problems(config: RunConfig) -> list[str]:
-    """Why the attention backend cannot serve the device that is named. What a host lacks is found where it starts."""
+    """Returns why the attention backend cannot run on the named device. A host's own lacks are found at the start."""
     model, train = config.model, config.train
     if train.device not in ("cpu", "cuda") or model.problems():
         return []
@@ -218,7 +218,7 @@ def _backend_problems(config: RunConfig) -> list[str]:
 
 
 def _recompute_problems(config: RunConfig) -> list[str]:
-    """What layers cannot keep, and how many of them there are."""
+    """Returns what is wrong with keep_for_backward and recompute_layers for this model."""
     found = []
     model = config.model
     if config.train.keep_for_backward == "tiles" and (
@@ -237,7 +237,7 @@ def _recompute_problems(config: RunConfig) -> list[str]:
 
 
 def _spike_problems(config: RunConfig, schedule: Schedule) -> list[str]:
-    """Why the detector would never judge, or could not do what it is told to."""
+    """Returns why the spike detector would never compare a loss, or could not carry out its action."""
     spikes, keep = config.train.spikes, config.checkpoint.keep
     every = steps_between_checkpoints(config)
     if spikes.action == "ignore":
@@ -262,13 +262,13 @@ def _spike_problems(config: RunConfig, schedule: Schedule) -> list[str]:
     elif spikes.action == "rollback" and (keep - 1) * every < spikes.patience - 1:
         found.append(
             f"train.spikes.patience={spikes.patience}: checkpoint.keep={keep} of every {every} steps do not "
-            "reach back before the first of so many spikes; keep more, or save less often"
+            "reach back before the first of these spikes; keep more, or save less often"
         )
     return found
 
 
 def _layout_problems(config: RunConfig, schedule: Schedule, world_size: int) -> list[str]:
-    """Layouts that do not fit the world, the model or the batches of a stage; each said once."""
+    """Returns how layouts do not fit the world size, the model or the batches of a stage; each line once."""
     found: dict[str, None] = {}
     for stage in schedule.stages:
         key = f"schedule.stages.{stage.name}"
@@ -318,7 +318,7 @@ def _layout_problems(config: RunConfig, schedule: Schedule, world_size: int) -> 
 
 
 def _stream_problems(layout: ParallelConfig, micro_batch_tokens: int) -> list[str]:
-    """Why streams of this length cannot be shared among sequence and tensor ranks."""
+    """Returns why streams of this length cannot be divided among sequence and tensor ranks."""
     found = []
     dealt = dealing_problem(layout.sequence_layout, micro_batch_tokens, layout.sequence)
     if layout.sequence > 1 and dealt is not None:
@@ -334,12 +334,12 @@ def _stream_problems(layout: ParallelConfig, micro_batch_tokens: int) -> list[st
 
 
 def room_problems(config: RunConfig) -> list[str]:
-    """Whether the run's folder can be written and holds the checkpoints that will lie there at once."""
+    """Returns why the run's folder cannot be written, or has too little space for its checkpoints."""
     try:
         return _room(config, Path(config.paths.outputs))
     except OSError as error:
         return [
-            f"paths.outputs={config.paths.outputs}: cannot be looked at ({error.strerror}); point paths.outputs "
+            f"paths.outputs={config.paths.outputs}: cannot be read ({error.strerror}); point paths.outputs "
             "elsewhere"
         ]
 
@@ -367,5 +367,5 @@ def _room(config: RunConfig, outputs: Path) -> list[str]:
 
 
 def one_checkpoint_bytes(config: RunConfig) -> int:
-    """Bytes of one checkpoint's tensors."""
+    """Returns the bytes of one checkpoint's tensors."""
     return OPTIMIZERS[config.optimizer.name].bytes_of_kinds * parameter_count(config.model)

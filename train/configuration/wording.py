@@ -1,4 +1,4 @@
-"""What a field allows, in words: the sentences of messages about single values."""
+"""Texts about single values: what a field allows, and messages about wrong values."""
 
 import math
 import types
@@ -14,7 +14,7 @@ from train.configuration.other_names import value_here
 
 
 def mistake_of(hint: Any, key: str, detail: Any) -> tuple[str, str]:
-    """One finding of pydantic's: the key it is about, and what to say."""
+    """Returns the key of one pydantic error, and the message about it."""
     for part in detail["loc"]:
         if part == "[key]":
             break
@@ -33,27 +33,27 @@ def mistake_of(hint: Any, key: str, detail: Any) -> tuple[str, str]:
 
 
 def no_alternative(hint: Any, key: str, value: Any) -> str:
-    """What to say of a value that is none of the alternatives an annotation allows."""
+    """Returns the message about a value that is none of the alternatives of an annotation."""
     known = [name for member in get_args(hint) for name in choices(member)]
     return f"{key}={shown(value)}: must be {described(hint)}{_near_choice(value, known)}"
 
 
 def _near_choice(value: Any, known: Sequence[str]) -> str:
-    """The choice that a value was probably meant to be, as the end of a message."""
+    """Returns the end of a message that names the choice probably meant; "" if there is none."""
     if meant := value_here(shown(value), known):
         return f"; did you mean {meant}?"
     return did_you_mean(value, known) if isinstance(value, str) else ""
 
 
 def shown(value: Any) -> str:
-    """A value as an argument would say it."""
+    """Returns a value in the form of a command line argument."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return one_line(str(value))
 
 
 def described(hint: Any) -> str:
-    """What values an annotation allows."""
+    """Describes the values that an annotation allows."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
         named = ", ".join(str(choice) or repr("") for choice in inner)
@@ -67,7 +67,7 @@ def described(hint: Any) -> str:
     if origin is tuple:
         return f"[{', '.join(described(member) for member in inner)}]"
     if origin is list:
-        return f"a list, each of it {described(inner[0])}"
+        return f"a list, each item {described(inner[0])}"
     if origin is dict:
         return f"a mapping from names, each to {described(inner[1])}"
     names = {
@@ -81,7 +81,7 @@ def described(hint: Any) -> str:
 
 
 def _range(metadata: tuple[Any, ...]) -> str:
-    """The bounds of a number in words."""
+    """Describes the bounds of a number."""
     least = next((f" from {_number(m.ge)}" for m in metadata if isinstance(m, Ge)), "")
     least += next((f" above {_number(m.gt)}" for m in metadata if isinstance(m, Gt)), "")
     most = next((f" to {_number(m.le)}" for m in metadata if isinstance(m, Le)), "")
@@ -93,22 +93,22 @@ def _range(metadata: tuple[Any, ...]) -> str:
 
 
 def _number(bound: Any) -> str:
-    """A bound without a fraction that is none."""
+    """Returns a bound as text; without a fraction if it is a whole number."""
     return str(int(bound) if bound == int(bound) else bound)
 
 
 def choices(hint: Any) -> tuple[str, ...]:
-    """The values that a `Literal` allows, as an argument says them."""
+    """Returns the values that a `Literal` allows, as texts; empty for other annotations."""
     return tuple(map(str, get_args(hint))) if get_origin(hint) is Literal else ()
 
 
 def example(hint: Any, value: Any) -> str:
-    """A value that is right, of a number."""
+    """Returns the end of a message with a correct value, for numbers; "" for others."""
     base = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return f"; for example {value}" if is_number and base in (int, float) else ""
 
 
 def there_are(names: Iterable[str]) -> str:
-    """The end of a message that names what is known."""
+    """Returns the end of a message that lists the known names."""
     return f"; there are {', '.join(names)}"

@@ -1,8 +1,8 @@
-"""A YAML file that anybody may have written -> plain values, with the line of each key. The only import of yaml.
+"""An untrusted YAML file -> plain values, with the line of each key. The only module that imports yaml.
 
-The file is data: no tag makes an object, nothing in it can make the reader slow or take much memory. A file is read
-node by node, so that aliases that multiply (a "billion laughs" file), values that hold themselves and names that stand
-twice are refused before any value is made.
+The file is data: no tag makes an object, and time and memory of the reader are bounded. A file is read node by node,
+so that multiplying aliases (a "billion laughs" file), values that contain themselves and duplicate keys are refused
+before any value is made.
 """
 
 import os
@@ -19,7 +19,7 @@ import yaml
 from data.printable import one_line
 
 MOST_BYTES = 256 * 1024
-# Values of one file after its aliases are replaced, and mappings within mappings.
+# Most values of one file after its aliases are replaced; deepest nesting of mappings.
 MOST_VALUES = 20_000
 _DEEPEST = 40
 _YAML = "tag:yaml.org,2002:"
@@ -33,7 +33,7 @@ _PACKAGE = re.compile(r"^#\s*@package\s+(\S+)\s*$", re.MULTILINE)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, without dates, and with the numbers that people write."""
+    """PyYAML's safe loader without dates, and with numbers such as 1e6."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -55,9 +55,9 @@ _SCALARS: Mapping[str, Callable[[yaml.SafeLoader, yaml.ScalarNode], Any]] = Mapp
 
 @dataclass(frozen=True)
 class YamlFile:
-    """What a file holds.
+    """The contents of a file.
 
-    lines: the line of every key, nested keys joined by points. package: what `# @package` at its head says, or "".
+    lines: the line of every key; nested keys are joined by points. package: of `# @package` at its head, or "".
     """
 
     path: Path
@@ -68,10 +68,10 @@ class YamlFile:
 
 
 def read_yaml(path: Path) -> YamlFile:
-    """Read a file that holds one mapping, or nothing.
+    """Reads a file that holds one mapping, or nothing.
 
     Raises:
-        ValueError: it cannot be read, or is not plain YAML; one line, with the number of the line in the file.
+        ValueError: the file cannot be read, or is not plain YAML; one line, with the line number in the file.
     """
     text = _read_text(path)
     try:
@@ -91,7 +91,7 @@ def read_yaml(path: Path) -> YamlFile:
 
 
 def _values(text: str) -> tuple[dict[str, Any], dict[str, int]]:
-    """The mapping that a text holds, and the line of each of its keys."""
+    """Returns the mapping in a text, and the line of each of its keys."""
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -128,7 +128,7 @@ def _read_text(path: Path) -> str:
 
 
 class _Walk:
-    """Makes plain values of nodes, and counts them."""
+    """Converts nodes to plain values, and counts them."""
 
     def __init__(self, loader: yaml.SafeLoader) -> None:
         self._loader = loader
@@ -179,7 +179,7 @@ class _Walk:
         return merged | own
 
     def _merged(self, node: yaml.Node, key: str, depth: int) -> dict[Any, Any]:
-        """What `<<` puts into a mapping: of several mappings the first that has a key counts."""
+        """Returns the keys that `<<` adds to a mapping; of several mappings the first with a key counts."""
         parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
         found: dict[Any, Any] = {}
         for part in parts:
