@@ -1,22 +1,22 @@
-"""The index of a checkpoint: which files it has, which tensors lie in them, and what each must be. No tensors."""
+"""The index of a checkpoint: its files with size and SHA-256, its tensors with file, shape and dtype. No tensors."""
 
 from pathlib import Path
 from typing import TypedDict
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint is not what was written."""
+    """A checkpoint differs from what was written."""
 
 
 class FileRecord(TypedDict):
-    """What a file must be."""
+    """Size and checksum of a file."""
 
     bytes: int
     sha256: str
 
 
 class TensorRecord(TypedDict):
-    """Where a tensor is and what it must be."""
+    """File, shape and dtype of a tensor."""
 
     file: str
     shape: list[int]
@@ -24,21 +24,21 @@ class TensorRecord(TypedDict):
 
 
 class Index(TypedDict):
-    """Everything that the ranks wrote."""
+    """All files and tensors of all ranks, by name and by key."""
 
     files: dict[str, FileRecord]
     tensors: dict[str, TensorRecord]
 
 
 def checked_index(content: dict[str, object]) -> Index:
-    """An index as it was read from JSON.
+    """Returns the index in `content`, which was read from JSON.
 
     Raises:
-        ValueError: it names files outside the folder, or is not an index.
+        ValueError: `content` is not an index, or names a file outside the folder.
     """
     files, tensors = content.get("files"), content.get("tensors")
     if not isinstance(files, dict) or not isinstance(tensors, dict):
-        raise ValueError("it has no tables of files and tensors")
+        raise ValueError("it has no tables `files` and `tensors`")
     for name, record in files.items():
         if not name or Path(name).name != name:
             raise ValueError(f"{name!a} is not a name of a file in its folder")

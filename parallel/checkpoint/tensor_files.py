@@ -4,9 +4,9 @@
     N bytes   JSON: {key: {"dtype": "F32", "shape": [...], "data_offsets": [begin, end]}, ...}
     the rest  the tensors' bytes, end to end
 
-The file is written here and not by the package, for two reasons: the checksum is of the bytes that were
-meant, taken on their way out, not of what a disk gave back; and a full disk is an OSError of that name.
-Reading is the package's: it checks the header against the file, and maps tensors instead of copying them.
+The file is written here and not by the package, for two reasons: the checksum is computed from the bytes in memory
+as they are written, not from what a disk returns; and a full disk raises the usual OSError. The package reads: it
+checks the header against the file, and maps tensors instead of copying them.
 """
 
 import hashlib
@@ -30,26 +30,26 @@ _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 class ForeignDtype(ValueError):
-    """A tensor of numbers that are no floats of 16 or 32 bits."""
+    """A tensor's dtype is not float32, bfloat16 or float16."""
 
 
 class Entry(NamedTuple):
-    """What a file says of one of its tensors."""
+    """Dtype and shape of one tensor of a file."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
 
     @property
     def bytes(self) -> int:
-        """Bytes of its numbers."""
+        """Bytes of the tensor's elements."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileRecord:
-    """Write float32 CPU tensors to a new file, through to the disk.
+    """Writes float32 CPU tensors to a file, and flushes it to the disk (fsync).
 
     Raises:
-        OSError: the file system refuses.
+        OSError: the file cannot be written.
     """
     assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
     entries = {key: Entry(tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()}
@@ -62,10 +62,10 @@ def write_stream(
     tensors: Iterable[Tensor],
     metadata: Mapping[str, str] | None = None,
 ) -> FileRecord:
-    """Write CPU tensors that come one by one, in the order of `entries`, to a new file, through to the disk.
+    """Writes CPU tensors, taken one by one in the order of `entries`, to a file, and flushes it to the disk (fsync).
 
     Raises:
-        OSError: the file system refuses.
+        OSError: the file cannot be written.
     """
     whole, size = hashlib.sha256(), 0
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -109,11 +109,11 @@ def _header(entries: Mapping[str, Entry], metadata: Mapping[str, str] | None) ->
 
 
 def list_tensors(path: Path) -> dict[str, Entry]:
-    """What a file holds, in the order in which it lies there.
+    """Returns dtype and shape of every tensor of a file, in the order in which they are stored.
 
     Raises:
         OSError: there is no such file.
-        ForeignDtype: it holds numbers that are no floats of 16 or 32 bits.
+        ForeignDtype: a tensor is not float32, bfloat16 or float16.
         ValueError: it is not a safetensors file.
     """
     dtypes = {name: dtype for dtype, name in _NAMES.items()}
@@ -125,19 +125,19 @@ def list_tensors(path: Path) -> dict[str, Entry]:
         raise ValueError(f"{path.name}: {error}") from error
     for key, (name, _) in found.items():
         if name not in dtypes:
-            raise ForeignDtype(f"{path.name}: {key} is {name}; it can be {', '.join(dtypes)}")
+            raise ForeignDtype(f"{path.name}: {key} is {name}; use {', '.join(dtypes)}")
     return {key: Entry(dtypes[name], tuple(shape)) for key, (name, shape) in found.items()}
 
 
 def read_tensor(path: Path, key: str) -> Tensor:
-    """One tensor of a file, mapped into memory until it is let go of, in the file's dtype."""
+    """Returns one tensor of a file in the file's dtype, mapped into memory while the tensor is alive."""
     with safe_open(path, framework="pt") as file:
         tensor: Tensor = file.get_tensor(key)
     return tensor
 
 
 def file_record(path: Path, progress: Callable[[int], None]) -> FileRecord:
-    """Size and SHA-256 of a file as it lies on the disk; `progress` gets the bytes of each piece."""
+    """Returns size and SHA-256 of a file on disk. progress: called with the number of bytes of each piece read."""
     whole, size = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
         while piece := file.read(READ_BYTES):
@@ -148,7 +148,7 @@ def file_record(path: Path, progress: Callable[[int], None]) -> FileRecord:
 
 
 def map_tensors(path: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """The tensors of these keys, float32, mapped into memory: what is not touched is not read.
+    """Returns the float32 tensors of these keys, mapped into memory: parts that are not used are not read.
 
     Raises:
         OSError: there is no such file.

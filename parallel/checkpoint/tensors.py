@@ -2,9 +2,9 @@
 
 Full logical float32 tensors by parameter name: `weight/NAME` and one `STATE/NAME` for each state of the optimizer
 (AdamW: `exp_avg/NAME`, `exp_avg_sq/NAME`), each in the file of the one rank that wrote it, and an index of files
-and tensors. Neither axes nor ZeRO stages appear
-in it, so a run may go on under another layout. Gathering is collective and short; writing happens in a thread,
-on a process group of its own, while training goes on. JSON, retention and `latest` live in train/.
+and tensors. The format does not depend on axes or ZeRO stages, so a run may continue under another layout. Gathering
+is collective and short; writing happens in a thread, on a separate process group, while training continues. JSON
+files, retention and `latest` are in train/.
 """
 
 import errno
@@ -20,12 +20,12 @@ from parallel.checkpoint.tensor_files import file_record, map_tensors, write_ten
 from parallel.engine.engine import TrainingEngine
 from parallel.mesh import Mesh
 
-# Between two words about a long verification.
+# Seconds between two progress lines of a long verification.
 PROGRESS_SECONDS = 10.0
 
 
 def owners(sizes: Sequence[int], num_ranks: int) -> list[int]:
-    """Which rank takes each item, so that bytes are spread evenly: largest first, to the lightest."""
+    """Returns the rank of each item such that sizes are spread evenly: largest first, to the least loaded rank."""
     load = [0] * num_ranks
     owner = [0] * len(sizes)
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
@@ -35,7 +35,7 @@ def owners(sizes: Sequence[int], num_ranks: int) -> list[int]:
 
 
 def gather_owned(engine: TrainingEngine) -> dict[str, Tensor]:
-    """CPU copies of the tensors this rank will write. Collective; training may go on afterwards."""
+    """Returns CPU copies of the tensors that this rank will write. Collective; training may continue afterwards."""
     parameters = engine.parameters
     names = list(parameters.named)
     mine, num_ranks = engine.mesh.holders
@@ -50,12 +50,12 @@ def gather_owned(engine: TrainingEngine) -> dict[str, Tensor]:
 
 
 def write(owned: dict[str, Tensor], folder: Path, mesh: Mesh) -> Index:
-    """Write every rank's tensors under `folder`; returns when all ranks have. Collective.
+    """Writes every rank's tensors under `folder`; returns when all ranks have. Collective.
 
     Meant for a background thread.
 
     Raises:
-        OSError: on every rank, which one the file system refused, and why.
+        OSError: on every rank if one cannot write its file; names that rank and the reason.
     """
     part = mesh.together(lambda: _write_own(owned, folder, mesh.rank), mesh.checkpoint_group)
     parts = mesh.gather_objects(part, mesh.checkpoint_group)
@@ -73,7 +73,7 @@ def _write_own(owned: dict[str, Tensor], folder: Path, rank: int) -> Index:
         record = write_tensors(folder / name, owned)
     except OSError as error:
         raise OSError(f"rank {rank}: {name}: {error.strerror or error}") from error
-    except Exception as error:  # out of memory, say: the others must not wait for this rank
+    except Exception as error:  # for example out of memory: the others must not wait for this rank
         raise OSError(f"rank {rank}: {name}: {error!r}") from error
     tensors: dict[str, TensorRecord] = {
         key: {"file": name, "shape": list(tensor.shape), "dtype": "float32"}
@@ -83,11 +83,11 @@ def _write_own(owned: dict[str, Tensor], folder: Path, rank: int) -> Index:
 
 
 def verify(folder: Path, index: Index, mesh: Mesh, tell: Callable[[str], None]) -> None:
-    """Compare every file with its size and SHA-256, each on one rank. Collective.
+    """Checks size and SHA-256 of every file, each on one rank. Collective. tell: prints progress.
 
     Raises:
-        DamagedCheckpoint: on every rank, the first file that differs, with what was expected and found.
-        ValueError: a rank cannot read a file for a reason that is none of the file's.
+        DamagedCheckpoint: on every rank, the first file that differs, with expected and found values.
+        ValueError: on every rank, if one cannot read a file for a reason other than a damaged file.
     """
     sizes = {name: record["bytes"] for name, record in index["files"].items()}
     owner = owners(list(sizes.values()), mesh.world_size)
@@ -98,7 +98,7 @@ def verify(folder: Path, index: Index, mesh: Mesh, tell: Callable[[str], None]) 
         for name in mine:
             _compare(folder, name, index["files"][name], mesh.rank, say)
 
-    # Sizes first: a file that is not there is not worth reading the others.
+    # Sizes first: if a file is missing, the others need not be read.
     mesh.together(lambda: _compare_sizes(folder, index) if mesh.is_main else None)
     mesh.together(compare)
 
@@ -124,7 +124,7 @@ def _compare(
         line = f"checkpoint {folder}: {name} cannot be read by rank {rank} ({error.strerror})"
         if error.errno == errno.EIO:
             raise DamagedCheckpoint(line) from error
-        # Not the file's fault: it must not be set aside because one host does not see it.
+        # The file may be sound: a checkpoint must not be set aside because one host does not see it.
         raise ValueError(f"{line}; all hosts must see it under the same path") from error
     if found != record:
         raise DamagedCheckpoint(
@@ -136,7 +136,7 @@ def _compare(
 def _share_done(
     folder: Path, share: int, total: int, tell: Callable[[str], None]
 ) -> Callable[[int], None]:
-    """Counts bytes of this rank's share, and says now and then how far it is."""
+    """Returns a function that counts bytes of this rank's share and reports progress every PROGRESS_SECONDS."""
     done, said = 0, time.monotonic()
 
     def count(size: int) -> None:
@@ -150,14 +150,14 @@ def _share_done(
 
 
 def read(engine: TrainingEngine, folder: Path, index: Index, *, optimizer_steps: int) -> None:
-    """Load weights and the optimizer's states from `folder` into `engine`, whatever layout wrote them. Collective.
+    """Loads weights and the optimizer's states from `folder` into `engine`, whatever layout wrote them. Collective.
 
-    Tensors are mapped, so a rank reads what it keeps and no more; `verify` them first. With `optimizer_steps` 0
-    states are neither read nor looked for: a checkpoint that was made of weights alone has none.
+    Tensors are mapped, so a rank reads only what it keeps; call `verify` first. With optimizer_steps=0 states are
+    neither read nor required: a checkpoint that was made of weights alone has none.
 
     Raises:
-        ValueError: the checkpoint lacks a parameter or has one of another shape.
-        DamagedCheckpoint: a file does not hold what the index says.
+        ValueError: the checkpoint's parameters differ from the model's in names or shapes.
+        DamagedCheckpoint: the index lacks a state, or a file does not hold the tensors in the index.
     """
     shapes = {key: torch.Size(record["shape"]) for key, record in index["tensors"].items()}
     parameters = engine.parameters
@@ -196,7 +196,7 @@ def _map(
     wanted: dict[str, torch.Size],
     kinds: Sequence[str],
 ) -> dict[str, Tensor]:
-    """The wanted parameters' tensors of these kinds, by key."""
+    """Returns the wanted parameters' tensors of these kinds, by key, mapped into memory."""
     by_file: dict[str, dict[str, torch.Size]] = {}
     for name, shape in wanted.items():
         for kind in kinds:
@@ -221,7 +221,7 @@ def _by_name(
 
 
 def verify_alone(folder: Path, index: Index) -> None:
-    """Compare every file with its size and SHA-256 in one process without a world.
+    """Checks size and SHA-256 of every file in one process, without process groups.
 
     Raises:
         DamagedCheckpoint: the first file that differs.

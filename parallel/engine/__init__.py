@@ -1,1 +1,1 @@
-"""DeepSpeed: its settings, its engine, the optimizer step."""
+"""The training engine on DeepSpeed: settings, optimizers, initialisation, the step."""

@@ -1,6 +1,6 @@
-"""The only import of deepspeed: what has to be said before it and right after it.
+"""The only import of deepspeed, with the settings that it needs before and right after.
 
-It is to choose the CPU where there is no GPU, to compile nothing on the way, and to print nothing.
+They make DeepSpeed use the CPU where there is no GPU, compile nothing during the import, and print nothing.
 """
 
 import logging
@@ -18,16 +18,16 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.utils import logger
 
 logger.setLevel(logging.ERROR)
-# It calls names that torch is about to rename, at every step of every rank.
+# DeepSpeed calls functions that torch has deprecated, in every step on every rank.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-# No op is compiled on the way: the CPU accelerator would build one for a minute and fail without ninja,
-# and reading this table through its own door probes for nvcc.
+# Compiles no op: the CPU accelerator would build one for a minute and fail without ninja. Set through `vars`, because
+# reading this table as an attribute probes for nvcc.
 vars(deepspeed.ops)["__compatible_ops__"] = {"deepspeed_shm_comm": False}
 
 __all__ = ["deepspeed", "use_cpu_on_a_gpu_host"]
 
 
 def use_cpu_on_a_gpu_host() -> None:
-    """Tell DeepSpeed that this process computes on the CPU, whatever the host has."""
+    """Makes DeepSpeed use the CPU in this process, whatever the host has."""
     if get_accelerator().device_name() != "cpu":
         set_accelerator(CPU_Accelerator())

@@ -1,8 +1,8 @@
 """The training engine: a module under DeepSpeed, its sharded optimizer, and the steps between them.
 
-DeepSpeed shards what ZeRO shards and reduces gradients; everything that changes over time (learning
-rate, number of micro-batches, loss scale by valid tokens) is handed in at every step, so the engine
-keeps no schedule of its own. Gradients are accumulated and reduced in float32 in every precision.
+DeepSpeed does ZeRO's sharding and reduces gradients. Everything that changes over time (learning rate, number of
+micro-batches, loss scale by valid tokens) is an argument of every step, so the engine keeps no schedule of its own.
+Gradients are accumulated and reduced in float32 in every precision.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ from parallel.pipeline.tied import TiedWeight
 class TrainingEngine:
     """Parameters, their sharded optimizer and the steps between them.
 
-    parameters: what is trained, by name. objective: what is called, holding them; its forward returns
-    what `forward_backward` differentiates. settings: DeepSpeed's. tied: with a pipeline, what keeps a tied head
-    with its embedding.
+    parameters: the trained parameters, by name. objective: the module that holds and uses them; its forward returns
+    the loss that `forward_backward` differentiates. settings: DeepSpeed's JSON. tied: with a pipeline, the transfers
+    between a tied head and its embedding.
 
     Raises:
-        RuntimeError: the DeepSpeed that is installed is not the one this is written for.
+        RuntimeError: the installed DeepSpeed lacks private names that this code uses.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class TrainingEngine:
         self._clipping = optimizer.gradient_clipping
         self._tied = tied
         self._inner = inner_optimizer(optimizer, parameters, mesh, objective)
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints memory tables
+        with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints memory tables
             self._engine = deepspeed.initialize(
                 model=objective,
                 optimizer=self._inner,
@@ -65,19 +65,19 @@ class TrainingEngine:
             self._inner.attach(self._zero, parameters, mesh)
 
     def forward_backward(self, run: Callable[[nn.Module], Tensor], *, last: bool) -> None:
-        """Forward and backward of one micro-batch; `last` closes the accumulation.
+        """Runs forward and backward of one micro-batch. last: it is the last micro-batch of the step.
 
-        `run(module)` returns the scalar to differentiate. Gradients are averaged over the data axis
-        by ZeRO: scale the scalar by its length for a sum.
+        run: called with the module; returns the scalar to differentiate. ZeRO averages gradients over the zero
+        group: multiply the scalar by the group's size for a sum.
         """
         self._engine.set_gradient_accumulation_boundary(last)
         loss = run(self._engine)
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def run_pipeline(self, work: Callable[[], None]) -> None:
-        """Forwards and backwards of all micro-batches by `work`, then the reduction over data ranks.
+        """Runs forwards and backwards of all micro-batches in `work`, then reduces gradients over the zero group.
 
-        `work` runs the stages by itself and calls `after_backward` after every backward of weights.
+        work: runs the stages without the engine, and calls `after_backward` after every backward of weights.
         """
         self._engine.set_gradient_accumulation_boundary(False)
         work()
@@ -91,23 +91,23 @@ class TrainingEngine:
         self._engine.allreduce_gradients()
 
     def after_backward(self, stage: nn.Module) -> None:
-        """Move a stage's fresh gradients to where they are accumulated in float32."""
+        """Adds a stage's new gradients to the float32 sums."""
         if self._tied is not None:
             self._tied.collect()
         self._zero.accumulate(stage.parameters())
 
     def forward_only(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's forward; call under `no_grad`. Collective with ZeRO-3."""
+        """Runs the module's forward; call under `no_grad`. Collective with ZeRO-3."""
         return self._engine.module(*args, **kwargs)
 
     def spoil_gradients(self) -> None:
-        """Make what was reduced NaN: then the next `step` touches nothing, on any rank."""
+        """Sets the reduced gradients to NaN, so that the next `step` changes nothing on any rank."""
         for gradient in self._zero.reduced():
             if gradient is not None:
                 gradient.fill_(math.nan)
 
     def step(self, learning_rate: float) -> StepOutcome:
-        """One step of the optimizer, unless a gradient is not finite anywhere: then nothing is touched."""
+        """Runs one optimizer step; changes nothing if a gradient on any rank is not finite. Collective."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         outcome = self._zero.step(self._clipping)
@@ -116,15 +116,15 @@ class TrainingEngine:
         return outcome
 
     def close(self) -> None:
-        """Let go of buffers and hooks, so that another engine can be built in this process."""
+        """Releases buffers and hooks, so that another engine can be built in this process."""
         self._engine.destroy()
 
-    # What a checkpoint is made of: full logical float32 tensors by parameter name.
+    # For checkpoints: full logical float32 tensors by parameter name.
 
     def full_tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of `kinds` ("weight" and the optimizer's states) of a parameter, float32, whole.
+        """Returns a parameter's full float32 tensors by kind: "weight" and the optimizer's states.
 
-        Collective over the ranks of this pipeline stage: call on all of them, in the same order.
+        Collective over the ranks of this pipeline coordinate: call on all of them, in the same order.
         """
         tensors = {kind: self._zero.full(name, _state_of(kind)) for kind in self.kinds}
         if self.parameters.cut(name).parts == 1:
@@ -135,7 +135,7 @@ class TrainingEngine:
         }
 
     def optimizer_steps(self) -> int:
-        """Steps that the optimizer has applied (skipped steps are not among them)."""
+        """Returns the number of steps that the optimizer has applied, without skipped steps."""
         for state in self._inner.state.values():
             return int(state["step"])
         return 0
@@ -143,9 +143,9 @@ class TrainingEngine:
     def restore(
         self, tensors: Iterator[tuple[str, dict[str, Tensor]]], optimizer_steps: int
     ) -> None:
-        """Take over full float32 tensors by name, and the optimizer's own step count.
+        """Loads full float32 tensors by parameter name and kind, and the optimizer's step count. Collective.
 
-        Every parameter must come; each rank keeps its part. With `optimizer_steps` 0 states are ignored.
+        tensors: must have every parameter; each rank keeps its part. With optimizer_steps=0 states are ignored.
         """
         kinds = self.kinds if optimizer_steps > 0 else self.kinds[:1]
         for name, full in tensors:

@@ -1,4 +1,4 @@
-"""The torch optimizer that DeepSpeed wraps: one of torch's own, or one that applies a rule for whole matrices."""
+"""The torch optimizer that DeepSpeed wraps: a class of torch.optim, or `MatrixUpdates` for a matrix optimizer."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ from parallel.parameters import NamedParameters
 def inner_optimizer(
     config: OptimizerConfig, parameters: NamedParameters, mesh: Mesh, objective: nn.Module
 ) -> torch.optim.Optimizer:
-    """The optimizer of this name over groups of parameters; its learning rate comes with every step."""
+    """Returns the optimizer `config.name` over groups of parameters; every step sets its learning rate."""
     row, named = OPTIMIZERS[config.name], parameters.named
     groups: list[dict[str, Any]] = [
         {"params": [named[name] for name in group.names], "weight_decay": group.weight_decay}
@@ -41,10 +41,10 @@ def inner_optimizer(
 def _without_empty(
     groups: list[dict[str, Any]], parameters: NamedParameters, mesh: Mesh, objective: nn.Module
 ) -> list[dict[str, Any]]:
-    """Groups with something in each; the same number of them on every pipeline rank.
+    """Returns groups that are not empty, the same number on every pipeline rank.
 
-    DeepSpeed reduces the norm over pipeline ranks once a group. A stage with nothing for a group (the head
-    alone, tied: its one weight is a norm's) gets a number there that no gradient ever reaches.
+    DeepSpeed reduces the norm over pipeline ranks once for each group. So with a pipeline an empty group (a stage
+    that is only a tied head trains one norm weight) gets a placeholder of one element that never has a gradient.
     """
     if mesh.pipeline.size == 1:
         return [group for group in groups if group["params"]]
@@ -60,9 +60,9 @@ def _without_empty(
 def create_states(
     inner: torch.optim.Optimizer, masters: Iterable[Tensor], states: Iterable[str]
 ) -> None:
-    """Make every state now, with zeros; torch's optimizers make theirs at their first step.
+    """Creates every state as zeros; torch's optimizers would create theirs at the first step.
 
-    A checkpoint may be saved or restored before that. The step count stands where torch's AdamW has it.
+    A checkpoint may be saved or restored before that step. The step count is on the device where torch's AdamW has it.
     """
     on_device = bool(inner.defaults.get("fused"))
     states = list(states)
@@ -75,7 +75,7 @@ def create_states(
 
 
 class MatrixUpdates(torch.optim.Optimizer):
-    """Applies the rule of a `MatrixOptimizer`. Call `attach` before the first step."""
+    """A torch optimizer that applies the rule of a `MatrixOptimizer`. Call `attach` before the first step."""
 
     def __init__(
         self, groups: list[dict[str, Any]], row: MatrixOptimizer, config: OptimizerConfig
@@ -85,14 +85,14 @@ class MatrixUpdates(torch.optim.Optimizer):
         self._places: Mapping[str, Place] = {}
 
     def attach(self, adapter: Adapter, parameters: NamedParameters, mesh: Mesh) -> None:
-        """Learn where DeepSpeed keeps which part of each parameter."""
+        """Stores the place of each parameter in DeepSpeed's flat tensors, and the axes to sum over."""
         self._places, self._parameters = adapter.places, parameters
         axes = (mesh.zero, mesh.tensor) if adapter.is_sharded else (mesh.tensor,)
         self._axes = [axis for axis in axes if axis.size > 1]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter whose master is in the groups now: ZeRO-3 steps group by group. Collective."""
+        """Updates every parameter whose master is in `param_groups`; ZeRO-3 calls it group by group. Collective."""
         assert closure is None
         masters = [master for group in self.param_groups for master in group["params"]]
         for master in masters:
@@ -128,7 +128,7 @@ class MatrixUpdates(torch.optim.Optimizer):
 def sum_over(
     axes: Iterable[AxisGroup], parts: Sequence[Tensor], owners: Sequence[bool]
 ) -> list[Tensor]:
-    """The sum of each part over the ranks of all `axes`, where owners have them. Collective: one tensor travels."""
+    """Returns the sum of each part over the owners among the ranks of all `axes`. Collective: one tensor is sent."""
     counted = [
         part.reshape(-1) if is_owner else torch.zeros_like(part).reshape(-1)
         for part, is_owner in zip(parts, owners, strict=True)

@@ -1,4 +1,4 @@
-"""Storage and initial values for a model that was built on the meta device, sharded on the way under ZeRO-3."""
+"""Allocates and initialises a model that was built on the meta device; under ZeRO-3 it is sharded meanwhile."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,11 +19,11 @@ def materialise(
     zero3_settings: dict[str, Any] | None = None,
     mesh: Mesh | None = None,
 ) -> None:
-    """Give a meta-built `module` storage and its initial values, one submodule at a time.
+    """Allocates and initialises `module`, which was built on the meta device, one submodule at a time.
 
-    `initialise(name, tensor)` fills a float32 parameter by its full name; it is then cast to `dtype`.
-    With `zero3_settings` each submodule is sharded over `mesh.zero` as soon as it is filled, so no rank
-    ever holds the whole model.
+    initialise: called with full name and float32 tensor of each parameter, which it fills; the parameter is then cast
+    to `dtype`. With `zero3_settings` each submodule is sharded over `mesh.zero` (None: all ranks) as soon as it is
+    filled, so that no rank ever holds the whole model.
     """
     if device.type == "cpu":
         use_cpu_on_a_gpu_host()

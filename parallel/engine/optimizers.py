@@ -1,13 +1,13 @@
-"""What an optimizer is: one row of `OPTIMIZERS`. The engine, checkpoints, costs and the configuration read it.
+"""The table of optimizers, `OPTIMIZERS`. The engine, checkpoints, costs and the configuration read it.
 
-There are two kinds. An elementwise optimizer is a class of torch.optim: each number is updated from its own
+There are two kinds. An elementwise optimizer is a class of torch.optim: each element is updated from its own
 gradient and states, so it does not matter where ZeRO cuts a matrix. A matrix optimizer is an update rule of
-ours, which also sees sums over whole matrices, however ZeRO and tensor parallelism cut them.
+ours, which can also use sums over whole matrices, however ZeRO and tensor parallelism cut them.
 
 Both keep their states in float32, each of the parameter's shape, and count the steps they have applied.
 
-To add a matrix optimizer, write a file with its `update` and give it a row. The configuration reads this table
-without torch, so such a file imports torch for its annotations only; tensors have the methods it needs.
+To add a matrix optimizer, write a file with its `update` and add a row. The configuration reads this table
+without torch, so such a file imports torch for its annotations only, and uses methods of tensors.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _FLOAT32 = 4
 
 
 def has_decay(name: str) -> bool:
-    """Whether the parameter called `name` is decayed: matrices are; norms, embeddings, biases, sinks are not."""
+    """Returns whether the parameter `name` has weight decay: matrices do; norms, embeddings, biases, sinks do not."""
     return role_of(name).decays
 
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that the inner torch optimizer treats alike."""
+    """A parameter group of the inner torch optimizer: names, and their weight decay."""
 
     names: tuple[str, ...]
     weight_decay: float
@@ -40,35 +40,35 @@ class Group:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """What is known of every optimizer. states: names of what it keeps for each parameter beside its weight."""
+    """The common fields of all optimizers. states: names of the tensors it keeps for each parameter."""
 
     states: tuple[str, ...]
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Kinds of tensors that a checkpoint holds of each parameter."""
+        """Kinds of tensors that a checkpoint holds for each parameter."""
         return ("weight", *self.states)
 
     @property
     def bytes_of_states(self) -> int:
-        """Bytes of the states of one number."""
+        """Bytes of the states of one element."""
         return _FLOAT32 * len(self.states)
 
     @property
     def bytes_of_kinds(self) -> int:
-        """Bytes of the master weight and the states of one number; also in a checkpoint."""
+        """Bytes of the master weight and the states of one element; also in a checkpoint."""
         return _FLOAT32 * len(self.kinds)
 
 
 @dataclass(frozen=True)
 class ElementwiseOptimizer(Optimizer):
-    """A class of torch.optim, with the arguments it takes beside learning rate, weight decay and `fused`."""
+    """A class of torch.optim, and its arguments other than learning rate, weight decay and `fused`."""
 
     torch_class: str
     arguments: Callable[[OptimizerConfig], dict[str, Any]]
 
     def groups(self, names: Iterable[str], config: OptimizerConfig) -> list[Group]:
-        """Decayed parameters and the others; each list may be empty."""
+        """Returns a group with weight decay and one without; either may be empty."""
         names = list(names)
         return [
             Group(tuple(name for name in names if has_decay(name)), config.weight_decay),
@@ -78,21 +78,21 @@ class ElementwiseOptimizer(Optimizer):
 
 @dataclass(frozen=True)
 class MatrixOptimizer(Optimizer):
-    """An update rule that may look at whole matrices. `update` changes weights and states in place."""
+    """An update rule that may use sums over whole matrices. update: changes weights and states in place."""
 
     update: Callable[[MatrixStep], None]
 
     def groups(self, names: Iterable[str], config: OptimizerConfig) -> list[Group]:  # noqa: ARG002
-        """One group, so that the sums of all matrices travel together; decay is each fragment's own."""
+        """Returns one group, so that one collective sums for all matrices; each fragment has its own weight decay."""
         return [Group(tuple(names), 0.0)]
 
 
 @dataclass(frozen=True)
 class Fragment:
-    """The part of one parameter that this rank updates, (n,) numbers; n may be 0.
+    """The part of one parameter that this rank updates, flat (n,); n may be 0.
 
     name: of the parameter in the Transformer. weight: float32 master. gradient: float32, reduced and clipped.
-    states: by name, float32. weight_decay: decoupled; 0 for what is not decayed.
+    states: by name, float32. weight_decay: decoupled; 0 for a parameter without decay.
     """
 
     name: str
@@ -104,12 +104,12 @@ class Fragment:
 
 @dataclass(frozen=True)
 class MatrixStep:
-    """What an update rule gets.
+    """The arguments of an update rule.
 
-    fragments: in the same order on every rank of a pipeline stage, also those without numbers. sums: takes one
-    tensor for each fragment (a norm's sum of squares, say), of the same shape on all ranks; returns for each its
-    sum over all ranks that hold a part of the same parameter. Replicas are counted once. Collective: one tensor
-    travels for all fragments together.
+    fragments: in the same order on every rank of a pipeline stage, also empty ones. sums: takes one tensor for each
+    fragment (for example the sum of squares of a norm), of the same shape on all ranks; returns each tensor's sum over
+    all ranks that hold a part of the same parameter. Replicas are counted once. Collective: one tensor is sent for
+    all fragments together.
     """
 
     config: OptimizerConfig

@@ -1,4 +1,4 @@
-"""What DeepSpeed is told: its JSON settings for a layout, and the mesh in its own words."""
+"""DeepSpeed's inputs: its JSON settings for a layout, and the mesh as its `mpu` object."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ def zero_settings(
     num_parameters: int,
     device: torch.device,
 ) -> dict[str, Any]:
-    """DeepSpeed's JSON settings for this layout (one micro-batch is one step of accumulation)."""
-    # A small model needs no large buffer; ZeRO wants an even number.
+    """Returns DeepSpeed's JSON settings for this layout; the engine sets the accumulation boundary itself."""
+    # A small model needs no large buffer; ZeRO requires an even number.
     bucket = min(parallel.bucket_elements, num_parameters)
     bucket += bucket % 2
     zero: dict[str, Any] = {"stage": parallel.zero_stage}
@@ -28,11 +28,11 @@ def zero_settings(
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
             "contiguous_gradients": True,
-            # A pipeline reduces once, after its last backward: there is nothing to overlap with.
+            # A pipeline reduces once, after its last backward: no computation to overlap with.
             "overlap_comm": device.type == "cuda" and parallel.pipeline == 1,
         }
     if parallel.zero_stage == 3:
-        # Persistence 0: a small parameter that is kept whole would not follow a restored master.
+        # Persistence 0: a small parameter that is kept whole would not be updated from a restored master.
         zero |= {"stage3_prefetch_bucket_size": bucket, "stage3_param_persistence_threshold": 0}
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -40,7 +40,7 @@ def zero_settings(
         "steps_per_print": 2**62,
         # DeepSpeed's own throughput timer synchronises the device at every forward.
         "timers": {"throughput": {"enabled": False}},
-        # Without ZeRO it is done in `TrainingEngine`, with the norm.
+        # Without ZeRO, `WithoutZero.step` clips, with the norm.
         "gradient_clipping": optimizer.gradient_clipping if parallel.zero_stage > 0 else 0.0,
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": DTYPES[precision] == torch.bfloat16, "check_grad_overflow": True},
@@ -51,11 +51,11 @@ def zero_settings(
 
 
 class ModelParallelUnit:
-    """The mesh in the words DeepSpeed asks for it ("mpu").
+    """The mesh with the methods that DeepSpeed calls on its `mpu` argument.
 
-    Its data-parallel group is all ranks that hold the same parameters, our data x sequence axes. Its
-    model-parallel group is the ranks that hold different ones, tensor x pipeline; in the norm it counts
-    all parameters of tensor rank 0 and those marked `tensor_model_parallel` elsewhere.
+    DeepSpeed's data-parallel group is the ranks that hold the same parameters: our data x sequence axes. Its
+    model-parallel group is the ranks that hold different ones: tensor x pipeline. Its gradient norm counts all
+    parameters of tensor rank 0, and on other ranks those marked `tensor_model_parallel`.
     """
 
     def __init__(self, mesh: Mesh) -> None:

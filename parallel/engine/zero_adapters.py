@@ -1,7 +1,7 @@
-"""The insides of DeepSpeed's optimizers, behind one adapter class for each of them.
+"""Access to the private parts of DeepSpeed's optimizers, with one adapter class for each of them.
 
 DeepSpeed wraps a torch optimizer, the inner one. It gives the inner optimizer this rank's float32 master
-weights in place of the parameters: flat tensors that hold parts of many parameters, end to end.
+weights in place of the parameters: flat tensors that are concatenations of parts of many parameters.
 
     adapter           DeepSpeed's optimizer                 used for
     WithoutZero       none, the inner one itself            stage 0 (float32)
@@ -9,8 +9,8 @@ weights in place of the parameters: flat tensors that hold parts of many paramet
     ZeroOneBfloat16   BF16_Optimizer                        stage 1 in bfloat16
     ZeroThree         DeepSpeedZeroOptimizer_Stage3         stage 3
 
-Every private name of these optimizers stands in this file and in `names` or `parameter_names` of its adapter.
-`adapter_for` compares them with the DeepSpeed that is installed, and says which one is gone.
+Every private name of these optimizers that we use is in this file, and in `names` or `parameter_names` of its
+adapter. `adapter_for` checks them against the installed DeepSpeed, and raises an error with those that are missing.
 """
 
 import math
@@ -29,7 +29,7 @@ from parallel.mesh import AxisGroup, gather
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a step did: global gradient norm before clipping, weights touched or not."""
+    """Result of a step. gradient_norm: global, before clipping. applied: whether weights were updated."""
 
     gradient_norm: float
     applied: bool
@@ -37,10 +37,10 @@ class StepOutcome:
 
 @dataclass(frozen=True)
 class Place:
-    """Which part of a parameter this rank updates, and where it lies.
+    """The part of a parameter that this rank updates, and its position in the master weights.
 
-    master: the tensor of the inner optimizer that holds it, float32. start: first element there. offset: first
-    element in the flattened parameter. length: number of elements; 0 where this rank has no part of it.
+    master: the float32 tensor of the inner optimizer that holds the part. start: its first element there. offset: its
+    first element in the flattened parameter. length: number of elements; 0 if this rank has no part of the parameter.
     """
 
     master: Tensor
@@ -49,23 +49,23 @@ class Place:
     length: int
 
     def in_master(self, flat: Tensor) -> Tensor:
-        """The part (length,) of the master, or of a tensor that is laid out like it; a view."""
+        """Returns the part (length,) of the master, or of a tensor with the same layout; a view."""
         return flat.view(-1).narrow(0, self.start, self.length)
 
     def in_parameter(self, whole: Tensor) -> Tensor:
-        """The part (length,) of a tensor of the parameter's shape; a view if it is contiguous."""
+        """Returns the part (length,) of a tensor of the parameter's shape; a view if that is contiguous."""
         return whole.reshape(-1).narrow(0, self.offset, self.length)
 
 
 class Adapter(ABC):
-    """What the engine needs of one of DeepSpeed's optimizers.
+    """The engine's interface to one of DeepSpeed's optimizers.
 
-    parameters: what is trained, by name. ranks: over which ZeRO shards. inner: the torch optimizer inside.
-    is_sharded: whether a rank holds a part of each parameter, and not all of them.
+    parameters: the trained parameters, by name. ranks: the group over which ZeRO shards. inner: the torch optimizer
+    that DeepSpeed wraps. is_sharded: whether a rank's masters are parts of the parameters.
     """
 
     is_sharded: ClassVar[bool] = True
-    # What this adapter uses of DeepSpeed's optimizer, and of each parameter.
+    # Attributes of DeepSpeed's optimizer, and of each parameter, that this adapter uses.
     names: ClassVar[tuple[str, ...]] = ()
     parameter_names: ClassVar[tuple[str, ...]] = ()
 
@@ -84,32 +84,32 @@ class Adapter(ABC):
 
     @abstractmethod
     def masters(self) -> list[Tensor]:
-        """This rank's float32 master weights as the inner optimizer holds them."""
+        """Returns this rank's float32 master weights, as the inner optimizer holds them."""
 
     @abstractmethod
     def reduced(self) -> Iterable[Tensor | None]:
-        """What this rank holds of the reduced gradients until the step."""
+        """Returns the reduced gradients that this rank holds until the step."""
 
     @abstractmethod
     def refresh(self) -> None:
-        """Let the weights that the model computes with follow masters that were just stored. Collective."""
+        """Updates the model's weights from masters that were just stored. Collective."""
 
     @abstractmethod
     def _parts(self) -> Iterator[tuple[nn.Parameter, Place]]:
-        """Every parameter, and which part of it this rank updates."""
+        """Yields every parameter with the part of it that this rank updates."""
 
-    def prepare_reduction(self) -> None:  # noqa: B027  (hooks did it, but for one adapter)
-        """What hooks of a backward make ready for the reduction, where there were no hooks (a pipeline)."""
+    def prepare_reduction(self) -> None:  # noqa: B027  (needed by one adapter only)
+        """Prepares the reduction after backwards without DeepSpeed's hooks (in a pipeline)."""
 
     def accumulate(self, parameters: Iterable[nn.Parameter]) -> None:  # noqa: B027  (as above)
-        """After a backward without hooks: move fresh gradients to where they are added up in float32."""
+        """Adds new gradients to the float32 sums after a backward without DeepSpeed's hooks."""
 
     def accumulated(self, parameter: nn.Parameter) -> Tensor | None:
-        """Where this parameter's gradients are added up before they are reduced."""
+        """Returns the tensor in which this parameter's gradients are summed before the reduction; None: no gradient."""
         return parameter.grad
 
     def full(self, name: str, state: str | None) -> Tensor:
-        """The whole master weight of a parameter, or one of its states; float32. Collective over `ranks`."""
+        """Returns the full master weight of a parameter, or one of its states; float32. Collective over `ranks`."""
         parameter, place = self._parameters[name], self.places[name]
         whole = torch.zeros(parameter.shape, dtype=torch.float32, device=place.master.device)
         place.in_parameter(whole).copy_(self.held(name, state))
@@ -117,17 +117,17 @@ class Adapter(ABC):
         return whole
 
     def held(self, name: str, state: str | None) -> Tensor:
-        """This rank's part (length,) of a parameter's master weight, or of one of its states; a view."""
+        """Returns this rank's part (length,) of a parameter's master weight, or of one of its states; a view."""
         place = self.places[name]
         tensor = place.master.detach() if state is None else self.inner.state[place.master][state]
         return place.in_master(tensor)
 
     def store(self, name: str, whole: Tensor, state: str | None) -> None:
-        """Keep this rank's part of a whole master weight or state. Call `refresh` after the last one."""
+        """Stores this rank's part of a full master weight or state. Call `refresh` after the last one."""
         self.held(name, state).copy_(self.places[name].in_parameter(whole))
 
     def step(self, clipping: float) -> StepOutcome:  # noqa: ARG002  (DeepSpeed's settings have it)
-        """Clip the gradients and let the inner optimizer step, unless one is not finite anywhere."""
+        """Clips the gradients and runs the inner optimizer; changes nothing if one on any rank is not finite."""
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
         return StepOutcome(float(norm), bool(self._engine.was_step_applied()))
@@ -158,7 +158,7 @@ class WithoutZero(Adapter):
         return self.held(name, state).view(self._parameters[name].shape)
 
     def step(self, clipping: float) -> StepOutcome:
-        """See `Adapter`. DeepSpeed neither computes the norm nor looks for a NaN here, so both are done first."""
+        """See `Adapter`. Without ZeRO DeepSpeed neither computes the norm nor checks for NaN; this does both first."""
         gradients = [gradient for gradient in self.reduced() if gradient is not None]
         norm = float(nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):
@@ -172,7 +172,7 @@ class WithoutZero(Adapter):
 
 
 class _FlatGroups(Adapter):
-    """Parameters of a group lie end to end; ranks have equal stretches of that, wherever they begin and end."""
+    """Each group is one concatenation of its parameters, cut into equal parts for the ranks, also inside parameters."""
 
     parameter_names = ("_hp_mapping",)
     _masters: ClassVar[str]
@@ -220,7 +220,7 @@ class ZeroOneTwo(_FlatGroups):
 
 
 class ZeroOneBfloat16(_FlatGroups):
-    """Stage 1 with bfloat16 weights: gradients are added up in float32 beside them."""
+    """Stage 1 with bfloat16 weights: gradients are summed in separate float32 tensors."""
 
     names = (
         "fp32_groups_flat_partition",
@@ -313,10 +313,10 @@ def adapter_for(
     parameters: Mapping[str, nn.Parameter],
     ranks: AxisGroup,
 ) -> Adapter:
-    """The adapter of what DeepSpeed made of `inner`.
+    """Returns the adapter of the optimizer that DeepSpeed wrapped around `inner`.
 
     Raises:
-        RuntimeError: this DeepSpeed has other insides than those that are known here; which name is gone.
+        RuntimeError: the installed DeepSpeed has another optimizer class, or lacks a name that its adapter uses.
     """
     outer = engine.optimizer
     if outer is inner:
