@@ -1,4 +1,4 @@
-"""Models in Hugging Face's form: what their configurations mean to us, and which tensor is which.
+"""Conversion of configurations and tensor names between Hugging Face's format and ours.
 
-One file a family, mostly a table; `catalogue` lists them. Nothing here touches a file or needs `transformers`.
+One file per family, mostly a table; `catalogue` lists them. Nothing here touches a file or needs `transformers`.
 """

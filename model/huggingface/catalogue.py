@@ -1,4 +1,4 @@
-"""The families there are, and which of them a model belongs to."""
+"""The list of all families, and the choice of a family for a config.json or a model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from model.huggingface.families.smollm3 import SMOLLM3
 from model.huggingface.family import Family
 from model.huggingface.refusal import CannotExpress
 
-# In the order in which they are tried for a model that was made here.
+# In the order in which `family_for` tries them.
 FAMILIES: tuple[Family, ...] = (
     COHERE2, LLAMA, MISTRAL, SMOLLM3, MINISTRAL, QWEN3, QWEN2, OLMO2, OLMO3, GEMMA3, GPT_OSS,
 )  # fmt: skip
@@ -23,10 +23,10 @@ BY_TYPE: Mapping[str, Family] = {family.model_type: family for family in FAMILIE
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
-    """The family that a config.json names.
+    """The family of the `model_type` of a config.json.
 
     Raises:
-        CannotExpress: none of ours.
+        CannotExpress: no family has this `model_type`.
     """
     kind = str(config.get("model_type"))
     if kind not in BY_TYPE:
@@ -41,7 +41,7 @@ def family_for(model: ModelConfig, rope_base: float) -> Family:
     """The first family that can express a model.
 
     Raises:
-        CannotExpress: none can; what each would need.
+        CannotExpress: no family can; it lists the reasons of each.
     """
     reasons = []
     for family in FAMILIES:

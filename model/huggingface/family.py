@@ -1,10 +1,11 @@
-"""What a table of a family is made of, and how it is read in both directions.
+"""The table of a family, and the conversion of a config.json in both directions.
 
     config.json  --read-->   ModelConfig, base of the rotation, context length
     ModelConfig  --write-->  config.json
 
-A row says which key is which field, or which values of a key we can express. What is in no row must have its
-ordinary value: reading refuses a key that would change the model, writing a field that the family has not.
+A row maps a key to fields of `ModelConfig`, or lists the values of a key that we can express. A field or key without a
+row must have its default: reading raises for a key that would change the model, writing for a field that the family
+does not have.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +22,12 @@ from model.parameters import role_of
 from model.position.config import UNSCALED, RopeConfig
 
 Json = dict[str, Any]
-# Decided by the pattern, by rope_fields, or no part of what a model computes.
+# Fields without a row: those of the pattern, those of rope_fields, and those that do not change the model's function.
 _ELSEWHERE = {"layer_pattern", "window", "kinds", "attention_backend", "init_std"}
 _REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")  # fmt: skip
-# Lists of layers are made before anything else is judged.
+# Limits the length of the lists of layers, which are built before other checks.
 _MOST, _LARGEST = {"num_hidden_layers": 1_000_000}, 2**31 - 1
-# What else is computed with before its type shows; null stands for the family's default.
+# Other keys that are used before `_wrong_types` checks fields; null stands for the family's default.
 _WHOLE = (
     "num_key_value_heads", "head_dim", "sliding_window", "sliding_window_pattern", "max_window_layers",
     "no_rope_layer_interval", "max_position_embeddings",
@@ -38,10 +39,10 @@ _LISTS = ("layer_types", "no_rope_layers")
 class Row:
     """One key of a config.json.
 
-    theirs: the key. default: what the family takes where it is absent or null; a function is asked with the
-    whole config. ours: the fields of `ModelConfig` that it sets, all to the same value. only: without `ours`,
-    the values that leave the model as we have it; the first is written. read, write: from their value (and
-    their config) to ours, and from ours (and our config) back.
+    theirs: the key. default: the family's value where the key is absent or null, or a function of the whole
+    config. ours: the fields of `ModelConfig` that it sets, all to the same value. only: for a key without a
+    field (no `ours`), the accepted values; export writes the first. read: converts their value (and config) to
+    ours. write: converts our value (and config) to theirs.
     """
 
     theirs: str
@@ -52,7 +53,7 @@ class Row:
     write: Callable[[Any, ModelConfig], Any] = lambda value, _: value
 
     def value(self, config: Mapping[str, Any]) -> Any:
-        """Their value of this key."""
+        """The value of this key in a config.json, or its default."""
         value = config.get(self.theirs)
         if value is None:
             return self.default(config) if callable(self.default) else self.default
@@ -61,7 +62,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Imported:
-    """What a config.json says. rope_base: of the layers that follow a schedule; context_length: tokens."""
+    """The result of `Family.read`. rope_base: base of layers that follow the schedule. context_length: in tokens."""
 
     model: ModelConfig
     rope_base: float
@@ -69,7 +70,7 @@ class Imported:
 
 
 def no_layers(config: Mapping[str, Any]) -> Json:  # noqa: ARG001
-    """Of a family whose layers are all alike: full attention, rotary."""
+    """Layers of a family with full attention and rotation in every layer."""
     return {"layer_pattern": ["full_rope"]}
 
 
@@ -77,11 +78,11 @@ def no_layers(config: Mapping[str, Any]) -> Json:  # noqa: ARG001
 class Family:
     """One architecture of `transformers`.
 
-    recipe: fields of `ModelConfig` that all its members share. rows: the others. kinds: which of our layer
-    kinds it can express. read_layers, write_layers: the pattern. default_base: of rope_theta; a mapping by kind
-    where the family keeps rotation by kind of layer. halves: whether heads are rotated half-split. modules:
-    our modules of a layer by name, and theirs. special: links of a layer that `modules` cannot say, with the
-    names of ours they cover.
+    recipe: fields of `ModelConfig` that all its models share. rows: the other fields. kinds: those of our layer
+    kinds that it can express. read_layers, write_layers: convert the pattern. default_base: default of rope_theta;
+    a mapping by kind where the family has one rotation per kind of layer. halves: whether heads are rotated
+    half-split. modules: names of our modules of a layer, mapped to theirs. special: links of a layer that `modules`
+    cannot express; the parameters in their `ours` need no other link.
     """
 
     model_type: str
@@ -94,27 +95,27 @@ class Family:
     read_layers: Callable[[Mapping[str, Any]], Json] = no_layers
     write_layers: Callable[[ModelConfig], Json] = lambda config: {}  # noqa: ARG005
     halves: bool = True
-    # `transformers` refuses a width that is no multiple of the number of heads, even where it means nothing.
+    # Whether `transformers` requires hidden_size to be a multiple of the number of heads, although head_dim is given.
     whole_heads: bool = False
-    # What stands for `rope_parameters` where there are none.
+    # Default of `rope_parameters`.
     default_rope: Mapping[str, Any] = field(default_factory=dict)
-    # transformers 4 takes a `rope_scaling` of two fields only, `type` and `factor`.
+    # Whether transformers 4 accepts in `rope_scaling` exactly the fields `type` and `factor`.
     two_fields: bool = False
     special: Callable[[int], Sequence[Link]] = lambda layer: ()  # noqa: ARG005
-    # Keys of read_layers: taken out of what is carried over when they are written anew.
+    # Keys that read_layers reads; `carried` leaves them out, since write_layers writes them.
     layer_keys: Sequence[str] = field(default=("layer_types", "sliding_window"))
-    # Keys that transformers does not read and other readers do; an unchanged config.json gets those it lacks.
+    # Keys that other programs read and transformers does not; they are added to an unchanged config.json without them.
     published: Sequence[str] = ()
-    # Keys that we read and transformers does not: a config.json with one of them is written anew.
+    # Keys that we read and transformers does not: a config.json with one of them is rewritten, not copied.
     unread: Sequence[str] = ()
-    # Another model_type whose models this family takes over where that one cannot express them.
+    # The model_type of another family: models imported from it that it cannot express are exported as this family.
     heir_of: str = ""
 
     def read(self, config: Mapping[str, Any]) -> Imported:
-        """The model that a config.json describes; whether its numbers go together, the caller looks.
+        """The model that a config.json describes. The caller checks the rules between its fields.
 
         Raises:
-            CannotExpress: with every reason.
+            CannotExpress: it lists every reason.
         """
         reasons = self._strange(config)
         if reasons:
@@ -146,10 +147,10 @@ class Family:
         return Imported(model, base, int(config.get("max_position_embeddings") or 0))
 
     def write(self, model: ModelConfig, rope_base: float, context_length: int) -> Json:
-        """The config.json of a model; what is not about the model (tokens, dtype) is the caller's.
+        """The config.json of a model, without keys that do not describe the model (tokens, dtype).
 
         Raises:
-            CannotExpress: with every reason.
+            CannotExpress: it lists every reason.
         """
         model = in_four_kinds(model)
         reasons = self._foreign(model)
@@ -178,16 +179,16 @@ class Family:
         return written | {"max_position_embeddings": context_length}
 
     def carried(self, origin: Mapping[str, Any], context_length: int) -> Json:
-        """What a config.json says that is not about the model: to be written again beside ours."""
+        """The keys of an imported config.json that export writes again beside ours; see `foreign_keys.kept`."""
         ours = {row.theirs for row in self.rows} | set(rope_fields.KEYS) | set(self.layer_keys)
         return foreign_keys.kept(origin, ours, context_length)
 
     def links(self, model: ModelConfig, parameters: Sequence[str]) -> list[Link]:
-        """Every tensor of theirs and of ours, once; `parameters` are the names of all of ours.
+        """Links that cover every tensor of both sides once; `parameters` are the names of all of ours.
 
         Raises:
-            LookupError: the table of parameters does not have one of these names.
-            CannotExpress: the family has no tensor for it.
+            LookupError: the table of parameters has no row for a name.
+            CannotExpress: the family has no tensor for a parameter.
         """
         links: dict[tuple[str, ...], Link] = {}
         covered: dict[str, Link] = {}
@@ -214,7 +215,7 @@ class Family:
         return f"model.layers.{layer}.{self.modules[rest]}.{kind}"
 
     def _strange(self, config: Mapping[str, Any]) -> list[str]:
-        """What is not there, and what no family of ours could express."""
+        """Messages about missing keys, keys of a wrong type, and keys that no family can express."""
         missing = [
             f"config.json: {key}={config.get(key)}: must be a whole number from 1 to {_MOST.get(key, _LARGEST)}"
             for key in _REQUIRED
@@ -236,7 +237,7 @@ class Family:
         return missing + wrong + foreign + foreign_keys.unread_windows(config, self.layer_keys)
 
     def _foreign(self, model: ModelConfig) -> list[str]:
-        """What the model has and no member of this family has."""
+        """Messages about layers and fields of the model that this family does not have."""
         strange = sorted(set(model.layer_pattern) - self.kinds)
         reasons = [
             f"model.layer_pattern has {kind}: {self.model_type} has no such layer"
@@ -244,7 +245,7 @@ class Family:
         ]
         if self.whole_heads and model.hidden_size % model.num_heads:
             reasons.append(
-                f"model.hidden_size={model.hidden_size}: {self.model_type} wants a multiple of "
+                f"model.hidden_size={model.hidden_size}: {self.model_type} requires a multiple of "
                 f"model.num_heads={model.num_heads}"
             )
         spoken = {name for row in self.rows for name in row.ours} | _ELSEWHERE
@@ -257,10 +258,10 @@ class Family:
     def _read_ropes(
         self, config: Mapping[str, Any], pattern: Sequence[str]
     ) -> dict[str, tuple[float, RopeConfig]]:
-        """Base and scaling of `window_rope` and `full_rope` layers; scaling only of kinds that the pattern has."""
+        """Base and scaling of `window_rope` and `full_rope` layers; default scaling for kinds not in the pattern."""
         if isinstance(self.default_base, Mapping):
             ropes = rope_fields.read_by_kind(config, self.default_base)
-            if {"window_rope", "full_rope"} <= set(pattern):  # the windowed layers keep their base
+            if {"window_rope", "full_rope"} <= set(pattern):  # windowed layers keep their base
                 base, rope = ropes["window"]
                 rope.base = base
         else:
@@ -273,7 +274,7 @@ class Family:
         }
 
     def _write_ropes(self, model: ModelConfig, rope_base: float) -> Json:
-        """The keys of the rotation, for every version of transformers."""
+        """The keys of the rotation, for transformers 4 and 5."""
         ropes = {
             kind: model.kinds.get(f"{kind}_rope", KindConfig()).rope for kind in ("window", "full")
         }
@@ -300,7 +301,7 @@ _ORDINARY = ModelConfig()
 
 
 def _wrong_types(values: Json) -> list[str]:
-    """A config.json is JSON that anybody may have written."""
+    """Messages about values of a wrong type. Converts whole numbers to float in `values` where a field is a float."""
     wrong = []
     for known in fields(ModelConfig):
         if known.name not in values or known.default is MISSING:
@@ -317,7 +318,7 @@ def _wrong_types(values: Json) -> list[str]:
 
 
 def _place(theirs: str) -> tuple[int, str]:
-    """Embedding, layers in order, norm, head."""
+    """Sort key of their tensor names: embedding, layers in order, then norm and head."""
     parts = theirs.split(".")
     if "layers" in parts:
         return int(parts[parts.index("layers") + 1]), theirs

@@ -1,11 +1,11 @@
-"""Keys of a config.json that no family of ours reads and other readers act on: what becomes of each.
+"""Keys of a config.json that no family of ours reads and other programs do, and the rule for each group.
 
-    changes the model in some reader     the import is refused                                 REFUSED
-    true of the model as it came         stays while the model is unchanged, then left out     OF_THE_MODEL
-    names a length                       raised with the context, as max_position_embeddings   LENGTHS
+    changes the model in some program    the import raises CannotExpress                       REFUSED
+    describes the imported model         kept while the model is unchanged, then left out      OF_THE_MODEL
+    is a length                          raised with the context, as max_position_embeddings   LENGTHS
     names files that are not exported    left out                                              OF_FILES
 
-All other keys stay as they are (tokens, dropout, `use_cache`, names).
+All other keys are kept unchanged (tokens, dropout, `use_cache`, names).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -13,14 +13,14 @@ from typing import Any
 
 Json = dict[str, Any]
 _QUANTISED = "quantization_config"
-# The key, and the values that leave a model as it is.
+# Each key, and the values with which it does not change the model.
 REFUSED: Mapping[str, tuple[Any, ...]] = {
     _QUANTISED: (None,),
     "is_encoder_decoder": (None, False),
     "add_cross_attention": (None, False),
     "use_bidirectional_attention": (None, False),
     "use_qk_norm": (None, False),
-    # The part of a head that turns, in llama.cpp and vLLM.
+    # The rotated part of a head, in llama.cpp and vLLM.
     "rotary_pct": (None, 1),
     "rope_pct": (None, 1),
     "rope_percent": (None, 1),
@@ -30,14 +30,14 @@ DEQUANTISE = (
     "; dequantise it first: load it with transformers (quantization_config=FineGrainedFP8Config(dequantize=True) for "
     "fp8, Mxfp4Config(dequantize=True) for MXFP4) and save it with save_pretrained"
 )
-# vLLM computes attention in chunks of the first two; the others say which layers have a window, to readers that
-# ask no further whether the family has any (llama.cpp, vLLM).
+# With one of the first two keys vLLM computes attention in chunks. The others define windowed layers, for programs
+# that apply them to every family (llama.cpp, vLLM).
 OF_THE_MODEL = (
     "dual_chunk_attention_config", "attention_chunk_size", "layer_types", "sliding_window", "use_sliding_window",
     "sliding_window_pattern", "interleaved_sliding_window", "max_window_layers", "no_rope_layers",
     "no_rope_layer_interval",
 )  # fmt: skip
-# vLLM takes the smallest of them and of max_position_embeddings as what the model can read.
+# vLLM takes the smallest of these and of max_position_embeddings as the longest context of the model.
 LENGTHS = (
     "model_max_length", "max_sequence_length", "max_seq_length", "max_seq_len", "seq_length", "seq_len", "n_positions",
     "n_ctx", "max_target_positions",
@@ -47,7 +47,7 @@ _WINDOWED = "sliding_attention"
 
 
 def refused(config: Mapping[str, Any]) -> list[str]:
-    """Why no family can read this config.json, one line each."""
+    """The reasons why no family can read this config.json, one line each."""
     return [
         f"config.json: {key}={config[key]}: cannot be expressed{DEQUANTISE if key == _QUANTISED else ''}"
         for key, harmless in REFUSED.items()
@@ -56,7 +56,7 @@ def refused(config: Mapping[str, Any]) -> list[str]:
 
 
 def unread_windows(config: Mapping[str, Any], read: Collection[str]) -> list[str]:
-    """Windows that a config.json gives to a family without any. read: the keys of layers that this family reads."""
+    """A message if `layer_types` has windows that this family does not read. read: the family's `layer_keys`."""
     types = config.get("layer_types")
     if "layer_types" in read or not isinstance(types, list) or _WINDOWED not in types:
         return []
@@ -67,7 +67,7 @@ def unread_windows(config: Mapping[str, Any], read: Collection[str]) -> list[str
 
 
 def kept(origin: Mapping[str, Any], ours: Collection[str], context_length: int) -> Json:
-    """What a config.json says beside our keys, for a model that has changed. ours: keys that are written anew."""
+    """The keys of a config.json that export keeps for a model that has changed. ours: keys that we write."""
     found = {
         key: value
         for key, value in origin.items()
@@ -80,14 +80,14 @@ def kept(origin: Mapping[str, Any], ours: Collection[str], context_length: int) 
 
 
 def longer_generation(origin: Mapping[str, Any], config: Mapping[str, Any], context: int) -> Json:
-    """A generation_config.json whose texts may be as long as the context where they were before."""
+    """generation_config.json with `max_length` raised to the new context, if it was equal to the old one."""
     before = config.get("max_position_embeddings")
     as_long = origin.get("max_length") == before and _is_shorter(before, context)
     return {**origin, "max_length": context} if as_long else dict(origin)
 
 
 def notes(origin: Mapping[str, Any], written: Mapping[str, Any]) -> list[str]:
-    """What an exported config.json says otherwise than the imported one, of the keys that are judged here."""
+    """Messages about keys of this file that differ between the imported and the exported config.json."""
     found = [
         f"config.json: {key}={_short(origin[key])} is left out: it was true of the imported model, which has changed"
         for key in OF_THE_MODEL
@@ -107,7 +107,7 @@ def notes(origin: Mapping[str, Any], written: Mapping[str, Any]) -> list[str]:
 
 
 def carried_unread(config: Mapping[str, Any], read: Sequence[str]) -> list[str]:
-    """What an imported config.json says that transformers and this project do not read, and other readers do."""
+    """Messages about keys of an imported config.json that other programs read, and transformers and we do not."""
     return [
         f"config.json: {key}={_short(config[key])}: not read by transformers in this family, nor here; other programs "
         "do; it stays in exports while the model is unchanged"
@@ -119,9 +119,9 @@ def carried_unread(config: Mapping[str, Any], read: Sequence[str]) -> list[str]:
 
 
 def _says_nothing(config: Mapping[str, Any], key: str) -> bool:
-    """Whether a key of layers leaves all layers alike: full attention, no window in any layer."""
+    """Whether a key in OF_THE_MODEL has no effect: every layer has full attention, none a window."""
     if key == "layer_types":
-        return True  # a window among them is refused
+        return True  # `unread_windows` has refused windows
     off = config.get("use_sliding_window") is False
     return key == "max_window_layers" or (key == "sliding_window" and off)
 

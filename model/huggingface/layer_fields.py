@@ -1,7 +1,7 @@
-"""Which layers have a window and which rotate, in a config.json: `layer_types` and what stood in for it before.
+"""Windowed and rotary layers in a config.json: `layer_types`, and the keys that older versions used.
 
-sliding_attention    keys q - sliding_window < k <= q, which is our window: itself included
-full_attention       every key of the text
+sliding_attention    keys q - sliding_window < k <= q: the same as our window, itself included
+full_attention       all keys up to the query
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 def layer_types(config: Mapping[str, Any], default: Sequence[str]) -> list[str]:
-    """`layer_types`, or where there are none the family's own rule.
+    """`layer_types` of a config.json, or the family's default.
 
     Raises:
-        CannotExpress: another kind of attention, or the list is not one entry a layer.
+        CannotExpress: another kind of attention, or the list does not have one entry per layer.
     """
     types = config.get("layer_types")
     types = list(default) if types is None else types
@@ -44,7 +44,7 @@ def every(period: int, layers: int, otherwise: str = SLIDING) -> list[str]:
 
 
 def pattern(kinds: Sequence[str]) -> list[str]:
-    """The shortest repeat of these layer kinds."""
+    """The shortest pattern that yields these layer kinds when repeated."""
     for length in range(1, len(kinds) + 1):
         if all(kind == kinds[index % length] for index, kind in enumerate(kinds)):
             return list(kinds[:length])
@@ -55,7 +55,7 @@ def windowed_pattern(kinds: Sequence[str], window: Any) -> Json:
     """The `ModelConfig` fields of these layer kinds and this window.
 
     Raises:
-        CannotExpress: layers with a window, and none is given.
+        CannotExpress: there are windowed layers, but no window is given.
     """
     windowed = any(LAYER_KINDS[kind].windowed for kind in kinds)
     if windowed and not isinstance(window, int):
@@ -75,7 +75,7 @@ def expanded(config: ModelConfig) -> list[str]:
 
 
 def in_four_kinds(model: ModelConfig) -> ModelConfig:
-    """The same model whose layers are of the four kinds that families know: a further kind is one it is like.
+    """The same model with further kinds replaced by those of the four kinds that they are like.
 
     Raises:
         CannotExpress: layers with different windows, or layers of one of the four with different rotations.
@@ -111,5 +111,5 @@ def in_four_kinds(model: ModelConfig) -> ModelConfig:
 
 
 def written_types(config: ModelConfig) -> list[str]:
-    """`layer_types` of every layer, always written out: defaults differ between families."""
+    """`layer_types` of every layer; always exported, because the defaults differ between families."""
     return [SLIDING if LAYER_KINDS[kind].windowed else FULL for kind in expanded(config)]

@@ -1,12 +1,12 @@
-"""Which tensors of theirs are which of ours, and what lies between.
+"""Links between their tensors and ours, and the conversions.
 
-Most are the same numbers under another name. Two things differ. Half-split rotation turns rows (i, i + K / 2) of a
-head, ours turns (2i, 2i + 1): everything that makes queries and keys (`turned` in the table of parameters) has its
+Most tensors differ only in name. There are two exceptions. Half-split rotation pairs rows (i, i + K / 2) of a head,
+ours pairs (2i, 2i + 1): the parameters that produce queries and keys (`turned` in the table of parameters) have their
 rows in another order,
 
     K = 8     ours  0 1 2 3 4 5 6 7      is theirs  0 4 1 5 2 6 3 7
 
-and a family may keep several of our tensors in one of its own.
+and a family may store several of our tensors in one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-# Tables of families are read by `--check`, which imports no torch.
+# `--check` reads the tables of families without importing torch.
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -24,7 +24,7 @@ Convert = Callable[["Sequence[Tensor]"], "list[Tensor]"]
 
 @dataclass(frozen=True)
 class Link:
-    """Tensors of theirs that hold exactly the numbers of these of ours. Both conversions work on meta tensors."""
+    """Tensors of theirs and of ours with the same elements. Both conversions work on meta tensors."""
 
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
@@ -38,7 +38,7 @@ def same(theirs: str, ours: str) -> Link:
 
 
 def half_split(theirs: str, ours: str, head_dim: int) -> Link:
-    """Rows of half-split heads; any number of heads, matrices and vectors alike."""
+    """A matrix or vector whose rows are half-split heads, any number of them."""
     return Link(
         (theirs,),
         (ours,),
@@ -48,7 +48,7 @@ def half_split(theirs: str, ours: str, head_dim: int) -> Link:
 
 
 def interleave(rows: Tensor, head_dim: int) -> Tensor:
-    """Rows of heads from (i, i + K / 2) pairs to (2i, 2i + 1) pairs."""
+    """Reorders the rows of heads from (i, i + K / 2) pairs to (2i, 2i + 1) pairs."""
     heads = rows.view(-1, 2, head_dim // 2, *rows.shape[1:])
     return heads.transpose(1, 2).reshape(rows.shape)
 

@@ -1,7 +1,7 @@
-"""What programs other than transformers do not read of a model that is exported, by what its config.json says.
+"""Limits of llama.cpp, vLLM and SGLang with exported models, as conditions on the config.json.
 
 llama.cpp's limits were found by running it on small models (`make benchmark ARGS=llama_cpp_logits`), those of vLLM and
-SGLang by reading their sources in the version named.
+SGLang by reading the sources of the versions below.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,13 +12,13 @@ from model.huggingface.layer_fields import FULL, SLIDING, every
 
 Config = Mapping[str, Any]
 LLAMA_CPP, VLLM, SGLANG = "llama.cpp", "vLLM", "SGLang"
-# The version that was looked at: of llama.cpp that of llama-cpp-python, with the converter that comes in its sources.
+# The versions examined. For llama.cpp: the version of llama-cpp-python, with the converter in its sources.
 VERSIONS: Mapping[str, str] = {LLAMA_CPP: "0.3.36", VLLM: "0.33.0", SGLANG: "0.5.23"}
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What `reader` does with models of these families (model_type) whose config.json `concerns` is true of."""
+    """A limit of `reader` for models of these families (model_type) if `concerns(config)` is true."""
 
     reader: str
     families: str
@@ -27,9 +27,9 @@ class Limit:
 
 
 def limits_of(config: Config) -> dict[str, list[str]]:
-    """By program and version: what it does otherwise with a model than transformers.
+    """How each program, by name and version, treats a model differently from transformers.
 
-    config: as `Family.write` writes it, so that every key of the family is there.
+    config: a config.json from `Family.write`, which has every key of the family.
     """
     found: dict[str, list[str]] = {}
     for limit in LIMITS:
@@ -121,7 +121,7 @@ def _other_query_scale(config: Config) -> bool:
     width = config["head_dim"]
     if (
         config["num_hidden_layers"] == 62
-    ):  # Gemma 3 27B, which llama.cpp knows by its number of layers
+    ):  # Gemma 3 27B, which llama.cpp identifies by its number of layers
         width = config["hidden_size"] // config["num_attention_heads"]
     return bool(config["query_pre_attn_scalar"] != width)
 
@@ -156,7 +156,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit(VLLM, "qwen2", _wide, _HEADS),
     Limit(VLLM, "qwen2 qwen3", _windowed, "refuses windows in some layers"),
     Limit(VLLM, "gpt_oss", _not_every(2), "takes every second layer for the full one"),
-    Limit(VLLM, "gpt_oss", _unscaled, "wants YaRN"),
+    Limit(VLLM, "gpt_oss", _unscaled, "requires YaRN"),
     Limit(SGLANG, "cohere2 olmo2", _wide, _HEADS),
     Limit(SGLANG, "cohere2", _windowed, "gives windows one key more"),
     Limit(SGLANG, "cohere2", _untied, _HEAD_IGNORED),

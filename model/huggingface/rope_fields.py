@@ -1,15 +1,15 @@
-"""Rotation in a config.json: `rope_parameters` of transformers 5, and the keys of transformers 4 and other readers.
+"""Rotation in a config.json: `rope_parameters` of transformers 5, and the keys of transformers 4 and other programs.
 
     transformers 5   flat      rope_parameters: {rope_type, rope_theta, factor, ...}              every rotary layer
                      by kind   rope_parameters: {sliding_attention: {...}, full_attention: {...}} Gemma 3, OLMo 3
     transformers 4   rope_theta, rope_scaling: {rope_type, factor, ...} or null; rope_local_base_freq (Gemma 3)
 
-Both forms are written, so a reader of either sees the same rotation. transformers 5 reads the old keys too: there a
-`rope_scaling` that is not null takes the place of the whole `rope_parameters`, so it carries the base as well.
-A config.json that the two versions would read differently is refused.
+Export writes both forms with the same rotation. transformers 5 reads the old keys too: a `rope_scaling` that is not
+null replaces the whole `rope_parameters`, so it includes the base. Import raises CannotExpress for a config.json that
+the two versions would read differently.
 
-A base is a number of the run here (a schedule may raise it), scaling belongs to the model; so a base that only
-windowed layers have becomes `kinds.window_rope.rope.base`, and the full layers' is the one that is scheduled.
+Here the schedule sets the base (and may raise it), and the model has the scaling; so a base that only windowed layers
+have becomes `kinds.window_rope.rope.base`, and the base of full layers follows the schedule.
 """
 
 import math
@@ -26,17 +26,17 @@ KINDS = {"window": "sliding_attention", "full": "full_attention"}
 NEW, OLD = "rope_parameters", ("rope_theta", "rope_scaling", "rope_local_base_freq")
 KEYS = (NEW, *OLD, "partial_rotary_factor", "original_max_position_embeddings")
 _EXTENDED = ("yarn", "llama3")
-# Scalings that have one name here and in transformers.
+# Scalings with the same name here and in transformers.
 _SCALINGS = ("linear", *_EXTENDED)
 
 
 def read_flat(
     config: Mapping[str, Any], default_base: float, default: Mapping[str, Any]
 ) -> tuple[float, RopeConfig]:
-    """Base and scaling of all rotary layers. default: what stands for `rope_parameters` where nothing is said.
+    """Base and scaling of all rotary layers. default: the family's default of `rope_parameters`.
 
     Raises:
-        CannotExpress: a scaling that we have not, a value that is none, or keys that contradict each other.
+        CannotExpress: a scaling that we do not have, an invalid value, or keys that contradict each other.
     """
     old, new = _object(config, "rope_scaling"), _object(config, NEW)
     if set(old) & set(KINDS.values()) or set(new) & set(KINDS.values()):
@@ -61,10 +61,10 @@ def read_by_kind(
 ) -> dict[str, tuple[float, RopeConfig]]:
     """Base and scaling of windowed and of full layers.
 
-    An older config.json scales full layers only, and names the windowed layers' base by itself.
+    An older config.json scales full layers only, and has a separate key for the base of windowed layers.
 
     Raises:
-        CannotExpress: a scaling that we have not, a value that is none, or keys that contradict each other.
+        CannotExpress: a scaling that we do not have, an invalid value, or keys that contradict each other.
     """
     given, scaling = _object(config, NEW), _object(config, "rope_scaling")
     if strange := sorted(set(given) - set(KINDS.values())):
@@ -112,7 +112,7 @@ def _object(config: Mapping[str, Any], key: str, where: str = "") -> Json:
 
 
 def _base(given: Mapping[str, Any], config: Mapping[str, Any], key: str, default: float) -> float:
-    """The base that transformers 5 takes: beside the scaling, then `key` of the config.json, then the family's."""
+    """The base as transformers 5 reads it: `rope_theta` in `given`, else `key` of the config.json, else the default."""
     base = given["rope_theta"] if "rope_theta" in given else config.get(key, default)
     if not _is_number(base) or not 1.0 < base < math.inf:
         raise CannotExpress([f"config.json: {key}={base}: must be a number above 1"])
@@ -120,9 +120,10 @@ def _base(given: Mapping[str, Any], config: Mapping[str, Any], key: str, default
 
 
 def _refuse_another_base(key: str, base: float, *others: object) -> None:
-    """Both versions must find the same base. others: what stands where one of them looks and the other does not.
+    """Raises CannotExpress unless transformers 4 and 5 read the same base.
 
-    A null is none: it says that transformers 4 cannot read the model.
+    others: values of keys that only one of the versions reads. None is ignored: we export null where transformers 4
+    cannot read the model.
     """
     for other in others:
         if other is not None and other != base:
@@ -175,7 +176,7 @@ def _read(
 def _read_yarn(given: Mapping[str, Any], rope: RopeConfig) -> RopeConfig:
     found = replace(
         rope,
-        # As transformers: 0 and null are the default.
+        # As in transformers, 0 and null stand for the default.
         beta_fast=_number(given, "beta_fast") if given.get("beta_fast") else 32.0,
         beta_slow=_number(given, "beta_slow") if given.get("beta_slow") else 1.0,
         truncate=bool(given.get("truncate", True)),
@@ -193,7 +194,7 @@ def _read_yarn(given: Mapping[str, Any], rope: RopeConfig) -> RopeConfig:
 
 
 def _original_length(given: Mapping[str, Any], config: Mapping[str, Any]) -> int:
-    """The length before scaling. transformers 5 prefers a key of the whole config.json, transformers 4 ignores it."""
+    """The length before scaling. transformers 5 prefers the top-level key of config.json, transformers 4 ignores it."""
     key = "original_max_position_embeddings"
     original = given.get(key) or config.get("max_position_embeddings")
     outer = config.get(key, original)
@@ -228,7 +229,7 @@ def write(rope: RopeConfig, base: float, head_dim: int) -> Json:
     """
     if rope.scaling == "none":
         return {"rope_type": "default", "rope_theta": base}
-    if rope.scaling == "ntk":  # nothing but another base
+    if rope.scaling == "ntk":  # the same as another base
         return {"rope_type": "default", "rope_theta": ntk_base(base, rope.factor, head_dim)}
     if rope.scaling not in _SCALINGS:
         raise CannotExpress(
@@ -249,9 +250,9 @@ def write(rope: RopeConfig, base: float, head_dim: int) -> Json:
 
 
 def written_flat(parameters: Json, *, two_fields: bool) -> Json:
-    """All keys of a family that rotates its layers alike.
+    """All rotation keys of a family with one rotation for all layers.
 
-    two_fields: transformers 4 takes a `rope_scaling` of exactly `type` and `factor` in this family.
+    two_fields: in this family transformers 4 accepts in `rope_scaling` exactly the fields `type` and `factor`.
     """
     scaling = _scaling(parameters)
     if scaling and two_fields and scaling["rope_type"] == "linear":
@@ -262,13 +263,14 @@ def written_flat(parameters: Json, *, two_fields: bool) -> Json:
 def written_by_kind(
     by_kind: Mapping[str, Json], kinds: Collection[str], *, local_base: bool
 ) -> Json:
-    """All keys of a family that rotates windowed and full layers each in its own way.
+    """All rotation keys of a family with one rotation for windowed and one for full layers.
 
-    by_kind: `rope_parameters` of each. kinds: those that the model has. local_base: transformers 4 knows a base of
-    windowed layers by itself. What it cannot express has null as its base, which no version takes for a number.
+    by_kind: `rope_parameters` of each. kinds: those that the model has. local_base: whether transformers 4 has a key
+    for the base of windowed layers. A base is null where transformers 4 cannot express the rotation, so that it fails
+    to load the model instead of using another base.
 
     Raises:
-        CannotExpress: transformers 5 would not read it.
+        CannotExpress: transformers 5 would not read `truncate=false`.
     """
     if any(by_kind[kind].get("truncate") is False for kind in kinds):
         raise CannotExpress(
@@ -290,7 +292,7 @@ def obstacle_before_5(config: Mapping[str, Any]) -> str:
     """Why transformers 4 cannot read the rotation of a config.json that we wrote; empty if it can."""
     for key in ("rope_theta", "rope_local_base_freq"):
         if key in config and config[key] is None:
-            return "it has no keys for a rotation of windowed layers of their own"
+            return "it has no keys for a separate rotation of windowed layers"
     scaling = config.get("rope_scaling") or {}
     if config.get("model_type") == "olmo2" and scaling.get("rope_type") in _EXTENDED:
         return f"its olmo2 has linear scaling only, not {scaling['rope_type']}"
@@ -298,5 +300,5 @@ def obstacle_before_5(config: Mapping[str, Any]) -> str:
 
 
 def _scaling(parameters: Json) -> Json | None:
-    """`rope_scaling`, with the base: see above."""
+    """`rope_scaling`, including the base; see the docstring of this file."""
     return None if parameters["rope_type"] == "default" else dict(parameters)

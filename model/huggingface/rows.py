@@ -11,8 +11,8 @@ def _own_width(config: Mapping[str, Any]) -> Any:
 
 
 def sizes(*, tied: bool, head_dim: Any = _own_width, activation: str = "hidden_act") -> list[Row]:
-    """Sizes, which every family names alike. tied, head_dim: the family's defaults;
-    activation: the key of the gate, empty where it is another than silu."""
+    """Rows of the sizes, whose keys are the same in every family. tied, head_dim: the family's defaults;
+    activation: the key of the gate, "" if the family's gate is not silu."""
     rows = [
         Row("vocab_size", None, ("vocab_size",)),
         Row("hidden_size", None, ("hidden_size",)),
@@ -27,7 +27,7 @@ def sizes(*, tied: bool, head_dim: Any = _own_width, activation: str = "hidden_a
 
 
 def attention_bias(default: bool = False) -> Row:
-    """One key for the biases of all four projections."""
+    """The row of the key for the biases of all four projections."""
     return Row("attention_bias", default, ("qkv_bias", "output_bias"))
 
 

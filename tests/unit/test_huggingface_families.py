@@ -224,7 +224,7 @@ def test_numbers_of_a_config_json_are_held_to_the_bounds_of_every_model() -> Non
     [
         ({"sinks": True}, r"model\.sinks=True: llama has only False"),
         ({"layer_pattern": ["window_rope"]}, "llama has no such layer"),
-        ({"hidden_size": 50}, "wants a multiple of"),
+        ({"hidden_size": 50}, "requires a multiple of"),
         ({"qkv_bias": True}, "one key for both, attention_bias"),
         ({"kinds": {"full_rope": KindConfig(rope=RopeConfig(scaling="ntk", factor=4.0))}}, ""),
     ],

@@ -1,1 +1,1 @@
-"""One file a family of Hugging Face's transformers."""
+"""One file per family of Hugging Face's transformers."""

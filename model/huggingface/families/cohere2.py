@@ -1,10 +1,10 @@
-"""Cohere2 (Command R7B, Command A): the parallel block, and RNoPE-SWA itself.
+"""Cohere2 (Command R7B, Command A): the parallel block and RNoPE-SWA.
 
-Heads are rotated in adjacent pairs, as ours. Only layers with a window rotate.
+Heads are rotated in adjacent pairs, as ours. Only windowed layers are rotary.
 
-The released config.json has keys that transformers does not read and other readers do (llama.cpp: `rotary_pct`). They
-repeat what the family is, so there is one value for each; where windowed layers come in equal groups, each before
-one full layer, the keys of transformers 4.48 say so too.
+The released config.json has keys that other programs read and transformers does not (llama.cpp: `rotary_pct`). Each
+has the same value in all models of the family. Where windowed layers come in equal groups, each before one full
+layer, export writes the keys of transformers 4.48 too.
 """
 
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ from model.huggingface.layer_fields import (
 from model.huggingface.refusal import CannotExpress
 from model.huggingface.rows import ATTENTION, FEED_FORWARD, attention_bias, sizes
 
-# A full layer after so many, itself included: of transformers 4.48, and of the released files.
+# Keys for the period of full layers: in transformers 4.48, and in the released files.
 _PERIOD = ("sliding_window_pattern", "layer_switch")
 _ORDER = "order_of_interleaved_layers"
-# What the released files say of every model of the family: the key and its value.
+# Keys with the same value in all released files of the family.
 _PUBLISHED: Mapping[str, Any] = {
     "rotary_pct": 1.0,
     "position_embedding_type": "rope_gptj",
@@ -52,7 +52,7 @@ def _read_layers(config: Mapping[str, Any]) -> Json:
 
 def _write_layers(model: ModelConfig) -> Json:
     types = written_types(model)
-    # Even without windowed layers: transformers asks for a number.
+    # Also without windowed layers: transformers requires a number.
     written: Json = {"layer_types": types, "sliding_window": model.window}
     period = types.index(FULL) + 1 if FULL in types else 0
     if period > 1 and types == every(period, len(types)):

@@ -1,4 +1,4 @@
-"""Gemma 3 (text): norms before and after, 1 + weight, and bases of their own for windowed and full layers."""
+"""Gemma 3 (text): norms before and after with 1 + weight, and separate RoPE bases for windowed and full layers."""
 
 import math
 from collections.abc import Mapping
@@ -67,7 +67,7 @@ GEMMA3 = Family(
             ("logit_softcap",),
             write=lambda cap, _: cap or None,
         ),
-        # transformers 5.17 reads it and applies it nowhere: what the model then is, is not for us to say.
+        # transformers 5.17 reads this key and ignores it, so the intended model is ambiguous; import raises.
         Row("attn_logit_softcapping", None, only=(None,)),
     ],
     kinds=frozenset({"full_rope", "window_rope"}),

@@ -1,8 +1,8 @@
-"""gpt-oss, as far as it is dense: sinks, biases, a clamped gate, YaRN.
+"""gpt-oss with one expert: sinks, biases, a clamped gate, YaRN.
 
-Its feed-forward is a mixture of experts, which we have not. With one expert it is dense, and then the router says
-nothing: its tensors must be zero, as they are written. Gate and up lie in one tensor, column by column in turn,
-and products are stored transposed.
+Its feed-forward is a mixture of experts, which we do not support. With one expert it is dense and the router has no
+effect: export writes zeros for the router, import requires zeros. Gate and up are interleaved columns of one tensor,
+and the matrices of experts are stored transposed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from model.huggingface.links import Link, same
 from model.huggingface.refusal import CannotExpress
 from model.huggingface.rows import ATTENTION, PRE_NORMS, attention_bias, sizes
 
-# The tables of this file are read by `--check`, which imports no torch.
+# `--check` reads the tables of this file without importing torch.
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -39,7 +39,7 @@ def _write_layers(model: ModelConfig) -> Json:
 
 
 def _gate_and_up(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """(1, ..., 2F), gate and up in turn, to (F, ...) each."""
+    """Splits (1, ..., 2F), interleaved columns of gate and up, into gate and up, (F, ...) each."""
     columns = tensors[0][0]
     return [columns[..., 0::2].t().contiguous(), columns[..., 1::2].t().contiguous()]
 
@@ -116,7 +116,7 @@ GPT_OSS = Family(
         *sizes(tied=False, head_dim=64),
         attention_bias(True),
         Row("rms_norm_eps", 1e-5, ("norm_eps",)),
-        # A mixture of experts is what we cannot express.
+        # We cannot express a mixture of experts.
         Row("num_local_experts", 128, only=(1,)),
         Row("num_experts_per_tok", 4, only=(1,)),
         Row("swiglu_limit", 7.0, only=(7.0,)),

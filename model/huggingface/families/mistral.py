@@ -1,7 +1,7 @@
 """Mistral: Llama with the same window in every layer, or in none. Ministral: a window in some layers, by `layer_types`.
 
-Ministral 8B was released as a Mistral with `layer_types`. transformers reads these in a Ministral only, so that is what
-such a model is exported as.
+Ministral 8B was released as a Mistral with `layer_types`. transformers reads `layer_types` only for Ministral, so such
+a model is exported as Ministral.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""OLMo 2 and OLMo 3: norms after attention and feed-forward, and one over all heads' queries and keys together."""
+"""OLMo 2 and OLMo 3: norms after attention and feed-forward, and norms over the queries and keys of all heads."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,6 +1,6 @@
 """Qwen2 (biases of queries, keys and values) and Qwen3 (a norm over each head's queries and keys).
 
-The last layers may have a window: all from `max_window_layers` on, where nothing else is said.
+The last layers may have a window: by default all from `max_window_layers` on.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,7 @@
-"""SmolLM3: Llama with NoPE layers, and the sequential form of RNoPE-SWA.
+"""SmolLM3: Llama with NoPE layers; it can express RNoPE-SWA with sequential blocks.
 
-Without `layer_types` transformers windows the NoPE layers, the reverse of RNoPE-SWA; so they are always written.
+Without `layer_types` transformers gives the window to the NoPE layers, the reverse of RNoPE-SWA; so export always
+writes `layer_types`.
 """
 
 from collections.abc import Mapping
@@ -27,15 +28,15 @@ def _read_layers(config: Mapping[str, Any]) -> Json:
     if rotary is None:
         rotary = [int((index + 1) % interval != 0) for index in range(layers)]
     if len(rotary) < layers or not set(rotary) <= {0, 1}:
-        raise CannotExpress([f"config.json: no_rope_layers must say 0 or 1 for {layers} layers"])
+        raise CannotExpress([f"config.json: no_rope_layers needs 0 or 1 for {layers} layers"])
     window = config.get("sliding_window") if config.get("use_sliding_window") else None
     windowed_nope = [SLIDING if window is not None and not turned else FULL for turned in rotary]
     types = layer_types(config, windowed_nope[:layers])
     if SLIDING in types and window is None:
         raise CannotExpress(
             [
-                f"config.json: layer_types has {SLIDING}, but use_sliding_window and sliding_window do not both say "
-                "so, and kernels of transformers disagree on what that means; set them, or write full_attention"
+                f"config.json: layer_types has {SLIDING}, but use_sliding_window and sliding_window are not both set, "
+                "and kernels of transformers disagree on what that means; set them, or write full_attention"
             ]
         )
     kinds = [
