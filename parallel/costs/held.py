@@ -1,7 +1,7 @@
 """Bytes that a layout holds on every rank. `received.py` has the bytes received.
 
-`docs/parallelism.md` explains these formulas; `tests/parity/test_costs.py` compares them with real engines and real
-autograd graphs. With P parameters on this rank, n ZeRO ranks, e bytes an element, w = max(4, e), under AdamW:
+`docs/parallelism.md` explains these formulas; `tests/parity/test_costs_held.py` compares them with real engines and
+real autograd graphs. With P parameters on this rank, n ZeRO ranks, e bytes an element, w = max(4, e), under AdamW:
 
                 weights    gradients                      masters and states              buffer
     ZeRO-1      e P        w P (bfloat16: + e P)          12 P / n                        bucket, while reducing

@@ -1,7 +1,7 @@
 """Bytes that every rank receives on each axis of a layout. `held.py` has the bytes held.
 
-`docs/parallelism.md` explains these formulas; `tests/parity/test_costs.py` compares them with counts of real runs.
-With n ranks on the axis, T tokens of a micro-batch on this sequence rank, e bytes an element, w = max(4, e):
+`docs/parallelism.md` explains these formulas; `tests/parity/test_costs_received.py` compares them with counts of
+real runs. With n ranks on the axis, T tokens of a micro-batch on this sequence rank, e bytes an element, w = max(4, e):
 
     tensor     a transfer = T (n - 1) / n D e      a layer: 2 forward, 2 backward (sequential block: 4, 4)
                                                    embedding: 1, 1      head: 2 and 2 w T (n - 1) bytes, 0

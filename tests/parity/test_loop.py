@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from data.held_out import evaluation_batches
 from data.ngram import fit
@@ -30,6 +31,7 @@ from train.evaluation.held_out import HeldOut, HeldOutLoss, bucket_edges, evalua
 from train.health.stop_signal import StopSignal
 from train.job import run_job
 from train.loop import Run, train
+from train.objective import MicroBatch
 from train.records.console import Progress
 from train.report.record import read_run
 from train.schedule.stages import Schedule, Stage, build_schedule
@@ -118,6 +120,37 @@ def test_evaluation_is_the_mean_over_positions_on_any_layout(
         expected = losses[part].sum() / counts[part].sum()
         assert found[f"{key}_quarter_loss"] == pytest.approx(expected, rel=1e-6)
     assert 0 < found["bigram_loss"] < found["unigram_loss"]
+
+
+class PositionsAsLosses:
+    """A trainer whose losses are the positions; notes how many streams it is given."""
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
+        self.given: list[int] = []
+
+    def token_losses(self, micro_batches: Sequence[MicroBatch], _: float) -> list[Tensor]:
+        self.given.append(len(micro_batches))
+        return [one.layout.positions_T.float() for one in micro_batches]
+
+
+def test_streams_are_evaluated_in_groups_with_the_same_result(
+    small_run: Arguments, tmp_path: Path
+) -> None:
+    config = compose_run(small_run(tmp_path))
+
+    def work(rank: int, world_size: int) -> tuple[bool, list[int], int]:
+        mesh = start(CPU, 60)
+        held = held_out(build.prepare_corpus(config, mesh), config, 0, 1)
+        alone, in_groups = PositionsAsLosses(1), PositionsAsLosses(5)
+        same = evaluate(alone, mesh, held, 1e4) == evaluate(in_groups, mesh, held, 1e4)
+        return same, in_groups.given, len(held.streams)
+
+    ((same, given, number),) = run_on_ranks(work, 1)
+    assert same
+    assert sum(given) == number
+    assert number % 5
+    assert given[:-1] == [5] * (number // 5)
 
 
 class LongestWeight:

@@ -10,6 +10,7 @@ from parallel.config import ParallelConfig
 from parallel.pipeline.placement import Placement, place_stages
 from parallel.pipeline.schedule import (
     Action,
+    ForwardStep,
     TimedAction,
     bubble,
     compute_order,
@@ -159,3 +160,27 @@ def test_table_and_picture_tell_what_was_recorded(schedule: str) -> None:
     picture = timeline_picture(timed, "4 < 5 micro-batches")
     assert picture.count("<title>") == len(timed)
     assert "4 &lt; 5" in picture
+
+
+def rounds(order: list[list[ForwardStep]]) -> int:
+    """How long a forward-only pass takes, in forwards of one stage, if transfers take no time."""
+    waiting = [[s for s in steps if s.what == "run"] for steps in order]
+    free, finished = [0] * len(order), dict[tuple[int, int], int]()
+    while any(waiting):
+        for rank, steps in enumerate(waiting):
+            while steps and (
+                not steps[0].stage or (steps[0].stage - 1, steps[0].micro_batch) in finished
+            ):
+                step = steps.pop(0)
+                ready = finished.get((step.stage - 1, step.micro_batch), 0)
+                free[rank] = max(free[rank], ready) + 1
+                finished[step.stage, step.micro_batch] = free[rank]
+    return max(free)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_evaluate_at_once_where_there_are_as_many_streams(ranks: int) -> None:
+    place = placement(ranks, "1f1b")
+    one_by_one = ranks * rounds(forward_order(place, 1))
+    assert one_by_one == ranks**2
+    assert rounds(forward_order(place, ranks)) == 2 * ranks - 1

@@ -26,7 +26,7 @@ def test_closing_words_fit_the_run_and_bear_scores_that_are_missing(tmp_path: Pa
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/evaluation.jsonl").write_text(json.dumps(row) + "\n")
     config = compose_run(["schedule=small", "run_name=mine", f"paths.outputs={tmp_path}"])
-    words = closing_words(config, RunState(step=7, tokens_seen=700), finished=True)
+    words = closing_words(config, RunState(step=20, tokens_seen=10_240), finished=True)
     assert "3.500 nats (bigram 4.000, unigram 6.000)" in words
     assert "last quarter - (bigram 4.100 and -)" in words
     assert "report.html" in words
@@ -45,9 +45,9 @@ def test_closing_words_fit_the_run_and_bear_scores_that_are_missing(tmp_path: Pa
     (tmp_path / "mine/checkpoints/step_00000005").mkdir(parents=True)
     assert "goes on from" in words_after_failure(config)
     config.model.layer_pattern, config.train.max_steps = ["full_rope"], 7
-    words = closing_words(config, RunState(step=7), finished=True)
+    words = closing_words(config, RunState(step=7, tokens_seen=3_584), finished=True)
     assert "recipe=" not in words
-    assert "train.max_steps=7 is reached" in words
+    assert "train.max_steps=7 is reached, of 10,240 tokens" in words
 
 
 def test_our_packages_are_ours_and_a_stranger_is_named(tmp_path: Path) -> None:

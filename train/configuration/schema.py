@@ -215,7 +215,8 @@ class EvaluationConfig:
     max_tokens: Annotated[int, Ge(1)] = 500_000
     # Optimizer steps between two evaluations inside a stage; 0: only at the end of the stage.
     every_steps: Annotated[int, Ge(0)] = 0
-    # Training tokens from which the unigram and bigram baselines (yardsticks) are counted.
+    # Training tokens from which the unigram and bigram baselines (yardsticks) are counted, in the
+    # stage's mix of sources.
     yardstick_tokens: Annotated[int, Ge(1)] = 20_000_000
 
 

@@ -23,9 +23,13 @@ def closing_words(config: RunConfig, state: RunState, *, finished: bool) -> str:
         ]
         return "\n".join([*lines, *_wandb(folder, config), ""])
     lines = ["", f"{folder} is complete: {state.step:,} steps, {state.tokens_seen:,} tokens."]
-    if config.train.max_steps is not None and state.step >= config.train.max_steps:
+    scheduled = sum(
+        stage.num_steps * stage.batch_tokens for stage in config.schedule.stages.values()
+    )
+    if state.tokens_seen < scheduled:  # then train.max_steps has ended it
         lines.append(
-            f"train.max_steps={config.train.max_steps} is reached; with a larger one the same command goes on."
+            f"train.max_steps={config.train.max_steps} is reached, of {scheduled:,} tokens that the schedule has; with "
+            "a larger one the same command goes on."
         )
     last = next(
         reversed(rows_of_task(read_evaluations(folder / "evaluation.jsonl"), HELD_OUT)), None

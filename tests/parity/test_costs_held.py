@@ -1,30 +1,22 @@
-"""The formulas of docs/parallelism.md against what real runs receive and hold.
+"""The formulas of docs/parallelism.md against the bytes that real runs hold.
 
-Bytes on the wire are counted below everything else, where torch hands a collective to the network, so nothing that
-a rank receives can be forgotten: formulas must give the same number, to the byte. What autograd keeps
-is counted by its saved tensors; what the engine holds, by the storages that exist.
+What autograd keeps is counted by its saved tensors; what the engine holds, by the storages that exist. What ZeRO
+receives stands here too, since it is counted in the same steps.
 """
 
 import gc
 import warnings
-from copy import deepcopy
-from dataclasses import replace
-from itertools import product
-from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data.batch import PackedBatch
-from data.packing.spans import starts_of
 from model import products
 from model.attention.core import choose_core
 from model.config import ModelConfig
-from model.documents import Documents
 from model.flops import parameter_count
-from model.layer_pattern import KindConfig, expand_pattern, layer_kinds
+from model.layer_pattern import expand_pattern
 from model.position.rotation import make_rotation
 from model.transformer import Transformer
 from parallel.config import OptimizerConfig, ParallelConfig
@@ -34,20 +26,9 @@ from parallel.costs.held import (
     head_workspace,
     layer_activations,
     model_memory,
-    rank_parameters,
-    ring_buffers,
     stage_activations,
 )
 from parallel.costs.received import (
-    Received,
-    hand_over_bytes,
-    key_bytes,
-    key_gradient_bytes,
-    pipeline_received,
-    sequence_received,
-    stages_of_rank,
-    tensor_received,
-    tied_received,
     whole_model,
     zero_received,
 )
@@ -56,205 +37,16 @@ from parallel.engine.materialise import materialise
 from parallel.engine.optimizers import OPTIMIZERS
 from parallel.engine.settings import DTYPES, zero_settings
 from parallel.mesh import Mesh, start
-from parallel.parallelize import LocalModel, build_local, finish
 from parallel.parameters import NamedParameters
-from parallel.pipeline.placement import place_stages
-from parallel.pipeline.runner import PipelineRunner
-from parallel.pipeline.split import split_layers
 from parallel.sequence.layout import ShardedLayout
-from parallel.sequence.plan import plan_keys
-from parallel.sequence.traffic import TrafficMeter
 from parallel.tensor.apply import initialise_cut
 from ranks import run_on_ranks
+from tests.parity.cost_cases import BASE, CPU, MODEL, MODELS, TOKENS, built, micro_batch
 from tests.parity.received_bytes import KeptTensors, ReceivedBytes
-from tests.parity.streams import part_of_rank
 from tests.parity.test_sequence_memory import LiveBytes
-from train.objective import MicroBatch, NextTokenLoss, to_device
+from train.objective import MicroBatch, NextTokenLoss
 
-CPU = torch.device("cpu")
-BASE = 1e4
-# 120 tokens: what each of 2 or 4 tensor ranks holds does not divide into the pieces that travel.
-LENGTHS = (1, 70, 8, 41)
-TOKENS = sum(LENGTHS)
-SHORT = (4, 3, 5) * (TOKENS // 12)
-KEEPS = ("everything", "input")
-MODEL = ModelConfig(
-    num_layers=3,
-    hidden_size=24,
-    intermediate_size=40,
-    num_heads=8,
-    num_kv_heads=2,
-    head_dim=8,
-    vocab_size=60,
-    window=9,
-    layer_pattern=["window_rope", "full_nope"],
-    attention_backend="banded",
-)
-LLAMA = replace(
-    MODEL, block="sequential", norm="rmsnorm", qk_norm=True, tie_embeddings=False, num_kv_heads=1
-)
-MODELS = {"cohere": MODEL, "llama": LLAMA}
 BYTES = {torch.bfloat16: 2, torch.float32: 4, torch.float64: 8}
-
-
-def built(
-    config: ModelConfig,
-    mesh: Mesh,
-    parallel: ParallelConfig,
-    dtype: torch.dtype = torch.float32,
-    meter: TrafficMeter | None = None,
-) -> LocalModel:
-    """This rank's stages with parameters, as a run makes them."""
-    core = choose_core(config.attention_backend, CPU, dtype)
-    local = build_local(
-        config, core, mesh, parallel, sequence_length=TOKENS, traffic=meter or TrafficMeter()
-    )
-    for stage in local.stages:
-        stage.to_empty(device="cpu")
-        for name, parameter in stage.named_parameters():
-            initialise_cut(name, parameter.data, config, 0, mesh.tensor)
-        stage.to(dtype)
-    return local
-
-
-def micro_batch(
-    config: ModelConfig, mesh: Mesh, parallel: ParallelConfig, lengths: tuple[int, ...] = LENGTHS
-) -> MicroBatch:
-    """This rank's part of a stream of documents of these lengths."""
-    tokens_T = torch.arange(TOKENS) * 7 % config.vocab_size
-    stream = PackedBatch(tokens_T, tokens_T.roll(-1), lengths, starts_of(lengths), TOKENS, 0, ())
-    return to_device(part_of_rank(stream, config, mesh, parallel), CPU)
-
-
-def run_counted(model: Transformer, batch: MicroBatch, keep: str) -> Received:
-    """Bytes received in one forward, loss included, and one backward."""
-    model.keep_for_backward(keep)
-    with ReceivedBytes() as forward:
-        total = model.loss(model(batch.tokens_T, batch.layout, BASE), batch.targets_T).total
-    with ReceivedBytes() as backward:
-        total.backward()
-    return Received(forward.total, backward.total)
-
-
-@pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("name", MODELS)
-def test_tensor_ranks_receive_what_the_formula_says(name: str, ranks: int) -> None:
-    config, parallel = MODELS[name], ParallelConfig(tensor=ranks)
-
-    def work(rank: int, world_size: int) -> list[Received]:
-        mesh = start(CPU, 60, parallel.topology(world_size))
-        local = built(config, mesh, parallel)
-        finish(local, mesh)
-        batch = micro_batch(config, mesh, parallel)
-        return [run_counted(local.stages[0], batch, keep) for keep in KEEPS]
-
-    stage = whole_model(config, tensor=ranks, element=4)
-    expected = [tensor_received(stage, TOKENS, recomputed=keep == "input") for keep in KEEPS]
-    assert run_on_ranks(work, ranks) == [expected] * ranks
-
-
-@pytest.mark.parametrize(
-    ("tensor", "ranks", "layout"), [(1, 2, "zigzag"), (1, 4, "balanced"), (2, 2, "contiguous")]
-)
-def test_sequence_ranks_receive_what_the_formula_says(tensor: int, ranks: int, layout: str) -> None:
-    """By the meter, and with the other axis by the count below it.
-
-    A document of 70 tokens makes ring steps; short ones are exchanged, whatever the layer.
-    """
-    config = replace(
-        MODEL,
-        num_layers=4,
-        layer_pattern=["window_rope", "full_nope", "near", "full_nope"],
-        kinds={"near": KindConfig(like="window_nope", window=3)},
-    )
-    parallel = ParallelConfig(sequence=ranks, tensor=tensor, sequence_layout=layout)
-
-    def work(rank: int, world_size: int) -> list[Any]:
-        mesh, meter = start(CPU, 60, parallel.topology(world_size)), TrafficMeter()
-        local = built(config, mesh, parallel, torch.bfloat16, meter)
-        finish(local, mesh)
-        found = []
-        for lengths, keep in product((LENGTHS, SHORT), KEEPS):
-            batch = micro_batch(config, mesh, parallel, lengths)
-            meter.reset()
-            counted = run_counted(local.stages[0], batch, keep)
-            steps = {kind: bool(route.steps) for kind, route in batch.layout.routes.items()}
-            found.append((lengths, keep, batch.layout.dealing, steps, counted, deepcopy(meter)))
-        return [found, local.stages[0].layers["1"].attention.core.buffers.num_rows]
-
-    stage, tokens = whole_model(config, tensor=tensor, element=2), TOKENS // ranks
-    for rank, (found, rows) in enumerate(run_on_ranks(work, tensor * ranks)):
-        for lengths, keep, dealing, steps, counted, met in found:
-            assert steps == {
-                spec.kind: spec.window is None and lengths == LENGTHS
-                for spec in expand_pattern(config)
-            }
-            by_kind = dict.fromkeys(layer_kinds(config), Received())
-            for spec in expand_pattern(config):
-                by_kind[spec.kind] += sequence_received(
-                    stage,
-                    plan_keys(dealing, Documents.of(lengths), spec.window),
-                    rank // tensor,
-                    in_steps=steps[spec.kind],
-                    recomputed=keep == "input",
-                )
-            assert {kind: met.of(kind) for kind in by_kind} == {
-                kind: received.total for kind, received in by_kind.items()
-            }
-            expected = sum(by_kind.values(), Received())
-            cut = tensor_received(stage, tokens, recomputed=keep == "input")
-            assert counted == expected + cut
-        held = sum(
-            rows_held * (key_bytes(stage) if slot.startswith("keys") else key_gradient_bytes(stage))
-            for slot, rows_held in rows.items()
-        )
-        assert 0 < held <= ring_buffers(stage, tokens)
-
-
-def loss_of(last: Transformer, hidden_TD: Tensor, batch: MicroBatch) -> Tensor:
-    """What the last stage differentiates."""
-    return last.loss(hidden_TD, batch.targets_T).total
-
-
-PIPELINES = [("1f1b", 2, 1, 4), ("interleaved_1f1b", 2, 1, 4), ("zbv", 2, 1, 4), ("1f1b", 2, 2, 2)]
-
-
-@pytest.mark.parametrize(("schedule", "ranks", "tensor", "micro_batches"), PIPELINES)
-def test_pipeline_ranks_receive_what_the_formula_says(
-    schedule: str, ranks: int, tensor: int, micro_batches: int
-) -> None:
-    config = replace(MODEL, num_layers=5)
-    parallel = ParallelConfig(pipeline=ranks, pipeline_schedule=schedule, tensor=tensor)
-    placement, layers = place_stages(parallel), split_layers(config, parallel, TOKENS)
-
-    def work(rank: int, world_size: int) -> Any:
-        mesh = start(CPU, 60, parallel.topology(world_size))
-        local = built(config, mesh, parallel)
-        parameters, tied = finish(local, mesh)
-        runner = PipelineRunner(local.stages, placement, mesh, lambda _: tied.collect())
-        batch = [micro_batch(config, mesh, parallel)] * micro_batches
-        runner.forward_backward(batch, BASE, loss_of)  # torch's first step greets the neighbours
-        with ReceivedBytes() as passing:
-            runner.forward_backward(batch, BASE, loss_of)
-        with ReceivedBytes() as following:
-            embedding = local.stages[0].embedding
-            tied.add_gradient(getattr(getattr(embedding, "weight", None), "grad", None))
-            tied.follow()
-        trained = sum(p.numel() for p in parameters.named.values())
-        unique = {p for stage in local.stages for p in stage.parameters()}
-        numbers = sum(p.numel() for p in unique), trained
-        return passing.by_operation["recv_"], following.total, numbers
-
-    for rank, (passed, followed, numbers) in enumerate(run_on_ranks(work, ranks * tensor)):
-        place = rank // tensor
-        stages = stages_of_rank(config, placement, layers, place, tensor=tensor, element=4)
-        hand_over = hand_over_bytes(stages[0], TOKENS)
-        expected = pipeline_received(
-            placement, place, micro_batches=micro_batches, hand_over=hand_over
-        )
-        assert passed == expected.total
-        assert followed == tied_received(stages[0], placement, place)
-        assert numbers == rank_parameters(stages)
 
 
 @pytest.mark.parametrize(
