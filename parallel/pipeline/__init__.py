@@ -1,1 +1,1 @@
-"""Pipeline parallelism: the layers cut among ranks, micro-batches passed along."""
+"""Pipeline parallelism: each rank has some of the layers; micro-batches pass from stage to stage."""

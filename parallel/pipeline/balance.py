@@ -1,15 +1,15 @@
-"""How many layers every pipeline stage gets.
+"""Chooses the number of layers of every pipeline stage.
 
-A pipeline runs at the pace of its busiest rank, so layers are cut into contiguous stages such that the
-busiest rank has as little to do as possible; among those cuts, the one with the most even stages (the
-least sum of squares), because ranks with several stages also wait for uneven ones. (Giving the busiest rank
-a little more for more even stages was tried: played through, steps ended 0.1 % earlier in the mean.)
+The busiest rank limits the speed of a pipeline, so layers are cut into contiguous stages such that the busiest
+rank has as little work as possible; among those splits, the one with the most even stages (least sum of squares),
+because ranks with several stages also wait for uneven ones. (Allowing the busiest rank a little more work for more
+even stages was tried in simulation: steps ended 0.1 % earlier in the mean.)
 
-Work is counted in FLOPs at one sequence length: a layer costs its matrices plus the pairs of query and key
-it sees (a full layer more than a windowed one), the head 2 D V per token, the embedding nothing.
+Work is counted in FLOPs at one sequence length: a layer costs its matrices plus its visible query-key pairs (a full
+layer has more than a windowed one), the head 2 D V per token, the embedding nothing.
 
-The search is exact. A rank takes `a` layers from the front of what is left for first stages and `b` from
-what is left for second stages, so a state is (layers taken for first stages, for second ones).
+The search is exact, by dynamic programming over the ranks. A rank takes `a` of the layers left for first stages and
+`b` of those left for second stages, so a state is (layers taken for first stages, layers taken for second ones).
 """
 
 import itertools
@@ -30,7 +30,7 @@ Combine = Callable[[Table, Table, Table], Table]
 
 
 def layer_costs(config: ModelConfig, sequence_length: int) -> list[int]:
-    """FLOPs of one forward of every layer over one document of this length."""
+    """Returns the FLOPs of one forward of every layer over one document of this length."""
     dense = 2 * layer_matmul_parameters(config) * sequence_length
     pair = 4 * config.num_heads * config.head_dim
     return [
@@ -40,17 +40,17 @@ def layer_costs(config: ModelConfig, sequence_length: int) -> list[int]:
 
 
 def head_cost(config: ModelConfig, sequence_length: int) -> int:
-    """FLOPs of one forward of the head over as many tokens."""
+    """Returns the FLOPs of one forward of the head over `sequence_length` tokens."""
     return 2 * head_matmul_parameters(config) * sequence_length
 
 
 def balanced_sizes(costs: Sequence[int], head: int, placement: Placement) -> list[int]:
-    """Layers of every stage in order, so that the busiest rank has the least to do.
+    """Returns the number of layers of every stage, in order, such that the busiest rank has the least work.
 
-    One or two stages a rank. At least one layer a stage, but none is needed beside the head.
+    For one or two stages a rank. Every stage has at least one layer, but the last, with the head, may have none.
 
     Raises:
-        ValueError: fewer layers than stages that need one.
+        ValueError: there are fewer layers than stages that need one.
     """
     num_layers, least_layers = len(costs), placement.num_stages - 1
     if num_layers < least_layers:
@@ -61,7 +61,7 @@ def balanced_sizes(costs: Sequence[int], head: int, placement: Placement) -> lis
     middles = [num_layers]
     if placement.num_stages > placement.ranks:
         middles = list(range(placement.ranks, num_layers - placement.ranks + 2))
-        # The likely ones first: what they find cuts the search of the others short.
+        # The likely ones first: their result is a bound for the other searches.
         middles.sort(key=lambda middle: abs(2 * middle - num_layers))
     searches = [_Search(costs, head, placement, middle) for middle in middles]
     least = np.inf
@@ -86,9 +86,9 @@ def _squared_stages(so_far: Table, first: Table, second: Table) -> Table:
 
 
 class _Search:
-    """Layers 0 to middle - 1 go to the ranks' first stages in order, the rest to their second ones.
+    """Splits layers 0 to middle - 1 among the ranks' first stages in order, the rest among their second ones.
 
-    Second stages take theirs from `middle` on in order of the ranks or, in a V, backwards from the end.
+    Second stages take layers from `middle` on in order of rank or, in a V, backwards from the end.
     """
 
     def __init__(self, costs: Sequence[int], head: int, placement: Placement, middle: int) -> None:
@@ -107,11 +107,11 @@ class _Search:
     def run(
         self, combine: Combine, *, bound: float, limit: float = np.inf
     ) -> tuple[float, list[int]]:
-        """The least `combine` of all ranks with no load above `bound`, and its stage sizes.
+        """Returns the least value of `combine` over all ranks with no load above `bound`, and its stage sizes.
 
-        Infinity if there is none, or none up to `limit`.
+        Returns infinity and no sizes if there is none, or none up to `limit`.
         """
-        # value[i, j]: the best of the ranks so far, which took i layers of the first part, j of the second.
+        # value[i, j]: the least value if the ranks so far take i layers of the first part and j of the second.
         value = np.full((len(self.first), len(self.second)), np.inf)
         value[0, 0] = 0.0
         choices = []
@@ -126,7 +126,7 @@ class _Search:
         return float(value[-1, -1]), self._sizes(choices)
 
     def _next(self, value: Table, rank: int, combine: Combine, bound: float) -> tuple[Table, Table]:
-        """Values after one more rank, and how many layers of each part it took."""
+        """Returns the values after one more rank, and how many layers of each part that rank takes."""
         best = np.full_like(value, np.inf)
         choice = np.zeros((*value.shape, 2), dtype=np.int64)
         needs_layer = 0 if rank == self.head_rank else 1
@@ -151,7 +151,7 @@ class _Search:
         return best, choice
 
     def _sizes(self, choices: list[Table]) -> list[int]:
-        """Walk back from the end; sizes in order of the stages."""
+        """Returns the sizes in order of stages, by backtracking from the last rank."""
         i, j = len(self.first) - 1, len(self.second) - 1
         sizes = [0] * self.placement.num_stages
         for rank in reversed(range(self.placement.ranks)):

@@ -1,9 +1,9 @@
-"""Single tensors between two ranks of a pipeline, on the communicator that the group's ranks share.
+"""Sends single tensors between two ranks of a pipeline, on the group's communicator.
 
-NCCL gives a send or a receive that is called by itself a communicator of its two ranks, made at their first
-meeting: more memory, and a host that waits for the other. As a batch of one it travels on the group's, which
-`mesh` has warmed. There a rank's transfers run one after the other: every rank must start its own in the order
-that one list of all of them has. Any contiguous tensor may travel.
+For a single send or receive NCCL makes a communicator of the two ranks at their first transfer, which takes memory
+and makes one host wait for the other. A batch of one uses the group's communicator, which `mesh` has warmed up. On
+it a rank's transfers run one after the other, so all ranks must start their transfers in the order of one common
+list. Tensors must be contiguous.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from parallel.transfer import Transfer
 
 
 def start_send(tensor: Tensor, peer: int, group: AxisGroup) -> Transfer:
-    """Send to the rank with coordinate `peer`; `wait` returns the tensor."""
+    """Starts a send to the rank with coordinate `peer`; `wait` returns the tensor."""
     return _start(dist.isend, tensor, peer, group)
 
 
 def start_receive(tensor: Tensor, peer: int, group: AxisGroup) -> Transfer:
-    """Receive into `tensor` from the rank with coordinate `peer`; `wait` returns it."""
+    """Starts a receive into `tensor` from the rank with coordinate `peer`; `wait` returns it."""
     return _start(dist.irecv, tensor, peer, group)
 
 

@@ -1,4 +1,4 @@
-"""On which rank every pipeline stage lives.
+"""The pipeline rank of every stage.
 
 1f1b               rank 0: stage 0    rank 1: stage 1    rank 2: stage 2    rank 3: stage 3
 interleaved_1f1b           0, 4               1, 5               2, 6               3, 7
@@ -14,7 +14,7 @@ STAGES_PER_RANK = {"1f1b": 1, "interleaved_1f1b": 2, "zbv": 2}
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the stages of a pipeline live."""
+    """The assignment of pipeline stages to pipeline ranks."""
 
     schedule: str
     ranks: int
@@ -32,7 +32,7 @@ class Placement:
 
 
 def place_stages(parallel: ParallelConfig) -> Placement:
-    """The placement a layout asks for; a split given by hand may give interleaving more stages."""
+    """Returns the placement of a layout; with interleaved_1f1b `pipeline_split` may give more stages a rank."""
     ranks, schedule = parallel.pipeline, parallel.pipeline_schedule
     if ranks == 1:
         return Placement("1f1b", 1, 1)

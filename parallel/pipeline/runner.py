@@ -1,10 +1,10 @@
 """Runs the micro-batches of a step through a pipeline, forward and backward, or forward only.
 
-    forward_backward: torch.distributed.pipelining decides who does what when (see schedule.py)
-    forward_only:     hidden states walk through the stages, nothing is kept, any schedule's placement
+    forward_backward: torch.distributed.pipelining determines the order of actions (see schedule.py)
+    forward_only:     hidden states pass through the stages, nothing is kept, with any schedule's placement
 
-Hidden states leave the last stage; the head and its loss are called here, on that stage's rank, through
-`loss_of`. What it returns is differentiated as it is: gradients of all micro-batches add up.
+The last stage returns hidden states; `loss_of` then runs head and loss on that stage's rank. Its result is
+differentiated without further scaling: gradients of all micro-batches add up.
 
 Shape letters: T tokens of the stream on this rank (of the tensor ranks together), D width.
 """
@@ -30,16 +30,16 @@ from parallel.watch.waiting import waiting
 
 Result = TypeVar("Result")
 LossOf = Callable[[Transformer, Tensor, Any], Tensor]
-# Private to torch: the function in which its schedules wait for messages.
+# A private function of torch, in which its schedules wait for messages.
 _WAIT = "_wait_batch_p2p"
 
 
 class PipelineRunner:
     """The stages of this rank and the schedules that run them.
 
-    stages: ascending, as `placement.stages_of(mesh.pipeline.rank)` says. after_backward: called with the
-    stage after every backward that made gradients of its weights, so that they can be accumulated in
-    another precision. recorder: set one to note when actions run; None notes nothing.
+    stages: in the order of `placement.stages_of(mesh.pipeline.rank)`. after_backward: called with the stage after
+    every backward that made gradients of its weights, so that they can be accumulated in another precision.
+    recorder: records when actions run; None: no records.
     """
 
     def __init__(
@@ -62,19 +62,19 @@ class PipelineRunner:
     def forward_backward(
         self, micro_batches: Sequence[StageInput], rope_base: float, loss_of: LossOf
     ) -> None:
-        """One step's forwards and backwards; gradients are left in the parameters. Collective.
+        """Runs one step's forwards and backwards; leaves gradients in the parameters. Collective.
 
         micro_batches: the same on every pipeline rank, all with the same number of tokens.
-        loss_of(last stage, hidden states, micro-batch): the scalar to differentiate, already scaled.
-        Called where the last stage is, once a micro-batch, in order.
+        loss_of(last stage, hidden states, micro-batch): returns the scalar to differentiate, already scaled.
+        Called on the last stage's rank, once for every micro-batch, in order.
         """
         schedule, stages = self._schedule(len(micro_batches), len(micro_batches[0].tokens_T))
         self._inputs = StepInputs(micro_batches, rope_base, self.recorder)
         self._loss_of = loss_of
         for stage in stages:
             stage.inputs = self._inputs
-        # Targets that torch may cut into micro-batches: their numbers, on the CPU, where reading one waits
-        # for nothing.
+        # torch splits the targets into micro-batches: give it the micro-batches' numbers, on the CPU, so that reading
+        # one does not synchronise with the device.
         with _noting_waits(self._mesh.pipeline.description):
             schedule.step(target=torch.arange(len(micro_batches)))
 
@@ -85,9 +85,10 @@ class PipelineRunner:
         rope_base: float,
         consume: Callable[[Transformer, Tensor, Any], Result],
     ) -> list[Result]:
-        """`consume(last stage, hidden states, micro-batch)` of every micro-batch, in order. Collective.
+        """Runs a forward of every micro-batch without gradients. Collective. Micro-batches may differ in length.
 
-        Empty on ranks without the last stage. Micro-batches may differ in length.
+        Returns `consume(last stage, hidden states, micro-batch)` of every micro-batch, in order; an empty list on
+        ranks without the last stage.
         """
         results: list[Result] = []
         received: dict[tuple[int, int], Transfer] = {}
@@ -125,7 +126,7 @@ class PipelineRunner:
         received: dict[tuple[int, int], Transfer],
         made: dict[tuple[int, int], Tensor],
     ) -> Tensor:
-        """Tokens for the first stage, else hidden states: from another rank, or from this one (a V)."""
+        """Returns tokens for the first stage, else hidden states, from another rank or (in a V) from this one."""
         if stage == 0:
             return micro_batch.tokens_T
         if (stage, index) not in received:
@@ -135,7 +136,7 @@ class PipelineRunner:
     def _schedule(
         self, num_micro_batches: int, num_tokens: int
     ) -> tuple[Any, list[ScheduledStage]]:
-        """torch's schedule for these shapes; all pipeline ranks ask for the same ones in the same order."""
+        """Returns torch's schedule and stages for these shapes, the same on all pipeline ranks."""
         key = (num_micro_batches, num_tokens)
         if key not in self._schedules:
             stages = [
@@ -154,7 +155,7 @@ class PipelineRunner:
                 stages[0] if self.placement.schedule == "1f1b" else stages,
                 num_micro_batches,
                 loss_fn=self._loss,
-                # The loss is a sum that is already divided by the tokens of the whole batch.
+                # The loss is a sum, already divided by the tokens of the whole batch.
                 scale_grads=False,
             )
             self._schedules[key] = (schedule, stages)
@@ -176,7 +177,7 @@ class PipelineRunner:
 
 
 def unnoted_waits() -> str:
-    """Why waits between pipeline stages are not noted with this torch, in one line; empty if they are."""
+    """Returns why waits between pipeline stages are not recorded with this torch, in one line; empty if they are."""
     if hasattr(schedules, _WAIT):
         return ""
     return (
@@ -187,10 +188,10 @@ def unnoted_waits() -> str:
 
 @contextmanager
 def _noting_waits(group: str) -> Iterator[None]:
-    """Within, torch's schedules note what they wait for: no recorder of gloo's has messages between two ranks.
+    """Records the waits of torch's schedules within the block: gloo's recorder has no point-to-point messages.
 
-    They all wait in one private function of their module, which is replaced meanwhile. A torch without it leaves
-    that to the backend's own recorder: see `unnoted_waits`.
+    All of them wait in one private function of their module, which is replaced within the block. With a torch that
+    lacks it only the backend's own recorder has them: see `unnoted_waits`.
     """
     original = getattr(schedules, _WAIT, None)
     if original is None:

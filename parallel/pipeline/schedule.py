@@ -1,4 +1,4 @@
-"""In which order a pipeline's ranks work, as plain lists, and how long that would take.
+"""The order of each pipeline rank's actions, as plain lists, and a simulation of their times.
 
 An action is a letter, a stage and a micro-batch:
 
@@ -10,10 +10,9 @@ An action is a letter, a stage and a micro-batch:
     rank 1   .. F0 F1 .. .. B0 B0 F2 B1 B1 F3 B2 B2 .. B3 B3 .. ..
     rank 2   .. .. F0 B0 B0 F1 B1 B1 F2 B2 B2 F3 B3 B3 .. .. .. ..
 
-The share of time in which ranks stand idle is the bubble: here (ranks - 1) / (micro-batches + ranks - 1).
-The schedules are those of torch.distributed.pipelining; their orders are read from it, so that what is
-said about a schedule is about the one that runs. Sources: 1F1B and its interleaved form arXiv 2104.04473,
-ZB-V arXiv 2401.10241.
+The share of time in which ranks are idle is the bubble: here (ranks - 1) / (micro-batches + ranks - 1).
+The schedules are those of torch.distributed.pipelining; the orders of those with two and more stages a rank are
+read from it. Sources: 1F1B and its interleaved form arXiv 2104.04473, ZB-V arXiv 2401.10241.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +31,7 @@ from parallel.pipeline.placement import Placement
 
 
 class _KeepsNoOutputs:
-    """The last stage's hidden states are used up by the loss: they are not joined and handed back."""
+    """Drops the last stage's hidden states instead of returning them: only the loss uses them."""
 
     def _merge_outputs(self, output_chunks: list[Any]) -> None:
         del output_chunks
@@ -43,24 +42,24 @@ class OneForwardOneBackward(_KeepsNoOutputs, Schedule1F1B):
 
 
 class Interleaved(_KeepsNoOutputs, ScheduleInterleaved1F1B):
-    """Several stages a rank, dealt round robin."""
+    """Several stages a rank, assigned round robin."""
 
 
 class ZeroBubbleV(_KeepsNoOutputs, ScheduleZBVZeroBubble):
-    """Two stages a rank in a V; gradients of weights fill what would be idle."""
+    """Two stages a rank in a V; gradients of weights are computed in otherwise idle time."""
 
 
 SCHEDULES: Mapping[str, Any] = MappingProxyType(
     {"1f1b": OneForwardOneBackward, "interleaved_1f1b": Interleaved, "zbv": ZeroBubbleV}
 )
 ActionKind = Literal["F", "B", "I", "W"]
-# One micro-batch through one stage, in units of its forward.
+# Cost of an action for one micro-batch and stage, in units of the forward.
 UNIT_COSTS: Mapping[str, float] = MappingProxyType({"F": 1.0, "B": 2.0, "I": 1.0, "W": 1.0})
 
 
 @dataclass(frozen=True)
 class Action:
-    """One piece of work of a rank."""
+    """One action of a rank: kind, stage, micro-batch."""
 
     kind: ActionKind
     stage: int
@@ -78,7 +77,7 @@ class TimedAction:
 
 
 def compute_order(placement: Placement, micro_batches: int) -> list[list[Action]]:
-    """Every rank's actions in order.
+    """Returns every rank's actions in order.
 
     Raises:
         ValueError: the schedule cannot run this number of micro-batches.
@@ -86,7 +85,7 @@ def compute_order(placement: Placement, micro_batches: int) -> list[list[Action]
     if placement.schedule == "1f1b":
         ranks = range(placement.ranks)
         return [_one_forward_one_backward(rank, placement.ranks, micro_batches) for rank in ranks]
-    # All that the constructor reads of a stage, on a pipeline of which nothing is built.
+    # Stand-ins for stages, with the attributes that the constructor of a schedule reads.
     stages = [
         SimpleNamespace(
             stage_index=stage,
@@ -122,7 +121,7 @@ def _one_forward_one_backward(rank: int, ranks: int, micro_batches: int) -> list
 def simulate(
     order: Sequence[Sequence[Action]], num_stages: int, cost: Callable[[Action], float]
 ) -> list[TimedAction]:
-    """When every action would run if transfers took no time and each rank kept to its order."""
+    """Returns when every action would run if transfers took no time and each rank followed its order."""
     finished: dict[tuple[str, int, int], float] = {}
     timed: list[TimedAction] = []
     waiting = [list(actions) for actions in order]
@@ -144,7 +143,7 @@ def simulate(
 
 
 def _needs(action: Action, num_stages: int) -> list[tuple[str, int, int]]:
-    """What other stages must have made: hidden states of the one before, the gradient of the one after."""
+    """Returns the results that an action needs: hidden states of the stage before, gradient of the stage after."""
     stage, index = action.stage, action.micro_batch
     if action.kind == "F":
         return [("hidden", stage - 1, index)] if stage > 0 else []
@@ -155,14 +154,14 @@ def _needs(action: Action, num_stages: int) -> list[tuple[str, int, int]]:
 
 
 def ideal_bubble(placement: Placement, micro_batches: int) -> float:
-    """Idle share of the schedule itself: equal stages, transfers in no time, B = 2 F, I = W = F."""
+    """Returns the schedule's idle share with equal stages, free transfers, B = 2 F, I = W = F."""
     order = compute_order(placement, micro_batches)
     timed = simulate(order, placement.num_stages, lambda action: UNIT_COSTS[action.kind])
     return bubble(timed, placement.ranks)
 
 
 def bubble(timed: Sequence[TimedAction], ranks: int) -> float:
-    """Idle share of all ranks between the first start and the last end of any."""
+    """Returns the idle share of all ranks between the first start and the last end on any rank."""
     span = max(one.end for one in timed) - min(one.start for one in timed)
     busy = sum(one.end - one.start for one in timed)
     return 1.0 - busy / (span * ranks)
@@ -178,11 +177,11 @@ class ForwardStep:
 
 
 def forward_order(placement: Placement, micro_batches: int) -> list[list[ForwardStep]]:
-    """Every rank's steps of a forward-only pass.
+    """Returns every rank's steps of a forward-only pass.
 
-    Ranks with several stages take one stage for as many micro-batches as there are ranks, then the next.
-    A receive stands in the list where its send happens, so every rank starts its transfers in the order
-    of one common list: NCCL, which runs a rank's transfers one after the other, cannot lock up.
+    Ranks with several stages run one stage for as many micro-batches as there are ranks, then the next stage.
+    A receive is listed when its send is, so every rank starts its transfers in the order of one common list:
+    NCCL, which runs a rank's transfers one after the other, cannot deadlock.
     """
     ranks = placement.ranks
     waiting = [
@@ -198,7 +197,7 @@ def forward_order(placement: Placement, micro_batches: int) -> list[list[Forward
     done: set[tuple[int, int]] = set()
     while any(waiting):
         for rank, steps in enumerate(waiting):
-            # One step a turn: receives are posted early, but not all at once.
+            # One step a turn: receives are started early, but not all at once.
             if not steps or (steps[0][0] > 0 and (steps[0][0] - 1, steps[0][1]) not in done):
                 continue
             stage, index = steps.pop(0)

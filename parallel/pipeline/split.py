@@ -1,4 +1,4 @@
-"""Which layers every pipeline stage holds, and what no pipeline can do."""
+"""The layers of every pipeline stage, and checks of pipeline layouts."""
 
 from collections.abc import Sequence
 from itertools import accumulate, count
@@ -12,7 +12,7 @@ from parallel.pipeline.placement import place_stages
 def split_layers(
     config: ModelConfig, parallel: ParallelConfig, sequence_length: int
 ) -> tuple[range, ...]:
-    """The layers of every stage, in order: those given by hand, else balanced at this sequence length.
+    """Returns the layers of every stage, in order: from `pipeline_split`, or balanced at this sequence length.
 
     The first stage also holds the embedding, the last one the final norm and the head.
     """
@@ -27,20 +27,20 @@ def split_layers(
 def pipeline_problems(
     config: ModelConfig, parallel: ParallelConfig, *, micro_batches: int, keep_for_backward: str
 ) -> list[str]:
-    """Why a layout with more than one pipeline rank cannot run, one line each.
+    """Returns why a layout with more than one pipeline rank cannot run, one line each.
 
-    micro_batches: of one optimizer step on one data rank, the smallest number of the run's stages.
+    micro_batches: number in one optimizer step on one data rank, the smallest over the stages of the run.
     """
     found = []
     if parallel.pipeline_schedule == "zbv" and keep_for_backward != "everything":
         found.append(
-            f"train.keep_for_backward={keep_for_backward}: zbv takes the gradient of every weight by "
-            "itself, and would run a recomputed layer again for each; use keep_for_backward=everything "
+            f"train.keep_for_backward={keep_for_backward}: zbv computes the gradient of every weight "
+            "separately, and would recompute a layer for each; use train.keep_for_backward=everything "
             "or parallel.pipeline_schedule=1f1b"
         )
     if parallel.pipeline_schedule == "zbv" and config.sinks:
         found.append(
-            "model.sinks=True: zbv takes the gradient of every weight by itself, and would run attention's "
+            "model.sinks=True: zbv computes the gradient of every weight separately, and would run attention's "
             "backward again for the sinks; use parallel.pipeline_schedule=1f1b"
         )
     found += _micro_batch_problems(parallel, micro_batches)

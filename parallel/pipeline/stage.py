@@ -1,12 +1,12 @@
-"""One pipeline stage as torch's schedules see it, with packed micro-batches and no idle buffers.
+"""A pipeline stage for torch's schedules, with packed micro-batches and short-lived receive buffers.
 
-torch's stage runs a module, keeps what its backward needs and names the transfers. Here it is told more:
+torch's `PipelineStage` runs a module, keeps what its backward needs and lists the transfers. `ScheduledStage` adds:
 
-- every micro-batch has tokens, layout and targets of its own; each rank of the pipeline holds the same
-  micro-batches, so only hidden states (T / tensor, D) travel forward and their gradients backward;
-- torch allocates a receive buffer for every micro-batch of the step and keeps them all. Here a buffer
+- every micro-batch has its own tokens, layout and targets; all ranks of the pipeline hold the same
+  micro-batches, so only hidden states (T / tensor, D) are sent forward and their gradients backward;
+- torch allocates a receive buffer for every micro-batch of the step and keeps all of them. Here a buffer
   exists from its transfer until it is used, so memory is that of the micro-batches in flight;
-- after every backward that made gradients of weights, `after_backward` may move them elsewhere.
+- after every backward that made gradients of weights, `after_backward` may accumulate them elsewhere.
 
 Shape letters: T tokens of the stream on this rank (of the tensor ranks together), D width.
 """
@@ -29,7 +29,7 @@ from parallel.pipeline.timeline import Recorder
 
 
 class StageInput(Protocol):
-    """What a stage and the loss need of a packed stream."""
+    """The attributes of a micro-batch that a stage and the loss use."""
 
     @property
     def tokens_T(self) -> Tensor:  # noqa: N802
@@ -41,12 +41,12 @@ class StageInput(Protocol):
 
     @property
     def layout(self) -> PackedLayout:
-        """Where documents lie."""
+        """Positions of the documents in the stream."""
 
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What one optimizer step runs on. recorder: None where nobody looks at the clock."""
+    """Inputs of one optimizer step. recorder: None: times are not recorded."""
 
     micro_batches: Sequence[StageInput]
     rope_base: float
@@ -71,7 +71,7 @@ class ScheduledStage(PipelineStage):
         after_backward: Callable[[Transformer], None] | None,
     ) -> None:
         parameter = next(module.parameters())
-        # requires_grad here is what makes torch ask for and send back gradients of hidden states.
+        # With requires_grad torch receives and sends gradients of hidden states.
         self._blank_TD = torch.empty(
             (hidden_rows, module.config.hidden_size),
             dtype=parameter.dtype,
@@ -79,7 +79,7 @@ class ScheduledStage(PipelineStage):
             requires_grad=True,
         )
         tokens_T = torch.empty(num_tokens, dtype=torch.int64, device="meta")
-        # Given both, torch runs no micro-batch of its own to find out shapes.
+        # With input_args and output_args torch runs no extra micro-batch to infer shapes.
         super().__init__(
             module,
             index,
@@ -97,7 +97,7 @@ class ScheduledStage(PipelineStage):
     def forward_one_chunk(  # type: ignore[override]  # options differ between versions of torch
         self, fwd_chunk_id: int, args: Any, kwargs: Any = None, **options: Any
     ) -> Any:
-        """Run a micro-batch through the stage; hidden states (T / tensor, D)."""
+        """Runs a micro-batch through the stage; returns hidden states (T / tensor, D)."""
         del args, kwargs
         self._running = fwd_chunk_id
         given: tuple[Tensor, ...] = ()
@@ -109,13 +109,13 @@ class ScheduledStage(PipelineStage):
             info.buffer.requires_grad_(True)
         with self._timed("F", fwd_chunk_id):
             hidden_TD = super().forward_one_chunk(fwd_chunk_id, given, {}, **options)
-        # From here on the graph holds the input, and nobody needs the output by this list.
+        # From here on the graph holds the input; the list of outputs is not used again.
         self._release(self.args_recv_info, fwd_chunk_id)
         self.output_chunks.clear()
         return hidden_TD
 
     def forward_maybe_with_nosync(self, *args: Any, **kwargs: Any) -> Tensor:
-        """What torch calls for the forward itself."""
+        """Runs the module; torch calls it inside `forward_one_chunk`."""
         del kwargs
         layout = self._inputs.micro_batches[self._running].layout
         hidden_TD: Tensor = self.module(*args, layout, self._inputs.rope_base)
@@ -128,8 +128,8 @@ class ScheduledStage(PipelineStage):
         full_backward: bool = True,
         last_backward: bool = False,
     ) -> None:
-        """Backward of a micro-batch, whole or for the stage's input only."""
-        # The first stage has no input to differentiate: torch leaves all of its backward to the weights.
+        """Runs the backward of a micro-batch, whole or for the stage's input only."""
+        # The first stage has no input to differentiate: torch runs all of its backward with the weights.
         idle = self.is_first and not full_backward
         with nullcontext() if idle else self._timed("B" if full_backward else "I", bwd_chunk_id):
             super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
@@ -137,27 +137,27 @@ class ScheduledStage(PipelineStage):
             self._release(self.grad_recv_info, bwd_chunk_id)
 
     def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> None:
-        """The rest of a backward: gradients of the stage's weights."""
+        """Runs the rest of a backward: gradients of the stage's weights."""
         with self._timed("W", bwd_chunk_id):
             super().backward_weight_one_chunk(bwd_chunk_id, last_backward)
 
     def backward_maybe_with_nosync(
         self, backward_type: str, bwd_kwargs: Any, last_backward: bool = False
     ) -> Any:
-        """What torch calls for each backward itself."""
+        """Runs one backward, then `after_backward` if it made gradients of weights."""
         result = super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
         if backward_type != "input" and self._after_backward is not None:
             self._after_backward(self.module)
         return result
 
     def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
-        """The transfer of a micro-batch's input, into memory taken now."""
+        """Returns the receive of a micro-batch's input, into a new buffer."""
         self._take(self.args_recv_info, fwd_chunk_id)
         operations: list[dist.P2POp] = super().get_fwd_recv_ops(fwd_chunk_id)
         return operations
 
     def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
-        """The transfer of the gradient of a micro-batch's output, into memory taken now."""
+        """Returns the receive of the gradient of a micro-batch's output, into a new buffer."""
         self._take(self.grad_recv_info, bwd_chunk_id)
         operations: list[dist.P2POp] = super().get_bwd_recv_ops(bwd_chunk_id)
         return operations
@@ -172,7 +172,7 @@ class ScheduledStage(PipelineStage):
 
     @contextmanager
     def _without_memory(self) -> Iterator[None]:
-        """Receive buffers that torch makes in here take no memory."""
+        """Within the block torch makes its receive buffers on the meta device, without memory."""
         device, self.device = self.device, torch.device("meta")
         try:
             yield

@@ -1,15 +1,15 @@
-"""One weight for embedding and head when they live in different pipeline stages.
+"""A tied embedding and head in different pipeline stages.
 
-                  first stage                                last stage
-    backward      embedding.weight collects its gradient     the head's copy collects its own
-    boundary      adds what it is sent                <---   sends it, in float32, and forgets it
-    step          AdamW moves the weight
-    after it      sends the weight                    --->   the copy follows
+                  first stage                                 last stage
+    backward      embedding.weight accumulates its gradient   the head's copy accumulates its own
+    boundary      adds the received gradient          <---    sends its gradient in float32
+    step          the optimizer updates the weight
+    after it      sends the weight                    --->    overwrites the copy
 
-The copy is no parameter of the optimizer: it has no master weight and no moments, the global gradient norm
-counts the weight once by itself, and the two can never drift apart, as they would with an optimizer each
-(sums over data ranks round differently in differently cut buffers). Both transfers together are what one
-exchange of gradients would be. In a V-shaped schedule both stages are on one rank and share the parameter.
+The copy is no parameter of the optimizer: it has no master weight and no optimizer states, the global gradient norm
+counts the weight once, and the two always stay equal. With an optimizer for each they would drift apart, because
+sums over data ranks round differently in buffers that are cut differently. Both transfers together cost as much as
+one exchange of gradients. In a V-shaped schedule both stages are on one rank and share the parameter.
 
 Shape letters: V vocabulary (of this tensor rank), D width.
 """
@@ -27,13 +27,13 @@ from parallel.pipeline.placement import Placement
 
 
 class TiedWeight:
-    """The embedding that also serves as head, from the point of view of one pipeline rank.
+    """One pipeline rank's side of the transfers between a tied embedding and the head.
 
-    Make it when weights have their storage and before the optimizer does: where both stages are on this
-    rank the head gives up its copy here. Does nothing for a model whose embedding is not tied, and on
-    ranks that hold neither. Calls that transfer are to be made on every rank, in the same order.
+    Make it once weights have storage, and before the optimizer: if both stages are on this rank, the head shares the
+    embedding's parameter from here on. It does nothing if the model's embedding is not tied, and on ranks that hold
+    neither end. Call `add_gradient` and `follow` on every rank, in the same order.
 
-    stages: of this rank, ascending. follower: the head's copy; leave it out of the optimizer.
+    stages: of this rank, ascending. follower: the head's copy, not to be given to the optimizer; None on other ranks.
     """
 
     def __init__(self, stages: Sequence[Transformer], placement: Placement, mesh: Mesh) -> None:
@@ -57,7 +57,7 @@ class TiedWeight:
 
     @torch.no_grad()
     def collect(self) -> None:
-        """After every backward: add the copy's gradient up in float32."""
+        """Adds the copy's gradient to its float32 sum; call after every backward."""
         if self.follower is None or self.follower.grad is None:
             return
         gradient_VD, self.follower.grad = self.follower.grad, None
@@ -68,10 +68,10 @@ class TiedWeight:
 
     @torch.no_grad()
     def add_gradient(self, gradient: Tensor | None) -> None:
-        """After the last backward, before gradients are averaged over data ranks.
+        """Adds the copy's gradient to the embedding's; call after the last backward, before ZeRO reduces gradients.
 
-        gradient: where the embedding lives, what it collected over the micro-batches, in the precision of
-        the collecting; the copy's is added in place. Ignored elsewhere.
+        gradient: on the embedding's rank, its gradient summed over the micro-batches, in the precision of that sum;
+        changed in place. Ignored on other ranks.
         """
         if self.follower is not None:
             self.collect()
@@ -88,7 +88,7 @@ class TiedWeight:
 
     @torch.no_grad()
     def follow(self) -> None:
-        """After a step or a restore: the head's copy becomes the embedding's weight."""
+        """Overwrites the head's copy with the embedding's weight; call after a step or a restore."""
         if self._leader is not None:
             weight_VD = self._leader.detach()
             start_send(weight_VD, self._last, self._pipeline).wait()

@@ -1,10 +1,10 @@
-"""What a pipeline's ranks really did in a step: records, a table of idle time, and a picture.
+"""The measured timeline of a pipeline step: recording, a table of idle time, and an SVG picture.
 
     rank 0   [F0][F1][F2][F3]      [  B0  ][F4][  B1  ] ...       one row a rank, one box an action,
     rank 1       [F0][F1][F2][  B0  ][F3][  B1  ][F4]   ...       coloured by kind, micro-batch inside
 
-A box holds the work of one stage on one micro-batch, the head's loss included and waiting for transfers
-left out. Recording costs two readings of the clock an action (on a GPU two events, read afterwards).
+A box is the work of one stage on one micro-batch, including the head's loss, without waiting for transfers.
+Recording reads the clock twice for each action (on a GPU: two events, read afterwards).
 """
 
 import html
@@ -35,7 +35,7 @@ _WIDTH, _ROW, _LEFT, _TOP = 1200, 34, 64, 64
 
 
 class Recorder:
-    """Notes when this rank's actions start and end. `start` it on all ranks, then `gather`."""
+    """Records when this rank's actions start and end. Call `start` on all ranks, later `gather`."""
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
@@ -44,7 +44,7 @@ class Recorder:
         self._notes: list[tuple[Action, object, object]] = []
 
     def start(self) -> None:
-        """Forget what was noted and set the clocks of all ranks to zero together. Collective."""
+        """Drops all records and sets the clocks of all ranks to zero at the same moment. Collective."""
         self._notes.clear()
         dist.all_reduce(torch.zeros(1, device=self._mesh.device))
         if self._on_gpu:
@@ -53,18 +53,18 @@ class Recorder:
 
     @contextmanager
     def timed(self, action: Action) -> Iterator[None]:
-        """Note `action` from here to the end of the block."""
+        """Records the time of `action`, which is the block."""
         begin = self._now()
         yield
         self._notes.append((action, begin, self._now()))
 
     def extend(self) -> None:
-        """What ran since the last action ended belongs to it: the loss of the last stage."""
+        """Extends the last action to now, to include the loss of the last stage."""
         action, begin, _ = self._notes[-1]
         self._notes[-1] = (action, begin, self._now())
 
     def gather(self) -> list[TimedAction]:
-        """The actions of the pipeline that the main rank is in, in seconds. Collective; equal on all."""
+        """Returns the actions of the main rank's pipeline, in seconds, on every rank. Collective."""
         if self._on_gpu:
             torch.cuda.synchronize(self._mesh.device)
         rank = self._mesh.pipeline.rank
@@ -91,7 +91,7 @@ class Recorder:
 
 
 def timeline_table(timed: Sequence[TimedAction], placement: Placement, micro_batches: int) -> str:
-    """Seconds at work and idle of every rank, and the bubble: measured, at these durations, ideal."""
+    """Returns a table: busy and idle seconds of every rank; the bubble measured, with free transfers, and ideal."""
     start = min(one.start for one in timed)
     span = max(one.end for one in timed) - start
     lines = [f"{'rank':>4}  {'stages':<10}{'busy s':>9}{'idle s':>9}{'idle':>8}"]
@@ -111,7 +111,7 @@ def timeline_table(timed: Sequence[TimedAction], placement: Placement, micro_bat
 def replayed_bubble(
     timed: Sequence[TimedAction], placement: Placement, micro_batches: int
 ) -> float:
-    """The bubble if every action took its stage's mean time for that kind and transfers none."""
+    """Returns the bubble if every action took its stage's mean time for that kind, and transfers no time."""
     durations: dict[tuple[str, int], list[float]] = defaultdict(list)
     for one in timed:
         durations[one.action.kind, one.action.stage].append(one.end - one.start)
@@ -125,13 +125,13 @@ def replayed_bubble(
 
 
 def write_timeline(path: Path, timed: Sequence[TimedAction], title: str) -> None:
-    """Draw the actions as an SVG picture."""
+    """Writes the actions as an SVG picture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(timeline_picture(timed, title))
 
 
 def timeline_picture(timed: Sequence[TimedAction], title: str) -> str:
-    """The text of the SVG."""
+    """Returns the text of the SVG."""
     ranks = sorted({one.rank for one in timed})
     first_stage = {
         rank: min(one.action.stage for one in timed if one.rank == rank) for rank in ranks
