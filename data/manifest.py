@@ -10,6 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.interrupt import end_at_once, run
+
+if __name__ == "__main__":
+    end_at_once("data.manifest: stopped")
+
 from data.files import seal, write_durably
 from data.printable import one_line, told
 from data.tokenizer.any_tokenizer import open_tokenizer
@@ -20,7 +25,7 @@ _OF_CREATE = ("--tokenizer", "--vocab-size", "--eos-id", "--bos-id", "--overwrit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 0 when the files are what the manifest says, 2 after one line otherwise, 130 after Ctrl-C."""
+    """Command line; 0 when the files are what the manifest says, 2 after one line otherwise."""
     options = _parse(arguments)
     try:
         if options.create:
@@ -29,9 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         sys.stderr.write(told("data.manifest", error))
         return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("data.manifest: stopped\n")
-        return 130
     largest = f", ids up to {manifest['largest_id']}" if "largest_id" in manifest else ""
     sys.stderr.write(
         f"{options.prefix}: {manifest['documents']} documents, {manifest['tokens']} tokens{largest}, good\n"
@@ -142,4 +144,4 @@ def _tokenizer(path: Path) -> Manifest:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -112,6 +112,8 @@ def start_command(name: str, arguments: list[str]) -> NoReturn:
     command = COMMANDS[name]
     require(command.needs)
     ranks = rank_of_slurm(dict(os.environ)) if name == "train" else {}
+    # While Python starts, Ctrl-C would give a traceback: it waits for data/interrupt.py, which unblocks it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     become([sys.executable, "-m", command.module, *arguments], ranks)
 
 
@@ -317,4 +319,6 @@ def say(text: str, stream: int = 1) -> int:
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends this process without a traceback
     sys.exit(main(sys.argv[1:]))

@@ -6,12 +6,18 @@ before its end and saved.
 """
 
 # ruff: noqa: E402  (the packages are looked at before they are imported)
-import signal
+import os
 import sys
 
 from train.health.checkout import refuse_strangers, version
 
 refuse_strangers()
+
+from data.interrupt import end_at_once, end_without_a_line
+
+if __name__ == "__main__":
+    # Of several ranks the first one writes the line.
+    end_at_once("train: stopped before the run began" if os.environ.get("RANK", "0") == "0" else "")
 
 from parallel.launcher import (
     launch_problems,
@@ -79,6 +85,8 @@ def main(arguments: list[str]) -> int:
         return refuse(found + here)
     if config is not None and not found:
         _note_default_schedule(config, options)
+    # Until the run listens (train/health/stop_signal.py), while ranks wait for each other inside libraries.
+    end_without_a_line()
     # torch and DeepSpeed are imported for a run only: they are most of the seconds that a start takes.
     from train.start import start
 
@@ -141,7 +149,4 @@ def _note(lines: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-        # Until the run listens (train/health/stop_signal.py), Ctrl-C ends this process without a traceback.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(main(sys.argv[1:]))

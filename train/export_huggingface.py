@@ -7,7 +7,11 @@ from train.health.checkout import refuse_strangers
 
 refuse_strangers()
 
+from data.interrupt import end_at_once, run
+
+end_at_once("train.export_huggingface: stopped; nothing was written")
+
 from train.huggingface.export_model import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -4,6 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from data.interrupt import end_at_once, run
+
+if __name__ == "__main__":
+    end_at_once("data.prepare: stopped; the same command goes on from the last commit")
+
 from data.formats import arguments
 from data.formats.bad_records import in_words, passed_over_in_words
 from data.prepare.job import prepare
@@ -111,16 +116,13 @@ def _parse_arguments(given: Sequence[str] | None) -> PrepareOptions:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Command line; 0 when the files are there, 2 after one line about what is wrong, 130 after Ctrl-C."""
+    """Command line; 0 when the files are there, 2 after one line about what is wrong."""
     options = _parse_arguments(given)
     try:
         manifests = prepare(options)
     except (ValueError, OSError, MemoryError) as error:
         sys.stderr.write(told("data.prepare", error))
         return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("data.prepare: stopped; the same command goes on from the last commit\n")
-        return 130
     said = [
         f"{one_line(prefix)}: {manifest['documents']} documents, {manifest['tokens']} tokens"
         for prefix, manifest in zip(options.prefixes, manifests, strict=True)
@@ -136,4 +138,4 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

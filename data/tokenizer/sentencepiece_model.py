@@ -16,6 +16,7 @@ import numpy as np
 import sentencepiece
 
 from data.files import write_durably
+from data.interrupt import in_thread
 from data.tokenizer.settings import adds_bos
 
 META_SYMBOL = "\u2581"
@@ -144,7 +145,8 @@ def train(sentences: Iterable[str], output: str | Path, vocab_size: int) -> Toke
             f"vocab_size={vocab_size}: needs at least {MINIMUM_VOCABULARY} (256 of them are bytes)"
         )
     model = io.BytesIO()
-    try:
+
+    def learn() -> None:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(sentences),
             model_writer=model,
@@ -164,6 +166,9 @@ def train(sentences: Iterable[str], output: str | Path, vocab_size: int) -> Toke
             num_threads=1,  # recorded in the file, and of no use to byte-pair encoding
             minloglevel=2,
         )
+
+    try:
+        in_thread(learn)
     except RuntimeError as error:
         raise ValueError(f"vocab_size={vocab_size}: {_why_not(str(error))}") from None
     path = Path(output)

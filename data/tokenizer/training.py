@@ -151,7 +151,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Command line; 0 when a model was written, 2 after one line about a mistake, 130 after Ctrl-C."""
+    """Command line; 0 when a model was written, 2 after one line about a mistake."""
     options = make_parser().parse_args(given)
     try:
         _refuse_options(options)
@@ -166,9 +166,6 @@ def main(given: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, MemoryError) as error:
         sys.stderr.write(told("data.tokenizer", error))
         return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("data.tokenizer: stopped; nothing was written\n")
-        return 130
     sys.stderr.write(
         f"{one_line(options.output)}: {tokenizer.vocab_size} pieces, sha256 {tokenizer.sha256}\n"
     )

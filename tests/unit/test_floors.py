@@ -23,7 +23,7 @@ FLOORS = {
         regions huggingface
     """,
     "data": """
-        printable files progress
+        printable files progress interrupt
         formats tokens/prefix
         config packing/document_order
         tokenizer packing/spans

@@ -46,6 +46,7 @@ def stay() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ropewalk.os, "execve", execve)
         patch.setattr(ropewalk.signal, "signal", lambda *_: None)
+        patch.setattr(ropewalk.signal, "pthread_sigmask", lambda *_: None)
         yield
 
 
