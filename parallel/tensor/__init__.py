@@ -1,1 +1,1 @@
-"""Tensor parallelism: every matrix cut among ranks, the residual stream cut by tokens."""
+"""Tensor parallelism: every matrix is cut among ranks, the residual stream is cut by tokens."""

@@ -1,4 +1,4 @@
-"""Put a Transformer, or a stage of one, on the tensor axis.
+"""Cuts a Transformer, or a pipeline stage of one, for the tensor axis.
 
     build on the meta device -> cut_model -> materialise with initialise_cut -> sum_replicated_gradients, mark_owners
 
@@ -21,11 +21,11 @@ from parallel.tensor.vocabulary import VocabularyParallelEmbedding, VocabularyPa
 
 
 def cut_model(model: Transformer, group: AxisGroup) -> None:
-    """Keep this rank's part of every parameter and replace what runs between them. In place.
+    """Keeps this rank's part of every parameter, and replaces modules by their parallel versions. In place.
 
     On one rank nothing changes. Works on meta and on real parameters, and on a pipeline stage without
-    embedding or head. Afterwards: tokens in, the cut residual stream (T / n, D) out; `loss` and
-    `token_losses` take that and the targets of all tokens; `logits` is not for a cut model.
+    embedding or head. A cut model takes all tokens and returns the cut residual stream (T / n, D); `loss` and
+    `token_losses` take that and the targets of all tokens; do not call `logits` of a cut model.
 
     Raises:
         LookupError: a parameter has no row in the table of parameters.
@@ -51,7 +51,7 @@ def cut_model(model: Transformer, group: AxisGroup) -> None:
 
 
 def _replace_modules(model: Transformer, group: AxisGroup) -> None:
-    """What computes differently once it is cut: products that are added up, and norms over cut heads."""
+    """Replaces modules that compute differently when cut: products with a summed bias, and norms over cut heads."""
     norms = tuple(NORMS.values())
     for prefix, module in list(model.named_modules()):
         for name, child in list(module.named_children()):
@@ -71,7 +71,7 @@ def _full_name(prefix: str, name: str) -> str:
 def initialise_cut(
     name: str, tensor: Tensor, config: ModelConfig, seed: int, group: AxisGroup
 ) -> None:
-    """Fill this rank's part of the parameter called `name`: that slice of the logical initial values."""
+    """Fills this rank's part of the parameter called `name` with its slice of the logical initial values."""
     cut = cut_of(name, config, group.rank, group.size)
     full = torch.empty(cut.full_shape(tuple(tensor.shape)), dtype=tensor.dtype)
     initialize_parameter(name, full, config, seed)

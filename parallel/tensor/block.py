@@ -1,16 +1,16 @@
-"""The residual blocks on the tensor axis, their transfers beside the products of the feed-forward.
+"""The residual blocks on the tensor axis; transfers overlap with matrix products.
 
 Parallel block, with the stream in pieces A to D (`parallel.tensor.residual`):
 
     compute            | ff(A) | ff(B) |    attention(all)   | ff(C) | ff(D)  |
     wire     gather A  |  gather B, C, D                     |  sum A, B, C   | sum D
 
-The backward runs the same schedule from right to left (`parallel.collectives`). Only the first gather and
-the last sum are waited for where a piece's products take as long as its transfer; the bytes are those of one
-gather and one scatter of the stream. The sequential block does so twice: pieces pass through the projections
-of attention and, when all have met, through its last product, then likewise through the feed-forward.
+The backward runs the same schedule from right to left (`parallel.collectives`). If a piece's products take as long
+as its transfer, only the first gather and the last sum are not overlapped; the bytes are those of one gather and one
+scatter of the stream. The sequential block does this twice: pieces pass through the projections of attention and,
+after attention over all of them, through its output projection; then through the feed-forward in the same way.
 
-A recomputation does not repeat the sums at the end of a block.
+A recomputation does not repeat the sums at the end of a block, unless a norm follows them.
 
 Shape letters: T tokens, D width.
 """
@@ -45,7 +45,7 @@ class TensorParallelBlock(nn.Module):
         n_TD = [arriving.piece() for _ in range(early, arriving.count)]
         a_TD = pieces(self.attention(arriving.whole(), layout, rotation), self._group.size)
         leaving = Leaving(self._group, ends_block=True)
-        # `map` is lazy: a sum is on its way before the next piece's feed-forward.
+        # `map` is lazy: the transfer of a sum starts before the next piece's feed-forward.
         for a, f in zip(a_TD, chain(f_TD, map(self.feed_forward, n_TD)), strict=True):
             leaving.send(a + f)
         return x_TD + leaving.landed()
@@ -76,7 +76,7 @@ class TensorSequentialBlock(nn.Module):
             leaving.send(self.attention.o_proj(piece_TD))
         h_TD = x_TD + self.post_norm(leaving.landed())
         arriving = Arriving(self.feed_forward_norm(h_TD), self._group)
-        # A norm after the sums keeps them for its backward.
+        # A norm after the sums keeps them for its backward, so a recomputation needs them.
         ends_block = isinstance(self.feed_forward_post_norm, nn.Identity)
         leaving = Leaving(self._group, ends_block=ends_block)
         for _ in range(arriving.count):
@@ -87,7 +87,7 @@ class TensorSequentialBlock(nn.Module):
 
 
 def cut_block(block: nn.Module, group: AxisGroup) -> nn.Module:
-    """The block that takes the place of `block`, with its modules."""
+    """Returns the parallel block with the modules of `block`."""
     if isinstance(block, ParallelBlock):
         return TensorParallelBlock(block, group)
     assert isinstance(block, SequentialBlock)

@@ -1,12 +1,12 @@
-"""How tensor parallelism cuts every parameter, by its row in the table of parameters. Pure integers.
+"""How tensor parallelism cuts each parameter, by its row in the table of parameters. Pure integers.
 
     rows        embedding, lm_head (vocabulary); q_proj (heads); gate_proj, up_proj (feed-forward width)
     key_rows    k_proj, v_proj (key/value heads); with fewer heads than ranks, each head is held by several
                 neighbouring ranks, the replicas
-    columns     o_proj, down_proj: their outputs are added up over the ranks
-    whole       norms of the residual stream: every rank holds all of it
+    columns     o_proj, down_proj: their outputs are summed over the ranks
+    whole       norms of the residual stream: every rank holds the whole parameter
 
-A parameter's logical form is the whole one; initial weights, gradient norm and checkpoints speak of that.
+The logical parameter is the uncut one; initial weights, gradient norm and checkpoints use it.
 """
 
 import math
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from model.config import ModelConfig
 from model.parameters import FIELDS, parameter_names, role_of, shape_of
 
-# Of the residual stream, that travel one after the other: see parallel/tensor/residual.py.
+# Pieces of the residual stream that are sent one after the other: see parallel/tensor/residual.py.
 PIECES = 4
 
 
@@ -24,8 +24,8 @@ PIECES = 4
 class Cut:
     """This rank's part of a parameter: part `index` of `parts` equal ones along `dim`.
 
-    replicas: neighbouring tensor ranks that hold this same part. is_owner: whether this rank counts it
-    (in the gradient norm) and writes it (in checkpoints): exactly one replica does.
+    replicas: number of neighbouring tensor ranks that hold this same part. is_owner: whether this rank counts the
+    part in sums over ranks (gradient norm, matrix optimizers); exactly one of the replicas does.
     """
 
     dim: int
@@ -35,20 +35,20 @@ class Cut:
     is_owner: bool
 
     def part(self, shape: Sequence[int]) -> tuple[slice, ...]:
-        """Where this rank's part lies in the logical tensor of this shape: `full[cut.part(full.shape)]` is a view."""
+        """Returns the slices of this rank's part in a logical tensor: `full[cut.part(full.shape)]` is a view."""
         width = shape[self.dim] // self.parts
         part = slice(self.index * width, (self.index + 1) * width)
         return (*(slice(None) for _ in range(self.dim)), part)
 
     def full_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Logical shape of a parameter whose part has this shape."""
+        """Returns the logical shape of a parameter whose part has this shape."""
         whole = list(shape)
         whole[self.dim] *= self.parts
         return tuple(whole)
 
 
 def cut_of(name: str, config: ModelConfig, rank: int, size: int) -> Cut:
-    """How the parameter called `name` (its full name in the Transformer) is cut for a tensor rank.
+    """Returns how the parameter called `name` (its full name in the Transformer) is cut for a tensor rank.
 
     Raises:
         LookupError: the table of parameters has no such row.
@@ -63,12 +63,12 @@ def cut_of(name: str, config: ModelConfig, rank: int, size: int) -> Cut:
 
 
 def part_elements(name: str, config: ModelConfig, size: int) -> int:
-    """Elements of the parameter called `name` that each of `size` tensor ranks holds."""
+    """Returns the elements of the parameter called `name` on each of `size` tensor ranks."""
     return math.prod(shape_of(name, config)) // cut_of(name, config, 0, size).parts
 
 
 def tensor_problems(config: ModelConfig, size: int) -> list[str]:
-    """Why `config` cannot be cut for `size` tensor ranks, one line each."""
+    """Returns why `config` cannot be cut for `size` tensor ranks, one line each."""
     found = [
         f"parallel.tensor={size}: model.{field}={value} must be divisible by it"
         for field, value in _divided(config).items()
@@ -76,7 +76,7 @@ def tensor_problems(config: ModelConfig, size: int) -> list[str]:
     ]
     if size > 1 and config.qk_norm_over == "projection" and config.norm == "layernorm":
         found.append(
-            f"parallel.tensor={size}: a layernorm over all heads is not cut; use model.norm=rmsnorm, or "
+            f"parallel.tensor={size}: a layernorm over all heads cannot be cut; use model.norm=rmsnorm, or "
             "model.qk_norm_over=head"
         )
     heads = config.num_kv_heads
@@ -88,7 +88,7 @@ def tensor_problems(config: ModelConfig, size: int) -> list[str]:
 
 
 def _divided(config: ModelConfig) -> dict[str, int]:
-    """The fields of the configuration of which every rank gets an equal part: those that cut dimensions count."""
+    """Returns the model's fields, with values, that give the length of a cut dimension and must be divisible."""
     roles = [role_of(name) for name in parameter_names(config, [0])]
     cut = [role.dims[role.cut == "columns"] for role in roles if role.cut in ("rows", "columns")]
     return {field: getattr(config, field) for field in (FIELDS[dim[0]] for dim in cut)}

@@ -1,4 +1,4 @@
-"""Modules that compute differently once their parameters are cut: biases of sums, and norms over all heads.
+"""Modules that compute differently when their parameters are cut: summed biases, and norms over all heads.
 
 Shape letters: T tokens, W width of the heads of this rank.
 """
@@ -16,7 +16,7 @@ from parallel.mesh import AxisGroup
 
 
 class SummandLinear(nn.Linear):
-    """A linear layer whose outputs are added up over all tensor ranks: each adds its share of the bias.
+    """A linear layer whose outputs are summed over all tensor ranks: each adds 1 / n of the bias.
 
     Takes the parameters of `linear`; the bias is not cut.
     """
@@ -28,14 +28,14 @@ class SummandLinear(nn.Linear):
         self._num_ranks = num_ranks
 
     def forward(self, input: Tensor) -> Tensor:
-        """This rank's summand."""
+        """Returns this rank's summand."""
         return product(input, self.weight, self.bias / self._num_ranks)
 
 
 class AllHeadsNorm(nn.Module):
     """An RMSNorm over the queries (or keys) of all heads, of which this rank holds some.
 
-    Takes the weight of `norm`, cut. replicas: ranks that hold the same heads; each counts its part of them.
+    Takes the weight of `norm`, cut. replicas: number of ranks that hold the same heads; each adds its fraction.
     """
 
     def __init__(self, norm: nn.Module, group: AxisGroup, replicas: int) -> None:
@@ -46,7 +46,7 @@ class AllHeadsNorm(nn.Module):
         self._group, self._replicas = group, replicas
 
     def forward(self, x_TW: Tensor) -> Tensor:
-        """Normalise by the mean square over the heads of all ranks. Collective."""
+        """Normalises by the mean square over the heads of all ranks. Collective."""
         wide_TW = x_TW.to(statistics_dtype(x_TW.dtype))
         width = x_TW.shape[-1] * self._group.size // self._replicas
         own_T = wide_TW.square().sum(dim=-1) / (self._replicas * width)
@@ -56,7 +56,7 @@ class AllHeadsNorm(nn.Module):
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """The sum over the axis of a few numbers a token; what each rank makes of it counts in the gradient."""
+    """The sum of (T,) numbers over the axis; the backward sums the gradients of all ranks."""
 
     @staticmethod
     def forward(ctx: Any, own_T: Tensor, group: AxisGroup) -> Tensor:

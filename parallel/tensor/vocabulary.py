@@ -1,19 +1,19 @@
-"""The vocabulary cut among tensor ranks: embedding, and the head loss in chunks.
+"""Embedding and chunked head loss with the vocabulary cut among tensor ranks.
 
-Rank r holds the r-th part of the vocabulary's rows, and its own tokens' hidden states. The
-loss walks the tokens in chunks made of the same few rows of EVERY rank's part, so that one gather brings a
-chunk together, and neither all hidden states nor all logits are ever in one place:
+Rank r holds the r-th part of the vocabulary's rows, and the hidden states of its own tokens. The loss processes the
+tokens in chunks of the same few rows of EVERY rank's part, so that one gather collects a chunk, and no rank ever
+holds all hidden states or all logits:
 
     rank 0's tokens  [ c0 | c1 | c2 ]      chunk c1 = rows c1 of rank 0, rows c1 of rank 1
     rank 1's tokens  [ c0 | c1 | c2 ]      (which tokens these are: `by_rank`)
 
     gather c1's hidden states      while c0 is computed
     logits of this rank's columns  -> their log-sum-exp and the target's logit -> gathered: two numbers a token
-    gradient of these logits       -> partial d hidden, scattered and summed while c2's logits are made
+    gradient of these logits       -> partial d hidden, scattered and summed while c2's logits are computed
                                    -> d weight of this rank's rows, complete
 
-Log-sum-exps of the parts combine to that of the whole. All ranks combine the same numbers in the same
-order, so every rank has the same loss, bit by bit.
+The log-sum-exp over the vocabulary is that of the parts' log-sum-exps. All ranks combine the same numbers in the
+same order, so every rank has the same loss, bit by bit.
 
 Shape letters: T tokens, C tokens of one chunk, D width, V this rank's part of the vocabulary, N tensor ranks.
 """
@@ -46,7 +46,7 @@ from parallel.transfer import Transfer
 
 
 class VocabularyParallelEmbedding(nn.Module):
-    """Looks up the tokens of this rank's vocabulary and leaves each rank the sum for its part of the tokens."""
+    """Looks up the tokens of this rank's part of the vocabulary; a reduce-scatter gives each rank its tokens' rows."""
 
     def __init__(self, weight_VD: nn.Parameter, group: AxisGroup) -> None:
         super().__init__()
@@ -54,27 +54,28 @@ class VocabularyParallelEmbedding(nn.Module):
         self._group = group
 
     def forward(self, tokens_T: Tensor) -> Tensor:
-        """int64 (T,), all tokens, to (T / n, D). Exact: all summands but one are zero.
+        """int64 (T,), all tokens, to (T / n, D). Exact: all summands but one are zero. Collective.
 
         Raises:
-            IndexError: on every rank, an id that is none of the whole vocabulary (on a GPU: torch's device assertion,
-                as for an embedding that is not cut; the host waits for nothing).
+            IndexError: on every rank, an id is not in the whole vocabulary (on a GPU: torch's device assertion, as for
+                an embedding that is not cut; the host does not wait).
         """
         num_rows = self.weight.shape[0]
         holder_T = tokens_T // num_rows
         elsewhere_T = holder_T != self._group.rank
-        # The remainder is the own row, or any row: those lookups are masked, and spread so that the
-        # backward does not add all of them up in one. Nobody holds an id beyond the vocabulary: it stays beyond.
+        # The remainder is this rank's row, or some row for tokens of other ranks: their lookups are masked. They are
+        # spread over the rows, so that the backward does not add all of them to one. An id outside the vocabulary
+        # stays outside.
         row_T = tokens_T - holder_T.clamp(0, self._group.size - 1) * num_rows
         x_TD = F.embedding(row_T, self.weight)
         return leave(x_TD.masked_fill(elsewhere_T[:, None], 0.0), self._group)
 
 
 class VocabularyParallelLoss:
-    """The head loss where hidden states are cut by tokens and the head by vocabulary.
+    """The head loss with hidden states cut by tokens and the head cut by vocabulary.
 
     hidden_TD is (T / n, D), weight_VD this rank's rows, targets_T of ALL tokens (T,), on every rank. Losses
-    are equal on all ranks, gradients are of the one loss that all ranks share.
+    are equal on all ranks; gradients are of that one loss, not of a sum over ranks.
     """
 
     def __init__(self, group: AxisGroup) -> None:
@@ -90,7 +91,7 @@ class VocabularyParallelLoss:
         logit_softcap: float = 0.0,
         z_loss: float = 0.0,
     ) -> LossSums:
-        """See `LossSums`; of all tokens, on every rank."""
+        """Returns the `LossSums` of all tokens, on every rank. Collective."""
         logits = Logits(logit_scale, logit_softcap)
         walk = partial(self._walk, targets_T=targets_T, logits=logits, z_loss=z_loss)
         return sums_of_walk(walk, hidden_TD, weight_VD, z_loss)
@@ -105,7 +106,7 @@ class VocabularyParallelLoss:
         logit_scale: float = 1.0,
         logit_softcap: float = 0.0,
     ) -> Tensor:
-        """Natural-log losses of all tokens (T,) on every rank, 0 where ignored."""
+        """Returns the losses of all tokens (T,) in nats, on every rank, 0 where ignored. Collective."""
         logits = Logits(logit_scale, logit_softcap)
         targets_NT = by_rank(targets_T, self._group.size)
         losses_NT = torch.empty_like(targets_NT, dtype=statistics_dtype(hidden_TD.dtype))
@@ -162,9 +163,9 @@ class VocabularyParallelLoss:
         return loss_sum, z_sum, in_stream_order(losses_NT), d_hidden_TD, d_weight_VD
 
     def _chunks(self, hidden_TD: Tensor, weight_VD: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """The rows of each rank's part, and their hidden states from all ranks, (n * rows, D).
+        """Yields the rows of a chunk in each rank's part, and their hidden states from all ranks, (n * rows, D).
 
-        The next chunk is on its way while the caller computes with this one.
+        The transfer of the next chunk overlaps with the caller's computation.
         """
         at_once = rows_at_once(hidden_TD, weight_VD.shape[0])
         chunks = chunks_of(hidden_TD.shape[0], max(1, at_once // self._group.size))
@@ -176,7 +177,7 @@ class VocabularyParallelLoss:
             yield rows, for_product(hidden_CD)
 
     def _gathered(self, logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-sum-exps over the whole vocabulary, and the targets' logits, of every row."""
+        """Returns log-sum-exps over the whole vocabulary, and the targets' logits, of every row. Collective."""
         first = self._group.rank * logits_CV.shape[1]
         own_2C = torch.stack(
             (logits_CV.logsumexp(dim=-1), picked_logits(logits_CV, targets_C, first))
@@ -186,7 +187,7 @@ class VocabularyParallelLoss:
 
 
 class _Returning:
-    """Partial gradients of hidden states on their way to the ranks whose tokens they are; one at a time."""
+    """The reduce-scatter of partial gradients of hidden states, one chunk in transfer at a time."""
 
     def __init__(self, d_hidden_TD: Tensor, group: AxisGroup) -> None:
         self._d_hidden_TD = d_hidden_TD
@@ -194,12 +195,12 @@ class _Returning:
         self._under_way: tuple[slice, Transfer] | None = None
 
     def send(self, rows: slice, partial_CD: Tensor) -> None:
-        """Start the exchange of one chunk; the one before has had a whole chunk's products of time."""
+        """Waits for the previous chunk, whose transfer overlapped with this one's products, and starts this one."""
         self._finish()
         self._under_way = rows, launch_exchange(partial_CD, self._group)
 
     def all_arrived(self) -> Tensor:
-        """The sums of this rank's tokens, (T / n, D)."""
+        """Waits for the last chunk; returns the sums of this rank's tokens, (T / n, D)."""
         self._finish()
         return self._d_hidden_TD
 
