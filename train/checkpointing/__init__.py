@@ -1,1 +1,1 @@
-"""When a checkpoint is written, which one is gone on from."""
+"""Writing checkpoints, and choosing the checkpoint to resume from."""

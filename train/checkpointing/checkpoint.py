@@ -1,12 +1,12 @@
-"""When a checkpoint exists: JSON beside the tensors, atomic names, `latest`, retention.
+"""Writes checkpoints: JSON beside the tensors, atomic renaming, `latest`, retention.
 
     step_00000123.partial/   tensors (parallel/checkpoint/tensors.py), index.json, state.json: being written
     step_00000123/           the same, complete: see train/checkpointing/folder.py
                              with huggingface/ where the run has one: train/huggingface/kept_files.py
 
 A folder gets its final name only after every rank's tensors and the JSON are on the disk, so a kill at any
-moment leaves the previous checkpoint as it was. Gathering blocks training; writing does not. A save that the
-file system refuses leaves nothing behind and does not end the run: the next one tries again.
+moment leaves the previous checkpoint as it was. Gathering blocks training; writing does not. A save that fails
+with an OSError leaves nothing behind and does not end the run; training goes on until the next save.
 """
 
 import shutil
@@ -33,13 +33,13 @@ T = TypeVar("T")
 
 
 class CheckpointFailed(OSError):
-    """A checkpoint that the run cannot do without could not be written."""
+    """A checkpoint that the run needs could not be written."""
 
 
 class Checkpoints:
-    """The checkpoints of one run: at most one is being written at a time. Made on all ranks together.
+    """The checkpoints of one run; at most one is being written at a time. Constructed on all ranks together.
 
-    failures: saves that came to nothing since this start, the same number on every rank.
+    failures: failed saves since this start, the same number on every rank.
     """
 
     def __init__(self, folder: Path, keep: int, mesh: Mesh) -> None:
@@ -51,21 +51,21 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(
             max_workers=1,
             thread_name_prefix="checkpoint",
-            # A new thread would open a context on the first GPU of the host.
+            # Otherwise the new thread would open a context on the first GPU of the host.
             initializer=lambda: torch.cuda.set_device(mesh.device) if on_gpu else None,
         )
         self._pending: Future[str] | None = None
         # Why the newest save failed; empty if it did not.
         self._failure = ""
         self._news: deque[str] = deque()
-        mesh.together(lambda: self._sweep() if mesh.is_main else None)  # what a kill left
+        mesh.together(lambda: self._sweep() if mesh.is_main else None)  # left by a kill
 
     def save(
         self, engine: TrainingEngine, state: RunState, before: Callable[[], None] | None = None
     ) -> None:
-        """Gather and start writing a checkpoint; training may go on when this returns. Collective.
+        """Gathers a checkpoint and starts writing it; training may go on when this returns. Collective.
 
-        before: called in the background first; what it cannot write (OSError) fails the save.
+        before: called first in the background; an OSError from it fails the save.
         """
         self.wait()
         state.optimizer_steps = engine.optimizer_steps()
@@ -74,20 +74,20 @@ class Checkpoints:
         self._pending = self._writer.submit(self._write, owned, text, state.step, before)
 
     def wait(self) -> None:
-        """Until the checkpoint being written is complete, or has failed. The same on every rank."""
+        """Waits until the checkpoint being written is complete or has failed, the same on every rank."""
         pending, self._pending = self._pending, None
         if pending is not None:
             self._failure = pending.result()
 
     def require(self) -> None:
-        """`wait`, where the run cannot do without the newest checkpoint.
+        """Waits like `wait`, and raises if the newest checkpoint could not be written.
 
         Raises:
-            CheckpointFailed: on every rank, why it could not be written.
+            CheckpointFailed: on every rank, with the reason.
         """
         self.wait()
         if self._failure:
-            # It is no warning any more.
+            # Drop the warning: the same failure is raised as an error below.
             self._news = deque(line for line in self._news if self._failure not in line)
             raise CheckpointFailed(
                 f"{self._failure}; mend that and start the same command again: it goes on from the last "
@@ -95,13 +95,13 @@ class Checkpoints:
             )
 
     def news(self) -> list[str]:
-        """What went wrong since the last call, one line each; the main rank's to say."""
+        """Returns the warnings since the last call, one line each; the main rank prints them."""
         return [self._news.popleft() for _ in range(len(self._news))]
 
     def forget_after(self, step: int) -> None:
-        """Remove the checkpoints of later steps, for a run that goes on from an earlier one. Collective.
+        """Removes the checkpoints of later steps, after a return to an earlier one. Collective.
 
-        A restart would find them, and go on where this run no longer is.
+        Otherwise a restart would resume from them.
         """
         self.wait()
 
@@ -117,9 +117,9 @@ class Checkpoints:
         self._mesh.together(lambda: forget() if self._mesh.is_main else None)
 
     def restate(self, state: RunState) -> None:
-        """Replace the state in the complete checkpoint of `state.step`: its tensors are still right. Collective.
+        """Replaces the state in the complete checkpoint of `state.step`, whose tensors stay. Collective.
 
-        One file takes another's place, so a kill leaves the checkpoint with the old state or the new one.
+        The file is replaced atomically, so a kill leaves the old state or the new one.
         """
         self.wait()
         path = self._folder / checkpoint_folder.named(state.step) / STATE
@@ -127,7 +127,7 @@ class Checkpoints:
         self._mesh.together(lambda: write_durably(path, text) if self._mesh.is_main else None)
 
     def close(self) -> None:
-        """Finish the checkpoint being written and end the thread."""
+        """Waits for the checkpoint being written and ends the thread."""
         try:
             self.wait()
         finally:
@@ -140,11 +140,11 @@ class Checkpoints:
         step: int,
         before: Callable[[], None] | None,
     ) -> str:
-        """All ranks write, then the main rank names; returns why it failed, the same on every rank."""
+        """All ranks write, then the main rank renames the folder; returns the failure or "", the same on every rank."""
         final = self._folder / checkpoint_folder.named(step)
         partial = final.with_name(f"{final.name}.partial")
         try:
-            # Together, even without it: the main rank may still be sweeping after the save before.
+            # Collective even without `before`: the main rank may still be removing folders of the previous save.
             self._together(before or (lambda: None))
             self._together(lambda: partial.mkdir(parents=True, exist_ok=True))
             index = tensors.write(owned, partial, self._mesh)
@@ -156,21 +156,21 @@ class Checkpoints:
             failure = f"the checkpoint of step {step:,} could not be written: {error}"
             self._news.append(f"warning: {failure}; training goes on, the next save tries again")
             if self._mesh.is_main:
-                shutil.rmtree(partial, ignore_errors=True)  # a full disk gets its room back
+                shutil.rmtree(partial, ignore_errors=True)  # free the space on a full disk
             return failure
         if self._mesh.is_main:
             self._tidy(final)
         return ""
 
     def _together(self, work: Callable[[], T]) -> T:
-        """`work` on every rank, on the writers' group; OSError on all, with the rank that has one."""
+        """Runs `work` on every rank, on the writers' group; raises OSError on all ranks if one fails, and names it."""
 
         def on_this_rank() -> T:
             try:
                 return work()
             except OSError as error:
                 raise OSError(f"rank {self._mesh.rank}: {reason(error)}") from error
-            except Exception as error:  # out of memory, say: the others must not wait for this rank
+            except Exception as error:  # out of memory, say: the other ranks must not wait
                 raise OSError(f"rank {self._mesh.rank}: {error!r}") from error
 
         return self._mesh.together(on_this_rank, self._mesh.checkpoint_group)
@@ -179,19 +179,17 @@ class Checkpoints:
         write_durably(partial / INDEX, seal({"format": FORMAT, **index}))
         write_durably(partial / STATE, text)
         carry(self._folder.parent, partial)
-        if final.exists():  # of a run that went back to an earlier step and came here again
+        if final.exists():  # the run returned to an earlier step and reached this one again
             final.rename(final.with_name(f"{final.name}.replaced.partial"))
         partial.rename(final)
         sync_folder(self._folder)
 
     def _tidy(self, newest: Path) -> None:
-        """Move `latest` and remove old checkpoints; what fails here costs room, not the checkpoint."""
+        """Updates `latest` and removes old checkpoints; a failure here only gives a warning."""
         try:
             write_durably(self._folder / checkpoint_folder.LATEST, newest.name)
             for old in checkpoint_folder.complete(self._folder)[self._keep :]:
-                if (
-                    old != newest
-                ):  # a name of its own first: half a folder must never count as complete
+                if old != newest:  # rename first: a half-removed folder must not count as complete
                     old.rename(old.with_name(f"{old.name}.partial"))
             self._sweep()
         except OSError as error:
@@ -205,10 +203,10 @@ class Checkpoints:
 
 
 def verify(folder: Path, mesh: Mesh, tell: Callable[[str], None]) -> Index:
-    """The index of a checkpoint of which every byte is as it was written. Collective.
+    """Verifies every byte of a checkpoint and returns its index. Collective.
 
     Raises:
-        DamagedCheckpoint, ValueError: on every rank, what is wrong with which file.
+        DamagedCheckpoint, ValueError: on every rank, with the file and what is wrong with it.
     """
 
     def look() -> Index | None:

@@ -1,6 +1,6 @@
-"""Which checkpoint a run goes on from, and whether it may: configuration and corpus against what it records.
+"""Chooses the checkpoint to resume from, and compares configuration and corpus with its records.
 
-Reads no tensor and no token, so `--check` judges it as the run does.
+Reads no tensors and no tokens, so `--check` makes the same comparison as the run.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from train.schedule.stages import Schedule
 
 
 def find_resume(config: RunConfig) -> Path | None:
-    """The checkpoint to go on from, if any: the run's own newest one before any that is named.
+    """Returns the checkpoint to resume from, if any: the run's own newest, else the one that is named.
 
     Raises:
-        ValueError: `checkpoint.resume` is never, or an older checkpoint of the same run, while the run's
-            folder holds results that would be overwritten; or all of the run's checkpoints are gone; or what
-            is named is no checkpoint.
+        ValueError: `checkpoint.resume` is never, or an older checkpoint of the same run, and the run's folder
+            holds results that would be overwritten; or all of the run's checkpoints are gone; or the named
+            path is no checkpoint.
     """
     folder, wanted = run_folder(config), config.checkpoint.resume
     own = checkpoint_folder.latest(folder / "checkpoints")
@@ -56,9 +56,9 @@ def find_resume(config: RunConfig) -> Path | None:
 def obstacles(
     config: RunConfig, schedule: Schedule, state: RunState, sources: Sequence[Declared]
 ) -> list[str]:
-    """Why this run may not go on from `state`, one line each.
+    """Returns why this run cannot resume from `state`, one line each.
 
-    sources: the training files in order; empty: they are not there yet, and nothing is said of them.
+    sources: the training files in order; empty: they do not exist yet, and are not compared.
     """
     stage = schedule.stage_at(max(0, state.tokens_seen - 1))
     last = state.tokens_seen - stage.shape.batch_tokens
@@ -75,16 +75,16 @@ def obstacles(
 
 
 def data_identity(config: RunConfig, sources: Sequence[Declared]) -> dict[str, Any]:
-    """What a place in the data counts in."""
+    """Returns the facts on which the meaning of a cursor depends: sources with checksums, and the seed."""
     return {
-        # In order: a place in the data names sources by number.
+        # In order: the cursor names sources by number.
         "sources": [[source.name, source.sha256] for source in sources],
         "seed": config.data.seed,
     }
 
 
 def tokenizer_identity(sources: Sequence[Declared]) -> dict[str, Any]:
-    """What the corpus was made with; an empty SHA-256 where its manifest does not know."""
+    """Returns the facts of the corpus's tokenizer; an empty SHA-256 if its manifest has none."""
     source = sources[0]
     return {
         "sha256": source.tokenizer_sha256,
@@ -95,5 +95,5 @@ def tokenizer_identity(sources: Sequence[Declared]) -> dict[str, Any]:
 
 
 def _unknown_tokenizer(state: RunState) -> dict[str, Any]:
-    """Stands for a corpus that is not there yet: nothing of it differs from what the model learned."""
+    """Stands for the tokenizer of a corpus that does not exist yet: equal to the one in `state`."""
     return {"sha256": "", "bos_id": state.tokenizer.get("bos_id")}

@@ -1,12 +1,11 @@
-"""Which folders are checkpoints.
+"""The names of checkpoint folders.
 
     checkpoints/step_00000123/           complete
-    checkpoints/step_00000123.partial/   being written, or on its way out; never read
-    checkpoints/step_00000123.damaged/   failed its checksums; kept for a person to look at, never read
+    checkpoints/step_00000123.partial/   being written or removed; never read
+    checkpoints/step_00000123.damaged/   failed its checksums; kept for inspection, never read
     checkpoints/latest                   names the newest complete one, for people and scripts
 
-The folders themselves are the truth, `latest` only repeats it: nothing that may stand in that file can
-lead a run astray.
+A run looks at the folders only; it does not depend on the content of `latest`.
 """
 
 import re
@@ -17,15 +16,15 @@ LATEST = "latest"
 
 
 def named(step: int) -> str:
-    """The folder's name of a complete checkpoint."""
+    """Returns the folder name of the complete checkpoint of a step."""
     return f"step_{step:08d}"
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step that a complete checkpoint's name says.
+    """Returns the step in the name of a complete checkpoint.
 
     Raises:
-        ValueError: it is no name of a complete checkpoint.
+        ValueError: the name is not that of a complete checkpoint.
     """
     match = _COMPLETE.fullmatch(checkpoint.name)
     if match is None:
@@ -39,28 +38,28 @@ def is_named(path: Path) -> bool:
 
 
 def complete(folder: Path) -> list[Path]:
-    """The complete checkpoints under `folder`, newest first."""
+    """Returns the complete checkpoints in `folder`, newest first."""
     found = [path for path in folder.glob("step_*") if is_named(path)]
     return sorted((path for path in found if path.is_dir()), key=step_of, reverse=True)
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint, if there is one."""
+    """Returns the newest complete checkpoint, if there is one."""
     return next(iter(complete(folder)), None)
 
 
 def find_before(folder: Path, step: int) -> Path | None:
-    """The newest complete checkpoint of a step before `step`, if there is one."""
+    """Returns the newest complete checkpoint of a step before `step`, if there is one."""
     return next((path for path in complete(folder) if step_of(path) < step), None)
 
 
 def had_any(folder: Path) -> bool:
-    """Whether a checkpoint was ever complete here, even if none is left."""
+    """Whether the folder once had a complete checkpoint, even if none is left."""
     return (folder / LATEST).exists() or any(folder.glob("step_*.damaged*"))
 
 
 def set_aside(checkpoint: Path) -> Path:
-    """Rename a damaged checkpoint so that it never counts again; returns where it is kept."""
+    """Renames a damaged checkpoint so that it is never read again; returns its new path."""
     kept = checkpoint.with_name(f"{checkpoint.name}.damaged")
     number = 2
     while kept.exists():
@@ -70,14 +69,14 @@ def set_aside(checkpoint: Path) -> Path:
 
 
 def pointed(folder: Path) -> str:
-    """What the file `latest` says, which may be anything. Raises OSError: it cannot be read."""
+    """Returns the content of the file `latest`, unchecked. Raises OSError if it cannot be read."""
     with (folder / LATEST).open("rb") as file:
         content = file.read(100)
     return content.decode("ascii", "backslashreplace").strip()
 
 
 def pointer_problem(folder: Path) -> str:
-    """What is wrong with `latest`, in one line; empty if nothing is, or if it is not there."""
+    """Returns what is wrong with `latest`, in one line; empty if nothing, or if the file does not exist."""
     path = folder / LATEST
     if not path.exists():
         return ""

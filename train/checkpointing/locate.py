@@ -1,10 +1,10 @@
-"""Which checkpoint a path stands for. Every command that takes a checkpoint takes all of these:
+"""Finds the checkpoint that a path stands for. Every command that takes a checkpoint takes all of these:
 
 outputs/RUN                              the newest complete checkpoint of the run
 outputs/RUN/checkpoints                  the same
-outputs/RUN/checkpoints/latest           the one that this file names (or links to)
-outputs/RUN/checkpoints/step_00000123    this one
-imported                                 this one, made by `python -m train.import_huggingface`
+outputs/RUN/checkpoints/latest           the checkpoint that this file names (or links to)
+outputs/RUN/checkpoints/step_00000123    this checkpoint
+imported                                 this checkpoint, made by `python -m train.import_huggingface`
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ _GIVE = (
 
 
 def locate(named: Path) -> Path:
-    """The folder of the complete checkpoint that `named` stands for. Its files are not read.
+    """Returns the folder of the complete checkpoint that `named` stands for, without reading its files.
 
     Raises:
         ValueError: there is none; one line that begins with `named`.
@@ -64,7 +64,7 @@ def _of_pointer(file: Path) -> Path:
 
 
 def _why_none(named: Path, folder: Path) -> str:
-    """Why there is no complete checkpoint in `folder`, and what to do."""
+    """Returns why there is no complete checkpoint in `folder`, and what to do."""
     entries = sorted(folder.iterdir())
     for mark, what in ((".partial", "incomplete"), (".damaged", "damaged")):
         if spoiled := [path.name for path in entries if mark in path.name and path.is_dir()]:

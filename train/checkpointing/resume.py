@@ -1,6 +1,6 @@
-"""Which checkpoint a run goes on from: the newest of its own that is whole, or the one that is named.
+"""Verifies the checkpoint to resume from: the newest undamaged one of the run, or the one that is named.
 
-Damaged ones are set aside and named, and the one before is taken.
+Damaged checkpoints of the run are renamed and reported, and the one before is used.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,13 @@ Tell = Callable[[str], None]
 
 
 def sound_checkpoint(find: Find, own: Path, mesh: Mesh, tell: Tell) -> Path | None:
-    """What `find`, asked on the main rank, gives and verification passes; None where it finds none. Collective.
+    """Returns the checkpoint that `find` returns on the main rank, verified; None if there is none. Collective.
 
-    own: the run's checkpoints. A damaged one of them is renamed and `find` asked again; any other is refused.
+    own: the folder of the run's checkpoints. A damaged one in it is renamed, and `find` is called again.
 
     Raises:
-        ValueError: on every rank, why there is nothing to go on from.
+        DamagedCheckpoint: on every rank: a checkpoint outside `own` is damaged.
+        ValueError: on every rank, why there is no checkpoint to resume from.
     """
     damage: list[str] = []
     first = 0

@@ -1,6 +1,6 @@
-"""The JSON of a checkpoint: where its run stands, what files it must have, and whether a configuration may go on.
+"""The JSON of a checkpoint: the state of its run, its required files, and comparison with a configuration.
 
-What is here reads `state.json` and `index.json` and no tensor, so `--check` can judge a checkpoint without torch.
+This module reads `state.json` and `index.json` but no tensors, so `--check` can check a checkpoint.
 """
 
 import errno
@@ -19,57 +19,57 @@ from train.configuration.renamed_keys import renamed_model
 FORMAT = 2
 STATE = "state.json"
 INDEX = "index.json"
-# Why a file cannot be read, where the file is to blame and not this host's view of it.
+# Errors of reading that mean a damaged checkpoint; others may be a fault of this host.
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
-# Not part of what a model is: another kernel may go on with the same weights.
+# Fields that do not affect the trained model: a run may resume with other values.
 _NOT_THE_MODEL = {"attention_backend", "init_std"}
 
 
 @dataclass
 class RunState:
-    """Where a run stands. Everything else is a pure function of this and the configuration."""
+    """The state of a run. Everything else is a pure function of this and the configuration."""
 
     step: int = 0
     tokens_seen: int = 0
     stage: str = ""
-    # optimizer.name, and the steps it has applied; 0 steps: weights alone, for any optimizer.
+    # optimizer.name, and the steps it has applied; 0 steps: the checkpoint has weights only, for any optimizer.
     optimizer: str = "adamw"
     optimizer_steps: int = 0
     skipped_steps: int = 0
     # Base of the rotary layers by kind, as of the last step: {"window": ..., "full": ...}; see `bases_by_kind`.
     rope_base: dict[str, float] = field(default_factory=dict)
-    # Longest sequence trained on so far, here and in what was imported; in tokens.
+    # Longest sequence length trained on so far, in tokens; includes that of an imported model.
     context_length: int = 0
     # The packer's place in the data: see data/packing/planner.py. Empty at the start.
     cursor: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
-    # What the cursor counts in: sources with their checksums, in order, and the seed.
+    # Sources with their checksums, in order, and the seed, on which the cursor depends.
     data: dict[str, Any] = field(default_factory=dict)
-    # What the next loss is compared with: losses of the last steps of this stage that did not spike; and how many
-    # steps in a row did, up to here. Empty unless train.spikes looks at them.
+    # Losses of the last steps of this stage without spikes, for the limit of the next step; and the number of steps in
+    # a row that spiked, up to here. Empty and 0 with train.spikes.action=ignore.
     recent_losses: list[float] = field(default_factory=list)
     spiking_steps: int = 0
-    # How often the run went back to a checkpoint because of spikes, and the steps it gave up then.
+    # Number of rollbacks because of spikes, and of the steps that they gave up.
     rollbacks: int = 0
     abandoned_steps: int = 0
-    # What the tokens seen were made with: SHA-256, vocabulary, end and BOS token; of an imported model its own.
+    # Tokenizer of the tokens seen: SHA-256, vocabulary, end and BOS token; for an imported model, its own.
     tokenizer: dict[str, Any] = field(default_factory=dict)
-    # Of an imported model: its config.json and generation_config.json, and dtypes; for its way back.
+    # config.json, generation_config.json and dtypes of an imported model, for its export.
     origin: dict[str, Any] = field(default_factory=dict)
-    # For the record; a checkpoint loads under any layout.
+    # For information only; a checkpoint loads under any layout.
     layout: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
 
 def read_state(folder: Path) -> RunState:
-    """The JSON of a checkpoint.
+    """Reads state.json of a checkpoint.
 
     Raises:
-        DamagedCheckpoint: it is not there, or not as it was written.
-        ValueError: it is another format's.
+        DamagedCheckpoint: the file is missing or damaged.
+        ValueError: the file has another format.
     """
     content = _unsealed(folder, STATE)
-    if "adam_steps" in content:  # until there was an optimizer to choose
+    if "adam_steps" in content:  # key of earlier versions
         content["optimizer_steps"] = content.pop("adam_steps")
     try:
         state = RunState(**content)
@@ -85,11 +85,11 @@ def read_state(folder: Path) -> RunState:
 
 
 def read_index(folder: Path) -> Index:
-    """What files and tensors a checkpoint must have.
+    """Reads index.json: the files and tensors that a checkpoint must have.
 
     Raises:
-        DamagedCheckpoint: the index is not there, or not as it was written.
-        ValueError: it is another format's, or names files outside the folder.
+        DamagedCheckpoint: the index is missing or damaged.
+        ValueError: the index has another format, or names files outside the folder.
     """
     try:
         return checked_index(_unsealed(folder, INDEX))
@@ -132,7 +132,7 @@ def differences(
     tokenizer: dict[str, Any],
     allowed: Sequence[str],
 ) -> list[str]:
-    """Why `state` may not go on under this configuration, one line each; empty if it may."""
+    """Returns why a run with this configuration cannot resume from `state`, one line each; empty if it can."""
     found = []
     trained, wanted = _comparable(state.model, asdict(model))
     for name in wanted:
@@ -168,7 +168,7 @@ def differences(
 
 
 def _other_tokenizer(learned: dict[str, Any], corpus: dict[str, Any]) -> list[str]:
-    """Why a model that learned one tokenizer's tokens may not go on with a corpus; what is unknown is no reason."""
+    """Returns how a corpus's tokenizer differs from the one in the checkpoint; unknown facts are not compared."""
     found = []
     forms = [learned.get("sha256"), *learned.get("alike", [])]
     if learned.get("sha256") and corpus["sha256"] and corpus["sha256"] not in forms:
@@ -190,9 +190,9 @@ def _other_tokenizer(learned: dict[str, Any], corpus: dict[str, Any]) -> list[st
 
 
 def _comparable(*models: dict[str, Any]) -> list[dict[str, Any]]:
-    """What makes up each model, by the same keys in order: `kinds.NAME.window` stands by itself.
+    """Returns the fields of each model, flat and under the same keys, such as `kinds.NAME.window`.
 
-    What an older version did not know, or what one model says nothing of, is as it is by default.
+    Fields that an older version did not have, or that one model does not set, have their defaults.
     """
     default = asdict(ModelConfig())
     named = sorted({name for model in models for name in model.get("kinds", {})})

@@ -1,1 +1,1 @@
-"""What keeps a run sound: locks, stop signals, hangs, stragglers, spikes, exit status."""
+"""Protection of a run: lock, stop signals, hangs, stragglers, spikes, exit status."""

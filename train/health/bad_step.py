@@ -1,7 +1,7 @@
-"""The record of a step that was not finite or spiked: which micro-batches did it, on which ranks, with what text.
+"""Records a step with a non-finite value or a loss spike: the micro-batches, ranks and documents involved.
 
-A micro-batch is one stream of a data rank. Its loss is made by the ranks of the last pipeline stage: a part of it
-on each sequence rank, the same on each tensor rank.
+A micro-batch is one stream of a data rank. The ranks of the last pipeline stage compute its loss: each sequence rank
+a part of it, all tensor ranks the same.
 """
 
 import json
@@ -20,15 +20,15 @@ from train.step import StepResult
 
 
 class NonFiniteStep(ValueError):
-    """Loss or gradient was not finite more often than the configuration allows."""
+    """Loss or gradient was not finite in more steps than the configuration allows."""
 
 
 class LossSpike(ValueError):
-    """The loss spiked, and the configuration says to stop, or does not allow to go on once more."""
+    """The loss spiked, and the configuration requires a stop or allows no more skipped steps or rollbacks."""
 
 
 def is_spike(result: StepResult, limit: float) -> bool:
-    """Whether a step's loss was above the limit, and a number."""
+    """Whether a step's loss was finite and above the limit."""
     return limit < result.loss < math.inf
 
 
@@ -42,12 +42,12 @@ def note(
     state: RunState,
     config: TrainConfig,
 ) -> str:
-    """Write down what the step after `state` had in hand, and count it if it was skipped. Collective.
+    """Records the step after `state` in a file, and counts it if it was skipped. Collective.
 
     Returns a line for the console.
 
     Raises:
-        NonFiniteStep, LossSpike: it was one too many.
+        NonFiniteStep, LossSpike: more steps were skipped than allowed.
     """
     step, spiked = state.step + 1, is_spike(result, limit)
     sources = [name for name, _ in state.data["sources"]]
@@ -76,7 +76,7 @@ def note(
 
 
 def _write(path: Path, seen: dict[str, Any]) -> str:
-    """Where the record is, in words; a full disk is no reason to end the run here."""
+    """Writes the record and returns a sentence with its path; an OSError (full disk) does not end the run."""
     try:
         write_durably(path, json.dumps(seen, indent=1))
     except OSError as error:
@@ -86,10 +86,10 @@ def _write(path: Path, seen: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Held:
-    """What one rank knows of its micro-batches.
+    """One rank's part of the record.
 
-    losses: the sums it made, empty outside the last pipeline stage. counts: whether they are counted (once
-    over tensor ranks). streams: what the micro-batches hold, said by one rank of those that share them.
+    losses: its sum for each micro-batch, empty outside the last pipeline stage. counts: whether these sums are
+    counted (one of the tensor ranks). streams: contents of the micro-batches, from one of the ranks that share them.
     """
 
     rank: int
@@ -108,7 +108,7 @@ def bad_step_record(
     limit: float,
     sources: Sequence[str],
 ) -> dict[str, Any]:
-    """The whole record, as JSON. Collective. sources: names, in the order spans count them."""
+    """Returns the whole record as JSON. Collective. sources: names, in the order of `span.source`."""
     says = mesh.model.rank == 0 and mesh.sequence.rank == 0
     mine = Held(
         rank=mesh.rank,
@@ -132,10 +132,10 @@ def bad_step_record(
 def sort_out(
     ranks: Sequence[Held], limit: float
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The micro-batches that did it, and the others.
+    """Returns the offending micro-batches, and the others.
 
-    They are those whose loss is not finite; where all are, those whose loss per valid token is above `limit`;
-    where none is (the gradient alone was not finite), all.
+    Offending are those with a non-finite loss; if there are none, those with a loss per valid token above `limit`;
+    if there are none either (only the gradient was not finite), all.
     """
     found = [_entry(ranks, held, number) for held in ranks for number in range(len(held.streams))]
     not_finite = [e for e in found if not all(math.isfinite(float(s)) for s in e["ranks"].values())]
@@ -169,6 +169,6 @@ def _streams(batch: GlobalBatch, sources: Sequence[str]) -> list[dict[str, Any]]
 
 
 def _file_name(step: int, *, spiked: bool, rollbacks: int) -> str:
-    """Of the record. After a rollback the same step comes again, with other data."""
+    """Returns the name of the record. After a rollback the same step number comes again, with other data."""
     again = f"_rollback_{rollbacks}" if rollbacks else ""
     return f"{'spike' if spiked else 'nonfinite'}_step_{step:08d}{again}.json"

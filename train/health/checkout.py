@@ -1,6 +1,6 @@
-"""This checkout: its version, and whether `model`, `data` and `parallel` are its own and not another distribution's.
+"""This checkout: its version, and whether `model`, `data`, `parallel` and `train` are imported from it.
 
-Needed by the commands of train/ alone: the commands of data/ import no other package of ours.
+Only the commands of train/ need this: the commands of data/ import no other package of ours.
 """
 
 import importlib.util
@@ -13,13 +13,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def version() -> str:
-    """The version that pyproject.toml states."""
+    """Returns the version in pyproject.toml."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         return str(tomllib.load(file)["project"]["version"])
 
 
 def strangers(root: Path) -> list[str]:
-    """One line for every package that would be imported from outside `root`."""
+    """Returns one line for every package that would be imported from outside `root`."""
     found = []
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
@@ -33,7 +33,7 @@ def strangers(root: Path) -> list[str]:
 
 
 def refuse_strangers() -> None:
-    """End this program, with status 2 and a line each, where a package of ours would be another's."""
+    """Ends this program with status 2 and a line for each package that would be imported from elsewhere."""
     found = strangers(ROOT)
     if found:
         sys.stderr.write("\n".join(found) + "\n")

@@ -1,4 +1,4 @@
-"""How a run says no: one clear line a mistake, from one rank only."""
+"""Exit statuses of a run, and printing mistakes: one line each, from one rank only."""
 
 import sys
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from parallel.launcher import launched_rank
 
 FAILURE = 1
 MISTAKE = 2
-# Asked to stop before the end, and saved: the same command goes on. (sysexits.h: EX_TEMPFAIL)
+# Stopped by a signal before the end, and saved: the same command resumes. (sysexits.h: EX_TEMPFAIL)
 STOPPED = 75
 
 
 def refuse(lines: Sequence[str], status: int = MISTAKE) -> int:
-    """Write `lines` to stderr on the main rank; returns the exit status."""
+    """Writes `lines` to stderr on the main rank; returns the exit status."""
     if launched_rank() == 0:
         count = f"{len(lines)} mistakes" if len(lines) > 1 else "error"
         head = f"train: {count}:" + ("\n  " if len(lines) > 1 else " ")
@@ -23,7 +23,7 @@ def refuse(lines: Sequence[str], status: int = MISTAKE) -> int:
 
 
 def refuse_alone(line: str) -> int:
-    """Write a mistake that only this rank has, whichever it is; returns the exit status."""
+    """Writes a mistake that only this rank has, on any rank; returns the exit status."""
     sys.stderr.write(f"train: rank {launched_rank()}: {one_line(line)}\n")
     sys.stderr.flush()
     return MISTAKE

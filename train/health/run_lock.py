@@ -1,7 +1,7 @@
-"""One job at a time on a run's folder: two would write over each other's checkpoints and logs.
+"""Allows one job at a time on a run's folder: two would overwrite each other's checkpoints and logs.
 
-A lock of the file system (flock): it ends with the process that holds it, however that ends. A network file
-system may take a minute or two to notice that a host is gone, so a lock of another host is waited for.
+The lock is a file lock (flock), which is released whenever its process ends. A network file system may take
+a minute or two to notice that a host is gone, so this waits longer for a lock of another host.
 """
 
 import fcntl
@@ -14,21 +14,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-# Seconds: for a process of this host that is ending, and for a lease on another host's lock.
+# Seconds to wait for a process of this host that is ending, and for a lock of another host to expire.
 _HERE, _ELSEWHERE = 15.0, 150.0
 
 
 def hold_run(folder: Path, tell: Callable[[str], None]) -> TextIO | None:
-    """Lock the run for as long as what is returned is open; None where the file system has no locks, which is told.
+    """Locks the run for as long as the returned file is open.
+
+    Returns None if the folder cannot be written, or if the file system has no locks; the latter is reported by `tell`.
 
     Raises:
-        ValueError: another job has it.
+        ValueError: another job holds the lock.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / "run.lock").open("a+")
     except OSError:
-        return None  # a folder that cannot be written is told by the preflight
+        return None  # the preflight reports a folder that cannot be written
     started = time.monotonic()
     while True:
         try:
@@ -45,8 +47,8 @@ def hold_run(folder: Path, tell: Callable[[str], None]) -> TextIO | None:
             time.sleep(0.5)
         except OSError as error:
             tell(
-                f"warning: {folder}: the file system has no locks ({error.strerror}), so nothing keeps a second job "
-                "from writing over this run; start no second one with this run_name"
+                f"warning: {folder}: the file system has no locks ({error.strerror}), so a second job could "
+                "overwrite this run; start no second one with this run_name"
             )
             file.close()
             return None

@@ -3,12 +3,12 @@
     limit = median + threshold x scale        scale = max(1.4826 x median absolute deviation, FLOOR x median)
 
 OLMo-core skips a step whose loss or gradient norm is more than 6 standard deviations above the mean of the last
-128 steps, once it has half of them. Median and median absolute deviation take the place of mean and standard
-deviation: one odd loss in the window then moves the limit by next to nothing. 1.4826 makes the latter equal to
-the standard deviation where losses are normal.
+128 steps, once it has half of them. Here median and median absolute deviation replace mean and standard deviation,
+so that one outlier in the window hardly moves the limit. The factor 1.4826 makes the median absolute deviation equal
+to the standard deviation for normally distributed losses.
 
-What is judged is the loss of the whole step, over all ranks: it has the same value, and the same spread, in every
-layout, and every rank knows it before the weights change.
+The loss compared is that of the whole step over all ranks: it is the same in every layout, and known on every rank
+before the weights change.
 """
 
 import math
@@ -19,14 +19,14 @@ from train.checkpointing.state import RunState
 from train.configuration.schema import SpikesConfig
 
 _NORMAL = 1.4826
-# Least scale, as a share of the median: a flat history would call every wrinkle a spike.
+# Least scale, relative to the median: without it, after nearly equal losses any small rise would be a spike.
 FLOOR = 0.005
 
 
 def loss_limit(losses: Sequence[float], config: SpikesConfig) -> float:
-    """The loss above which the step after `losses` spikes; infinite while there is too little to compare.
+    """Returns the loss above which the step after `losses` is a spike; infinity while there are too few losses.
 
-    losses: of the steps that did not spike; the last `config.window` of them count.
+    losses: of earlier steps that were no spikes; the last `config.window` are used.
     """
     recent = losses[-config.window :]
     if len(recent) < config.window // 2:
@@ -37,14 +37,14 @@ def loss_limit(losses: Sequence[float], config: SpikesConfig) -> float:
 
 
 def limit_of_step(state: RunState, stage: str, config: SpikesConfig) -> float:
-    """`loss_limit` for the next step; another stage, of another length, has other losses."""
+    """Returns `loss_limit` for the next step; a new stage (or action ignore) first clears the losses in `state`."""
     if config.action == "ignore" or state.stage != stage:
         state.recent_losses, state.spiking_steps = [], 0
     return loss_limit(state.recent_losses, config)
 
 
 def remember(state: RunState, loss: float, limit: float, config: SpikesConfig) -> None:
-    """Keep the loss of a step for the next ones, or count it among the spiking (NaN: not finite)."""
+    """Adds the loss of a step to the losses in `state`, or counts it as spiking if above `limit` or NaN."""
     if config.action == "ignore":
         return
     if loss <= limit:
@@ -55,5 +55,5 @@ def remember(state: RunState, loss: float, limit: float, config: SpikesConfig) -
 
 
 def wants_back(state: RunState, config: SpikesConfig) -> bool:
-    """Whether it is time for a rollback."""
+    """Whether `patience` steps in a row have spiked and the action is rollback."""
     return config.action == "rollback" and state.spiking_steps >= config.patience

@@ -1,7 +1,7 @@
-"""SIGTERM, SIGINT or SIGUSR1 -> "finish this step, save, end".
+"""Turns SIGTERM, SIGINT or SIGUSR1 into a request to finish the step, save and end.
 
-A second SIGINT takes effect at once. Ranks agree on the step to stop at in `train/step.py`,
-so one rank's signal is enough.
+A second SIGINT ends the process at once. Ranks agree on the last step in `train/step.py`, so a signal
+to one rank is enough.
 """
 
 import signal
@@ -12,7 +12,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopSignal:
-    """While entered, remembers whether this process was asked to stop."""
+    """Context manager that records in `requested` whether a signal asked this process to stop."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -30,12 +30,12 @@ class StopSignal:
         trace: TracebackType | None,
     ) -> None:
         if kind is not None or self.requested:
-            return  # the run ends: a further SIGTERM may not cut its saving or its last words short
+            return  # the run ends: another SIGTERM must not interrupt saving or reporting
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.requested = True
-        # SIGTERM may arrive twice (from the scheduler and from torchrun); a second Ctrl-C is meant.
+        # SIGTERM may arrive twice (from the scheduler and from torchrun); a second Ctrl-C is intended.
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, self._before[signal.SIGINT])

@@ -1,9 +1,9 @@
-"""Which rank is slower than the others, and by how much.
+"""Finds ranks that are slower than the others.
 
-Ranks that share work finish their steps together, so step times say nothing: the slow one is the one that
-waits for nobody. Every rank therefore times, once a step, the same small matrix product that waits for no
-one, and how long it waited for its own data. A throttled GPU, a busy core or a slow disk shows in one of the
-two. The means of some steps are gathered; a rank is named when it was slow in two rounds in a row.
+Ranks that share work finish their steps together, so step times do not show which rank is slow. Every rank
+therefore times two things once a step: a small matrix product that needs no other rank, and the wait for its
+own data. A throttled GPU, a busy core or a slow disk shows in one of them. The means over a round of steps
+are gathered; a rank whose product was slow in two rounds in a row is reported.
 """
 
 import socket
@@ -15,35 +15,35 @@ from torch import Tensor
 
 from parallel.mesh import Mesh
 
-# Side of the square matrices: well under a millisecond of a GPU, about one of a core.
+# Side of the square matrices: the product takes well under 1 ms on a GPU, about 1 ms on a core.
 _SIDE = {"cuda": 4096, "cpu": 256}
-# Steps that a new process takes to warm up; not counted.
+# Warm-up steps of a new process, not counted.
 _WARM = 2
 
 
 @dataclass(frozen=True)
 class Round:
-    """Means over the steps of one round, of all ranks: probe and wait for data, (ranks,), in seconds."""
+    """Means over one round of steps for all ranks: time of the product, wait for data; (ranks,), in seconds."""
 
     probe: Tensor
     data: Tensor
 
     @property
     def slowest(self) -> int:
-        """The rank whose probe took longest."""
+        """Returns the rank whose product took longest."""
         return int(self.probe.argmax())
 
     @property
     def slowdown(self) -> float:
-        """How many times the median the slowest probe took."""
+        """Returns the ratio of the longest product time to the median."""
         return float(self.probe.max() / self.probe.median())
 
     def slow(self, factor: float) -> set[int]:
-        """Ranks whose probe took more than `factor` times the median."""
+        """Returns the ranks whose product took more than `factor` times the median."""
         return set((self.probe > factor * self.probe.median()).nonzero().flatten().tolist())
 
     def row(self) -> dict[str, float]:
-        """For metrics and W&B."""
+        """Returns the values for metrics and W&B."""
         return {
             "slowest_rank": self.slowest,
             "slowdown": self.slowdown,
@@ -53,9 +53,9 @@ class Round:
 
 
 class Stragglers:
-    """Probes this rank at every step; compares all ranks every `steps` steps. `steps` 0: never.
+    """Times this rank at every step; compares all ranks every `steps` steps. `steps` 0: never.
 
-    Made on all ranks together.
+    Constructed on all ranks together (collective).
     """
 
     def __init__(self, mesh: Mesh, steps: int, factor: float) -> None:
@@ -72,7 +72,7 @@ class Stragglers:
         self._before: set[int] = set()
 
     def step(self, data_seconds: float) -> tuple[dict[str, float] | None, list[str]]:
-        """Probe once. Every `steps` calls: what all ranks found, and a line for each slow one. Collective."""
+        """Times one product. Every `steps` calls returns metrics and a line for each slow rank. Collective."""
         if not self._steps:
             return None, []
         probed = self._time_probe()
@@ -94,13 +94,13 @@ class Stragglers:
         twice, self._before = slow & self._before, slow
         median = float(found.probe.median())
         return [
-            f"warning: rank {rank} on {self._hosts[rank]} is slow: a product that waits for nobody takes it "
-            f"{float(found.probe[rank]) / median:.1f} times the median, for {2 * self._steps} steps now"
+            f"warning: rank {rank} on {self._hosts[rank]} is slow: a matrix product that needs no other rank takes it "
+            f"{float(found.probe[rank]) / median:.1f} times the median, over the last {2 * self._steps} steps"
             for rank in sorted(twice)
         ]
 
     def _time_probe(self) -> float:
-        """Seconds of one product; on a GPU of the one of the step before, so that nobody waits for it."""
+        """Returns the seconds of one product; on a GPU those of the step before, to avoid waiting for the result."""
         if self._mesh.device.type == "cpu":
             started = time.perf_counter()
             torch.mm(self._matrix, self._matrix, out=self._product)
@@ -113,7 +113,7 @@ class Stragglers:
             seconds = self._events[0].elapsed_time(self._events[1]) / 1e3
         torch.mm(
             self._matrix, self._matrix, out=self._product
-        )  # hides the launching of what is timed
+        )  # hides the launch time of the timed product
         self._events[0].record()
         torch.mm(self._matrix, self._matrix, out=self._product)
         self._events[1].record()

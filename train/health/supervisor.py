@@ -1,4 +1,4 @@
-"""One rank's guard over a run: its phases, its limits for waiting, its last words."""
+"""Supervises a run on one rank: records phases, sets timeouts, reports hangs and errors."""
 
 import os
 import sys
@@ -15,12 +15,12 @@ from parallel.watch.watch import Watch, is_lost_peer
 from train.health.exit_status import FAILURE
 from train.records.rank_log import RankLog, put_error_aside
 
-# Last words may take so long; and where it is asked first who is gone.
+# Seconds for writing the final reports; and more for first finding out which rank is gone.
 _LAST_WORDS, _QUESTION = 20.0, 60.0
 
 
 class Supervisor:
-    """Made on every rank after the world has started; while entered, hangs end the run."""
+    """Constructed on every rank after the world has started; inside the context, a hang ends the run."""
 
     def __init__(self, mesh: Mesh, folder: Path) -> None:
         self._world = mesh.world
@@ -50,7 +50,7 @@ class Supervisor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """What nobody expected ends this process here: its threads may wait for peers for ever."""
+        """Ends the process on an unexpected exception: its threads might wait for peers for ever."""
         if isinstance(error, Exception):
             self._fail(error)
         if self._watch is not None:
@@ -58,7 +58,7 @@ class Supervisor:
         self._log.close()
 
     def phase(self, name: str) -> None:
-        """What the run does from now on. Of steps in a row only the first is written down."""
+        """Records what the run does from now on. Of successive phases of one kind only the first is logged."""
         if self._watch is not None:
             self._watch.phase(name)
         kind = name.partition(" ")[0]
@@ -67,15 +67,15 @@ class Supervisor:
         self._kind = kind
 
     def first_step_done(self) -> None:
-        """From now on the short limits hold."""
+        """Switches to the timeouts for running steps (parallel.timeout_seconds)."""
         self._limit(started=True)
 
     def no_step_expected(self) -> None:
-        """Until the next first step the long limits hold: the layout changes, or the run closes."""
+        """Switches to parallel.first_step_seconds, until the next first step: the layout changes, or the run ends."""
         self._limit(started=False)
 
     def refused(self, text: str) -> None:
-        """The run ends for a reason that every rank knows; keep it."""
+        """Logs the reason for which every rank ends the run."""
         self._log.error(text)
 
     def _limit(self, *, started: bool) -> None:
@@ -95,7 +95,7 @@ class Supervisor:
         self._exit()
 
     def _end(self, sentence: str) -> None:
-        """A hang: the main thread may be blocked for ever, so the process ends from the watch's thread."""
+        """Ends the process after a hang, from the watch's thread: the main thread may be blocked for ever."""
         _end_in(_LAST_WORDS)
         self._log.hang(sentence, flight_record())
         if self._log.error(f"nothing moves: {sentence}"):
@@ -114,7 +114,7 @@ class Supervisor:
 
 
 def _end_in(seconds: float) -> None:
-    """End this process in time, even if the file system that its last words go to is what hangs."""
+    """Ends this process after `seconds`, even if the file system for its reports hangs."""
     timer = threading.Timer(seconds, os._exit, (FAILURE,))
     timer.daemon = True
     timer.start()

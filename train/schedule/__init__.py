@@ -1,1 +1,1 @@
-"""What holds at a number of tokens seen: stage, learning rate, RoPE base."""
+"""Stage, learning rate and RoPE base as functions of the tokens seen."""

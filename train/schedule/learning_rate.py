@@ -5,8 +5,8 @@
     cosine    half a cosine from peak to final
     wsd       peak until the last decay_tokens, then straight to final (arXiv 2404.06395, section 4)
 
-Every shape starts with a linear rise from zero over `warmup_tokens`. A step's rate is the one at the
-tokens seen after that step's batch has been drawn, so the first step is not wasted at zero.
+Every shape starts with a linear rise from zero over `warmup_tokens`. The rate of a step is taken at the
+tokens seen including the batch of the step, so the first step does not have rate zero.
 """
 
 import math
@@ -15,7 +15,7 @@ from train.configuration.schema import LearningRateConfig
 
 
 def learning_rate_at(config: LearningRateConfig, tokens: int, span: int) -> float:
-    """Rate when `tokens` of the `span` it covers have been drawn (0 <= tokens <= span)."""
+    """Returns the rate after `tokens` of the `span` tokens that `config` covers (0 <= tokens <= span)."""
     if tokens < config.warmup_tokens:
         return config.peak * tokens / config.warmup_tokens
     if config.shape == "constant":
@@ -24,7 +24,7 @@ def learning_rate_at(config: LearningRateConfig, tokens: int, span: int) -> floa
 
 
 def _height(config: LearningRateConfig, tokens: int, span: int) -> float:
-    """How far between final (0) and peak (1)."""
+    """Returns the position between final (0) and peak (1)."""
     left = span - tokens
     if config.shape == "wsd":
         return min(1.0, max(0.0, left / config.decay_tokens)) if config.decay_tokens else 1.0
@@ -36,7 +36,7 @@ def _height(config: LearningRateConfig, tokens: int, span: int) -> float:
 
 
 def problems(config: LearningRateConfig, key: str, span: int) -> list[str]:
-    """Every rule between the fields of `config`, which stands at `key` and covers `span` tokens, that is broken."""
+    """Returns the broken rules between the fields of `config`, whose key is `key` and which covers `span` tokens."""
     found = []
     if config.shape != "constant" and config.final > config.peak:
         found.append(f"{key}.final={config.final}: must not exceed {key}.peak={config.peak}")

@@ -1,8 +1,8 @@
-"""RoPE base over a run: policies that are pure functions of tokens, and the facts to warn about.
+"""RoPE base over a run: policies that are pure functions of tokens, and the bound used in warnings.
 
-A stage says `rope_base: 10000`, or a policy:
+A stage has `rope_base: 10000`, or a policy:
 
-    {policy: stepped, steps: [[0, 1e4], [2e6, 5e4]]}       base from so many tokens into the stage on
+    {policy: stepped, steps: [[0, 1e4], [2e6, 5e4]]}       pairs [tokens into the stage, base from there on]
     {policy: ramp, start: 1e4, end: 5e5, tokens: 4e6}      log-linear over tokens, then constant; without
                                                            `start` from the previous stage's last base,
                                                            without `tokens` over the whole stage
@@ -12,7 +12,7 @@ A stage says `rope_base: 10000`, or a policy:
     {policy: safe}                                         lower bound of Men et al. 2024 (arXiv 2405.14591)
                                                            for the distances the rotary layers see
 
-What stands before the first stage is an imported model, where there is one (`schedule.start_base`).
+For the first stage the previous base is that of the imported model, if there is one (`schedule.start_base`).
 
 The bound: B_b(m) = sum_i cos(m b^(-2i/d)) must stay >= 0 up to the distance L. Feasible bases are a union
 of narrow intervals, so `safe` is the smallest base above which every base of the grid is feasible.
@@ -34,7 +34,7 @@ from train.configuration.schema import ConstantBase, DerivedBase, RampBase, Rope
 
 # Grid of `safe_base`: bases from 12x the published fit downwards, this many per factor of e.
 _GRID_PER_E = 800
-# The search looks at every distance, for thousands of bases: a minute for this one.
+# The search evaluates every distance for thousands of bases: about a minute at this reach.
 MOST_SAFE_REACH = 2**20
 _BLOCK = 4096
 
@@ -43,13 +43,13 @@ _BLOCK = 4096
 class BaseCurve:
     """Base as a log-linear function of tokens into the stage, through these corners (tokens, base).
 
-    A corner reached twice is a step: the later one counts from its tokens on.
+    Two corners at the same tokens are a step: the later one holds from there on.
     """
 
     corners: tuple[tuple[int, float], ...]
 
     def at(self, tokens: int) -> float:
-        """Base when `tokens` of the stage have been seen before this step."""
+        """Returns the base of the step that starts after `tokens` tokens of the stage."""
         before = [corner for corner in self.corners if corner[0] <= tokens]
         after = [corner for corner in self.corners if corner[0] > tokens]
         if not before:
@@ -63,13 +63,13 @@ class BaseCurve:
 
     @property
     def last(self) -> float:
-        """Base at the end of the stage."""
+        """Returns the base at the end of the stage."""
         return self.corners[-1][1]
 
 
 @dataclass(frozen=True)
 class StageFacts:
-    """What a policy may depend on."""
+    """The inputs of a policy."""
 
     tokens: int
     sequence_length: int
@@ -81,7 +81,7 @@ class StageFacts:
 
 
 def base_curve(value: RopeBase, facts: StageFacts) -> BaseCurve:
-    """Curve of the stage's `rope_base` value.
+    """Returns the curve of a stage's `rope_base` value.
 
     Raises:
         ValueError: a rule is broken; the message starts with ": " or "." to follow the key.
@@ -99,9 +99,9 @@ def base_curve(value: RopeBase, facts: StageFacts) -> BaseCurve:
 
 
 def bases_by_kind(model: ModelConfig, base: float) -> dict[str, float]:
-    """The base of each kind of rotary layer that the model has, where the schedule's is `base`.
+    """Returns the base of each kind of rotary layer in the model; `base` is the schedule's.
 
-    By the name under which the kind is reported: "window", "full", or that of a further kind.
+    Keys are the names under which kinds are reported: "window", "full", or the name of a further kind.
     """
     specs = layer_kinds(model).values()
     found = {spec.reported_as: spec.rope.base_of(base) for spec in specs if spec.rope is not None}
@@ -109,7 +109,7 @@ def bases_by_kind(model: ModelConfig, base: float) -> dict[str, float]:
 
 
 def scheduled_base(model: ModelConfig, rope_base: Mapping[str, float]) -> float:
-    """The base of the layers that follow a schedule; rope_base: of each kind of rotary layer."""
+    """Returns the base of the layers that follow the schedule. rope_base: the base of each kind of rotary layer."""
     for spec in sorted(layer_kinds(model).values(), key=lambda spec: spec.window is not None):
         if spec.rope is not None and not spec.rope.base and spec.reported_as in rope_base:
             return rope_base[spec.reported_as]
@@ -167,18 +167,18 @@ def _ntk(facts: StageFacts) -> float:
 def _safe(facts: StageFacts) -> float:
     _refuse_one_pair(facts, "safe")
     if facts.rotary_reach > MOST_SAFE_REACH:
-        raise ValueError(f": policy safe knows lengths up to {MOST_SAFE_REACH}; give a number")
+        raise ValueError(f": policy safe works for lengths up to {MOST_SAFE_REACH}; give a number")
     return safe_base(facts.rotary_reach, facts.head_dim)
 
 
-# By the names of `DerivedBase.policy`.
+# Keys are the values of `DerivedBase.policy`.
 DERIVED: Mapping[str, Callable[[StageFacts], float]] = MappingProxyType(
     {"keep": _kept, "ntk": _ntk, "safe": _safe}
 )
 
 
 def _refuse_one_pair(facts: StageFacts, policy: str) -> None:
-    """A single pair turns by one radian a token whatever the base is: there is nothing to choose."""
+    """Raises ValueError for a single rotary pair: its frequency is one radian per token, whatever the base."""
     if facts.head_dim <= 2:
         raise ValueError(
             f": policy {policy} needs model.head_dim above 2, it is {facts.head_dim}; give a number"
@@ -187,7 +187,7 @@ def _refuse_one_pair(facts: StageFacts, policy: str) -> None:
 
 @lru_cache(maxsize=256)
 def reach_of_base(base: float, head_dim: int, limit: int) -> int:
-    """L_b of arXiv 2405.14591: largest L <= limit with B_b(m) >= 0 for every 0 <= m <= L."""
+    """Returns L_b of arXiv 2405.14591: the largest L <= limit with B_b(m) >= 0 for every 0 <= m <= L."""
     frequencies = base ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     for start in range(0, limit + 1, _BLOCK):
         m = np.arange(start, min(start + _BLOCK, limit + 1), dtype=np.float64)
@@ -199,7 +199,7 @@ def reach_of_base(base: float, head_dim: int, limit: int) -> int:
 
 @lru_cache(maxsize=256)
 def safe_base(length: int, head_dim: int) -> float:
-    """Smallest base from which on every base, up to 12x the published fit, keeps B >= 0 up to `length`."""
+    """Returns the smallest base above which every base, up to 12x the published fit, keeps B >= 0 up to `length`."""
     base = top = 12.0 * 0.0424 * float(max(length, 64)) ** 1.628
     while reach_of_base(top, head_dim, length) < length:
         base = top = top * 2.0

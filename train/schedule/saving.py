@@ -1,17 +1,17 @@
-"""How often a run saves: `checkpoint.every_steps`, or what `auto` stands for."""
+"""How often a run saves: `checkpoint.every_steps`, with `auto` resolved."""
 
 from train.configuration.schema import RunConfig
 
-# `auto` saves a hundred times in a run, and loses at most this many steps of a long one.
+# `auto` saves a hundred times in a run, and at least once in MOST_STEPS steps.
 SAVES = 100
 MOST_STEPS = 500
 
 
 def steps_between_checkpoints(config: RunConfig) -> int:
-    """Optimizer steps between two checkpoints; 0: none inside a stage.
+    """Returns the optimizer steps between two checkpoints; 0: none inside a stage.
 
-    `auto` follows from the schedule alone, so every start of a run takes the same steps: `train.max_steps` and the
-    clock have no part in it.
+    `auto` depends on the schedule alone, not on `train.max_steps` or time, so every start of a run saves at the same
+    steps.
     """
     every = config.checkpoint.every_steps
     if every != "auto":

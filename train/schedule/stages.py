@@ -1,9 +1,8 @@
-"""The run's table of stages, resolved: what holds at a number of tokens seen.
+"""The run's table of stages, resolved into functions of the tokens seen.
 
-Everything that changes over a run is asked of `Schedule.at(tokens_seen)`, a pure function; nothing
-accumulates, so a resumed run asks the same questions and gets the same answers. `tokens_seen` counts
-stream tokens, padding included: a stage of `tokens` takes ceil(tokens / batch_tokens) steps, whatever
-the packing makes of them.
+`Schedule.at(tokens_seen)` returns everything that changes over a run. It is a pure function without
+state, so a resumed run gets the same values. `tokens_seen` counts stream tokens, padding included: a
+stage of `tokens` takes ceil(tokens / batch_tokens) steps, whatever packing does.
 """
 
 import re
@@ -25,7 +24,7 @@ _STAGE_NAME = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 @dataclass(frozen=True)
 class Stage:
-    """One resolved row: tokens [start, end) of the run."""
+    """One resolved stage: tokens [start, end) of the run."""
 
     name: str
     index: int
@@ -33,20 +32,20 @@ class Stage:
     num_steps: int
     shape: BatchShape
     base: BaseCurve
-    # None: the run-wide learning rate holds.
+    # None: the learning rate of the run applies.
     learning_rate: LearningRateConfig | None
-    # The run's layout with this stage's overlay.
+    # The run's layout with the overrides of this stage.
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     @property
     def end(self) -> int:
-        """Tokens seen when the stage is over."""
+        """Returns the tokens seen at the end of the stage."""
         return self.start + self.num_steps * self.shape.batch_tokens
 
 
 @dataclass(frozen=True)
 class Point:
-    """What the step that starts at some number of tokens seen runs under."""
+    """Stage, learning rate and RoPE base of one step."""
 
     stage: Stage
     learning_rate: float
@@ -62,18 +61,18 @@ class Schedule:
 
     @property
     def total_tokens(self) -> int:
-        """Stream tokens of the whole run."""
+        """Returns the stream tokens of the whole run."""
         return self.stages[-1].end
 
     def stage_at(self, tokens_seen: int) -> Stage:
-        """The stage of the step that starts at `tokens_seen`; the last one from its end on."""
+        """Returns the stage of the step that starts at `tokens_seen`; after the end, the last stage."""
         for stage in self.stages:
             if tokens_seen < stage.end:
                 return stage
         return self.stages[-1]
 
     def at(self, tokens_seen: int) -> Point:
-        """Stage, learning rate and RoPE base of the step that starts at `tokens_seen`."""
+        """Returns stage, learning rate and RoPE base of the step that starts at `tokens_seen`."""
         stage = self.stage_at(tokens_seen)
         drawn = tokens_seen + stage.shape.batch_tokens
         if stage.learning_rate is not None:
@@ -84,8 +83,8 @@ class Schedule:
         return Point(stage, rate, stage.base.at(tokens_seen - stage.start))
 
     def leg(self, tokens_seen: int) -> tuple[Stage, ...]:
-        """The stages around the one at `tokens_seen` that share its layout without a break: one engine
-        serves them, and it is the same one wherever among them a run begins."""
+        """Returns the consecutive stages around `tokens_seen` that share one layout, and so one engine. The result
+        is the same wherever among them a run starts."""
         here = self.stage_at(tokens_seen)
         for layout, stages in groupby(self.stages, key=lambda stage: stage.parallel):
             members = tuple(stages)
@@ -94,7 +93,7 @@ class Schedule:
         raise AssertionError("every stage is in a group")
 
     def shapes(self, tokens_seen: int, until: int | None = None) -> Iterator[BatchShape]:
-        """Shape of every batch from `tokens_seen` to the end of the run, or to `until` tokens seen."""
+        """Yields the shape of every batch from `tokens_seen` to the end of the run, or to `until` tokens seen."""
         end = self.total_tokens if until is None else until
         while tokens_seen < end:
             shape = self.stage_at(tokens_seen).shape
@@ -103,7 +102,7 @@ class Schedule:
 
 
 def build_schedule(config: RunConfig) -> tuple[Schedule | None, list[str]]:
-    """The resolved schedule, or every reason why there is none (keys in full)."""
+    """Returns the resolved schedule, or None and every mistake (with full keys)."""
     found: list[str] = []
     if not config.schedule.stages:
         return None, ["schedule.stages: a run needs at least one stage"]
@@ -127,7 +126,7 @@ def build_schedule(config: RunConfig) -> tuple[Schedule | None, list[str]]:
 
 
 def rotary_reach(model: ModelConfig, sequence_length: int) -> int:
-    """Largest distance that a rotary layer of `model` sees in sequences of this length."""
+    """Returns the largest distance that a rotary layer of `model` sees in sequences of this length."""
     reaches = [
         min(spec.window or sequence_length, sequence_length)
         for spec in expand_pattern(model)
@@ -137,10 +136,10 @@ def rotary_reach(model: ModelConfig, sequence_length: int) -> int:
 
 
 def source_weights(config: RunConfig, mix: Mapping[str, float]) -> tuple[float, ...]:
-    """Weight of every source, in their order: a stage's own mix, or the sources' weights.
+    """Returns the weights of the sources, in their order: from a stage's mix or, if that is empty, from the sources.
 
     Raises:
-        ValueError: the mix names an unknown source, or weighs nothing.
+        ValueError: the mix names an unknown source, or all weights are 0.
     """
     sources = {name: source.weight for name, source in config.data.sources.items()}
     base = sources or {config.data.corpus: 1.0}
@@ -177,7 +176,7 @@ def _resolve(
     if rate is not None:
         found += learning_rate.problems(rate, f"{key}.learning_rate", facts.tokens)
     layout = row.layout(config.parallel)
-    if row.parallel:  # else its problems are the run's, and reported as those
+    if row.parallel:  # else its problems are those of the run's layout, which are reported there
         found += [f"{key}.parallel: {problem}" for problem in layout.problems()]
     if found or curve is None:
         return None, found
@@ -187,7 +186,7 @@ def _resolve(
 
 
 def _stage_rate(value: float | LearningRateConfig | None) -> LearningRateConfig | None:
-    """A stage's own learning rate, None if it has none."""
+    """Returns a stage's own learning rate; None if it sets none."""
     return LearningRateConfig(shape="constant", peak=value) if isinstance(value, float) else value
 
 
