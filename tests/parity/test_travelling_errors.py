@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data.printable import Mistakes
 from model.huggingface.refusal import CannotExpress
 from parallel.links import TransferFailed
 from parallel.rendezvous.store_gather import StoreLost
@@ -16,6 +17,7 @@ from train.preflight.judge import Verdict
 ROOT = Path(__file__).resolve().parents[2]
 # Every error with an `__init__` of its own, which pickle would call with the text, as it does for a ValueError.
 EXAMPLES = (
+    Mistakes("one", "two", way_out="mend them"),
     StoreLost(),
     CannotExpress(["one", "two"]),
     TransferFailed("it hangs", 3),
