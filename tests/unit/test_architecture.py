@@ -171,6 +171,13 @@ def test_file_is_short_and_says_what_it_is_for(file: Path) -> None:
     assert ast.get_docstring(ast.parse(text)), f"{file} has no module docstring"
 
 
+def test_files_of_tests_and_launchers_are_short_too() -> None:
+    files = [file for folder in ("tests", "launch") for file in (ROOT / folder).rglob("*.py")]
+    long = [str(file) for file in files if file.read_text().count("\n") > 400]
+    assert len(files) > 100
+    assert not long
+
+
 def parameters_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     """Names of what a caller gives, without self, cls and autograd's ctx."""
     given = function.args

@@ -2,26 +2,17 @@
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from parallel.launcher import launch_problems
 from parallel.links import MEASURED, GroupTest
 from parallel.topology import Topology
 from train.configuration.schema import PreflightConfig
-from train.preflight import output
-from train.preflight.clocks import offset_span
 from train.preflight.facts import CorpusFiles, Facts, Gpu, GpuState, Site, Trial
-from train.preflight.findings import Finding, Host, say_by_host
-from train.preflight.gpu import draw_matrices, is_product, parse_nvidia_smi
-from train.preflight.joining import stuck_problems
 from train.preflight.judge import Verdict, judge
-from train.preflight.roll_call import roll_problems
 
 HOSTS, RANKS = 3, 4
 TOPOLOGY = Topology(tensor=2, sequence=2, data=3)
@@ -398,146 +389,9 @@ def test_crowded_cores_and_full_disks_are_warned_of() -> None:
     ]
 
 
-def test_many_hosts_are_not_all_named() -> None:
-    hosts = [Host(f"n{number}", (2 * number, 2 * number + 1)) for number in range(9)]
-    assert say_by_host([Finding((), "nobody's")], hosts) == ["nobody's"]
-    assert say_by_host([Finding(tuple(range(18)), "a")], hosts) == ["all 9 hosts: a"]
-    some = Finding((0, 1, 3, 4, 5, 6, 8, 9, 10), "b")
-    assert say_by_host([some], hosts) == ["n0, n1 (rank 3), n2, n3 (rank 6), and 2 more hosts: b"]
-    assert say_by_host([Finding((40,), "c")], hosts) == ["an unknown host (rank 40): c"]
-
-
 def test_hosts_of_one_name_are_told_apart() -> None:
     world = cpu_world()
     world.change(*range(12), host="localhost")
     version(world)
     (line,) = world.verdict().problems
     assert line.startswith("localhost (2): torch 2.12.0")
-
-
-def test_the_span_of_a_clock_holds_the_true_offset() -> None:
-    draw = random.Random(3)
-    for _ in range(200):
-        offset = draw.uniform(-10, 10)
-        host, main = [], []
-        for start in range(4):
-            came = [start + draw.random() / 10 for _ in range(2)]
-            left = [max(came) + draw.random() / 10 for _ in range(2)]
-            host.append((came[0] + offset, left[0] + offset))
-            main.append((came[1], left[1]))
-        least, most = offset_span(host, main)
-        assert least <= offset <= most
-        assert most - least <= 0.4
-
-
-def test_nvidia_smi_is_read_whatever_it_knows() -> None:
-    text = (
-        "GPU-8f6d0a3c-1b2c-aaaa-bbbb-ccccddddeeee, 550.54.15, 41, 0, 0x0000000000000001\n"
-        "GPU-8F6D0A3C-1B2C-AAAA-BBBB-CCCCDDDDEEEF, 550.54.15, [N/A], [Not Supported], [N/A]\n"
-        "No devices were found\n\n"
-    )
-    assert parse_nvidia_smi(text) == {
-        "8f6d0a3c-1b2c-aaaa-bbbb-ccccddddeeee": GpuState("550.54.15", 41, 0, 1),
-        "8f6d0a3c-1b2c-aaaa-bbbb-ccccddddeeef": GpuState("550.54.15", None, None, 0),
-    }
-    assert parse_nvidia_smi('Field "clocks_event_reasons.active" is not a valid field') == {}
-
-
-def test_one_wrong_number_of_a_product_is_noticed() -> None:
-    a, b, vectors = draw_matrices(256, torch.device("cpu"))
-    product = a @ b
-    exact = a.double() @ b.double()
-    assert torch.equal(product.double(), exact)
-    assert is_product(product, a, b, vectors[:, :1])
-    row, column = 17, int(vectors[:, 0].nonzero()[0])
-    product[row, column] += 1
-    assert not is_product(product, a, b, vectors[:, :1])
-
-
-def test_a_folder_without_the_token_is_another_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(output, "PATIENCE", 0.1)
-    token = output.leave_token(tmp_path / "shared")
-    assert output.token_problem(tmp_path / "shared", token, 4) == ""
-    assert [file.name for file in (tmp_path / "shared").iterdir()] == [token.name]
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / token.name).write_text("of another run")
-    for other in ("own", "nowhere"):
-        assert "is not the folder that the main" in output.token_problem(tmp_path / other, token, 4)
-    output.remove_token(tmp_path / "shared", token)
-    assert list((tmp_path / "shared").iterdir()) == []
-
-
-def said(rank: int, host: str, *mistakes: str, world_size: int = 4) -> tuple[int, str]:
-    word = {"host": host, "machine": host, "world_size": world_size, "mistakes": mistakes}
-    return rank, json.dumps(word)
-
-
-@pytest.mark.parametrize(
-    ("words", "lines"),
-    [
-        ([said(r, f"n{1 + r // 2}") for r in (1, 0, 3, 2)], []),
-        (
-            [said(0, "n1"), said(2, "n2"), said(1, "n1")],
-            [
-                "WORLD_SIZE=4: rank 3 did not come in 9 s; 3 came. See",
-                "came: n1 (ranks 0-1), n2 (rank 2)",
-            ],
-        ),
-        (
-            [said(0, "n1"), said(1, "n1"), said(1, "n2"), said(3, "n2")],
-            ["WORLD_SIZE=4: rank 2 did not", "WORLD_SIZE=4: more than one process came as rank 1"],
-        ),
-        (
-            [said(0, "n1"), said(1, "n1"), said(2, "n2"), said(3, "n2", world_size=8)],
-            ["n2 (rank 3): WORLD_SIZE=8, on the main rank 4; give"],
-        ),
-        (
-            [said(r, f"n{1 + r // 2}", *(["no c.bin"] if r > 1 else [])) for r in range(4)],
-            ["n2: no c.bin"],
-        ),
-        ([said(r, "n1", "model.window=0: must be") for r in range(4)], ["model.window=0: must be"]),
-    ],
-)
-def test_the_roll_names_who_is_missing_and_who_has_a_mistake(
-    words: Sequence[tuple[int, str]], lines: list[str]
-) -> None:
-    found = roll_problems(words, 4, 9.0)
-    for line in lines:
-        assert any(text.startswith(line) for text in found), found
-    assert bool(found) is bool(lines)
-
-
-def test_who_is_stuck_is_told_by_host() -> None:
-    words = [(r, json.dumps([f"n{1 + r // 2}", "making the group of all ranks"])) for r in range(3)]
-    stuck, silent = sorted(stuck_problems(words, 4, 60.0))
-    assert stuck.startswith("all 2 hosts: making the group of all ranks took more than 60 s")
-    assert silent.startswith("rank 3 said nothing")
-
-
-@pytest.mark.parametrize(
-    ("variables", "says"),
-    [
-        ({}, ""),
-        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}, ""),
-        ({"WORLD_SIZE": "2"}, ""),
-        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 with WORLD_SIZE=2: ranks go from 0 to 1"),
-        ({"RANK": "one", "WORLD_SIZE": "2"}, "RANK=one: must be a whole number"),
-        ({"RANK": "0"}, "RANK is set but WORLD_SIZE is not"),
-        (
-            {"RANK": "0", "WORLD_SIZE": "8", "LOCAL_RANK": "4", "LOCAL_WORLD_SIZE": "4"},
-            "LOCAL_RANK=4 with 4 ranks on this host",
-        ),
-        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "4"}, "more than there are"),
-    ],
-)
-def test_a_launcher_that_contradicts_itself_is_caught(
-    variables: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    found = launch_problems()
-    assert (found == []) if not says else (says in found[0]), found

@@ -65,6 +65,7 @@ def test_documents_end_with_the_end_token_and_decode_to_their_text(
     (made,) = prepare(_options(corpus, tmp_path / "new" / "folder" / "x", tokenizer))
     dataset = IndexedDataset(tmp_path / "new" / "folder" / "x")
     assert dataset.num_documents == made["documents"] == 430
+    assert dataset.dtype == np.uint16
     for number in (0, 29, 30, 429):
         tokens = dataset.read(number, 0, dataset.document_length(number))
         assert tokens[-1] == tokenizer.eos_id
@@ -377,13 +378,6 @@ def test_a_worker_killed_in_the_middle_of_a_result_is_one_clear_line_and_the_nex
         repr(errors)
     )
     assert main(arguments) == 0
-
-
-def test_token_dtype_follows_the_vocabulary(
-    tmp_path: Path, corpus: Path, tokenizer: Tokenizer
-) -> None:
-    prepare(_options(corpus, tmp_path / "x", tokenizer))
-    assert IndexedDataset(tmp_path / "x").dtype == np.uint16
 
 
 def test_at_most_two_blocks_a_worker_are_in_flight(tmp_path: Path, tokenizer: Tokenizer) -> None:
