@@ -3,5 +3,5 @@
     formats/ -> tokenizer/ -> prepare/ -> PREFIX.bin/.idx/.manifest.json                      (once)
     tokens/ -> packing/ (document order, mixture, planner) -> loader -> batch.GlobalBatch     (every step)
 
-Imports numpy and torch, knows no model, no parallelism and no trainer.
+Imports numpy and torch, and no code of the model, parallelism or the trainer.
 """

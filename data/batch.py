@@ -1,7 +1,7 @@
-"""Packed streams, the values that travel from the packer to the trainer.
+"""Packed streams: the values that the packer hands to the trainer.
 
 A micro-batch is one stream of T tokens, a whole number of rows laid end to end, each row a whole
-number of segments. Only segments matter to the model; rows are boundaries nothing crosses. Where
+number of segments. The model uses only the segments; no segment crosses the end of a row. Where
 several ranks share a stream, each reads its own ranges of it.
 
     row 0                         row 1
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from data.packing.spans import Span, count_valid, rows_of_rank, starts_of
 
-# Target of a token that has no label: the last token of a segment, and padding. torch's `ignore_index`, which
-# model/loss.py knows by the same name.
+# Target of a token that has no label: the last token of a segment, and padding. The same as torch's `ignore_index`
+# and IGNORE in model/loss.py.
 IGNORE = -100
 
 
@@ -32,7 +32,7 @@ class Share(Protocol):
         """Stream positions held, ascending and disjoint."""
 
 
-# This rank's share of a stream, from the lengths of its segments.
+# Computes this rank's share of a stream from the lengths of its segments.
 Dealer = Callable[[tuple[int, ...]], Share]
 
 
@@ -40,10 +40,10 @@ Dealer = Callable[[tuple[int, ...]], Share]
 class PackedBatch:
     """One micro-batch on the CPU: a stream of T tokens, or this rank's share of one.
 
-    tokens_T, targets_T: int64, of the tokens held here. Of the whole stream: lengths and starts, of every segment
-    in order, padding included; valid_tokens, targets other than IGNORE; padding_tokens; spans, the real
-    segments in order. share: None where the whole stream is held. sources_T: int16, the number of the source of
-    every token held here (of padding: any); None where there is one source.
+    tokens_T, targets_T: int64, the tokens held here. Of the whole stream: lengths and starts of all segments in
+    order, padding included; valid_tokens, the number of targets other than IGNORE; padding_tokens; spans, the
+    segments without padding. share: None where the whole stream is held. sources_T: int16, the source number of
+    every token held here (arbitrary for padding); None where there is one source.
     """
 
     tokens_T: Tensor
@@ -63,24 +63,24 @@ class PackedBatch:
 
 
 class TokenReader(Protocol):
-    """Whatever can hand out a piece of a document as a one-dimensional integer array."""
+    """Interface of a source that returns a piece of a document as a one-dimensional integer array."""
 
     def read(self, document: int, start: int, length: int) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
 class RankReader:
-    """Reads what one rank holds of planned rows.
+    """Reads one rank's part of planned rows.
 
-    ValueError for a rank outside the data axis.
+    Raises ValueError for a rank outside the data axis.
     """
 
     sources: Sequence[TokenReader]
-    # Fills rows up: the token that ends documents.
+    # Token that fills rows up: the end token of documents.
     pad_id: int
     dp_rank: int = 0
     dp_size: int = 1
-    # Which part of each stream this rank holds, where ranks share streams; None: all of it.
+    # Computes the part of each stream that this rank holds, where ranks share streams; None: all of it.
     deal: Dealer | None = None
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ class RankReader:
     def read(
         self, rows: Sequence[Sequence[Span]], sequence_length: int, rows_each: int
     ) -> tuple[PackedBatch, ...]:
-        """This rank's micro-batches, of `rows_each` rows, out of the rows of all ranks."""
+        """This rank's micro-batches, of `rows_each` rows each, from the rows of all ranks."""
         dealt = rows_of_rank(len(rows), rows_each, dp_rank=self.dp_rank, dp_size=self.dp_size)
         return tuple(
             assemble(
@@ -112,10 +112,10 @@ def assemble(
     pad_id: int,
     deal: Dealer | None = None,
 ) -> PackedBatch:
-    """Lay `rows` end to end, each filled up to `sequence_length`, and read what is held here.
+    """Lay `rows` end to end, each padded to `sequence_length`, and read the tokens held here.
 
-    Only tokens of this rank's share are read (and the one after each piece, a label). A row without
-    spans is one segment of padding.
+    Only the tokens of this rank's share are read (and the token after each piece, as a target). A row
+    without spans is one segment of padding.
     """
     segments = _lay_out(rows, sequence_length)
     lengths = tuple(length for _, length in segments)
@@ -147,7 +147,7 @@ def assemble(
 
 
 def _lay_out(rows: Sequence[Sequence[Span]], sequence_length: int) -> list[tuple[Span | None, int]]:
-    """Every segment of the stream in order, with its length: a span, or None for padding."""
+    """All segments of the stream in order, each a span (None for padding) and its length."""
     segments: list[tuple[Span | None, int]] = []
     for row in rows:
         segments += [(span, span.length) for span in row]
@@ -166,7 +166,7 @@ def _read(
     readers: Sequence[TokenReader],
     into: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
-    """Fill tokens, targets and sources of one range of the stream from the segments that lie in it."""
+    """Fill tokens, targets and sources of one range of the stream from the segments in it."""
     tokens_T, targets_T, sources_T = into
     first = max(0, bisect_right(starts, piece.start) - 1)
     for span, at in zip(spans[first:], starts[first:], strict=True):

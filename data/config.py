@@ -1,4 +1,4 @@
-"""The knobs of the data folder."""
+"""The settings of the data folder."""
 
 import os
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ DEFAULT_LOOK_AHEAD = 1_024
 
 @dataclass(frozen=True)
 class PathMark:
-    """Marks a text of the configuration as the path of a file or folder, or as what such paths begin with.
+    """Marks a text of the configuration as the path of a file or folder, or as a prefix of paths.
 
     words: values that are not paths.
     """
@@ -24,7 +24,7 @@ class PathMark:
     words: frozenset[str] = frozenset()
 
 
-# A relative one starts at the folder of the command or of the file that gives it; code receives it absolute.
+# A relative path starts at the folder of the command or of the file that gives it; code receives it absolute.
 PathText = Annotated[str, PathMark()]
 
 
@@ -40,42 +40,42 @@ class SourceConfig:
 
 @dataclass
 class DataConfig:
-    """Where documents come from and how they are packed."""
+    """The sources of documents and how they are packed."""
 
-    # Embedded corpus, made on first use; empty: use data.sources.
+    # Embedded corpus, prepared on first use; empty: use data.sources.
     corpus: Literal["", "python_stdlib"] = ""
     # Sources by name; the order of the names is the order of the sources.
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     # Prefix of held-out token files; empty: none (an embedded corpus has its own).
     heldout: PathText = ""
-    # How documents become rows: best_fit places each where it fits, concat takes them as they come
-    # (data/packing/planner.py).
+    # How documents are packed into rows: best_fit fills each row with spans that fit, concat cuts the documents, end to
+    # end, at row borders (data/packing/planner.py).
     packing: PackingMethod = "best_fit"
-    # Documents of a source that best_fit chooses from; the cursor in a checkpoint is as long.
+    # Waiting spans of documents per source that best_fit chooses from; the size of the cursor in a checkpoint.
     look_ahead: Annotated[int, Ge(1), Le(10_000_000)] = DEFAULT_LOOK_AHEAD
-    # Global batches that the loader keeps ready.
+    # Global batches that the loader prepares ahead.
     prefetch: Annotated[int, Ge(1), Le(10_000)] = 2
     # Processes that tokenise an embedded corpus.
     workers: Annotated[int, Ge(1), Le(1_000)] = 2
-    # Seed of the order of documents and of the packing; the run's seed where it is not given.
+    # Seed of the order of documents and of the packing; default: the run's seed.
     seed: int = 0
-    # Whether every byte of the token files is compared at the start. false: of files beyond 256 MiB some blocks then,
-    # and every page as it is read.
+    # Whether every byte of the token files is checked at the start. false: of files beyond 256 MiB only some blocks;
+    # every page is checked when it is read.
     full_check: bool = False
 
     def problems(self) -> list[str]:
-        """Everything that is wrong, one clear line each; keys relative to the run ("data.")."""
+        """Returns all mistakes, one line each; keys are relative to the run ("data.")."""
         return self.rules() + self.missing()
 
     def missing(self) -> list[str]:
-        """Which token files are not there, on this host."""
+        """Returns one line for each prefix whose token files are missing on this host."""
         prefixes = {f"data.sources.{name}.prefix": s.prefix for name, s in self.sources.items()}
         if self.heldout:
             prefixes["data.heldout"] = self.heldout
         return [line for key, prefix in prefixes.items() for line in missing_files(key, prefix)]
 
     def rules(self) -> list[str]:
-        """Every rule between these fields that is broken on any host."""
+        """Returns every broken rule between these fields; independent of the host."""
         found = []
         if self.corpus and self.sources:
             found.append(
@@ -98,10 +98,10 @@ class DataConfig:
 
 
 def missing_files(key: str, prefix: str) -> list[str]:
-    """One line when the token files of `prefix` are not there, saying how to make them."""
+    """One line if token files of `prefix` are missing, with the command that makes them."""
     if not prefix:
         return [f"{key}: is empty; name the prefix of token files made by `ropewalk prepare`"]
-    # os.path knows a name that is too long, or a folder that may not be entered, as "no file"; Path raises.
+    # For a name that is too long, or a folder without permission, os.path returns False and Path raises.
     missing = [str(p) for p in (bin_path(prefix), idx_path(prefix)) if not os.path.isfile(p)]  # noqa: PTH113
     if not missing:
         return []

@@ -1,7 +1,7 @@
 """The embedded corpus of the quickstart: the Python standard library's own source files.
 
-Every machine that runs this has it: no download. About 1,800 documents and 31 MB where the
-library's tests are installed, fewer where a distribution leaves them out.
+It needs no download. It has about 1,800 documents and 31 MB where the library's tests are
+installed, fewer where a distribution leaves them out.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ SAMPLE_BYTES = 6_000_000
 
 @dataclass(frozen=True)
 class PreparedCorpus:
-    """Where the quickstart's files are."""
+    """Paths of the quickstart's files: the tokenizer, and the prefixes of training and held-out token files."""
 
     tokenizer: str
     train: str
@@ -37,7 +37,7 @@ class PreparedCorpus:
 
 
 def quickstart_files(folder: Path) -> PreparedCorpus:
-    """The names of the quickstart's files in `folder`."""
+    """The paths of the quickstart's files in `folder`."""
     return PreparedCorpus(
         tokenizer=str(folder / "tokenizer.model"),
         train=str(folder / "train"),
@@ -46,7 +46,7 @@ def quickstart_files(folder: Path) -> PreparedCorpus:
 
 
 def stdlib_documents() -> list[str]:
-    """The library's .py files that are not empty and valid UTF-8, in a fixed order."""
+    """The library's .py files that are valid UTF-8 and not empty, in a fixed order."""
     root = sysconfig.get_path("stdlib")
     files: list[str] = []
     for folder, folders, names in os.walk(root):
@@ -67,9 +67,9 @@ def prepare_quickstart(
     heldout_fraction: float = HELDOUT_FRACTION,
     show_progress: bool = True,
 ) -> PreparedCorpus:
-    """Train a tokenizer and make train and held-out token files, or find them made.
+    """Train a tokenizer and make training and held-out token files, unless they are complete already.
 
-    ValueError for what the tokenizer or the disk refuses.
+    Raises ValueError for damaged files, an impossible vocabulary size, or a full disk.
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,11 +97,11 @@ def prepare_quickstart(
 
 
 def _refuse_damage(prefix: str, folder: Path) -> None:
-    """Files that were made and then changed are somebody's to look at, not to be replaced silently."""
+    """Raises ValueError for files that changed after they were made, instead of replacing them silently."""
     try:
         verify(prefix)
     except OtherVersion:
-        pass  # whole, and made anew
+        pass  # not damaged; made again
     except ValueError as error:
         raise ValueError(f"{error}. Or remove {folder}: the next run makes it anew") from error
 
@@ -115,7 +115,7 @@ def _identities(files: list[str]) -> str:
 
 
 def _make_tokenizer(path: str, files: list[str], recipe: Manifest, show_progress: bool) -> None:
-    """Train unless `path` was made by the same recipe and is unchanged."""
+    """Train unless `path` was made with the same recipe and is unchanged."""
     record = Path(f"{path}.json")
     if Path(path).is_file() and record.is_file():
         try:

@@ -1,6 +1,6 @@
-"""Files written whole, and JSON files that know whether they are whole.
+"""Atomic writes of files, and JSON files with a checksum of themselves.
 
-After a kill or a loss of power, a name has its old content or the new one:
+After a kill or a loss of power, a file has its old content or the new one:
 
     write .NAME.HOST.PID.tmp -> fsync the file -> rename it to NAME -> fsync the folder
 
@@ -13,7 +13,7 @@ A sealed JSON file begins with a SHA-256 over every byte of the file:
      "format": 2,
      ...
 
-The seal finds damage; it does not prove who wrote the file.
+The checksum detects damage; it does not authenticate the file.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _BODY = slice(len(_HEAD), len(_HEAD) + len(_BLANK))
 
 
 class BrokenSeal(ValueError):
-    """A file is not what was sealed."""
+    """A sealed file has changed, or was never sealed."""
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new, empty file that takes the name `path` when the block ends without an error.
 
     Raises:
-        OSError: the file system refuses; `path` is as it was.
+        OSError: the file cannot be written; `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
@@ -51,7 +51,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
-            temporary.unlink()  # a full disk gets its room back
+            temporary.unlink()  # frees space on a full disk
         raise
     sync_folder(path.parent)
 
@@ -60,7 +60,7 @@ def write_durably(path: Path, content: str | bytes) -> None:
     """Replace the content of `path`.
 
     Raises:
-        OSError: the file system refuses; `path` is as it was.
+        OSError: the file cannot be written; `path` is unchanged.
     """
     left = memoryview(content.encode() if isinstance(content, str) else content)
     with replacing(path) as file:
@@ -69,7 +69,7 @@ def write_durably(path: Path, content: str | bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a loss of power."""
+    """Fsync a folder, so that its file names survive a loss of power."""
     directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -78,7 +78,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Temporary files that killed processes left beside `path`, or that are being written."""
+    """Temporary files of `path`: left by killed processes, or being written."""
     start = f".{path.name}."
     return sorted(
         found
@@ -88,20 +88,20 @@ def leftovers(path: Path) -> list[Path]:
 
 
 def reason(error: OSError) -> str:
-    """Why the file system refuses, and where, in a few words."""
+    """The text and the file name of an OSError, for a message."""
     where = f" ({error.filename})" if error.filename else ""
     return f"{error.strerror or error}{where}"
 
 
 def seal(content: Mapping[str, Any]) -> bytes:
-    """The bytes of a sealed file that holds `content`, which has no "sha256" of its own."""
+    """The bytes of a sealed file with `content`, which must not have a key "sha256"."""
     assert "sha256" not in content
     blank = json.dumps({"sha256": _BLANK.decode(), **content}, indent=1).encode() + b"\n"
     return blank.replace(_BLANK, _digest(blank), 1)
 
 
 def unseal(raw: bytes) -> dict[str, Any]:
-    """The content that was sealed in the file of these bytes.
+    """The content of a sealed file, from its bytes.
 
     Raises:
         BrokenSeal: a byte has changed, the file is cut off, or it was never sealed.

@@ -1,9 +1,9 @@
 """Held-out rows for evaluation: the same rows for every number of ranks.
 
 To compare losses by position, every position must be averaged over the same documents. So at
-length L only documents of at least L tokens are used, one segment a row: first the first L tokens
-of each, then the second L tokens of those that have them, and so on. Where no document is that
-long, whole shorter ones are packed, longest first.
+length L only documents of at least L tokens are used, one segment per row: the first L tokens of
+each, then the second L tokens of those that are long enough, and so on. If no document is that
+long, whole shorter documents are packed, longest first.
 """
 
 from bisect import bisect_left, insort
@@ -23,7 +23,7 @@ CHUNK = 1 << 20
 
 
 class EvaluationSource(LengthSource, TokenReader, Protocol):
-    """Documents that can be measured and read, and the token that ends them."""
+    """Interface of a source for evaluation: lengths and tokens of documents, and the end token."""
 
     @property
     def eos_id(self) -> int: ...
@@ -33,9 +33,9 @@ class EvaluationSource(LengthSource, TokenReader, Protocol):
 class EvaluationSet:
     """One rank's share of the held-out rows.
 
-    micro_batches: this rank's, the same number on every rank (pure padding where rows run out, so
-    that collectives inside a forward pass match); num_rows, total_tokens (without padding) and
-    valid_tokens: of all ranks together; contiguous: every row is one segment of L tokens.
+    micro_batches: this rank's; every rank has the same number (the last may be pure padding), so that
+    collectives inside a forward pass match. num_rows, total_tokens (without padding) and valid_tokens:
+    summed over all ranks. contiguous: whether every row is one segment of L tokens.
     """
 
     micro_batches: tuple[PackedBatch, ...]
@@ -54,7 +54,7 @@ class EvaluationSet:
 def evaluation_rows(
     source: LengthSource, sequence_length: int, max_tokens: int
 ) -> tuple[list[list[Span]], bool]:
-    """Rows within `max_tokens` (at least one), and whether each is one segment of full length."""
+    """Rows of at most `max_tokens` together (at least one row), and whether each is one segment of full length."""
     most = max(1, max_tokens // sequence_length)
     order = shuffled(
         np.arange(source.num_documents), source.num_documents, seed=0, source=0, epoch=0
@@ -78,7 +78,7 @@ def evaluation_rows(
 def _pack_short(
     order: np.ndarray, lengths: np.ndarray, sequence_length: int, most: int
 ) -> list[list[Span]]:
-    """Whole documents, longest first, each into the row with the smallest gap that takes it."""
+    """Packs whole documents, longest first, each into the row with the smallest gap that it fits into."""
     rows: list[list[Span]] = []
     gaps: list[tuple[int, int]] = []
     for at in np.argsort(-lengths, kind="stable"):
@@ -111,7 +111,7 @@ def evaluation_batches(
 ) -> EvaluationSet:
     """This rank's micro-batches of the held-out rows.
 
-    ValueError when micro_batch_tokens is no multiple of sequence_length, or there is no token.
+    Raises ValueError if micro_batch_tokens is not a multiple of sequence_length, or if there is no token.
     """
     rows_each, rest = divmod(micro_batch_tokens, sequence_length)
     if rest or not rows_each:

@@ -2,8 +2,8 @@
 
     shapes -> planner.plan (lengths only, whole batch) -> rows of this rank -> token files -> batch
 
-Every rank plans the whole batch, so counts over all ranks need no communication; each reads only
-the tokens of its own rows, which are dealt as `rows_of_rank` (packing/spans.py) says.
+Every rank plans the whole batch, so counts over all ranks need no communication. Each rank reads only
+the tokens of its own rows, which `rows_of_rank` (packing/spans.py) selects.
 """
 
 import queue
@@ -20,11 +20,10 @@ from data.packing.spans import BatchShape, Span
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """One optimizer step's data as one rank holds it.
+    """One rank's part of the data of one optimizer step.
 
-    micro_batches: this rank's; valid_by_source, padding_tokens: of the whole batch over all ranks, the first the
-    tokens with a target of every source, in order;
-    cursor: plain JSON, where the planner stands AFTER this batch (store it once the step is done).
+    micro_batches: this rank's. Over all ranks: valid_by_source, the tokens with a target, by source in order;
+    padding_tokens. cursor: the state of the planner AFTER this batch, plain JSON (store it once the step is done).
     """
 
     shape: BatchShape
@@ -35,12 +34,12 @@ class GlobalBatch:
 
     @property
     def valid_tokens(self) -> int:
-        """Tokens with a target of the whole batch over all ranks."""
+        """Tokens with a target, summed over all ranks."""
         return sum(self.valid_by_source)
 
 
 def make_global_batch(planner: BatchPlanner, shape: BatchShape, reader: RankReader) -> GlobalBatch:
-    """Plan the next batch and read this rank's share of it; ValueError for an impossible shape."""
+    """Plan the next batch and read this rank's part of it; raises ValueError for an impossible shape."""
     problems = shape.problems(reader.dp_size)
     if problems:
         raise ValueError("; ".join(problems))
@@ -69,8 +68,8 @@ def _real_tokens(rows: Sequence[Sequence[Span]]) -> int:
 class Loader:
     """Iterator of GlobalBatch, one per shape; a context manager.
 
-    `prefetch` batches are kept ready. An error while planning or reading is raised where the batch would have come.
-    `planner` belongs to the loader from now on: resume from a batch's cursor, never from the planner itself.
+    It prepares up to `prefetch` batches ahead. `__next__` raises an error of planning or reading in place of the batch.
+    Only the loader may use `planner` from now on: resume from a batch's cursor, never from the planner itself.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class Loader:
                 batch = make_global_batch(self._planner, shape, self._reader)
                 if not self._put(batch):
                     return
-        except Exception as error:  # whatever it is, the consumer raises it
+        except Exception as error:  # the consumer raises it
             last = error
         self._put(last)
 
@@ -126,7 +125,7 @@ class Loader:
         raise self._ended
 
     def close(self) -> None:
-        """End the thread and wait for it; no further batch comes. Safe to call twice."""
+        """Stop the thread and wait for it; no further batch is returned. Safe to call twice."""
         self._stop.set()
         while not self._ready.empty():
             self._ready.get_nowait()

@@ -25,7 +25,7 @@ _OF_CREATE = ("--tokenizer", "--vocab-size", "--eos-id", "--bos-id", "--overwrit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 0 when the files are what the manifest says, 2 after one line otherwise."""
+    """Command line; returns 0 if the files match the manifest, 2 after one line otherwise."""
     options = _parse(arguments)
     try:
         if options.create:
@@ -52,17 +52,17 @@ def make_parser() -> argparse.ArgumentParser:
         "prefix",
         type=as_prefix,
         metavar="PREFIX",
-        help="what the names begin with, as corpus/web for corpus/web.bin and corpus/web.idx",
+        help="beginning of the file names, as corpus/web for corpus/web.bin and corpus/web.idx",
     )
     add(
         "--full",
         action="store_true",
-        help="compare every byte (default: of tokens beyond 256 MiB four blocks of 64 MiB)",
+        help="check every byte (default: of token files beyond 256 MiB only four blocks of 64 MiB)",
     )
     add(
         "--create",
         action="store_true",
-        help="write the manifest of files of another tool, after a look at every id (default: check)",
+        help="write the manifest of files of another tool, after a check of every id (default: check)",
     )
     add(
         "--tokenizer",
@@ -79,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--overwrite",
         action="store_true",
-        help="with --create: replace a manifest that is there (default: it is kept, and the command stops)",
+        help="with --create: replace an existing manifest (default: keep it and stop)",
     )
     return parser
 
@@ -101,7 +101,7 @@ def _create(options: argparse.Namespace) -> None:
     """Write the manifest of files that have none."""
     path = manifest_path(options.prefix)
     if path.is_file() and not options.overwrite:
-        raise ValueError(f"{path}: is there already; --overwrite replaces it")
+        raise ValueError(f"{path}: exists already; --overwrite replaces it")
     details: Manifest = {"tokenizer": {"file": "", "sha256": ""}, "skipped": {}}
     if options.tokenizer:
         details |= _tokenizer(Path(options.tokenizer))
@@ -110,7 +110,7 @@ def _create(options: argparse.Namespace) -> None:
         option = f"--{key.replace('_', '-')}"
         if given is not None and key in details and details[key] != given:
             raise ValueError(
-                f"{option}={given}: {options.tokenizer} has {details[key]}; leave {option} away"
+                f"{option}={given}: {options.tokenizer} has {details[key]}; omit {option}"
             )
         if given is not None:
             details[key] = given
@@ -127,7 +127,7 @@ def _create(options: argparse.Namespace) -> None:
 
 
 def _tokenizer(path: Path) -> Manifest:
-    """What a tokenizer's file says of itself; of one that cannot be used here, its SHA-256 alone."""
+    """SHA-256, vocabulary size and end token of a tokenizer file; only its SHA-256 if it cannot be used here."""
     try:
         tokenizer = open_tokenizer(path)
     except ValueError as error:

@@ -1,11 +1,11 @@
-"""Yardsticks that need no training: unigram and bigram models of the training tokens, in the mix of the stage.
+"""Yardsticks: unigram and bigram models, counted on training tokens in the mix of the stage.
 
     unigram   p1(w)     = (c(w) + 1) / (N + V)                                     (add one)
     bigram    p2(w | h) = (c(h, w) + t(h) p1(w)) / (c(h) + t(h))                   (Witten-Bell)
 
 c counts, N tokens, V vocabulary, t(h) = number of different tokens seen after h (Witten and Bell
-1991; Chen and Goodman 1998, section 2.5). Pairs never cross a document. A language model that
-has learnt anything beyond neighbours is below the bigram.
+1991; Chen and Goodman 1998, section 2.5). Pairs never cross a document border. A loss below the
+bigram's shows that a language model uses more than the preceding token.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class NgramYardstick:
         self._unigram = (counts + 1.0) / (counts.sum() + vocab)
 
     def score(self, tokens_T: np.ndarray, targets_T: np.ndarray) -> NgramLosses:
-        """Losses of `targets_T` (IGNORE: none), each after the token of the same place."""
+        """Losses of `targets_T`, each given the token of `tokens_T` at the same place."""
         vocab = len(self.counts)
         valid = targets_T != IGNORE
         context = tokens_T[valid].astype(np.int64)
@@ -71,8 +71,8 @@ class NgramYardstick:
 def fit(dataset: IndexedDataset, vocab_size: int, *, max_tokens: int) -> NgramYardstick:
     """Count whole documents from the first on, until `max_tokens` are reached.
 
-    Memory: a chunk of 4 million tokens and the distinct pairs found. ValueError for a token that
-    is not in the vocabulary.
+    Memory: a chunk of 4 million tokens and the distinct pairs found. Raises ValueError for a token
+    that is not in the vocabulary.
     """
     counts = np.zeros(vocab_size, dtype=np.int64)
     pairs = np.empty(0, dtype=np.int64)
@@ -103,7 +103,7 @@ def fit(dataset: IndexedDataset, vocab_size: int, *, max_tokens: int) -> NgramYa
 
 
 def merge(parts: Sequence[NgramYardstick]) -> NgramYardstick:
-    """The counts of several sources, added up."""
+    """The summed counts of several sources."""
     pairs, where = np.unique(np.concatenate([part.pairs for part in parts]), return_inverse=True)
     found = np.concatenate([part.pair_counts for part in parts])
     pair_counts = np.bincount(where, weights=found, minlength=len(pairs)).astype(np.int64)
@@ -112,17 +112,17 @@ def merge(parts: Sequence[NgramYardstick]) -> NgramYardstick:
 
 
 def shares_of(max_tokens: int, weights: Sequence[float]) -> list[int]:
-    """Tokens to count of every source, so that together they are `max_tokens` in the mix of these weights.
+    """Tokens to count of every source: `max_tokens` in total, in proportion to the weights.
 
-    A source that weighs nothing is not counted, any other for one token at least. One that has fewer tokens than its
-    share is counted whole, once.
+    A source of weight 0 gets 0, any other at least 1. `fit` counts a source with fewer tokens than its share whole,
+    once.
     """
     total = sum(weights)
     return [max(1, int(max_tokens * weight / total)) if weight else 0 for weight in weights]
 
 
 def _ends(dataset: IndexedDataset, max_tokens: int) -> np.ndarray:
-    """Token offsets at which the first documents end, up to the one that reaches `max_tokens`."""
+    """Token offsets of the ends of the first documents, up to the document that reaches `max_tokens`."""
     parts: list[np.ndarray] = []
     total = 0
     for lengths in dataset.lengths():
@@ -138,9 +138,9 @@ def _ends(dataset: IndexedDataset, max_tokens: int) -> np.ndarray:
 def cached_fit(
     dataset: IndexedDataset, vocab_size: int, *, max_tokens: int, sha256: str
 ) -> NgramYardstick:
-    """`fit`, kept in PREFIX.ngram for the token file of checksum `sha256`.
+    """`fit`, cached in PREFIX.ngram for the token file of checksum `sha256`.
 
-    PREFIX.ngram is 32 bytes of SHA-256 and the .npz file they are of.
+    PREFIX.ngram is a .npz file, preceded by the 32 bytes of its SHA-256.
     """
     path = ngram_path(dataset.prefix)
     key = f"{VERSION} {sha256} {vocab_size} {max_tokens}"
@@ -151,13 +151,13 @@ def cached_fit(
     archive = io.BytesIO()
     np.savez(archive, key=key, counts=made.counts, pairs=made.pairs, pair_counts=made.pair_counts)
     content = archive.getvalue()
-    with suppress(OSError):  # a folder that cannot be written: count again next time
+    with suppress(OSError):  # if the folder is not writable, the next run counts again
         write_durably(path, hashlib.sha256(content).digest() + content)
     return made
 
 
 def _kept(path: Path, key: str) -> NgramYardstick | None:
-    """What the cache holds under this key; None when there is none, or none that is whole."""
+    """The cached counts; None if the file is missing, damaged or has another key."""
     try:
         raw = path.read_bytes()
     except OSError:

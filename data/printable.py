@@ -1,12 +1,12 @@
-"""Text of unknown origin, made fit for a line of an error message."""
+"""Makes text of unknown origin safe for one line of an error message."""
 
-# Of one line: what is longer says no more, and may come from a file that somebody else made.
+# Limit of one line: longer text does not help, and may come from an untrusted file.
 MOST_CHARACTERS = 600
 MOST_MISTAKES = 40
 
 
 class Mistakes(ValueError):
-    """Several mistakes of a user, each one line of its own. way_out: of all of them together."""
+    """Several mistakes of a user, one line each. way_out: what to do about all of them."""
 
     def __init__(self, *lines: str, way_out: str = "") -> None:
         super().__init__(*lines)
@@ -18,7 +18,7 @@ class Mistakes(ValueError):
 
 
 def one_line(text: str) -> str:
-    """`text` as one line for any terminal: what cannot be printed is escaped, a long middle left out."""
+    """`text` as one line for any terminal: escapes characters that cannot be printed, shortens long text."""
     half = MOST_CHARACTERS // 2
     if len(text) > MOST_CHARACTERS:
         text = f"{text[:half]} ... {text[-half:]}"
@@ -26,7 +26,7 @@ def one_line(text: str) -> str:
 
 
 def told(command: str, error: Exception) -> str:
-    """What a command prints about a mistake: one line, or a line for each of several."""
+    """The text that a command prints about an error: one line, or one line for each of several `Mistakes`."""
     if not isinstance(error, Mistakes) or len(error.lines) == 1:
         return f"{command}: {one_line(str(error))}\n"
     lines = [f"{command}: {len(error.lines)} mistakes{error.way_out}:"]

@@ -1,4 +1,4 @@
-"""How far a command has read its inputs: a bar on a terminal, a line every so often in a file."""
+"""Progress of a command that reads inputs: a bar on a terminal, a line every 10 seconds elsewhere."""
 
 import sys
 import time
@@ -11,9 +11,9 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Bytes read of `total`, with words about what came of them.
+    """Shows the bytes read of `total`, and a text about the results so far.
 
-    On a terminal the line is drawn again and again; elsewhere a whole line is written at most every
+    On a terminal one line is redrawn; elsewhere a whole line is written at most every
     SECONDS_BETWEEN_LINES, without a carriage return.
     """
 
@@ -49,7 +49,7 @@ class Progress:
             self._bar.close()
 
     def advance(self, count: int, words: str = "") -> None:
-        """`count` more bytes have been read; `words` say what has come of all of them."""
+        """Adds `count` bytes that were read; `words`: text about the results so far."""
         self._done += count
         self._words = words
         if self._bar is not None:
@@ -65,7 +65,7 @@ class Progress:
         return f"{self._action}: {share} %, {of}" + (f"; {self._words}" if self._words else "")
 
     def say(self, line: str) -> None:
-        """A line of its own, beside the bar."""
+        """Writes a separate line without disturbing the bar."""
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
         else:
@@ -74,7 +74,7 @@ class Progress:
 
 
 def in_bytes(count: int) -> str:
-    """A number of bytes for a reader: 999 B, 1.5 kB, 12.3 MB."""
+    """A number of bytes with a unit: 999 B, 1.5 kB, 12.3 MB."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if size < 999.95 or unit == "TB":

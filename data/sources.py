@@ -1,4 +1,4 @@
-"""The corpus of a run, opened and checked: token files as sources for planner and loader."""
+"""Opens and checks the corpus of a run: token files as sources for planner and loader."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,10 @@ from data.tokens.token_file import DamagedData
 
 @dataclass(frozen=True)
 class TokenSource(Declared):
-    """Token files with what their manifest knows of them; can be planned and read."""
+    """Token files and the facts of their manifest, as a source for planner and loader."""
 
     dataset: IndexedDataset
-    # None: a manifest that an earlier version wrote. Then every piece is compared with the vocabulary as it is read.
+    # None for a manifest of an earlier version; every piece is then compared with the vocabulary when it is read.
     largest_id: int | None
 
     @property
@@ -29,14 +29,14 @@ class TokenSource(Declared):
         return self.dataset.num_documents
 
     def document_lengths(self, documents: np.ndarray) -> np.ndarray:
-        """int64 lengths in tokens of the documents asked for."""
+        """int64 lengths in tokens of `documents`."""
         return self.dataset.document_lengths(documents)
 
     def read(self, document: int, start: int, length: int) -> np.ndarray:
-        """Tokens [start, start + length) of a document, each an id of the vocabulary.
+        """Tokens [start, start + length) of a document, all of them ids of the vocabulary.
 
         Raises:
-            DamagedData: they cannot be read, or one of them is no id of the vocabulary.
+            DamagedData: the tokens cannot be read, or one of them is not in the vocabulary.
         """
         tokens = self.dataset.read(document, start, length)
         if self.largest_id is None and len(tokens):
@@ -52,7 +52,7 @@ class TokenSource(Declared):
 
 @dataclass(frozen=True)
 class Corpus:
-    """Everything a run reads; `heldout` is None where none was given."""
+    """The sources of a run; `heldout` is None if the run has no held-out files."""
 
     sources: tuple[TokenSource, ...]
     heldout: TokenSource | None
@@ -64,19 +64,19 @@ class Corpus:
 
     @property
     def vocab_size(self) -> int:
-        """Pieces of the tokenizer; a model needs at least as many."""
+        """Number of ids of the tokenizer; a model needs at least as many."""
         return self.sources[0].vocab_size
 
 
 def quickstart_folder(config: DataConfig, directory: str | Path, vocab_size: int) -> Path:
-    """Where an embedded corpus is kept below `directory`."""
+    """The folder of an embedded corpus below `directory`."""
     return Path(directory) / f"{config.corpus}-{get_python_version()}-{vocab_size}"
 
 
 def make_corpus(
     config: DataConfig, directory: str | Path, vocab_size: int, *, show_progress: bool = True
 ) -> None:
-    """Make the embedded corpus where it is asked for and not there yet; on one process per disk."""
+    """Make the embedded corpus if the configuration has one and its files are missing; call on one process per disk."""
     if config.corpus:
         prepare_quickstart(
             quickstart_folder(config, directory, vocab_size),
@@ -89,7 +89,7 @@ def make_corpus(
 def corpus_prefixes(
     config: DataConfig, directory: str | Path, vocab_size: int
 ) -> tuple[dict[str, str], str]:
-    """Prefixes of the token files to train on, by source, and of the held-out ones ("": none)."""
+    """Prefixes of the training files, by source, and of the held-out files ("" for none)."""
     if config.corpus:
         made: PreparedCorpus = quickstart_files(quickstart_folder(config, directory, vocab_size))
         return {config.corpus: made.train}, made.heldout
@@ -99,11 +99,11 @@ def corpus_prefixes(
 def open_corpus(
     config: DataConfig, directory: str | Path, vocab_size: int, *, check: bool = True
 ) -> Corpus:
-    """Open all sources; `check` compares contents with manifests (one process per disk suffices).
+    """Open all sources. check: compare contents with manifests (one process per disk suffices).
 
     Raises:
-        ValueError: files are missing or damaged, tokenizers, end tokens or BOS tokens differ between sources, or the
-            model's `vocab_size` is too small for them; one line each.
+        ValueError: files are missing or damaged; tokenizers, end tokens or BOS tokens differ between sources; or
+            `vocab_size` is too small for the tokens. One line each.
     """
     prefixes, heldout = corpus_prefixes(config, directory, vocab_size)
     sources = tuple(
@@ -123,9 +123,9 @@ def open_corpus(
 def open_source(
     name: str, prefix: str, *, check: bool = True, full: bool = False, key: str = ""
 ) -> TokenSource:
-    """Open one pair of token files; ValueError when something about them is wrong.
+    """Open one pair of token files; raises ValueError if they are missing or damaged.
 
-    key: the setting that names them, if it is not that of a source.
+    key: the setting that names them; empty: data.sources.NAME.prefix.
     """
     described = manifest.verify(prefix, full=full) if check else manifest.load(prefix)
     dataset = IndexedDataset(prefix, page_bytes=int(described["page_bytes"]))

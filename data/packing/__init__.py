@@ -1,1 +1,1 @@
-"""Which pieces of which documents make up each batch: order, mix and packing."""
+"""Planning of batches: order of documents, mix of sources, packing into rows."""

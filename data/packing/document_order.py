@@ -1,9 +1,9 @@
-"""The shuffled order of a source's documents: a keyed permutation, evaluated anywhere in O(1).
+"""The shuffled order of a source's documents: a keyed permutation with O(1) random access.
 
-Epoch e shows document P(seed, source, e)(i) at place i. P is a four-round Feistel network on the
-smallest even number of bits that covers the corpus; places that fall outside are walked on until
-they fall inside (cycle walking, Black and Rogaway 2002), at most four network calls on average.
-Nothing is stored and nothing is shuffled, so start-up and memory do not depend on the corpus.
+Epoch e has document P(seed, source, e)(i) at place i. P is a four-round Feistel network on the
+smallest even number of bits that covers the corpus; results outside the corpus are mapped again
+until they are inside (cycle walking, Black and Rogaway 2002), at most four network calls on average.
+No table is stored or shuffled, so start-up time and memory do not depend on the size of the corpus.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def mix_integers(*values: int) -> int:
-    """One well-mixed 64-bit integer out of several integers, order mattering."""
+    """Hashes several integers, in order, to one well-mixed 64-bit integer."""
     state = 0
     for value in values:
         z = (state ^ (value & _MASK)) + _GOLDEN & _MASK
@@ -36,7 +36,7 @@ def mix_integers(*values: int) -> int:
 def shuffled(
     places: np.ndarray, num_documents: int, *, seed: int, source: int, epoch: int
 ) -> np.ndarray:
-    """int64 documents at `places` (0 <= place < num_documents) of one epoch of one source."""
+    """int64 document numbers at `places` (0 <= place < num_documents) of one epoch of one source."""
     if num_documents <= 1:
         return np.zeros(len(places), dtype=np.int64)
     half = ((num_documents - 1).bit_length() + 1) // 2
@@ -58,6 +58,6 @@ def _feistel(values: np.ndarray, half: int, keys: list[np.uint64]) -> np.ndarray
 
 
 def held_out(ordinals: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """bool: which documents of a corpus belong to its held-out part, from their numbers alone."""
+    """bool: whether each document is held out, from a hash of its number and the seed."""
     draws = mix(mix(ordinals) ^ np.uint64(mix_integers(seed, 0x4845_4C44)))
     return np.asarray(draws < np.uint64(min(_MASK, int(fraction * 2.0**64))))

@@ -1,13 +1,13 @@
-"""The documents of each source in their order, and how many tokens each source is owed.
+"""The order of documents of each source, and the credits that keep the mix at its weights.
 
-Tokens placed in rows track the weights: every source earns its weight of each token placed and pays
-for its own, so the credits always sum to zero.
+For each token placed in a row, every source gains its weight as credit and the source of the token
+pays 1, so the credits always sum to zero.
 
     place n tokens of s:   credit[i] += n * weight[i] for all i,   credit[s] -= n
 
-What counts is tokens placed, not documents drawn, so a stage's mix holds from its first row on, no
-matter what is waiting in the look-ahead. A change of weights starts all credits at zero: nothing
-is caught up.
+Credits count tokens placed, not documents drawn, so a stage has its mix from the first row on, whatever
+spans wait in the look-ahead. A change of weights sets all credits to zero: earlier deviations from the
+mix are not compensated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ CHUNK = 512
 
 
 class LengthSource(Protocol):
-    """Documents as far as packing knows them: how many, and how long."""
+    """Interface of a source for packing: the number of documents and their lengths."""
 
     @property
     def num_documents(self) -> int: ...
@@ -31,9 +31,9 @@ class LengthSource(Protocol):
 
 
 def mixture_weights(names: Sequence[str], weights: Mapping[str, float]) -> tuple[float, ...]:
-    """Weights in the order of `names`, summing to 1; a name that is not given weighs nothing.
+    """Weights in the order of `names`, summing to 1; 0 for a name that is not given.
 
-    ValueError for an unknown name, a negative or infinite weight, or no positive weight.
+    Raises ValueError for an unknown name, a negative or infinite weight, or no positive weight.
     """
     for name, weight in weights.items():
         if name not in names:
@@ -49,7 +49,7 @@ def mixture_weights(names: Sequence[str], weights: Mapping[str, float]) -> tuple
 
 
 class DocumentOrder:
-    """The endless shuffled documents of one source; `drawn` says how many were taken."""
+    """The endless sequence of shuffled documents of one source. drawn: number of documents taken so far."""
 
     def __init__(self, documents: LengthSource, *, source: int, seed: int) -> None:
         if documents.num_documents < 1:
@@ -62,7 +62,7 @@ class DocumentOrder:
         self.drawn = 0
 
     def next(self) -> Span:
-        """The next document that is not empty, whole."""
+        """The next document that is not empty, as one span."""
         size = self._documents.num_documents
         for _ in range(size + 1):
             at = self.drawn - self._chunk_start
@@ -87,14 +87,14 @@ class DocumentOrder:
 
 
 class Shares:
-    """Who is how far behind its weight in the tokens of the rows planned so far."""
+    """The credits of all sources: how many tokens each is behind its weight in the rows planned so far."""
 
     def __init__(self, num_sources: int) -> None:
         self._weights = (0.0,) * num_sources
         self._credits = [0.0] * num_sources
 
     def adopt(self, weights: Sequence[float]) -> None:
-        """Go by `weights` (positive sum) from now on; a change forgets what was owed before."""
+        """Use `weights` (positive sum) from now on; a change sets all credits to zero."""
         total = sum(weights)
         normalised = tuple(weight / total for weight in weights)
         if normalised != self._weights:
@@ -102,20 +102,20 @@ class Shares:
             self._credits = [0.0] * len(normalised)
 
     def most_behind(self) -> int:
-        """The source to which the most tokens are owed; the first of several."""
+        """The source with the largest credit; the first of equals."""
         return max(self._weighted(), key=lambda source: (self._credits[source], -source))
 
     def within(self, tokens: float) -> list[int]:
-        """Sources less than `tokens` ahead of their weight, those furthest behind first."""
+        """Sources that are less than `tokens` ahead of their weight, the largest credit first."""
         near = [source for source in self._weighted() if self._credits[source] > -tokens]
         return sorted(near, key=lambda source: (-self._credits[source], source))
 
     def has_weight(self, source: int) -> bool:
-        """Whether the source takes part at all."""
+        """Whether the source's weight is above 0."""
         return self._weights[source] > 0
 
     def spend(self, source: int, tokens: int) -> None:
-        """Note that a row holds `tokens` of `source`."""
+        """Update the credits after `tokens` of `source` were placed in a row."""
         for other in self._weighted():
             self._credits[other] += tokens * self._weights[other]
         self._credits[source] -= tokens
@@ -124,10 +124,10 @@ class Shares:
         return [source for source, weight in enumerate(self._weights) if weight > 0]
 
     def state_dict(self) -> dict[str, list[float]]:
-        """Plain JSON."""
+        """Weights and credits as plain JSON."""
         return {"weights": list(self._weights), "credits": list(self._credits)}
 
     def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
-        """Continue exactly where `state` was taken."""
+        """Restore weights and credits from `state`."""
         self._weights = tuple(state["weights"])
         self._credits = list(state["credits"])

@@ -1,20 +1,20 @@
-"""Which pieces of which documents make up each row: decided on lengths alone, the same everywhere.
+"""Plans the rows: which spans make up each row, from lengths alone and equally on every rank.
 
     each source --shuffled order--> its pool of `look_ahead` spans --rows--> list of spans per row
 
-best_fit  A row starts in the source that is owed the most tokens, with a span drawn by a
-          length-weighted lottery, so that a long document is spent at the rate of its tokens and
-          not in hundreds of rows in succession. A span longer than the row gives its first tokens,
-          its remainder returns to the pool. The rest of the row is filled with the largest span
-          that fits, from any source not more than AHEAD_ROWS rows ahead of its weight, again and
-          again. If then a gap of at least sequence_length / GAP_SHARE is left, the shortest span
-          of at least twice the gap (or else the longest) is cut to fill it; a smaller gap is
-          padding. Padding is therefore below 1 / GAP_SHARE for every corpus.
-concat    Documents end to end in shuffled order, each from the source that is owed the most, cut
-          at row boundaries; no padding.
+best_fit  A row starts with a span of the source with the largest credit, drawn by a
+          length-weighted lottery, so that a long document is spread over many batches instead of
+          filling hundreds of rows in succession. Of a span longer than the row, the first tokens are
+          used and the remainder returns to the pool. Then the largest span that fits is added, again
+          and again, from any source not more than AHEAD_ROWS rows ahead of its weight. If a gap of
+          at least sequence_length / GAP_SHARE is left, the shortest span of at least twice the gap
+          (or else the longest) is cut to fill it; a smaller gap becomes padding. Padding is
+          therefore below 1 / GAP_SHARE for every corpus.
+concat    Documents end to end in shuffled order, each from the source with the largest credit, cut
+          at row borders; no padding.
 
 Every token of every document is in exactly one span per epoch. The rows are a pure function of
-(seed, corpus, sequence of shapes): not of dp size, micro-batch size or how far anyone read ahead.
+(seed, corpus, sequence of shapes), independent of dp_size, micro-batch size and prefetching.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,9 @@ _LOTTERY = 0x4C4F_5454
 
 
 class BatchPlanner:
-    """Plans global batches; `plan` advances, `state_dict` says where it stands.
+    """Plans global batches. `plan` advances; `state_dict` returns the cursor.
 
-    ValueError for an unknown method or a look-ahead below 1.
+    Raises ValueError for an unknown method or a look-ahead below 1.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class BatchPlanner:
         self._shares = Shares(len(sources))
         self._rows = 0
         self._serial = 0
-        # Under concat: the source whose document the last row ended in, -1 if it ended with it.
+        # For concat: the source whose document the last row has cut, -1 if the row ended with a document.
         self._open_source = -1
 
     def plan(self, shape: BatchShape) -> list[list[Span]]:
-        """The rows of the next global batch, in order; each is at most sequence_length long."""
+        """The rows of the next global batch, in order; each has at most sequence_length tokens."""
         if len(shape.weights) != len(self._num_documents) or sum(shape.weights) <= 0:
             raise ValueError(
                 f"weights={shape.weights}: need one per source ({len(self._num_documents)}), not"
@@ -87,7 +87,7 @@ class BatchPlanner:
         return pool
 
     def _place(self, entry: tuple[int, Span], limit: int) -> Span:
-        """The first `limit` tokens of a span taken from its pool; the remainder goes back."""
+        """Returns the first `limit` tokens of a span taken from its pool; puts the remainder back."""
         serial, span = entry
         if span.length > limit:
             source, document, start, epoch = span.source, span.document, span.start, span.epoch
@@ -131,7 +131,7 @@ class BatchPlanner:
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain JSON, as long as the look-ahead: what is needed to plan the next batch.
+        """The cursor: plain JSON that is needed to plan the next batch; it grows with the look-ahead.
 
         pools: per source, [serial, document, start, length, epoch] of each waiting span.
         """
@@ -150,9 +150,9 @@ class BatchPlanner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where `state` was taken; packing method and look-ahead may differ.
+        """Continue from a cursor; packing method and look-ahead may differ.
 
-        ValueError when the state belongs to another seed or corpus.
+        Raises ValueError if the cursor belongs to another seed or corpus.
         """
         for key, mine in (("seed", self._seed), ("num_documents", self._num_documents)):
             if state[key] != mine:

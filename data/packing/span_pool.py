@@ -1,9 +1,9 @@
-"""The packer's look-ahead: spans waiting to be placed, found by length and drawn by lottery.
+"""The packer's look-ahead: spans waiting to be placed, found by length or drawn by lottery.
 
-Three views of the same spans, each operation O(log n) or a short memory move:
-    slots   a dense list (a removed span is replaced by the last one), the order that is saved
+Three indexes of the same spans, each operation O(log n) or a short memory move:
+    slots   a dense list (the last span replaces a removed one); its order is saved
     tree    Fenwick tree of the lengths by slot: prefix sums for the length-weighted lottery
-    keys    sorted (length, age): the largest that fits, oldest first among equals
+    keys    sorted (length, age): finds the largest span that fits, the oldest among equals
 """
 
 from bisect import bisect_left, insort
@@ -32,11 +32,11 @@ class SpanPool:
         return len(self._slots)
 
     def entries(self) -> list[tuple[int, Span]]:
-        """(serial, span) in slot order: adding them to an empty pool in this order restores it."""
+        """(serial, span) in slot order; adding them to an empty pool in this order restores the pool."""
         return list(self._slots)
 
     def extend(self, entries: Iterable[tuple[int, Span]]) -> None:
-        """Add several."""
+        """Add several spans."""
         for serial, span in entries:
             self.add(serial, span)
 
@@ -50,7 +50,7 @@ class SpanPool:
         insort(self._keys, span.length << _AGE_BITS | (_AGE_MASK - serial))
 
     def take_weighted(self, draw: int) -> tuple[int, Span]:
-        """Remove the span that the 64-bit lottery number `draw` hits; the chance is its length."""
+        """Remove the span that the 64-bit random number `draw` selects, with probability proportional to length."""
         remaining = draw * self.total >> 64
         slot, bit = 0, self._top_bit
         while bit:
@@ -81,7 +81,7 @@ class SpanPool:
         return self._remove(_AGE_MASK - (self._keys[-1] & _AGE_MASK))
 
     def take_oldest(self) -> tuple[int, Span]:
-        """Remove the span of the smallest serial number."""
+        """Remove the span with the smallest serial number."""
         return self._remove(min(self._slot_of))
 
     def _remove(self, serial: int) -> tuple[int, Span]:

@@ -1,6 +1,6 @@
-"""Pieces of documents, and how one optimizer step's tokens are cut into rows. Integers only.
+"""Spans of documents, and the shape of one optimizer step: rows and micro-batches. Integers only.
 
-The planner makes rows of spans; `rows_of_rank` says which rows each data-parallel rank reads.
+The planner makes rows of spans; `rows_of_rank` selects the rows that each data-parallel rank reads.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,8 @@ class Span:
 
 @dataclass(frozen=True)
 class BatchShape:
-    """How one optimizer step's tokens are cut: rows of `sequence_length`, micro-batches of
-    `micro_batch_tokens` on each data-parallel rank, `batch_tokens` over all ranks, and the weight
-    of each source."""
+    """The shape of one optimizer step: rows of `sequence_length`, micro-batches of `micro_batch_tokens`
+    on each data-parallel rank, `batch_tokens` over all ranks, and the weight of each source."""
 
     sequence_length: int
     batch_tokens: int
@@ -45,7 +44,7 @@ class BatchShape:
         return self.batch_tokens // (self.micro_batch_tokens * dp_size)
 
     def problems(self, dp_size: int) -> list[str]:
-        """Every rule that is broken on `dp_size` data-parallel ranks, one clear line each."""
+        """Returns every rule that is broken on `dp_size` data-parallel ranks, one line each."""
         found = [
             f"{name}={value}: must be at least 1"
             for name, value in (
@@ -85,17 +84,17 @@ def _nearest(value: int, step: int) -> str:
 def rows_of_rank(num_rows: int, rows_each: int, *, dp_rank: int, dp_size: int) -> list[range]:
     """Row numbers of each micro-batch of one rank: groups of `rows_each` rows dealt round robin.
 
-    Micro-batch m of rank d holds rows [(m * dp_size + d) * n, ... + n), n rows a micro-batch.
+    Micro-batch m of rank d has n = `rows_each` rows, from row (m * dp_size + d) * n on.
     """
     n = rows_each
     return [range(group * n, (group + 1) * n) for group in range(dp_rank, num_rows // n, dp_size)]
 
 
 def starts_of(lengths: Sequence[int]) -> tuple[int, ...]:
-    """Where each segment starts in a stream of segments of these lengths."""
+    """Stream position of the start of each segment, for segments of these lengths."""
     return tuple(accumulate(lengths[:-1], initial=0)) if lengths else ()
 
 
 def count_valid(rows: Sequence[Sequence[Span]]) -> int:
-    """Labelled tokens of rows: every span has one label fewer than tokens."""
+    """Valid tokens of rows: all tokens of each span but the last."""
     return sum(span.length - 1 for row in rows for span in row)

@@ -32,7 +32,7 @@ class RopeConfig:
     base: NotNegative = 0.0
     # Method that scales frequencies to a longer context; linear is position interpolation.
     scaling: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none"
-    # Context length divided by the trained length; every scaling.
+    # Scaling factor: context length divided by the trained length; every scaling.
     factor: Factor = 1.0
     # Length in tokens before scaling; yarn and llama3.
     original_length: Annotated[int, Ge(0)] = 0
