@@ -1,1 +1,1 @@
-"""Files as people have them: streams of bytes, records, documents."""
+"""Readers of input files: streams of bytes, records, documents."""

@@ -1,20 +1,20 @@
-"""Options of the commands that read documents, the same for each."""
+"""Options that all commands that read documents share."""
 
 import argparse
 
 from data.formats.bad_records import ON_ERROR
 
 FORMATS_HELP = """\
-formats, by the end of a file's name, each also with .gz, .zst, .xz or .bz2 behind it:
-  .jsonl .ndjson           a JSON object a line
-  .json                    an array of objects, objects one after the other, or a JSON object a line
+formats, by the end of a file's name; .gz, .zst, .xz or .bz2 may follow each:
+  .jsonl .ndjson           a JSON object per line
+  .json                    an array of objects, objects one after the other, or a JSON object per line
   .csv .tsv                a header of column names, then records; quoted as RFC 4180 says
   .txt .md .rst .html ...  any other text: the whole file is one document, in UTF-8
-docs/data.md says what is refused, and what is counted."""
+docs/data.md lists what is refused, and what is counted."""
 
 
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:
-    """A parser with the options that say what is read."""
+    """A parser with the options for inputs."""
     parser = argparse.ArgumentParser(
         prog=f"ropewalk {command.removeprefix('data.')}",
         description=description,

@@ -1,4 +1,4 @@
-"""Records that are no documents: the first of them ends the command, or all are counted and the first ones named."""
+"""Bad records: the first one ends the command, or all are counted and the first ones are printed."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -11,10 +11,9 @@ ON_ERROR = ("fail", "skip")
 
 
 class BadRecords:
-    """Counts by kind.
+    """Counts bad records by kind and prints the first ones.
 
-    on_error: "fail" or "skip". say: gets the lines that name them. rest: where those are listed that are not named.
-    `announce` names those that are known beforehand.
+    on_error: "fail" or "skip". say: prints one line. rest: text that tells where the others are listed.
     """
 
     def __init__(self, on_error: str, say: Callable[[str], None], rest: str = "") -> None:
@@ -25,7 +24,7 @@ class BadRecords:
         self._announced: dict[str, BadRecord] = {}
 
     def announce(self, known: Mapping[str, BadRecord]) -> None:
-        """Name the records that stand for inputs which cannot be read, before anything is read."""
+        """Print the bad records of inputs that cannot be read, before anything is read."""
         self._announced.update(known)
         for number, bad in enumerate(known.values()):
             if number == NAMED_BAD_RECORDS:
@@ -34,10 +33,10 @@ class BadRecords:
             self._say(f"left out: {one_line(bad.path)}: {bad.reason}")
 
     def note(self, bad: BadRecord) -> None:
-        """Count one.
+        """Count one bad record.
 
         Raises:
-            ValueError: it ends the command. An empty text never does.
+            ValueError: on_error is "fail", and the record is not an empty text.
         """
         if bad.kind != "empty":
             if self._on_error == "fail":
@@ -53,7 +52,7 @@ class BadRecords:
 
 
 def in_words(counts: Mapping[str, int]) -> str:
-    """ "1 empty, 2 field"."""
+    """The counts as text: "1 empty, 2 field"."""
     return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
 
 
@@ -66,12 +65,12 @@ PASSED_OVER = {
 
 
 def passed_over_in_words(inputs: Mapping[str, object]) -> list[str]:
-    """What is said of the `inputs` of a manifest besides their records: one line each."""
+    """Lines about files that were not read or were read twice, from the `inputs` of a manifest."""
     counts = [f"{inputs[key]} {words}" for key, words in PASSED_OVER.items() if inputs.get(key)]
     said = [f"passed over in folders: {', '.join(counts)}"] if counts else []
     repeated = inputs.get("repeated")
     if repeated:
         said.append(
-            f"inputs that are others of them under a second name (links): {repeated}; their documents count twice"
+            f"inputs that are the same file as another input (links): {repeated}; their documents count twice"
         )
     return said

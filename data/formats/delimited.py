@@ -1,8 +1,8 @@
 """CSV and TSV: a header of column names, then records; one column is the text.
 
-Quoting is RFC 4180's, for tabs as for commas: a field in double quotes may hold delimiters, line ends and doubled
-quotes. Records are cut out of the bytes by the same parser that reads them later: in Latin-1 every byte is a character,
-and no byte of a UTF-8 sequence looks like a delimiter, a quote or a line end.
+Quoting follows RFC 4180, with tabs as with commas: a field in double quotes may contain delimiters, line ends and
+doubled quotes. The parser that cuts the bytes into records is the one that reads them later. It cuts in Latin-1, where
+every byte is a character and no byte of a UTF-8 sequence looks like a delimiter, a quote or a line end.
 """
 
 import csv
@@ -33,11 +33,11 @@ MARK = b"\xef\xbb\xbf"
 
 
 class _TooLong(Exception):
-    """A record has grown beyond what a record may have."""
+    """A record is longer than MAX_RECORD_BYTES."""
 
 
 class _Lines:
-    """Lines of a stream for the parser, and how much of them it has taken."""
+    """Lines of a stream for the parser; keeps the lines that the parser has taken."""
 
     def __init__(self, stream: LineStream, *, mark: bool = False) -> None:
         self._stream = stream
@@ -57,14 +57,14 @@ class _Lines:
             self._mark = False
 
     def give(self) -> bytes:
-        """The bytes since the last call."""
+        """Returns the bytes taken since the last call."""
         content = b"".join(self.taken)
         self.taken.clear()
         self.size = self.line_ends = 0
         return content
 
     def skip_line(self) -> None:
-        """Drop what is left of a line that is too long."""
+        """Skip the rest of a line that is too long."""
         while not self.taken[-1].endswith(b"\n"):
             part = self._stream.readline(records.BLOCK_BYTES)
             if not part:
@@ -89,14 +89,14 @@ def _blocks(delimiter: str, path: str, start: Position, opener: Opener) -> Itera
     try:
         head = _header(delimiter, path, opener)
     except STREAM_ERRORS:
-        head = b""  # whoever reads on meets the error again
+        head = b""  # `gather` meets the error again and reports it
     if start == START:
         start = Position(len(head), 1 + head.count(b"\n"))
     yield from gather(path, start, opener, partial(_cut, delimiter), head)
 
 
 def _header(delimiter: str, path: str, opener: Opener) -> bytes:
-    """The bytes of the first record that is not blank, and what stands before it."""
+    """The bytes up to the end of the first record that is not blank."""
     with open_regular(path) as file:
         lines = _Lines(open_at(file, opener, 0), mark=True)
         try:
@@ -116,7 +116,7 @@ def _cut(delimiter: str, path: str, stream: LineStream, start: Position) -> Iter
             if next(rows, None) is None:
                 return
         except csv.Error:
-            pass  # told by whoever parses the record
+            pass  # `_parse` reports it
         except _TooLong:
             lines.skip_line()
             bad = too_long(path, number)
@@ -137,7 +137,7 @@ def _parse(delimiter: str, block: Block, text_field: str, opener: Opener) -> Ite
 
 
 def _names(delimiter: str, head: bytes) -> tuple[list[str], str]:
-    """The columns that a header names, and what is wrong with it."""
+    """The column names of a header, and the problem if it cannot be read, else ""."""
     try:
         rows = _rows_of(delimiter, head.decode("utf-8-sig"))
         return next((row for row in rows if row), []), ""
@@ -148,7 +148,7 @@ def _names(delimiter: str, head: bytes) -> tuple[list[str], str]:
 
 
 def column_problem(names: list[str], text_field: str) -> str:
-    """Why the columns of a file do not name its text; "" where they do."""
+    """Why these columns do not include exactly one `text_field`; "" if they do."""
     if names.count(text_field) > 1:
         return f"{names.count(text_field)} columns are called {text_field!r}"
     if text_field in names:
@@ -158,7 +158,7 @@ def column_problem(names: list[str], text_field: str) -> str:
 
 
 def header_problem(delimiter: str, path: str, text_field: str, opener: Opener) -> str:
-    """Why no text of a file can be found; "" where its header names the column, or it has none.
+    """Why the header of a file does not name the column of the text; "" if it does, or if the file has no header.
 
     Raises:
         OSError, EOFError, ...: STREAM_ERRORS, where the file cannot be read.

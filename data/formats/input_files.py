@@ -1,4 +1,4 @@
-"""Which files an input names, in a fixed order, what of it is passed over, and whether files stayed as they were."""
+"""Lists the input files in a fixed order, counts the files that are passed over, and detects changed files."""
 
 import os
 import stat
@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from data.printable import Mistakes
 
-# Files that a folder may hold and that are no documents: passed over, and counted.
+# Suffixes of files in a folder that are not documents: passed over and counted.
 BINARY_SUFFIXES = frozenset([
     ".a", ".bin", ".bmp", ".class", ".db", ".dll", ".dylib", ".egg", ".exe", ".gif", ".ico", ".idx", ".jpeg",
     ".jpg", ".mo", ".mp3", ".mp4", ".npy", ".npz", ".o", ".otf", ".pdf", ".pickle", ".pkl", ".png", ".pt",
     ".pth", ".pyc", ".pyd", ".pyo", ".safetensors", ".so", ".sqlite", ".ttf", ".wav", ".webp", ".whl",
     ".woff", ".woff2",
 ])  # fmt: skip
-# What makes a folder one that `save_to_disk` of Hugging Face's datasets wrote.
+# A folder with one of these files was written by `save_to_disk` of Hugging Face's datasets.
 DATASET_DICT, DATASET_INFO = "dataset_dict.json", "dataset_info.json"
 A_DATASET = (
     "is a dataset of Hugging Face (Arrow), which is not read; write it as JSON lines first:"
@@ -26,10 +26,10 @@ A_DATASET = (
 
 @dataclass
 class FileList:
-    """What the inputs name, in order.
+    """The files and folders of the inputs, in order.
 
-    files: to be read, one after the other. refused: which of them no reader opens whatever their name, and why
-    (datasets, folders without a document). passed_over: names of folders that are no inputs, counted by kind.
+    files: to be read, one after the other. refused: those of them that cannot be read, and why (datasets, folders
+    without a document). passed_over: number of files and links in folders that are not read, by kind.
     """
 
     files: list[str] = field(default_factory=list)
@@ -40,7 +40,7 @@ class FileList:
 
 
 class Stamp(NamedTuple):
-    """By what a change of a file is noticed; zeros for one that is not there."""
+    """Size and modification time (ns) of a file, to detect changes; zeros for a missing file."""
 
     size: int
     modified: int
@@ -48,9 +48,9 @@ class Stamp(NamedTuple):
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files as they were found, in order.
+    """The input files in order, with the stamps of their first look-up.
 
-    refused, passed_over: as in FileList. repeated: files that are another one of them under a second name.
+    refused, passed_over: as in FileList. repeated: number of files that are another of the files under a second name.
     """
 
     files: tuple[str, ...]
@@ -61,7 +61,7 @@ class Inputs:
 
     @classmethod
     def found(cls, listed: FileList) -> "Inputs":
-        """These files as they are now."""
+        """Looks the files up and stores their stamps."""
         stamps: list[Stamp] = []
         seen: set[tuple[int, int]] = set()
         repeated = 0
@@ -75,17 +75,17 @@ class Inputs:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What was not read, and what is read twice; the keys of a manifest."""
+        """Counts of files that are not read or read twice, under the keys of a manifest."""
         found = dict(self.passed_over)
         return {"passed_over": found.pop("binary", 0), **found, "repeated": self.repeated}
 
     @property
     def total_bytes(self) -> int:
-        """Of all files, as they are stored."""
+        """Bytes of all files as stored."""
         return sum(stamp.size for stamp in self.stamps)
 
     def refuse_changed(self) -> None:
-        """Raise ValueError if a file is no longer as it was found."""
+        """Raise ValueError if the size or time of a file has changed."""
         for name, stamp in zip(self.files, self.stamps, strict=True):
             if stamp_of(name) != stamp:
                 raise ValueError(
@@ -97,12 +97,12 @@ class Inputs:
 def list_files(inputs: Sequence[str | Path], role: Callable[[str], str] = lambda _: "") -> FileList:
     """Files in the order given, folders walked recursively in the order of their sorted names.
 
-    role: of a path, as data/tokens/prefix.py says: "output", "tokens" and "own" are no inputs; "output" is not even
-    counted, for there is more of it with every start.
+    role: returns the role of a path, see `Roles` in data/tokens/prefix.py. Paths with role "output", "tokens" or "own"
+    are not inputs; "output" is not counted, because every start adds such files.
 
     In folders, hidden names (".git") and BINARY_SUFFIXES are passed over, links to folders are not followed; all are
-    counted. Everything else is listed, also what is no readable file (a pipe, a link to nothing, a folder that may
-    not be entered): the reader says so. A file named explicitly is taken, unless it has a role.
+    counted. All other paths are listed, including those that cannot be read (a pipe, a broken link, a folder without
+    permission), which the reader reports. A file named explicitly is listed, unless it has a role.
 
     Raises:
         Mistakes: paths that are neither file nor folder, token files, files that are named twice.
@@ -110,7 +110,7 @@ def list_files(inputs: Sequence[str | Path], role: Callable[[str], str] = lambda
     listed = FileList()
     mistakes: list[str] = []
     for given in map(str, inputs):
-        if os.path.isfile(given):  # noqa: PTH113 (Path raises where a name is too long or a folder closed)
+        if os.path.isfile(given):  # noqa: PTH113 (Path raises if a name is too long or access is denied)
             _add_file(given, role(given), listed, mistakes)
         elif os.path.isdir(given):  # noqa: PTH112
             _add_folder(given, role, listed)
@@ -154,7 +154,7 @@ def _add_folder(top: str, role: Callable[[str], str], listed: FileList) -> None:
 
 
 def _walk(top: str, role: Callable[[str], str], listed: FileList) -> Iterator[str]:
-    """Paths below `top`; a folder that cannot be listed, and a dataset, come as if they were a file."""
+    """Paths of files below `top`; also of folders that cannot be listed, and of datasets."""
     closed: list[str] = []
     join = os.path.join  # per file: a Path is 10x slower
     for folder, folders, names in os.walk(top, onerror=lambda e: closed.append(str(e.filename))):
@@ -190,7 +190,7 @@ def _named_twice(files: Sequence[str]) -> list[str]:
 
 
 def _look(path: str) -> tuple[Stamp, tuple[int, int] | None]:
-    """Size and time of a file, and which file it is under whatever name."""
+    """Stamp of a file, and its device and inode, which are the same under every name; None if it cannot be read."""
     try:
         status = os.stat(path)  # noqa: PTH116
     except OSError:
@@ -201,10 +201,10 @@ def _look(path: str) -> tuple[Stamp, tuple[int, int] | None]:
 
 
 def stamp_of(path: str) -> Stamp:
-    """Size and time of a file; zeros where it is not there."""
+    """Size and time of a file; zeros if it is missing."""
     return _look(path)[0]
 
 
 def size_of(path: str) -> int:
-    """Bytes of a file; 0 where it is not there."""
+    """Bytes of a file; 0 if it is missing."""
     return stamp_of(path).size

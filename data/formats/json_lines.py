@@ -1,6 +1,6 @@
-"""JSON lines: every line is an object, one of its fields the text.
+"""JSON lines: every line is an object; one of its fields is the text.
 
-JSON is Python's: NaN and Infinity are numbers, and of a name that stands twice the last counts.
+JSON is parsed as by Python: NaN and Infinity are numbers, and the last of equal names is used.
 """
 
 import json
@@ -54,7 +54,7 @@ def _skip_line(stream: LineStream, line: bytes) -> int:
 
 
 def parse(block: Block, text_field: str, opener: Opener) -> Iterator[Record]:
-    """The record of every object; blank ones are no records."""
+    """The record of every line; blank lines are not records."""
     del opener
     return in_order(block, partial(_record, text_field))
 
@@ -83,8 +83,8 @@ def _record(text_field: str, block: Block, number: int, content: bytes) -> Recor
 
 
 def _field(record: dict[str, Any], name: str) -> tuple[Any, str]:
-    """The value at `name`, and why there is none. A field that is spelled `name`, dots included, comes first;
-    otherwise the dots lead into nested objects."""
+    """The value at `name`, and "" or the reason why there is none. A field that is spelled `name`, dots included,
+    has priority; otherwise dots select fields of nested objects."""
     if name in record:
         return record[name], ""
     value: Any = record
@@ -106,5 +106,5 @@ def _missing(value: Any, name: str, inside: str) -> str:
 
 
 FORMAT = Format(blocks, parse)
-# Files that were read as one document before.
+# For suffixes whose files version 1 read as one document.
 NEWLY_READ = Format(blocks, parse, changed="every line is a record")

@@ -2,11 +2,11 @@
 
     first byte `[`                        array: its elements are the records
     first line a whole object             JSON lines (json_lines.py)
-    first byte `{` otherwise              objects, each over as many lines as it likes
+    first byte `{` otherwise              objects, each over any number of lines
 
 Objects are cut out of the stream by counting brackets outside strings, so that memory is bounded by one record
-however large the array is. They are decoded later, as lines are: an object that is no JSON is one bad record, and its
-neighbours survive. A position inside an array is that of the comma or bracket behind a record.
+however large the array is. They are decoded later, as lines are: an object that is not JSON is one bad record and
+does not affect others. A position inside an array is that of the comma or bracket after a record.
 """
 
 import json
@@ -36,7 +36,7 @@ from data.formats.streams import (
 
 _BLANK = b" \t\r\n"
 _MARK = b"\xef\xbb\xbf"
-# A whole string, or one byte that matters outside strings.
+# A whole string, or one byte of the structure outside strings.
 _STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
 _INSIDE_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 
@@ -45,7 +45,7 @@ def _blocks(path: str, start: Position, opener: Opener) -> Iterator[Block]:
     try:
         cut = _cutter(path, opener)
     except STREAM_ERRORS:
-        cut = None  # whoever reads it meets the error again
+        cut = None  # json_lines meets the error again and reports it
     if cut is None:
         return json_lines.blocks(path, start, opener)
     return gather(path, start, opener, cut)
@@ -54,7 +54,7 @@ def _blocks(path: str, start: Position, opener: Opener) -> Iterator[Block]:
 def _cutter(
     path: str, opener: Opener
 ) -> Callable[[str, LineStream, Position], Iterator[Piece]] | None:
-    """What cuts the file into records; None for JSON lines."""
+    """The function that cuts the file into records; None for JSON lines."""
     with open_regular(path) as file:
         head = open_at(file, opener, 0).read(records.BLOCK_BYTES)
     head = head.removeprefix(_MARK).lstrip(_BLANK)
@@ -74,12 +74,12 @@ def _is_object(line: bytes) -> bool:
 
 
 def _is_broken_line(first: bytes, rest: bytes) -> bool:
-    """Whether a first line that is no object stands among lines that are meant to be objects."""
+    """Whether the first line is a damaged object of a file in JSON lines (the second line starts like one)."""
     return len(first.strip()) > 1 and rest.lstrip(_BLANK).startswith(b'{"')
 
 
 class _Brackets:
-    """Where a record ends, found chunk by chunk. level: the depth of brackets around records, 1 in an array."""
+    """Finds the end of a record, chunk by chunk. level: depth of brackets around records, 1 in an array."""
 
     def __init__(self, level: int) -> None:
         self._level = level
@@ -88,7 +88,7 @@ class _Brackets:
         self._escaped = False
 
     def find(self, chunk: bytes, at: int) -> int:
-        """Index behind the record that `chunk[at:]` goes on with; -1 where it does not end in this chunk."""
+        """Index after the end of the current record, searched from `at`; -1 if it does not end in this chunk."""
         if self._in_string:
             at = self._leave_string(chunk, at)
         while (match := _STRUCTURE.search(chunk, at)) is not None:
@@ -106,7 +106,7 @@ class _Brackets:
             elif found == b",":
                 if self._level and self.depth == self._level:
                     return at - 1
-            elif found == b'"':  # a string that goes on in the next chunk
+            elif found == b'"':  # the string continues in the next chunk
                 self._in_string = True
                 at = self._leave_string(chunk, at)
         return -1
@@ -122,12 +122,12 @@ class _Brackets:
         if chunk[at : at + 1] == b'"':
             self._in_string = False
             return at + 1
-        self._escaped = True  # the chunk ends behind a backslash
+        self._escaped = True  # the chunk ends after a backslash
         return len(chunk)
 
 
 class _Growing:
-    """The bytes of one record, chunk by chunk; only counted once they are too many."""
+    """Collects the bytes of one record, chunk by chunk; beyond MAX_RECORD_BYTES it only counts them."""
 
     def __init__(self, offset: int, line: int) -> None:
         self._parts: list[bytes] = []
@@ -154,7 +154,7 @@ class _Growing:
         return not self._size
 
     def piece(self, path: str, first_line: int) -> Piece:
-        """The record, which began on `first_line` or behind blank lines."""
+        """The record; it starts on `first_line`, or after blank lines."""
         line = first_line + self._blank_lines
         long = self._size > records.MAX_RECORD_BYTES
         content = too_long(path, line) if long else b"".join(self._parts)
@@ -162,14 +162,14 @@ class _Growing:
 
 
 def _objects(in_array: bool, path: str, stream: LineStream, start: Position) -> Iterator[Piece]:
-    """Records from `start` on, and a bad record for whatever else the file holds."""
+    """Records from `start` on, and a bad record for anything else in the file."""
     offset, line = start
     chunk, at = b"", 0
     if start == START:
         chunk, at, line = _opened(stream, in_array)
         offset = at
         may_end = True
-    elif in_array:  # the comma or bracket behind the last record
+    elif in_array:  # the comma or bracket after the last record
         chunk, at = stream.read(READ_BYTES), 1
         offset += 1
         may_end = chunk.startswith(b"]")
@@ -213,8 +213,8 @@ def _objects(in_array: bool, path: str, stream: LineStream, start: Position) -> 
 
 
 def _opened(stream: LineStream, in_array: bool) -> tuple[bytes, int, int]:
-    """The first chunk, the index where its records begin, and the line of that."""
-    chunk = stream.read(max(READ_BYTES, records.BLOCK_BYTES))  # what `_cutter` has seen
+    """The first chunk, the index where its records begin, and the line of that index."""
+    chunk = stream.read(max(READ_BYTES, records.BLOCK_BYTES))  # at least what `_cutter` read
     at = len(_MARK) if chunk.startswith(_MARK) else 0
     if in_array:
         at = chunk.index(b"[") + 1

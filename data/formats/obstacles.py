@@ -1,8 +1,8 @@
-"""What of the inputs cannot be read, found before anything is read: every file is looked at, few are opened.
+"""Finds inputs that cannot be read before the first one is read: checks every file, opens only some.
 
-A text file that is not compressed is opened only while it is small enough for a git-lfs pointer; of all others the
-first bytes are compared with what their name promises. Records are not looked at: what is wrong with one is told when
-it is read.
+A text file without compression is opened only if it is small enough for a git-lfs pointer; the first bytes of all other
+files are compared with the format of their name. Records are not checked here: a bad record is reported when it is
+read.
 """
 
 import errno
@@ -21,7 +21,7 @@ HEAD_BYTES = 512
 # A git-lfs pointer has about 130 bytes.
 POINTER_BYTES = 1024
 POINTER = b"version https://git-lfs.github.com/spec/"
-# What files begin with that are no text, whatever their name says.
+# First bytes of files that are not text, whatever their name.
 MAGICS = {
     b"\x1f\x8b": "compressed with gzip; let its name end in .gz",
     b"\x28\xb5\x2f\xfd": "compressed with zstandard; let its name end in .zst",
@@ -32,7 +32,7 @@ MAGICS = {
     b"\x93NUMPY": "a NumPy array, no text",
     b"PK\x03\x04": "a zip archive, which is not read; unpack it",
 }
-# Frames of zstandard that hold no data begin so, with any low four bits in the first byte.
+# Bytes 1 to 3 of zstandard frames without data; the first byte is 0x50 to 0x5f.
 SKIPPABLE = b"\x2a\x4d\x18"
 OF_BINARY = {
     ".bin": "is binary by its name: token files of another tool are described with"
@@ -45,7 +45,7 @@ ANY_BINARY = "is no text by its name; let the name of a text end in .txt"
 
 
 def obstacles(inputs: Inputs, text_field: str) -> dict[str, BadRecord]:
-    """The record that stands for each file that cannot be read, by path."""
+    """A bad record for each file that cannot be read, by path."""
     found: dict[str, BadRecord] = {}
     for path, stamp in zip(inputs.files, inputs.stamps, strict=True):
         refused = inputs.refused.get(path, "")
@@ -57,9 +57,9 @@ def obstacles(inputs: Inputs, text_field: str) -> dict[str, BadRecord]:
 
 
 def obstacle(path: str, size: int, text_field: str) -> BadRecord | None:
-    """Why one file cannot be read; None where it can, as far as its first bytes say.
+    """A bad record if a file cannot be read; None if its first bytes fit its name.
 
-    size: of the file; 0 where it is not there.
+    size: of the file; 0 if it is missing.
     """
     try:
         reason = _misnamed(path) or _misfit(path, size, text_field)
@@ -76,7 +76,7 @@ def _misnamed(path: str) -> str:
 
 
 def _misfit(path: str, size: int, text_field: str) -> str:
-    """What the first bytes of a file say against its name.
+    """Why the first bytes of a file do not fit its name; "" if they do.
 
     Raises:
         OSError, EOFError, ...: STREAM_ERRORS, where the file cannot be read.
@@ -91,7 +91,7 @@ def _misfit(path: str, size: int, text_field: str) -> str:
 
 
 def _refuse_closed(path: str) -> None:
-    """As opening the file would, without opening it."""
+    """Raises the OSError that opening the file would raise, without opening it."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
         raise OSError(errno.EINVAL, "not a regular file")
     if not os.access(path, os.R_OK):
@@ -104,7 +104,7 @@ def _of_head(head: bytes, path: str, reader: Reader, text_field: str) -> str:
     opener = reader.opener
     if opener is PLAIN:
         magic = next((m for m in MAGICS if head.startswith(m)), None)
-        # Two letters begin many a text; a compressed one has bytes behind them that no UTF-8 has.
+        # Text may begin with the letters of a magic number; compressed bytes after them are not UTF-8.
         if magic is not None and (not magic.isalnum() or b"\0" in head or not _is_text(head)):
             return f"is {MAGICS[magic]}"
     elif not head:
@@ -121,7 +121,7 @@ def _is_text(head: bytes) -> bool:
     try:
         head.decode()
     except UnicodeDecodeError as error:
-        return error.start >= len(head) - 3  # a character that is cut off
+        return error.start >= len(head) - 3  # an incomplete character at the end
     return True
 
 
@@ -132,26 +132,26 @@ def _is_compressed(head: bytes, reader: Reader) -> bool:
 
 
 def formats_of(inputs: Inputs) -> dict[str, int]:
-    """How many files there are of every format, by suffix."""
+    """The number of files of every format, by suffix."""
     names = (path for path in inputs.files if path not in inputs.refused)
     return dict(sorted(Counter(reader_of(path).suffix for path in names).items()))
 
 
 def look_at(inputs: Inputs, text_field: str | None, on_error: str) -> dict[str, BadRecord]:
-    """The obstacles of the inputs, which a command goes on without.
+    """Bad records for the inputs that a command leaves out.
 
-    text_field: as it was asked for; None where it was not. on_error: "fail" or "skip".
+    text_field: the option, None if it was not given. on_error: "fail" or "skip".
 
     Raises:
-        Mistakes: obstacles, and records may not be skipped.
-        ValueError: a text field was named, and no input has fields.
+        Mistakes: an input cannot be read, and on_error is "fail".
+        ValueError: `text_field` was given, and no input has fields.
     """
     if text_field is not None and not any(
         reader_of(path).format.has_fields for path in inputs.files if path not in inputs.refused
     ):
         named = ", ".join(formats_of(inputs)).replace(OTHER, "other text") or "none"
         raise ValueError(
-            f"text_field={text_field}: no input has fields (their formats: {named}); leave it away, or give records"
+            f"text_field={text_field}: no input has fields (their formats: {named}); omit it, or give records"
             " as .jsonl, .json, .csv or .tsv"
         )
     found = obstacles(inputs, text_field or "text")

@@ -1,6 +1,6 @@
-"""The table of formats: which reader a file has, by its name alone, and every record of many files.
+"""The table of formats: chooses the reader of a file by its name alone, and reads the records of many files.
 
-A name is a suffix of FORMATS, perhaps followed by one of COMPRESSIONS. A new format is a file of its own and a row.
+A name ends in a suffix of FORMATS, which one of COMPRESSIONS may follow. A new format needs a file and a row.
 """
 
 import os
@@ -12,7 +12,7 @@ from data.formats.input_files import size_of
 from data.formats.records import START, BadRecord, Block, Document, Format, Position, Record
 from data.formats.streams import BZIP2, GZIP, PLAIN, XZ, ZSTANDARD, Opener
 
-# Every suffix that stands neither here nor in UNREADABLE is a text file of which every byte is kept.
+# A file with a suffix that is neither here nor in UNREADABLE is text of which every byte is kept.
 FORMATS = {
     ".jsonl": json_lines.FORMAT,
     ".ndjson": json_lines.NEWLY_READ,
@@ -24,7 +24,7 @@ FORMATS = {
     ),
 }
 COMPRESSIONS = {".gz": GZIP, ".zst": ZSTANDARD, ".zstd": ZSTANDARD, ".xz": XZ, ".bz2": BZIP2}
-# Containers of documents that no reader opens yet, and what they are: bad records, never passed over.
+# Containers of documents without a reader, and their descriptions: bad records, never passed over.
 UNREADABLE = {
     ".parquet": "Parquet",
     ".arrow": "Arrow",
@@ -44,12 +44,12 @@ UNREADABLE = {
     ".docx": "a word processor's document",
 }
 OTHER = "other"
-# Read as the first version read them.
+# Formats that are read as by version 1.
 UNCHANGED = frozenset({".jsonl", ".jsonl.gz", ".jsonl.zst", OTHER})
 
 
 class Reader(NamedTuple):
-    """How a file is read. suffix: its row of FORMATS and the compression, or OTHER; refused: why it cannot be."""
+    """Reads a file. suffix: its key in FORMATS (or OTHER) and the compression; refused: why it cannot be read."""
 
     suffix: str
     format: Format
@@ -57,7 +57,7 @@ class Reader(NamedTuple):
     refused: str = ""
 
     def blocks(self, path: str, start: Position) -> Iterator[Block]:
-        """The file's blocks from a position on."""
+        """The blocks of a file from a position on."""
         if not self.refused:
             return self.format.blocks(path, start, self.opener)
         bad = BadRecord(path, 1, "format", self.refused)
@@ -71,7 +71,7 @@ class Reader(NamedTuple):
 
 
 def refusal(bad: BadRecord) -> Iterator[Block]:
-    """One bad record in place of what its file holds."""
+    """One block with a bad record, in place of the content of its file."""
     size = size_of(bad.path)
     yield Block(bad.path, (), (bad,), Position(size, 2), size)
 
@@ -93,7 +93,7 @@ def reader_of(path: str) -> Reader:
 
 
 def changed_since_first(suffix: str) -> str:
-    """How files of a format are read otherwise than by the first version; "" where they are not."""
+    """The difference in reading files of this suffix since version 1; "" if there is none."""
     reader = reader_of(f"x{suffix}" if suffix.startswith(".") else f"x{suffix.removeprefix(OTHER)}")
     if reader.refused or reader.suffix in UNCHANGED:
         return ""
@@ -101,7 +101,7 @@ def changed_since_first(suffix: str) -> str:
 
 
 def why_unreadable(suffix: str) -> str:
-    """What a container is, and the way out."""
+    """Message about a container without a reader, with the way out."""
     return f"is {UNREADABLE[suffix]}, which is not read; write its texts as .jsonl (--help lists what is read)"
 
 
@@ -113,7 +113,7 @@ def read_blocks(
 ) -> Iterator[tuple[Block, int]]:
     """Every block of every file, with the number of its file.
 
-    refused: records that stand for files which are not read, by path. first, start: the file and the position in it
+    refused: bad records of files that are not read, by path. first, start: number of the file, and position in it,
     to begin at.
     """
     for number in range(first, len(files)):

@@ -1,8 +1,8 @@
-"""What readers hand out: blocks of undecoded records, and the documents and bad records that come of them.
+"""Types of the readers: blocks of undecoded records, documents and bad records.
 
-A format works in two halves so that many processes can share the work. `blocks` walks one file in order with bounded
-memory and cuts it into blocks of about a mebibyte of undecoded records. `parse` turns a block into records and can
-run in any process. A record is a Document or a BadRecord; nothing is dropped without one.
+A format has two functions, so that many processes can share the work. `blocks` reads one file in order with bounded
+memory and cuts it into blocks of about 1 MiB of undecoded records. `parse` converts a block to records and can
+run in any process. A record is a Document or a BadRecord; whatever is dropped has a BadRecord.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,14 +13,14 @@ from data.formats.streams import STREAM_ERRORS, LineStream, Opener, open_at, ope
 from data.printable import one_line
 
 BLOCK_BYTES = 1 << 20
-# A longer record or text file is a bad record: it would have to fit into memory several times.
+# A longer record or text file is a bad record: parsing needs several times its size in memory.
 MAX_RECORD_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text; `line` is where its record starts (1 for a text file), `consumed` the bytes of the
-    input files read up to its end."""
+    """One text. line: first line of its record (1 for a text file); consumed: bytes of the input files
+    read up to its end."""
 
     text: str
     path: str
@@ -30,8 +30,8 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record that is no document.  kind: encoding, json, csv, field, truncated, too_long, unreadable,
-    format, or empty (which never stops a run: an empty text has no token to lose)."""
+    """A record that is not a document. kind: encoding, json, csv, field, truncated, too_long, unreadable,
+    format, or empty (which never ends a command: no token is lost)."""
 
     path: str
     line: int
@@ -43,14 +43,14 @@ class BadRecord:
 
 
 class Position(NamedTuple):
-    """Where to take up a file again: uncompressed byte offset and the number of the next line."""
+    """Position to continue a file from: uncompressed byte offset and the number of the next line."""
 
     offset: int
     line: int
 
 
 START = Position(0, 1)
-# The file cannot be read any further.
+# The rest of the file cannot be read.
 DAMAGED = Position(0, -1)
 
 
@@ -58,9 +58,9 @@ DAMAGED = Position(0, -1)
 class Block:
     """Undecoded records of one file, in order.
 
-    lines: (line number, bytes) of each record; bad: what the reader itself found; end: where the next block
-    starts; consumed: bytes of the file (as stored) that were read so far; head: what every record of the file is
-    read with, as the header of a CSV file.
+    lines: (line number, bytes) of each record; bad: bad records that the reader found; end: start of the next
+    block; consumed: bytes of the file (as stored) read so far; head: bytes that every record is parsed with, such
+    as the header of a CSV file.
     """
 
     path: str
@@ -75,10 +75,10 @@ Record = Document | BadRecord
 
 
 class Format(NamedTuple):
-    """How one kind of file is read.
+    """The functions that read one kind of file.
 
     blocks(path, start, opener): the file's blocks from `start` on. parse(block, text_field, opener): its records.
-    has_fields: whether the name of a text field means anything. changed: what is different since version 1.
+    has_fields: whether `text_field` is used. changed: the difference since version 1.
     """
 
     blocks: Callable[[str, Position, Opener], Iterator[Block]]
@@ -88,7 +88,7 @@ class Format(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """One undecoded record, or what is wrong with it; its first line; the position behind it."""
+    """One undecoded record or a bad record, its first line, and the position after it."""
 
     line: int
     content: bytes | BadRecord
@@ -102,7 +102,7 @@ def gather(
     cut: Callable[[str, LineStream, Position], Iterator[Piece]],
     head: bytes = b"",
 ) -> Iterator[Block]:
-    """Blocks of what `cut` finds in the stream of a file; a file that is damaged ends with a bad record."""
+    """Blocks of the records that `cut` finds in a file; a damaged file ends with a bad record."""
     if start == DAMAGED:
         return
     try:
@@ -123,7 +123,7 @@ def gather(
 def _block(
     path: str, pieces: Iterator[Piece], start: Position, tell: Callable[[], int], head: bytes
 ) -> tuple[Block, bool]:
-    """The next pieces, and whether the file ends with them (at its end, or where it is damaged)."""
+    """A block of the next pieces, and whether it is the last (at the end of the file, or before damage)."""
     at = start
     lines: list[tuple[int, bytes]] = []
     bad: list[BadRecord] = []
@@ -150,7 +150,7 @@ def _block(
 def in_order(
     block: Block, record: Callable[[Block, int, bytes], Record | None]
 ) -> Iterator[Record]:
-    """`record` of every line of a block, among the bad records that the reader found; None is no record at all."""
+    """The records of a block, merged in order with its bad records. `record` returns None for a line without one."""
     found: list[tuple[int, Record]] = [(bad.line, bad) for bad in block.bad]
     for number, content in block.lines:
         value = record(block, number, content)
@@ -160,19 +160,19 @@ def in_order(
 
 
 def unreadable(path: str, line: int, error: Exception) -> BadRecord:
-    """The record of a file that the system does not let us read."""
+    """The bad record of a file that cannot be opened or read."""
     why = getattr(error, "strerror", None) or str(error)
     return BadRecord(path, line, "unreadable", f"cannot be read ({why})")
 
 
 def too_long(path: str, line: int) -> BadRecord:
-    """The record of a text that is longer than a record may be."""
+    """The bad record of a record longer than MAX_RECORD_BYTES."""
     reason = f"the record is longer than {MAX_RECORD_BYTES} bytes"
     return BadRecord(path, line, "too_long", reason)
 
 
 def document(text: str, path: str, line: int, consumed: int) -> Record:
-    """The document of a text, unless it is empty or no UTF-8 can express it."""
+    """The document of a text; a bad record if the text is empty or cannot be encoded in UTF-8."""
     if not text:
         return BadRecord(path, line, "empty", "the text is empty")
     try:

@@ -1,4 +1,4 @@
-"""Files as streams of uncompressed bytes that never mistake a truncated file for a complete one."""
+"""Files as streams of uncompressed bytes; a truncated file always raises."""
 
 import bz2
 import errno
@@ -13,16 +13,16 @@ from typing import IO, Any, NamedTuple, Protocol
 
 import zstandard
 
-# What reading a damaged, truncated or unreadable file raises.
+# Errors of reading a damaged, truncated or unreadable file.
 STREAM_ERRORS = (EOFError, OSError, zlib.error, zstandard.ZstdError, lzma.LZMAError)
 
 READ_BYTES = 1 << 20
-# What a decompressor may keep of what it has written.
+# Limit of the window that a decompressor may keep in memory.
 MOST_MEMORY = 1 << 31
 
 
 class LineStream(Protocol):
-    """The part of a binary file that readers use."""
+    """The methods of a binary file that readers use."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
@@ -30,9 +30,9 @@ class LineStream(Protocol):
 
 
 class Opener(NamedTuple):
-    """How a file becomes a stream; `seekable` when stored and uncompressed bytes are the same.
+    """Opens a file as a stream. seekable: whether stored and uncompressed bytes are the same.
 
-    name: of the compression. magic: what such a file begins with.
+    name: of the compression. magic: first bytes of such a file.
     """
 
     open: Callable[[IO[bytes]], LineStream]
@@ -42,13 +42,13 @@ class Opener(NamedTuple):
 
 
 class FrameStream(io.RawIOBase):
-    """Decompresses all frames of a file; EOFError where it ends inside one.
+    """Decompresses all frames of a file; raises EOFError if the file ends inside a frame.
 
-    zstandard's own stream_reader reports a truncated file as an ordinary end, bz2 and lzma what is damaged behind
-    the first frame. Memory is bounded by `chunk` bytes of input and what `expand` makes of them.
+    zstandard's own stream_reader treats the end of a truncated file as a normal end; bz2 and lzma do so with damage
+    after the first frame. Memory is bounded by `chunk` bytes of input and their expansion by `expand`.
 
-    new_frame: makes a decompressor. expand(decompressor, input): the next bytes, no more than memory holds. padding:
-    a byte that may stand between frames.
+    new_frame: makes a decompressor. expand(decompressor, input): the next bytes, bounded in memory. padding: a byte
+    that may be repeated between frames.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class FrameStream(io.RawIOBase):
 
 
 def _open_zstandard(file: IO[bytes]) -> LineStream:
-    """Of a file made to burst, an input chunk gives 32 MiB."""
+    """Bounds memory: a chunk of a malicious file expands to at most 32 MiB."""
     decompressor = zstandard.ZstdDecompressor(max_window_size=MOST_MEMORY)
     frames = FrameStream(
         file,
@@ -139,10 +139,10 @@ BZIP2 = Opener(_open_bzip2, False, "bzip2", b"BZh")
 
 
 def open_regular(path: str) -> IO[bytes]:
-    """`path` for reading.
+    """Opens `path` for reading; does not wait for the writer of a pipe.
 
     Raises:
-        OSError: it is no regular file, or cannot be read. A pipe is not waited for.
+        OSError: it is not a regular file, or cannot be read.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -155,7 +155,7 @@ def open_at(file: IO[bytes], opener: Opener, offset: int) -> LineStream:
     """The stream of `file` from uncompressed byte `offset` on (found by reading, if compressed).
 
     Raises:
-        EOFError: an empty file, which no compressor makes.
+        EOFError: the file is empty, but should be compressed.
     """
     if opener.seekable:
         file.seek(offset)

@@ -51,7 +51,7 @@ def _parse(encoding: str, block: Block, text_field: str, opener: Opener) -> Iter
 
 
 def _content(file: IO[bytes], opener: Opener) -> bytes:
-    """The file's bytes, at most one more than a record may have."""
+    """The file's bytes, at most MAX_RECORD_BYTES + 1."""
     most = records.MAX_RECORD_BYTES + 1
     if opener is PLAIN:
         return file.read(most)
@@ -63,12 +63,12 @@ def _content(file: IO[bytes], opener: Opener) -> bytes:
     return b"".join(parts)
 
 
-# Prose: a byte-order mark says how the file is encoded and is removed.
+# Prose: a byte-order mark is removed.
 PROSE = Format(
     _blocks,
     partial(_parse, "utf-8-sig"),
     has_fields=False,
     changed="a byte-order mark is removed",
 )
-# Everything else, as source code: every byte is kept.
+# All other text, such as source code: every byte is kept.
 VERBATIM = Format(_blocks, partial(_parse, "utf-8"), has_fields=False)
