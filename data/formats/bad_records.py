@@ -71,6 +71,6 @@ def passed_over_in_words(inputs: Mapping[str, object]) -> list[str]:
     repeated = inputs.get("repeated")
     if repeated:
         said.append(
-            f"inputs that are the same file as another input (links): {repeated}; their documents count twice"
+            f"inputs that are another input under a second name (links): {repeated}; their documents count twice"
         )
     return said

@@ -1,8 +1,8 @@
-"""Files that only grow, and a journal of how far they are good: how a killed job goes on.
+"""Append-only files with a journal, so that a killed job continues from its last commit.
 
 Every commit flushes all files to the disk and then adds one line to the journal with the length of
-each file and the checksum of what was added; the line begins with its own checksum. After a kill,
-`resume` keeps the longest prefix of commits whose bytes are really there, cuts the files to it and
+each file and the checksum of the added bytes; the line begins with its own checksum. After a kill,
+`resume` finds the last commit up to which all bytes match, truncates the files to it and
 returns the state saved with it.
 """
 
@@ -20,9 +20,9 @@ State = dict[str, Any]
 
 
 class AppendJournal:
-    """`files` growing side by side under the journal `path`; `identity` names the job, `about` describes it.
+    """The append-only `files` of the journal `path`. identity: of the job; about: its description.
 
-    A journal of another identity is discarded with its files.
+    `resume` discards a journal of another identity and its files.
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class AppendJournal:
         self._journal: BinaryIO | None = None
 
     def resume(self) -> State | None:
-        """Open the files at the last good commit; its state, or None for a fresh start.
+        """Open the files at the last good commit; returns its state, or None for a fresh start.
 
-        ValueError when another process has the journal open.
+        Raises ValueError if another process has the journal open.
         """
         self._journal = self.path.open("a+b")
         try:
@@ -65,12 +65,12 @@ class AppendJournal:
         return state
 
     def append(self, number: int, content: bytes | memoryview) -> None:
-        """Add to file `number`."""
+        """Append to file `number`."""
         self._handles[number].write(content)
         self._pending[number] = zlib.crc32(content, self._pending[number])
 
     def commit(self, state: State) -> None:
-        """Make everything added so far survive a kill, together with `state`."""
+        """Flush everything appended so far to the disk, together with `state`."""
         for handle in self._handles:
             handle.flush()
             os.fsync(handle.fileno())
@@ -86,7 +86,7 @@ class AppendJournal:
         os.fsync(self._journal.fileno())
 
     def close(self) -> None:
-        """Close all files; they and the journal stay."""
+        """Close all files; keep them and the journal."""
         for handle in self._handles:
             handle.close()
         if self._journal is not None:
@@ -94,7 +94,7 @@ class AppendJournal:
 
 
 def read_header(path: Path) -> State | None:
-    """The first line of a journal, with "identity" and perhaps "about"; {} for a damaged one, None for none.
+    """The first line of a journal, with "identity" and perhaps "about"; {} if it is damaged, None if it is missing.
 
     Raises:
         ValueError: another process has the journal open.
@@ -119,7 +119,7 @@ def _at_work(path: Path) -> ValueError:
 
 
 def _parse(lines: list[bytes], identity: str) -> list[State] | None:
-    """Commits of a journal up to its first damaged line; None when it is not this job's."""
+    """Commits of a journal up to its first damaged line; None for the journal of another job."""
     values = _values(lines)
     if not values or values[0].get("identity") != identity:
         return None
@@ -137,7 +137,7 @@ def _values(lines: list[bytes]) -> list[State]:
 
 
 def _good_commits(commits: list[State] | None, files: Sequence[Path]) -> tuple[int, list[int]]:
-    """How many commits, from the first, match the files, and the file lengths after them."""
+    """The number of commits, from the first, that match the files, and the file lengths after them."""
     lengths = [0] * len(files)
     if not commits or not all(path.is_file() for path in files):
         return 0, lengths

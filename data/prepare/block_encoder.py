@@ -1,4 +1,4 @@
-"""Blocks of records to blocks of tokens: the work that workers share."""
+"""Encodes blocks of records as blocks of tokens: the work of the worker processes."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ from data.tokenizer.any_tokenizer import TextTokenizer
 
 @dataclass(frozen=True, slots=True)
 class EncodedBlock:
-    """Documents of a block: tokens end to end (each with its end token), their lengths, and the records that are no
-    documents; both in order. text_bytes: of all texts, in UTF-8."""
+    """The encoded documents of a block. tokens: of all documents, end to end, each with its end token; sizes: tokens
+    of each document; bad: bad records, in order; text_bytes: bytes of all texts in UTF-8."""
 
     tokens: np.ndarray
     sizes: np.ndarray
@@ -23,7 +23,7 @@ class EncodedBlock:
 def encode_block(
     block: Block, tokenizer: TextTokenizer, text_field: str, bos_id: int | None = None
 ) -> EncodedBlock:
-    """Parse and tokenise one block; each document begins with `bos_id` where there is one."""
+    """Parse and tokenise one block; each document begins with `bos_id` unless it is None."""
     begin = np.array([] if bos_id is None else [bos_id], dtype=tokenizer.dtype)
     end = np.array([tokenizer.eos_id], dtype=tokenizer.dtype)
     parts: list[np.ndarray] = [np.empty(0, dtype=tokenizer.dtype)]

@@ -1,4 +1,4 @@
-"""What lies under the output prefixes already: the same files, an unfinished job, or somebody's other work."""
+"""Checks for earlier files under the output prefixes: of the same job, of an unfinished job, or of another job."""
 
 from data.prepare.append_journal import read_header
 from data.prepare.identity import FILES, differences
@@ -19,7 +19,7 @@ PARTS = ("training", "held-out")
 
 
 def find_made(options: PrepareOptions, job: Manifest) -> tuple[Manifest, ...] | None:
-    """The manifests of finished, sound files of this very job; None where there are none."""
+    """The manifests of the files of this job if they are all complete and undamaged, else None."""
     manifests = []
     for prefix, part in zip(options.prefixes, PARTS, strict=False):
         try:
@@ -32,11 +32,11 @@ def find_made(options: PrepareOptions, job: Manifest) -> tuple[Manifest, ...] | 
 
 
 def refuse_others(options: PrepareOptions, job: Manifest) -> None:
-    """Nothing of another job is replaced unless that was asked for.
+    """Checks that no files of another job would be replaced.
 
     Raises:
-        ValueError: a prefix holds finished files or an unfinished job of other inputs or options, or another process
-            is at work on it.
+        ValueError: a prefix has finished files or an unfinished job of other inputs or options, or another process
+            is working on it.
     """
     header = read_header(journal_path(options.output))
     unfinished = _unfinished(header, job)
@@ -56,13 +56,13 @@ def refuse_others(options: PrepareOptions, job: Manifest) -> None:
 
 
 def _unfinished(header: Manifest | None, job: Manifest) -> str:
-    """Whose journal it is, unless it is this job's or nobody can go on with it."""
+    """How the job of a journal differs; "" for this job, or one that no command can continue."""
     if not header or header.get("identity") == job["fingerprint"]:
         return ""
     about = header.get("about")
     if about is None:
         return "holds an unfinished job of other inputs or options"
-    # Where only the inputs have changed since, no command could go on with it.
+    # If only the input files have changed, no command can continue that job.
     found = [line for line in differences(about, job) if not line.startswith(FILES)]
     return f"holds an unfinished job of other options ({'; '.join(found)})" if found else ""
 
@@ -78,7 +78,7 @@ def _finished(prefix: str, job: Manifest, part: str, options: PrepareOptions) ->
 
 
 def _other_job(made: Manifest, job: Manifest, part: str, options: PrepareOptions) -> str:
-    """What makes finished files those of another job; "" where they are this one's."""
+    """How the job of finished files differs from this job; "" if it does not."""
     found = differences(made, job)
     if not found and made.get("fingerprint") != job["fingerprint"]:
         found = ["the input files have changed since"]
@@ -87,7 +87,7 @@ def _other_job(made: Manifest, job: Manifest, part: str, options: PrepareOptions
     fatal = sum(count for kind, count in made.get("skipped", {}).items() if kind != "empty")
     if fatal and options.on_error == "fail":
         found.append(f"on-error skip left out {fatal} records, now fail")
-    return f"holds token files made otherwise ({'; '.join(found)})" if found else ""
+    return f"holds token files of another job ({'; '.join(found)})" if found else ""
 
 
 def _unfinished_elsewhere(prefix: str) -> str:
@@ -103,7 +103,7 @@ def _undescribed(prefix: str) -> str:
 
 
 def remove_outdated(prefix: str, *, keep_errors: bool) -> None:
-    """Remove what is not true of the new tokens of a prefix, the manifest first, and what kills left of it."""
+    """Remove files of a prefix that do not describe the new tokens, the manifest first, and temporary files."""
     paths = [manifest_path(prefix), ngram_path(prefix)]
     if not keep_errors:
         paths.append(errors_path(prefix))

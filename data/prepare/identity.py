@@ -1,6 +1,6 @@
-"""What the result of data.prepare depends on, as one digest and in words.
+"""Everything that the result of data.prepare depends on, as one digest and as text.
 
-The description stands in the manifest of finished files and in the journal of unfinished ones. Two jobs with the
+The manifest of finished files and the journal of an unfinished job contain this description. Two jobs with the
 same fingerprint make the same files.
 """
 
@@ -15,7 +15,7 @@ from data.prepare.options import PrepareOptions
 from data.tokenizer.any_tokenizer import TextTokenizer
 from data.tokens.manifest import Manifest
 
-# Raised when the same inputs would give other token files.
+# Increased when the same inputs would yield other token files.
 TOOL_VERSION = 2
 NAMED_INPUTS = 50
 FILES = "number of input files"
@@ -24,7 +24,7 @@ FILES = "number of input files"
 def describe_job(
     options: PrepareOptions, tokenizer: TextTokenizer, bos_id: int | None, inputs: Inputs
 ) -> Manifest:
-    """The part of a manifest that says where token files come from."""
+    """The part of a manifest that describes the origin of token files."""
     heldout = {"fraction": options.heldout_fraction, "seed": options.heldout_seed}
     formats = formats_of(inputs)
     return {
@@ -47,7 +47,7 @@ def describe_job(
 
 
 def readings(formats: Iterable[str]) -> dict[str, str]:
-    """Formats among these of which files are read otherwise than by the first version, and how."""
+    """Those of these formats that are read differently since version 1, and the difference."""
     found = {suffix: changed_since_first(suffix) for suffix in formats}
     return {suffix: changed for suffix, changed in found.items() if changed}
 
@@ -59,9 +59,9 @@ def _fingerprint(
     inputs: Inputs,
     read: dict[str, str],
 ) -> str:
-    """Of settings, tokenizer, and every input's name, size and time."""
+    """SHA-256 over settings, tokenizer, and the name, size and time of every input."""
     heldout = (options.heldout_fraction, options.heldout_seed) if options.heldout_output else ()
-    # Files without these keep the fingerprint that they had.
+    # Without BOS and changed formats the fingerprint is that of earlier versions.
     bos = () if bos_id is None else (bos_id,)
     versions = [2, sorted(read)] if read else []
     digest = hashlib.sha256()
@@ -73,14 +73,14 @@ def _fingerprint(
 
 
 def differences(found: Manifest, wanted: Manifest) -> list[str]:
-    """What makes the job that was `found` another one than the job `wanted`, in words."""
+    """The differences between the job `found` and the job `wanted`, as text."""
     here, there = _facts(wanted), _facts(found)
     different = [
         f"{name} {there[name]}, now {here[name]}" for name in here if here[name] != there[name]
     ]
     known = found.get("readings", {})
     different += [
-        f"{suffix} files are read otherwise since ({changed})"
+        f"{suffix} files are read differently since ({changed})"
         for suffix, changed in wanted["readings"].items()
         if known.get(suffix) != changed
     ]

@@ -3,9 +3,9 @@
     ropewalk prepare --input PATH [PATH ...] --output PREFIX --tokenizer MODEL [--workers N]
 
 One process reads the inputs in order and cuts them into blocks, workers tokenise the blocks, the
-results are appended in order. The files are therefore the same for every number of workers. A
-journal is kept (append_journal.py): the same command after a kill goes on where the last one
-stopped and ends with the same bytes. Nothing carries its final name before it is complete.
+results are appended in order. The files are therefore the same for every number of workers. With a
+journal (append_journal.py) the same command continues a killed job from its last commit and ends
+with the same bytes. No file has its final name before it is complete.
 """
 
 import errno
@@ -53,10 +53,10 @@ T = TypeVar("T")
 
 
 def prepare(options: PrepareOptions) -> tuple[Manifest, ...]:
-    """Make the token files of `options`, or find them made; one manifest per prefix.
+    """Make the token files of `options` unless they are complete already; returns one manifest per prefix.
 
     Raises:
-        ValueError: mistakes, inputs that cannot be read, a prefix that holds somebody's other work (without
+        ValueError: invalid options, inputs that cannot be read, a prefix with files of another job (without
             `overwrite`), the first bad record (on_error="fail"), a full disk.
         WorkerDied: a tokenising process was killed.
     """
@@ -81,7 +81,7 @@ def prepare(options: PrepareOptions) -> tuple[Manifest, ...]:
 
 
 def _opened(options: PrepareOptions) -> tuple[TextTokenizer, int | None, Inputs]:
-    """The tokenizer, the token that begins documents, and the inputs; Mistakes with all that is wrong with them."""
+    """The tokenizer, the BOS id of documents, and the inputs; raises Mistakes with all problems of these."""
     mistakes = options.problems()
 
     def tried(make: Callable[[], T]) -> T | None:
@@ -153,7 +153,7 @@ class _Job:
         self.position = (0, START)
 
     def run(self) -> tuple[Manifest, ...]:
-        """The whole job; what is committed stays when it is interrupted."""
+        """Run the whole job; an interruption keeps all commits."""
         try:
             state = self._resumed()
             if state is not None:
@@ -252,7 +252,7 @@ class _Job:
         self.journal.append(len(self.journal.files) - 1, json.dumps(entry).encode() + b"\n")
 
     def _finish(self) -> tuple[Manifest, ...]:
-        """Give the files their names, manifests last."""
+        """Rename the files to their final names, manifests last."""
         prefixes, outputs = self.options.prefixes, self.journal.files
         for prefix, sizes in zip(prefixes, outputs[1::2], strict=False):
             if not sizes.stat().st_size:

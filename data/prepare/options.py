@@ -1,4 +1,4 @@
-"""What data.prepare is asked to do."""
+"""The options of data.prepare."""
 
 import os
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ BOS = ("auto", "always", "never")
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What to prepare.
+    """The options of one job.
 
-    With `heldout_output`, each document goes to exactly one of both prefixes: to the held-out one where a hash of
-    (seed, its number) falls below `heldout_fraction`.
+    With `heldout_output`, each document goes to exactly one of the two prefixes: to the held-out one if a hash of
+    (seed, its number) is below `heldout_fraction`.
     """
 
     inputs: tuple[str, ...]
@@ -25,15 +25,15 @@ class PrepareOptions:
     on_error: str = "fail"
     # The field or column that holds the text; absent: "text".
     text_field: str | None = None
-    # Whether a document begins with the tokenizer's BOS token; auto: where the tokenizer's own files say so.
+    # Whether documents begin with the tokenizer's BOS token; auto: if the tokenizer's own files have add_bos_token.
     bos: str = "auto"
     heldout_output: str = ""
     heldout_fraction: float = 0.0
-    # Of the choice of held-out documents; absent: 0.
+    # Seed of the choice of held-out documents; absent: 0.
     seed: int | None = None
-    # Whether token files of other inputs or options, or an unfinished job of theirs, may be replaced.
+    # Whether to replace token files, or an unfinished job, of other inputs or options.
     overwrite: bool = False
-    # Input between two commits: the work that a kill costs.
+    # Bytes of input between two commits: at most this work is lost by a kill.
     commit_bytes: int = COMMIT_BYTES
     show_progress: bool = True
 
@@ -44,16 +44,16 @@ class PrepareOptions:
 
     @property
     def heldout_seed(self) -> int:
-        """What chooses the held-out documents."""
+        """The seed of the choice of held-out documents."""
         return self.seed or 0
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """The prefixes that are written."""
+        """The prefixes of the output."""
         return (self.output, self.heldout_output) if self.heldout_output else (self.output,)
 
     def problems(self) -> list[str]:
-        """Every rule that is broken, one clear line each."""
+        """Returns every broken rule, one line each."""
         found = []
         if not 1 <= self.workers <= MOST_WORKERS:
             found.append(f"workers={self.workers}: must be from 1 to {MOST_WORKERS}; use 1")
@@ -67,12 +67,12 @@ class PrepareOptions:
             if value not in choices:
                 found.append(f"{name}={value}: unknown; use {' or '.join(choices)}")
         if self.text_field == "":
-            found.append("text_field=: is empty; name a field, or leave it away")
+            found.append("text_field=: is empty; name a field, or omit it")
         if self.commit_bytes < 1:
-            found.append(f"commit_bytes={self.commit_bytes}: must be at least 1; leave it away")
+            found.append(f"commit_bytes={self.commit_bytes}: must be at least 1; omit it")
         if self.seed is not None and not self.heldout_output:
             found.append(
-                f"seed={self.seed}: chooses held-out documents; add heldout_output, or leave it away"
+                f"seed={self.seed}: chooses held-out documents; add heldout_output, or omit it"
             )
         if bool(self.heldout_output) != (self.heldout_fraction > 0):
             found.append(

@@ -9,7 +9,7 @@ from data.tokenizer.any_tokenizer import open_tokenizer
 
 
 def main() -> None:
-    """The loop of a worker process."""
+    """Read blocks from stdin and write results to stdout until stdin is closed."""
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     requests = sys.stdin.buffer

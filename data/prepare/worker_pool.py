@@ -1,8 +1,8 @@
-"""Worker processes that tokenise blocks, results in order, memory bounded.
+"""Worker processes that tokenise blocks, with results in order and bounded memory.
 
-Workers are plain `python -m data.prepare.worker` processes at the ends of pipes: nothing of the
-caller (a trainer with threads and a GPU) is forked or imported again, and a worker whose parent is
-gone finds its stdin closed and ends.
+Workers are plain `python -m data.prepare.worker` processes connected by pipes: the caller (a trainer
+with threads and a GPU) is neither forked nor imported again. When the parent ends, the worker's stdin
+is closed and the worker ends.
 """
 
 import os
@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class WorkerDied(OSError):
-    """A worker process was killed or failed; the work that was committed is kept.
+    """A worker process was killed or failed; the committed work is kept.
 
-    An OSError, as a full disk is: a run that prepares its corpus ends in one line on every rank.
+    A subclass of OSError, so that a run that prepares its corpus ends with one line on every rank, as for a full disk.
     """
 
 
@@ -36,7 +36,7 @@ class _Worker:
     """One worker process and the pipe to it."""
 
     def __init__(self, tokenizer: str, text_field: str, bos_id: int | None) -> None:
-        # As launch/ropewalk.py does: nothing in the current folder takes the place of our packages.
+        # As in launch/ropewalk.py: modules in the current folder must not replace our packages.
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         own = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
@@ -64,26 +64,26 @@ class _Worker:
         )
 
     def encode(self, block: Block) -> EncodedBlock:
-        """Send a block, wait for its tokens."""
+        """Send a block and wait for its tokens."""
         assert self._process.stdout is not None
         self._send(block)
         try:
             result = pickle.load(self._process.stdout)
-        except (EOFError, pickle.UnpicklingError):  # nothing, or a result that is cut off
+        except (EOFError, pickle.UnpicklingError):  # no result, or a truncated one
             raise self._died() from None
         assert isinstance(result, EncodedBlock)
         return result
 
     def close(self) -> None:
-        """End the process: at once if it is in the middle of a block."""
+        """End the process, without waiting for the block that it is working on."""
         self._process.kill()
         self._process.communicate()
 
 
 class WorkerPool:
-    """`workers` processes that encode blocks; results come in the order of the blocks.
+    """`workers` processes that encode blocks; returns results in the order of the blocks.
 
-    At most two blocks per worker are in flight, so memory is bounded. `workers=1` encodes in this
+    At most two blocks per worker are in progress, so memory is bounded. `workers=1` encodes in this
     process.
     """
 
@@ -129,7 +129,7 @@ class WorkerPool:
             self._idle.append(worker)
 
     def encode(self, blocks: Iterable[tuple[Block, T]]) -> Iterator[tuple[Block, T, EncodedBlock]]:
-        """Encode every block; what came along with a block comes back with it."""
+        """Encode every block; yields each block, its tag and its result."""
         if not self._all:
             for block, tag in blocks:
                 encoded = encode_block(block, self._tokenizer, self._text_field, self._bos_id)

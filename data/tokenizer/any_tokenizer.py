@@ -1,4 +1,4 @@
-"""What data preparation asks of a tokenizer, whichever file it came in."""
+"""The interface of tokenizers for data preparation, for all file formats."""
 
 from pathlib import Path
 from typing import Protocol
@@ -12,8 +12,8 @@ from data.tokenizer.tokenizer_json import JsonTokenizer
 class TextTokenizer(Protocol):
     """Text to ids.
 
-    eos_id: ends documents. bos_id: may begin them, None where there is no such token. adds_bos: the tokenizer's own
-    files say that it begins every text. sha256: of what decides the ids of a text.
+    eos_id: token that ends documents. bos_id: BOS token, None if there is none. adds_bos: whether the tokenizer's own
+    files make it begin every text with BOS. sha256: of everything that determines the ids of a text.
     """
 
     path: Path
@@ -25,25 +25,25 @@ class TextTokenizer(Protocol):
     dtype: np.dtype[np.generic]
 
     def encode(self, text: str) -> np.ndarray:
-        """Ids of the whole text, without an end token; no text gives the end token."""
+        """Ids of the whole text, without an end token; no text yields the id of the end token."""
 
 
 def open_tokenizer(path: str | Path) -> TextTokenizer:
-    """A tokenizer.json of Hugging Face, or else a SentencePiece model.
+    """Opens a tokenizer.json of Hugging Face, or else a SentencePiece model.
 
     Raises:
-        ValueError: the file is missing, is no tokenizer, or cannot be used here.
+        ValueError: the file is missing, is not a tokenizer, or cannot be used here.
     """
     return JsonTokenizer(path) if Path(path).suffix == ".json" else Tokenizer(path)
 
 
 def bos_of_documents(tokenizer: TextTokenizer, wanted: str) -> int | None:
-    """The id that begins every document; None for none.
+    """The BOS id that begins every document; None for none.
 
-    wanted: "always", "never", or "auto": where the tokenizer's own files say so.
+    wanted: "always", "never", or "auto": if the tokenizer's own files have add_bos_token.
 
     Raises:
-        ValueError: there should be one, and the tokenizer has none.
+        ValueError: a BOS token is required, but the tokenizer has none.
     """
     if wanted == "never" or (wanted == "auto" and not tokenizer.adds_bos):
         return None

@@ -1,12 +1,12 @@
-"""A SentencePiece model as the files that `transformers` makes a tokenizer of, with identical ids on any text.
+"""Converts a SentencePiece model to a tokenizer.json of `transformers`, with identical ids on any text.
 
-    SentencePiece                              tokenizer.json
-    the pair whose whole has the best score    `merges`, in the order of those scores
-    a space is U+2581 inside                   a space is a space: U+2581 itself is spelled by its bytes, as here
-    bytes where a character has no piece       `byte_fallback`
-    no text ever gives a control token         `split_special_tokens`: "</s>" in a text is four characters
+    SentencePiece                                          tokenizer.json
+    merges the pair whose merged piece has the best score  `merges`, in the order of those scores
+    represents a space as U+2581                           keeps the space; encodes U+2581 as bytes, as we do
+    encodes a character without a piece as bytes           `byte_fallback`
+    never produces a control token from text               `split_special_tokens`: "</s>" in text is four characters
 
-Neither side normalises, splits or adds anything. What is written is JSON; no package is needed to write it.
+Neither side normalises, splits or adds anything. The output is JSON; no package is needed to write it.
 """
 
 import json
@@ -16,14 +16,14 @@ from typing import Any
 from data.tokenizer.sentencepiece_model import META_SYMBOL, Tokenizer
 
 Json = dict[str, Any]
-# Key of tokenizer_config.json: SHA-256 of the SentencePiece model that a tokenizer.json gives the ids of.
+# Key of tokenizer_config.json: SHA-256 of the SentencePiece model that was converted.
 SOURCE = "sentencepiece_sha256"
 
 
 def tokenizer_files(tokenizer: Tokenizer, context_length: int) -> dict[str, str]:
     """Contents of tokenizer.json and tokenizer_config.json, by file name.
 
-    context_length: what the model can read, in tokens.
+    context_length: longest context of the model, in tokens.
 
     Raises:
         ValueError: the model does not merge pairs in the order of its scores (a unigram model).
@@ -33,7 +33,7 @@ def tokenizer_files(tokenizer: Tokenizer, context_length: int) -> dict[str, str]
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,
-        # For llama.cpp, which reads tokenizer.model beside it.
+        # For llama.cpp, which reads tokenizer.model and this key.
         "add_bos_token": False,
         "add_prefix_space": False,
         "bos_token": None,
@@ -87,14 +87,14 @@ def _backend(tokenizer: Tokenizer, unknown: str) -> Json:
 
 
 def _merges(tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
-    """Every pair of pieces that together are a piece, best first."""
+    """Every pair of pieces whose concatenation is a piece, best score first."""
     texts = [token for token in range(tokenizer.vocab_size) if tokenizer.is_text(token)]
     scores = {_spelled(tokenizer, token): tokenizer.score(token) for token in texts}
     ranks = [score for piece, score in scores.items() if len(piece) > 1]
     if any(score != int(score) for score in ranks) or len(set(ranks)) != len(ranks):
         raise ValueError(
             f"tokenizer={tokenizer.path}: is no byte-pair model of SentencePiece (its scores are no ranks), and only "
-            "such a one has an equal in tokenizer.json; train one with `ropewalk tokenizer`"
+            "these have an equivalent in tokenizer.json; train one with `ropewalk tokenizer`"
         )
     for piece in sorted(scores, key=lambda piece: -scores[piece]):
         for cut in range(1, len(piece)):

@@ -1,9 +1,9 @@
 """Text to token ids and back, exactly; the only import of sentencepiece.
 
 Byte-pair encoding with byte fallback and no normalisation, so that decode(encode(text)) == text for
-every text that UTF-8 can express. One trap: SentencePiece writes a space as U+2581 inside, so a
-real U+2581 in the text would come back as a space. Here it never reaches SentencePiece: text is
-split at U+2581, which is spelled by its three byte tokens instead.
+every text that UTF-8 can express. SentencePiece represents a space as U+2581, so it would decode a
+U+2581 of the text to a space. We therefore split the text at U+2581 and encode U+2581 as its three
+byte tokens.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from data.tokenizer.settings import adds_bos
 META_SYMBOL = "\u2581"
 EOS_ID = 1
 CHUNK_CHARACTERS = 16_384
-# A longer sentence would be left out by SentencePiece without a word.
+# SentencePiece silently ignores longer sentences.
 MOST_SENTENCE_BYTES = 32_000
 DEFAULT_SAMPLE_BYTES = 8_000_000
 # 256 bytes, unknown, end of document, and some letters.
@@ -35,10 +35,10 @@ def token_dtype(vocab_size: int) -> np.dtype[np.generic]:
 
 
 class Tokenizer:
-    """A SentencePiece model file; ids end documents with `eos_id`, which no text ever produces.
+    """A SentencePiece model file. `eos_id` ends documents; no text produces it.
 
-    Raises ValueError when the file is missing, is no model, or cannot spell every text (no byte
-    fallback, a normaliser, a dummy prefix).
+    Raises ValueError when the file is missing, is not a model, or does not encode every text without
+    loss (no byte fallback, a normaliser, a dummy prefix).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -77,8 +77,8 @@ class Tokenizer:
     def encode(self, text: str) -> np.ndarray:
         """Token ids of the whole text, without an end token, in the smallest dtype that fits.
 
-        Memory stays a small multiple of the text: long text is encoded in pieces, cut between two
-        characters that no piece of the vocabulary has side by side, so the ids are those of the whole.
+        Memory is bounded by a small multiple of the text: long text is encoded in chunks, cut between two
+        characters that are adjacent in no piece of the vocabulary, so the ids are those of the whole text.
         """
         parts: list[np.ndarray] = []
         for number, stretch in enumerate(text.split(META_SYMBOL)):
@@ -89,19 +89,19 @@ class Tokenizer:
         return np.concatenate(parts) if parts else np.empty(0, dtype=self.dtype)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of `ids`; end tokens say nothing, cut characters become U+FFFD."""
+        """The text of `ids`; ignores end tokens, replaces incomplete characters by U+FFFD."""
         return str(self._processor.decode([int(i) for i in ids if int(i) != self.eos_id]))
 
     def piece(self, token: int) -> str:
-        """How the vocabulary writes one token (a space as U+2581, a byte as <0xNN>)."""
+        """The piece of one token in the vocabulary (a space as U+2581, a byte as <0xNN>)."""
         return str(self._processor.id_to_piece(token))
 
     def score(self, token: int) -> float:
-        """The model's score of one token: of two pairs it merges the one whose whole has the higher."""
+        """The model's score of one token; encoding first merges the pair whose merged piece has the highest."""
         return float(self._processor.get_score(token))
 
     def is_text(self, token: int) -> bool:
-        """Whether the token spells itself: no byte, no control token, not the unknown."""
+        """Whether the token is plain text: not a byte, control, unknown or unused token."""
         processor = self._processor
         return not (
             processor.is_byte(token)
@@ -111,11 +111,11 @@ class Tokenizer:
         )
 
     def is_unknown(self, token: int) -> bool:
-        """Whether the token stands for what has no other; with byte fallback no text gives it."""
+        """Whether the token is the unknown token; with byte fallback no text produces it."""
         return bool(self._processor.is_unknown(token))
 
     def _neighbours(self) -> frozenset[str]:
-        """Every two characters that stand side by side in a piece."""
+        """All pairs of characters that are adjacent in a piece."""
         pieces = (self.piece(token) for token in range(self.vocab_size) if self.is_text(token))
         spelled = (piece.replace(META_SYMBOL, " ") for piece in pieces)
         return frozenset(piece[i : i + 2] for piece in spelled for i in range(len(piece) - 1))
@@ -125,7 +125,7 @@ def _chunks(text: str, joined: frozenset[str]) -> Iterator[str]:
     start = 0
     while len(text) - start > CHUNK_CHARACTERS:
         end = start + CHUNK_CHARACTERS
-        # No merge ever crosses two characters that no piece joins: what is left and right of them is apart.
+        # No merge joins two characters that are adjacent in no piece, so the text can be cut between them.
         while end < len(text) and text[end - 1 : end + 1] in joined:
             end += 1
         yield text[start:end]
@@ -137,7 +137,7 @@ def _chunks(text: str, joined: frozenset[str]) -> Iterator[str]:
 def train(sentences: Iterable[str], output: str | Path, vocab_size: int) -> Tokenizer:
     """Train a model of exactly `vocab_size` pieces and write it to `output` (whole or not at all).
 
-    The same sentences give the same file, byte for byte. ValueError when the text is too little
+    The same sentences yield the same file, byte for byte. Raises ValueError if the text is too short
     for the vocabulary.
     """
     if vocab_size < MINIMUM_VOCABULARY:
@@ -178,7 +178,7 @@ def train(sentences: Iterable[str], output: str | Path, vocab_size: int) -> Toke
 
 
 def _why_not(error: str) -> str:
-    """SentencePiece's reason against a training, for somebody who does not know its sources."""
+    """Translates an error message of SentencePiece's training for users."""
     most = re.search(r"value <= (\d+)", error)
     if most is not None:
         return f"the text gives at most {most[1]} tokens; use at most that, or more text"

@@ -1,4 +1,4 @@
-"""What the files beside a tokenizer say: `tokenizer_config.json`, and `config.json` of its model."""
+"""Reads the files beside a tokenizer: `tokenizer_config.json`, and `config.json` of its model."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,10 @@ MODEL_CONFIG = "config.json"
 
 
 def read_beside(path: Path, name: str) -> dict[str, Any]:
-    """The JSON object in the file `name` beside `path`; {} where there is no such file.
+    """The JSON object in the file `name` beside `path`; {} if there is no such file.
 
     Raises:
-        ValueError: the file is there and is none, or cannot be read.
+        ValueError: the file cannot be read or is not a JSON object.
     """
     beside = path.with_name(name)
     try:
@@ -21,10 +21,10 @@ def read_beside(path: Path, name: str) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"tokenizer={path}: {beside} cannot be read ({error}); mend it, or take it away"
+            f"tokenizer={path}: {beside} cannot be read ({error}); correct it, or remove it"
         ) from None
     if not isinstance(content, dict):
-        raise ValueError(f"tokenizer={path}: {beside} is no JSON object; mend it, or take it away")
+        raise ValueError(f"tokenizer={path}: {beside} is no JSON object; correct it, or remove it")
     return content
 
 
@@ -32,7 +32,7 @@ def token_name(path: Path, key: str) -> str | None:
     """The token that tokenizer_config.json beside `path` names under `key`, as "bos_token"; None for none.
 
     Raises:
-        ValueError: what stands there is no token.
+        ValueError: the value is not a token.
     """
     named = read_beside(path, TOKENIZER_CONFIG).get(key)
     if isinstance(named, dict):
@@ -45,10 +45,10 @@ def token_name(path: Path, key: str) -> str | None:
 
 
 def adds_bos(path: Path) -> bool | None:
-    """`add_bos_token` of tokenizer_config.json beside `path`; None where it is not said.
+    """`add_bos_token` of tokenizer_config.json beside `path`; None if it is not set.
 
     Raises:
-        ValueError: it is neither true nor false.
+        ValueError: the value is neither true nor false.
     """
     said = read_beside(path, TOKENIZER_CONFIG).get("add_bos_token")
     if said is not None and not isinstance(said, bool):

@@ -1,7 +1,7 @@
 """A Hugging Face tokenizer.json for data preparation; the only import of tokenizers.
 
-Documents are text: the name of a special token in them is spelled like any other word. `encode` adds nothing at
-their ends; data.prepare adds the end token, and the BOS token where the tokenizer itself would.
+Documents are plain text: the name of a special token in them is encoded like any other word. `encode` adds no special
+tokens; data.prepare adds the end token, and the BOS token if the tokenizer itself would.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ PROBES = "\u0416\u4e2d\ua840\U00010400"
 
 
 class JsonTokenizer:
-    """The tokenizer of a tokenizer.json; which token ends documents stands in a file beside it.
+    """The tokenizer of a tokenizer.json; a file beside it names the end token.
 
     Raises:
-        ValueError: a file is missing or is none, no end token of this vocabulary is named, characters would vanish,
-            or the package tokenizers is not installed.
+        ValueError: a file is missing or invalid, no file names an end token of this vocabulary, characters would be
+            lost, or the package tokenizers is not installed.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -42,13 +42,13 @@ class JsonTokenizer:
                 " install it, or give a SentencePiece model"
             )
         from tokenizers import (
-            Tokenizer as Backend,  # where there is none, SentencePiece still works
+            Tokenizer as Backend,  # not needed for SentencePiece models
         )
 
         content = self.path.read_bytes()
         try:
             self._backend = Backend.from_buffer(content)
-        except Exception as error:  # what the package raises has no type of its own
+        except Exception as error:  # the package raises plain Exception
             raise ValueError(f"tokenizer={path}: not a tokenizer.json ({error})") from None
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -60,7 +60,7 @@ class JsonTokenizer:
         self.dtype = token_dtype(self.vocab_size)
         self.eos_id = self._end_token()
         self.bos_id, self.adds_bos = self._begin_token()
-        # The same file with another end token gives other documents.
+        # The same file with another end token produces other token files.
         self.sha256 = hashlib.sha256(content + b"%d" % self.eos_id).hexdigest()
         self._refuse_vanishing()
 
@@ -69,12 +69,12 @@ class JsonTokenizer:
         return np.array(self._ids(text), dtype=self.dtype)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of `ids`; end tokens say nothing."""
+        """The text of `ids`, without end tokens."""
         kept = [int(token) for token in ids if int(token) != self.eos_id]
         return str(self._backend.decode(kept, skip_special_tokens=False))
 
     def piece(self, token: int) -> str:
-        """How the vocabulary writes one token."""
+        """The piece of one token in the vocabulary."""
         return str(self._backend.id_to_token(token))
 
     def _end_token(self) -> int:
@@ -91,13 +91,13 @@ class JsonTokenizer:
         found = found[0] if isinstance(found, list) and found else found
         if found is None:
             raise ValueError(
-                f"tokenizer={self.path}: which token ends documents is said nowhere; put the"
+                f"tokenizer={self.path}: no file names the token that ends documents; put the"
                 f" {TOKENIZER_CONFIG} of its model beside it, with eos_token"
             )
         return self._checked_end(found, MODEL_CONFIG)
 
     def _checked_end(self, token: object, file: str) -> int:
-        """`token` where it is an id of this tokenizer that no text gives."""
+        """Returns `token`; raises ValueError unless it is an id of this tokenizer that no text yields."""
         if not self._is_id(token):
             raise ValueError(
                 f"tokenizer={self.path}: {file} beside it says eos_token_id={json.dumps(token)}, which is none of"
@@ -118,7 +118,7 @@ class JsonTokenizer:
         return 0 <= token < self.vocab_size and self._backend.id_to_token(token) is not None
 
     def _begin_token(self) -> tuple[int | None, bool]:
-        """The token that may begin documents, and whether the tokenizer itself begins texts with it."""
+        """The BOS token, or None, and whether the tokenizer itself begins texts with it."""
         leading = self._leading()
         said = adds_bos(self.path)
         adds = bool(leading) if said is None else said
@@ -135,14 +135,14 @@ class JsonTokenizer:
         return None, adds
 
     def _leading(self) -> list[int]:
-        """What the post-processor puts before a text."""
+        """The ids that the post-processor adds before a text."""
         plain = self._ids("a")
         whole = list(self._backend.encode("a", add_special_tokens=True).ids)
         starts = range(len(whole) - len(plain) + 1)
         return whole[: next((n for n in starts if whole[n : n + len(plain)] == plain), 0)]
 
     def _refuse_vanishing(self) -> None:
-        """Letters of four scripts: one that gives no token would be lost without a word."""
+        """Raises ValueError if a letter of four scripts yields no token, since it would be lost silently."""
         lost = [letter for letter in PROBES if not self._ids(letter)]
         if lost:
             raise ValueError(

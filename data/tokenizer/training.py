@@ -2,7 +2,7 @@
 
     ropewalk tokenizer --input PATH ... --output MODEL --vocab-size N
 
-Documents are read as data.prepare reads them: the same formats, the same rules for what is none.
+Documents are read as by data.prepare: with the same formats and the same rules for bad records.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SENTENCE_CHARACTERS = 2_000
 def sample_sentences(
     documents: Iterable[Document], total_bytes: int, sample_bytes: int
 ) -> Iterator[str]:
-    """Pieces of documents spread evenly over the whole input, about `sample_bytes` together."""
+    """Pieces of documents, spread evenly over the whole input, of about `sample_bytes` in total."""
     taken = 0
     for document in documents:
         allowed = sample_bytes * min(1.0, document.consumed / max(1, total_bytes))
@@ -58,10 +58,10 @@ def train_on_files(
 ) -> Tokenizer:
     """Train on an even sample of `inputs`; every file is read once.
 
-    text_field: absent: "text". on_error: "fail", or "skip" to leave out what is no document, named and counted.
+    text_field: None stands for "text". on_error: "fail", or "skip" to leave out bad records, printed and counted.
 
     Raises:
-        ValueError: a mistake; the first record that is no document (on_error="fail"); no document at all.
+        ValueError: invalid inputs or options; the first bad record (on_error="fail"); no document.
     """
     found = Inputs.found(list_files(inputs, Roles((), output)))
     obstacles = look_at(found, text_field, on_error)
@@ -112,7 +112,7 @@ class _Documents:
         return f"{self.count:,} documents, {in_bytes(self._text_bytes)} of text"
 
     def told(self, sentences: Sequence[str]) -> list[str]:
-        """What was read and left out."""
+        """Lines about the documents read and the records and files left out."""
         sampled = in_bytes(sum(len(sentence.encode()) for sentence in sentences))
         lines = [f"read {self._words()}; training on {sampled} of it"]
         if self._bad.counts:

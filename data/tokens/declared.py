@@ -1,4 +1,4 @@
-"""What the manifests of a run's token files declare, and why one run cannot read them all. Reads no token."""
+"""The facts in the manifests of a run's token files, and the rules for using them together. Reads no tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ HELDOUT = "data.heldout"
 
 @dataclass(frozen=True)
 class Declared:
-    """Token files as their manifest declares them.
+    """The facts in the manifest of one pair of token files.
 
-    key: the setting that names their prefix. bos_id: begins every document; None: documents begin with their text.
+    key: the setting with their prefix. bos_id: token that begins every document; None: documents begin with their text.
     sha256: of the tokens.
     """
 
@@ -30,7 +30,7 @@ class Declared:
 
 
 def declared(key: str, name: str, prefix: str, described: Manifest) -> Declared:
-    """The facts of a manifest."""
+    """The facts of a manifest as `Declared`."""
     return Declared(
         key=key,
         name=name,
@@ -44,7 +44,7 @@ def declared(key: str, name: str, prefix: str, described: Manifest) -> Declared:
 
 
 def read_declared(config: DataConfig) -> tuple[list[Declared], list[str]]:
-    """What the files that a configuration names declare, the held-out ones last; and why some cannot be read."""
+    """The facts of all token files of a configuration, the held-out ones last, and messages about unusable ones."""
     named = [
         (f"data.sources.{name}.prefix", name, source.prefix)
         for name, source in config.sources.items()
@@ -61,9 +61,9 @@ def read_declared(config: DataConfig) -> tuple[list[Declared], list[str]]:
 
 
 def disagreements(files: Sequence[Declared], vocab_size: int) -> list[str]:
-    """Why these files cannot be read by one run of a model with `vocab_size` ids, one line each.
+    """Why one run of a model with `vocab_size` ids cannot use these files together, one line each.
 
-    They must share one tokenizer, one end token and one BOS token, all of them ids of the model.
+    The files must have the same tokenizer, end token and BOS token, with all ids below `vocab_size`.
     """
     first, found = files[0], []
     for one in files:

@@ -9,7 +9,7 @@
            int64    S pointers, byte offsets into .bin
            int64    D + 1 document indices: document d = sequences [index[d], index[d + 1])
 
-Everything little-endian. Our own files hold one sequence per document; files of Megatron's tools
+All numbers are little-endian. Our own files have one sequence per document; files of Megatron's tools
 with several are read as well. Opening maps the index and reads a few bytes of both files.
 """
 
@@ -41,11 +41,11 @@ CHUNK = 1 << 20
 
 
 class IndexedDataset:
-    """Documents of tokens; opening costs the same for any size.
+    """Documents of tokens; the time to open them does not depend on their size.
 
-    With `page_bytes`, tokens are checked against PREFIX.crc as they are read.
+    With `page_bytes`, tokens are checked against PREFIX.crc when they are read.
     Attributes: prefix, dtype, num_documents, num_sequences, num_tokens.
-    ValueError naming the file when it is missing, foreign, or not as long as it says.
+    Raises ValueError if a file is missing, has another format, or has the wrong length.
     """
 
     def __init__(self, prefix: str | Path, *, page_bytes: int | None = None) -> None:
@@ -64,7 +64,7 @@ class IndexedDataset:
         self._idx_bytes = HEADER.size + 12 * self.num_sequences + 8 * num_indices
         _check_size(self._idx, self._idx_bytes)
         self._idx_file = self._idx.open("rb", buffering=0)
-        # As a plain array: indexing a memmap object costs several times as much.
+        # As a plain array: indexing a memmap object is several times slower.
         index = np.asarray(np.memmap(self._idx_file, mode="r", dtype=np.uint8))
         at = HEADER.size
         self._sizes = index[at : at + 4 * self.num_sequences].view("<i4")
@@ -88,7 +88,7 @@ class IndexedDataset:
         )
 
     def _check_ends(self) -> int:
-        """Bytes of .bin that the index describes; checks the first and last entries on the way."""
+        """Checks the first and last entries of the index; returns the number of bytes of .bin that it describes."""
         first, last = int(self._documents[0]), int(self._documents[-1])
         if first != 0 or last != self.num_sequences:
             raise ValueError(
@@ -103,7 +103,7 @@ class IndexedDataset:
         return self.num_documents
 
     def document_lengths(self, documents: np.ndarray) -> np.ndarray:
-        """int64 lengths in tokens of the documents asked for; only their index entries are read."""
+        """int64 lengths in tokens of `documents`; reads only their index entries."""
         self._check_index()
         first = self._documents[documents]
         last = self._documents[documents + 1] - 1
@@ -116,7 +116,7 @@ class IndexedDataset:
         return np.where(empty, 0, (end - begin) // self.dtype.itemsize).astype(np.int64)
 
     def _check_index(self) -> None:
-        """A map of a file that was cut off kills the process where it is touched: look first."""
+        """Raises DamagedData if the index was truncated: access to its memory map would kill the process."""
         found = os.fstat(self._idx_file.fileno()).st_size
         if found < self._idx_bytes:
             raise DamagedData(
@@ -129,14 +129,14 @@ class IndexedDataset:
         return int(self.document_lengths(np.array([document]))[0])
 
     def lengths(self) -> Iterator[np.ndarray]:
-        """Lengths of all documents in order, in pieces of bounded size."""
+        """Lengths of all documents in order, in arrays of bounded size."""
         for start in range(0, self.num_documents, CHUNK):
             yield self.document_lengths(np.arange(start, min(start + CHUNK, self.num_documents)))
 
     def read(self, document: int, start: int, length: int) -> np.ndarray:
         """Tokens [start, start + length) of a document, read-only.
 
-        DamagedData when they cannot be read, or the piece lies outside the document or the file.
+        Raises DamagedData if they cannot be read, or are outside the document or the file.
         """
         size = self.document_length(document)
         if not length and 0 <= start <= size:

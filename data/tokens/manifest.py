@@ -1,10 +1,10 @@
-"""PREFIX.manifest.json: what a pair of token files is, and checksums to know it by.
+"""PREFIX.manifest.json: description and checksums of a pair of token files.
 
 Checksums are a SHA-256 of each file, a CRC-32 per block of it, and in PREFIX.crc a CRC-32 per page
-of the tokens. The manifest itself is sealed (data/files.py). No changed byte is trained on:
+of the tokens. The manifest itself is sealed (data/files.py). Changed bytes are detected before training on them:
 
-    at start-up   manifest, index and page checksums whole; tokens of up to 256 MiB whole, of more
-                  the first, the last and two more blocks, or everything (`full`)
+    at start-up   whole manifest, index and page checksums; tokens of up to 256 MiB whole, of larger
+                  files the first, the last and two more blocks, or everything (`full`)
     in the run    every page of tokens, each time it is read (token_file.py)
 """
 
@@ -28,19 +28,19 @@ FORMAT = "ropewalk-tokens"
 VERSION = 2
 BLOCK_BYTES = 64 << 20
 MAX_BLOCKS = 4_096
-# Tokens of up to this many blocks (256 MiB) are checked whole, of more as many blocks.
+# Token files of up to this many blocks (256 MiB) are checked whole, of larger ones this many blocks.
 SPOT_BLOCKS = 4
 
 # A multiple of the page.
 READ_BYTES = 4 << 20
-# A longer file shows how far it has been read, where somebody looks on.
+# A longer file shows its progress, if `show_progress`.
 PROGRESS_BYTES = 256 << 20
 
 Manifest = dict[str, Any]
 
 
 class OtherVersion(ValueError):
-    """A manifest that another version of this package wrote."""
+    """The manifest was written by another version of this package."""
 
 
 def describe_file(
@@ -48,7 +48,7 @@ def describe_file(
 ) -> Manifest:
     """Size, SHA-256 and block checksums of a file, in one pass.
 
-    look: gets every piece too, in order; all but the last of a block are READ_BYTES long. show_progress: of a file
+    look: called with every piece in order; all but the last of a block are READ_BYTES long. show_progress: for a file
     beyond PROGRESS_BYTES.
     """
     size = path.stat().st_size
@@ -83,9 +83,9 @@ def describe_file(
 
 
 class _TokenScan:
-    """Looks at every token of PREFIX.bin while its checksums are taken.
+    """Scans every token of PREFIX.bin while `describe_file` computes its checksums.
 
-    Writes the CRC-32 of every page to `page_checksums`; knows the smallest and the largest id, and which token has it.
+    Writes the CRC-32 of every page to `page_checksums`. smallest, largest: (id, number of its token in the file).
     """
 
     def __init__(self, dtype: np.dtype[np.generic], page_checksums: BinaryIO) -> None:
@@ -113,7 +113,7 @@ def describe(prefix: str | Path, details: Manifest, *, show_progress: bool = Fal
     details: where the files came from, with vocab_size and eos_id.
 
     Raises:
-        ValueError: an id of the tokens, or one of `details`, is none of the vocabulary; PREFIX.crc is as it was.
+        ValueError: an id of the tokens or of `details` is not in the vocabulary; PREFIX.crc is unchanged.
     """
     _refuse_ids(prefix, details)
     dataset = IndexedDataset(prefix)
@@ -145,7 +145,7 @@ def describe(prefix: str | Path, details: Manifest, *, show_progress: bool = Fal
 
 
 def id_problems(details: Manifest) -> list[str]:
-    """What is wrong with the ids that a manifest declares: each must be one of its vocabulary."""
+    """Messages about ids of a manifest that are not in its vocabulary."""
     size: Any = details.get("vocab_size")
     if not _is_integer(size) or size < 1:
         return [f"vocab_size={size}: must be at least 1, the number of ids of the tokenizer"]
@@ -175,7 +175,7 @@ def load(prefix: str | Path) -> Manifest:
     """Read a manifest.
 
     Raises:
-        ValueError: there is none, it is not one, or an id that it declares is none of its vocabulary.
+        ValueError: it is missing, damaged or invalid, or one of its ids is not in its vocabulary.
     """
     path = manifest_path(prefix)
     if not path.is_file():
@@ -213,9 +213,9 @@ def _refuse_foreign(path: Path, value: Any) -> None:
 
 
 def verify(prefix: str | Path, *, full: bool = False) -> Manifest:
-    """Check token files against their manifest and return it; ValueError on the first difference.
+    """Check token files against their manifest and return it; raises ValueError at the first difference.
 
-    Sizes and counts always; tokens whole (`full`, or up to 256 MiB) or a few blocks; the rest whole.
+    Checks sizes, counts, index and page checksums; of the tokens all (`full`, or up to 256 MiB) or a few blocks.
     """
     manifest = load(prefix)
     for path, name in (

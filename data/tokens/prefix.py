@@ -1,12 +1,12 @@
-"""The files of a prefix: every file that this package or a run leaves under the name PREFIX.SUFFIX.
+"""The files of a prefix: every file PREFIX.SUFFIX that this package or a run writes.
 
     bin, idx, crc, manifest.json   token files (data.prepare, data.manifest --create)
     errors.jsonl                   records that data.prepare left out
-    ngram                          counts that a run keeps for its yardsticks (data/ngram.py)
+    ngram                          counts that a run caches for its yardsticks (data/ngram.py)
     journal, *.partial             an unfinished data.prepare
 
-Nothing else makes a name out of a prefix. data.prepare takes none of these files for an input. What is being
-written whole (data/files.py) has a hidden name until it is complete.
+No other code builds names from a prefix. data.prepare takes none of these files as input. A file that is written
+atomically (data/files.py) has a hidden name until it is complete.
 """
 
 import os
@@ -24,10 +24,10 @@ _TAILS = tuple(f".{suffix}" for suffix in OWN_SUFFIXES)
 
 
 def as_prefix(given: str) -> str:
-    """The prefix that somebody means who names it, or one of its files: corpus/web of corpus/web.bin.
+    """The prefix of a given prefix or of one of its files: corpus/web for corpus/web.bin.
 
-    Every argument and setting that is a prefix goes through here. A prefix that ends like a file's name is taken as it
-    is where its own token files exist.
+    Called for every argument and setting that is a prefix. A prefix that ends like the name of a file is returned
+    unchanged if its own token files exist.
     """
     for suffix in FINISHED:
         prefix = given.removesuffix(f".{suffix}")
@@ -42,7 +42,7 @@ def bin_path(prefix: str | Path) -> Path:
 
 
 def idx_path(prefix: str | Path) -> Path:
-    """PREFIX.idx: where documents begin and end."""
+    """PREFIX.idx: positions of documents."""
     return Path(f"{prefix}.{_IDX}")
 
 
@@ -67,7 +67,7 @@ def ngram_path(prefix: str | Path) -> Path:
 
 
 def journal_path(prefix: str | Path) -> Path:
-    """PREFIX.journal: how far an unfinished data.prepare has come."""
+    """PREFIX.journal: commits of an unfinished data.prepare."""
     return Path(f"{prefix}.{_JOURNAL}")
 
 
@@ -77,20 +77,20 @@ def sizes_path(prefix: str | Path) -> Path:
 
 
 def partial(path: Path) -> Path:
-    """The name that a finished file of data.prepare has until all of them are complete."""
+    """The name of a finished file of data.prepare until all files are complete."""
     return path.with_name(f"{path.name}{_PARTIAL}")
 
 
 def temporary_files(prefix: str | Path) -> set[Path]:
-    """Files of the prefix that a kill left before they had their name, or that are being written."""
+    """Temporary files of the prefix: left by killed processes, or being written."""
     return {found for suffix in OWN_SUFFIXES for found in leftovers(Path(f"{prefix}.{suffix}"))}
 
 
 class Roles:
-    """What a path is to a command that reads documents: "" an input, or
+    """Returns the role of a path for a command that reads documents: "" for an input, or
 
-    output: a file of one of `prefixes`, which are being written; tokens: of token files that lie there already;
-    own: the tokenizer, which is no document.
+    output: a file of one of `prefixes`, which are being written; tokens: a file of existing token files;
+    own: the tokenizer.
     """
 
     def __init__(self, prefixes: Sequence[str | Path], tokenizer: str | Path) -> None:

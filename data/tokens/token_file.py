@@ -1,8 +1,8 @@
-"""The tokens of PREFIX.bin, read piece by piece and checked against PREFIX.crc as they are read.
+"""Reads tokens of PREFIX.bin and checks them against PREFIX.crc.
 
-PREFIX.crc is a little-endian uint32 for every page of PREFIX.bin, its CRC-32; the last page may be
-short. Tokens are read with pread, not by memory map: a file that is cut off or cannot be read is
-an exception here, where a map would kill the process.
+PREFIX.crc has the CRC-32 of every page of PREFIX.bin as a little-endian uint32; the last page may be
+short. Tokens are read with pread, not by memory map: a truncated or unreadable file raises an
+exception, where access to a map would kill the process.
 """
 
 import os
@@ -16,13 +16,13 @@ ENTRY = np.dtype("<u4")
 
 
 class DamagedData(ValueError):
-    """Token files are not what they were when they were opened, or cannot be read."""
+    """Token files have changed since they were opened, do not match their checksums, or cannot be read."""
 
 
 class TokenFile:
-    """`num_tokens` tokens of `dtype` in the file `path`; safe to read from several threads.
+    """`num_tokens` tokens of `dtype` in the file `path`; several threads may read at a time.
 
-    checksums: the file of page checksums, of pages of `page_bytes`; None: contents are not checked.
+    checksums: the file of the checksums of pages of `page_bytes`; None: contents are not checked.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class TokenFile:
         """Tokens [start, stop), read-only.
 
         Raises:
-            DamagedData: naming the file, and the bytes whose checksum differs.
+            DamagedData: the tokens cannot be read or a checksum differs; names the file and the bytes.
         """
         first, last = start * self._dtype.itemsize, stop * self._dtype.itemsize
         if self._checksums is None or first == last:
             return np.frombuffer(_read(self._file.fileno(), self._path, first, last), self._dtype)
-        # Whole pages, for their checksums.
+        # Reads whole pages for their checksums.
         page = first // self._page_bytes
         begin = page * self._page_bytes
         end = min(-(-last // self._page_bytes) * self._page_bytes, self._bytes)
@@ -60,7 +60,7 @@ class TokenFile:
         return np.frombuffer(content[first - begin : last - begin], self._dtype)
 
     def _check(self, page: int, content: memoryview) -> None:
-        """Compare whole pages, of which `page` is the first, with their checksums."""
+        """Compare whole pages, from number `page` on, with their checksums."""
         assert self._checksums is not None
         size, path = self._page_bytes, self._checksums_path
         starts = range(0, len(content), size)

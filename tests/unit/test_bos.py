@@ -101,7 +101,7 @@ def test_another_bos_is_another_job(tmp_path: Path) -> None:
     _prepared(tmp_path, tokenizer, "auto")
     options = [str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "auto1")]
     options += ["--tokenizer", str(tokenizer), "--bos", "never"]
-    with pytest.raises(ValueError, match=r"made otherwise \(BOS token 259, now none\)"):
+    with pytest.raises(ValueError, match=r"of another job \(BOS token 259, now none\)"):
         prepare(
             PrepareOptions(
                 (str(tmp_path / "in.jsonl"),), str(tmp_path / "auto1"), str(tokenizer), bos="never"

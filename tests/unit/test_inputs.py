@@ -270,7 +270,7 @@ def test_corpora_whose_formats_are_read_as_before_keep_their_fingerprint(
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("a.json", r"\.json files are read otherwise since \(its records are read\)"),
+    ("name", "why"), [("a.json", r"\.json files are read differently since \(its records are read\)"),
                       ("a.txt", r"\.txt files .* \(a byte-order mark is removed\)"),
                       ("a.txt.gz", r"\.txt\.gz files .* \(was refused\)")]
 )  # fmt: skip
@@ -288,7 +288,7 @@ def test_a_corpus_of_a_format_that_is_read_otherwise_now_loads_and_says_so_when_
     assert verify(tmp_path / "x")["documents"] == 1
     with pytest.raises(
         ValueError,
-        match=rf"holds token files made otherwise \({why}\)\. .*another output.*--overwrite",
+        match=rf"holds token files of another job \({why}\)\. .*another output.*--overwrite",
     ):
         prepare(options)
     prepare(replace(options, overwrite=True))

@@ -198,7 +198,7 @@ def test_files_of_another_tool_and_damaged_manifests_are_not_replaced(
         prepare(options)
     command = [options.output, "--create", "--vocab-size", "3", "--eos-id", "2"]
     assert describe(command) == 0
-    with pytest.raises(ValueError, match=r"holds token files made otherwise \(tokenizer "):
+    with pytest.raises(ValueError, match=r"holds token files of another job \(tokenizer "):
         prepare(options)
     manifest_path(options.output).write_text("{")
     with pytest.raises(ValueError, match="holds token files whose manifest cannot be used"):

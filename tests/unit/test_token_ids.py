@@ -189,7 +189,7 @@ def _tokenizer(folder: Path, model: dict[str, Any] | None = None, **beside: Any)
             {"config": {"eos_token_id": 64}},
             "the end token 64 of config.json is what the text 'a' giv",
         ),
-        ({"config": {}}, "said nowhere"),
+        ({"config": {}}, "no file names the token that ends documents"),
         ({"config": "{"}, r"config\.json cannot be read"),
         ({"config": "[]"}, r"config\.json is no JSON object"),
         (
