@@ -180,7 +180,8 @@ def stage_activations(
 
     recompute_layers: number of layers of the whole model that `keep_for_backward` applies to; None: all.
     received_keys: tokens, summed over the layers that keep received keys. With "input" the layer that is being
-    recomputed holds `layer_activations` in addition; with "input_on_cpu" inputs are kept in host memory.
+    recomputed holds `layer_activations` in addition; with "input_on_cpu" inputs are kept in host memory. "tiles" is
+    counted as "input", which is too much.
     """
     total = stage.config.num_layers
     recomputed = evenly(total if recompute_layers is None else recompute_layers, total)

@@ -138,7 +138,7 @@ def simulate(
                     made = "hidden" if action.kind == "F" else "gradient"
                     finished[made, action.stage, action.micro_batch] = free[rank]
                 timed.append(TimedAction(rank, action, start, free[rank]))
-        assert len(timed) > before, "the order waits for itself"
+        assert len(timed) > before, "the order deadlocks"
     return timed
 
 

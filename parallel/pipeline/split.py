@@ -64,7 +64,7 @@ def _micro_batch_problems(parallel: ParallelConfig, micro_batches: int) -> list[
         below = next(m for m in count(micro_batches, -1) if m % max(1, m // ranks) == 0)
         above = next(m for m in count(micro_batches) if m % max(1, m // ranks) == 0)
         return [
-            f"{says} on parallel.pipeline={ranks} make {rounds} rounds, which must divide them; "
+            f"{says} on parallel.pipeline={ranks} run in {rounds} rounds, which must divide their number; "
             f"use {below} or {above}"
         ]
     return []

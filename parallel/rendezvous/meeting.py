@@ -87,8 +87,8 @@ class Meeting:
             self._door.wait([own], timedelta(seconds=self._patience + _LONGER))
         except dist.DistStoreError:
             raise ValueError(
-                f"{socket.gethostname()} met nobody: rank 0 did not come to {_place()} in {self._patience:g} s; see "
-                "why it did not start"
+                f"{socket.gethostname()}: rank 0 did not come to {_place()} in {self._patience:g} s; see why it did "
+                "not start"
             ) from None
         self._prefix = self._door.get(own).decode()
 

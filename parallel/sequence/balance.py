@@ -53,7 +53,7 @@ def deal_balanced(lengths: Sequence[int], size: int, windows: Mapping[int | None
     windows: number of layers of each window (None: full). Ranks are numbered by their first chunk.
     """
     stream = StreamCosts(lengths, windows)
-    assert stream.num_tokens % size == 0, "dealing_problem was not asked"
+    assert stream.num_tokens % size == 0, "check dealing_problem first"
     total = int(stream.cut(size).work.sum())
     goal, closer_goal = int(GOAL * total / size), int(_CLOSER_GOAL * total / size)
     for count in chunk_counts(stream.num_tokens, size):

@@ -86,7 +86,7 @@ class Leaving:
 
     def landed(self) -> Tensor:
         """Waits for all pieces; returns (T / n, D), the sums over all ranks."""
-        assert not self._unread, "a recomputation went past the last thing it had to keep"
+        assert not self._unread, "a recomputation continued after the last kept tensor"
         return torch.cat([piece.finish() for piece in self._under_way])
 
 

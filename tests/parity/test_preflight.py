@@ -166,7 +166,7 @@ def test_ranks_of_a_restart_never_meet_the_dead(
     def first(rank: int, world_size: int) -> str:
         if rank:
             monkeypatch.setattr("parallel.rendezvous.meeting._LONGER", 0.0)
-            with pytest.raises(ValueError, match="met nobody"):
+            with pytest.raises(ValueError, match="rank 0 did not come to"):
                 meet(0.3)
         return ""
 
