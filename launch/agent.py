@@ -1,7 +1,7 @@
-"""torchrun's agent for `ropewalk torchrun`: a stop signal or a failed rank ends it without a traceback.
+"""Runs torchrun's agent for `ropewalk torchrun`, without a traceback after a stop signal or a failed rank.
 
-torchrun passes a stop signal on to its ranks, waits, and ends with a traceback and status 1, also where all ranks have
-saved. Here the same agent runs in this process, but the status is that of the ranks: 75 where they have saved,
+torchrun passes a stop signal on to its ranks, waits, and ends with a traceback and status 1 even if all ranks have
+saved. Here the same agent runs in this process, and the exit status is that of the ranks: 75 if they have saved,
 2 for a mistake. Options are torchrun's own; SIGUSR1 is a stop signal too, and the default of `--shutdown-timeout`
 is 300 seconds.
 """
@@ -22,25 +22,25 @@ from torch.distributed.run import parse_args, run
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 SHUTDOWN_SECONDS = 300
-# Lines of torch's log that repeat what this program or a rank says, by the logger that writes them.
+# Lines of torch's log that repeat messages of this program or of a rank, by the logger that writes them.
 REPEATED = {
     "torch.distributed.elastic.multiprocessing.api": ("failed (exitcode", "Sending process"),
     "torch.distributed.elastic.agent.server.api": ("Received %s death signal",),
 }
-# Statuses of train/health/exit_status.py. A rank that ends with one of them has said why.
+# Statuses of train/health/exit_status.py. A rank that ends with one of them has printed the reason.
 MISTAKE, STOPPED = 2, 75
 
 
 def main(words: list[str]) -> int:
-    """Run torchrun's agent; the exit status of its ranks."""
-    sys.argv[0] = "ropewalk torchrun"  # of torchrun's help and of its complaints
+    """Run torchrun's agent; return the exit status of its ranks."""
+    sys.argv[0] = "ropewalk torchrun"  # the name in torchrun's help and error messages
     options = parse_args(words)  # type: ignore[no-untyped-call]
     if options.nproc_per_node.removeprefix("-").isdecimal() and int(options.nproc_per_node) < 1:
         return _say(f"--nproc-per-node={options.nproc_per_node}: must be at least 1", MISTAKE)
     if options.shutdown_timeout is None:
         given = os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "")
         options.shutdown_timeout = int(given) if given.isdecimal() else SHUTDOWN_SECONDS
-    # torch's handlers would replace these.
+    # torch's own handlers would replace those set below.
     ours = {number.name for number in STOP_SIGNALS}
     others = [name for name in options.signals_to_handle.split(",") if name not in ours]
     options.signals_to_handle = ",".join(others)
@@ -64,9 +64,9 @@ def main(words: list[str]) -> int:
 
 
 class Stop:
-    """What a stop signal does: the ranks get it, and this process ends as they do.
+    """Signal handler: passes a stop signal on to the ranks and waits for them to end.
 
-    status: the ranks' own after that; None before, and where they did not end in time and were killed.
+    status: the ranks' exit status afterwards; None before, and if they did not end in time.
     """
 
     def __init__(self, seconds: int) -> None:
@@ -75,10 +75,10 @@ class Stop:
         self.status: int | None = None
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        """Raise torch's SignalException: at once at a second signal or without ranks, else when they have ended."""
+        """Raise torch's SignalException: immediately at a second signal or without ranks, else when the ranks ended."""
         ranks = [] if self._asked else _children()
         self._asked = True
-        # A rank saves at these three; the terminal's end is no reason not to.
+        # A rank saves at SIGINT, SIGTERM and SIGUSR1; SIGHUP (a closed terminal) is passed on as SIGTERM.
         passed_on = signal.SIGTERM if number == signal.SIGHUP else signal.Signals(number)
         for pid in ranks:
             os.kill(pid, passed_on)
@@ -89,7 +89,7 @@ class Stop:
 
 
 def _children() -> list[int]:
-    """Processes that this one started and that have not ended. None are found without /proc."""
+    """Process ids of children that have not ended; empty without /proc."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -102,7 +102,7 @@ def _children() -> list[int]:
 
 
 def _wait(ranks: list[int], seconds: int) -> list[int]:
-    """Exit statuses of the ranks that end in time; they stay to be waited for by the agent."""
+    """Exit statuses of the ranks that end in time; WNOWAIT leaves the processes for the agent to reap."""
     statuses: dict[int, int] = {}
     end = time.monotonic() + seconds
     while len(statuses) < len(ranks) and time.monotonic() < end:
@@ -116,12 +116,12 @@ def _wait(ranks: list[int], seconds: int) -> list[int]:
 
 
 def _worst(statuses: list[int]) -> int:
-    """One status for all ranks: a failure of one, else that they saved, else 0."""
+    """One status for all ranks: that of a failure, else STOPPED if a rank saved, else 0."""
     return max(statuses, key=lambda status: (status not in (0, STOPPED), status))
 
 
 def _status_of_failure(error: ChildFailedError) -> int:
-    """The status of the rank that failed first; a line about it unless it has told its reason."""
+    """Return the status of the rank that failed first; print a line unless the rank printed its reason."""
     rank, failure = error.get_first_failure()
     if failure.exitcode in (MISTAKE, STOPPED):
         return failure.exitcode
@@ -131,7 +131,7 @@ def _status_of_failure(error: ChildFailedError) -> int:
 
 
 def _without(starts: tuple[str, ...]) -> Callable[[logging.LogRecord], bool]:
-    """A filter of log records: all but those that start like this."""
+    """A filter that drops log records whose message begins with one of `starts`."""
     return lambda record: not str(record.msg).startswith(starts)
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Print a recipe of a container image: the same steps as a Dockerfile, an Apptainer definition or a shell script.
+"""Prints a recipe for a container image, as a Dockerfile, an Apptainer definition or a shell script.
 
     python3 launch/container.py docker    >Dockerfile    && docker build --tag ropewalk --file Dockerfile .
     python3 launch/container.py apptainer >ropewalk.def  && apptainer build ropewalk.sif ropewalk.def
     python3 launch/container.py steps     >steps.sh      && sh -e steps.sh     # as root in any Debian or Ubuntu
 
-All three are used in the root of the checkout. The image holds the packages that pyproject.toml pins in
-/opt/ropewalk/.venv, this checkout in /opt/ropewalk, and `ropewalk` on its PATH. docs/cluster.md says how to start
+Run all three in the root of the checkout. The image holds the packages that pyproject.toml pins in
+/opt/ropewalk/.venv, this checkout in /opt/ropewalk, and `ropewalk` on its PATH. docs/cluster.md shows how to start
 runs in it.
 """
 
@@ -19,7 +19,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 HOME = "/opt/ropewalk"
 PYTHON = f"{HOME}/.venv/bin/python"
-# What of the checkout goes into the image.
+# Files and folders of the checkout that are copied into the image.
 COPIED = (
     "pyproject.toml",
     "LICENSE",
@@ -34,7 +34,7 @@ COPIED = (
 
 
 class Base(NamedTuple):
-    """An image to begin with; keep_torch: it comes with its own build of torch, which stays."""
+    """A base image; keep_torch: it has its own build of torch, which is kept."""
 
     image: str
     keep_torch: bool
@@ -45,17 +45,17 @@ BASES = {
     "pytorch": Base("nvcr.io/nvidia/pytorch:26.04-py3", keep_torch=True),
     "debian": Base("debian:bookworm", keep_torch=False),
 }
-# python3-dev and compilers: Triton and torch.compile build code at run time. The verbs libraries: NCCL loads them where
-# they are there, and otherwise uses TCP.
+# python3-dev and compilers: Triton and torch.compile build code at run time. The verbs libraries: NCCL uses TCP
+# without them.
 PACKAGES = "ca-certificates python3 python3-venv python3-dev gcc g++ libibverbs1 ibverbs-providers librdmacm1"
 ENVIRONMENT = {
     "PATH": f"{HOME}/.venv/bin:$PATH",
     "LANG": "C.UTF-8",
-    # What the NVIDIA container toolkit shows inside.
+    # Devices and driver parts that the NVIDIA container toolkit makes visible inside.
     "NVIDIA_VISIBLE_DEVICES": "all",
     "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
 }
-# Versions of torch that the code was run with.
+# The oldest and newest version of torch that the code was run with.
 TORCH = ((2, 11), (2, 13))
 CHECK_TORCH = (
     "import sys, importlib.metadata as m; v = m.version('torch'); "
@@ -65,7 +65,7 @@ CHECK_TORCH = (
 
 
 class Step(NamedTuple):
-    """One step: a comment, and either commands or names of the checkout that are copied to HOME."""
+    """One step: a comment, and either commands or files of the checkout to copy to HOME."""
 
     comment: str
     commands: tuple[str, ...] = ()
@@ -73,11 +73,11 @@ class Step(NamedTuple):
 
 
 def steps(*, keep_torch: bool, extras: list[str], index: str) -> list[Step]:
-    """From a bare image to one that trains; the checkout last, so that its changes leave the other layers as they are.
+    """Steps from a base image to one that trains; the checkout is late, so that its changes keep the layers before it.
 
-    extras: of pyproject.toml; index: a further one for pip, or "".
+    extras: names of extras in pyproject.toml. index: a further package index for pip, or "".
     """
-    import tomllib  # not before `main` has looked at the version
+    import tomllib  # after `main` has checked the version of Python
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pins = list(project["dependencies"])
@@ -85,7 +85,7 @@ def steps(*, keep_torch: bool, extras: list[str], index: str) -> list[Step]:
         pins += project["optional-dependencies"][extra]
     torch = next(pin for pin in pins if pin.startswith("torch=="))
     others = shlex.join(pin for pin in pins if pin != torch)
-    # NVIDIA's images set PIP_CONSTRAINT to the versions they hold; ours go into an environment of their own.
+    # NVIDIA's images set PIP_CONSTRAINT to the versions they hold; ours go into a separate environment.
     pip = f"PIP_CONSTRAINT= {PYTHON} -m pip install --no-cache-dir"
     if index:
         pip += f" --extra-index-url {shlex.quote(index)}"
@@ -117,7 +117,7 @@ def steps(*, keep_torch: bool, extras: list[str], index: str) -> list[Step]:
 
 
 def dockerfile(base: str, recipe: list[Step]) -> str:
-    """For `docker build` and `podman build`."""
+    """The recipe for `docker build` and `podman build`."""
     lines = [f"FROM {base}", *(f"ENV {name}={value}" for name, value in ENVIRONMENT.items())]
     for step in recipe:
         lines += ["", f"# {step.comment}"]
@@ -127,7 +127,7 @@ def dockerfile(base: str, recipe: list[Step]) -> str:
 
 
 def definition(base: str, recipe: list[Step]) -> str:
-    """For `apptainer build`, and Singularity's; files are copied before any command runs."""
+    """The recipe for `apptainer build` and Singularity; files are copied before any command runs."""
     lines = ["Bootstrap: docker", f"From: {base}", "", "%files"]
     lines += [f"    {name} {HOME}/{name}" for step in recipe for name in step.copied]
     exports = [f"    export {name}={value}" for name, value in ENVIRONMENT.items()]
@@ -139,7 +139,7 @@ def definition(base: str, recipe: list[Step]) -> str:
 
 
 def script(recipe: list[Step]) -> str:
-    """For `sh -e`, as root, in the root of the checkout."""
+    """The recipe for `sh -e`, as root, in the root of the checkout."""
     lines = ["#!/bin/sh", "set -e"]
     lines += [f"export {name}={value}" for name, value in ENVIRONMENT.items()]
     for step in recipe:
@@ -150,7 +150,7 @@ def script(recipe: list[Step]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the recipe that `arguments` ask for."""
+    """Print the recipe selected by `arguments`."""
     if sys.version_info < (3, 11):  # noqa: UP036  (any python3 may start this file)
         sys.exit(
             f"launch/container.py: needs Python 3.11 or newer, this is {sys.version.split()[0]}"
@@ -163,20 +163,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("form", choices=("docker", "apptainer", "steps"))
     known = "; ".join(f"{name}: {base.image}" for name, base in BASES.items())
     parser.add_argument("--base", default="cuda", help=f"cuda (default), or any image ({known})")
-    parser.add_argument(
-        "--keep-torch", action="store_true", help="the image has its own torch: keep it"
-    )
+    parser.add_argument("--keep-torch", action="store_true", help="keep the torch of the image")
     parser.add_argument(
         "--extra",
         action="append",
         default=[],
         choices=("gpu", "dev"),
-        help="also an extra of pyproject.toml: gpu (flash attention 4) or dev (tests); may be repeated",
+        help="install an extra of pyproject.toml: gpu (flash attention 4) or dev (tests); may be repeated",
     )
     parser.add_argument(
         "--index",
         default="",
-        help="a further index for pip, such as https://download.pytorch.org/whl/cu126: torch for older drivers",
+        help="a further index for pip, such as https://download.pytorch.org/whl/cu126 (torch for older drivers)",
     )
     options = parser.parse_args(arguments)
     base = BASES.get(options.base, Base(options.base, keep_torch=False))

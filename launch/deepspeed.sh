@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Train on the nodes of a hostfile with the launcher of DeepSpeed: one command, on one node, that reaches the others by ssh.
+# Train on the nodes of a hostfile with DeepSpeed's launcher: one command on one node, which starts the others by ssh.
 #
 #   launch/deepspeed.sh [OPTION ...] [--] [KEY=VALUE ...]
 #
-#   --hostfile FILE   nodes and their ranks, as in launch/hostfile.example; without it this machine alone
-#   --ranks N         without a hostfile: processes (RANKS_PER_NODE of cluster.env)
+#   --hostfile FILE   nodes and their ranks, as in launch/hostfile.example; without it: this machine only
+#   --ranks N         without a hostfile: number of processes (RANKS_PER_NODE of cluster.env)
 #   --dry-run         print the command
 #
 # Needs pdsh, ssh without a password, and on every node this checkout and the current folder at the same path.
-# To stop and save: SIGUSR1 to any one rank, on its node. Ctrl-C ends the ranks of ALL runs of this interpreter there.
+# To save and stop, send SIGUSR1 to any one rank, on its node. Ctrl-C kills ALL runs of this interpreter there.
 set -euo pipefail
 source "$(dirname "$0")/settings.sh"
 
@@ -34,7 +34,7 @@ else
   [[ -f $hostfile ]] || die "--hostfile $hostfile: there is no such file; launch/hostfile.example shows one"
   read -r head ranks < <(awk '!/^[ \t]*(#|$)/ { sub("slots=", ""); if (!n) head = $1; n += $2 } END { print head, n }' "$hostfile")
   folder=$(checked "$ranks" "${arguments[@]}")
-  DS_ENV_FILE=$(realpath -m -- "$folder/deepspeed.env") # what the remote shells are told to export
+  DS_ENV_FILE=$(realpath -m -- "$folder/deepspeed.env") # the variables that remote shells export
   command+=(--hostfile="$hostfile" --force_multi --master_addr="$head" -- "${arguments[@]}")
   command=(env DS_ENV_FILE="$DS_ENV_FILE" "${command[@]}")
 fi

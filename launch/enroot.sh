@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# One rank in a container of enroot: enroot.sh SRC:DST,... IMAGE COMMAND ...
+# Run one rank in a container of enroot: enroot.sh SRC:DST,... IMAGE COMMAND ...
 #
-# enroot hands on no variable that is not named, and starts in the image's own folder.
+# enroot passes on only variables that are named, and starts in the image's own folder.
 set -euo pipefail
 mounts=$1 image=$2
 shift 2

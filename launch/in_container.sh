@@ -1,9 +1,9 @@
-# Sourced by slurm.sh and slurm.sbatch, after the cluster's settings: from CONTAINER to what srun is told.
+# Sourced by slurm.sh and slurm.sbatch after the settings: turns CONTAINER into options of srun and a command prefix.
 #
 #   srun "${container_options[@]}" "${container_command[@]}" PYTHON ...
 #
-# Set before: root. The checkout, the current folder and CONTAINER_MOUNTS are seen inside under the same paths. Every program
-# replaces itself by the next one or hands signals on, so what Slurm sends reaches the ranks.
+# Requires: root. The checkout, the current folder and CONTAINER_MOUNTS are mounted under the same paths. Every program
+# replaces itself by the next one or passes signals on, so signals of Slurm reach the ranks.
 container_options=() container_command=()
 mounts=$root:$root mounted=${CONTAINER_MOUNTS-}
 [[ $PWD/ == "$root"/* ]] || mounts+=,$PWD:$PWD

@@ -1,7 +1,7 @@
 """Install the pinned dependencies of pyproject.toml into the interpreter that runs this, and `ropewalk` beside it.
 
-torch first: with it in place no other package pulls another build of it. transformers 4 goes into a folder of its own,
-PREFIX/transformers4, which one process of the tests puts on its path: exported models are read by both versions.
+torch is installed first, so that no other package pulls another build of it. transformers 4 goes into its own folder,
+PREFIX/transformers4, which one process of the tests puts on its path to read exported models with both versions.
 """
 
 import shlex
@@ -15,7 +15,7 @@ LAUNCHER = Path(__file__).resolve().with_name("ropewalk.py")
 
 
 def install(packages: Sequence[str], *options: str) -> None:
-    """Run pip; ends this program where pip fails."""
+    """Run pip; exit if pip fails."""
     pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "-q"]
     if subprocess.run([*pip, *options, *packages], check=False).returncode:
         sys.exit(
@@ -24,7 +24,7 @@ def install(packages: Sequence[str], *options: str) -> None:
 
 
 def install_all() -> None:
-    """Every pinned dependency."""
+    """Install every pinned dependency."""
     content = tomllib.loads((LAUNCHER.parent.parent / "pyproject.toml").read_text())
     project = content["project"]
     pinned = project["dependencies"] + project["optional-dependencies"]["dev"]
@@ -42,10 +42,10 @@ def install_all() -> None:
 
 
 def put_launcher(python: Path) -> Path:
-    """Write the program `ropewalk` beside `python`, for this checkout and that interpreter; where it is.
+    """Write the program `ropewalk` beside `python`, for this checkout and that interpreter; return its path.
 
-    -I and -S: launch/ropewalk.py needs the standard library alone, and starts without the environment's variables
-    and site packages. What it starts has both.
+    -I and -S: launch/ropewalk.py needs only the standard library, so it starts without environment variables and
+    site packages. The commands that it starts have both.
     """
     program = python.with_name("ropewalk")
     start = shlex.join([str(python), "-IS", str(LAUNCHER)])

@@ -7,7 +7,7 @@
 
 The command runs in the folder where it was started, with the interpreter that runs this file. PYTHONPATH begins with
 this checkout, and PYTHONSAFEPATH keeps the current folder off the import path: a `data` or `train` there is never
-imported. All ranks and workers inherit both. Only the standard library is imported, so that this costs no time.
+imported. All ranks and workers inherit both. This file imports only the standard library, so it starts quickly.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import NamedTuple, NoReturn
 LAUNCHER = Path(__file__).resolve()
 ROOT = LAUNCHER.parents[1]
 MISTAKE = 2
-# The first port that ranks meet at under Slurm, and how many jobs of one node are kept apart.
+# The first rendezvous port under Slurm, and the number of ports that job ids are spread over.
 PORT, PORTS = 29500, 1000
-# Words that every shell hands on as they are.
+# Words that every shell passes on unchanged.
 PLAIN = re.compile(r"[A-Za-z0-9_./:=,@+-]+")
 # Precedes a list of words in hexadecimal digits.
 WORDS = "--words"
@@ -36,7 +36,7 @@ class Refused(ValueError):
 
 
 class Command(NamedTuple):
-    """A module that `python -m` starts, a package that it cannot start without, and what it does."""
+    """A module that `python -m` starts, a package that it requires, and its description in the help."""
 
     module: str
     needs: str
@@ -48,24 +48,24 @@ COMMANDS = {
     "prepare": Command("data.prepare", "numpy", "tokenise documents into token files"),
     "tokenizer": Command("data.tokenizer", "sentencepiece", "train a SentencePiece tokenizer"),
     "manifest": Command("data.manifest", "numpy", "check token files, or describe another tool's"),
-    "report": Command("train.report", "pydantic", "write a run's report again, or compare runs"),
-    "import": Command("train.import_huggingface", "torch", "make a checkpoint of a released model"),
-    "export": Command("train.export_huggingface", "torch", "make a model folder of a checkpoint"),
+    "report": Command("train.report", "pydantic", "rewrite a run's report, or compare runs"),
+    "import": Command("train.import_huggingface", "torch", "import a Hugging Face model"),
+    "export": Command("train.export_huggingface", "torch", "export a checkpoint to Hugging Face"),
 }
 LAUNCHERS = {
     "torchrun": "train on several ranks: ropewalk torchrun [OPTION ...] -- KEY=VALUE ...",
     "deepspeed": "the same with DeepSpeed's launcher: ropewalk deepspeed [OPTION ...] -- KEY=VALUE ...",
 }
-# What people try, and what does it.
+# Names that are no commands, and what to do instead.
 ELSEWHERE = {
     "srun": "put srun in front: srun --ntasks N ropewalk train KEY=VALUE ...",
-    "sbatch": "a batch script holds: srun ropewalk train KEY=VALUE ...; launch/slurm.sh writes and submits one",
+    "sbatch": "write srun ropewalk train KEY=VALUE ... in a batch script; launch/slurm.sh submits one",
     "slurm": "launch/slurm.sh submits a run to Slurm",
 }
 
 
 def main(words: list[str]) -> int:
-    """Replace this process by the command; returns an exit status only where there is none to start."""
+    """Replace this process by the command; return an exit status only if none is started."""
     try:
         return say(answer(words))
     except Refused as error:
@@ -74,7 +74,7 @@ def main(words: list[str]) -> int:
 
 
 def answer(words: list[str]) -> str:
-    """What `ropewalk --help` and the like print; every other command replaces this process.
+    """Return the text of `ropewalk --help` and `--version`; every other command replaces this process.
 
     Raises:
         Refused: there is no such command, or it cannot be started.
@@ -108,7 +108,7 @@ def answer(words: list[str]) -> str:
 
 
 def start_command(name: str, arguments: list[str]) -> NoReturn:
-    """`python -m MODULE`; as a rank where Slurm started several tasks of `ropewalk train`."""
+    """Start `python -m MODULE`; as one rank if Slurm started several tasks of `ropewalk train`."""
     command = COMMANDS[name]
     require(command.needs)
     ranks = rank_of_slurm(dict(os.environ)) if name == "train" else {}
@@ -118,7 +118,7 @@ def start_command(name: str, arguments: list[str]) -> NoReturn:
 
 
 def start_torchrun(arguments: list[str]) -> NoReturn:
-    """torchrun's agent on this host, which starts `python -m train` so often."""
+    """Start torchrun's agent on this host, which starts `python -m train` for every rank."""
     require("torch")
     options, rest = split(arguments, "torchrun")
     become(
@@ -127,10 +127,10 @@ def start_torchrun(arguments: list[str]) -> NoReturn:
 
 
 def start_deepspeed(arguments: list[str]) -> NoReturn:
-    """DeepSpeed's launcher, which starts this file on every rank.
+    """Start DeepSpeed's launcher, which starts this file for every rank.
 
-    On other nodes it puts the current folder first on PYTHONPATH, and shells take its arguments apart: a rank sets
-    its own PYTHONPATH, and words that are not plain travel as hexadecimal digits.
+    On other nodes it puts the current folder first on PYTHONPATH, and shells split its arguments: a rank therefore
+    sets its own PYTHONPATH, and words that are not plain are passed as hexadecimal digits.
     """
     require("deepspeed")
     options, rest = split(arguments, "deepspeed")
@@ -150,7 +150,7 @@ def start_deepspeed(arguments: list[str]) -> NoReturn:
 
 
 def split(arguments: list[str], launcher: str) -> tuple[list[str], list[str]]:
-    """The launcher's options and what belongs to `train`: before and after `--`, or `-m train`."""
+    """Split into the launcher's options and the arguments of `train`, at `--` or `-m train`."""
     for number, word in enumerate(arguments):
         if word == "--":
             return arguments[:number], arguments[number + 1 :]
@@ -165,7 +165,7 @@ def split(arguments: list[str], launcher: str) -> tuple[list[str], list[str]]:
 
 
 def current_folder() -> str:
-    """Where this was started."""
+    """The folder where this was started."""
     try:
         return str(Path.cwd())
     except FileNotFoundError:
@@ -173,7 +173,7 @@ def current_folder() -> str:
 
 
 def reaches_other_nodes(options: list[str]) -> bool:
-    """Whether DeepSpeed's launcher may go through ssh."""
+    """Whether DeepSpeed's launcher may start ranks through ssh."""
     for number, word in enumerate(options):
         name, _, value = word.partition("=")
         if name == "--force_multi":
@@ -184,7 +184,7 @@ def reaches_other_nodes(options: list[str]) -> bool:
 
 
 def rank_of_slurm(environment: dict[str, str]) -> dict[str, str]:
-    """The launcher's variables of one task of several that srun started; empty elsewhere.
+    """RANK, WORLD_SIZE and so on for one of several tasks that srun started; empty elsewhere.
 
     MASTER_ADDR is the step's first node. The port differs between jobs, which may share a node.
     """
@@ -195,7 +195,7 @@ def rank_of_slurm(environment: dict[str, str]) -> dict[str, str]:
     if "RANK" in environment or "WORLD_SIZE" in environment:
         return {}
     local_rank = told("SLURM_LOCALID", "0")
-    # Where Slurm shows each rank nothing but its own GPU (--gpus-per-task, --gpu-bind), that one is number 0.
+    # Where Slurm makes only its own GPU visible to each rank (--gpus-per-task, --gpu-bind), that GPU is number 0.
     visible = told("CUDA_VISIBLE_DEVICES", "")
     if visible and "," not in visible and told("SLURM_GPUS_ON_NODE", "1") not in ("0", "1"):
         local_rank = "0"
@@ -217,14 +217,14 @@ def first_node(nodes: str) -> str:
 
 
 def encoded(words: list[str]) -> list[str]:
-    """`words` themselves, or in a form that any shell hands on; `decoded` reads it."""
+    """`words` themselves, or encoded so that any shell passes them on; `decoded` is the inverse."""
     if all(PLAIN.fullmatch(word) for word in words):
         return words
     return [WORDS, os.fsencode("".join(f"\0{word}" for word in words)).hex()]
 
 
 def decoded(words: list[str]) -> list[str]:
-    """What `encoded` was given."""
+    """The inverse of `encoded`."""
     try:
         (digits,) = words
         return os.fsdecode(bytes.fromhex(digits)).split("\0")[1:]
@@ -251,7 +251,7 @@ def become(words: list[str], variables: dict[str, str] | None = None) -> NoRetur
 
 
 def require(package: str) -> None:
-    """Refuse an interpreter without the packages; one that `make setup` made is not asked."""
+    """Refuse an interpreter without `package`; with -S (`make setup`'s ropewalk) nothing is checked."""
     if sys.flags.no_site:
         return
     from importlib.util import find_spec
@@ -282,7 +282,7 @@ def what_instead(name: str) -> str:
 
 
 def help_text() -> str:
-    """Every command with its sentence."""
+    """The help: every command with its description."""
     rows = {name: command.sentence for name, command in COMMANDS.items()} | LAUNCHERS
     lines = "".join(f"  {name:<10} {sentence}\n" for name, sentence in rows.items())
     return (
@@ -312,8 +312,8 @@ def quoted(text: str) -> str:
 
 
 def say(text: str, stream: int = 1) -> int:
-    """Write to standard output or error, also where nobody reads it; the exit status 0."""
-    with contextlib.suppress(OSError):  # closed, or a pipe that nobody reads
+    """Write to standard output or error; return the exit status 0."""
+    with contextlib.suppress(OSError):  # a closed stream, or a pipe without a reader
         os.write(stream, text.encode("utf-8", "backslashreplace"))
     return 0
 

@@ -1,15 +1,15 @@
-# Sourced by torchrun.sh, deepspeed.sh and slurm.sh: the words they share, the repository's root, the cluster's settings.
-# None of them leaves the folder where it is started: relative paths in KEY=VALUE are of that folder, on every rank.
+# Sourced by torchrun.sh, deepspeed.sh and slurm.sh: shared functions, the repository's root, the cluster's settings.
+# The scripts stay in the folder where they are started: relative paths in KEY=VALUE refer to it, on every rank.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# die LINE: a mistake of the user
+# die LINE: report a mistake of the user and exit with status 2
 die() {
   echo "${0##*/}: $1" >&2
   exit 2
 }
 
-# value OPTION [VALUE ...], count OPTION [VALUE ...]: whether a value, a whole number follows
+# value OPTION [VALUE ...], count OPTION [VALUE ...]: require that a value, a positive integer follows
 value() {
   [[ -n ${2-} ]] || die "$1: needs a value"
 }
@@ -17,7 +17,7 @@ count() {
   [[ ${2-} =~ ^[1-9][0-9]*$ ]] || die "$1${2:+ $2}: needs a number from 1"
 }
 
-# show WORD ...: a command line that can be copied
+# show WORD ...: print a command line that can be copied
 show() {
   local word line=''
   for word; do
@@ -27,11 +27,11 @@ show() {
   echo "${line% }"
 }
 
-# checked RANKS [KEY=VALUE ...]: the run's folder, if its configuration is sound for so many ranks
+# checked RANKS [KEY=VALUE ...]: print the run's folder if the configuration is valid for RANKS ranks
 checked() {
   local ranks=$1
   shift
-  WORLD_SIZE=$ranks "${ropewalk[@]}" train --folder "$@" | tail -n 1 || exit 2 # libraries may speak first
+  WORLD_SIZE=$ranks "${ropewalk[@]}" train --folder "$@" | tail -n 1 || exit 2 # libraries may print lines before it
 }
 
 # The comment at the head of a script is its help.

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Submit a run to Slurm. The configuration is checked first: a mistake is never submitted.
+# Submit a run to Slurm. The configuration is checked first; one with mistakes is not submitted.
 #
 #   launch/slurm.sh [OPTION ...] [--] [KEY=VALUE ...]
 #
 #   --nodes N      nodes of the job (NODES of cluster.env)
 #   --chain N      N jobs, one after the other, each up to the time limit, instead of one that requeues itself
-#   --dry-run      print what would be submitted
+#   --dry-run      print the sbatch command
 #
-# The job, and each of its starts, runs in the folder where this is called: relative paths are of that folder.
-# What the jobs say is appended to slurm.log in the run's folder. A second submission of the same run waits for the first.
-# launch/README.md says what happens at the time limit, at preemption, when a node is lost and when a rank fails.
+# The job, and each of its restarts, runs in the folder where this script is started: relative paths refer to it.
+# Output of the jobs is appended to slurm.log in the run's folder. A second submission of a run waits for the first.
+# launch/README.md describes what happens at the time limit, at preemption, when a node is lost and when a rank fails.
 set -euo pipefail
 source "$(dirname "$0")/settings.sh"
 

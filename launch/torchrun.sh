@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Train on this machine, or on several: the same command on each of them.
+# Train on this machine, or on several machines with the same command on each.
 #
 #   launch/torchrun.sh [OPTION ...] [--] [KEY=VALUE ...]
 #
 #   --ranks N      processes on each node (RANKS_PER_NODE of cluster.env)
-#   --nodes N      how many nodes (1)
-#   --head HOST    with several nodes: the one where they meet, by the name that `hostname` prints there
-#   --restarts N   how often ranks are started again after a failure (MAX_RESTARTS)
+#   --nodes N      number of nodes (1)
+#   --head HOST    with several nodes: the node of the rendezvous, by the name that `hostname` prints there
+#   --restarts N   restarts of the ranks after a failure (MAX_RESTARTS)
 #   --dry-run      print the command
 #
-# To stop and save: SIGTERM, SIGINT or SIGUSR1 to this process, on every node.
+# To save and stop, send SIGTERM, SIGINT or SIGUSR1 to this process, on every node.
 set -euo pipefail
 source "$(dirname "$0")/settings.sh"
 
@@ -38,7 +38,7 @@ command=(
   "${ropewalk[@]}" torchrun "${meeting[@]}" --nproc-per-node="$RANKS_PER_NODE"
   --max-restarts="$MAX_RESTARTS" --shutdown-timeout="$STOP_SECONDS" -- "${arguments[@]}"
 )
-# A mistake in the configuration would be said again at every restart.
+# Without this check a mistake in the configuration would be reported at every restart.
 ((MAX_RESTARTS == 0)) || checked "$((nodes * RANKS_PER_NODE))" "${arguments[@]}" >/dev/null
 if [[ -n $dry_run ]]; then
   show "${command[@]}"
