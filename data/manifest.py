@@ -15,6 +15,7 @@ from data.interrupt import end_at_once, run
 if __name__ == "__main__":
     end_at_once("data.manifest: stopped")
 
+from data.command_line import Parser
 from data.files import seal, write_durably
 from data.printable import one_line, told
 from data.tokenizer.any_tokenizer import open_tokenizer
@@ -41,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """The command line of data.manifest."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ropewalk manifest",
         description="Check token files against their manifest, or describe files of another tool.",
     )

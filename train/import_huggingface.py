@@ -9,7 +9,8 @@ refuse_strangers()
 
 from data.interrupt import end_at_once, run
 
-end_at_once("train.import_huggingface: stopped; nothing was written")
+if __name__ == "__main__":
+    end_at_once("train.import_huggingface: stopped; nothing was written")
 
 from train.huggingface.import_model import main
 

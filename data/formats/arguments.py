@@ -2,6 +2,7 @@
 
 import argparse
 
+from data.command_line import Parser
 from data.formats.bad_records import ON_ERROR
 
 FORMATS_HELP = """\
@@ -13,9 +14,9 @@ formats, by the end of a file's name; .gz, .zst, .xz or .bz2 may follow each:
 docs/data.md lists what is refused, and what is counted."""
 
 
-def make_parser(command: str, description: str) -> argparse.ArgumentParser:
+def make_parser(command: str, description: str) -> Parser:
     """A parser with the options for inputs."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"ropewalk {command.removeprefix('data.')}",
         description=description,
         epilog=FORMATS_HELP,

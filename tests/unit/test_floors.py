@@ -24,6 +24,7 @@ FLOORS = {
     """,
     "data": """
         printable files progress interrupt
+        command_line
         formats tokens/prefix
         config packing/document_order
         tokenizer packing/spans

@@ -10,7 +10,6 @@ A checkpoint holds whole parameters by name, so the layout that wrote it does no
 but the tensor that is converted. Every byte of the checkpoint is verified first.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.command_line import Parser
 from data.files import write_durably
 from data.printable import one_line
 from model.config import ModelConfig
@@ -173,7 +173,7 @@ def _text(content: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 when the model is there, 2 after every reason why it is not."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ropewalk export",
         description="a Hugging Face model's folder, out of a checkpoint of any layout",
     )

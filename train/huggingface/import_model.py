@@ -11,7 +11,6 @@ Every tensor there must be one of the model's, and every one of the model's must
 but the tensor that is converted. The checkpoint is like any other: every layout and ZeRO stage can start from it.
 """
 
-import argparse
 import dataclasses
 import json
 import re
@@ -23,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data.command_line import Parser
 from data.files import seal, write_durably
 from data.printable import one_line
 from model.config import ModelConfig
@@ -219,7 +219,7 @@ def _note(line: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 when the checkpoint is there, 2 after every reason why it is not."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ropewalk import",
         description="a checkpoint to start from, out of a Hugging Face model's folder",
     )

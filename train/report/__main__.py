@@ -9,7 +9,8 @@ refuse_strangers()
 
 from data.interrupt import end_at_once, run
 
-end_at_once("train.report: stopped; the page is as it was")
+if __name__ == "__main__":
+    end_at_once("train.report: stopped; the page is as it was")
 
 from train.report.command import main
 
