@@ -249,12 +249,12 @@ def test_a_spoilt_folder_is_read_or_refused_in_clear_lines(
 
 
 OUTPUTS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "a folder that holds something": (lambda folder: folder / "theirs", "is there already"),
-    "a file": (lambda folder: folder / "theirs" / WHOLE, "is there already"),
+    "a folder that holds something": (lambda folder: folder / "theirs", "exists already"),
+    "a file": (lambda folder: folder / "theirs" / WHOLE, "exists already"),
     "below a file": (lambda folder: folder / "theirs" / WHOLE / "ours", "Not a directory"),
     "where nobody can write": (lambda folder: folder / "/proc/1/none/ours", ""),
     "a name that is too long": (lambda folder: folder / ("n" * 300), "too long"),
-    "the root": (lambda folder: folder / "/", "is there already"),
+    "the root": (lambda folder: folder / "/", "exists already"),
 }  # fmt: skip
 
 

@@ -292,7 +292,7 @@ def test_every_recipe_finds_a_family_or_hears_why_none_fits() -> None:
         (lambda tensors: tensors.update(extra=torch.zeros(2)), "extra: has no place in this model"),
         (
             lambda tensors: tensors.update({"model.norm.weight": torch.zeros(7)}),
-            "of shape (7,), config.json wants (48,)",
+            "of shape (7,), config.json requires (48,)",
         ),
         (
             lambda tensors: tensors.update(

@@ -1,1 +1,1 @@
-"""Checkpoints out of and into folders of Hugging Face models."""
+"""Import and export of Hugging Face models."""

@@ -1,7 +1,7 @@
-"""config.json and generation_config.json of a checkpoint, from its model and from what it was imported from.
+"""config.json and generation_config.json for a checkpoint, from its model and from the files it was imported with.
 
-An imported model that did not change keeps its config.json word for word, and gets the keys that another version of
-transformers or another reader asks for. One that did change keeps what is not about the model. A model made here gets
+An unchanged imported model keeps its config.json word for word, plus the keys that other versions of transformers or
+other readers need. A changed one keeps only the keys that are not about the model. A model trained from scratch gets
 a config.json in the first family that can express it.
 """
 
@@ -22,10 +22,10 @@ Json = dict[str, Any]
 
 
 def choose_family(model: ModelConfig, base: float, state: RunState, wanted: str) -> Family:
-    """The family that was asked for, or that the model came from if it still fits, or the first that fits.
+    """Returns the family `wanted`, else the family of the import if it still fits, else the first that fits.
 
     Raises:
-        CannotExpress: why the model has no equal there.
+        CannotExpress: why the family cannot express the model.
     """
     if wanted:
         if wanted not in BY_TYPE:
@@ -46,9 +46,9 @@ def choose_family(model: ModelConfig, base: float, state: RunState, wanted: str)
 def write_config(
     family: Family, model: ModelConfig, state: RunState, *, dtype: str, end_token: int | None
 ) -> Json:
-    """The content of config.json.
+    """Returns the content of config.json.
 
-    end_token: ends documents, of a model that was made here.
+    end_token: the end-of-document token, used if the model was not imported.
     """
     base = scheduled_base(model, state.rope_base)
     origin: Json = state.origin.get("config", {})
@@ -72,7 +72,7 @@ def write_config(
 
 
 def write_generation_config(config: Mapping[str, Any], state: RunState) -> Json:
-    """The content of generation_config.json."""
+    """Returns the content of generation_config.json."""
     origin: Json = state.origin.get("generation_config", {})
     tokens = ("bos_token_id", "eos_token_id", "pad_token_id")
     if origin:
@@ -82,7 +82,7 @@ def write_generation_config(config: Mapping[str, Any], state: RunState) -> Json:
 
 
 def changed_keys(written: Mapping[str, Any], state: RunState) -> list[str]:
-    """What an exported config.json says otherwise than the imported one, one line each."""
+    """Returns the differences of an exported config.json from the imported one, one line each."""
     origin: Json = state.origin.get("config", {})
     family, before = BY_TYPE[written["model_type"]], origin.get("model_type")
     if before in (None, family.model_type, family.heir_of):
@@ -94,8 +94,8 @@ def changed_keys(written: Mapping[str, Any], state: RunState) -> list[str]:
             )
         return said
     return [
-        f"the model is a {family.model_type} now, it was imported as a {before}: what that config.json said besides "
-        "is left out"
+        f"the model is a {family.model_type} now, it was imported as a {before}: other keys of that config.json "
+        "are left out"
     ]
 
 
@@ -108,7 +108,7 @@ def _longer_texts(written: Mapping[str, Any], state: RunState) -> list[str]:
 
 
 def _says(origin: Json, family: Family, wanted: Imported) -> bool:
-    """Whether a config.json still says what is to be written; one that is refused today does not."""
+    """Whether a config.json still describes the model; False if reading it raises CannotExpress."""
     try:
         return bool(origin) and _same(family.read(origin), wanted)
     except CannotExpress:
@@ -116,7 +116,7 @@ def _says(origin: Json, family: Family, wanted: Imported) -> bool:
 
 
 def _same(one: Imported, other: Imported) -> bool:
-    """Whether both compute the same; how a model is initialised and run is aside."""
+    """Whether both compute the same; ignores initialisation and attention backend."""
     aside = {"attention_backend": "", "init_std": 0.0}
     models = [
         dataclasses.asdict(in_four_kinds(imported.model)) | aside for imported in (one, other)

@@ -1,6 +1,6 @@
-"""Tensors of one side out of those of the other, one link after the other: the same in both directions.
+"""Converts tensors between our names and those of transformers, one link after the other, in both directions.
 
-A link is read one way or the other. Nothing is in memory but the tensors of one link.
+Only the tensors of one link are in memory at a time.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ DtypeOf = Callable[[str], torch.dtype]
 
 @dataclass(frozen=True)
 class Conversion:
-    """Tensors named `targets` out of those named `sources`."""
+    """Converts the tensors named `sources` into those named `targets`."""
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
@@ -25,19 +25,19 @@ class Conversion:
 
 
 def to_ours(links: Sequence[Link]) -> list[Conversion]:
-    """Import."""
+    """Returns the conversions of an import."""
     return [Conversion(link.theirs, link.ours, link.to_ours) for link in links]
 
 
 def to_theirs(links: Sequence[Link]) -> list[Conversion]:
-    """Export."""
+    """Returns the conversions of an export."""
     return [Conversion(link.ours, link.theirs, link.to_theirs) for link in links]
 
 
 def target_entries(
     conversions: Sequence[Conversion], shapes: Mapping[str, tuple[int, ...]], dtype_of: DtypeOf
 ) -> dict[str, Entry]:
-    """Shape and dtype of every target, in order. shapes: of the sources."""
+    """Returns shape and dtype of every target, in order. shapes: of the sources."""
     entries = {}
     for conversion in conversions:
         blank = [torch.empty(shapes[name], device="meta") for name in conversion.sources]
@@ -49,7 +49,7 @@ def target_entries(
 def converted(
     conversions: Sequence[Conversion], read: Callable[[str], Tensor], dtype_of: DtypeOf
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every target with its tensor, in order. read: a source by its name."""
+    """Yields every target with its tensor, in order. read: returns a source by its name."""
     for conversion in conversions:
         sources = [read(name) for name in conversion.sources]
         targets = iter(conversion.convert(sources))

@@ -1,4 +1,4 @@
-"""A Hugging Face model's folder, out of a checkpoint of any layout.
+"""Exports a checkpoint of any layout as the folder of a Hugging Face model.
 
     python -m train.export_huggingface --checkpoint DIR --output DIR [--family NAME] [--dtype NAME] [--tokenizer PATH]
 
@@ -6,8 +6,8 @@
     rank_NNNNN.safetensors, tensor by tensor     -> model.safetensors, or shards and their index
     tokenizer                                    -> tokenizer.json, tokenizer_config.json
 
-A checkpoint holds whole parameters by name, so the layout that wrote it does not matter, and nothing is in memory
-but the tensor that is converted. Every byte of the checkpoint is verified first.
+A checkpoint holds whole parameters by name, so the layout that wrote it does not matter, and only the tensor being
+converted is in memory. Every byte of the checkpoint is verified first.
 """
 
 import json
@@ -52,12 +52,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How a checkpoint is written down.
+    """Options of an export.
 
-    family: a model_type, empty for the one it came from or the first that fits. dtype: of the weights, empty for
-    the one they came in, or float32. tokenizer: a SentencePiece model, a tokenizer.json or a folder with one,
-    "none", or empty for the one of the run. context_length: tokens the model says it can read; 0: the longest
-    sequence that it was trained on. shard_bytes: largest size of a file.
+    family: a model_type; empty: that of the import, or the first that fits. dtype: of the weights; empty: that of
+    the import, or float32. tokenizer: a SentencePiece model, a tokenizer.json, a folder with one, or "none"; empty:
+    that of the run. context_length: max_position_embeddings in tokens; 0: the longest sequence length trained on.
+    shard_bytes: largest size of a weight file.
     """
 
     family: str = ""
@@ -67,7 +67,7 @@ class ExportOptions:
     shard_bytes: int = SHARD_BYTES
 
     def problems(self) -> list[str]:
-        """What is wrong with each of them by itself."""
+        """Returns what is wrong with single options."""
         found = []
         if self.dtype and self.dtype not in DTYPES:
             found.append(f"dtype={self.dtype}: must be one of {', '.join(DTYPES)}")
@@ -81,13 +81,13 @@ class ExportOptions:
 
 
 def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> tuple[str, list[str]]:
-    """Convert `checkpoint` into the folder `output`; returns the name of the architecture, and what to know about it.
+    """Converts `checkpoint` into the folder `output`; returns the name of the architecture, and notes for the user.
 
-    checkpoint: whatever `train/checkpointing/locate.py` takes for one.
+    checkpoint: any path that `train/checkpointing/locate.py` accepts.
 
     Raises:
-        ValueError: why that cannot be; several lines where there are several reasons.
-        OSError: the file system refuses.
+        ValueError: why the export is not possible, one line per reason.
+        OSError: a file cannot be read or written.
     """
     dtype = options.dtype
     if wrong := options.problems():
@@ -128,7 +128,7 @@ def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> tupl
         notes.append(f"transformers 4 cannot read this model: {obstacle}; use transformers 5")
     notes += [f"{reader} {'; '.join(lines)}" for reader, lines in others.items()]
     if other_bos := source.other_bos(state.tokenizer):
-        notes.append(f"{other_bos}; see to it where texts are made for this model")
+        notes.append(f"{other_bos}; take care of it where prompts are built for this model")
     return chosen.architecture, notes
 
 
@@ -172,34 +172,43 @@ def _text(content: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 0 when the model is there, 2 after every reason why it is not."""
+    """Runs the command line. Returns 0 when the model is written, 2 after printing every reason why it is not."""
     parser = Parser(
         prog="ropewalk export",
-        description="a Hugging Face model's folder, out of a checkpoint of any layout",
+        description="Exports a checkpoint of any layout as the folder of a Hugging Face model.",
     )
     parser.add_argument(
         "--checkpoint",
         required=True,
-        help="a run's folder (its newest checkpoint), a checkpoint's, or latest",
+        help="folder of a run (takes its newest checkpoint) or of a checkpoint, or the file latest",
     )
-    parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument("--output", required=True, help="folder to write; must be new or empty")
     parser.add_argument(
-        "--family", default="", help="a model_type; default: the one it came from, or that fits"
+        "--family",
+        default="",
+        help="model_type to write; default: that of the import, or the first that fits",
     )
-    parser.add_argument("--dtype", default="", help=f"of the weights: {', '.join(DTYPES)}")
+    parser.add_argument(
+        "--dtype",
+        default="",
+        help=f"dtype of the weights: {', '.join(DTYPES)}; default: that of the import, or float32",
+    )
     parser.add_argument(
         "--tokenizer",
         default="",
-        help="a SentencePiece model, a tokenizer.json or a folder with one, or none; default: the run's",
+        help="SentencePiece model, tokenizer.json, folder with one, or none; default: that of the run",
     )
     parser.add_argument(
         "--context-length",
         type=int,
         default=0,
-        help="tokens it can read; default: the longest trained on",
+        help="context length of the model in tokens; default: the longest sequence length trained on",
     )
     parser.add_argument(
-        "--shard-bytes", type=int, default=SHARD_BYTES, help="largest size of a file"
+        "--shard-bytes",
+        type=int,
+        default=SHARD_BYTES,
+        help="largest size of a weight file in bytes",
     )
     given = vars(parser.parse_args(arguments))
     checkpoint, output = Path(given.pop("checkpoint")), Path(given.pop("output"))

@@ -1,6 +1,6 @@
-"""A model's folder in Hugging Face's form: config.json and safetensors, whole or in shards with an index.
+"""Reads and writes folders of Hugging Face models: config.json and safetensors, in one file or shards with an index.
 
-Tensors are read and written one at a time; a folder gets its name when everything in it is on the disk.
+Tensors are read and written one at a time; a new folder is renamed to its final name when it is complete on the disk.
 """
 
 import json
@@ -28,24 +28,24 @@ from parallel.checkpoint.tensor_files import (
 Json = dict[str, Any]
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# How a file begins that git-lfs has not fetched yet.
+# First bytes of a file that git-lfs has not fetched yet.
 _POINTER = b"version https://git-lfs.github.com/spec/v1"
-# What torch puts in front of names: data parallelism, and compiling.
+# Prefixes that torch's wrappers add to names: DataParallel, and torch.compile.
 _WRAPPERS = ("module.", "_orig_mod.")
-# Tensors go into a file up to so many bytes; a larger one has a file of its own.
+# Largest size of a file of several tensors, in bytes; a larger tensor has a file of its own.
 SHARD_BYTES = 5_000_000_000
 
 
 class PointerFile(ValueError):
-    """A file that only says where its content can be fetched."""
+    """A file is a git-lfs pointer, not the content itself."""
 
 
 def refuse_pointer(path: Path) -> None:
-    """Refuse what would be read for ever, and what git-lfs has not fetched yet. Other faults are for others to say.
+    """Raises for pipes, devices and git-lfs pointers. Other faults are left to the code that reads the file.
 
     Raises:
-        PointerFile: the file says only where its content is.
-        ValueError: a pipe or a device.
+        PointerFile: the file is a git-lfs pointer.
+        ValueError: the path is a pipe or a device.
     """
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
@@ -61,7 +61,7 @@ def refuse_pointer(path: Path) -> None:
 
 
 def full_names(stored: Iterable[str]) -> dict[str, str]:
-    """The name in the files of every tensor, by its name in a whole model.
+    """Returns the name of every tensor in the files, by its name in a whole model.
 
     A model may have been saved without its head (`layers.0...`) or inside a wrapper of torch (`module.model...`).
     """
@@ -78,10 +78,10 @@ def full_names(stored: Iterable[str]) -> dict[str, str]:
 
 
 class ModelFolder:
-    """What a folder holds: `config`, and the place of every tensor, by its name in a whole model.
+    """A model's folder: `config`, and the entry of every tensor, by its name in a whole model.
 
     Raises:
-        ValueError: a file is missing, is not what it should be, or the index does not name what is there.
+        ValueError: a file is missing or cannot be read, or the index differs from the files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -113,7 +113,7 @@ class ModelFolder:
         self.entries = {name: self.entries[stored] for name, stored in self._stored.items()}
 
     def json(self, name: str, *, needed: bool = False) -> Json:
-        """The object in a file, empty where there is none and none is needed."""
+        """Returns the JSON object in a file; empty if the file is missing and not needed."""
         path = self.folder / name
         try:
             refuse_pointer(path)
@@ -133,13 +133,13 @@ class ModelFolder:
         return content
 
     def read(self, name: str) -> Tensor:
-        """One tensor, in the dtype it is stored in."""
+        """Returns one tensor in its stored dtype."""
         stored = self._stored[name]
         return read_tensor(self._file_of[stored], stored)
 
     @property
     def renamed(self) -> str:
-        """How the names in the files differ from those of a whole model; empty where they do not."""
+        """Returns how the names in the files differ from those of a whole model; empty if they do not."""
         name, stored = next(iter(self._stored.items()))
         return (
             "" if name == stored else f"{stored} is read as {name}, and all other tensors likewise"
@@ -162,7 +162,7 @@ class ModelFolder:
 
 
 def shards(entries: Mapping[str, Entry], most_bytes: int) -> list[list[str]]:
-    """Names in files of at most so many bytes each, in order."""
+    """Divides the names, in order, into files of at most `most_bytes` each; a larger tensor is alone in its file."""
     files: list[list[str]] = []
     room = 0
     for name, entry in entries.items():
@@ -176,7 +176,7 @@ def shards(entries: Mapping[str, Entry], most_bytes: int) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file of tensors that was written: its name, its tensors in order, and what an index says of it."""
+    """A written file of tensors: its name, its tensors in order, and its record for an index."""
 
     name: str
     tensors: list[str]
@@ -192,8 +192,8 @@ def write_shards(
     named: Callable[[int, int], str],
     metadata: Mapping[str, str] | None = None,
 ) -> list[WrittenFile]:
-    """Write tensors that come in the order of `entries` into files. named: the file's name, by its number from 0 and
-    their count."""
+    """Writes tensors, which come in the order of `entries`, into files. named: returns the name of a file from its
+    number (from 0) and the number of files."""
     files = shards(entries, shard_bytes)
     written = []
     for number, names in enumerate(files):
@@ -210,7 +210,7 @@ def write_model(
     tensors: Iterator[tuple[str, Tensor]],
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write tensors that come in the order of `entries` into one file, or into shards and their index."""
+    """Writes tensors, which come in the order of `entries`, into one file, or into shards and their index."""
 
     def named(number: int, count: int) -> str:
         return WHOLE if count == 1 else f"model-{number + 1:05}-of-{count:05}.safetensors"
@@ -226,7 +226,7 @@ def write_model(
 
 
 def in_order(names: Sequence[str], tensors: Iterator[tuple[str, Tensor]]) -> Iterator[Tensor]:
-    """The next tensors, which must be these."""
+    """Yields the next tensors, whose names must be `names`."""
     for name in names:
         found, tensor = next(tensors)
         assert found == name, f"{found} came where {name} belongs"
@@ -235,21 +235,21 @@ def in_order(names: Sequence[str], tensors: Iterator[tuple[str, Tensor]]) -> Ite
 
 
 def refuse_output(output: Path) -> None:
-    """Raise ValueError where a folder of that name cannot be made: it is there, and not an empty folder."""
+    """Raises ValueError if `output` exists and is not an empty folder."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"output={output}: is there already; give another, or remove it")
+        raise ValueError(f"output={output}: exists already; give another, or remove it")
 
 
 def make_folder(output: Path, fill: Callable[[Path], None]) -> None:
-    """Make a folder that is complete as soon as it has its name. A link is followed.
+    """Creates a folder that is complete as soon as it has its name. Follows a symbolic link.
 
     Raises:
-        ValueError: there is something of that name already.
-        OSError: the file system refuses; nothing is left behind.
+        ValueError: `output` exists and is not an empty folder.
+        OSError: a file cannot be written; nothing is left behind.
     """
     refuse_output(output)
     output = Path(os.path.realpath(output))
-    # No other process and nobody's folder has this name; it is short, however long that of the output.
+    # A name that no other process uses; short, however long the name of the output is.
     partial = output.with_name(f".{socket.gethostname()}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -1,14 +1,14 @@
-"""A checkpoint to start from, out of a Hugging Face model's folder.
+"""Imports the folder of a Hugging Face model as a checkpoint to start from.
 
     python -m train.import_huggingface --model DIR --output DIR
     python -m train model=from_huggingface checkpoint.resume=DIR ...
 
-    config.json                      -> state.json: the model, its base, and the rest of config.json as it stands
+    config.json                      -> state.json: the model, its base, and a copy of config.json
     *.safetensors, tensor by tensor  -> part_NNNNN.safetensors in float32, index.json
-    tokenizer, licence               -> huggingface/, as they are
+    tokenizer, licence               -> huggingface/, unchanged
 
-Every tensor there must be one of the model's, and every one of the model's must be there. Nothing is in memory
-but the tensor that is converted. The checkpoint is like any other: every layout and ZeRO stage can start from it.
+The files must have exactly the tensors of the model. Only the tensor being converted is in memory. The checkpoint
+is like any other: every layout and ZeRO stage can start from it.
 """
 
 import dataclasses
@@ -60,13 +60,13 @@ def import_model(
     shard_bytes: int = SHARD_BYTES,
     tell: Callable[[str], None] = lambda line: None,  # noqa: ARG005
 ) -> RunState:
-    """Convert the model in folder `model` into the checkpoint `output`; returns its state.
+    """Converts the model in folder `model` into the checkpoint `output`; returns its state.
 
-    tell: gets what a user should know of how the model was read, one line each.
+    tell: receives notes for the user on how the model was read, one line each.
 
     Raises:
-        ValueError: why that cannot be; several lines where there are several reasons.
-        OSError: the file system refuses.
+        ValueError: why the import is not possible, one line per reason.
+        OSError: a file cannot be read or written.
     """
     refuse_output(output)
     source = ModelFolder(model)
@@ -112,7 +112,7 @@ def import_model(
 
 
 def parameter_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every parameter of the whole model."""
+    """Returns the shape of every parameter of the whole model."""
     names = parameter_names(model, range(model.num_layers))
     return {name: shape_of(name, model) for name in names}
 
@@ -151,9 +151,9 @@ def _refuse_differences(
     tied: bool,
     plain: Tensor,
 ) -> None:
-    """Every tensor of theirs goes somewhere, every one of ours comes from somewhere, and shapes agree.
+    """Raises CannotExpress unless the files have exactly the tensors of the model, in the right shapes.
 
-    plain: frequencies of the base, unscaled (P,).
+    plain: unscaled frequencies of the base, (P,).
     """
     expected = {name for link in links for name in link.theirs}
     assert {name for link in links for name in link.ours} == set(shapes)
@@ -180,9 +180,9 @@ def _refuse_differences(
 
 
 def _other_frequencies(source: ModelFolder, name: str, plain_P: Tensor) -> list[str]:
-    """Old models store their frequencies, which follow from the base."""
+    """Returns a line if stored rotary frequencies, which old models have, differ from those of the base."""
     found_P = source.read(name)
-    # They were rounded to the 16 bits of the weights.
+    # The stored ones may be rounded to 16 bits like the weights.
     if found_P.shape == plain_P.shape and torch.allclose(found_P.to(plain_P), plain_P, rtol=1e-2):
         return []
     return [f"{name}: is not what config.json's rope_theta gives"]
@@ -201,11 +201,11 @@ def _other_shapes(
         return []
     there = ", ".join(str(tuple(entry.shape)) for entry in entries)
     wanted = ", ".join(str(shapes[name]) for name in link.ours)
-    return [f"{' and '.join(link.theirs)}: of shape {there}, config.json wants {wanted}"]
+    return [f"{' and '.join(link.theirs)}: of shape {there}, config.json requires {wanted}"]
 
 
 def _dtypes(source: ModelFolder) -> dict[str, str]:
-    """The dtype of most tensors under "", and of the others under their names."""
+    """Returns the most frequent dtype under "", and other dtypes under the names of their tensors."""
     names = {
         name: str(entry.dtype).removeprefix("torch.") for name, entry in source.entries.items()
     }
@@ -218,15 +218,20 @@ def _note(line: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 0 when the checkpoint is there, 2 after every reason why it is not."""
+    """Runs the command line. Returns 0 when the checkpoint is written, 2 after printing every reason why it is not."""
     parser = Parser(
         prog="ropewalk import",
-        description="a checkpoint to start from, out of a Hugging Face model's folder",
+        description="Imports the folder of a Hugging Face model as a checkpoint to start from.",
     )
     parser.add_argument("--model", required=True, help="folder with config.json and safetensors")
-    parser.add_argument("--output", required=True, help="folder of the checkpoint to write")
     parser.add_argument(
-        "--shard-bytes", type=int, default=SHARD_BYTES, help="largest size of a file"
+        "--output", required=True, help="folder of the checkpoint to write; must be new or empty"
+    )
+    parser.add_argument(
+        "--shard-bytes",
+        type=int,
+        default=SHARD_BYTES,
+        help="largest size of a weight file in bytes",
     )
     options = parser.parse_args(arguments)
     try:

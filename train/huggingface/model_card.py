@@ -1,4 +1,4 @@
-"""README.md of an exported model: what it is, how it was trained, what it scored; facts of the run only."""
+"""README.md of an exported model: architecture, training, held-out loss; facts of the run only."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 """
 _OTHERS = """## Other programs
 
-What they do otherwise than transformers with this model, in the version named; nothing is known of others.
+How other programs, in the version named, treat this model differently from transformers.
 
 | program | |
 |---|---|
@@ -46,9 +46,9 @@ def model_card(
     *,
     name: str,
 ) -> str:
-    """The text of README.md for the model of a checkpoint.
+    """Returns the text of README.md for the model of a checkpoint.
 
-    others: by program, what it does otherwise with this model than transformers.
+    others: by program, how it treats this model differently from transformers.
     """
     facts = {"architecture": architecture, **_of_model(model, state)}
     if state.step:
@@ -101,7 +101,7 @@ def _of_run(state: RunState) -> dict[str, str]:
 
 
 def _scores(run: Path, step: int) -> str:
-    """The last evaluations up to this step, one a stage."""
+    """Returns the table of the last evaluation of each stage up to this step."""
     try:
         lines = (run / "evaluation.jsonl").read_text().splitlines()
         found: list[Json] = [json.loads(line) for line in lines]

@@ -1,8 +1,8 @@
-"""The tokenizer that goes with an exported model: where it is, and its files.
+"""Finds and writes the tokenizer of an exported model.
 
-It is the one that the corpus was made with, by its SHA-256, which the checkpoint's state has. Looked for, in this
-order: what was asked for; what an imported model brought along; beside the token files. Where none of them has that
-SHA-256 the export is refused. A SentencePiece model is converted (data/tokenizer/convert.py).
+It must be the tokenizer that the corpus was made with, by the SHA-256 in the checkpoint's state. It is looked for in
+this order: the option --tokenizer; the files of an imported model; beside the token files. If none of them has that
+SHA-256, the export is refused. A SentencePiece model is converted (data/tokenizer/convert.py).
 """
 
 import json
@@ -29,9 +29,9 @@ CONFIG = "tokenizer_config.json"
 
 @dataclass(frozen=True)
 class TokenizerSource:
-    """Where a tokenizer's files come from; nothing of all for a model without one.
+    """Where a tokenizer's files come from; all fields are None for a model without a tokenizer.
 
-    folder: its files go along, under their names. end_token: ends documents; None where that is not said.
+    folder: its files are copied under their names. end_token: the end-of-document token; None if unknown.
     """
 
     tokenizer: TextTokenizer | None = None
@@ -39,13 +39,13 @@ class TokenizerSource:
     end_token: int | None = None
 
     def write(self, target: Path, context_length: int) -> None:
-        """The tokenizer's files into the folder `target`."""
+        """Writes the tokenizer's files into the folder `target`."""
         if self.folder is not None:
             copy(exported_files(self.folder), target)
         elif isinstance(self.tokenizer, Tokenizer):
             for name, content in tokenizer_files(self.tokenizer, context_length).items():
                 write_durably(target / name, content)
-            # llama.cpp makes its own vocabulary of it, with the same ids.
+            # llama.cpp builds its own vocabulary from this file, with the same ids.
             write_durably(target / "tokenizer.model", self.tokenizer.path.read_bytes())
         elif self.tokenizer is not None:  # a tokenizer.json, whatever its name
             write_durably(target / "tokenizer.json", self.tokenizer.path.read_bytes())
@@ -54,7 +54,7 @@ class TokenizerSource:
         _raise_length(target / CONFIG, context_length)
 
     def other_bos(self, learned: Json) -> str:
-        """How the texts of this tokenizer begin unlike the documents of training; empty where they begin alike.
+        """Returns how this tokenizer's BOS token differs from that of the training documents; empty if it does not.
 
         learned: `tokenizer` of the state.
         """
@@ -71,7 +71,7 @@ class TokenizerSource:
 
 
 def _minimal_config(tokenizer: JsonTokenizer, context_length: int) -> str:
-    """tokenizer_config.json of a tokenizer.json that has none of its own."""
+    """Returns a tokenizer_config.json for a tokenizer.json that comes without one."""
     end = tokenizer.piece(tokenizer.eos_id)
     config: Json = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -85,7 +85,7 @@ def _minimal_config(tokenizer: JsonTokenizer, context_length: int) -> str:
 
 
 def _raise_length(path: Path, context_length: int) -> None:
-    """A tokenizer that cuts texts at the length before an extension lets the whole context through."""
+    """Raises `model_max_length` to the context length: otherwise texts are cut at the length before an extension."""
     if path.is_file():
         config = _settings(path)
         length = config.get("model_max_length")
@@ -94,7 +94,7 @@ def _raise_length(path: Path, context_length: int) -> None:
 
 
 def _settings(path: Path) -> Json:
-    """The object in a tokenizer_config.json; empty where there is none that can be read."""
+    """Returns the object in a tokenizer_config.json; empty if it cannot be read."""
     try:
         config = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -105,10 +105,10 @@ def _settings(path: Path) -> Json:
 def find_tokenizer(
     wanted: str, checkpoint: Path, state: RunState, vocab_size: int
 ) -> TokenizerSource:
-    """The tokenizer of a checkpoint. wanted: a file, a folder, "none", or empty for that of the corpus.
+    """Returns the tokenizer of a checkpoint. wanted: a file, a folder, "none", or empty for that of the corpus.
 
     Raises:
-        ValueError: there is none, it is not the corpus's, or it has more tokens than the model.
+        ValueError: there is none, it is not the one of the corpus, or it has more tokens than the model.
     """
     if wanted == "none":
         return TokenizerSource()
@@ -134,9 +134,9 @@ def find_tokenizer(
 
 
 def tokenizer_facts(folder: Path) -> Json:
-    """What a state records of the tokenizer in the folder of a model; empty where it cannot be opened here.
+    """Returns the facts for a state about the tokenizer in a model's folder; empty if it cannot be opened.
 
-    sha256: of the first form; alike: of its other forms. bos_id: what it begins every text with, None for nothing.
+    sha256: of the first form. alike: of its other forms. bos_id: the token before every text; None: none.
     """
     found = _opened(folder)
     if not found:
@@ -148,7 +148,7 @@ def tokenizer_facts(folder: Path) -> Json:
 
 
 def unopened_tokenizers(folder: Path) -> list[str]:
-    """Tokenizers of a model's folder that cannot be opened here, though they are kept; a line each, with the reason."""
+    """Returns a line for each tokenizer of a model's folder that is kept but cannot be opened, with the reason."""
     found = []
     for path in tokenizers_in(folder):
         try:
@@ -159,7 +159,7 @@ def unopened_tokenizers(folder: Path) -> list[str]:
 
 
 def _forms(tokenizer: TextTokenizer) -> set[str]:
-    """SHA-256 of a tokenizer, and of the SentencePiece model that it was converted from."""
+    """Returns the SHA-256 of a tokenizer, and of the SentencePiece model that it was converted from."""
     source = _settings(tokenizer.path.with_name(CONFIG)).get(SOURCE, "")
     is_converted = isinstance(tokenizer, JsonTokenizer) and isinstance(source, str) and source
     return {tokenizer.sha256, source} if is_converted else {tokenizer.sha256}
@@ -200,7 +200,7 @@ def _source(tokenizer: TextTokenizer, vocab_size: int) -> TokenizerSource:
 
 
 def _whole_folder(folder: Path, found: list[TextTokenizer]) -> TokenizerSource:
-    """A folder as it is; also one whose tokenizer only transformers knows."""
+    """Returns a source that copies a whole folder, even if only transformers can open its tokenizer."""
     return (
         TokenizerSource(found[0], folder, found[0].eos_id)
         if found
@@ -209,18 +209,18 @@ def _whole_folder(folder: Path, found: list[TextTokenizer]) -> TokenizerSource:
 
 
 def _opened(folder: Path) -> list[TextTokenizer]:
-    """The tokenizers of a folder that can be opened here."""
+    """Returns the tokenizers of a folder that can be opened."""
     found: list[TextTokenizer] = []
     for path in tokenizers_in(folder):
         try:
             found.append(open_tokenizer(path))
-        except ValueError:  # names no end token, or is of a kind that only transformers knows
+        except ValueError:  # names no end token, or only transformers supports its kind
             continue
     return found
 
 
 def _of_corpus(checkpoint: Path, state: RunState) -> set[str]:
-    """SHA-256 of the tokenizer that the run's tokens were made with, in its forms; empty where nobody knows."""
+    """Returns the SHA-256 of each form of the tokenizer that the run's tokens were made with; empty if unknown."""
     known = [state.tokenizer.get("sha256", ""), *state.tokenizer.get("alike", [])]
     if not state.tokenizer:  # a checkpoint of an earlier version
         known = [str(described["tokenizer"]["sha256"]) for _, described in _manifests(checkpoint)]
@@ -228,7 +228,7 @@ def _of_corpus(checkpoint: Path, state: RunState) -> set[str]:
 
 
 def _beside_corpus(checkpoint: Path) -> list[Path]:
-    """Files that bear the name of the corpus's tokenizer."""
+    """Returns files that have the name of the corpus's tokenizer."""
     return [
         folder / str(described["tokenizer"]["file"])
         for prefix, described in _manifests(checkpoint)
@@ -238,7 +238,7 @@ def _beside_corpus(checkpoint: Path) -> list[Path]:
 
 
 def _manifests(checkpoint: Path) -> list[tuple[Path, Json]]:
-    """Prefixes and manifests of the token files that the run of this checkpoint read, if they are still there."""
+    """Returns prefixes and manifests of the token files that the checkpoint's run read, if they still exist."""
     settings = checkpoint.resolve().parent.parent / "config.yaml"
     try:
         run: RunConfig = from_yaml(settings.read_text())

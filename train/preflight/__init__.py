@@ -1,1 +1,1 @@
-"""What is looked at on every rank before the first step; all problems are told at once, by host."""
+"""Checks on every rank before the first step; all problems are reported together, by host."""

@@ -1,10 +1,10 @@
-"""The preflight: every rank looks, the main rank judges, all hear the verdict.
+"""The preflight: every rank collects facts, the main rank checks them, all ranks receive the verdict.
 
-    main rank   makes and checks the corpus, leaves a token in the run's folder, tells the others (`Brief`)
-    all         give their facts; try every group of every layout
-    main rank   judges facts and trials, writes preflight.txt and preflight.json, announces
+    main rank   makes and checks the corpus, writes a token into the run's folder, sends a `Brief` to the others
+    all         send their facts; test every group of every layout
+    main rank   checks facts and test results, writes preflight.txt and preflight.json, sends the verdict
 
-All words go through the store where the ranks met, never through the groups that are being tried.
+All messages go through the rendezvous store, never through the groups under test.
 """
 
 import contextlib
@@ -41,24 +41,24 @@ from train.preflight.judge import Verdict, judge
 from train.preflight.output import Token, leave_token, remove_token
 from train.schedule.stages import Schedule
 
-# Longer than a rank's own limit: the main rank waits for ranks that wait for each other.
+# Extra seconds for the main rank, because other ranks may themselves be waiting out their timeout.
 _SLACK = 15.0
 
 
 class Unsound(ValueError):
-    """This world may not start; one line a problem. alone: this rank says so, and not the main rank for all."""
+    """This world may not start; one line per problem. alone: this rank reports by itself, not the main rank for all."""
 
     def __init__(self, verdict: Verdict, *, alone: bool = False) -> None:
         super().__init__("\n".join(verdict.problems))
         self.verdict, self.alone = verdict, alone
 
     def __reduce__(self) -> tuple["partial[Unsound]", tuple[Verdict]]:
-        """How it travels to other ranks: with the arguments of `__init__`, not with its text."""
+        """Pickles the arguments of `__init__`, not the text."""
         return partial(Unsound, alone=self.alone), (self.verdict,)
 
 
 def check(config: RunConfig, mesh: Mesh, schedule: Schedule) -> Verdict:
-    """Look at everything before the first step; the corpus is made and checked on the way. Collective.
+    """Checks hosts, files and links before the first step; also makes and checks the corpus. Collective.
 
     Raises:
         Unsound: on every rank, all problems at once.
@@ -73,7 +73,7 @@ def check(config: RunConfig, mesh: Mesh, schedule: Schedule) -> Verdict:
             through_store.decide("brief", json.dumps(dataclasses.asdict(brief)))
         else:
             brief = _hear_brief(through_store, patience)
-        # Whoever comes first looks at the host for all; on the main rank's host that is the main rank.
+        # The first rank of a host collects facts about the host; on the main rank's host, the main rank.
         looks_at_host = mesh.is_main or through_store.is_first(_machine())
         facts = collect(config, mesh, brief, own, looks_at_host=looks_at_host)
         through_store.say("facts", json.dumps(facts.to_json()))
@@ -98,7 +98,7 @@ def check(config: RunConfig, mesh: Mesh, schedule: Schedule) -> Verdict:
 
 
 def refuse_unsound(error: Unsound) -> int:
-    """Say why, on the main rank; returns the exit status. Does not return where the groups are broken."""
+    """Prints the problems on the main rank; returns the exit status. Ends the process if groups are broken."""
     lines = error.verdict.problems
     status = refuse_alone(lines[0]) if error.alone else refuse(lines)
     if error.verdict.broken:
@@ -112,17 +112,17 @@ def _machine() -> str:
 
 
 def layouts(schedule: Schedule, world_size: int) -> list[Topology]:
-    """The grids that the run will use, in order, each once."""
+    """Returns the rank grids that the run will use, in order, each once."""
     return list(dict.fromkeys(stage.parallel.topology(world_size) for stage in schedule.stages))
 
 
 def _prepare(config: RunConfig) -> tuple[Brief, list[str]]:
-    """The main rank's part: the corpus, and a token where the run will write."""
+    """Does the main rank's part: makes and checks the corpus, writes a token into the run's folder."""
     found = []
     arguments = (config.data, config.paths.prepared, config.model.vocab_size)
     try:
         make_corpus(*arguments)
-        if not validate.files(config):  # else the host's facts say so
+        if not validate.files(config):  # otherwise the host's facts report it
             open_corpus(*arguments, check=True)
     except ValueError as error:
         found += str(error).splitlines()
@@ -144,7 +144,7 @@ def _hear_brief(through_store: StoreGather, patience: float) -> Brief:
     with waiting("", "the main rank to make and check the corpus"):
         told = through_store.await_decision("brief", patience)
     if told is None:
-        raise TimeoutError(f"the main rank gave no sign in {patience:g} s")
+        raise TimeoutError(f"no message from the main rank in {patience:g} s")
     content: dict[str, Any] = json.loads(told)
     token = content["token"]
     return Brief(content["stamps"], Token(**token) if token else None)
@@ -154,16 +154,16 @@ def _hear_verdict(through_store: StoreGather, patience: float) -> Verdict:
     with waiting("", "the main rank's verdict"):
         told = through_store.await_decision("verdict", patience)
     if told is None:
-        raise TimeoutError(f"the main rank gave no verdict in {patience:g} s")
+        raise TimeoutError(f"no verdict from the main rank in {patience:g} s")
     return Verdict(**json.loads(told))
 
 
 def _try_groups(
     config: RunConfig, mesh: Mesh, topologies: Sequence[Topology], through_store: StoreGather
 ) -> Trial:
-    """Every group of this rank, one after the other; all ranks begin each together.
+    """Tests every group of this rank, one after the other; all ranks start each test together.
 
-    A group that fails makes some ranks late; without lining up the next group would seem to fail too.
+    A failing group makes some ranks late; without the barrier the next group would seem to fail too.
     """
     wanted, limit = config.preflight, config.preflight.timeout_seconds
     trial = Trial(mesh.rank)
@@ -183,7 +183,7 @@ def _try_groups(
     tried = set()
     for layout, topology in enumerate(topologies):
         if layout and through_store.has_flag("failed"):
-            break  # making groups together needs all connections
+            break  # creating groups needs all connections
         for name, group in groups_of(arrange(mesh.world, topology)).items():
             if id(group.group) in tried:
                 continue
@@ -204,7 +204,7 @@ def _try_groups(
 def _judge(
     config: RunConfig, mesh: Mesh, topologies: Sequence[Topology], through_store: StoreGather
 ) -> Verdict:
-    """On the main rank; who has not spoken by now will not."""
+    """Checks facts and test results on the main rank; waits only briefly, since late ranks have failed."""
     facts = [Facts.from_json(json.loads(word)) for _, word in through_store.hear("facts", _SLACK)]
     trials = [Trial.from_json(json.loads(word)) for _, word in through_store.hear("trials", _SLACK)]
     verdict, content = judge(
@@ -215,7 +215,7 @@ def _judge(
         rank_bytes=validate.one_checkpoint_bytes(config) / mesh.world_size,
     )
     folder = run_folder(config)
-    with contextlib.suppress(OSError):  # a folder that cannot be written is a problem already told
+    with contextlib.suppress(OSError):  # a folder that cannot be written is already reported
         write_durably(folder / "preflight.txt", verdict.page)
         write_durably(folder / "preflight.json", json.dumps(content, indent=1) + "\n")
     return verdict

@@ -1,4 +1,4 @@
-"""What a rank finds out about itself; and one rank of every host, about the host and its files."""
+"""Collects the facts of a rank; on one rank of every host, also those of the host and its files."""
 
 import dataclasses
 import hashlib
@@ -29,13 +29,13 @@ from train.preflight.output import Token, token_problem
 
 ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("model", "data", "parallel", "train")
-# Besides those that a run writes down.
+# In addition to the packages that a run records.
 _MORE_PACKAGES = ("safetensors", "omegaconf", "pydantic")
 
 
 @dataclasses.dataclass(frozen=True)
 class Brief:
-    """What the main rank tells before the others look. stamps: of its token files, by source."""
+    """The main rank's message to the others at the start. stamps: of its token files, by source."""
 
     stamps: dict[str, str]
     token: Token | None
@@ -44,7 +44,7 @@ class Brief:
 def collect(
     config: RunConfig, mesh: Mesh, brief: Brief, problems: list[str], *, looks_at_host: bool
 ) -> Facts:
-    """The facts of this rank. problems: what it has found out already, each a line."""
+    """Returns the facts of this rank. problems: those already found, one line each."""
     name, machine = this_host()
     return Facts(
         rank=mesh.rank,
@@ -62,7 +62,7 @@ def collect(
 
 
 def this_host() -> tuple[str, str]:
-    """Its name, and what tells it from another of that name."""
+    """Returns the host name, and an identifier that distinguishes hosts of the same name."""
     try:
         machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -71,7 +71,7 @@ def this_host() -> tuple[str, str]:
 
 
 def stamps(config: RunConfig) -> dict[str, str]:
-    """What tells the very token files from copies of them: size, number and time of each file."""
+    """Returns a digest of size, inode and time of each token file: it differs for a copy of the files."""
     return {name: _stamp(prefix) for name, prefix in _prefixes(config).items()}
 
 
@@ -100,7 +100,7 @@ def _site(config: RunConfig, mesh: Mesh, brief: Brief, problems: list[str]) -> S
         corpora={
             name: _corpus(prefix, _stamp(prefix) != brief.stamps.get(name), config)
             for name, prefix in _prefixes(config).items()
-            # Where making an embedded corpus failed, that is said already.
+            # If making an embedded corpus failed, that is already reported.
             if (config.data.corpus and not problems) or not missing_files("", prefix)
         },
         output_problem=token_problem(run_folder(config), brief.token, mesh.rank),
@@ -113,7 +113,7 @@ def _site(config: RunConfig, mesh: Mesh, brief: Brief, problems: list[str]) -> S
 
 
 def _corpus(prefix: str, is_copy: bool, config: RunConfig) -> CorpusFiles:
-    """What is at this prefix. The main rank has checked the very files; a copy is checked here."""
+    """Describes the files of this prefix. The main rank has checked its own files; copies are checked here."""
     try:
         check = manifest.verify(prefix, full=config.data.full_check) if is_copy else None
         described = check or manifest.load(prefix)
@@ -147,7 +147,7 @@ def _code() -> str:
 
 
 def _commit() -> str:
-    """The commit of the checkout; "" where it is none, or there is no git."""
+    """Returns the commit of the checkout; "" if it is no git checkout, or git is not installed."""
     try:
         asked = subprocess.run(
             ["git", "-C", str(ROOT), "rev-parse", "--short=10", "HEAD"],

@@ -1,4 +1,4 @@
-"""What one rank knows of itself and its host: plain facts, judged elsewhere. A few kB of JSON a rank."""
+"""Facts of one rank and its host, checked in judge.py. A few kB of JSON per rank."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -8,9 +8,9 @@ from parallel.links import GroupTest
 
 @dataclass(frozen=True)
 class Gpu:
-    """The GPU of a rank. Bytes; used_by_others is what this process does not hold itself.
+    """The GPU of a rank. total, used_by_others: bytes; the latter not held by this process.
 
-    flops: a second, of a product of matrices; wrong: whether that product was wrong.
+    flops: FLOP/s of a matrix product. wrong: whether the product was wrong.
     """
 
     uuid: str
@@ -23,7 +23,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuState:
-    """What nvidia-smi says of a GPU. None: it does not say."""
+    """Values of nvidia-smi for a GPU. None: not reported."""
 
     driver: str
     temperature: int | None
@@ -34,7 +34,7 @@ class GpuState:
 
 @dataclass(frozen=True)
 class CorpusFiles:
-    """One pair of token files on a host. problem: why it cannot be used there."""
+    """One pair of token files on a host. problem: why the host cannot use it."""
 
     path: str
     manifest: str
@@ -45,17 +45,17 @@ class CorpusFiles:
 
 @dataclass(frozen=True)
 class Site:
-    """What one rank of a host finds for all of its ranks. Bytes; 0: unknown."""
+    """Facts that one rank of a host collects for all of its ranks. Sizes in bytes; 0: unknown."""
 
     versions: dict[str, str]
     # SHA-256 of our .py files and conf/; commit: "" where there is no git.
     code: str
     commit: str
     folder: str
-    # Mistakes that this rank can see by itself.
+    # Mistakes that this rank can find by itself.
     problems: list[str]
     corpora: dict[str, CorpusFiles]
-    # Why the output folder is not the main rank's, or cannot be written; "" if all is well.
+    # Why the output folder is not the main rank's, or cannot be written; "": neither.
     output_problem: str
     memory_available: int
     shared_memory_free: int
@@ -66,10 +66,10 @@ class Site:
 
 @dataclass(frozen=True)
 class Facts:
-    """What one rank says about itself.
+    """Facts of one rank.
 
-    cores: numbers of the processors it may run on, as "0-3, 8". local_size: as the launcher
-    says it.
+    cores: numbers of the processors it may run on, as "0-3, 8". local_size: ranks of this host,
+    as set by the launcher.
     """
 
     rank: int
@@ -103,10 +103,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Trial:
-    """What one rank saw of its groups, and when it was in the barriers of the whole world."""
+    """One rank's results of the group tests, and its times in barriers of the whole world."""
 
     rank: int
-    # This host's seconds before and after each.
+    # This host's clock in seconds before and after each barrier.
     clock: list[tuple[float, float]] = field(default_factory=list)
     groups: list[GroupTest] = field(default_factory=list)
 

@@ -1,17 +1,17 @@
-"""Findings about ranks, said by host: who, then what is wrong and the way out, one line each."""
+"""Findings about ranks as lines by host: hosts and ranks, then what is wrong and the way out."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from parallel.watch.verdict import rank_ranges
 
-# Hosts that are named in one line.
+# Most hosts named in one line.
 _NAMED = 4
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is the matter with some ranks. ranks: none where it is nobody's in particular."""
+    """A problem or warning about some ranks. ranks: empty if it is about no rank in particular."""
 
     ranks: tuple[int, ...]
     text: str
@@ -26,7 +26,7 @@ class Host:
 
 
 def hosts_of(places: Sequence[tuple[int, str, str]]) -> list[Host]:
-    """Hosts in order of their lowest rank, from (rank, host name, machine); two of one name are numbered."""
+    """Returns hosts in order of their lowest rank, from (rank, host name, machine); numbers those of equal name."""
     ranks: dict[tuple[str, str], list[int]] = {}
     for rank, name, machine in sorted(places):
         ranks.setdefault((name, machine), []).append(rank)
@@ -40,7 +40,7 @@ def hosts_of(places: Sequence[tuple[int, str, str]]) -> list[Host]:
 
 
 def say_by_host(findings: Iterable[Finding], hosts: Sequence[Host]) -> list[str]:
-    """One line for every text, host by host; what several hosts share is said once."""
+    """Returns one line per text, in order of hosts; a text about several hosts is one line."""
     about: dict[str, set[int]] = {}
     for finding in findings:
         about.setdefault(finding.text, set()).update(finding.ranks)
@@ -56,7 +56,7 @@ def say_by_host(findings: Iterable[Finding], hosts: Sequence[Host]) -> list[str]
 
 
 def _who(at: dict[int, list[int]], hosts: Sequence[Host]) -> str:
-    """at: ranks by number of their host; the number after the last is an unknown host."""
+    """Names hosts and ranks. at: ranks by number of their host; the number after the last is an unknown host."""
     whole = [n for n, ranks in at.items() if n < len(hosts) and len(ranks) == len(hosts[n].ranks)]
     if len(whole) == len(hosts) > 1:
         return f"all {len(hosts)} hosts"
@@ -74,5 +74,5 @@ def _one(host: Host | None, ranks: Sequence[int]) -> str:
 
 
 def name_ranks(ranks: Sequence[int]) -> str:
-    """One or several, for a sentence."""
+    """Returns "rank 3" or "ranks 2-3", for a sentence."""
     return f"rank{'s' * (len(ranks) > 1)} {rank_ranges(ranks)}"

@@ -1,4 +1,4 @@
-"""The health of a GPU: a product whose result is checked, and what nvidia-smi says."""
+"""Checks a GPU: a matrix product whose result is verified, and the values of nvidia-smi."""
 
 import subprocess
 import time
@@ -12,7 +12,7 @@ from train.preflight.facts import Gpu, GpuState
 # Rows and columns of the product.
 _SIDE = 4096
 _REPEATS = 10
-# A quarter of the numbers are not zero: sums of 4,096 products stay below 256, which bfloat16 holds exactly.
+# A quarter of the entries are not zero: sums of 4,096 products stay below 256, which bfloat16 represents exactly.
 _ZEROS = 0.75
 _QUERY = (
     "uuid",
@@ -20,9 +20,9 @@ _QUERY = (
     "temperature.gpu",
     "ecc.errors.uncorrected.volatile.total",
 )
-# The same bits; drivers before 535 know the second name only.
+# Two names of the same bits; drivers before 535 have only the second.
 _REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
-# NVML's nvmlClocksThrottleReason: those that a sound machine does not show. Idle, power cap and user settings are.
+# Bits of NVML's nvmlClocksThrottleReason that mean a fault. Idle, power cap and user settings are normal.
 HARMFUL_SLOWDOWNS = {
     0x08: "hardware slowdown",
     0x20: "software thermal slowdown",
@@ -32,7 +32,7 @@ HARMFUL_SLOWDOWNS = {
 
 
 def look_at_gpu(device: torch.device) -> Gpu:
-    """This rank's GPU, tried with a product of matrices; takes about a second, most of it cuBLAS' start."""
+    """Returns the facts of this rank's GPU, tested by a matrix product; takes about 1 s, mostly the start of cuBLAS."""
     properties = torch.cuda.get_device_properties(device)
     free, total = torch.cuda.mem_get_info(device)
     held = torch.cuda.memory_reserved(device)
@@ -48,7 +48,7 @@ def look_at_gpu(device: torch.device) -> Gpu:
 
 
 def _product(device: torch.device) -> tuple[float, bool]:
-    """FLOPs a second of a product in bfloat16, and whether it is right."""
+    """Returns the FLOP/s of a product in bfloat16, and whether its result is right."""
     a, b, vectors = draw_matrices(_SIDE, device)
     product = a @ b
     right = is_product(product, a, b, vectors[:, :1])
@@ -61,7 +61,7 @@ def _product(device: torch.device) -> tuple[float, bool]:
 
 
 def draw_matrices(side: int, device: torch.device) -> Tensor:
-    """Three (side, side) of -1, 0 and 1 in bfloat16, the same every time."""
+    """Returns three (side, side) matrices of -1, 0 and 1 in bfloat16, the same at every call."""
     draw = torch.Generator(device).manual_seed(0)
     shape = (3, side, side)
     dense = torch.rand(shape, generator=draw, device=device) > _ZEROS
@@ -76,14 +76,14 @@ def is_product(product: Tensor, a: Tensor, b: Tensor, vector: Tensor) -> bool:
 
 
 def forget_memory(device: torch.device) -> None:
-    """Give back what the tests took, and leave no trace of it in the peak that a run reports."""
+    """Frees the memory of the tests, and resets the peak that a run reports."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def ask_nvidia_smi(seconds: float = 20.0) -> dict[str, GpuState]:
-    """The GPUs of this host by UUID; none where nvidia-smi is missing, old or stuck."""
+    """Returns the GPUs of this host by UUID; none if nvidia-smi is missing, old or hangs."""
     for reasons in _REASONS:
         fields = [*_QUERY, reasons]
         command = [
@@ -101,7 +101,7 @@ def ask_nvidia_smi(seconds: float = 20.0) -> dict[str, GpuState]:
 
 
 def parse_nvidia_smi(text: str) -> dict[str, GpuState]:
-    """Lines of UUID, driver, temperature, uncorrected errors and slowdown bits; others are passed over."""
+    """Parses lines of UUID, driver, temperature, uncorrected errors and slowdown bits; ignores others."""
     found = {}
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
@@ -116,7 +116,7 @@ def _state(cells: Sequence[str]) -> GpuState:
 
 
 def _number(cell: str) -> int | None:
-    """A decimal or hexadecimal number; None for "[N/A]", "[Not Supported]" and the like."""
+    """Parses a decimal or hexadecimal number; None for "[N/A]", "[Not Supported]" and the like."""
     try:
         return int(cell, 0)
     except ValueError:
@@ -124,5 +124,5 @@ def _number(cell: str) -> int | None:
 
 
 def normal_uuid(uuid: str) -> str:
-    """torch leaves out the "GPU-" that nvidia-smi begins with."""
+    """Returns a UUID without the prefix "GPU-", which nvidia-smi has and torch has not."""
     return uuid.removeprefix("GPU-").lower()

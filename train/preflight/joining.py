@@ -1,7 +1,7 @@
-"""While the groups of the world are made, nobody waits for ever: who is stuck where is told and the start ended.
+"""Limits the time for creating process groups: on a timeout, reports which ranks are stuck where and ends the start.
 
-Making a group needs connections between all its ranks, and a firewall or a wrong interface shows here first:
-every rank waits for another, inside the backend, where nothing can be interrupted. So a timer asks.
+Creating a group needs connections between all its ranks, so a firewall or a wrong interface shows here first:
+every rank waits for another inside the backend, where it cannot be interrupted. Hence the timer.
 """
 
 import json
@@ -18,13 +18,13 @@ from parallel.watch.waiting import pending
 from train.health.exit_status import MISTAKE, refuse, refuse_alone
 from train.preflight.findings import Finding, hosts_of, name_ranks, say_by_host
 
-# Seconds in which the ranks that are stuck tell so; their timers go off nearly together.
+# Seconds for the stuck ranks to report; their timers end nearly together.
 _MOMENT = 5.0
 
 
 @contextmanager
 def joining(meeting: Meeting | None, seconds: float) -> Iterator[None]:
-    """End this process with status 2 if the block takes longer; the main rank says who is stuck where."""
+    """Ends this process with status 2 if the block takes longer; the main rank reports which ranks are stuck where."""
     if meeting is None or meeting.world_size == 1:
         yield
         return
@@ -48,7 +48,7 @@ def _end(meeting: Meeting, seconds: float) -> None:
 
 
 def _tell(meeting: Meeting, state: str, seconds: float) -> bool:
-    """Whether the main rank has told it, or is about to."""
+    """Sends this rank's state; returns whether the main rank has printed the report, or will."""
     through_store = meeting.through_store
     through_store.say("stuck", json.dumps([socket.gethostname(), state]))
     if meeting.rank:
@@ -60,7 +60,7 @@ def _tell(meeting: Meeting, state: str, seconds: float) -> bool:
 
 
 def stuck_problems(said: Words, world_size: int, seconds: float) -> list[str]:
-    """Who is stuck where, and who says nothing, by host. said: (rank, JSON of host and state)."""
+    """Returns which ranks are stuck where, and which are silent, by host. said: (rank, JSON of host and state)."""
     told = {rank: json.loads(word) for rank, word in said}
     findings = [
         Finding(

@@ -1,4 +1,4 @@
-"""From the facts of all ranks to one verdict. A pure function, so that every fault can be invented in a test."""
+"""Computes one verdict from the facts of all ranks. A pure function, so that tests can construct every fault."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from train.preflight.world_facts import WorldFacts
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found, in lines by host; and as tables. broken: groups may wait for ever, so leave without them."""
+    """Findings as lines by host, and tables. broken: groups may hang, so a process must exit without closing them."""
 
     problems: list[str]
     warnings: list[str]
@@ -24,7 +24,7 @@ class Verdict:
 
     @property
     def page(self) -> str:
-        """All of it, for preflight.txt."""
+        """Returns the text of preflight.txt."""
         lines = [f"problem: {line}" for line in self.problems]
         lines += [f"warning: {line}" for line in self.warnings]
         lines += [] if self.problems else [self.summary]
@@ -39,10 +39,10 @@ def judge(
     limits: PreflightConfig,
     rank_bytes: float,
 ) -> tuple[Verdict, dict[str, Any]]:
-    """The verdict, and all of it as JSON.
+    """Returns the verdict, and the content of preflight.json.
 
-    facts, trials: of the ranks that spoke. topologies: the grids of the run. rank_bytes: memory that a rank
-    needs at least.
+    facts, trials: of the ranks that sent them. topologies: the rank grids of the run. rank_bytes: least memory
+    that a rank needs.
     """
     world, world_size = WorldFacts(facts), topologies[0].world_size
     speeds = judge_trials.measure(world, trials, topologies[0])

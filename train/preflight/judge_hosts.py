@@ -1,4 +1,4 @@
-"""What makes a host unlike the others, or unfit by itself: programs, files, disks. Pure functions."""
+"""Finds hosts that differ from the others or are unfit: versions, code, files, memory, disks. Pure functions."""
 
 from collections.abc import Iterator
 
@@ -7,16 +7,16 @@ from train.preflight.findings import Finding
 from train.preflight.world_facts import WorldFacts, odd_ones, ranks_of
 
 _NONE = "none"
-# Numbers come out alike, or do not depend on it.
+# Versions that may differ: results do not depend on them.
 _HARMLESS = ("driver",)
 _SHOWN_KEYS = 4
 _LITTLE_TEMPORARY = 100 << 20
-# What NCCL may take of /dev/shm for a rank that has neighbours on its host.
+# Bytes of /dev/shm that NCCL may use for a rank with other ranks on its host.
 _SHARED_MEMORY_OF_A_RANK = 64 << 20
 
 
 def problems(world: WorldFacts) -> Iterator[Finding]:
-    """Why the run may not start on these hosts."""
+    """Yields why the run may not start on these hosts."""
     for host, site in world.sites.items():
         for problem in site.problems:
             yield Finding(host.ranks, problem)
@@ -28,7 +28,7 @@ def problems(world: WorldFacts) -> Iterator[Finding]:
 
 
 def warnings(world: WorldFacts, needed_memory: float) -> Iterator[Finding]:
-    """What may hurt. needed_memory: bytes that weights, gradients and optimizer states of a rank take at least."""
+    """Yields possible problems. needed_memory: least bytes of weights, gradients and optimizer states of a rank."""
     yield from (f for name, f in _versions(world) if name in _HARMLESS)
     for host, site in world.sites.items():
         facts = world.of_host(host)

@@ -1,4 +1,4 @@
-"""What came of trying every group: who cannot talk, which links are slow, how fast an axis is. Pure functions."""
+"""Evaluates the group tests: failing groups, slow links, clocks, speed of each axis. Pure functions."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from train.preflight.facts import Trial
 from train.preflight.findings import Finding, Host
 from train.preflight.world_facts import WorldFacts
 
-# Findings of one kind on one axis that are told.
+# Most findings of one kind on one axis that are reported.
 _TOLD = 5
 # Groups of the whole world.
 _OF_ALL = ("control", "world", "checkpoint")
@@ -22,7 +22,7 @@ _OF_ALL = ("control", "world", "checkpoint")
 
 @dataclass(frozen=True)
 class TimedLink:
-    """From one rank to the next of its group; bytes a second."""
+    """Link from one rank to the next of its group; speed in bytes per second."""
 
     giver: int
     taker: int
@@ -31,7 +31,7 @@ class TimedLink:
 
 @dataclass(frozen=True)
 class Speeds:
-    """An axis of the first layout. Seconds; bytes a second; links: within a host, or between hosts."""
+    """Results for an axis of the first layout: latency in s, all_reduce in bytes/s; links within or between hosts."""
 
     name: str
     size: int
@@ -43,25 +43,25 @@ class Speeds:
 
     @property
     def label(self) -> str:
-        """The axis as a user knows it."""
+        """Returns the name of the axis for users, such as "zero (data x sequence)"."""
         axes = GROUPS.get(self.name, ())
         return self.name if len(axes) < 2 else f"{self.name} ({' x '.join(axes)})"
 
     @property
     def slowest(self) -> TimedLink:
-        """The link that carries least."""
+        """Returns the slowest link."""
         return min(self.links, key=lambda link: link.speed)
 
     @property
     def median(self) -> float:
-        """Of the links' speeds."""
+        """Returns the median of the links' speeds."""
         return statistics.median(link.speed for link in self.links)
 
 
 def wrong_clocks(
     offsets: Mapping[Host, tuple[float, float]], clock_seconds: float
 ) -> Iterator[Finding]:
-    """Hosts whose clocks are certainly further off than that: a slow barrier leaves a wide span."""
+    """Yields hosts whose clock offset is certainly above `clock_seconds`, by the bound nearest to 0."""
     for host, (least, most) in offsets.items():
         certain = max(least, -most)
         if certain > clock_seconds:
@@ -73,7 +73,7 @@ def wrong_clocks(
 
 
 def warnings(world: WorldFacts, speeds: Sequence[Speeds], slow_link: float) -> Iterator[Finding]:
-    """Links that are `slow_link` times slower than the median of their kind on their axis."""
+    """Yields links more than `slow_link` times slower than the median of their kind on their axis."""
     for axis in speeds:
         if not axis.links:
             continue
@@ -91,7 +91,7 @@ def warnings(world: WorldFacts, speeds: Sequence[Speeds], slow_link: float) -> I
 
 
 def clock_offsets(world: WorldFacts, trials: Sequence[Trial]) -> dict[Host, tuple[float, float]]:
-    """Least and greatest offset of every other host's clock to the main rank's, in seconds."""
+    """Returns least and greatest offset of every other host's clock to the main rank's, in seconds."""
     rounds = {trial.rank: trial.clock for trial in trials if trial.clock}
     if 0 not in rounds:
         return {}
@@ -103,14 +103,14 @@ def clock_offsets(world: WorldFacts, trials: Sequence[Trial]) -> dict[Host, tupl
 
 
 def say_link(world: WorldFacts, link: TimedLink) -> str:
-    """Who gives, who takes, how fast."""
+    """Returns sender, receiver and speed of a link, for a sentence."""
     return (
         f"{world.name(link.giver)} -> {world.name(link.taker)} carries {link.speed / 1e9:.2f} GB/s"
     )
 
 
 def measure(world: WorldFacts, trials: Sequence[Trial], topology: Topology) -> list[Speeds]:
-    """Speeds of every axis that was measured, links inside a host apart from those between hosts."""
+    """Returns the speeds of every measured axis, separately for links within a host and between hosts."""
     tests = {
         (test.name, trial.rank): test
         for trial in trials
@@ -145,7 +145,7 @@ def measure(world: WorldFacts, trials: Sequence[Trial], topology: Topology) -> l
 
 
 def _bus_speed(test: GroupTest, size: int) -> float:
-    """Bytes a second on the busiest link of an ideal all-reduce, as nccl-tests counts; 0: not measured."""
+    """Returns the bus bandwidth of an all-reduce in bytes per second, as nccl-tests defines it; 0: not measured."""
     if not test.all_reduce:
         return 0.0
     return 2 * (size - 1) / size * test.num_bytes / test.all_reduce
@@ -163,7 +163,7 @@ def _neighbours(groups: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, int]]:
 def failures(
     world: WorldFacts, trials: Sequence[Trial], topologies: Sequence[Topology]
 ) -> Iterator[Finding]:
-    """Ranks that fell silent, and groups of the others that cannot talk."""
+    """Yields ranks that stopped responding, and groups of the others that failed."""
     heard = {trial.rank for trial in trials}
     lost = tuple(rank for rank in world.by_rank if rank not in heard)
     if lost:
@@ -188,7 +188,7 @@ def failures(
 def _failure(
     world: WorldFacts, name: str, ranks: Sequence[int], tests: dict[int, GroupTest]
 ) -> Finding:
-    """Which links of a group fail; where none is known, what its first rank saw."""
+    """Returns a finding with the failing links of a group; if none is known, the error of its first rank."""
     own = [(rank, tests[rank]) for rank in ranks if rank in tests]
     dead = [(test.silent_peer, rank) for rank, test in own if test.silent_peer is not None]
     rank, test = next((seen for seen in own if seen[1].silent_peer is not None), own[0])

@@ -1,4 +1,4 @@
-"""What is wrong with how ranks were dealt to hosts, GPUs and cores. Pure functions."""
+"""Checks the assignment of ranks to hosts, GPUs and cores, and the GPUs. Pure functions."""
 
 import math
 import statistics
@@ -11,22 +11,22 @@ from train.preflight.findings import Finding, Host, name_ranks
 from train.preflight.gpu import HARMFUL_SLOWDOWNS
 from train.preflight.world_facts import WorldFacts, majority
 
-# Of a GPU's memory that others may hold; above it the run is refused.
+# Largest share of a GPU's memory that other processes may hold; above it the run does not start.
 _MOST_TAKEN = 0.25
-# More than the usual overhead of a rank by so many bytes: somebody else is there.
+# Bytes above the median of the ranks that mean another process uses the GPU.
 _STRANGER = 2 << 30
 _SLOW = 0.7
 _HOT = 90
 
 
 def problems(world: WorldFacts, world_size: int) -> Iterator[Finding]:
-    """Why these ranks cannot be this world."""
+    """Yields why the run may not start with these ranks."""
     absent = tuple(rank for rank in range(world_size) if rank not in world.by_rank)
     if absent:
         yield Finding(
             (), f"{name_ranks(absent)} said nothing: stopped, dead, or cut off from rank 0"
         )
-    else:  # of a host that lacks a rank nothing more can be said
+    else:  # host checks need all ranks of a host
         usual = majority([len(host.ranks) for host in world.hosts])
         for host in world.hosts:
             yield from _host_problems(world, host, usual)
@@ -38,7 +38,7 @@ def problems(world: WorldFacts, world_size: int) -> Iterator[Finding]:
 
 
 def warnings(world: WorldFacts, topologies: Sequence[Topology]) -> Iterator[Finding]:
-    """What costs speed, or may."""
+    """Yields what reduces speed, or may."""
     yield from _placement(world, topologies)
     for host in world.hosts:
         yield from _crowded_cores(world, host)
@@ -61,7 +61,7 @@ def _host_problems(world: WorldFacts, host: Host, usual: int) -> Iterator[Findin
             "--ntasks-per-node, slots of the hostfile)",
         )
     local = sorted(fact.local_rank for fact in facts)
-    # Where each rank is shown nothing but its own GPU, that is number 0.
+    # If each rank sees only its own GPU, its local rank is 0.
     shown_one = not any(local) and all(fact.gpu for fact in facts)
     if local != list(range(here)) and not shown_one:
         yield Finding(
@@ -156,7 +156,7 @@ def _states(world: WorldFacts) -> dict[str, GpuState]:
 
 
 def _placement(world: WorldFacts, topologies: Sequence[Topology]) -> Iterator[Finding]:
-    """Neighbours in rank talk most, so they belong on one host."""
+    """Yields placements that put neighbouring ranks, which communicate most, on different hosts."""
     scattered = [h for h in world.hosts if h.ranks[-1] - h.ranks[0] >= len(h.ranks)]
     if scattered:
         yield Finding(
@@ -196,7 +196,7 @@ def _crowded_cores(world: WorldFacts, host: Host) -> Iterator[Finding]:
 
 
 def _numbers(text: str) -> Iterator[int]:
-    """What `rank_ranges` wrote."""
+    """Yields the numbers in a text that `rank_ranges` made."""
     for part in filter(None, text.split(", ")):
         first, _, last = part.partition("-")
         yield from range(int(first), int(last or first) + 1)

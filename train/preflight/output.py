@@ -1,7 +1,7 @@
-"""Whether all hosts write into one output folder: the main rank leaves a token, the others must find it.
+"""Checks that all hosts write into one output folder: the main rank writes a token, the others must find it.
 
-Checkpoints are written by all ranks into one folder. On a host where another disk is mounted there, or none,
-parts of them would be lost without an error.
+All ranks write checkpoints into one folder. On a host with another disk mounted there, or none, parts of them
+would be lost without an error.
 """
 
 import contextlib
@@ -12,23 +12,23 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-# Seconds that a network file system may take to show a new file.
+# Seconds to wait for a network file system to show a new file.
 PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
 class Token:
-    """A file in the run's folder, and what is in it."""
+    """Name and content of a file in the run's folder."""
 
     name: str
     content: str
 
 
 def leave_token(folder: Path) -> Token:
-    """Write a new token into the run's folder, which is made where it is not there.
+    """Writes a new token into the run's folder, which is created if needed.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder cannot be written.
     """
     token = Token(f".preflight-{secrets.token_hex(6)}", secrets.token_hex(8))
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,14 +37,14 @@ def leave_token(folder: Path) -> Token:
 
 
 def remove_token(folder: Path, token: Token | None) -> None:
-    """Remove what `leave_token` wrote."""
+    """Removes the file that `leave_token` wrote."""
     if token is not None:
         with contextlib.suppress(OSError):
             (folder / token.name).unlink()
 
 
 def token_problem(folder: Path, token: Token | None, rank: int) -> str:
-    """Why this host may not take part in writing to `folder`; "" if it may, or there is no token."""
+    """Returns why this host cannot write to the same `folder`; "" if it can, or if there is no token."""
     if token is None:
         return ""
     path, deadline = folder / token.name, time.monotonic() + PATIENCE

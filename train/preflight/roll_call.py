@@ -1,7 +1,7 @@
-"""Before any group exists: who is here, whose configuration or machine forbids a start, whose configuration differs.
+"""Before any group exists: collects all ranks, their mistakes, and differences between their configurations.
 
-A rank that found a mistake and left alone would leave the others waiting for it. So all come to the meeting
-place, sound or not, and leave it together.
+A rank that found a mistake and exited alone would leave the others waiting for it. So all ranks come to the
+rendezvous, with mistakes or without, and leave it together.
 """
 
 import json
@@ -14,19 +14,19 @@ from train.preflight.collect import this_host
 from train.preflight.findings import Finding, hosts_of, name_ranks, say_by_host
 from train.preflight.settings import digest, settings_findings, settings_of, spokesmen
 
-# Instead of a mistake, the main rank names those whose configurations it wants to see.
+# Prefix of a line that is no mistake: the main rank asks this rank for its configuration.
 _ASKED = "\0settings of rank "
 
 
 def call_roll(
     mistakes: Sequence[str], seconds: float, config: RunConfig | None = None
 ) -> tuple[Meeting, list[str]]:
-    """Where the ranks met, and everybody's mistakes by host. Collective.
+    """Returns the rendezvous of the ranks, and the mistakes of all ranks by host. Collective.
 
-    config: this rank's; None where it has none without mistakes.
+    config: the configuration of this rank; None if it has mistakes.
 
     Raises:
-        ValueError: this rank cannot meet the others; one line.
+        ValueError: this rank cannot reach the others; one line.
     """
     host, machine = this_host()
     settings = {} if config is None else settings_of(config)
@@ -63,7 +63,7 @@ def call_roll(
 
 
 def _settings_problems(roll: Words, said: Words) -> list[str]:
-    """Whose configuration differs, by host. roll: the words of the roll call; said: settings of those asked."""
+    """Returns which configurations differ, by host. roll: words of the roll call; said: settings of those asked."""
     words = [(rank, json.loads(word)) for rank, word in roll]
     hosts = hosts_of([(rank, word["host"], word["machine"]) for rank, word in words])
     told = {rank: json.loads(settings) for rank, settings in said if settings}
@@ -72,7 +72,7 @@ def _settings_problems(roll: Words, said: Words) -> list[str]:
 
 
 def roll_problems(said: Words, world_size: int, seconds: float) -> list[str]:
-    """Why those who came cannot start, by host. said: (rank, JSON), in order of arrival."""
+    """Returns why the ranks that came cannot start, by host. said: (rank, JSON), in order of arrival."""
     words = [(rank, json.loads(word)) for rank, word in said]
     hosts = hosts_of([(rank, word["host"], word["machine"]) for rank, word in words])
     findings = [Finding((), line) for line in attendance_problems(said, world_size, seconds)]
@@ -80,7 +80,7 @@ def roll_problems(said: Words, world_size: int, seconds: float) -> list[str]:
         came = ", ".join(f"{host.name} ({name_ranks(host.ranks)})" for host in hosts[:8])
         more = f" and {len(hosts) - 8} more hosts" if len(hosts) > 8 else ""
         findings.append(Finding((), f"came: {came}{more}"))
-    # What all have is the configuration's mistake and nobody's in particular.
+    # A mistake of all ranks is one of the configuration, and is reported without ranks.
     common = set.intersection(*(set(word["mistakes"]) for _, word in words))
     for rank, word in words:
         findings += [Finding(() if line in common else (rank,), line) for line in word["mistakes"]]

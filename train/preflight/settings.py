@@ -1,6 +1,6 @@
-"""Whether all ranks have the same configuration, and which keys differ where they do not.
+"""Checks that all ranks have the same configuration, and finds the keys that differ.
 
-Each rank tells a digest. Only where digests differ, one rank of each is asked for the whole configuration.
+Each rank sends a digest. Only if digests differ, one rank for each digest sends the whole configuration.
 """
 
 import dataclasses
@@ -15,13 +15,13 @@ from train.preflight.world_facts import majority
 
 # Every value of a configuration as JSON, by its key.
 Settings = Mapping[str, str]
-# Of what differs, so many configurations, keys and characters of a value are told.
+# Most differing configurations, keys and characters of a value that are reported.
 _MOST, _KEYS, _CHARACTERS = 8, 3, 120
 _WAY_OUT = "give every rank the same arguments, files and start folder"
 
 
 def settings_of(config: RunConfig) -> Settings:
-    """Every key of a resolved configuration."""
+    """Returns every key of a resolved configuration with its value as JSON."""
 
     def leaves(value: Any, key: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, dict) and value:
@@ -34,12 +34,12 @@ def settings_of(config: RunConfig) -> Settings:
 
 
 def digest(settings: Settings) -> str:
-    """The same for two configurations of the same keys, in the same order, with the same values."""
+    """Returns a digest of keys and values, in order."""
     return hashlib.sha256(json.dumps(list(settings.items())).encode()).hexdigest()
 
 
 def spokesmen(digests: Sequence[tuple[int, str]]) -> list[int]:
-    """Ranks with different configurations, the first of each; none where all have the same. digests: (rank, digest)."""
+    """Returns the first rank of each different configuration; none if all are the same. digests: (rank, digest)."""
     first: dict[str, int] = {}
     for rank, text in sorted(digests):
         first.setdefault(text, rank)
@@ -51,7 +51,7 @@ def spokesmen(digests: Sequence[tuple[int, str]]) -> list[int]:
 def settings_findings(
     digests: Sequence[tuple[int, str]], told: Mapping[int, Settings]
 ) -> list[Finding]:
-    """One finding for each configuration that is not that of most ranks. told: those of the spokesmen, by rank."""
+    """Returns a finding for each configuration unlike most. told: configurations of the spokesmen, by rank."""
     by_rank = dict(digests)
     usual, *odd = spokesmen(digests)
     return [

@@ -1,4 +1,4 @@
-"""What the preflight leaves to read: preflight.txt for people, preflight.json for programs."""
+"""Output of the preflight: the tables of preflight.txt, the content of preflight.json."""
 
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
@@ -22,7 +22,7 @@ _HOSTS = 64
 
 
 def summary(world: WorldFacts, speeds: Sequence[Speeds]) -> str:
-    """One line for a world that is sound."""
+    """Returns one line for a world without problems."""
     line = f"preflight: {_count(world.hosts, 'host')}, {_count(world.by_rank, 'rank')}, sound"
     measured = [axis for axis in speeds if axis.links]
     if not measured:
@@ -34,7 +34,7 @@ def summary(world: WorldFacts, speeds: Sequence[Speeds]) -> str:
 def tables(
     world: WorldFacts, speeds: Sequence[Speeds], offsets: Mapping[Host, tuple[float, float]]
 ) -> str:
-    """Axes and hosts."""
+    """Returns the tables of axes and hosts."""
     parts = [_axes(world, speeds), _hosts(world, offsets)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -44,7 +44,7 @@ def to_json(
     speeds: Sequence[Speeds],
     offsets: Mapping[Host, tuple[float, float]],
 ) -> dict[str, Any]:
-    """The same, with every host and all versions."""
+    """Returns the same as JSON, with every host and all versions."""
     sites = world.sites
     return {
         "axes": [

@@ -1,4 +1,4 @@
-"""The facts of all ranks, by host; and who differs from the others."""
+"""The facts of all ranks, by host; finding the hosts that differ from the others."""
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ Value = TypeVar("Value", bound=Hashable)
 
 
 class WorldFacts:
-    """Everybody who gave facts. A host whose rank that looked at it is silent has no site."""
+    """Facts of the ranks that sent them. A host has no `Site` if the rank that collects it sent none."""
 
     def __init__(self, facts: Iterable[Facts]) -> None:
         self.by_rank = {fact.rank: fact for fact in sorted(facts, key=lambda fact: fact.rank)}
@@ -19,7 +19,7 @@ class WorldFacts:
             [(fact.rank, fact.host, fact.machine) for fact in self.by_rank.values()]
         )
         self._home = {rank: host for host in self.hosts for rank in host.ranks}
-        # What was found once on a host, in order of hosts.
+        # Facts of each host, in order of hosts.
         self.sites: dict[Host, Site] = {
             host: site
             for host in self.hosts
@@ -28,27 +28,27 @@ class WorldFacts:
         }
 
     def name(self, rank: int) -> str:
-        """A rank with its host, for a sentence."""
+        """Returns a rank with its host, for a sentence."""
         host = self._home.get(rank)
         return f"rank {rank}" if host is None else f"rank {rank} on {host.name}"
 
     def host(self, rank: int) -> Host | None:
-        """Where a rank is, if it said so."""
+        """Returns the host of a rank, if the rank sent its facts."""
         return self._home.get(rank)
 
     def of_host(self, host: Host) -> list[Facts]:
-        """The facts of its ranks."""
+        """Returns the facts of a host's ranks."""
         return [self.by_rank[rank] for rank in host.ranks]
 
 
 def majority(values: Sequence[Value]) -> Value:
-    """What most have; among equals, what the first has."""
+    """Returns the most frequent value; of equally frequent ones, the first."""
     counts = Counter(values)
     return max(counts, key=lambda value: counts[value])
 
 
 def odd_ones(values: Mapping[Host, Value]) -> tuple[Value | None, dict[Value, list[Host]]]:
-    """What most hosts have, and the hosts that have something else, by what that is."""
+    """Returns the most frequent value, and by each other value the hosts that have it."""
     if not values:
         return None, {}
     usual = majority(list(values.values()))
@@ -60,5 +60,5 @@ def odd_ones(values: Mapping[Host, Value]) -> tuple[Value | None, dict[Value, li
 
 
 def ranks_of(hosts: Iterable[Host]) -> tuple[int, ...]:
-    """All their ranks."""
+    """Returns all ranks of the hosts."""
     return tuple(rank for host in hosts for rank in host.ranks)
