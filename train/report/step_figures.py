@@ -1,6 +1,7 @@
 """Figures of the steps: what is scheduled, gradient norms, speed, padding, where the time goes."""
 
 import html
+import math
 from statistics import median
 
 from train.report.axes import (
@@ -31,8 +32,19 @@ def schedule_figure(record: RunRecord, key: str, what: str) -> Figure:
         title = f"{what} grows " if levels == sorted(levels) else f"{what} goes "
         title += " → ".join(whole_number(level) for level in levels)
     data = stage_lines(record, key, whole_number, what)
-    layout = layout_over_tokens(record, log_ticks(levels, whole_number))
+    layout = layout_over_tokens(record, log_ticks(_labelled(levels), whole_number))
     return Figure(key, title, unit, data, layout)
+
+
+def _labelled(levels: list[float]) -> list[float]:
+    """Returns the levels that an axis names: all of a few; of a ramp its ends, and 1, 2 and 5 x 10^n between them."""
+    low, high = min(levels), max(levels)
+    if len(levels) <= 6 or low <= 0:
+        return levels
+    room = (high / low) ** 0.15
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+    between = [digit * 10.0**exponent for exponent in exponents for digit in (1, 2, 5)]
+    return [low, *(value for value in between if low * room < value < high / room), high]
 
 
 def learning_rate_figure(record: RunRecord) -> Figure:
@@ -43,7 +55,7 @@ def learning_rate_figure(record: RunRecord) -> Figure:
     elif values:
         title += f" {values[-1]:.2g} at the last step, its highest"
     data = stage_lines(record, "learning_rate", lambda value: f"{value:.4g}", "learning rate")
-    layout = layout_over_tokens(record, {"rangemode": "tozero", "exponentformat": "e"})
+    layout = layout_over_tokens(record, {"rangemode": "tozero", "tickformat": ".3~g"})
     return Figure("learning_rate", title, "learning rate per step", data, layout)
 
 
