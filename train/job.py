@@ -39,7 +39,7 @@ from train.loop import Ending, Run, RunFailed, is_over, train
 from train.preflight import check as preflight
 from train.preflight.joining import joining
 from train.records.closing_words import closing_words, words_after_failure
-from train.records.console import Progress, say
+from train.records.console import Progress, say, say_last
 from train.records.kept_configuration import keep_configuration
 from train.records.metrics_log import write_summary
 from train.records.starts import add_start
@@ -150,7 +150,8 @@ def _train(
         return FAILURE
     if mesh.is_main:
         finished = ending is Ending.OVER
-        sys.stdout.write(closing_words(config, opened.run.state, finished=finished))
+        words = closing_words(config, opened.run.state, finished=finished)
+        say_last(words, run_folder(config) / "log.txt")
     if opened.lock is not None:
         opened.lock.close()
     return STOPPED if ending is Ending.ASKED else 0
@@ -228,7 +229,7 @@ def _say_over(config: RunConfig, state: RunState) -> None:
         page.finish()
     for line in page.news():
         say(line, folder / "log.txt")
-    sys.stdout.write(closing_words(config, state, finished=True))
+    say_last(closing_words(config, state, finished=True), folder / "log.txt")
 
 
 def _train_legs(opened: _Opened, supervisor: Supervisor) -> tuple[Ending, str]:

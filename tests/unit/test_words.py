@@ -4,10 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from train.checkpointing.state import RunState
 from train.configuration.compose import compose_run
 from train.health.checkout import strangers
 from train.records.closing_words import closing_words, words_after_failure
+from train.records.console import say_last
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,6 +35,8 @@ def test_closing_words_fit_the_run_and_bear_scores_that_are_missing(tmp_path: Pa
     assert "report.html" in words
     assert "run_name=mine_full_rope recipe=full_rope" in words
     assert f"export --checkpoint {tmp_path}/mine " in words
+    from_huggingface = RunState(step=20, tokens_seen=10_240, origin={"config": {}})
+    assert "recipe=" not in closing_words(config, from_huggingface, finished=True)
     assert "max_steps" not in words
     assert "W&B" not in words
     words = closing_words(config, RunState(step=7, tokens_seen=700), finished=False)
@@ -48,6 +53,18 @@ def test_closing_words_fit_the_run_and_bear_scores_that_are_missing(tmp_path: Pa
     words = closing_words(config, RunState(step=7, tokens_seen=3_584), finished=True)
     assert "recipe=" not in words
     assert "train.max_steps=7 is reached, of 10,240 tokens" in words
+
+
+def test_the_log_keeps_how_a_run_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = compose_run(["schedule=small", "run_name=mine", f"paths.outputs={tmp_path}"])
+    words = closing_words(config, RunState(step=7, tokens_seen=700), finished=False)
+    say_last(words, tmp_path / "log.txt")
+    assert capsys.readouterr().out == words
+    assert (
+        (tmp_path / "log.txt")
+        .read_text()
+        .endswith(f" {tmp_path}/mine: asked to stop; saved at step 7, 700 tokens (status 75).\n")
+    )
 
 
 def test_our_packages_are_ours_and_a_stranger_is_named(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def closing_words(config: RunConfig, state: RunState, *, finished: bool) -> str:
         lines += _held_out(last)
     lines += [f"Pipeline, one step drawn: {path}" for path in sorted(folder.glob("pipeline_*.svg"))]
     lines += [f"Report: {folder}/report.html", *_wandb(folder, config), "", "Next"]
-    return "\n".join([*lines, *_next_steps(folder, config), ""])
+    return "\n".join([*lines, *_next_steps(folder, config, imported=bool(state.origin)), ""])
 
 
 def words_after_failure(config: RunConfig) -> str:
@@ -59,10 +59,11 @@ def _wandb(folder: Path, config: RunConfig) -> list[str]:
     return [f"W&B: {folder / 'wandb'}, offline; to sync it: wandb sync {runs}"]
 
 
-def _next_steps(folder: Path, config: RunConfig) -> list[str]:
+def _next_steps(folder: Path, config: RunConfig, *, imported: bool) -> list[str]:
     """Commands that fit this run: on its own data, model and schedule."""
     steps = []
-    if any(kind != "full_rope" for kind in config.model.layer_pattern):
+    # An imported model keeps its layers: no recipe is laid over model=from_huggingface.
+    if not imported and any(kind != "full_rope" for kind in config.model.layer_pattern):
         change = f"run_name={config.run_name}_full_rope recipe=full_rope"
         steps.append(f"  a baseline, full attention in every layer: the same command with {change}")
     exported = folder / "exported"

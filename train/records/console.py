@@ -27,6 +27,12 @@ def say(text: str, log: Path) -> None:
     _say(text)
 
 
+def say_last(words: str, log: Path) -> None:
+    """Writes the closing words to stdout, and their first line, how the run ended, to log.txt; for the main rank."""
+    _keep(words.strip().partition("\n")[0], log)
+    sys.stdout.write(words)
+
+
 def _say(text: str) -> None:
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
