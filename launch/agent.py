@@ -24,6 +24,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 SHUTDOWN_SECONDS = 300
 # Lines of torch's log that repeat messages of this program or of a rank, by the logger that writes them.
 REPEATED = {
+    # One thread a rank where OMP_NUM_THREADS is not set; the checks before the first step compare threads and cores.
+    "torch.distributed.run": ("\n*****",),
     "torch.distributed.elastic.multiprocessing.api": ("failed (exitcode", "Sending process"),
     "torch.distributed.elastic.agent.server.api": ("Received %s death signal",),
 }
@@ -126,7 +128,12 @@ def _status_of_failure(error: ChildFailedError) -> int:
     if failure.exitcode in (MISTAKE, STOPPED):
         return failure.exitcode
     if failure.exitcode < 0:
-        return _say(f"rank {rank} was ended by {failure.signal_name()}", 128 - failure.exitcode)
+        why = (
+            "; most often the host's memory ran out" if -failure.exitcode == signal.SIGKILL else ""
+        )
+        return _say(
+            f"rank {rank} was ended by {failure.signal_name()}{why}", 128 - failure.exitcode
+        )
     return _say(f"rank {rank} ended with status {failure.exitcode}", failure.exitcode)
 
 
