@@ -1,6 +1,7 @@
 """The settings of the data folder."""
 
 import os
+import shlex
 from dataclasses import dataclass, field
 from math import inf
 from typing import Annotated, Literal
@@ -107,5 +108,5 @@ def missing_files(key: str, prefix: str) -> list[str]:
         return []
     return [
         f"{key}={prefix}: no {' and no '.join(missing)}; make them with `ropewalk prepare"
-        f" --input PATH --output {prefix} --tokenizer MODEL`"
+        f" --input PATH --output {shlex.quote(prefix)} --tokenizer MODEL`"
     ]

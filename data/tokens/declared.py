@@ -86,7 +86,7 @@ def disagreements(files: Sequence[Declared], vocab_size: int) -> list[str]:
     largest = max(files, key=lambda one: one.vocab_size)
     if largest.vocab_size > vocab_size:
         found.append(
-            f"model.vocab_size={vocab_size}: the tokens of {largest.prefix} go up to {largest.vocab_size}; use"
+            f"model.vocab_size={vocab_size}: the tokenizer of {largest.prefix} has {largest.vocab_size} ids; use"
             f" model.vocab_size={largest.vocab_size} or more"
         )
     return found

@@ -117,7 +117,7 @@ def test_check_refuses_a_vocabulary_smaller_than_that_of_the_token_files(
     status, _, said = check(capsys, *arguments, "model.vocab_size=4096")
     assert status == 2
     assert (
-        f"model.vocab_size=4096: the tokens of {web} go up to 5000; use model.vocab_size=5000"
+        f"model.vocab_size=4096: the tokenizer of {web} has 5000 ids; use model.vocab_size=5000"
         in said
     )
     assert check(capsys, *arguments, "model.vocab_size=5000")[0] == 0

@@ -73,7 +73,7 @@ def test_the_quickstart_is_made_once_and_again_only_when_something_changed(
     assert opened.sources[0].num_documents + opened.heldout.num_documents == len(few_files)
     tokenizer = Tokenizer(damaged.with_name("tokenizer.model"))
     assert tokenizer.sha256 == opened.sources[0].tokenizer_sha256
-    with pytest.raises(ValueError, match=r"model\.vocab_size=500: the tokens of .* go up to 600"):
+    with pytest.raises(ValueError, match=r"model\.vocab_size=500: the tokenizer of .* has 600 ids"):
         open_corpus(
             DataConfig(sources={"a": SourceConfig(prefix=opened.sources[0].dataset.prefix)}),
             tmp_path,

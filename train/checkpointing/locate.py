@@ -7,6 +7,7 @@ outputs/RUN/checkpoints/step_00000123    this checkpoint
 imported                                 this checkpoint, made by `python -m train.import_huggingface`
 """
 
+import shlex
 from pathlib import Path
 
 from train.checkpointing.folder import LATEST, complete, is_named, latest, pointed
@@ -74,7 +75,7 @@ def _why_none(named: Path, folder: Path) -> str:
     if (named / "config.json").is_file():
         return (
             "is a Hugging Face model's folder; make a checkpoint of it with `ropewalk import "
-            f"--model {named} --output DIR`"
+            f"--model {shlex.quote(str(named))} --output DIR`"
         )
     if runs := [path.name for path in entries if (path / CHECKPOINTS).is_dir()]:
         return f"holds runs ({_some(runs)}); give the folder of one"

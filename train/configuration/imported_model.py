@@ -24,7 +24,11 @@ def imported_model(checkpoint: str) -> tuple[dict[str, Any], dict[str, Any]]:
             "takes the model of a checkpoint; give checkpoint.resume=DIR, a run's folder or one that "
             "`ropewalk import` made"
         )
-    state = read_state(locate(Path(checkpoint)))
+    try:
+        folder = locate(Path(checkpoint))
+    except ValueError as error:
+        raise ValueError(f"checkpoint.resume={error}") from error
+    state = read_state(folder)
     model = typed_model(state.model)
     start = {
         "start_base": scheduled_base(model, state.rope_base),
