@@ -48,5 +48,8 @@ CLUSTER=$(realpath -m -- "${CLUSTER:-$root/launch/cluster.env}")
 source "$CLUSTER"
 [[ $PYTHON != */* || $PYTHON == /* ]] || PYTHON=$root/$PYTHON
 ropewalk=("$PYTHON" "$root/launch/ropewalk.py")
+for name in GPUS_PER_NODE RANKS_PER_NODE CPUS_PER_RANK MAX_RESTARTS STOP_SECONDS MASTER_PORT NODES; do
+  [[ ${!name} =~ ^(0|[1-9][0-9]*)$ ]] || die "$name=${!name}: must be a whole number"
+done
 ((RANKS_PER_NODE > 0)) || die "RANKS_PER_NODE=$RANKS_PER_NODE: must be at least 1; set it where GPUS_PER_NODE is 0"
 command -v "$PYTHON" >/dev/null || die "PYTHON=$PYTHON: there is no such program; run make setup, or name another"

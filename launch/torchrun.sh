@@ -19,7 +19,7 @@ while (($#)); do
     --ranks) count "$@"; RANKS_PER_NODE=$2; shift ;;
     --nodes) count "$@"; nodes=$2; shift ;;
     --head) value "$@"; head=$2; shift ;;
-    --restarts) value "$@"; MAX_RESTARTS=$2; shift ;;
+    --restarts) [[ ${2-} =~ ^[0-9]+$ ]] || die "$1${2:+ $2}: needs a number from 0"; MAX_RESTARTS=$2; shift ;;
     --dry-run) dry_run=yes ;;
     --) shift; arguments+=("$@"); break ;;
     -*) die "$1: unknown option; --help lists them" ;;

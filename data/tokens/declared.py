@@ -69,18 +69,19 @@ def disagreements(files: Sequence[Declared], vocab_size: int) -> list[str]:
     for one in files:
         where = f"{one.key}={one.prefix}"
         if one.tokenizer_sha256 != first.tokenizer_sha256:
+            mine, other = (each.tokenizer_sha256[:12] or "unknown" for each in (one, first))
             found.append(
-                f"{where}: made with another tokenizer than {first.name}"
-                f" ({one.tokenizer_sha256[:12]} and {first.tokenizer_sha256[:12]}); prepare both with the same"
+                f"{where}: made with another tokenizer than {first.name} ({mine} and {other});"
+                " prepare both with the same"
             )
             continue
-        for what, mine, other in (
+        for what, its, theirs in (
             ("documents end with id", one.eos_id, first.eos_id),
             ("documents begin with BOS id", one.bos_id, first.bos_id),
         ):
-            if mine != other:
+            if its != theirs:
                 found.append(
-                    f"{where}: its {what} {_or_none(mine)}, those of {first.name} with {_or_none(other)}; prepare or"
+                    f"{where}: its {what} {_or_none(its)}, those of {first.name} with {_or_none(theirs)}; prepare or"
                     " describe both alike"
                 )
     largest = max(files, key=lambda one: one.vocab_size)

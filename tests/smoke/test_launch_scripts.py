@@ -62,6 +62,7 @@ def test_help_is_the_head_of_the_script(name: str) -> None:
         *((name, "--dryrun", "--dryrun: unknown option; --help lists them") for name in LAUNCHERS),
         ("torchrun", "--nodes 2", "--nodes 2: needs --head HOST, the node where they meet"),
         ("torchrun", "--ranks two", "--ranks two: needs a number from 1"),
+        ("torchrun", "--restarts x", "--restarts x: needs a number from 0"),
         ("torchrun", "--nodes 2 --head", "--head: needs a value"),
         ("slurm", "--chain 0", "--chain 0: needs a number from 1"),
         ("slurm", "--chain", "--chain: needs a number from 1"),
@@ -84,7 +85,9 @@ def test_a_missing_file_of_settings_is_named(name: str, tmp_path: Path) -> None:
 
 def test_settings_without_ranks_or_python_are_refused() -> None:
     no_ranks, no_python = launch("slurm", GPUS_PER_NODE="0"), launch("slurm", PYTHON="/absent")
-    assert no_ranks.returncode == no_python.returncode == 2
+    no_number = launch("torchrun", MAX_RESTARTS="x")
+    assert no_ranks.returncode == no_python.returncode == no_number.returncode == 2
+    assert no_number.stderr == "torchrun.sh: MAX_RESTARTS=x: must be a whole number\n"
     assert "RANKS_PER_NODE=0: must be at least 1" in no_ranks.stderr
     assert "PYTHON=/absent: there is no such program" in no_python.stderr
 

@@ -118,7 +118,7 @@ def test_every_mistake_is_reported_together(tmp_path: Path) -> None:
     broken = DataConfig(
         corpus="python_stdlib",
         sources={"a": SourceConfig(prefix=str(tmp_path / "a"), weight=0.0), "b": SourceConfig()},
-        heldout=str(tmp_path / "c"),
+        heldout=str(tmp_path / "c d"),
     )
     broken.sources["b"].weight = 0.0
     problems = "\n".join(broken.problems())
@@ -128,6 +128,7 @@ def test_every_mistake_is_reported_together(tmp_path: Path) -> None:
         "data.sources: every weight is 0",
         f"data.sources.a.prefix={tmp_path}/a: no {tmp_path}/a.bin and no {tmp_path}/a.idx; make",
         f"`ropewalk prepare --input PATH --output {tmp_path}/a --tokenizer MODEL`",
+        f"--output '{tmp_path}/c d' --tokenizer MODEL`",
         "data.sources.b.prefix: is empty",
     ):
         assert part in problems

@@ -14,6 +14,7 @@ is like any other: every layout and ZeRO stage can start from it.
 import dataclasses
 import json
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -251,8 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"the tokenizer has {tokens} tokens, the model {rows}: it has no embedding for ids from {rows} up"
         )
     says = json.dumps({"rope_base": state.rope_base, "context_length": state.context_length})
+    resume = shlex.quote(f"checkpoint.resume={options.output}")
     sys.stderr.write(
         f"{options.output}: a checkpoint to start from, {says}; go on with\n"
-        f"  ropewalk train model=from_huggingface checkpoint.resume={options.output} ...\n"
+        f"  ropewalk train model=from_huggingface {resume} ...\n"
     )
     return 0
