@@ -1,5 +1,5 @@
-"""The composition root: configuration, schedule, loop, checkpoints, evaluation, records, report.
+"""Puts a run together: configuration, schedule, loop, checkpoints, evaluation, records, report.
 
-The files beside this one are the run itself: `__main__` -> `start` -> `job` -> `build` -> `loop` -> `step` ->
+Order of calls in the files of this folder: `__main__` -> `start` -> `job` -> `build` -> `loop` -> `step` ->
 `trainer` -> `objective`.
 """

@@ -1,8 +1,7 @@
 """`python -m train KEY=VALUE ...`, alone or under torchrun, deepspeed or srun.
 
-All mistakes in the configuration are reported together by the main rank, one line each, before anything
-starts; the exit status is 2 then, 1 where a run that had started failed, and 75 where it was asked to stop
-before its end and saved.
+The main rank reports all mistakes in the configuration together, one line each, before anything starts. The
+exit status is then 2; it is 1 if a started run failed, and 75 if a signal stopped it before its end and it saved.
 """
 
 # ruff: noqa: E402  (the packages are looked at before they are imported)
@@ -39,14 +38,14 @@ from train.configuration.typed import still_judged
 from train.health.exit_status import refuse, refuse_alone
 from train.schedule.stages import build_schedule
 
-# Of these, nothing is composed.
+# Flags that need no composed configuration.
 _ANSWERED = {"--help", "--version"}
-# Nothing is started for these.
+# Flags that check the configuration and start no run.
 _JUDGED = {"--print", "--check", "--folder"}
 
 
 def main(arguments: list[str]) -> int:
-    """Compose, validate, run. Returns the exit status."""
+    """Composes and validates the configuration, then runs. Returns the exit status."""
     launched_wrong = launch_problems()
     if launched_wrong:
         return refuse_alone("; ".join(launched_wrong))
@@ -87,7 +86,7 @@ def main(arguments: list[str]) -> int:
         _note_default_schedule(config, options)
     # Until the run listens (train/health/stop_signal.py), while ranks wait for each other inside libraries.
     end_without_a_line()
-    # torch and DeepSpeed are imported for a run only: they are most of the seconds that a start takes.
+    # torch and DeepSpeed are imported for a run only: importing them takes most of the start time.
     from train.start import start
 
     return start(
@@ -100,10 +99,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _answer(options: Options) -> str:
-    """What is said of no run at all.
+    """Returns the text of --help, --version or --shell-completion.
 
     Raises:
-        ValueError: help has no such topic, or the folder of --config-dir does not serve.
+        ValueError: there is no such help topic, or the folder of --config-dir is not valid.
     """
     own = own_folder(options.own, start_folder())
     if "--help" in options.flags:
@@ -114,7 +113,7 @@ def _answer(options: Options) -> str:
 
 
 def _say_sound(config: RunConfig, options: Options, machine: list[str]) -> int:
-    """The answer of `--check`: what the run is; what speaks against it, and against this machine, fails nothing."""
+    """Prints the output of `--check` for a valid run; warnings, also about this machine, do not change the status."""
     schedule, _ = build_schedule(config)
     assert schedule is not None, "validated before"
     _note_default_schedule(config, options)
@@ -127,7 +126,7 @@ def _say_sound(config: RunConfig, options: Options, machine: list[str]) -> int:
 
 
 def _note_default_schedule(config: RunConfig, options: Options) -> None:
-    """Say which schedule runs, and for how many tokens, where the command line chose none."""
+    """Prints the default schedule and its tokens if the command line chose none."""
     schedule, _ = build_schedule(config)
     assert schedule is not None, "validated before"
     own = own_folder(options.own, start_folder())
@@ -136,14 +135,14 @@ def _note_default_schedule(config: RunConfig, options: Options) -> None:
 
 
 def say(text: str) -> int:
-    """Write `text` on the main rank; the exit status of having done so."""
+    """Writes `text` to stdout on the main rank; returns exit status 0."""
     if launched_rank() == 0:
         sys.stdout.write(text)
     return 0
 
 
 def _note(lines: list[str]) -> None:
-    """Write lines beside the answer, on the main rank."""
+    """Writes lines to stderr on the main rank."""
     if launched_rank() == 0:
         sys.stderr.write("".join(f"{line}\n" for line in lines))
 

@@ -1,6 +1,6 @@
-"""The composition root: from a validated configuration to a `Run` and its batches.
+"""Builds a `Run` and its batches from a validated configuration.
 
-What can be refused is refused here, before the engine exists: the corpus, the checkpoint, the disk.
+Errors of corpus, checkpoint and disk are raised here, before the engine exists.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ from train.trainer import Trainer
 
 
 def prepare_corpus(config: RunConfig, mesh: Mesh) -> Corpus:
-    """Make the embedded corpus if it is asked for, check every file once per run, open it on every rank.
+    """Makes the embedded corpus if configured, checks every file once per run, opens it on every rank.
 
     Raises:
         ValueError, OSError: on every rank, the reason of the first rank that has one.
@@ -60,7 +60,7 @@ def prepare_corpus(config: RunConfig, mesh: Mesh) -> Corpus:
 
 
 def open_prepared(config: RunConfig, mesh: Mesh) -> Corpus:
-    """Open on every rank a corpus that has been made and checked.
+    """Opens on every rank a corpus that has been made and checked.
 
     Raises:
         ValueError, OSError: on every rank, the reason of the first rank that has one.
@@ -75,7 +75,7 @@ def open_prepared(config: RunConfig, mesh: Mesh) -> Corpus:
 def start_state(
     config: RunConfig, mesh: Mesh, *, schedule: Schedule, corpus: Corpus
 ) -> tuple[Path | None, RunState]:
-    """The checkpoint to go on from, every byte of it verified, and where it stands. Collective.
+    """Returns the checkpoint to resume from, with every byte verified, and its state. Collective.
 
     Raises:
         ValueError: on every rank, why the run cannot start there; one line per difference.
@@ -97,10 +97,10 @@ def start_state(
 def load_state(
     config: RunConfig, schedule: Schedule, corpus: Corpus, path: Path | None
 ) -> RunState:
-    """Where to start: the state of the checkpoint at `path`, or of a fresh run.
+    """Returns the state to start from: of the checkpoint at `path`, or of a fresh run if it is None.
 
     Raises:
-        ValueError: the checkpoint is another model's, data's or schedule's; one line per difference.
+        ValueError: the checkpoint has another model, data or schedule; one line per difference.
     """
     identity = data_identity(config, corpus.sources)
     if path is None:
@@ -111,7 +111,7 @@ def load_state(
         wrong = obstacles(config, schedule, fresh, corpus.sources)
         if wrong:
             raise ValueError("\n".join(f"checkpoint {path.name}: {line}" for line in wrong))
-        if fresh.data != identity:  # allowed: the old place in the data means nothing here
+        if fresh.data != identity:  # allowed: the cursor is not valid for other data
             fresh.cursor = {}
         fresh.data, fresh.model = identity, dataclasses.asdict(config.model)
         if corpus.sources[0].tokenizer_sha256:
@@ -129,10 +129,10 @@ def build_run(
     state: RunState,
     resume: Path | None,
 ) -> Run:
-    """Engine, logs and checkpoints, standing at `state`, whose tensors are in `resume` if it is not fresh.
+    """Builds engine, logs and checkpoints at `state`, with the tensors of `resume`; None: initial weights.
 
     Raises:
-        ValueError: the checkpoint's tensors do not fit or are damaged, or W&B refuses.
+        ValueError: the checkpoint's tensors do not fit or are damaged, or W&B raised an error.
         RuntimeError: torch or DeepSpeed could not build the engine.
     """
     folder = run_folder(config)
@@ -159,14 +159,14 @@ def build_run(
 
 
 def reform(run: Run, corpus: Corpus) -> None:
-    """Go on in the layout of the stage that begins now, from the checkpoint of the one that ended. Collective.
+    """Changes to the layout of the stage that begins now, through the checkpoint of the one before. Collective.
 
-    The processes stay; grid, engine and pipeline are made anew, and the tensors come from the checkpoint,
-    which any layout can read: so a run that is killed here and started again does exactly the same.
+    The processes stay; rank grid, engine and pipeline are built again, and the tensors are read from the
+    checkpoint, which any layout can read: a run that is killed here and started again does exactly the same.
 
     Raises:
-        CheckpointFailed: that checkpoint could not be written.
-        DamagedCheckpoint: what was written a moment ago is not what lies there.
+        CheckpointFailed: the checkpoint could not be written.
+        DamagedCheckpoint: a file of the checkpoint differs from what was written.
     """
     run.checkpoints.require()
     folder = run.mesh.broadcast_object(checkpoint_folder.latest(run.folder / "checkpoints"))
@@ -174,12 +174,12 @@ def reform(run: Run, corpus: Corpus) -> None:
 
 
 def rebuild(run: Run, corpus: Corpus, folder: Path) -> None:
-    """Grid, engine and held-out share of the stage that `run.state` stands in, from a checkpoint. Collective.
+    """Builds rank grid, engine and tasks for the stage of `run.state`, from the checkpoint `folder`. Collective.
 
-    The old engine is gone before the new one is built.
+    The old engine is freed before the new one is built.
 
     Raises:
-        DamagedCheckpoint: a file in `folder` is not what was written.
+        DamagedCheckpoint: a file in `folder` differs from what was written.
     """
     verify(
         folder,
@@ -188,7 +188,7 @@ def rebuild(run: Run, corpus: Corpus, folder: Path) -> None:
     )
     stage = run.schedule.stage_at(run.state.tokens_seen)
     run.trainer.engine.close()
-    del run.trainer  # with the cycles inside DeepSpeed, which only a collection breaks
+    del run.trainer  # DeepSpeed holds reference cycles, which only garbage collection frees
     run.tasks = {}
     gc.collect()
     if run.mesh.device.type == "cuda":
@@ -211,7 +211,7 @@ def _trainer(
             sequence_length=max(stage.shape.sequence_length for stage in leg),
             picture=run_folder(config) / f"pipeline_{leg[0].name}.svg",
         )
-    except ValueError as error:  # not a refusal of ours: it keeps its traceback
+    except ValueError as error:  # not a user mistake: keep its traceback
         raise RuntimeError("the engine could not be built") from error
     if resume is not None:
         index = mesh.together(lambda: read_index(resume))
@@ -222,7 +222,7 @@ def _trainer(
 
 
 def _peak_flops(config: RunConfig, device: torch.device) -> float | None:
-    """FLOP/s that one device of the run could reach; None where nobody knows."""
+    """Returns the peak FLOP/s of one device of the run; None if unknown."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return config.train.peak_flops_per_second or peak_flops(name, config.train.precision)
 
@@ -251,7 +251,7 @@ def _open_logs(
 
 
 def build_loader(run: Run, corpus: Corpus) -> Loader:
-    """Batches from where the run stands to its end, or to where its layout changes."""
+    """Returns the batches from the run's state to its end, or to the next change of layout."""
     planner = BatchPlanner(
         corpus.sources,
         seed=run.config.data.seed,
@@ -284,7 +284,7 @@ def _tasks(config: RunConfig, mesh: Mesh, corpus: Corpus, stage: Stage) -> dict[
 
 
 def versions() -> dict[str, str]:
-    """Versions that the numbers of a run depend on."""
+    """Returns the package versions on which the numbers of a run depend."""
     found = {"python": platform.python_version()}
     for package in ("torch", "deepspeed", "flash-attn", "sentencepiece", "numpy"):
         try:

@@ -1,4 +1,4 @@
-"""The model on this rank under DeepSpeed, for one layout: what a change of layout makes anew."""
+"""Builds the model on this rank under DeepSpeed for one layout; a change of layout builds it again."""
 
 import shutil
 from collections import Counter
@@ -44,10 +44,10 @@ def build_trainer(
     sequence_length: int,
     picture: Path | None = None,
 ) -> Trainer:
-    """This rank's part of the model with its initial weights, its engine, and who drives them.
+    """Returns the trainer of this rank: its part of the model with initial weights, and its engine.
 
-    sequence_length: the longest of the stages to come, by which pipeline stages are balanced. picture:
-    where a pipeline draws one of its steps, with the table of idle time beside it; None: nowhere.
+    sequence_length: the longest of the stages to come, for which pipeline stages are balanced. picture:
+    path for the drawing of one pipeline step, with a table of idle time beside it; None: no drawing.
     """
     dtype, traffic = DTYPES[config.train.precision], TrafficMeter()
     core = choose_core(
@@ -109,13 +109,13 @@ def _draw(
         return
     table = timeline_table(timed, placement, micro_batches)
     title = f"{placement.schedule}, {placement.ranks} pipeline ranks, {micro_batches} micro-batches"
-    with suppress(OSError):  # a full disk ends the run at its next row, not here on one rank alone
+    with suppress(OSError):  # a full disk must not end this rank alone
         write_timeline(path, timed, title)
         path.with_suffix(".txt").write_text(f"{title}\n{table}\n")
 
 
 def dealer(model: ModelConfig, mesh: Mesh, parallel: ParallelConfig) -> Dealer | None:
-    """How a stream is dealt to the sequence ranks, with the plans of its exchanges; None: it is not."""
+    """Returns the function that assigns a stream to sequence ranks and plans the exchanges; None without them."""
     if mesh.sequence.size == 1:
         return None
     windows = {kind: spec.window for kind, spec in layer_kinds(model).items()}

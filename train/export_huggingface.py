@@ -1,4 +1,4 @@
-"""`python -m train.export_huggingface`: a Hugging Face model's folder out of a checkpoint."""
+"""`python -m train.export_huggingface`: exports a checkpoint as the folder of a Hugging Face model."""
 
 # ruff: noqa: E402  (the packages are looked at before they are imported)
 import sys

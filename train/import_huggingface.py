@@ -1,4 +1,4 @@
-"""`python -m train.import_huggingface`: a checkpoint out of a Hugging Face model's folder."""
+"""`python -m train.import_huggingface`: imports the folder of a Hugging Face model as a checkpoint."""
 
 # ruff: noqa: E402  (the packages are looked at before they are imported)
 import sys

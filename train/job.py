@@ -1,4 +1,4 @@
-"""One job from its first collective to its closing words."""
+"""Runs one job, from the start of the world to the final report."""
 
 import sys
 from collections.abc import Mapping
@@ -53,9 +53,9 @@ def run_job(
     meeting: Meeting | None = None,
     own_files: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
-    """Start the world, train, end the world. Returns the exit status.
+    """Starts the world, trains, ends the world. Returns the exit status.
 
-    own_files: texts of the configuration files of the user's own, which the run keeps.
+    own_files: texts of the user's own configuration files, which the run keeps.
     """
     if config.train.deterministic:
         make_deterministic()
@@ -70,7 +70,7 @@ def run_job(
 
 
 def run_preflight(config: RunConfig, meeting: Meeting | None = None) -> int:
-    """Start the world, look at everything, say what was found, end the world. Returns the exit status."""
+    """Starts the world, runs the preflight, prints its findings, ends the world. Returns the exit status."""
     schedule, _ = build_schedule(config)
     assert schedule is not None, "validated before"
     try:
@@ -97,7 +97,7 @@ def _start_world(config: RunConfig, meeting: Meeting | None) -> Mesh:
 
 
 def choose_hardware(config: RunConfig) -> torch.device:
-    """What this rank computes on.
+    """Returns the device of this rank.
 
     Raises:
         ValueError: this host has no such device, or no attention backend for it.
@@ -122,7 +122,7 @@ def _timeouts(parallel: ParallelConfig) -> Timeouts:
 def _train(
     config: RunConfig, mesh: Mesh, supervisor: Supervisor, own_files: Mapping[str, str]
 ) -> int:
-    """Open the run, train it leg by leg, close it. Returns the exit status."""
+    """Opens the run, trains it leg by leg, closes it. Returns the exit status."""
     try:
         opened = _open(config, mesh, supervisor, own_files)
     except preflight.Unsound as error:
@@ -159,21 +159,21 @@ def _train(
 
 @dataclass(frozen=True)
 class _Opened:
-    """A run that can take its first step."""
+    """A run that is ready for its first step."""
 
     run: Run
     corpus: Corpus
     # Batches of the first leg.
     loader: Loader
     progress: Progress
-    # Of the main rank, where the file system has locks: held until the run ends.
+    # Lock file of the main rank, held until the run ends; None if the file system has no locks.
     lock: TextIO | None
 
 
 def _open(
     config: RunConfig, mesh: Mesh, supervisor: Supervisor, own_files: Mapping[str, str]
 ) -> _Opened | None:
-    """Everything before the first step; None where the run is over already, which is said. Collective.
+    """Does everything before the first step; None if the run is already over, which is printed. Collective.
 
     Raises:
         Unsound, ValueError, OSError: on every rank, why the run cannot start.
@@ -233,7 +233,7 @@ def _say_over(config: RunConfig, state: RunState) -> None:
 
 
 def _train_legs(opened: _Opened, supervisor: Supervisor) -> tuple[Ending, str]:
-    """Train through all layouts, and back over spikes. Why it ended, and what failed, or nothing."""
+    """Trains through all layouts and rollbacks. Returns why training ended, and the failure or ""."""
     run, corpus, progress = opened.run, opened.corpus, opened.progress
     with progress, StopSignal() as signal:
         try:
@@ -254,7 +254,7 @@ def _train_legs(opened: _Opened, supervisor: Supervisor) -> tuple[Ending, str]:
 
 
 def _close(opened: _Opened, started: datetime, failure: str) -> str:
-    """The last checkpoint, the records and the report; returns what failed, or nothing. Collective."""
+    """Finishes the last checkpoint, the records and the report; returns the failure or "". Collective."""
     run = opened.run
     run.checkpoints.close()
     try:
@@ -267,7 +267,7 @@ def _close(opened: _Opened, started: datetime, failure: str) -> str:
 
 
 def _checked_corpus(config: RunConfig, mesh: Mesh, schedule: Schedule) -> Corpus:
-    """What the run reads, after everything has been looked at."""
+    """Returns the corpus, after the preflight (if enabled) has passed. Collective."""
     if not config.preflight.enabled:
         return build.prepare_corpus(config, mesh)
     verdict = preflight.check(config, mesh, schedule)
@@ -278,13 +278,13 @@ def _checked_corpus(config: RunConfig, mesh: Mesh, schedule: Schedule) -> Corpus
 
 
 def _train_leg(run: Run, loader: Loader, progress: Progress, signal: StopSignal) -> Ending:
-    """Train while the layout stays."""
+    """Trains until the layout changes or the run ends."""
     with loader:
         return train(run, loader, progress, signal)
 
 
 def _describe_layout(run: Run) -> str:
-    """The grid, in words: only what is more than one."""
+    """Describes the rank grid: only the axes with more than one rank."""
     parallel = run.schedule.stage_at(run.state.tokens_seen).parallel
     axes = [f"{axis} {size}" for axis, size in run.mesh.topology.sizes.items() if size > 1]
     grid = f" ({' x '.join(reversed(axes))})" if axes else ""
@@ -312,7 +312,7 @@ def _opening_words(run: Run, resume: Path | None) -> list[str]:
 
 
 def _open_records(run: Run, corpus: Corpus) -> list[str]:
-    """Write down this start, and the page for the first time; returns what went wrong. The main rank's to do."""
+    """On the main rank, records this start and writes the first report; returns warnings."""
     if not run.mesh.is_main:
         return []
     facts = {
@@ -332,7 +332,7 @@ def _open_records(run: Run, corpus: Corpus) -> list[str]:
 
 
 def device_name(device: torch.device) -> str:
-    """What the maker calls this rank's device; empty on a CPU."""
+    """Returns the product name of this rank's GPU; empty on a CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
 
 

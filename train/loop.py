@@ -1,4 +1,4 @@
-"""The loop: draw a batch, take a step, write it down; at the end of a stage evaluate and save."""
+"""The training loop: draw a batch, take a step, record it; evaluate and save when due."""
 
 import math
 import resource
@@ -36,23 +36,23 @@ from train.trainer import Trainer
 
 
 class RunFailed(OSError):
-    """What one rank cannot read or write, and all of them end for."""
+    """One rank cannot read or write something, which ends the run on all ranks."""
 
 
 class Ending(Enum):
-    """Why `train` came back."""
+    """Why `train` returned."""
 
     # No batch is left: the run is over, or its layout changes.
     OVER = auto()
     # A signal asked to stop; everything is saved.
     ASKED = auto()
-    # Spike after spike: see train/rollback.py.
+    # Enough spikes in a row for a rollback: see train/rollback.py.
     SPIKED = auto()
 
 
 @dataclass
 class Run:
-    """Everything a running job holds. Built once by `train/build.py`."""
+    """All objects of a running job. Built once by `train/build.py`."""
 
     config: RunConfig
     folder: Path
@@ -64,25 +64,25 @@ class Run:
     checkpoints: Checkpoints
     # By name: see train/evaluation/tasks.py.
     tasks: Mapping[str, Task]
-    # Of one device, for the MFU: see model/peak_flops.py. None: unknown.
+    # Peak FLOP/s of one device, for the MFU: see model/peak_flops.py. None: unknown.
     peak_flops: float | None = None
-    # Main rank only: None elsewhere.
+    # None on ranks other than the main rank.
     log: RunLog | None = None
     wandb: WandbLog | None = None
     page: LivePage | None = None
-    # What this rank could not read or write. The other ranks learn of it with the next step.
+    # Error of reading or writing on this rank. The next step's vote passes it to the other ranks.
     failure: ValueError | OSError | None = None
     stragglers: Stragglers | None = None
-    # None where nobody watches: in tests of the loop alone.
+    # None in tests of the loop alone.
     supervisor: Supervisor | None = None
 
     def phase(self, name: str) -> None:
-        """Say what the run does from now on."""
+        """Records what the run does from now on."""
         if self.supervisor is not None:
             self.supervisor.phase(name)
 
     def news(self) -> list[str]:
-        """What went wrong beside the training since the last call, one line each; the main rank's to say."""
+        """Returns warnings of checkpoints, logs and page since the last call; the main rank prints them."""
         lines = self.checkpoints.news()
         for log in (self.log, self.wandb, self.page):
             lines += log.news() if log is not None else []
@@ -90,7 +90,7 @@ class Run:
 
     @property
     def total_tokens(self) -> int:
-        """Stream tokens when the run is over: the schedule's, or those of train.max_steps."""
+        """Returns the tokens seen at the end of the run: by the schedule, or by train.max_steps."""
         most, state = self.config.train.max_steps, self.state
         left = None if most is None else max(0, most - state.step)
         shapes = islice(self.schedule.shapes(state.tokens_seen), left)
@@ -105,12 +105,12 @@ class Run:
 def train(
     run: Run, batches: Iterable[GlobalBatch], progress: Progress, signal: StopSignal
 ) -> Ending:
-    """Run to the end of the batches, or until `signal`, on any rank, or spikes end it before.
+    """Trains to the end of the batches, or until `signal` on any rank, or spikes, end it before.
 
     Raises:
         NonFiniteStep, LossSpike: see `train.max_skipped_steps`; the weights are those of the step before.
-        RunFailed: on every rank, what one could not read or write; everything before it is saved.
-        CheckpointFailed: the last checkpoint, or the one a stop asked for, could not be written.
+        RunFailed: on every rank: one of them could not read or write; the steps before are saved.
+        CheckpointFailed: the last checkpoint, or the one of a requested stop, could not be written.
     """
     drawn = time.perf_counter()
     for index, batch in enumerate(_drawn(run, batches)):
@@ -152,16 +152,16 @@ def train(
         drawn = time.perf_counter()
     run.checkpoints.require()
     run.mesh.together(lambda: _raise(run.failure))
-    # A signal that came too late for a vote in the last step: the stage's checkpoint is there already.
+    # A signal too late for the last step's vote: the checkpoint of the stage is already written.
     if run.is_over or not any(run.mesh.gather_objects(signal.requested)):
         return Ending.OVER
     return Ending.ASKED
 
 
 def _drawn(run: Run, batches: Iterable[GlobalBatch]) -> Iterator[GlobalBatch]:
-    """The batches, each drawn before the step on the one before it.
+    """Yields the batches, each drawn before the step on the one before it.
 
-    So what this rank cannot read is known in time for that step's vote, and no rank waits for a dead one.
+    So an error of reading is known in time for that step's vote, and no rank waits for one that has failed.
     """
     iterator = iter(batches)
     batch = _draw(run, iterator)
@@ -173,7 +173,7 @@ def _drawn(run: Run, batches: Iterable[GlobalBatch]) -> Iterator[GlobalBatch]:
 
 
 def _draw(run: Run, batches: Iterator[GlobalBatch]) -> GlobalBatch | None:
-    """The next batch; None after the last, and where it cannot be read. The watch knows who waits for it."""
+    """Returns the next batch; None after the last one, or after a reading error. Reports the wait to the watch."""
     try:
         with waiting("", "its next batch from the loader"):
             return next(batches, None)
@@ -183,8 +183,8 @@ def _draw(run: Run, batches: Iterator[GlobalBatch]) -> GlobalBatch | None:
 
 
 def _evaluate_and_save(run: Run, point: Point, progress: Progress, *, stopping: bool) -> None:
-    """What is due after a step. Evaluation comes first, so that a checkpoint is never without its row;
-    but whoever asked to stop may not wait for both."""
+    """Evaluates and saves if due after a step. Evaluation comes first, so that no checkpoint lacks its row;
+    after a request to stop, saving comes first, since time may be short."""
     step, config = run.state.step, run.config
     stage_is_over = run.state.tokens_seen >= point.stage.end or run.is_over
     if stopping:
@@ -197,7 +197,7 @@ def _evaluate_and_save(run: Run, point: Point, progress: Progress, *, stopping: 
 
 
 def is_over(config: RunConfig, schedule: Schedule, state: RunState) -> bool:
-    """Whether a run that stands at `state` has no step left."""
+    """Whether a run at `state` has no step left."""
     most = config.train.max_steps
     done = most is not None and state.step >= most
     return done or state.tokens_seen >= schedule.total_tokens
@@ -237,7 +237,7 @@ def _note(run: Run, batch: GlobalBatch, result: StepResult, limit: float) -> str
 
 
 def _of_spikes(run: Run, result: StepResult, limit: float) -> dict[str, Any]:
-    """What a row says about its step being skipped, and about spikes where they are looked for."""
+    """Returns the entries of a row about a skipped step, and about spikes if they are detected."""
     row: dict[str, Any] = {}
     if not result.applied:
         row["skipped_because"] = "spike" if bad_step.is_spike(result, limit) else "not finite"
@@ -292,7 +292,7 @@ def _metrics(
 
 
 def _compare_ranks(run: Run, row: dict[str, Any], progress: Progress) -> None:
-    """Now and then: which rank is slow. Collective."""
+    """Adds the comparison of ranks to `row` if it is due, and reports slow ranks. Collective."""
     if run.stragglers is None:
         return
     found, lines = run.stragglers.step(row["seconds"]["data"])
@@ -303,7 +303,7 @@ def _compare_ranks(run: Run, row: dict[str, Any], progress: Progress) -> None:
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Most memory this rank ever held: of its GPU, or of the process where there is none."""
+    """Returns the peak memory of this rank in bytes: of its GPU, or of the process without one."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

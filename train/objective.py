@@ -1,4 +1,4 @@
-"""What is differentiated: next-token loss of one packed micro-batch, as one module's forward.
+"""The training objective: next-token loss of one packed micro-batch, as the forward of one module.
 
 Everything that touches parameters happens inside this forward, so that ZeRO-3 gathers and frees them
 around it; evaluation runs the same forward without gradients.
@@ -27,7 +27,7 @@ class MicroBatch:
 
 
 def to_device(batch: PackedBatch, device: torch.device) -> MicroBatch:
-    """Copy a packed stream to `device`; pinned and asynchronous where that means something."""
+    """Copies a packed stream to `device`; pinned and asynchronous for a GPU."""
     if batch.share is None:
         layout = PackedLayout.from_lengths(batch.lengths, device)
     else:
@@ -41,7 +41,7 @@ def to_device(batch: PackedBatch, device: torch.device) -> MicroBatch:
 
 
 def losses_by_source(losses_T: Tensor, sources_T: Tensor, num_sources: int) -> Tensor:
-    """The summed losses of every source, float64 (num_sources,); the order of its sums is always the same."""
+    """Returns the summed loss of every source, float64 (num_sources,); the order of additions is fixed."""
     zero = losses_T.new_zeros(())
     parts = [
         torch.where(sources_T == source, losses_T, zero).sum(dtype=torch.float64)
@@ -51,7 +51,7 @@ def losses_by_source(losses_T: Tensor, sources_T: Tensor, num_sources: int) -> T
 
 
 class NextTokenLoss(nn.Module):
-    """Summed loss of a micro-batch, or every token's."""
+    """Summed loss of a micro-batch, or the loss of every token."""
 
     def __init__(self, model: Transformer, z_loss: float) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class NextTokenLoss(nn.Module):
     def forward(
         self, micro_batch: MicroBatch, rope_base: float, per_token: bool = False
     ) -> tuple[Tensor, ...]:
-        """(total, loss_sum, z_sum, losses_T) with `total` differentiable, or (losses_T,) for evaluation."""
+        """Returns (total, loss_sum, z_sum, losses_T) with `total` differentiable, or (losses_T,) for evaluation."""
         hidden_TD = self.model(micro_batch.tokens_T, micro_batch.layout, rope_base)
         if per_token:
             return (self.model.token_losses(hidden_TD, micro_batch.targets_T),)

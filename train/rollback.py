@@ -1,14 +1,14 @@
-"""Back to a checkpoint from before the spikes, and past the data that came with them.
+"""Returns a run to a checkpoint from before loss spikes, and skips the data of the steps since then.
 
     steps   10 (checkpoint)  11  12  13  [14  15  16: spikes]      the run goes on from 10
     data    |------------------ stepped over ----------------|     and from where 16 left the data
 
-Weights, moments, step and tokens seen are the checkpoint's; the place in the data stays where it is. So the tokens
-behind the surviving weights were seen as often as in a run without spikes, and those stepped over never.
+Weights, moments, step and tokens seen return to those of the checkpoint; the cursor in the data stays. So the tokens
+that contribute to the weights are seen as often as in a run without spikes, and the skipped tokens are not used.
 
-A kill at any moment leads to the same place. The checkpoint's state is replaced by renaming one file; until then a
-restart finds the old one, or a later checkpoint of the steps given up, and comes through the same steps to the
-same rollback.
+A kill at any moment leads to the same result. The checkpoint's state is replaced by renaming one file; until then a
+restart finds the old state, or a later checkpoint of the abandoned steps, and repeats the same steps and the same
+rollback.
 """
 
 import json
@@ -29,11 +29,11 @@ Tell = Callable[[str], None]
 
 
 def roll_back(run: Run, corpus: Corpus, tell: Tell) -> None:
-    """Take the run back to before its spikes; its next batches come from `build.build_loader`. Collective.
+    """Returns the run to before its spikes; its next batches come from `build.build_loader`. Collective.
 
     Raises:
-        LossSpike: on every rank, why it cannot go back.
-        DamagedCheckpoint, OSError: on every rank; what it goes back to cannot be read, or not written.
+        LossSpike: on every rank, why no rollback is possible.
+        DamagedCheckpoint, OSError: on every rank: the checkpoint cannot be read, or not rewritten.
     """
     left = run.state
     first = left.step - left.spiking_steps + 1
@@ -71,7 +71,7 @@ def roll_back(run: Run, corpus: Corpus, tell: Tell) -> None:
 
 
 def _checkpoint_before(run: Run, first: int, tell: Tell) -> Path:
-    """The newest sound checkpoint from before step `first`, the first that spiked."""
+    """Returns the newest undamaged checkpoint from before step `first`, the first that spiked."""
     spiked = f"steps {first} to {run.state.step} spiked"
     most = run.config.train.spikes.max_rollbacks
     if run.state.rollbacks >= most:
@@ -100,7 +100,7 @@ def _checkpoint_before(run: Run, first: int, tell: Tell) -> Path:
 
 
 def _note(folder: Path, stepped_over: dict[str, Any]) -> None:
-    """One line a rollback; one that a kill interrupted is written again."""
+    """Writes one line per rollback; an interrupted rollback overwrites its line."""
     path = folder / "stepped_over.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     lines = [*lines[: stepped_over["rollback"] - 1], json.dumps(stepped_over)]

@@ -1,4 +1,4 @@
-"""Starts a run whose configuration was judged: one process alone, or all ranks of a launcher together."""
+"""Starts a run with a validated configuration: one process alone, or all ranks of a launcher together."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -18,11 +18,11 @@ def start(
     preflight_only: bool,
     own_files: Mapping[str, str],
 ) -> int:
-    """Run, or only look at every host and link. Returns the exit status.
+    """Runs the job, or only the preflight. Returns the exit status.
 
-    found: mistakes of the configuration; here: what is missing on this host. One process alone has neither.
-    Several ranks meet whatever was found: none may leave while the others wait for it. What is missing on one
-    host is then told by the preflight with the rest. own_files: texts of the user's own configuration files.
+    found: mistakes of the configuration. here: what is missing on this host. A single process has neither.
+    Several ranks meet even with mistakes: none may exit while others wait for it. The preflight then reports
+    what is missing on a host. own_files: texts of the user's own configuration files.
     """
     run = job.run_preflight if preflight_only else partial(job.run_job, own_files=own_files)
     if launched_world_size() == 1:

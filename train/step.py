@@ -1,4 +1,4 @@
-"""One optimizer step over a global batch, and the stop before one that is not finite or spikes.
+"""One optimizer step over a global batch; a step with a non-finite value or a spike is not applied.
 
 The loss is the sum over valid tokens divided by the valid tokens of the WHOLE global batch, so ranks and
 micro-batches may hold unequal numbers of them, or none.
@@ -25,10 +25,10 @@ from train.trainer import StepSums, Trainer
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did, over the whole world. Losses are natural logarithms per valid token."""
+    """Result of one step over all ranks. Losses are in nats per valid token."""
 
     loss: float
-    # Of every source, in order; NaN without a valid token in the step.
+    # Loss of every source, in order; NaN if the source has no valid token in the step.
     loss_by_source: tuple[float, ...]
     z_loss: float
     gradient_norm: float
@@ -41,8 +41,8 @@ class StepResult:
     # Bytes that sequence parallelism received in this step, forward and backward, by kind of layer:
     # {"full": {"mean", "max"}, "window": {"mean", "max"}, ...} over all ranks. None without it.
     received: dict[str, dict[str, float]] | None
-    # Of each micro-batch, the sum (z-loss included) that this rank differentiated; none outside the last
-    # pipeline stage.
+    # For each micro-batch, the summed loss (z-loss included) that this rank differentiated; empty outside the
+    # last pipeline stage.
     totals: list[Tensor]
 
 
@@ -56,10 +56,10 @@ def optimizer_step(
     stop: bool,
     limit: float = math.inf,
 ) -> StepResult:
-    """Forward, backward and AdamW over `batch`. A non-finite loss or gradient, or a loss above `limit`,
-    changes nothing.
+    """Forward, backward and optimizer update over `batch`. Collective. A non-finite loss or gradient, or a
+    loss above `limit`, leaves the weights unchanged.
 
-    `stop`: this rank was asked to stop; the sum over ranks comes back, so that all stop together.
+    stop: this rank was asked to stop; `stop_votes` is the sum over ranks, so that all stop together.
     """
     started = time.perf_counter()
     trainer.traffic.reset()  # an evaluation may have been in between
@@ -105,21 +105,21 @@ def optimizer_step(
 
 
 def _over_world(mesh: Mesh, counted: StepSums, more: tuple[float, float]) -> list[float]:
-    """Loss, squared log-partition, `more`, and the losses by source, added up over all ranks. Collective."""
+    """Returns loss, squared log-partition, `more` and the losses by source, summed over all ranks. Collective."""
     sums = torch.zeros(4, dtype=torch.float64, device=mesh.device)
     sums[:2] = counted.sums
     sums[2], sums[3] = more
     mesh.sum_over_world(sums)
-    # A message of its own, so that the order of the sums above stays what it was.
+    # A separate all-reduce, so that the order of additions above does not change.
     if len(counted.by_source):
         mesh.sum_over_world(counted.by_source)
-    # The one moment at which the host waits for the device.
+    # The only point at which the host waits for the device.
     found: list[float] = torch.cat((sums, counted.by_source)).tolist()
     return found
 
 
 def _means(sums: Sequence[float], batch: GlobalBatch) -> tuple[float, ...]:
-    """The loss of every source; NaN without a valid token."""
+    """Returns the mean loss of every source; NaN without a valid token."""
     pairs = zip(sums, batch.valid_by_source, strict=True)
     return tuple(total / valid if valid else math.nan for total, valid in pairs)
 
@@ -127,7 +127,7 @@ def _means(sums: Sequence[float], batch: GlobalBatch) -> tuple[float, ...]:
 def _received(
     mesh: Mesh, traffic: TrafficMeter, model: ModelConfig
 ) -> dict[str, dict[str, float]] | None:
-    """Mean and maximum over ranks of what each received since it was last asked. Collective."""
+    """Returns mean and maximum over ranks of the bytes received in this step, by kind of layer. Collective."""
     if mesh.sequence.size == 1:
         return None
     mine = dict.fromkeys(REPORTED, 0)
@@ -141,6 +141,6 @@ def _received(
 
 
 def _poison(total: Tensor) -> Tensor:
-    """1, or NaN if `total` is not finite: then every gradient is NaN and no rank takes the step."""
+    """Returns 1, or NaN if `total` is not finite: then every gradient is NaN and no rank applies the step."""
     one = torch.ones_like(total)
     return torch.where(torch.isfinite(total), one, one * float("nan"))

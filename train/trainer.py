@@ -1,7 +1,7 @@
-"""What turns micro-batches into gradients or losses: the whole model in one call, or a pipeline of stages.
+"""Computes gradients or losses of micro-batches: with the whole model in one call, or a pipeline of stages.
 
-Both have the same three methods, so the step and the evaluation do not know which they hold. Sums are
-counted once: by tensor rank 0 of the last pipeline stage; everybody else adds zeros.
+Both classes have the interface of `Trainer`, which step and evaluation use. Sums are counted once: by
+tensor rank 0 of the last pipeline stage; all other ranks add zeros.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,15 +23,15 @@ from train.objective import MicroBatch, losses_by_source
 Weigh = Callable[[Tensor], Tensor]
 Draw = Callable[[list[TimedAction], Placement, int], None]
 """Takes a recorded step: its actions, where stages live, number of micro-batches. Main rank only."""
-# The step of a pipeline that is drawn: allocators and caches are warm by then.
+# The pipeline step whose timeline is drawn: by then allocators and caches are warm.
 _DRAWN_STEP = 3
 
 
 class StepSums:
-    """What a step's micro-batches add up to on one rank, in float64.
+    """Sums over a step's micro-batches on one rank, in float64.
 
     sums: (2,), the summed loss and the summed squared log-partition. by_source: (num_sources,), the summed loss of
-    every source; empty where there is one.
+    every source; empty if there is one source.
     """
 
     def __init__(self, num_sources: int, device: torch.device) -> None:
@@ -42,7 +42,7 @@ class StepSums:
     def add(
         self, micro_batch: MicroBatch, loss_sum: Tensor, z_sum: Tensor, losses_T: Tensor
     ) -> None:
-        """Count one micro-batch."""
+        """Adds one micro-batch."""
         self.sums[0] += loss_sum.detach()
         self.sums[1] += z_sum.detach()
         if len(self.by_source):
@@ -53,12 +53,12 @@ class StepSums:
 
 
 class Trainer(Protocol):
-    """One optimizer step's gradients, and losses for evaluation."""
+    """Interface: gradients of an optimizer step, and losses for evaluation."""
 
     engine: TrainingEngine
     # Bytes that sequence parallelism received.
     traffic: TrafficMeter
-    # Micro-batches that `token_losses` should be given at a time: enough for all ranks to work at once.
+    # Number of micro-batches to pass to `token_losses` at a time: enough to keep all pipeline ranks busy.
     at_once: int
 
     def gradients(
@@ -70,19 +70,19 @@ class Trainer(Protocol):
     ) -> StepSums:
         """Forward and backward over all micro-batches. Collective.
 
-        weigh: from a micro-batch's summed loss to the scalar that is differentiated. Returns sums that are counted
+        weigh: maps a micro-batch's summed loss to the scalar that is differentiated. Returns sums that are counted
         once over tensor and pipeline ranks.
         """
 
     def token_losses(
         self, micro_batches: Sequence[MicroBatch], rope_base: float
     ) -> list[Tensor] | None:
-        """Every micro-batch's losses of the tokens held here, without gradients; None where this rank is
-        not the one that counts them. Collective."""
+        """Returns, for every micro-batch, the losses of this rank's tokens, without gradients; None if another
+        rank counts them. Collective."""
 
 
 class WholeTrainer:
-    """Every layer lives on every rank (cut by tensor parallelism or not)."""
+    """Every rank holds all layers (possibly cut by tensor parallelism)."""
 
     at_once = 1
 
@@ -125,7 +125,7 @@ class WholeTrainer:
 
 
 class StagedTrainer:
-    """The layers are cut among pipeline ranks."""
+    """The layers are divided among pipeline ranks."""
 
     def __init__(
         self,
