@@ -234,11 +234,12 @@ LAYOUTS = (
 @pytest.mark.parametrize(
     ("model", "precision", "layouts"),
     [
-        ("cohere", "float32", LAYOUTS),
+        ("cohere", "float32", LAYOUTS[2:]),
         ("llama", "bfloat16", LAYOUTS[:3]),
+        pytest.param("cohere", "float32", LAYOUTS, marks=pytest.mark.slow),
         pytest.param("llama", "bfloat16", LAYOUTS, marks=pytest.mark.slow),
     ],
-    ids=["cohere-float32-all", "llama-bfloat16-three", "llama-bfloat16-all"],
+    ids=["cohere-float32-four", "llama-bfloat16-three", "cohere-float32-all", "llama-bfloat16-all"],
 )
 def test_a_checkpoint_moves_between_layouts_in_one_process(
     model: str, precision: str, layouts: tuple[ParallelConfig, ...], tmp_path: Path

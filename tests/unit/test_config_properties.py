@@ -37,9 +37,14 @@ def check_line(line: str) -> None:
     assert len(says.split()) >= 3, line
 
 
-def test_a_draw_and_all_its_near_misses_are_legal_to_the_rule_and_to_the_product_or_to_neither() -> (
-    None
-):
+@pytest.mark.parametrize(
+    "draws_of_a_grid",
+    [max(1, DRAWS // 50), pytest.param(max(1, DRAWS // 16), marks=pytest.mark.slow)],
+    ids=["few", "many"],
+)
+def test_a_draw_and_all_its_near_misses_are_legal_to_the_rule_and_to_the_product_or_to_neither(
+    draws_of_a_grid: int,
+) -> None:
     draws: Counter[bool] = Counter()
     judged: Counter[bool] = Counter()
 
@@ -57,7 +62,7 @@ def test_a_draw_and_all_its_near_misses_are_legal_to_the_rule_and_to_the_product
 
     for ranks, axes in GRIDS:
 
-        @settings(max_examples=max(1, DRAWS // 16), suppress_health_check=list(HealthCheck))
+        @settings(max_examples=draws_of_a_grid, suppress_health_check=list(HealthCheck))
         @given(drawn_runs(ranks, axes))
         def judge_all(drawn: Drawn) -> None:
             legal = judge(drawn)
@@ -254,8 +259,24 @@ FILES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("choice", ["experiment=own/experiment/other.yaml", "experiment=other"])
-@pytest.mark.parametrize(("content", "says"), FILES.values(), ids=FILES)
+BY_PATH, BY_NAME = "experiment=own/experiment/other.yaml", "experiment=other"
+# `make test` reads every file by its path and these by their names too.
+BOTH_WAYS = {"makes an object", "leaves the folder by a link", "includes what includes it", "is empty"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "content", "says"),
+    [
+        pytest.param(
+            choice,
+            *file,
+            id=f"{name}-{choice}",
+            marks=[pytest.mark.slow] if choice == BY_NAME and name not in BOTH_WAYS else [],
+        )
+        for choice in (BY_PATH, BY_NAME)
+        for name, file in FILES.items()
+    ],
+)
 def test_a_configuration_file_is_data(
     choice: str, content: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,22 +147,17 @@ def test_the_ticks_of_a_ramp_are_its_ends_and_round_numbers(tmp_path: Path) -> N
     assert figures["learning_rate"]["layout"]["yaxis"]["tickformat"] == ".3~g"
 
 
-def test_sources_have_lines_of_their_own_held_out_before_training(tmp_path: Path) -> None:
+def test_sources_have_lines_of_their_own(tmp_path: Path) -> None:
     steps = made_steps()[:40]
     for row in steps:
         row["sources"] = {"code": {"tokens": 9, "loss": 3.0}, "books": {"tokens": 9, "loss": None}}
     steps[-1]["sources"]["books"]["loss"] = 4.0
-    figure = page_of(write_run(tmp_path / "mixed", steps, [])).figures["sources"]
-    assert [(trace["name"], trace["y"][-1]) for trace in figure["data"]] == [
+    page = page_of(write_run(tmp_path / "mixed", steps, []))
+    assert [(trace["name"], trace["y"][-1]) for trace in page.figures["sources"]["data"]] == [
         ("code", 3.0),
         ("books", 4.0),
     ]
-    evaluation = {"step": 40, "stage": "short", "tokens_seen": 40 * BATCH, "loss": 3.2}
-    evaluation["sources"] = {"code": {"loss": 2.5}, "books": {"loss": 3.5}}
-    page = page_of(write_run(tmp_path / "mixed", steps, [evaluation]))
-    assert [trace["y"] for trace in page.figures["sources"]["data"]] == [[2.5], [3.5]]
-    assert "code ends lowest (2.500), books highest (3.500)" in page.text
-    del evaluation["sources"]
+    assert "code ends lowest (3.000), books highest (4.000)" in page.text
     alone = [row | {"sources": {"code": {"tokens": 9, "loss": 3.0}}} for row in steps]
-    page = page_of(write_run(tmp_path / "alone", alone, [evaluation]))
+    page = page_of(write_run(tmp_path / "alone", alone, []))
     assert "sources" not in page.figures  # the loss says it already

@@ -29,11 +29,10 @@ def data_section(record: RunRecord) -> str:
         )
     planned = planned_tokens(record)
     seen = seen_tokens(record)
-    losses = source_losses(record.evaluations[-1] if record.evaluations else {})
     rows = []
     for name, source in there.items():
         tokens = finite_value(source, "tokens") or 0.0
-        plan, so_far, loss = planned.get(name), seen.get(name), losses.get(name)
+        plan, so_far = planned.get(name), seen.get(name)
         rows.append(
             [
                 name,
@@ -43,7 +42,6 @@ def data_section(record: RunRecord) -> str:
                 _epochs(so_far, tokens),
                 _share(plan, planned.values()),
                 _share(so_far, seen.values()),
-                f"{loss:.3f}" if loss is not None else "",
                 str(source.get("prefix") or ""),
             ]
         )
@@ -55,8 +53,9 @@ def data_section(record: RunRecord) -> str:
         "Epochs seen",
         "Share planned",
         "Share seen",
+        "Files",
     ]
-    text = table([*columns, "Held-out loss", "Files"], rows)
+    text = table(columns, rows)
     heldout = mapping(record.newest_start, "heldout")
     held_out = finite_value(heldout, "tokens")
     if held_out:
@@ -114,7 +113,7 @@ def seen_tokens(record: RunRecord) -> dict[str, float]:
 
 
 def source_losses(row: Row) -> dict[str, float]:
-    """The loss of every source in a row of either log; empty where it has none."""
+    """The loss of every source in a row of metrics.jsonl; empty where it has none."""
     return {
         str(name): loss
         for name, source in mapping(row, "sources").items()

@@ -196,10 +196,8 @@ def position_layout(record: RunRecord, edges: list[float]) -> Row:
 
 
 def source_figure(record: RunRecord) -> Figure:
-    """Held-out loss of every source over training, or the trend of its training loss; none for a run of one source."""
-    rows = [row for row in record.evaluations if source_losses(row)]
-    held_out = bool(rows)
-    rows = rows or [row for row in record.steps if source_losses(row)]
+    """The trend of the training loss of every source; empty for a run of one source."""
+    rows = [row for row in record.steps if source_losses(row)]
     rows = rows[:: -max(1, len(rows) // _SOURCE_POINTS)][::-1]
     names = dict.fromkeys(
         [*sources(record), *(name for row in rows for name in source_losses(row))]
@@ -208,21 +206,19 @@ def source_figure(record: RunRecord) -> Figure:
     for index, name in enumerate(names):
         points = [(row, source_losses(row)[name]) for row in rows if name in source_losses(row)]
         if points:
-            data.append(_source_line(index, name, points, held_out=held_out))
+            data.append(_source_line(index, name, points))
     layout = layout_over_tokens(record, {})
     legend = {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"}
     layout |= {"showlegend": True, "legend": legend, "margin": layout["margin"] | {"b": 78}}
     data = data if len(data) > 1 else []
-    what = "held-out" if held_out else "trend of the training loss,"
-    unit = f"{what} nats per token, by source"
+    unit = "trend of the training loss, nats per token, by source"
     return Figure("sources", _source_title(data), unit, data, layout, wide=True, height=330)
 
 
-def _source_line(index: int, name: str, points: list[tuple[Row, float]], *, held_out: bool) -> Row:
-    """The losses of one source, as they are or as their trend. index: its place, which gives its colour."""
+def _source_line(index: int, name: str, points: list[tuple[Row, float]]) -> Row:
+    """The trend of the losses of one source. index: its place, which gives its colour."""
     colour, losses = f"@source{index % NUM_COLOURS}", [loss for _, loss in points]
-    drawn = losses if held_out else smooth(losses, max(1, len(losses) // 12))
-    what = "held-out loss" if held_out else "training loss"
+    drawn = smooth(losses, max(1, len(losses) // 12))
     return {
         "type": "scatter",
         "mode": "lines+markers" if len(points) < 25 else "lines",
@@ -232,7 +228,7 @@ def _source_line(index: int, name: str, points: list[tuple[Row, float]], *, held
         "line": {"color": colour, "width": 2},
         "marker": {"size": 7, "color": colour},
         "customdata": [[row["step"], f"{loss:.4f}"] for row, loss in points],
-        "hovertemplate": hover(name, f"{what} %{{customdata[1]}}"),
+        "hovertemplate": hover(name, "training loss %{customdata[1]}"),
         "cliponaxis": False,
     }
 
