@@ -261,7 +261,12 @@ FILES = {
 
 BY_PATH, BY_NAME = "experiment=own/experiment/other.yaml", "experiment=other"
 # `make test` reads every file by its path and these by their names too.
-BOTH_WAYS = {"makes an object", "leaves the folder by a link", "includes what includes it", "is empty"}
+BOTH_WAYS = {
+    "makes an object",
+    "leaves the folder by a link",
+    "includes what includes it",
+    "is empty",
+}
 
 
 @pytest.mark.parametrize(

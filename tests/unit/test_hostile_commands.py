@@ -224,7 +224,7 @@ more = st.one_of(
 )
 counts = st.sampled_from(["1", "100", "1000", "320", "8", "0", "-1", str(2**40), "nan"])
 odd = settings(
-    max_examples=60,
+    max_examples=settings().max_examples // 3,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

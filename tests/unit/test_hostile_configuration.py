@@ -126,7 +126,7 @@ def test_any_words_are_answered(words: list[str], flag: str) -> None:
     check_answer([flag, *words])
 
 
-@settings(max_examples=DRAWS, suppress_health_check=list(HealthCheck))
+@settings(max_examples=DRAWS // 2, suppress_health_check=list(HealthCheck))
 @given(FILES, st.sampled_from(["experiment", "schedule", "model", "data", "recipe"]), st.booleans())
 @example(b"paths: {outputs: [a]}\ndata: {sources: [b], heldout: {c: d}}", "experiment", True)
 @example(b"data: a\nmodel: b\nschedule: [c]\npaths: 5", "experiment", True)
