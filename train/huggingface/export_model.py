@@ -108,11 +108,12 @@ def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> tupl
     chosen = choose_family(model, base, state, options.family)
     others = limits_of(chosen.write(model, base, state.context_length))
     source = find_tokenizer(options.tokenizer, checkpoint, state, model.vocab_size)
-    verify_alone(checkpoint, index)
     dtypes = {"": dtype} if dtype else state.origin.get("dtypes", {"": "float32"})
     config = write_config(chosen, model, state, dtype=dtypes[""], end_token=source.end_token)
 
     def fill(folder: Path) -> None:
+        # Here, because the folder is made: reading a large checkpoint takes minutes.
+        verify_alone(checkpoint, index)
         _write_weights(folder, checkpoint, index, chosen, model, dtypes, options.shard_bytes)
         source.write(folder, int(config["max_position_embeddings"]))
         write_durably(folder / "config.json", _text(config))
