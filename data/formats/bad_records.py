@@ -21,6 +21,7 @@ class BadRecords:
         self._on_error = on_error
         self._say = say
         self._rest = rest
+        self._printed = 0
         self._announced: dict[str, BadRecord] = {}
 
     def announce(self, known: Mapping[str, BadRecord]) -> None:
@@ -41,13 +42,12 @@ class BadRecords:
         if bad.kind != "empty":
             if self._on_error == "fail":
                 raise ValueError(f"{bad} (go on without such records: --on-error skip)")
-            named = sum(self.counts.values()) - self.counts["empty"]
-            if bad.path in self._announced:
-                pass
-            elif named < NAMED_BAD_RECORDS:
-                self._say(f"skipped {bad}")
-            elif named == NAMED_BAD_RECORDS:
-                self._say(f"more skipped records are {self._rest or 'only counted'}")
+            if bad.path not in self._announced:
+                if self._printed < NAMED_BAD_RECORDS:
+                    self._say(f"skipped {bad}")
+                elif self._printed == NAMED_BAD_RECORDS:
+                    self._say(f"more skipped records are {self._rest or 'only counted'}")
+                self._printed += 1
         self.counts[bad.kind] += 1
 
 

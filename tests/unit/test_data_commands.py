@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from data import manifest, progress
+from data.formats.bad_records import BadRecords
 from data.formats.readers import COMPRESSIONS, FORMATS
 from data.formats.readers import UNREADABLE as UNREADABLE_SUFFIXES
 from data.formats.records import BadRecord
@@ -48,6 +49,22 @@ def test_every_option_has_a_sentence_and_its_default(name: str) -> None:
         if action.default not in (None, "", False) and action.choices is None:
             assert f"(default: {action.default})" in text
         assert action.metavar or action.choices or action.nargs == 0, action.dest
+
+
+def test_the_first_records_are_printed_also_behind_many_inputs_that_cannot_be_read() -> None:
+    said: list[str] = []
+    bad = BadRecords("skip", said.append, "in errors.jsonl")
+    closed = {f"{n}.zip": BadRecord(f"{n}.zip", 1, "format", "is a zip archive") for n in range(60)}
+    bad.announce(closed)
+    said.clear()
+    for record in closed.values():
+        bad.note(record)
+    for line in range(70):
+        bad.note(BadRecord("a.jsonl", line, "field", "no field 'text'"))
+    assert said[0].startswith("skipped a.jsonl:0: ")
+    assert said[-1] == "more skipped records are in errors.jsonl"
+    assert len(said) == 51
+    assert bad.counts == {"format": 60, "field": 70}
 
 
 class _Terminal(io.StringIO):
