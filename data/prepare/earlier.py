@@ -55,6 +55,22 @@ def refuse_others(options: PrepareOptions, job: Manifest) -> None:
         )
 
 
+def warning_of_held_out(options: PrepareOptions) -> str:
+    """A warning if the held-out part of the files that are replaced becomes training data, else an empty text."""
+    if options.heldout_output or not manifest_path(options.output).is_file():
+        return ""
+    try:
+        heldout = load(options.output).get("heldout")
+    except ValueError:
+        return ""
+    if not heldout:
+        return ""
+    return (
+        f"warning: output={options.output}: the held-out part of the replaced files (fraction {heldout['fraction']},"
+        f" seed {heldout['seed']}) stays on disk; remove it if the new files hold its documents"
+    )
+
+
 def _unfinished(header: Manifest | None, job: Manifest) -> str:
     """How the job of a journal differs; "" for this job, or one that no command can continue."""
     if not header or header.get("identity") == job["fingerprint"]:

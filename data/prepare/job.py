@@ -27,7 +27,13 @@ from data.formats.records import START, BadRecord, Block, Position
 from data.packing.document_order import held_out
 from data.prepare.append_journal import AppendJournal, State
 from data.prepare.block_encoder import EncodedBlock
-from data.prepare.earlier import PARTS, find_made, refuse_others, remove_outdated
+from data.prepare.earlier import (
+    PARTS,
+    find_made,
+    refuse_others,
+    remove_outdated,
+    warning_of_held_out,
+)
 from data.prepare.identity import describe_job
 from data.prepare.options import BOS, PrepareOptions
 from data.prepare.worker_pool import WorkerPool
@@ -68,6 +74,8 @@ def prepare(options: PrepareOptions) -> tuple[Manifest, ...]:
     obstacles = look_at(inputs, options.text_field, options.on_error)
     if not options.overwrite:
         refuse_others(options, job)
+    if options.show_progress and (warning := warning_of_held_out(options)):
+        sys.stderr.write(f"{warning}\n")
     _make_folders(options)
     try:
         return _Job(options, tokenizer, inputs, job, obstacles).run()

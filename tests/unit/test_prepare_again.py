@@ -139,6 +139,22 @@ def test_files_of_other_inputs_or_options_are_replaced_only_with_overwrite(
     assert prepare(other) == made, "found made, without being asked again"
 
 
+def test_a_held_out_part_that_becomes_training_data_is_named(
+    options: PrepareOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = f"{options.output}_held"
+    prepare(replace(options, heldout_output=held, heldout_fraction=0.5))
+    options = replace(options, overwrite=True, show_progress=True)
+    capsys.readouterr()
+    prepare(options)
+    assert (
+        "the held-out part of the replaced files (fraction 0.5, seed 0) stays"
+        in capsys.readouterr().err
+    )
+    prepare(replace(options, text_field="body"))
+    assert "held-out" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("what", DIFFERENCES)
 def test_an_unfinished_job_of_other_options_is_given_up_only_with_overwrite(
     tmp_path: Path, options: PrepareOptions, monkeypatch: pytest.MonkeyPatch, what: str
