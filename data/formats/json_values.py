@@ -9,6 +9,7 @@ however large the array is. They are decoded later, as lines are: an object that
 does not affect others. A position inside an array is that of the comma or bracket after a record.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -35,7 +36,6 @@ from data.formats.streams import (
 )
 
 _BLANK = b" \t\r\n"
-_MARK = b"\xef\xbb\xbf"
 # A whole string, or one byte of the structure outside strings.
 _STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
 _INSIDE_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
@@ -57,7 +57,7 @@ def _cutter(
     """The function that cuts the file into records; None for JSON lines."""
     with open_regular(path) as file:
         head = open_at(file, opener, 0).read(records.BLOCK_BYTES)
-    head = head.removeprefix(_MARK).lstrip(_BLANK)
+    head = head.removeprefix(codecs.BOM_UTF8).lstrip(_BLANK)
     if head.startswith(b"["):
         return partial(_objects, True)
     first, _, rest = head.partition(b"\n")
@@ -75,7 +75,9 @@ def _is_object(line: bytes) -> bool:
 
 def _is_broken_line(first: bytes, rest: bytes) -> bool:
     """Whether the first line is a damaged object of a file in JSON lines (the second line starts like one)."""
-    return len(first.strip()) > 1 and rest.lstrip(_BLANK).startswith(b'{"')
+    if first.rstrip().endswith((b"{", b"[")):  # an object over many lines
+        return False
+    return rest.lstrip(_BLANK).startswith(b'{"')
 
 
 class _Brackets:
@@ -215,7 +217,7 @@ def _objects(in_array: bool, path: str, stream: LineStream, start: Position) -> 
 def _opened(stream: LineStream, in_array: bool) -> tuple[bytes, int, int]:
     """The first chunk, the index where its records begin, and the line of that index."""
     chunk = stream.read(max(READ_BYTES, records.BLOCK_BYTES))  # at least what `_cutter` read
-    at = len(_MARK) if chunk.startswith(_MARK) else 0
+    at = len(codecs.BOM_UTF8) if chunk.startswith(codecs.BOM_UTF8) else 0
     if in_array:
         at = chunk.index(b"[") + 1
     return chunk, at, 1 + chunk.count(b"\n", 0, at)

@@ -107,6 +107,7 @@ BROKEN = {
     '{\n"text": "a"\n}\n}\n{"text":\n"b"}': (["a", "b"], [(4, "json")]),
     '{\n"text": "a"\n}\nrest': (["a"], [(4, "json")]),
     '{"data": [{"text": "a"}]}': ([], [(1, "field")]),
+    '{"data": [\n{"text": "a"},\n{"text": "b"}\n]}': ([], [(1, "field")]),
 }  # fmt: skip
 
 
