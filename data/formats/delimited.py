@@ -5,6 +5,7 @@ doubled quotes. The parser that cuts the bytes into records is the one that read
 every byte is a character and no byte of a UTF-8 sequence looks like a delimiter, a quote or a line end.
 """
 
+import codecs
 import csv
 import io
 from collections.abc import Iterable, Iterator
@@ -29,7 +30,6 @@ from data.formats.streams import STREAM_ERRORS, LineStream, Opener, open_at, ope
 from data.printable import one_line
 
 NAMED_COLUMNS = 8
-MARK = b"\xef\xbb\xbf"
 
 
 class _TooLong(Exception):
@@ -53,7 +53,7 @@ class _Lines:
             self.line_ends += line.endswith(b"\n")
             if self.size > records.MAX_RECORD_BYTES:
                 raise _TooLong
-            yield (line.removeprefix(MARK) if self._mark else line).decode("latin-1")
+            yield (line.removeprefix(codecs.BOM_UTF8) if self._mark else line).decode("latin-1")
             self._mark = False
 
     def give(self) -> bytes:
@@ -205,5 +205,5 @@ def _format(delimiter: str) -> Format:
     )
 
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-CSV, TSV = map(_format, DELIMITERS.values())
+CSV, TSV = _format(","), _format("\t")
+DELIMITERS = {CSV: ",", TSV: "\t"}

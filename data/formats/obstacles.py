@@ -12,7 +12,7 @@ from collections import Counter
 
 from data.formats import delimited
 from data.formats.input_files import BINARY_SUFFIXES, Inputs
-from data.formats.readers import OTHER, Reader, reader_of
+from data.formats.readers import COMPRESSIONS, OTHER, Reader, reader_of
 from data.formats.records import BadRecord, unreadable
 from data.formats.streams import PLAIN, STREAM_ERRORS, ZSTANDARD, open_regular
 from data.printable import Mistakes, one_line
@@ -23,10 +23,11 @@ POINTER_BYTES = 1024
 POINTER = b"version https://git-lfs.github.com/spec/"
 # First bytes of files that are not text, whatever their name.
 MAGICS = {
-    b"\x1f\x8b": "compressed with gzip; let its name end in .gz",
-    b"\x28\xb5\x2f\xfd": "compressed with zstandard; let its name end in .zst",
-    b"\xfd7zXZ\0": "compressed with xz; let its name end in .xz",
-    b"BZh": "compressed with bzip2; let its name end in .bz2",
+    # `.zst` is written last and replaces `.zstd`.
+    **{
+        opener.magic: f"compressed with {opener.name}; let its name end in {suffix}"
+        for suffix, opener in reversed(COMPRESSIONS.items())
+    },
     b"PAR1": "Parquet, which is not read; write its texts as .jsonl",
     b"ARROW1": "Arrow, which is not read; write its texts as .jsonl",
     b"\x93NUMPY": "a NumPy array, no text",
@@ -111,8 +112,8 @@ def _of_head(head: bytes, path: str, reader: Reader, text_field: str) -> str:
         raise EOFError("empty, as no compressed file is")
     elif not _is_compressed(head, reader):
         return f"is not compressed with {opener.name}, as its name says (begins with {head[:8]!r})"
-    if reader.format in (delimited.CSV, delimited.TSV):
-        delimiter = "," if reader.format is delimited.CSV else "\t"
+    delimiter = delimited.DELIMITERS.get(reader.format)
+    if delimiter is not None:
         return delimited.header_problem(delimiter, path, text_field, opener)
     return ""
 
