@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from composed import composed_once  # noqa: F401 (a fixture)
 from train.configuration.compose import ConfigMistakes, compose_run, from_yaml, to_yaml
 from train.configuration.keys import hint_at, known_keys
-from train.configuration.paths import is_path
+from train.configuration.paths import absolute_path, is_path, start_folder
 from train.configuration.typed import part_of
 
 # Whoever adds a key whose value is text decides here which of both it is.
@@ -47,6 +47,28 @@ def test_of_every_key_with_a_text_somebody_decided_whether_it_is_a_path() -> Non
     found = set(texts())
     assert {key for key in found if is_path(key)} == PATHS
     assert found - PATHS == TEXTS
+
+
+def test_the_start_folder_has_its_name_in_the_shell_and_else_its_physical_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("here")
+    monkeypatch.chdir(link)
+    names = (link, tmp_path, tmp_path / "gone", f"{tmp_path}/here/../link", "link", "")
+    found = []
+    for name in names:
+        monkeypatch.setenv("PWD", str(name))
+        found.append(start_folder())
+    assert found == [link] + [tmp_path / "here"] * 5
+    monkeypatch.setenv("PWD", str(link))
+    # ".." is that of the folder that the link leads to, as for the system.
+    assert absolute_path("../x", start_folder()) == f"{tmp_path}/x"
+
+
+def test_a_relative_path_at_the_root_begins_with_one_slash() -> None:
+    assert [absolute_path(path, Path("/")) for path in ("x", "./x", "../x")] == ["/x"] * 3
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ starts at the folder of that file. After composition every path is absolute.
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,15 +19,25 @@ from train.configuration.typed import field_types
 
 T = TypeVar("T")
 _PATH = PathMark()
+# An absolute path without empty parts, `.` or `..`.
+_PLAIN_FOLDER = re.compile(r"(/(?!\.\.?(/|$))[^/]+)+")
 _FIRST_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def start_folder() -> Path:
-    """Returns the folder in which this command was started.
+    """Returns the folder in which this command was started, by its name in the shell (PWD).
+
+    Links in that name stay: hosts may mount the same folder at different places behind the same link.
 
     Raises:
         ValueError: the folder was removed since.
     """
+    named = os.environ.get("PWD", "")
+    try:
+        if _PLAIN_FOLDER.fullmatch(named) and Path(named).samefile("."):
+            return Path(named)
+    except OSError:
+        pass  # PWD belongs to another process
     try:
         return Path.cwd()
     except OSError:
@@ -55,10 +66,15 @@ def absolute_path(text: str, folder: Path, mark: PathMark = _PATH) -> str:
             return str(Path(text).expanduser())
         except RuntimeError:  # this user has no home folder
             return text
-    whole = text if text.startswith("/") else f"{folder}/{text.removeprefix('./')}"
+    whole = text if text.startswith("/") else _joined(folder, text.removeprefix("./"))
     above, dots, below = whole.rpartition("/../")
     # `..` after a link leads out of the folder that the link leads to.
-    return f"{Path(f'{above}/..').resolve()}/{below}" if dots else whole
+    return _joined(Path(f"{above}/..").resolve(), below) if dots else whole
+
+
+def _joined(folder: Path, below: str) -> str:
+    """Returns `below` as it is written, after the folder and one slash."""
+    return f"{str(folder).rstrip('/')}/{below}"
 
 
 def with_absolute_paths(config: T, folder: Path) -> T:
