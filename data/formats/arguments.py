@@ -34,6 +34,6 @@ def make_parser(command: str, description: str) -> Parser:
         "--on-error",
         choices=ON_ERROR,
         default="fail",
-        help="at a record that is no document: stop, or leave it out and count it (default: %(default)s)",
+        help="at a bad record: stop, or leave it out and count it (default: %(default)s)",
     )
     return parser

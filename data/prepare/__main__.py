@@ -21,7 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line of data.prepare."""
     parser = arguments.make_parser(
         "data.prepare",
-        "Tokenise documents into token files. The same command goes on with what was interrupted.",
+        "Tokenise documents into token files. The same command continues an interrupted job.",
     )
     add = parser.add_argument
     add(
@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
         required=True,
         type=as_prefix,
         metavar="PREFIX",
-        help="what the names of the written files begin with, as corpus/web for corpus/web.bin",
+        help="beginning of the names of the written files, as corpus/web for corpus/web.bin",
     )
     add(
         "--tokenizer",
@@ -41,14 +41,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--bos",
         choices=BOS,
         default="auto",
-        help="begin every document with the BOS token; auto: where the tokenizer's own files say so"
+        help="begin every document with the BOS token; auto: if the tokenizer's own files have add_bos_token"
         " (default: %(default)s)",
     )
     add(
         "--overwrite",
         action="store_true",
-        help="replace token files, or an unfinished job, of other inputs or options (default: they are kept,"
-        " and the command stops)",
+        help="replace token files, or an unfinished job, of other inputs or options (default: keep them"
+        " and stop)",
     )
     _add_heldout(parser)
     _add_work(parser)
@@ -69,13 +69,13 @@ def _add_heldout(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="F",
-        help="share of the documents that goes there, between 0 and 1 (default: %(default)s)",
+        help="share of the documents that is held out, between 0 and 1 (default: %(default)s)",
     )
     add(
         "--seed",
         type=int,
         metavar="N",
-        help="of the choice of held-out documents (default: 0)",
+        help="seed of the choice of held-out documents (default: 0)",
     )
 
 
@@ -93,7 +93,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=COMMIT_BYTES,
         metavar="N",
-        help="bytes of input between two points that an interrupted job goes on from (default: %(default)s)",
+        help="bytes of input between two commits, from which an interrupted job continues (default: %(default)s)",
     )
 
 

@@ -39,7 +39,7 @@ def token_name(path: Path, key: str) -> str | None:
         named = named.get("content")
     if named is not None and not isinstance(named, str):
         raise ValueError(
-            f"tokenizer={path}: {TOKENIZER_CONFIG} says {key}={json.dumps(named)}; name a token"
+            f"tokenizer={path}: {TOKENIZER_CONFIG} has {key}={json.dumps(named)}; name a token"
         )
     return named
 
@@ -53,7 +53,7 @@ def adds_bos(path: Path) -> bool | None:
     said = read_beside(path, TOKENIZER_CONFIG).get("add_bos_token")
     if said is not None and not isinstance(said, bool):
         raise ValueError(
-            f"tokenizer={path}: {TOKENIZER_CONFIG} says add_bos_token={json.dumps(said)}; it must"
+            f"tokenizer={path}: {TOKENIZER_CONFIG} has add_bos_token={json.dumps(said)}; it must"
             " be true or false"
         )
     return said

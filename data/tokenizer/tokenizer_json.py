@@ -83,7 +83,7 @@ class JsonTokenizer:
             token = self._backend.token_to_id(named)
             if token is None:
                 raise ValueError(
-                    f"tokenizer={self.path}: {TOKENIZER_CONFIG} beside it says eos_token={named!r}, which is none of"
+                    f"tokenizer={self.path}: {TOKENIZER_CONFIG} beside it has eos_token={named!r}, which is none of"
                     " its tokens; put the files of one tokenizer together"
                 )
             return self._checked_end(token, TOKENIZER_CONFIG)
@@ -100,7 +100,7 @@ class JsonTokenizer:
         """Returns `token`; raises ValueError unless it is an id of this tokenizer that no text yields."""
         if not self._is_id(token):
             raise ValueError(
-                f"tokenizer={self.path}: {file} beside it says eos_token_id={json.dumps(token)}, which is none of"
+                f"tokenizer={self.path}: {file} beside it has eos_token_id={json.dumps(token)}, which is none of"
                 f" its {self.vocab_size} tokens; put the files of one tokenizer together"
             )
         assert isinstance(token, int)

@@ -145,7 +145,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--overwrite",
         action="store_true",
-        help="replace a model file that is there already (default: it is kept, and the command stops)",
+        help="replace an existing model file (default: keep it and stop)",
     )
     return parser
 
