@@ -20,7 +20,7 @@ from model.huggingface.rows import ATTENTION, FEED_FORWARD, PRE_NORMS, attention
 
 def _read_layers(config: Mapping[str, Any]) -> Json:
     window = config.get("sliding_window", 4096) if config.get("use_sliding_window") else None
-    first = config.get("max_window_layers", 28)
+    first = 28 if config.get("max_window_layers") is None else config["max_window_layers"]
     default = [
         SLIDING if window is not None and index >= first else FULL
         for index in range(config["num_hidden_layers"])
