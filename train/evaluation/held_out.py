@@ -1,7 +1,7 @@
 """Held-out loss by position in the document, next to unigram and bigram yardsticks.
 
-Every scored segment starts at its document's (or piece's) first token, so a bucket of positions says how
-well the model uses that much context. The yardsticks are scored on exactly the same target tokens.
+Every scored segment starts at the first token of a document (or of a piece of it), so a bucket of positions
+shows how well the model uses that much context. The yardsticks are scored on the same target tokens.
 """
 
 import itertools
@@ -36,7 +36,7 @@ _OF_BUCKET = ("start", "end", "tokens", "loss", "unigram_loss", "bigram_loss")
 
 @dataclass(frozen=True)
 class HeldOut:
-    """This rank's share of the held-out streams of one stage, and what else scores them.
+    """This rank's share of the held-out streams of one stage, and the yardstick that also scores them.
 
     Every rank has the same number of streams, so that collectives inside a forward match (ZeRO-3).
     """
@@ -47,7 +47,7 @@ class HeldOut:
 
 
 def bucket_edges(sequence_length: int) -> list[int]:
-    """Powers of two from 32 up, and the length itself: [0, 32, 64, ..., sequence_length]."""
+    """Returns 0, the powers of two from 32 up, and the length: [0, 32, 64, ..., sequence_length]."""
     edges = [0]
     edge = _FIRST_BUCKET
     while edge < sequence_length:
@@ -57,11 +57,11 @@ def bucket_edges(sequence_length: int) -> list[int]:
 
 
 def evaluate(trainer: Trainer, mesh: Mesh, held_out: HeldOut, rope_base: float) -> dict[str, Any]:
-    """Losses of the whole held-out set, as one JSON object. Collective."""
+    """Returns the losses of the whole held-out set as one JSON object. Collective."""
     length = held_out.sequence_length
     sums = np.zeros((len(ROWS), length))  # by position
     streams = list(held_out.streams)
-    # A few at a time: what is kept is their losses, however large the set is.
+    # A few at a time, so that memory does not grow with the size of the set.
     for first in range(0, len(streams), trainer.at_once):
         group = streams[first : first + trainer.at_once]
         micro_batches = [to_device(packed, mesh.device) for packed in group]
@@ -80,7 +80,7 @@ def _add(
     losses_T: Tensor,
     yardstick: NgramYardstick,
 ) -> None:
-    """Count the tokens of one stream: sums (len(ROWS), length), by position."""
+    """Adds the losses and tokens of one stream to sums (len(ROWS), length), by position."""
     tokens_T, targets_T = packed.tokens_T.numpy(), packed.targets_T.numpy()
     ngram = yardstick.score(tokens_T, targets_T)
     columns = (
@@ -129,23 +129,23 @@ def _summary(total: np.ndarray, held_out: HeldOut) -> dict[str, Any]:
 
 
 class HeldOutLoss:
-    """The task: streams and yardstick of a stage are made at its first evaluation and kept until the next stage."""
+    """The task. Builds streams and yardstick at the first evaluation of a stage; keeps them until the next stage."""
 
     def __init__(self, config: RunConfig, mesh: Mesh, corpus: Corpus, deal: Dealer | None) -> None:
         self._config, self._mesh, self._corpus, self._deal = config, mesh, corpus, deal
         self._made: tuple[str, HeldOut] | None = None
 
     def evaluate(self, trainer: Trainer, stage: Stage, rope_base: float) -> dict[str, Any]:
-        """Losses of the whole held-out set. Collective.
+        """Returns the losses of the whole held-out set. Collective.
 
         Raises:
-            ValueError, OSError: on every rank, what one could not read.
+            ValueError, OSError: on every rank: one of them could not read a file.
         """
         return evaluate(trainer, self._mesh, self._of(stage), rope_base)
 
     @staticmethod
     def sentence(row: Mapping[str, Any]) -> str:
-        """Loss, yardsticks, and the loss of early and late positions."""
+        """Returns loss, yardsticks, and the loss of early and late positions, as a sentence."""
         return (
             f"loss {number(row['loss'])} over {row['tokens']:,} tokens at length {row['sequence_length']:,} (bigram "
             f"{number(row['bigram_loss'])}, unigram {number(row['unigram_loss'])}); first quarter "
@@ -154,7 +154,7 @@ class HeldOutLoss:
 
     @staticmethod
     def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-        """Every number of the row but its step, and the loss of each bucket of positions."""
+        """Returns every number of the row except its step, and the loss of each bucket of positions."""
         found = {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float)}
         for bucket in row["position_buckets"]:
             if bucket["loss"] is not None:
@@ -163,7 +163,7 @@ class HeldOutLoss:
 
     @staticmethod
     def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """A line for the whole set and one for each bucket of positions, of every evaluation."""
+        """Returns, for every evaluation, a line for the whole set and one for each bucket of positions."""
         return [
             {key: row[key] for key in _OF_EVALUATION} | {key: part.get(key) for key in _OF_BUCKET}
             for row in rows
@@ -175,7 +175,7 @@ class HeldOutLoss:
 
     def _of(self, stage: Stage) -> HeldOut:
         if self._made is None or self._made[0] != stage.name:
-            self._made = None  # the last stage's memory is free before this one's is taken
+            self._made = None  # free the memory of the stage before first
             self._made = stage.name, self._make(stage)
         return self._made[1]
 
@@ -193,13 +193,13 @@ class HeldOutLoss:
                 deal=self._deal,
             )
         )
-        # The main rank counts, the others find its counts.
+        # The main rank counts and caches; the other ranks read its cache.
         mesh.together(lambda: self._yardstick(stage) if mesh.is_main else None)
         yardstick = mesh.together(lambda: self._yardstick(stage))
         return HeldOut(stage.shape.sequence_length, streams, yardstick)
 
     def _yardstick(self, stage: Stage) -> NgramYardstick:
-        """Counts of the training tokens in the stage's mix."""
+        """Returns the n-gram counts of training tokens in the stage's mix."""
         config = self._config
         budgets = shares_of(config.evaluation.yardstick_tokens, stage.shape.weights)
         return merge(
@@ -219,5 +219,5 @@ class HeldOutLoss:
 def make_task(
     config: RunConfig, mesh: Mesh, corpus: Corpus, deal: Dealer | None
 ) -> HeldOutLoss | None:
-    """The task where there are held-out files."""
+    """Returns the task; None without held-out files."""
     return HeldOutLoss(config, mesh, corpus, deal) if corpus.heldout is not None else None

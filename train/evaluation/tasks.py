@@ -1,4 +1,4 @@
-"""The evaluations of a run, as a list of tasks. A new one is a class in a file of its own and a row of `TASKS`.
+"""The evaluations of a run as a table of tasks. To add one, write a class in its own file and a row of `TASKS`.
 
 loop -> for every task: evaluate -> a row of evaluation.jsonl -> sentence on the console, numbers to W&B
 """
@@ -19,35 +19,35 @@ Row = Mapping[str, Any]
 
 
 class Task(Protocol):
-    """One evaluation of the weights as they are."""
+    """Interface: one evaluation of the current weights."""
 
     def evaluate(self, trainer: Trainer, stage: Stage, rope_base: float) -> Row:
-        """What comes out, as one JSON object, equal on all ranks. Collective.
+        """Returns the result as one JSON object, equal on all ranks. Collective.
 
-        stage: the one that has just been trained on, whose length and micro-batches are used.
+        stage: the stage being trained; its length and micro-batches are used.
         """
 
     def sentence(self, row: Row) -> str:
-        """The row for people: what stands on the console after the stage's name."""
+        """Returns the text for the console, after the name of the stage."""
 
     def numbers(self, row: Row) -> Mapping[str, float]:
-        """The row for curves: names and numbers, as W&B draws them."""
+        """Returns names and numbers for the curves of W&B."""
 
     def table(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """The lines of W&B's table, with the same columns: of all evaluations of the task so far."""
+        """Returns the lines of W&B's table, all with the same columns. rows: all evaluations of the task so far."""
 
 
-# Makes a task for one layout, or None where the run has nothing for it. The layout of the stages until the next
-# change is that of the mesh; `deal`: how it cuts a stream among sequence ranks.
+# Makes a task for the layout of the mesh, or None if the run has no data for it. `deal`: assigns a stream to
+# sequence ranks in that layout.
 MakeTask = Callable[[RunConfig, Mesh, Corpus, Dealer | None], Task | None]
-# By the name that stands in the rows of evaluation.jsonl, in the order in which they are evaluated.
+# By their names in the rows of evaluation.jsonl, in order of evaluation.
 TASKS: Mapping[str, MakeTask] = MappingProxyType({held_out.NAME: held_out.make_task})
 
 
 def make_tasks(
     config: RunConfig, mesh: Mesh, corpus: Corpus, deal: Dealer | None
 ) -> dict[str, Task]:
-    """The tasks of a run by name; none where evaluation is off."""
+    """Returns the tasks of a run by name; none if evaluation is off."""
     if not config.evaluation.enabled:
         return {}
     made = {name: make(config, mesh, corpus, deal) for name, make in TASKS.items()}

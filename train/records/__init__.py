@@ -1,1 +1,1 @@
-"""What a run writes down: metrics, console, logs of ranks, W&B."""
+"""Records of a run: metrics, console, logs of ranks, W&B."""

@@ -1,4 +1,4 @@
-"""What a run says when it ends: what came out, where the report is, what to try next."""
+"""The text printed at the end of a run: its results, the path of the report, commands to try next."""
 
 import shlex
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from train.records.evaluation_rows import HELD_OUT, read_evaluations, rows_of_ta
 
 
 def closing_words(config: RunConfig, state: RunState, *, finished: bool) -> str:
-    """A short summary for the main rank's stdout. finished: no step is left; otherwise a signal asked to stop."""
+    """Returns a short summary for the main rank's stdout. finished: False if a signal stopped the run before its end."""
     folder = run_folder(config)
     if not finished:
         lines = [
@@ -42,7 +42,7 @@ def closing_words(config: RunConfig, state: RunState, *, finished: bool) -> str:
 
 
 def words_after_failure(config: RunConfig) -> str:
-    """What is left of a run that failed, and how it goes on; for the main rank's stderr."""
+    """Returns what a failed run left, and how to resume it; for the main rank's stderr."""
     folder = run_folder(config)
     checkpoint = latest(folder / "checkpoints")
     goes_on = f"goes on from {checkpoint}" if checkpoint else "starts it anew: it has no checkpoint"
@@ -52,7 +52,7 @@ def words_after_failure(config: RunConfig) -> str:
 
 
 def _wandb(folder: Path, config: RunConfig) -> list[str]:
-    """Where W&B's folders are, and how they are synced; nothing for a run that is not logged offline."""
+    """Returns the folders of W&B and the command that syncs them; nothing unless W&B is offline."""
     if config.logging.wandb.mode != "offline" or not list((folder / "wandb").glob("offline-run-*")):
         return []
     runs = f"{shlex.quote(str(folder / 'wandb'))}/offline-run-*"
@@ -60,7 +60,7 @@ def _wandb(folder: Path, config: RunConfig) -> list[str]:
 
 
 def _next_steps(folder: Path, config: RunConfig, *, imported: bool) -> list[str]:
-    """Commands that fit this run: on its own data, model and schedule."""
+    """Returns commands to try next, for the data, model and schedule of this run."""
     steps = []
     # An imported model keeps its layers: no recipe is laid over model=from_huggingface.
     if not imported and any(kind != "full_rope" for kind in config.model.layer_pattern):

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a progress bar on a terminal, a line now and then elsewhere.
+"""Console output of a run: a progress bar on a terminal, otherwise a line at intervals.
 
 The lines also go to the run's log.txt, with the time.
 """
@@ -17,12 +17,12 @@ from train.schedule.stages import Schedule
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number for the console; a dash where there is none (not finite, or nothing was scored)."""
+    """Formats a number for the console; a dash for None (not finite, or nothing was scored)."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def say(text: str, log: Path) -> None:
-    """One line on the console and in log.txt; for the main rank, before there is a `Progress`."""
+    """Writes one line to the console and log.txt; for the main rank, before there is a `Progress`."""
     _keep(text, log)
     _say(text)
 
@@ -44,7 +44,7 @@ def _keep(text: str, log: Path) -> None:
 
 
 class Progress:
-    """The console and log.txt of the main rank; other ranks get one that says nothing."""
+    """The console and log.txt of the main rank; on other ranks it writes nothing."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Progress:
         self._bar.close()
 
     def step(self, row: dict[str, Any]) -> None:
-        """Show one optimizer step."""
+        """Shows one optimizer step."""
         if not self._speaks:
             return
         stage = self._schedule.stage_at(row["tokens_seen"] - row["batch_tokens"])
@@ -115,7 +115,7 @@ class Progress:
             _say(text)
 
     def line(self, text: str) -> None:
-        """Show one line without breaking the bar."""
+        """Writes one line without breaking the progress bar."""
         if self._speaks:
             self._keep(text)
             self._bar.clear()

@@ -1,4 +1,4 @@
-"""Rows of evaluation.jsonl, told apart by the task that made them."""
+"""Reads the rows of evaluation.jsonl, by task."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ HELD_OUT = "held_out"
 
 
 def read_evaluations(path: Path) -> list[dict[str, Any]]:
-    """The rows of evaluation.jsonl that are whole; none where there is no file."""
+    """Returns the complete rows of evaluation.jsonl; none if there is no file."""
     rows = []
     with suppress(OSError):
         for line in path.read_bytes().splitlines():
@@ -22,5 +22,5 @@ def read_evaluations(path: Path) -> list[dict[str, Any]]:
 
 
 def rows_of_task(rows: Iterable[Row], task: str) -> list[Row]:
-    """The rows of one task, in order."""
+    """Returns the rows of one task, in order."""
     return [row for row in rows if row.get("task", HELD_OUT) == task]

@@ -1,4 +1,4 @@
-"""What a run keeps of its configuration beside config.yaml: the text of own files; and what a later start changed.
+"""Keeps the text of the user's own configuration files in the run's folder, and reports what a later start changed.
 
 outputs/RUN/configuration/GROUP/NAME.yaml                      as it was read
 outputs/RUN/configuration/GROUP/NAME_before_step_NNNNNNNN.yaml of an earlier start, where the text differed
@@ -19,16 +19,16 @@ from train.configuration.schema import RunConfig
 from train.configuration.wording import shown
 
 KEPT = "configuration"
-# Of what a start changed, so many keys and lines are told.
+# Most changed keys and lines that are reported.
 _MOST = 8
 
 
 def keep_configuration(
     folder: Path, config: RunConfig, own_files: Mapping[str, str], step: int
 ) -> list[str]:
-    """Keep the texts of own files, by GROUP/NAME; returns what differs from an earlier start, a line each.
+    """Keeps the texts of own files, by GROUP/NAME; returns the differences from an earlier start, a line each.
 
-    To be called before the earlier config.yaml is replaced.
+    Must be called before the earlier config.yaml is replaced.
 
     Raises:
         OSError: the folder cannot be written.
@@ -58,7 +58,7 @@ def _keep(folder: Path, name: str, text: str, step: int) -> Iterator[str]:
 
 
 def _changes(path: Path, config: RunConfig) -> Iterator[str]:
-    """The values that differ from those of an earlier config.yaml; none where there is none that can be read."""
+    """Yields the values that differ from an earlier config.yaml; none if there is none that can be read."""
     try:
         # An earlier version wrote paths as they were given.
         earlier = resolved(with_absolute_paths(from_yaml(path.read_text()), start_folder()))

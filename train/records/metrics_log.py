@@ -1,4 +1,4 @@
-"""The files a run leaves: metrics.jsonl, evaluation.jsonl, config.yaml, summary.json.
+"""Writes metrics.jsonl, evaluation.jsonl, config.yaml and summary.json of a run.
 
 One JSON object a line, written at once. On resume rows beyond the checkpoint are dropped, so every step
 stands once. Rows that a full disk refuses wait in memory and are written when there is room.
@@ -28,7 +28,7 @@ class RowFile:
         self._file = self._reopen(first_step)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write a row, or keep it until there is room.
+        """Writes a row, or keeps it in memory until there is space on the disk.
 
         Raises:
             OSError: too many rows wait.
@@ -39,7 +39,7 @@ class RowFile:
             raise OSError(f"{self._path}: {len(self._waiting):,} bytes wait: {self._problem}")
 
     def sync(self) -> None:
-        """Force the rows to the disk. May be called from another thread than `append`.
+        """Forces the rows to the disk. May be called from another thread than `append`.
 
         Raises:
             OSError: some could not be written yet, or the disk refuses.
@@ -49,7 +49,7 @@ class RowFile:
         os.fsync(self._file)
 
     def close(self) -> None:
-        """Write what waits and close the file.
+        """Writes the waiting rows and closes the file.
 
         Raises:
             OSError: rows are lost.
@@ -61,7 +61,7 @@ class RowFile:
             raise OSError(f"{self._path}: the last {lost:,} rows are lost: {self._problem}")
 
     def catch_up(self) -> None:
-        """Write what waits, as much as there is room for; half a line is completed by the next try."""
+        """Writes the waiting rows as far as there is space; the next call completes a partial line."""
         try:
             while self._waiting:
                 del self._waiting[: os.write(self._file, self._waiting)]
@@ -98,7 +98,7 @@ class RowFile:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """A row; None if the line is damaged."""
+    """Returns the row of a line; None if the line is damaged."""
     with suppress(ValueError, RecursionError):
         row = json.loads(line)
         if isinstance(row, dict) and isinstance(row.get("step"), int) and line.endswith(b"\n"):
@@ -110,7 +110,7 @@ class RunLog:
     """Append-only logs of one run, written by the main rank only."""
 
     def __init__(self, folder: Path, *, first_step: int) -> None:
-        """Open the logs; rows of steps beyond `first_step` (already done) are dropped."""
+        """Opens the logs; rows of steps beyond `first_step` (already done) are dropped."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._news: deque[str] = deque()
@@ -121,16 +121,16 @@ class RunLog:
         self._evaluation = RowFile(self._folder / "evaluation.jsonl", first_step, self._news)
 
     def step(self, row: dict[str, Any]) -> None:
-        """One optimizer step."""
+        """Appends the row of one optimizer step."""
         self._metrics.append(row)
         self._evaluation.catch_up()
 
     def evaluation(self, row: dict[str, Any]) -> None:
-        """One evaluation."""
+        """Appends the row of one evaluation."""
         self._evaluation.append(row)
 
     def sync(self) -> None:
-        """Force the rows to the disk: a checkpoint must not outlive the rows before it.
+        """Forces the rows to the disk: a checkpoint must not outlive the rows before it.
 
         Raises:
             OSError: some could not be written yet, or the disk refuses.
@@ -139,16 +139,16 @@ class RunLog:
         self._evaluation.sync()
 
     def rewind(self, step: int) -> None:
-        """Drop the rows beyond `step`, for a run that goes back to it."""
+        """Drops the rows beyond `step`, for a rollback to that step."""
         self.close()
         self._open(step)
 
     def news(self) -> list[str]:
-        """What went wrong since the last call, one line each."""
+        """Returns the warnings since the last call, one line each."""
         return [self._news.popleft() for _ in range(len(self._news))]
 
     def close(self) -> None:
-        """Close the files.
+        """Closes the files.
 
         Raises:
             OSError: rows could not be written to the end.
@@ -160,7 +160,7 @@ class RunLog:
 
 
 def finite_or_null(value: Any) -> Any:
-    """`value` with every number that is not finite replaced by None: JSON has no NaN."""
+    """Returns `value` with every non-finite number replaced by None: JSON has no NaN."""
     if isinstance(value, dict):
         return {key: finite_or_null(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -169,7 +169,7 @@ def finite_or_null(value: Any) -> Any:
 
 
 def write_config(folder: Path, text: str, step: int) -> None:
-    """Write the resolved configuration; a different older one is kept beside it, named by the step."""
+    """Writes the resolved configuration; keeps a different older one beside it, named by the step."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.yaml"
     if path.exists() and not (path.is_file() and path.read_bytes() == text.encode()):
@@ -179,5 +179,5 @@ def write_config(folder: Path, text: str, step: int) -> None:
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Write or replace summary.json."""
+    """Writes or replaces summary.json."""
     write_durably(folder / "summary.json", json.dumps(summary, indent=1) + "\n")

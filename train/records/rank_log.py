@@ -1,8 +1,8 @@
-"""What a run leaves for whoever asks what happened.
+"""Log files of a run, for finding out what happened.
 
-    log.txt                 the main rank's console, with times: the one to read
-    ranks/rank_00003.log    one file a rank: its phases, what went wrong on it, its stacks
-    ranks/rank_00003.json   where a hang was noticed: torch's flight record of the last collectives
+    log.txt                 the main rank's console, with times: read this first
+    ranks/rank_00003.log    one file per rank: its phases, errors and stacks
+    ranks/rank_00003.json   after a hang: torch's flight record of the last collectives
     error.txt               the first rank that failed: when, where, the traceback
 
 `kill -USR2` of a rank writes the stacks of all its threads to its file; the run goes on.
@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 
 class RankLog:
-    """The files of one rank. What cannot be written is left out: a full disk must not end a run here."""
+    """The log files of one rank. Errors of writing are ignored: a full disk must not end a run here."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self._folder, self._rank = folder, rank
@@ -33,13 +33,13 @@ class RankLog:
         self.line(f"rank {rank} on {socket.gethostname()}, process {os.getpid()}")
 
     def line(self, text: str) -> None:
-        """One line with the time, in this rank's file."""
+        """Writes one line with the time into this rank's file."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.write(f"{now()} {text}\n")
 
     def hang(self, sentence: str, record: list[dict[str, Any]]) -> None:
-        """Keep the stacks of all threads and the flight record."""
+        """Writes the stacks of all threads and the flight record."""
         self.line(sentence)
         if self._file is not None:
             faulthandler.dump_traceback(self._file, all_threads=True)
@@ -48,7 +48,7 @@ class RankLog:
             path.write_text(json.dumps(record))
 
     def error(self, text: str) -> bool:
-        """Write what ended this rank; returns whether it is the run's first, which then is in error.txt."""
+        """Writes the error that ended this rank; returns whether it is the first of the run, written to error.txt."""
         self.line(text)
         head = f"{now()} rank {self._rank} on {socket.gethostname()}, process {os.getpid()}\n"
         try:
@@ -61,7 +61,7 @@ class RankLog:
         return True
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Closes the file."""
         faulthandler.unregister(signal.SIGUSR2)
         faulthandler.disable()
         if self._file is not None:
@@ -70,7 +70,7 @@ class RankLog:
 
 
 def put_error_aside(folder: Path) -> None:
-    """Give the error.txt of an earlier start another name. Main rank only, before anything can fail."""
+    """Renames the error.txt of an earlier start. Main rank only, before anything can fail."""
     path = folder / "error.txt"
     with contextlib.suppress(OSError):
         when = datetime.fromtimestamp(path.stat().st_mtime, UTC)
@@ -78,5 +78,5 @@ def put_error_aside(folder: Path) -> None:
 
 
 def now() -> str:
-    """The time as journals write it."""
+    """Returns the current time (UTC) for log lines."""
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")

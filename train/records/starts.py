@@ -1,4 +1,4 @@
-"""`starts.jsonl`: a line for every start of a run, so that what was started, on what and on which data is known later.
+"""Writes `starts.jsonl`: a line for every start of a run, with its command, machine, code and data.
 
     {"started": "2026-01-31T10:02:11+00:00", "step": 0, "tokens_seen": 0, "total_tokens": 1048576,
      "command": ["python", "-m", "train", ...], "folder": "/home/me", "host": "node1", "commit": "1f3a...",
@@ -6,7 +6,7 @@
      "sources": {"web": {"prefix": ..., "documents": ..., "tokens": ..., "lengths": [...]}}, "heldout": {...},
      "mix": {"short": {"web": 1.0}}}
 
-Only the main rank writes, and what cannot be written is one warning.
+Only the main rank writes; an error of writing gives one warning.
 """
 
 import json
@@ -26,18 +26,18 @@ from data.sources import Corpus, TokenSource
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTS = "starts.jsonl"
-# Of a larger source so many documents, evenly spread, tell the lengths of all.
+# From a larger source this many documents, evenly spread, are sampled for the table of lengths.
 MOST_DOCUMENTS = 4_000_000
-# Seconds that git may take, on a slow file system.
+# Timeout of git in seconds, for slow file systems.
 _PATIENCE = 5.0
 
 
 def add_start(
     folder: Path, corpus: Corpus, stages: Mapping[str, Sequence[float]], facts: Mapping[str, Any]
 ) -> str:
-    """Append this start to starts.jsonl; returns a warning, or nothing.
+    """Appends this start to starts.jsonl; returns a warning or "".
 
-    stages: the weight of every source, in order, by stage. facts: what the caller knows of the run, written as it is.
+    stages: the weight of every source, in order, by stage. facts: other entries of the line.
     """
     names = [source.name for source in corpus.sources]
     row = {
@@ -59,7 +59,7 @@ def add_start(
 
 
 def _append(path: Path, line: bytes) -> None:
-    """Append a line, after the end of one that was cut off."""
+    """Appends a line; first ends a line that was cut off."""
     with path.open("a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -68,7 +68,7 @@ def _append(path: Path, line: bytes) -> None:
 
 
 def checkout(root: Path = ROOT) -> dict[str, Any]:
-    """The commit of the code, and how many of its tracked files differ from it; null where git does not tell."""
+    """Returns the commit of the code, and the number of changed tracked files; None if git fails."""
     commit = _git(root, "rev-parse", "HEAD")
     changed = _git(root, "status", "--porcelain", "--untracked-files=no") if commit else None
     return {
@@ -101,9 +101,9 @@ def _described(source: TokenSource) -> dict[str, Any]:
 
 
 def length_table(source: TokenSource) -> list[list[int]]:
-    """[longest, documents, tokens] for every octave of lengths that holds a document: 1, 2, 3-4, 5-8, 9-16, ...
+    """Returns [longest, documents, tokens] for every octave of lengths with documents: 1, 2, 3-4, 5-8, 9-16, ...
 
-    Empty documents stand under 0. Counts are estimates for a source of more than MOST_DOCUMENTS documents.
+    Empty documents have the longest length 0. Counts are estimates for a source of more than MOST_DOCUMENTS documents.
     """
     stride = -(-source.num_documents // MOST_DOCUMENTS) or 1
     documents, tokens = np.zeros(65, np.int64), np.zeros(65, np.int64)

@@ -1,7 +1,7 @@
-"""The only import of wandb: one run per job, its id kept over resumes.
+"""Logs to Weights & Biases: one W&B run for the whole run, with the same id after a resume. The only import of wandb.
 
 Offline runs with the same id are separate folders that `wandb sync` joins; online the server joins them.
-A folder or a process of W&B that fails ends its log, not the run: metrics.jsonl has every row.
+An error of W&B ends the logging, not the run: metrics.jsonl has every row.
 """
 
 import re
@@ -20,19 +20,19 @@ _ID = re.compile(r"[0-9a-f]{8}")
 
 
 class WandbLog:
-    """Metrics of the main rank on Weights & Biases; disabled, it does nothing."""
+    """Logs metrics of the main rank to Weights & Biases; with mode=disabled it does nothing."""
 
     def __init__(
         self, config: WandbConfig, *, folder: Path, run_name: str, settings: dict[str, Any]
     ) -> None:
-        """Open the run; its id is kept in the run's folder from its first start.
+        """Opens the W&B run; its id is kept in the run's folder from the first start.
 
         Raises:
-            ValueError: W&B refuses, for example online without a key.
+            ValueError: W&B raised an error, for example online without a key.
         """
         self.run_id = ""
-        # Steps that rollbacks gave up: W&B drops what is logged at an earlier step than the last, so its count
-        # of steps goes on where the run's goes back.
+        # Steps that rollbacks abandoned: W&B drops values logged at an earlier step than the last, so its step
+        # counter continues when that of the run goes back.
         self.abandoned_steps = 0
         self._run: Any = None
         self._news: deque[str] = deque()
@@ -70,14 +70,14 @@ class WandbLog:
             settings=wandb.Settings(
                 silent=True,
                 console="off",
-                # A killed run keeps what is older than this; W&B's own default is 15 s.
+                # A killed run loses at most this many seconds of rows; W&B's own default is 15 s.
                 x_transaction_log_flush_interval=1.0,
                 x_disable_stats=False,
             ),
         )
 
     def step(self, row: dict[str, Any]) -> None:
-        """Numbers of one optimizer step, at its step."""
+        """Logs the numbers of one optimizer step, at its step."""
         if self._run is not None:
             numbers = {
                 key: value
@@ -92,7 +92,7 @@ class WandbLog:
         numbers: Mapping[str, float],
         table: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Numbers of one evaluation, under evaluation/, and the tokens that they are drawn over.
+        """Logs the numbers of one evaluation, under evaluation/, with tokens_seen as their axis.
 
         table: lines of all evaluations of the row's task so far, under evaluation/TASK_table.
         """
@@ -111,7 +111,7 @@ class WandbLog:
         self._keep_going(log)
 
     def file(self, path: Path) -> None:
-        """Keep the file as it is now; a later version replaces it. A copy, so that the folder is complete."""
+        """Uploads a copy of the file as it is now; a later version replaces it."""
         if self._run is not None and path.is_file():
             self._keep_going(lambda: self._save(path))
 
@@ -124,21 +124,21 @@ class WandbLog:
         self._run.log(numbers, step=step + self.abandoned_steps)
 
     def close(self, *, failed: bool = False) -> None:
-        """End the run."""
+        """Ends the W&B run."""
         if self._run is not None:
             self._keep_going(lambda: self._run.finish(exit_code=1 if failed else 0))
 
     def news(self) -> list[str]:
-        """What went wrong since the last call, one line each."""
+        """Returns the warnings since the last call, one line each."""
         return [self._news.popleft() for _ in range(len(self._news))]
 
     def _keep_going(self, call: Callable[[], None]) -> None:
         try:
             call()
-        except Exception as error:  # W&B's errors have no base of their own but this
+        except Exception as error:  # W&B's errors have no narrower common base class
             self._run = None
             with suppress(Exception):
-                self._wandb.teardown()  # at exit it would raise the same once more
+                self._wandb.teardown()  # otherwise it would raise again at exit
             self._give_up(f"{type(error).__name__}: {error}")
 
     def _give_up(self, why: str) -> None:
@@ -148,7 +148,7 @@ class WandbLog:
         )
 
     def _kept_id(self, path: Path) -> str:
-        """The id of the first start; a new one where the file is not readable as one."""
+        """Returns the id of the first start; a new id if the file has none."""
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             with suppress(UnicodeDecodeError):
@@ -162,7 +162,7 @@ class WandbLog:
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a": {"b": {"c": 1}}} as {"a/b/c": 1}."""
+    """Returns {"a": {"b": {"c": 1}}} as {"a/b/c": 1}."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, dict):
