@@ -13,7 +13,7 @@ from train.records.evaluation_rows import HELD_OUT, read_evaluations, rows_of_ta
 
 
 def closing_words(config: RunConfig, state: RunState, *, finished: bool) -> str:
-    """Returns a short summary for the main rank's stdout. finished: False if a signal stopped the run before its end."""
+    """Returns a short summary for the main rank's stdout. finished: False if a signal stopped the run early."""
     folder = run_folder(config)
     if not finished:
         lines = [

@@ -1,1 +1,1 @@
-"""`python -m train.report RUN`: the run's own files as one page."""
+"""`python -m train.report RUN`: writes the files of a run as one HTML page."""

@@ -1,4 +1,4 @@
-"""`python -m train.report RUN [RUN ...]`: write the page of a run again, or one that compares several."""
+"""`python -m train.report RUN [RUN ...]`: writes the page of a run again, or a page that compares several."""
 
 # ruff: noqa: E402  (the packages are looked at before they are imported)
 import sys

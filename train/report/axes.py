@@ -1,4 +1,4 @@
-"""What the report's figures share, as plain plotly JSON: axes, stage bands, lines per stage.
+"""Common parts of the report's figures, as plain plotly JSON: axes, stage bands, lines per stage.
 
 Every curve over training has `tokens_seen` on its x axis, one trace per stage in that stage's
 colour and the same bands behind it. Colours are names such as "@stage0"; the page looks them up in
@@ -21,7 +21,7 @@ LABEL_GAP = 15  # pixels between two labels in the right margin
 
 @dataclass(frozen=True)
 class Figure:
-    """One plot with its words: `title` says the finding, `unit` what the vertical axis measures."""
+    """One plot with its texts. title: the finding. unit: the quantity on the vertical axis."""
 
     key: str
     title: str
@@ -87,7 +87,7 @@ def layout_over_tokens(record: RunRecord, y_axis: Row, right: int = MARGIN_RIGHT
 
 
 def base_layout(x_axis: Row, y_axis: Row, right: int = MARGIN_RIGHT) -> Row:
-    """What all figures share: transparent ground, quiet grid, no legend, room for ticks."""
+    """Returns the layout of all figures: transparent background, light grid, no legend, margins for ticks."""
     quiet = {"gridcolor": "@grid", "zeroline": False, "linecolor": "@rule", "tickcolor": "@rule"}
     quiet = quiet | {"automargin": False, "minexponent": 3}
     title = {"font": {"size": 12, "color": "@muted"}, "standoff": 8}
@@ -145,7 +145,7 @@ def stage_lines(
 def crosses(
     record: RunRecord, rows: Sequence[Row], what: str, place: Callable[[Row], tuple[float, str]]
 ) -> list[Row]:
-    """A cross for each of `rows`, one trace per stage. place: a cross's height, and what it says."""
+    """Returns a cross for each of `rows`, one trace per stage. place: returns a cross's height and its text."""
     traces = list[Row]()
     for stage in record.stage_names:
         here = [row for row in rows if row["stage"] == stage]

@@ -17,7 +17,7 @@ Several: write one page that compares them, comparison.html beside the first."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Folders of runs in, the page's path out. Returns the exit status."""
+    """Writes the page for the given folders of runs and prints its path. Returns the exit status."""
     parser = Parser(
         prog="ropewalk report",
         description=_DESCRIPTION,

@@ -1,4 +1,4 @@
-"""comparison.html: several runs on one page, told apart by colour, and what their configurations differ in."""
+"""comparison.html: several runs on one page, each in its own colour, and differences of their configurations."""
 
 import html
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def write_comparison(run_folders: Sequence[Path], output: Path | None = None) ->
 
 
 def render(records: Sequence[RunRecord]) -> str:
-    """The whole page. Runs of the same name are told apart by a number."""
+    """Returns the whole page. Runs of the same name are numbered."""
     records = [
         replace(record, name=name) for record, name in zip(records, _names(records), strict=True)
     ]
@@ -77,7 +77,7 @@ def _results(records: Sequence[RunRecord]) -> str:
 
 
 def _result(record: RunRecord) -> dict[str, str]:
-    """What came out of one run."""
+    """Returns the results of one run."""
     newest = record.evaluations[-1] if record.evaluations else Row()
     loss, bigram = finite_value(newest, "loss"), finite_value(newest, "bigram_loss")
     gain, trained = quarter_gain(newest), known(record.steps, "loss")

@@ -1,4 +1,4 @@
-"""What was read: sources with their tokens, epochs and share, and the lengths of their documents."""
+"""Section on the data: sources with their tokens, epochs and shares, and the lengths of their documents."""
 
 import html
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ Lengths = list[tuple[float, float, float]]
 
 
 def sources(record: RunRecord) -> dict[str, Row]:
-    """What the newest start knows of every source, by name, in order."""
+    """Returns the facts of every source in the newest row of starts.jsonl, by name, in order."""
     found = mapping(record.newest_start, "sources")
     return {str(name): row for name, row in found.items() if isinstance(row, dict)}
 
@@ -100,7 +100,7 @@ def mixes(record: RunRecord) -> dict[str, dict[str, float]]:
 
 
 def seen_tokens(record: RunRecord) -> dict[str, float]:
-    """Tokens with a target that the steps took from every source; empty where the rows do not tell."""
+    """Returns the tokens with a target from every source, over all steps; empty if the rows lack them."""
     found = dict[str, float]()
     for row in record.steps:
         for name, source in mapping(row, "sources").items():
@@ -136,7 +136,7 @@ def _mix_table(record: RunRecord) -> str:
 
 
 def length_table(source: Row) -> Lengths:
-    """(longest, documents, tokens) by octave of length, shortest first; what makes no sense is left out."""
+    """Returns (longest, documents, tokens) by octave of length, shortest first, without invalid entries."""
     found = Lengths()
     rows = source.get("lengths")
     for row in rows if isinstance(rows, list) else ():
@@ -202,7 +202,7 @@ def _octaves(tables: Iterable[Lengths]) -> list[float]:
 
 
 def _lengths_title(record: RunRecord, tables: dict[str, Lengths]) -> str:
-    """How much of the data is longer than the longest stage."""
+    """Returns a sentence on the share of the data longer than the longest stage."""
     lengths = [finite_value(plan, "sequence_length") for plan in record.planned_stages.values()]
     most = int(max((length for length in lengths if length), default=0.0))
     rows = [row for table_ in tables.values() for row in table_]

@@ -22,7 +22,7 @@ ABSENT = "not a key of this version"
 
 
 def today(config: Row) -> Row:
-    """The configuration under today's names."""
+    """Returns the configuration under current names of keys."""
     model = config.get("model")
     return {**config, "model": renamed_model(model)} if isinstance(model, dict) else config
 
@@ -47,7 +47,7 @@ def differences(config: Row) -> list[tuple[str, str, str]]:
 
 
 def shown(value: Any) -> str:
-    """A value as config.yaml would say it."""
+    """Returns a value in the form of config.yaml."""
     return (
         value
         if isinstance(value, str) and value
@@ -96,7 +96,7 @@ def keys_given(command: object) -> set[str]:
 
 
 def differing(configs: Sequence[Row]) -> list[list[str]]:
-    """[key, value in the first, value in the second, ...] of every key that has not one value in all; a name aside."""
+    """Returns [key, value in the first, value in the second, ...] of every key that differs; run_name left out."""
     flats = [dict(flat(today(config))) for config in configs]
     keys = dict.fromkeys(key for values in flats for key in values if key != "run_name")
     rows = [[key, *("" if key not in v else shown(v[key]) for v in flats)] for key in keys]

@@ -28,7 +28,7 @@ _SOURCE_POINTS = 400  # drawn per source
 
 
 def loss_figure(record: RunRecord) -> Figure:
-    """Training loss, held-out losses as points, and what counting one or two tokens would reach."""
+    """Training loss, held-out losses as points, and the unigram and bigram losses."""
     data = stage_lines(record, "loss", lambda value: f"{value:.4f}", "training loss", smoothed=True)
     losses, rare = sorted(known(record.steps, "loss")), len(record.steps) // 200
     levels = losses[rare : len(losses) - rare]  # a lone spike may leave the plot, its trend may not
@@ -164,7 +164,7 @@ def position_title(evaluation: Row) -> str:
 
 
 def position_layout(record: RunRecord, edges: list[float]) -> Row:
-    """Octaves on the x axis, and a line where each kind of windowed layer stops seeing."""
+    """Octaves on the x axis, and a line at the window of each kind of windowed layer."""
     low, high = min(edges, default=1.0), max(edges, default=1024.0)
     octaves = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
     octaves = octaves[:: math.ceil(len(octaves) / 12)]

@@ -1,4 +1,4 @@
-"""The model in words: what its layers are and see."""
+"""Describes the model in words: its kinds of layers and their windows."""
 
 from collections import Counter
 
@@ -17,12 +17,12 @@ def windows(record: RunRecord) -> dict[str, int]:
 
 
 def parameters(record: RunRecord) -> int | None:
-    """How many the model has; None where its configuration is not known."""
+    """Returns the number of parameters; None if the model's configuration is not known."""
     return None if record.model is None else parameter_count(record.model)
 
 
 def lead(record: RunRecord) -> str:
-    """What the model is, in a sentence; empty where the configuration does not tell."""
+    """Returns a sentence about the model; empty if its configuration is not known."""
     model = record.model
     if model is None:
         return ""
@@ -43,7 +43,7 @@ def lead(record: RunRecord) -> str:
 
 
 def _kind_in_words(record: RunRecord, name: str) -> str:
-    """What layers of this kind do; of a further kind its name too."""
+    """Describes layers of this kind; for a further kind, with its name."""
     assert record.model is not None
     kind = layer_kind(record.model, name)
     attention = "windowed" if kind.windowed else "full attention"

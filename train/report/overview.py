@@ -1,4 +1,4 @@
-"""The head of the page: how the run stands, what a reader must know first, and the figures looked for first."""
+"""The head of the page: status of the run, warnings, and the most important numbers."""
 
 import html
 import math
@@ -24,7 +24,7 @@ _RECENT = 50  # steps whose speed tells the time left
 
 
 def standing(record: RunRecord, *, running: bool) -> str:
-    """Whether the run is over, as far as its files tell; running: the run itself writes this page."""
+    """Returns the status of the run, from its files. running: the run itself writes this page."""
     summary, planned = record.summary, record.planned_tokens
     share = f"{min(1.0, record.tokens_seen / planned):.1%} of its tokens seen" if planned else ""
     ended = finite_value(summary, "steps")
@@ -69,7 +69,7 @@ def written(record: RunRecord, now: datetime | None = None) -> str:
 
 
 def notes(record: RunRecord) -> list[str]:
-    """What a reader must know before trusting the page: torn lines, skipped steps, nothing held-out."""
+    """Returns warnings about the data on the page: torn lines, skipped steps, no held-out loss."""
     lines = list(record.notes)
     if not record.steps:
         lines.append("No step has been completed yet.")
@@ -121,7 +121,7 @@ def device_words(row: Row) -> str:
 
 
 def tiles(record: RunRecord) -> str:
-    """The figures a reader looks for first; a tile without data is left out."""
+    """Returns the most important numbers as tiles; leaves out tiles without data."""
     newest = record.evaluations[-1] if record.evaluations else Row()
     found = [*_loss_tiles(record, newest)]
     if record.steps:

@@ -94,7 +94,7 @@ def sections_of(record: RunRecord) -> tuple[dict[str, str], list[Figure]]:
 
 
 def _drawn(*figures: Figure) -> list[Figure]:
-    """Those that show anything, without a half-empty last row."""
+    """Returns the figures that have data; widens one if the last row would be half empty."""
     kept = [figure for figure in figures if figure.data]
     if sum(not figure.wide for figure in kept) % 2:
         last = max(index for index, figure in enumerate(kept) if not figure.wide)

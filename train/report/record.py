@@ -32,7 +32,7 @@ _LOGS = ("metrics.jsonl", "evaluation.jsonl")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder below checkpoints/ as the disk has it."""
+    """A folder in checkpoints/ on the disk."""
 
     name: str
     written: datetime
@@ -41,7 +41,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as its files tell it. steps: the rows of metrics.jsonl; evaluations: those of held-out loss."""
+    """A run as read from its files. steps: the rows of metrics.jsonl; evaluations: those of held-out loss."""
 
     name: str
     config: Row = field(default_factory=dict)
@@ -60,7 +60,7 @@ class RunRecord:
 
     @property
     def planned_stages(self) -> dict[str, Row]:
-        """The configured stages by name, in order; empty where the configuration does not tell."""
+        """Returns the configured stages by name, in order; empty if the configuration has none."""
         stages = mapping(mapping(self.config, "schedule"), "stages")
         return {str(name): row if isinstance(row, dict) else {} for name, row in stages.items()}
 
@@ -72,7 +72,7 @@ class RunRecord:
 
     @cached_property
     def model(self) -> ModelConfig | None:
-        """The configured model; None where the configuration holds none that has a meaning."""
+        """Returns the configured model; None if the configuration has no valid one."""
         content = renamed_model(mapping(self.config, "model"))
         if not {"num_layers", "hidden_size", "layer_pattern"} <= content.keys():
             return None
@@ -102,7 +102,7 @@ class RunRecord:
 
     @property
     def planned_tokens(self) -> float:
-        """Stream tokens when the run is over; 0 where nothing tells."""
+        """Returns the stream tokens of the whole run; 0 if unknown."""
         planned = finite_value(self.newest_start, "total_tokens")
         return planned or sum(known(self.planned_stages.values(), "tokens"))
 
@@ -119,7 +119,7 @@ class RunRecord:
         return f"@stage{self.stage_names.index(stage) % NUM_COLOURS}"
 
     def dash(self, stage: str) -> str:
-        """Solid for the first round of colours; a second round is told apart by its dashes."""
+        """Returns the dash style: solid for the first round of colours, dashed for the second."""
         cycle = ("solid", "dash", "dot", "dashdot")
         return cycle[self.stage_names.index(stage) // NUM_COLOURS % len(cycle)]
 
@@ -218,7 +218,7 @@ def read_log(path: Path) -> tuple[list[Row], bool]:
 
 
 def _missing(row: Any) -> list[str]:
-    """What every line of either log must have, and this one has not."""
+    """Returns the required keys that a line of either log lacks."""
     if not isinstance(row, dict):
         return ["step", "stage", "tokens_seen"]
     missing = [key for key in ("step", "tokens_seen") if finite_value(row, key) is None]
@@ -244,7 +244,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def read_checkpoints(folder: Path) -> list[Checkpoint]:
-    """What lies below checkpoints/, oldest step first. Raises OSError."""
+    """Returns the folders in checkpoints/, oldest step first. Raises OSError."""
     found = list[Checkpoint]()
     for path in sorted(folder.glob("step_*")) if folder.is_dir() else ():
         with suppress(FileNotFoundError):  # it is being removed, or has just got its name

@@ -1,4 +1,4 @@
-"""The page of a run that trains: written at its start, refreshed after its evaluations, and at its end.
+"""Writes the page of a running run: at its start, refreshed after its evaluations, and at its end.
 
 A page costs a fraction of a second, and more only where the logs are long. It never fails the run, and takes at most a
 hundredth of its time: what would cost more is left out until there is time again.
@@ -25,17 +25,17 @@ class LivePage:
         self._spent = self._last = 0.0
 
     def refresh(self) -> None:
-        """Write the page of a run that goes on, unless the pages have taken too long."""
+        """Writes the page of a running run, unless writing pages has taken too much of its time."""
         spare = SHARE * (time.monotonic() - self._began)
         if self._last <= CHEAP_SECONDS or self._spent <= spare:
             self._write(running=True)
 
     def finish(self) -> None:
-        """Write the page of a run that has ended."""
+        """Writes the page of a run that has ended."""
         self._write(running=False)
 
     def news(self) -> list[str]:
-        """What went wrong since the last call, one line each."""
+        """Returns the warnings since the last call, one line each."""
         return [self._news.popleft() for _ in range(len(self._news))]
 
     def _write(self, *, running: bool) -> None:

@@ -1,4 +1,4 @@
-"""How the run was started, on what machine, and what it left to go on from."""
+"""Section on the setup: how and where the run was started, and its checkpoints."""
 
 import html
 import shlex
@@ -46,7 +46,7 @@ def command_section(record: RunRecord) -> str:
 
 
 def command_words(start: Row) -> str:
-    """The command of every rank, as a shell takes it; empty where it is not known."""
+    """Returns the command of every rank, quoted for a shell; empty if unknown."""
     command = start.get("command")
     if not isinstance(command, list) or not command:
         return ""
@@ -156,7 +156,7 @@ def _links(axes: list[Row]) -> str:
 
 
 def checkpoint_section(record: RunRecord) -> str:
-    """What lies in checkpoints/ when the page is written."""
+    """Returns the table of checkpoints/ at the time the page is written."""
     rows = [
         [found.name, moment_text(found.written), size(found.num_bytes)]
         for found in record.checkpoints

@@ -1,4 +1,4 @@
-"""The table of stages: what was planned, else what the steps say, and what came out."""
+"""The table of stages: planned values (or those of the steps), and results."""
 
 import html
 
@@ -61,7 +61,7 @@ def _cells(record: RunRecord, stage: str) -> dict[str, str]:
 
 
 def _tokens(record: RunRecord, stage: str) -> str:
-    """Those seen, and of how many where the stage is not over."""
+    """Returns the tokens seen, with the planned number if the stage is not over."""
     seen = sum(end - start for name, start, end in record.spans() if name == stage)
     wanted = finite_value(record.planned_stages.get(stage, {}), "tokens")
     if not record.steps_of(stage):

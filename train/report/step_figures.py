@@ -99,7 +99,7 @@ def throughput_figure(record: RunRecord) -> Figure:
 
 
 def utilisation_figure(record: RunRecord) -> Figure:
-    """Share of the devices' peak that the model's own operations reach, where the peak is known."""
+    """The MFU (model FLOPs utilization), if the peak of the devices is known."""
     mean = weighted_mean(record.steps, "mfu", "step_seconds")
     title = f"Model FLOPs utilisation (MFU) {percent(mean)} on average" if mean else "MFU"
     data = stage_lines(record, "mfu", percent, "MFU", smoothed=True)
@@ -118,7 +118,7 @@ def padding_figure(record: RunRecord) -> Figure:
 
 
 def time_figure(record: RunRecord) -> Figure:
-    """Where a step's time goes, as one bar per stage; what no part accounts for is "other"."""
+    """The parts of a step's time as one bar per stage; the rest is "other"."""
     parts, totals = dict[str, dict[str, float]](), dict[str, float]()
     for row in record.steps:
         seconds, stage = mapping(row, "seconds"), row["stage"]

@@ -14,7 +14,7 @@ NOTHING = "\N{EN DASH}"
 
 
 def short_number(value: float, digits: int = 3) -> str:
-    """A count as people say it: 950, 12.4k, 1.2M, 3B."""
+    """Returns a count in short form: 950, 12.4k, 1.2M, 3B."""
     for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit * 0.9995:
             return f"{value / limit:.{digits}g}{suffix}"
