@@ -41,11 +41,11 @@ class ParallelConfig:
     bucket_elements: Annotated[int, Ge(1)] = 50_000_000
     # Seconds that a rank may wait for its peers before the run is ended as hung; a line names the missing rank.
     timeout_seconds: Seconds = 600.0
-    # Overrides parallel.timeout_seconds for single axes, for example {tensor: 60, pipeline: 300}; control: decisions of
-    # the main rank, and preparation.
+    # Seconds for single axes in place of parallel.timeout_seconds, for example {tensor: 60, pipeline: 300}; control:
+    # decisions of the main rank, and preparation.
     timeouts: dict[Timed, Seconds] = field(default_factory=dict)
-    # Takes the place of parallel.timeout_seconds, where it is longer, until the first step of a layout is done (kernels
-    # are compiled, caches are cold), after the last step, and while a checkpoint is written.
+    # Seconds in place of shorter timeouts until the first step of a layout is done (kernels are compiled, caches are
+    # cold), after the last step, and while a checkpoint is written.
     first_step_seconds: Seconds = 1800.0
 
     def topology(self, world_size: int) -> Topology:
