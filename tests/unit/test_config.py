@@ -183,6 +183,9 @@ def test_the_model_of_an_imported_checkpoint_is_taken_whole_and_can_be_changed(
         "full_rope": KindConfig(rope=RopeConfig(scaling="linear", factor=4.0))
     }
     assert (config.schedule.start_base, config.schedule.start_length) == (500_000.0, 8192)
+    begin = ["schedule.start_base=77777", "schedule.stages.short.rope_base=keep"]
+    assert compose_run([*arguments, *begin]).schedule.start_base == 77_777.0  # as asked for
+    assert "has no effect" in mistakes(*arguments, begin[0])[0]
     assert "recipe=llama: has no effect" in mistakes(*arguments, "recipe=llama")[0]
     assert "give checkpoint.resume=DIR" in mistakes("model=from_huggingface")[0]
     assert "no such folder" in mistakes("model=from_huggingface", "checkpoint.resume=/no/such")[0]

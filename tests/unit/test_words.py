@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,8 @@ def test_closing_words_fit_the_run_and_bear_scores_that_are_missing(tmp_path: Pa
     assert f"export --checkpoint {tmp_path}/mine " in words
     from_huggingface = RunState(step=20, tokens_seen=10_240, origin={"config": {}})
     assert "recipe=" not in closing_words(config, from_huggingface, finished=True)
+    branched = replace(config, checkpoint=replace(config.checkpoint, resume=f"{tmp_path}/other"))
+    assert "recipe=" not in closing_words(branched, RunState(step=20), finished=True)
     assert "max_steps" not in words
     assert "W&B" not in words
     words = closing_words(config, RunState(step=7, tokens_seen=700), finished=False)

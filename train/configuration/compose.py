@@ -36,6 +36,8 @@ from train.configuration.resolved import resolved
 from train.configuration.schema import RunConfig
 from train.configuration.typed import Mistakes, read, still_judged
 
+# Keys that `model=from_huggingface` sets; the command line's values win over it.
+_IMPORTED = ("model.", "schedule.start_base", "schedule.start_length")
 _CHECKPOINT = path_mark(hint_at(["checkpoint", "resume"])) or PathMark()
 
 
@@ -102,7 +104,7 @@ def compose_all(arguments: Sequence[str], config_dir: str = "") -> Composed:
     if tree is None:
         return Composed(None, given.serious + given.mistakes, frozenset(), Origins())
     before = copy.deepcopy(tree)
-    of_model = [change for change in given.changes if change.key_or_group.startswith("model.")]
+    of_model = [change for change in given.changes if change.key_or_group.startswith(_IMPORTED)]
     others = [change for change in given.changes if change not in of_model]
     change_all(tree, others, given.mistakes)
     given.serious += _take_imported_model((tree, before), choices, start)

@@ -38,7 +38,8 @@ def closing_words(config: RunConfig, state: RunState, *, finished: bool) -> str:
         lines += _held_out(last)
     lines += [f"Pipeline, one step drawn: {path}" for path in sorted(folder.glob("pipeline_*.svg"))]
     lines += [f"Report: {folder}/report.html", *_wandb(folder, config), "", "Next"]
-    return "\n".join([*lines, *_next_steps(folder, config, imported=bool(state.origin)), ""])
+    imported = bool(state.origin) or config.checkpoint.resume not in ("auto", "never")
+    return "\n".join([*lines, *_next_steps(folder, config, imported=imported), ""])
 
 
 def words_after_failure(config: RunConfig) -> str:
@@ -62,7 +63,7 @@ def _wandb(folder: Path, config: RunConfig) -> list[str]:
 def _next_steps(folder: Path, config: RunConfig, *, imported: bool) -> list[str]:
     """Returns commands to try next, for the data, model and schedule of this run."""
     steps = []
-    # An imported model keeps its layers: no recipe is laid over model=from_huggingface.
+    # A run that began at another checkpoint keeps its layers: recipe=full_rope would be refused.
     if not imported and any(kind != "full_rope" for kind in config.model.layer_pattern):
         change = f"run_name={config.run_name}_full_rope recipe=full_rope"
         steps.append(f"  a baseline, full attention in every layer: the same command with {change}")
