@@ -55,7 +55,7 @@ def learning_rate_figure(record: RunRecord) -> Figure:
     elif values:
         title += f" {values[-1]:.2g} at the last step, its highest"
     data = stage_lines(record, "learning_rate", lambda value: f"{value:.4g}", "learning rate")
-    layout = layout_over_tokens(record, {"rangemode": "tozero", "tickformat": ".3~g"})
+    layout = layout_over_tokens(record, {"rangemode": "tozero", "exponentformat": "e"})
     return Figure("learning_rate", title, "learning rate per step", data, layout)
 
 
