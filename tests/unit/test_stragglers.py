@@ -33,4 +33,4 @@ def test_a_rank_is_named_when_it_was_slow_twice_in_a_row() -> None:
     for said in run_on_ranks(work, 3):
         assert len(said) == 1
         assert "rank 2 on " in said[0]
-        assert "takes it 5.0 times the median, for 4 steps now" in said[0]
+        assert "takes it 5.0 times the median, over the last 4 steps" in said[0]

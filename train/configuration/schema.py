@@ -161,7 +161,7 @@ class SpikesConfig:
     # Action after a loss spike. ignore: none. stop: end the run. skip: drop the step. rollback: return to an earlier
     # checkpoint and leave out the data in between. stop and skip act before the weights change.
     action: Literal["ignore", "stop", "skip", "rollback"] = "ignore"
-    # Number of earlier losses of the stage that a loss is compared with; no comparison before half of them exist.
+    # Number of earlier steps of the stage whose losses a loss is compared with; compares from half of them on.
     window: Annotated[int, Ge(8)] = 128
     # A loss is a spike if it is more than this many robust standard deviations above the median of the earlier losses.
     threshold: AtLeastOne = 6.0
