@@ -1,4 +1,4 @@
-"""Reads the help text of the schema from its source: the comment above each field, the docstring of each section.
+"""Reads the help text of the schema from its source: the comment above each field.
 
 Each text is written once, beside its field; `--help` prints it, and a test checks that every field has one.
 """
@@ -12,11 +12,6 @@ from typing import Any
 def comment_of(schema: type, name: str) -> str:
     """Returns the comment above the field `name` of a dataclass as one paragraph; "" if there is none."""
     return _comments(schema).get(name, "")
-
-
-def docstring_of(schema: type) -> str:
-    """Returns the first paragraph of a dataclass's docstring."""
-    return _joined(inspect.getdoc(schema) or "")
 
 
 @lru_cache(maxsize=64)
@@ -34,7 +29,3 @@ def _comments(schema: Any) -> dict[str, str]:
             found[name] = " ".join(above)
         above = []
     return found
-
-
-def _joined(text: str) -> str:
-    return " ".join(text.partition("\n\n")[0].split())
