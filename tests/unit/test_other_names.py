@@ -52,6 +52,7 @@ def test_every_name_leads_to_a_key_that_there_is(name: str) -> None:
         ("seed=abc", "must be a whole number from 0 up; for example 0"),
         ("train.compile_regions=true", "must be one of auto, always, never; did you mean always?"),
         ("logging.wandb.mode=false", "did you mean disabled?"),
+        ("optimizer.name=adam", "optimizer.name=adam: must be adamw"),
         ("train.device=gpu", "must be one of auto, cpu, cuda; did you mean cuda?"),
         ("train.precision=bf16", "did you mean bfloat16?"),
         ("per_device_train_batch_size=4", "did you mean schedule.stages.NAME.micro_batch_tokens?"),

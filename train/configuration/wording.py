@@ -40,6 +40,8 @@ def no_alternative(hint: Any, key: str, value: Any) -> str:
 
 def _near_choice(value: Any, known: Sequence[str]) -> str:
     """Returns the end of a message that names the choice probably meant; "" if there is none."""
+    if len(known) == 1:
+        return ""
     if meant := value_here(shown(value), known):
         return f"; did you mean {meant}?"
     return did_you_mean(value, known) if isinstance(value, str) else ""
