@@ -1,6 +1,6 @@
 """`python -m train.report RUN [RUN ...]`: writes the page of a run again, or a page that compares several."""
 
-# ruff: noqa: E402  (the packages are looked at before they are imported)
+# ruff: noqa: E402  (refuse_strangers checks the packages before they are imported)
 import sys
 
 from train.health.checkout import refuse_strangers

@@ -1,7 +1,7 @@
 """Common parts of the report's figures, as plain plotly JSON: axes, stage bands, lines per stage.
 
 Every curve over training has `tokens_seen` on its x axis, one trace per stage in that stage's
-colour and the same bands behind it. Colours are names such as "@stage0"; the page looks them up in
+colour and the same stage bands in the background. Colours are names such as "@stage0"; the page looks them up in
 its style sheet, so one figure serves the light and the dark theme. Non-finite numbers become gaps.
 """
 
@@ -33,12 +33,12 @@ class Figure:
 
 
 def smooth(values: Sequence[float | None], width: int) -> list[float | None]:
-    """A straight line fitted around each point over `width` neighbours, read at that point.
+    """Returns a local linear fit over `width` neighbours of each point, evaluated at that point.
 
-    Against a moving mean it neither lags nor bends at the ends, where it has neighbours on one side
-    only. Missing values do not count; where none is near, the result is missing too.
+    Unlike a moving mean it has no bias at the ends, where neighbours lie on one side only. Missing
+    values are ignored; the result is None where the window holds no value.
     """
-    # Running sums of 1, x, y, x*x, x*y over the known points: every window costs two lookups.
+    # Prefix sums of 1, x, y, x*x, x*y over the known points: every window costs two lookups.
     sums: list[tuple[float, ...]] = [(0.0,) * 5]
     for x, y in enumerate(values):
         point = (1.0, x, y, x * x, x * y) if y is not None else (0.0,) * 5
@@ -54,7 +54,7 @@ def smooth(values: Sequence[float | None], width: int) -> list[float | None]:
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:
-    """Label positions pushed upwards until neighbours are at least `gap` apart; order is kept."""
+    """Moves label positions upwards until neighbours are at least `gap` apart; keeps their order."""
     moved = list(positions)
     order = sorted(range(len(moved)), key=lambda index: moved[index])
     for lower, upper in pairwise(order):
@@ -63,7 +63,7 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
 
 
 def layout_over_tokens(record: RunRecord, y_axis: Row, right: int = MARGIN_RIGHT) -> Row:
-    """Axes over tokens seen, with a band, a boundary line and a label for every stage."""
+    """Returns axes over tokens seen, with a band, a boundary line and a label for every stage."""
     shapes, labels = list[Row](), list[Row]()
     for stage, start, end in record.spans():
         colour = record.colour(stage)
@@ -109,14 +109,14 @@ def base_layout(x_axis: Row, y_axis: Row, right: int = MARGIN_RIGHT) -> Row:
 def stage_lines(
     record: RunRecord, key: str, show: Callable[[float], str], what: str, *, smoothed: bool = False
 ) -> list[Row]:
-    """One line per stage of a step's value; `smoothed`: the raw line faint under a bold trend.
+    """Returns one line per stage of `key`; `smoothed`: the raw line faint under a bold trend.
 
-    Hovering always gives the exact value of that step.
+    Hovering always shows the exact value of that step.
     """
     stride = math.ceil(len(record.steps) / MAX_POINTS) or 1
     traces = list[Row]()
     for stage in record.stage_names:
-        rows = record.steps_of(stage)[::-stride][::-1]  # always with the stage's last step
+        rows = record.steps_of(stage)[::-stride][::-1]  # always includes the stage's last step
         values = [finite_value(row, key) for row in rows]
         if all(value is None for value in values):
             continue
@@ -172,7 +172,7 @@ def hover(stage: str, text: str) -> str:
 
 
 def log_ticks(values: Iterable[float], show: Callable[[float], str], room: float = 0.09) -> Row:
-    """A log axis whose ticks are the values themselves, less those closer than `room`."""
+    """Returns a log axis with ticks at the values, at least `room` of the axis's length apart."""
     logs = sorted({math.log10(value) for value in values if value > 0})
     if not logs:
         return {"type": "log"}
@@ -192,7 +192,7 @@ def log_ticks(values: Iterable[float], show: Callable[[float], str], room: float
 def margin_labels(
     labels: list[tuple[float, str]], low: float, high: float, height: int
 ) -> list[Row]:
-    """Names of the lines in the right margin, each beside its level and none over another."""
+    """Returns the lines' names in the right margin, each beside its level, without overlaps."""
     pixels = (height - MARGIN_TOP - MARGIN_BOTTOM) / (high - low)
     true = [value * pixels for value, _ in labels]
     moved = spread(true, 2 * LABEL_GAP + 2)
@@ -205,7 +205,7 @@ def margin_labels(
 
 
 def line_ends(lines: list[Row]) -> list[Row]:
-    """Each line's name over its last point, save where several lines end at the same position."""
+    """Returns each line's name above its last point, except where several lines end at the same x."""
     ends = [line["x"][-1] for line in lines]
     return [
         {"text": line["name"], "showarrow": False, "xref": "x", "yref": "y", "yshift": 15}

@@ -1,4 +1,4 @@
-"""comparison.html: several runs on one page, each in its own colour, and differences of their configurations."""
+"""Writes comparison.html: several runs on one page, each in its own colour, and their configurations' differences."""
 
 import html
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ _DASHES = ("solid", "dash", "dot", "dashdot")
 
 
 def write_comparison(run_folders: Sequence[Path], output: Path | None = None) -> Path:
-    """Write the page; returns its path, which is comparison.html beside the first run where none is given.
+    """Writes the page and returns its path; by default comparison.html beside the first run.
 
     Raises:
-        ValueError: a folder is not a run's, or is named twice, or a file in it is broken.
-        OSError: the page cannot be written, or a file of a run cannot be read.
+        ValueError: a folder is not a run's, or is given twice, or its config.yaml or a log is broken.
+        OSError: the page cannot be written, or config.yaml or a log of a run cannot be read.
     """
     folders = [folder.resolve() for folder in run_folders]
     twice = [given for given, at in zip(run_folders, folders, strict=True) if folders.count(at) > 1]
@@ -110,7 +110,7 @@ def _style(index: int) -> Row:
 
 
 def loss_figure(records: Sequence[RunRecord]) -> Figure:
-    """The trend of every run's training loss over tokens, and its held-out losses as points."""
+    """Returns the trend of every run's training loss over tokens, and its held-out losses as points."""
     data, levels = list[Row](), list[float]()
     for index, record in enumerate(records):
         rows = [row for row in record.steps if finite_value(row, "loss") is not None]
@@ -157,7 +157,7 @@ def loss_figure(records: Sequence[RunRecord]) -> Figure:
 
 
 def position_figure(records: Sequence[RunRecord]) -> Figure:
-    """Held-out loss by position in the newest evaluation of every run."""
+    """Returns the held-out loss by position in the newest evaluation of every run."""
     data, edges = list[Row](), list[float]()
     for index, record in enumerate(records):
         buckets = position_buckets(record.evaluations[-1] if record.evaluations else Row())

@@ -19,7 +19,7 @@ def sources(record: RunRecord) -> dict[str, Row]:
 
 
 def data_section(record: RunRecord) -> str:
-    """The table of sources, and of the shares that the stages plan."""
+    """Returns the table of sources, and the planned shares by stage if stages differ in them."""
     there = sources(record)
     if not there:
         return (
@@ -75,7 +75,7 @@ def _share(tokens: float | None, of_all: Iterable[float]) -> str:
 
 
 def planned_tokens(record: RunRecord) -> dict[str, float]:
-    """Stream tokens that the whole schedule takes from every source, padding included."""
+    """Returns the stream tokens planned from every source over all stages, padding included."""
     found = dict[str, float]()
     for stage, shares in mixes(record).items():
         tokens = finite_value(record.planned_stages.get(stage, {}), "tokens") or 0.0
@@ -85,7 +85,7 @@ def planned_tokens(record: RunRecord) -> dict[str, float]:
 
 
 def mixes(record: RunRecord) -> dict[str, dict[str, float]]:
-    """The share of every source, by stage; together 1."""
+    """Returns the planned share of every source, by stage; the shares of a stage sum to 1."""
     found = dict[str, dict[str, float]]()
     for stage, weights in mapping(record.newest_start, "mix").items():
         kept = {
@@ -107,13 +107,13 @@ def seen_tokens(record: RunRecord) -> dict[str, float]:
             if isinstance(source, dict):
                 tokens = finite_value(source, "tokens") or 0.0
                 found[str(name)] = found.get(str(name), 0.0) + tokens
-    if not found and len(sources(record)) == 1:  # rows of a version that did not tell sources apart
+    if not found and len(sources(record)) == 1:  # rows of a version that did not record sources
         return {name: sum(known(record.steps, "valid_tokens")) for name in sources(record)}
     return found
 
 
 def source_losses(row: Row) -> dict[str, float]:
-    """The loss of every source in a row of metrics.jsonl; empty where it has none."""
+    """Returns the loss of every source in a row of metrics.jsonl; empty if the row has none."""
     return {
         str(name): loss
         for name, source in mapping(row, "sources").items()
@@ -122,7 +122,7 @@ def source_losses(row: Row) -> dict[str, float]:
 
 
 def _mix_table(record: RunRecord) -> str:
-    """The planned share by stage, where stages differ."""
+    """Returns the table of planned shares by stage; empty if all stages have the same."""
     planned = mixes(record)
     if len({tuple(sorted(shares.items())) for shares in planned.values()}) < 2:
         return ""
@@ -149,7 +149,7 @@ def length_table(source: Row) -> Lengths:
 
 
 def lengths_figure(record: RunRecord) -> Figure:
-    """Where the tokens of every source lie by the length of their documents, as bars; stage lengths as lines."""
+    """Returns bars of every source's share of tokens by the length of their documents."""
     tables = {name: length_table(source) for name, source in sources(record).items()}
     tables = {name: rows for name, rows in tables.items() if sum(row[2] for row in rows) > 0}
     octaves = _octaves(tables.values())
@@ -193,7 +193,7 @@ def lengths_figure(record: RunRecord) -> Figure:
 
 
 def _octaves(tables: Iterable[Lengths]) -> list[float]:
-    """The longest length of every octave from the shortest document to the longest, also where none is."""
+    """Returns the longest length of every octave from the shortest document to the longest, empty octaves included."""
     there = [longest for rows in tables for longest, _, _ in rows if longest >= 1]
     found = [min(there, default=0.0)]
     while found[-1] < max(there, default=0.0):
@@ -207,7 +207,7 @@ def _lengths_title(record: RunRecord, tables: dict[str, Lengths]) -> str:
     most = int(max((length for length in lengths if length), default=0.0))
     rows = [row for table_ in tables.values() for row in table_]
     total = sum(tokens for _, _, tokens in rows)
-    # An octave counts where all of it is longer.
+    # Counts an octave only if all its lengths exceed the longest stage's.
     longer = sum(tokens for longest, _, tokens in rows if longest / 2 >= most)
     if most < 1 or not total or most & (most - 1):  # octaves end at powers of two
         return "Lengths of documents"

@@ -15,7 +15,7 @@ from train.report.rows import Row
 from train.report.tables import html_table, paragraph
 from train.report.units import plural
 
-# A stage's own layout is laid over the run's.
+# The `parallel` keys of a stage override those of the run.
 _STAGE_LAYOUT = re.compile(r"^schedule\.stages\.[^.]+\.parallel\.")
 NO_DEFAULT = "none"
 ABSENT = "not a key of this version"
@@ -28,7 +28,7 @@ def today(config: Row) -> Row:
 
 
 def differences(config: Row) -> list[tuple[str, str, str]]:
-    """(key, value, default) of every key whose value is not the schema's default, in the order of config.yaml."""
+    """Returns (key, value, default) of every key not at the schema's default, in the order of config.yaml."""
     found = []
     tree = today(config)
     for key, value in flat(tree):
@@ -56,7 +56,7 @@ def shown(value: Any) -> str:
 
 
 def configuration_section(record: RunRecord) -> str:
-    """The table of differences; keys that the newest start's command names are marked."""
+    """Returns the table of differences; keys set by the newest start's command come first and are marked."""
     if not record.config:
         return ""
     given = keys_given(record.newest_start.get("command"))
@@ -74,7 +74,7 @@ def configuration_section(record: RunRecord) -> str:
 
 
 def key_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of keys and values, in the form of code."""
+    """Returns a table of keys and values, every cell set as code."""
     return html_table(
         [html.escape(name) for name in columns],
         [[_code(cell) for cell in row] for row in rows],
@@ -83,13 +83,13 @@ def key_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _code(text: str) -> str:
-    # A narrow screen breaks a key after its dots and underscores.
+    # Lets a narrow screen break a key after each dot, underscore or slash.
     breaks = re.sub(r"([._/])", r"\1<wbr>", html.escape(text))
     return f"<code>{breaks}</code>" if text else ""
 
 
 def keys_given(command: object) -> set[str]:
-    """The keys that the arguments KEY=VALUE, +KEY=VALUE of a command set."""
+    """Returns the keys set by the arguments KEY=VALUE and +KEY=VALUE of a command."""
     arguments = command if isinstance(command, list) else []
     pairs = [str(argument).partition("=") for argument in arguments]
     return {key.lstrip("+") for key, sign, _ in pairs if sign}

@@ -1,7 +1,7 @@
 """Figures of the loss: over training, by position in a segment, by source.
 
-Each function takes the run's record and returns one Figure whose title says the finding. A figure without data has no
-traces, and the page leaves it out.
+Each *_figure function takes the run's record and returns one Figure whose title states the finding. The page leaves
+out a figure without traces.
 """
 
 import html
@@ -28,10 +28,10 @@ _SOURCE_POINTS = 400  # drawn per source
 
 
 def loss_figure(record: RunRecord) -> Figure:
-    """Training loss, held-out losses as points, and the unigram and bigram losses."""
+    """Returns the training loss, the held-out losses as points, and the unigram and bigram losses."""
     data = stage_lines(record, "loss", lambda value: f"{value:.4f}", "training loss", smoothed=True)
     losses, rare = sorted(known(record.steps, "loss")), len(record.steps) // 200
-    levels = losses[rare : len(losses) - rare]  # a lone spike may leave the plot, its trend may not
+    levels = losses[rare : len(losses) - rare]  # rare spikes may lie outside the plot
     levels += [value for trace in data for value in trace["y"] if value and "customdata" in trace]
     for stage in record.stage_names:
         rows = [row for row in record.evaluations if row["stage"] == stage]
@@ -75,7 +75,7 @@ def loss_figure(record: RunRecord) -> Figure:
 
 
 def held_out_points(record: RunRecord, stage: str, rows: list[Row]) -> Row:
-    """One stage's evaluations over tokens seen."""
+    """Returns one stage's held-out losses over tokens seen, as points."""
     marker = {"size": 11, "symbol": "diamond", "color": record.colour(stage)}
     words = [f"{row['loss']:.4f}" for row in rows]
     return {
@@ -92,7 +92,7 @@ def held_out_points(record: RunRecord, stage: str, rows: list[Row]) -> Row:
 
 
 def position_figure(record: RunRecord) -> Figure:
-    """Held-out loss by position in the segment, one line per stage, and a bigram's."""
+    """Returns the held-out loss by position, one line per stage, and the last stage's bigram loss."""
     data, edges, newest = list[Row](), list[float](), Row()
     for stage in record.stage_names:
         buckets = position_buckets(record.last_evaluation(stage))
@@ -127,7 +127,7 @@ def position_figure(record: RunRecord) -> Figure:
 
 
 def position_buckets(evaluation: Row) -> list[Row]:
-    """The evaluation's buckets that hold a loss, in order of position."""
+    """Returns the evaluation's valid buckets with a loss, in order of position."""
     buckets = mappings(evaluation, "position_buckets")
     kept = [
         b for b in buckets if None not in (finite_value(b, k) for k in ("start", "end", "loss"))
@@ -137,12 +137,12 @@ def position_buckets(evaluation: Row) -> list[Row]:
 
 
 def bucket_start(bucket: Row) -> float:
-    """The bucket's left edge on a log axis: one that starts at 0 is drawn over its last octave."""
+    """Returns the bucket's left edge on a log axis: half its end if it starts at 0."""
     return float(bucket["start"] or bucket["end"] / 2)
 
 
 def bucket_line(buckets: list[Row], key: str) -> Row:
-    """A value at the geometric middle of each bucket."""
+    """Returns a line with the value of `key` at the geometric middle of each bucket."""
     x = [rounded(math.sqrt(bucket_start(bucket) * bucket["end"])) for bucket in buckets]
     return {"type": "scatter", "x": x, "y": [rounded(float(bucket[key])) for bucket in buckets]}
 
@@ -164,7 +164,7 @@ def position_title(evaluation: Row) -> str:
 
 
 def position_layout(record: RunRecord, edges: list[float]) -> Row:
-    """Octaves on the x axis, and a line at the window of each kind of windowed layer."""
+    """Returns a layout with octaves on the x axis and a line at each window of the model."""
     low, high = min(edges, default=1.0), max(edges, default=1024.0)
     octaves = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
     octaves = octaves[:: math.ceil(len(octaves) / 12)]
@@ -196,7 +196,7 @@ def position_layout(record: RunRecord, edges: list[float]) -> Row:
 
 
 def source_figure(record: RunRecord) -> Figure:
-    """The trend of the training loss of every source; empty for a run of one source."""
+    """Returns the trend of the training loss of every source; no traces for a run of one source."""
     rows = [row for row in record.steps if source_losses(row)]
     rows = rows[:: -max(1, len(rows) // _SOURCE_POINTS)][::-1]
     names = dict.fromkeys(
@@ -216,7 +216,7 @@ def source_figure(record: RunRecord) -> Figure:
 
 
 def _source_line(index: int, name: str, points: list[tuple[Row, float]]) -> Row:
-    """The trend of the losses of one source. index: its place, which gives its colour."""
+    """Returns the trend of the losses of one source. index: selects the source's colour."""
     colour, losses = f"@source{index % NUM_COLOURS}", [loss for _, loss in points]
     drawn = smooth(losses, max(1, len(losses) // 12))
     return {
@@ -234,7 +234,7 @@ def _source_line(index: int, name: str, points: list[tuple[Row, float]]) -> Row:
 
 
 def _source_title(data: list[Row]) -> str:
-    """The best and the worst source at their last points."""
+    """Returns a sentence that names the sources with the lowest and highest trend at the end."""
     ends = sorted((trace["y"][-1], trace["name"]) for trace in data)
     if not ends:
         return "Loss by source"

@@ -9,7 +9,7 @@ from train.report.units import whole_number
 
 
 def windows(record: RunRecord) -> dict[str, int]:
-    """Keys that a token of every windowed kind of layer sees, by the kind's name."""
+    """Returns the window, in keys, of every windowed kind of layer, by the kind's name."""
     if record.model is None:
         return {}
     kinds = layer_kinds(record.model)

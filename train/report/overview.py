@@ -20,7 +20,7 @@ from train.report.units import (
     whole_number,
 )
 
-_RECENT = 50  # steps whose speed tells the time left
+_RECENT = 50  # steps whose speed gives the time left
 
 
 def standing(record: RunRecord, *, running: bool) -> str:
@@ -51,7 +51,7 @@ def standing(record: RunRecord, *, running: bool) -> str:
 
 
 def time_left(record: RunRecord) -> float | None:
-    """Seconds that the tokens left take at the speed of the newest steps of the stage."""
+    """Returns the seconds left at the speed of the current stage's newest steps; None if unknown."""
     left = record.planned_tokens - record.tokens_seen
     if not record.steps or left <= 0:
         return None
@@ -61,7 +61,7 @@ def time_left(record: RunRecord) -> float | None:
 
 
 def written(record: RunRecord, now: datetime | None = None) -> str:
-    """When the page was written, and of which step."""
+    """Returns when the page was written, and after which step."""
     when = f"Written {moment_text(now or datetime.now(UTC))}"
     if not record.steps:
         return f"{when}, before the first step"
@@ -95,7 +95,7 @@ def notes(record: RunRecord) -> list[str]:
 
 
 def head_facts(record: RunRecord) -> dict[str, str]:
-    """The line under the title: size, devices, dates; only what is known."""
+    """Returns the facts under the title: size, devices, dates; empty where unknown."""
     summary, start = record.summary, record.newest_start
     count = finite_value(summary, "parameters") or parameters(record)
     words = device_words({**summary, **start})
@@ -113,7 +113,7 @@ def head_facts(record: RunRecord) -> dict[str, str]:
 
 
 def device_words(row: Row) -> str:
-    """2 ranks on cpu; 8 ranks on cuda (NVIDIA H100 80GB HBM3)."""
+    """Returns the devices in words: 2 ranks on cpu; 8 ranks on cuda (NVIDIA H100 80GB HBM3)."""
     ranks, device, name = finite_value(row, "world_size"), row.get("device"), row.get("device_name")
     words = plural(ranks, "rank") if ranks else ""
     words += f"{' on ' if words else ''}{device}" if device else ""
@@ -182,7 +182,7 @@ def _power(record: RunRecord) -> str:
 
 
 def quarter_gain(evaluation: Row, loss: str = "loss") -> float | None:
-    """Loss of a segment's last quarter less that of its first: the model's, or a yardstick's."""
+    """Returns the loss of a segment's last quarter minus its first's: the model's, or a yardstick's."""
     first, last = (
         finite_value(evaluation, f"{quarter}_quarter_{loss}") for quarter in ("first", "last")
     )

@@ -3,7 +3,7 @@ const source = document.getElementById("figures").textContent;
 const touch = matchMedia("(pointer: coarse)").matches;
 const palette = /^@(stage\d|source\d|part\d|ink|muted|card|rule|grid)$/;
 
-// The drawing library is gzip in base64. Inflated, it runs as one more script of this page.
+// The plotting library is embedded as gzip in base64; decompressed, it runs as a script of this page.
 async function loadPlotly() {
   const bytes = Uint8Array.from(atob(document.getElementById("plotly").textContent), letter => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
@@ -19,7 +19,7 @@ function readFigures() {
     typeof value === "string" && palette.test(value) ? style.getPropertyValue("--" + value.slice(1)).trim() : value);
 }
 
-// A stage's name stands over its band where there is room; elsewhere its colour has to do.
+// A stage's name is shown above its band only where it fits; elsewhere its colour identifies it.
 function fitLabels(layout, width) {
   const pen = document.createElement("canvas").getContext("2d");
   pen.font = "12px system-ui, sans-serif";

@@ -1,7 +1,7 @@
-"""report.html: a run's own files as one page.
+"""Writes report.html: one page from the files of a run.
 
-The page carries its styles, its data and the drawing library inside; it opens from a disk, asks the network for nothing
-and follows the reader's light or dark theme. Its tables and numbers need no script.
+The page embeds its styles, its data and the plotting library: it opens from a disk, makes no network request and
+follows the reader's light or dark theme. Its tables and numbers need no script.
 """
 
 import base64
@@ -42,13 +42,13 @@ PLOTLY_JS_SHA256 = "79542150855a52c567260e3137095dbe2b744e6d702a5cabe67da246942f
 
 
 def write_report(run_folder: Path, *, running: bool = False) -> Path:
-    """Write report.html into a run's folder and return its path; what the run lacks is left out.
+    """Writes report.html into a run's folder and returns its path; leaves out parts without data.
 
-    running: the run itself writes, and goes on.
+    running: the run itself writes the page and is still training.
 
     Raises:
-        ValueError: the folder is not a run's, or a file is broken anywhere but in a log's last line.
-        OSError: the page cannot be written, or a file of the run cannot be read.
+        ValueError: the folder is not a run's, or config.yaml or a log is broken (a log's last line may be cut off).
+        OSError: the page cannot be written, or config.yaml or a log cannot be read.
     """
     path = run_folder / "report.html"
     write_durably(path, render(read_run(run_folder), running=running))
@@ -56,7 +56,7 @@ def write_report(run_folder: Path, *, running: bool = False) -> Path:
 
 
 def render(record: RunRecord, *, running: bool = False, now: datetime | None = None) -> str:
-    """The whole page."""
+    """Returns the whole page as HTML."""
     sections, figures = sections_of(record)
     head = [
         paragraph(f"{standing(record, running=running)}. {written(record, now)}.", "standing"),
@@ -70,7 +70,7 @@ def render(record: RunRecord, *, running: bool = False, now: datetime | None = N
 
 
 def sections_of(record: RunRecord) -> tuple[dict[str, str], list[Figure]]:
-    """The sections of a run by their headings, in reading order; and every figure in them."""
+    """Returns the sections of a run by heading, in reading order, and all their figures."""
     loss = _drawn(loss_figure(record), position_figure(record), source_figure(record))
     course = _drawn(
         schedule_figure(record, "sequence_length", "Sequence length"),
@@ -103,7 +103,7 @@ def _drawn(*figures: Figure) -> list[Figure]:
 
 
 def grid(figures: Sequence[Figure]) -> str:
-    """The figures' cards, two a row."""
+    """Returns the figures' cards, two in a row."""
     return f"<div class=grid>{''.join(map(_card, figures))}</div>" if figures else ""
 
 
@@ -120,7 +120,7 @@ def _card(figure: Figure) -> str:
 def document(
     title: str, head: str, legend: str, sections: dict[str, str], figures: Sequence[Figure]
 ) -> str:
-    """The file: everything but the title is HTML already. legend: the chips of the strip that stays in view."""
+    """Returns the page. head, legend, sections: already HTML. legend: the chips of the sticky navigation strip."""
     content = [{"key": f.key, "data": f.data, "layout": f.layout} for f in figures]
     drawn = json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     filled = {name: text for name, text in sections.items() if text}

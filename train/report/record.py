@@ -1,8 +1,8 @@
-"""A run's own files, read into one record.
+"""Reads the files of a run into one record.
 
-A run may have been killed at any moment, so a file may be missing and the last line of a log may be torn; anything
-else that is broken in config.yaml or a log is an error that names its line. What only adds to the page (starts,
-preflight, summary, checkpoints) is left out where it is not readable, with a note.
+A run may have been killed at any moment, so a file may be missing and the last line of a log may be torn. Any other
+damage in config.yaml or a log raises a ValueError that names the place. Optional files (starts, preflight, summary,
+checkpoints, error.txt) are left out if they are not readable, with a note.
 """
 
 import json
@@ -26,13 +26,13 @@ from train.records.starts import STARTS
 from train.report.rows import Row, finite_value, known, mapping
 
 NUM_COLOURS = 6  # --stage0 ... --stage5, --source0 ... --source5 in the page's style sheet
-_MOST_LAYERS = 10_000  # beyond any model: such a configuration is damaged
+_MOST_LAYERS = 10_000  # more than any model has: such a configuration is damaged
 _LOGS = ("metrics.jsonl", "evaluation.jsonl")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder in checkpoints/ on the disk."""
+    """A checkpoint's folder in checkpoints/."""
 
     name: str
     written: datetime
@@ -41,7 +41,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as read from its files. steps: the rows of metrics.jsonl; evaluations: those of held-out loss."""
+    """A run as read from its files. steps: rows of metrics.jsonl; evaluations: held-out rows of evaluation.jsonl."""
 
     name: str
     config: Row = field(default_factory=dict)
@@ -52,9 +52,9 @@ class RunRecord:
     starts: tuple[Row, ...] = ()
     preflight: Row = field(default_factory=dict)
     checkpoints: tuple[Checkpoint, ...] = ()
-    # Why the newest start failed; empty where it did not, or is not known to have.
+    # The last line of error.txt: why the newest start failed; empty if no failure is recorded.
     error: str = ""
-    # When the newest row was written; None without rows.
+    # When metrics.jsonl was last written; None if it has no rows.
     last_row: datetime | None = None
     notes: tuple[str, ...] = ()
 
@@ -66,7 +66,7 @@ class RunRecord:
 
     @cached_property
     def stage_names(self) -> tuple[str, ...]:
-        """All stages: the configured ones in order, then any other the logs mention."""
+        """Returns all stages: the configured ones in order, then the others in the logs."""
         seen = [row["stage"] for row in (*self.steps, *self.evaluations)]
         return tuple(dict.fromkeys([*self.planned_stages, *seen]))
 
@@ -84,7 +84,7 @@ class RunRecord:
 
     @cached_property
     def by_stage(self) -> dict[str, list[Row]]:
-        """The steps of every stage that has any."""
+        """Returns the steps by stage, without stages that have none."""
         found = dict[str, list[Row]]()
         for row in self.steps:
             found.setdefault(row["stage"], []).append(row)
@@ -92,12 +92,12 @@ class RunRecord:
 
     @property
     def newest_start(self) -> Row:
-        """The row of starts.jsonl that the newest steps belong to; {} where there is none."""
+        """Returns the last row of starts.jsonl; {} if there is none."""
         return self.starts[-1] if self.starts else {}
 
     @property
     def tokens_seen(self) -> float:
-        """Stream tokens up to the newest row."""
+        """Returns the stream tokens up to the newest row."""
         return max(known((*self.steps, *self.evaluations), "tokens_seen"), default=0.0)
 
     @property
@@ -107,15 +107,15 @@ class RunRecord:
         return planned or sum(known(self.planned_stages.values(), "tokens"))
 
     def steps_of(self, stage: str) -> list[Row]:
-        """The rows of one stage."""
+        """Returns the steps of one stage."""
         return self.by_stage.get(stage, [])
 
     def last_evaluation(self, stage: str) -> Row:
-        """The stage's newest evaluation; {} where there is none."""
+        """Returns the stage's newest evaluation; {} if there is none."""
         return next((row for row in reversed(self.evaluations) if row["stage"] == stage), {})
 
     def colour(self, stage: str) -> str:
-        """The name of the stage's colour in the style sheet."""
+        """Returns the name of the stage's colour in the style sheet."""
         return f"@stage{self.stage_names.index(stage) % NUM_COLOURS}"
 
     def dash(self, stage: str) -> str:
@@ -124,7 +124,7 @@ class RunRecord:
         return cycle[self.stage_names.index(stage) // NUM_COLOURS % len(cycle)]
 
     def spans(self) -> list[tuple[str, float, float]]:
-        """(stage, tokens seen before its first step, and after its last), in order."""
+        """Returns (stage, tokens seen before its first step, tokens seen after its last), in order."""
         spans, start = [], 0.0
         for stage, rows in groupby(self.steps, key=lambda row: row["stage"]):
             end = float(list(rows)[-1]["tokens_seen"])
@@ -134,11 +134,11 @@ class RunRecord:
 
 
 def read_run(run_folder: Path) -> RunRecord:
-    """The record of outputs/<run_name>/.
+    """Returns the record of the run in outputs/<run_name>/.
 
     Raises:
-        ValueError: the folder is not a run's, or config.yaml or a log is broken anywhere but in a log's last line.
-        OSError: a file is there and cannot be read.
+        ValueError: the folder is not a run's, or config.yaml or a log is broken (a log's last line may be cut off).
+        OSError: config.yaml or a log exists and cannot be read.
     """
     paths = [run_folder / name for name in ("config.yaml", *_LOGS)]
     if not any(path.is_file() for path in paths):
@@ -174,7 +174,7 @@ def read_run(run_folder: Path) -> RunRecord:
 
 
 def read_mapping(path: Path) -> Row:
-    """A YAML file that holds a mapping; {} where there is no such file or it is empty."""
+    """Returns the mapping in a YAML file; {} if the file is missing or empty. Raises ValueError, OSError."""
     if not path.is_file():
         return {}
     try:
@@ -190,10 +190,10 @@ def read_mapping(path: Path) -> Row:
 
 
 def read_log(path: Path) -> tuple[list[Row], bool]:
-    """The rows of a .jsonl file, and whether its last line was torn (killed while writing).
+    """Returns the rows of a .jsonl file, and whether its last line was torn (killed while writing).
 
     Raises:
-        ValueError: a line is no JSON object, or lacks step, stage or tokens_seen.
+        ValueError: a line before the last is not JSON, or any line lacks step, stage or tokens_seen.
     """
     if not path.is_file():
         return [], False
@@ -226,7 +226,7 @@ def _missing(row: Any) -> list[str]:
 
 
 def read_json(path: Path) -> Row:
-    """A JSON file that holds a mapping; {} where there is no such file. Raises ValueError, OSError."""
+    """Returns the mapping in a JSON file; {} if the file is missing. Raises ValueError, OSError."""
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not a mapping")
@@ -234,7 +234,7 @@ def read_json(path: Path) -> Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The mappings in a .jsonl file, whatever they hold. Raises OSError."""
+    """Returns the mappings in a .jsonl file, with any keys; skips all other lines. Raises OSError."""
     rows = list[Row]()
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         with suppress(ValueError, RecursionError):
@@ -247,7 +247,7 @@ def read_checkpoints(folder: Path) -> list[Checkpoint]:
     """Returns the folders in checkpoints/, oldest step first. Raises OSError."""
     found = list[Checkpoint]()
     for path in sorted(folder.glob("step_*")) if folder.is_dir() else ():
-        with suppress(FileNotFoundError):  # it is being removed, or has just got its name
+        with suppress(FileNotFoundError):  # it is being removed or was just renamed
             sizes = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
             written = _modified(path)
             if path.is_dir() and written:
@@ -256,7 +256,7 @@ def read_checkpoints(folder: Path) -> list[Checkpoint]:
 
 
 def read_error(path: Path) -> str:
-    """The last line of error.txt, which says what ended the run; "" without it. Raises ValueError, OSError."""
+    """Returns the last line of error.txt, why the run failed; "" if it is missing. Raises ValueError, OSError."""
     if not path.is_file():
         return ""
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
@@ -270,7 +270,7 @@ def _modified(path: Path) -> datetime | None:
 
 
 def yardstick(record: RunRecord, key: str) -> tuple[list[float | None], list[float]]:
-    """A yardstick as one level per evaluation, held back to the evaluation before."""
+    """Returns x and y of a yardstick: one level per evaluation, from the evaluation before it."""
     x, y, start = list[float | None](), list[float](), 0.0
     for row in record.evaluations:
         value = finite_value(row, key)
@@ -282,5 +282,5 @@ def yardstick(record: RunRecord, key: str) -> tuple[list[float | None], list[flo
 
 
 def total_seconds(steps: Iterable[Row]) -> float:
-    """Seconds in optimizer steps."""
+    """Returns the seconds spent in optimizer steps."""
     return sum(known(steps, "step_seconds"))

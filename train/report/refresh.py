@@ -1,7 +1,7 @@
 """Writes the page of a running run: at its start, refreshed after its evaluations, and at its end.
 
-A page costs a fraction of a second, and more only where the logs are long. It never fails the run, and takes at most a
-hundredth of its time: what would cost more is left out until there is time again.
+A page takes a fraction of a second, more only if the logs are long. A page that cannot be written never fails the run.
+Once a page takes over CHEAP_SECONDS, refreshes are skipped while all pages together exceed SHARE of the run's time.
 """
 
 import time
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from train.report.page import write_report
 
-# Seconds below which a page is always written; beyond, all pages together get this share of the run's time.
+# A page is always written if the last took at most these seconds, else only within this share of the run's time.
 CHEAP_SECONDS = 2.0
 SHARE = 0.01
 
 
 class LivePage:
-    """Writes report.html of one run; the main rank's alone."""
+    """Writes report.html of one run; used on the main rank only."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -42,9 +42,7 @@ class LivePage:
         began = time.monotonic()
         try:
             write_report(self._folder, running=running)
-        except (
-            Exception
-        ) as error:  # a page that cannot be drawn must not end a run, whatever the reason
+        except Exception as error:  # a failure to write the page must never end the run
             words = " ".join(f"{type(error).__name__}: {error}".split())
             self._news.append(
                 f"warning: {self._folder / 'report.html'} could not be written ({words}); the run goes on"

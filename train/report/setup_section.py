@@ -11,7 +11,7 @@ from train.report.units import duration, moment, moment_text, plural, size, whol
 
 
 def command_section(record: RunRecord) -> str:
-    """The newest start: command, folder, commit, versions; and a table of all starts where there are several."""
+    """Returns the newest start's command, folder, commit and versions; if there are several, a table of all."""
     start = record.newest_start
     versions = mapping(start, "versions") or mapping(record.summary, "versions")
     commit = commit_words(start)
@@ -54,7 +54,7 @@ def command_words(start: Row) -> str:
 
 
 def commit_words(start: Row) -> str:
-    """The commit, and whether tracked files differed from it."""
+    """Returns the short commit and how many files differed from it."""
     commit, changed = start.get("commit"), finite_value(start, "changed_files")
     if not commit:
         return "not known" if start else ""
@@ -67,7 +67,7 @@ def commit_words(start: Row) -> str:
 
 
 def machine_section(record: RunRecord) -> str:
-    """Hosts, links and findings of the newest preflight."""
+    """Returns the hosts, links and findings of the newest preflight."""
     found = record.preflight
     if not found:
         return ""
@@ -108,7 +108,7 @@ def _hosts(hosts: list[Row]) -> str:
 
 
 def _ranges(ranks: list[object]) -> str:
-    """0-7, 16-23."""
+    """Returns the ranks as ranges: 0-7, 16-23."""
     found = list[list[int]]()
     for rank in sorted({rank for rank in ranks if isinstance(rank, int)}):
         if found and rank == found[-1][1] + 1:

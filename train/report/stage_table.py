@@ -1,4 +1,4 @@
-"""The table of stages: planned values (or those of the steps), and results."""
+"""The table of stages: planned values (from the steps if there is no plan) and results."""
 
 import html
 
@@ -10,14 +10,14 @@ from train.report.units import percent, short_number, signed, whole_number
 
 
 def chip(name: str, index: int) -> str:
-    """A name beside its colour."""
+    """Returns a name beside its colour."""
     return (
         f'<span class=chip style="--c:var(--stage{index % NUM_COLOURS})">{html.escape(name)}</span>'
     )
 
 
 def stage_table(record: RunRecord) -> str:
-    """One row per stage, planned or seen; a column that nobody fills is left out."""
+    """Returns one row per stage, planned or seen; leaves out empty columns."""
     rows = [_cells(record, stage) for stage in record.stage_names]
     if not rows:
         return ""
@@ -71,7 +71,7 @@ def _tokens(record: RunRecord, stage: str) -> str:
 
 
 def _layout(record: RunRecord, stage: str) -> str:
-    """The grid of ranks, only what is more than one: tensor 2 x data 4."""
+    """Returns the axes of more than one rank, and the ZeRO stage: tensor 2 x data 4, ZeRO-1."""
     own = mapping(record.planned_stages.get(stage, {}), "parallel")
     layout = {**mapping(record.config, "parallel"), **own}
     axes = {axis: finite_value(layout, axis) or 1 for axis in ("tensor", "pipeline", "sequence")}

@@ -1,4 +1,4 @@
-"""Figures of the steps: what is scheduled, gradient norms, speed, padding, where the time goes."""
+"""Figures of the steps: schedules, gradient norms, throughput, MFU, padding, time by part of a step."""
 
 import html
 import math
@@ -18,14 +18,14 @@ from train.report.units import duration, percent, short_number, whole_number
 
 
 def schedule_figure(record: RunRecord, key: str, what: str) -> Figure:
-    """A stepwise quantity (sequence length, RoPE base) on a log axis whose ticks are its values.
+    """Returns a stepwise quantity (sequence length, RoPE base) on a log axis with ticks at its values.
 
-    There is no figure where it never changes.
+    The figure has no traces if the quantity never changes.
     """
     values = known(record.steps, key)
     levels = list(dict.fromkeys(values))
     if len(levels) < 2:
-        return Figure(key, what, "", [], {})  # the table of stages says it
+        return Figure(key, what, "", [], {})  # the table of stages shows it
     unit = f"{'tokens' if key == 'sequence_length' else 'base of the rotation angles'}, log scale"
     title = f"{what} from {whole_number(levels[0])} to {whole_number(levels[-1])}"
     if len(levels) <= 6:
@@ -37,7 +37,7 @@ def schedule_figure(record: RunRecord, key: str, what: str) -> Figure:
 
 
 def _labelled(levels: list[float]) -> list[float]:
-    """Returns the levels that an axis names: all of a few; of a ramp its ends, and 1, 2 and 5 x 10^n between them."""
+    """Returns the levels to label: all if at most six; of a ramp its ends, and 1, 2 and 5 x 10^n between them."""
     low, high = min(levels), max(levels)
     if len(levels) <= 6 or low <= 0:
         return levels
@@ -60,7 +60,7 @@ def learning_rate_figure(record: RunRecord) -> Figure:
 
 
 def gradient_norm_figure(record: RunRecord) -> Figure:
-    """Gradient norms on a log axis; a skipped step is a cross, at the top if not finite."""
+    """Returns gradient norms on a log axis; a skipped step is a cross, at the top if not finite."""
     values = [value for value in known(record.steps, "gradient_norm") if value > 0]
     data = stage_lines(record, "gradient_norm", lambda value: f"{value:.4g}", "norm", smoothed=True)
     skipped = [row for row in record.steps if row.get("skipped") is True]
@@ -84,7 +84,7 @@ def gradient_norm_figure(record: RunRecord) -> Figure:
 
 
 def throughput_figure(record: RunRecord) -> Figure:
-    """Tokens per second of all ranks."""
+    """Returns the tokens per second of all ranks together."""
     key = "tokens_per_second"
     mean = weighted_mean(record.steps, key, "step_seconds")
     title = f"{short_number(mean)} tokens per second on average" if mean else "Tokens per second"
@@ -99,7 +99,7 @@ def throughput_figure(record: RunRecord) -> Figure:
 
 
 def utilisation_figure(record: RunRecord) -> Figure:
-    """The MFU (model FLOPs utilization), if the peak of the devices is known."""
+    """Returns the MFU (model FLOPs utilization); no traces if the steps have none."""
     mean = weighted_mean(record.steps, "mfu", "step_seconds")
     title = f"Model FLOPs utilisation (MFU) {percent(mean)} on average" if mean else "MFU"
     data = stage_lines(record, "mfu", percent, "MFU", smoothed=True)
@@ -118,7 +118,7 @@ def padding_figure(record: RunRecord) -> Figure:
 
 
 def time_figure(record: RunRecord) -> Figure:
-    """The parts of a step's time as one bar per stage; the rest is "other"."""
+    """Returns the parts of a step's time as one bar per stage; the unmeasured rest is "other"."""
     parts, totals = dict[str, dict[str, float]](), dict[str, float]()
     for row in record.steps:
         seconds, stage = mapping(row, "seconds"), row["stage"]

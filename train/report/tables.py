@@ -7,9 +7,9 @@ from train.report.units import NOTHING
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool = False) -> str:
-    """A framed table of plain text; a column that nobody fills is left out, a cell without text gets a dash.
+    """Returns a framed table of plain text; leaves out empty columns and prints a dash in an empty cell.
 
-    The first column names the rows. words: columns hold text, not numbers, and are set flush left.
+    The first column names the rows. words: columns hold text, not numbers, and are left-aligned.
     """
     escaped = [[html.escape(cell) for cell in row] for row in rows]
     return html_table([html.escape(name) for name in columns], escaped, words=words)
@@ -18,7 +18,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool 
 def html_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool = False
 ) -> str:
-    """The same, of cells that are HTML already."""
+    """Returns the same table from cells that are already HTML."""
     kept = [i for i in range(len(columns)) if not i or any(row[i] for row in rows)]
     head = "".join(f"<th scope=col>{columns[i]}</th>" for i in kept)
     body = ""
@@ -34,7 +34,7 @@ def html_table(
 
 
 def facts(pairs: Mapping[str, str]) -> str:
-    """A list of names and values; a pair without a value is left out."""
+    """Returns a list of names and values; leaves out a pair without a value."""
     items = "".join(
         f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
         for name, value in pairs.items()
@@ -44,5 +44,5 @@ def facts(pairs: Mapping[str, str]) -> str:
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """A paragraph of plain text; nothing without text."""
+    """Returns a paragraph of plain text; "" if the text is empty."""
     return f'<p class="{kind}">{html.escape(text)}</p>' if text else ""

@@ -1,4 +1,4 @@
-"""How the report writes quantities: one unit and one form for each.
+"""Formats the quantities of the report: one unit and one form for each.
 
 tokens, parameters, documents    950, 12.4k, 1.05M, 3B (thousand, million, billion); in a table's details all digits
 lengths, windows, RoPE bases     4,096 (all digits)
@@ -22,19 +22,19 @@ def short_number(value: float, digits: int = 3) -> str:
 
 
 def whole_number(value: float) -> str:
-    """All digits: 4,096."""
+    """Returns an integer with all digits: 4,096."""
     return f"{value:,.0f}"
 
 
 def percent(share: float) -> str:
-    """A share: 41.2%, 1.7%, 0.0061%; 0% is none at all."""
+    """Returns a share: 41.2%, 1.7%, 0.0061%; 0% only for exactly 0."""
     if abs(share) >= 0.1:
         return f"{share:.1%}"
     return f"{100 * share:.2g}%" if not share or abs(share) >= 1e-6 else "below 0.0001%"
 
 
 def size(num_bytes: float) -> str:
-    """Bytes: 28.3 MB."""
+    """Returns a number of bytes: 28.3 MB."""
     for limit, suffix in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if num_bytes >= limit * 0.9995:
             return f"{num_bytes / limit:.3g} {suffix}"
@@ -42,7 +42,7 @@ def size(num_bytes: float) -> str:
 
 
 def operations(per_second: float) -> str:
-    """Floating point operations per second: 390 GFLOP/s."""
+    """Returns floating point operations per second: 390 GFLOP/s."""
     for limit, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G")):
         if per_second >= limit * 0.9995:
             return f"{per_second / limit:.3g} {prefix}FLOP/s"
@@ -50,7 +50,7 @@ def operations(per_second: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """950 ms, 42 s, 12 min 05 s, 3 h 07 min, 2 d 04 h."""
+    """Returns a duration: 950 ms, 42 s, 12 min 05 s, 3 h 07 min, 2 d 04 h."""
     if seconds < 1:
         return (
             f"{seconds * 1e3:.3g} ms"
@@ -68,12 +68,12 @@ def duration(seconds: float) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference of losses, with a true minus sign."""
+    """Returns a difference of losses with its sign, a Unicode minus if negative."""
     return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def moment(value: object) -> datetime | None:
-    """A date written as ISO text or as seconds since 1970 (UTC); None where it is neither."""
+    """Parses ISO text or seconds since 1970 (UTC); returns None if the value is neither."""
     try:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return datetime.fromtimestamp(value, UTC)
@@ -84,10 +84,10 @@ def moment(value: object) -> datetime | None:
 
 
 def moment_text(when: datetime) -> str:
-    """2026-01-31 10:02 UTC."""
+    """Returns a moment: 2026-01-31 10:02 UTC."""
     return f"{when:%Y-%m-%d %H:%M} UTC"
 
 
 def plural(count: float, noun: str) -> str:
-    """1 rank, 2 ranks."""
+    """Returns a count with its noun: 1 rank, 2 ranks."""
     return f"{count:,.0f} {noun}" if count == 1 else f"{count:,.0f} {noun}s"
