@@ -9,7 +9,6 @@ from train.preflight.world_facts import WorldFacts, odd_ones, ranks_of
 _NONE = "none"
 # Versions that may differ: results do not depend on them.
 _HARMLESS = ("driver",)
-_SHOWN_KEYS = 4
 _LITTLE_TEMPORARY = 100 << 20
 # Bytes of /dev/shm that NCCL may use for a rank with other ranks on its host.
 _SHARED_MEMORY_OF_A_RANK = 64 << 20
