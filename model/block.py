@@ -27,6 +27,7 @@ from model.attention.core import AttentionCore
 from model.attention.layer import Attention
 from model.config import ModelConfig
 from model.feed_forward.dense import FeedForward
+from model.kind_at_step import KindAtStep
 from model.layer_pattern import LayerSpec
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
@@ -44,10 +45,10 @@ class Block(nn.Module, ABC):
         self.norm = build_norm(config.norm, config.hidden_size, config.norm_eps)
         self.attention = Attention(config, spec, core)
 
-    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None) -> Tensor:
+    def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
         """(T, D) to (T, D)."""
-        q_THK, k_TGK, v_TGK, r_TD = self.before(x_TD, rotation)
-        return self.after(r_TD, self.attention.attend(q_THK, k_TGK, v_TGK, layout))
+        q_THK, k_TGK, v_TGK, r_TD = self.before(x_TD, at.rotation)
+        return self.after(r_TD, self.attention.attend(q_THK, k_TGK, v_TGK, layout, at.window))
 
     @abstractmethod
     def before(self, x_TD: Tensor, rotation: Rotation | None) -> BeforeAttention:

@@ -21,31 +21,29 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from model.attention.kept import keep_attention
+from model.kind_at_step import KindAtStep
 from model.packed_layout import PackedLayout
-from model.position.rotation import Rotation
 
 # Device and shape of a tensor, and its elements in order, in pieces.
 HostCopy = tuple[torch.device, torch.Size, list[Tensor]]
-LayerRunner = Callable[[nn.Module, Tensor, PackedLayout, Rotation | None], Tensor]
+LayerRunner = Callable[[nn.Module, Tensor, PackedLayout, KindAtStep], Tensor]
 
 
-def keep_everything(
-    layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None
-) -> Tensor:
+def keep_everything(layer: nn.Module, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
     """Run the layer; autograd keeps all intermediate tensors."""
-    y_TD: Tensor = layer(x_TD, layout, rotation)
+    y_TD: Tensor = layer(x_TD, layout, at)
     return y_TD
 
 
 def keep_input_and_attention(
-    layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None
+    layer: nn.Module, x_TD: Tensor, layout: PackedLayout, at: KindAtStep
 ) -> Tensor:
     """Like `keep_input`, but keep attention's output too and do not run attention again."""
     y_TD: Tensor = checkpoint(
         layer,
         x_TD,
         layout,
-        rotation,
+        at,
         use_reentrant=False,
         preserve_rng_state=False,
         context_fn=keep_attention,
@@ -53,23 +51,21 @@ def keep_input_and_attention(
     return y_TD
 
 
-def keep_input(
-    layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None
-) -> Tensor:
+def keep_input(layer: nn.Module, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
     """Run the layer, keep only `x_TD`, run it again in the backward."""
     # The model draws no random numbers, so there is no generator state to restore.
     y_TD: Tensor = checkpoint(
-        layer, x_TD, layout, rotation, use_reentrant=False, preserve_rng_state=False
+        layer, x_TD, layout, at, use_reentrant=False, preserve_rng_state=False
     )
     return y_TD
 
 
 def keep_input_on_cpu(
-    layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None
+    layer: nn.Module, x_TD: Tensor, layout: PackedLayout, at: KindAtStep
 ) -> Tensor:
     """Like `keep_input`, but store `x_TD` in CPU memory (pinned, when it comes from a GPU)."""
     with saved_tensors_hooks(to_host, from_host):
-        return keep_input(layer, x_TD, layout, rotation)
+        return keep_input(layer, x_TD, layout, at)
 
 
 # Below this number of elements, rounding up wastes little memory.

@@ -11,23 +11,22 @@ Shape letters: T tokens, D width, V vocabulary.
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from model.at_step import AtStep
 from model.attention.core import AttentionCore
 from model.block import build_block
 from model.config import ModelConfig
 from model.feed_forward.dense import FeedForward
 from model.feed_forward.tiled import TILE_ROWS
+from model.kind_at_step import make_kinds
 from model.layer_pattern import evenly, expand_pattern
 from model.loss import ChunkedLoss, HeadLoss, LossSums
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
 from model.parameters import check_parameters, parameter_names
-from model.position.config import RopeConfig
-from model.position.rotation import Rotation, make_rotation
 from model.recompute import RUNNERS, LayerRunner, keep_everything
 
 
@@ -102,38 +101,29 @@ class Transformer(nn.Module):
             if isinstance(module, FeedForward):
                 module.tile_rows = TILE_ROWS if what == "tiles" else 0
 
-    def forward(self, tokens_T: Tensor, layout: PackedLayout, rope_base: float) -> Tensor:
+    def forward(self, tokens_T: Tensor, layout: PackedLayout, at: AtStep | float) -> Tensor:
         """Hidden states (T, D), after the final norm if this stage has it.
 
-        tokens_T: int64 (T,) token ids, or hidden states (T, D) if another stage has the embedding.
+        tokens_T: int64 (T,) token ids, or hidden states (T, D) if another stage has the embedding. at: the settings
+        of attention at this step; a number: the model's own settings with this RoPE base.
         """
+        if not isinstance(at, AtStep):
+            at = AtStep.of(self.config, at)
         x_TD = self.embedding(tokens_T)
         if self._embedding_scale != 1.0:
             x_TD = x_TD * self._embedding_scale
-        rotations = self._rotations(layout.positions_T, rope_base, x_TD.dtype)
+        kinds = make_kinds(
+            at,
+            [*{self.specs[int(index)].kind: None for index in self.layers}],
+            layout.positions_T,
+            head_dim=self.config.head_dim,
+            dtype=x_TD.dtype,
+        )
         for index, layer in self.layers.items():
             run = self.run_layer if int(index) in self._recomputed else keep_everything
-            x_TD = run(layer, x_TD, layout, rotations[self.specs[int(index)].kind])
+            x_TD = run(layer, x_TD, layout, kinds[self.specs[int(index)].kind])
         hidden_TD: Tensor = self.norm(x_TD)
         return hidden_TD
-
-    def _rotations(
-        self, positions_T: Tensor, rope_base: float, dtype: torch.dtype
-    ) -> dict[str, Rotation | None]:
-        """The rotation of each kind of layer held here, None for NoPE; kinds with equal settings share one object."""
-        make = partial(
-            make_rotation, positions_T, rope_base, head_dim=self.config.head_dim, dtype=dtype
-        )
-        here = [self.specs[int(index)] for index in self.layers]
-        ropes = {spec.kind: spec.rope for spec in here}
-        made: list[tuple[RopeConfig, Rotation]] = []
-        found: dict[str, Rotation | None] = {}
-        for kind, rope in ropes.items():
-            found[kind] = next((rotation for known, rotation in made if known == rope), None)
-            if rope is not None and found[kind] is None:
-                found[kind] = rotation = make(rope=rope)
-                made.append((rope, rotation))
-        return found
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """logit_scale * hidden W^T, capped, (T, V). All logits are held at once: for short streams; see `loss`."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from data.batch import PackedBatch
+from model.at_step import AtStep
 from model.packed_layout import PackedLayout, copy_to_device
 from model.transformer import Transformer
 from parallel.sequence.layout import SequenceShare, ShardedLayout
@@ -59,10 +60,10 @@ class NextTokenLoss(nn.Module):
         self.z_loss = z_loss
 
     def forward(
-        self, micro_batch: MicroBatch, rope_base: float, per_token: bool = False
+        self, micro_batch: MicroBatch, at: AtStep | float, per_token: bool = False
     ) -> tuple[Tensor, ...]:
         """Returns (total, loss_sum, z_sum, losses_T) with `total` differentiable, or (losses_T,) for evaluation."""
-        hidden_TD = self.model(micro_batch.tokens_T, micro_batch.layout, rope_base)
+        hidden_TD = self.model(micro_batch.tokens_T, micro_batch.layout, at)
         if per_token:
             return (self.model.token_losses(hidden_TD, micro_batch.targets_T),)
         sums = self.model.loss(hidden_TD, micro_batch.targets_T, self.z_loss)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from model.at_step import AtStep
 from model.transformer import Transformer
 from parallel.engine.engine import TrainingEngine
 from parallel.mesh import Mesh
@@ -64,7 +65,7 @@ class Trainer(Protocol):
     def gradients(
         self,
         micro_batches: Sequence[MicroBatch],
-        rope_base: float,
+        at: AtStep | float,
         weigh: Weigh,
         num_sources: int = 1,
     ) -> StepSums:
@@ -75,7 +76,7 @@ class Trainer(Protocol):
         """
 
     def token_losses(
-        self, micro_batches: Sequence[MicroBatch], rope_base: float
+        self, micro_batches: Sequence[MicroBatch], at: AtStep | float
     ) -> list[Tensor] | None:
         """Returns, for every micro-batch, the losses of this rank's tokens, without gradients; None if another
         rank counts them. Collective."""
@@ -95,7 +96,7 @@ class WholeTrainer:
     def gradients(
         self,
         micro_batches: Sequence[MicroBatch],
-        rope_base: float,
+        at: AtStep | float,
         weigh: Weigh,
         num_sources: int = 1,
     ) -> StepSums:
@@ -104,7 +105,7 @@ class WholeTrainer:
         for index, micro_batch in enumerate(micro_batches):
 
             def run(module: nn.Module, micro_batch: MicroBatch = micro_batch) -> Tensor:
-                total, *sums = module(micro_batch, rope_base)
+                total, *sums = module(micro_batch, at)
                 if self._counts:
                     counted.add(micro_batch, *sums)
                 return weigh(total)
@@ -113,12 +114,12 @@ class WholeTrainer:
         return counted
 
     def token_losses(
-        self, micro_batches: Sequence[MicroBatch], rope_base: float
+        self, micro_batches: Sequence[MicroBatch], at: AtStep | float
     ) -> list[Tensor] | None:
         """See `Trainer`."""
         with torch.no_grad():
             losses = [
-                self.engine.forward_only(micro_batch, rope_base, per_token=True)[0]
+                self.engine.forward_only(micro_batch, at, per_token=True)[0]
                 for micro_batch in micro_batches
             ]
         return losses if self._counts else None
@@ -149,7 +150,7 @@ class StagedTrainer:
     def gradients(
         self,
         micro_batches: Sequence[MicroBatch],
-        rope_base: float,
+        at: AtStep | float,
         weigh: Weigh,
         num_sources: int = 1,
     ) -> StepSums:
@@ -167,9 +168,7 @@ class StagedTrainer:
         if recorder is not None:
             recorder.start()
         self._runner.recorder = recorder
-        self.engine.run_pipeline(
-            lambda: self._runner.forward_backward(micro_batches, rope_base, loss_of)
-        )
+        self.engine.run_pipeline(lambda: self._runner.forward_backward(micro_batches, at, loss_of))
         if recorder is not None:
             timed = recorder.gather()
             if self._mesh.is_main:
@@ -177,12 +176,12 @@ class StagedTrainer:
         return counted
 
     def token_losses(
-        self, micro_batches: Sequence[MicroBatch], rope_base: float
+        self, micro_batches: Sequence[MicroBatch], at: AtStep | float
     ) -> list[Tensor] | None:
         """See `Trainer`."""
         losses = self._runner.forward_only(
             micro_batches,
-            rope_base,
+            at,
             lambda stage, hidden_TD, micro_batch: stage.token_losses(
                 hidden_TD, micro_batch.targets_T
             ),

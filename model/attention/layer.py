@@ -1,6 +1,6 @@
 """One attention layer: project, (normalise,) (rotate,) attend, project back.
 
-The `LayerSpec` given at construction decides whether the layer rotates and how far a token sees. The
+The `KindAtStep` given in the forward decides whether the layer rotates and how far a token sees. The
 attention core is an attribute, so that sequence parallelism can replace it.
 
 Shape letters: T tokens, D width, H query heads, G key/value heads, K head dimension.
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from model.attention.core import AttentionCore
 from model.attention.sinks import Sinks
 from model.config import ModelConfig
+from model.kind_at_step import KindAtStep
 from model.layer_pattern import LayerSpec
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
-from model.position.rotation import Rotation, leave_unrotated, rotate
+from model.position.rotation import Rotation, rotate
 from model.products import Linear
 
 
@@ -45,11 +46,11 @@ class Attention(nn.Module):
             self.k_norm = build_norm(config.norm, config.head_dim, config.norm_eps)
         self.query_scale = config.query_scale
         self.sinks = Sinks(config.num_heads) if config.sinks else None
-        self.position = leave_unrotated if spec.rope is None else rotate
 
-    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None) -> Tensor:
+    def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
         """(T, D) to (T, D); tokens of different documents never mix."""
-        output_TD: Tensor = self.o_proj(self.attend(*self.rotated(x_TD, rotation), layout))
+        qkv = self.rotated(x_TD, at.rotation)
+        output_TD: Tensor = self.o_proj(self.attend(*qkv, layout, at.window))
         return output_TD
 
     def project(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,11 +63,21 @@ class Attention(nn.Module):
         return q_THK, k_TGK, self.v_proj(x_TD).unflatten(-1, heads)
 
     def rotated(self, x_TD: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys, rotated if this layer is rotary, and values: the input of `attend`."""
+        """Queries and keys, rotated if there is a rotation, and values: the input of `attend`."""
         q_THK, k_TGK, v_TGK = self.project(x_TD)
-        return self.position(q_THK, rotation), self.position(k_TGK, rotation), v_TGK
+        return rotate(q_THK, rotation), rotate(k_TGK, rotation), v_TGK
 
-    def attend(self, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, layout: PackedLayout) -> Tensor:
-        """Attention's output (T, H K), the input of `o_proj`. Tokens see tokens of their own document only."""
+    def attend(
+        self,
+        q_THK: Tensor,
+        k_TGK: Tensor,
+        v_TGK: Tensor,
+        layout: PackedLayout,
+        window: int | None,
+    ) -> Tensor:
+        """Attention's output (T, H K), the input of `o_proj`. Tokens see tokens of their own document only.
+
+        window: as in `KindAtStep`.
+        """
         sinks = () if self.sinks is None else (self.sinks(),)
-        return self.core(q_THK, k_TGK, v_TGK, layout, self.spec.window, *sinks).flatten(-2)
+        return self.core(q_THK, k_TGK, v_TGK, layout, window, *sinks).flatten(-2)

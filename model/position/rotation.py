@@ -48,8 +48,12 @@ def make_rotation(
 
 
 def rotate(x_THK: Tensor, rotation: Rotation | None) -> Tensor:
-    """Rotate the pairs of queries or keys, in the rotation's precision; dtype and shape are kept."""
-    assert rotation is not None, "a rotary layer needs the rotation of its kind"
+    """Rotate the pairs of queries or keys, in the rotation's precision; dtype and shape are kept.
+
+    rotation: None for layers without position (NoPE): nothing changes.
+    """
+    if rotation is None:
+        return x_THK
     turns_T1P2 = rotation.turns_TP2[:, None]
     pairs_THP2 = x_THK.to(turns_T1P2.dtype).reshape(*x_THK.shape[:-1], -1, 2)
     if x_THK.is_cpu and not torch.compiler.is_compiling():
@@ -60,8 +64,3 @@ def rotate(x_THK: Tensor, rotation: Rotation | None) -> Tensor:
     (a, b), (cos, sin) = pairs_THP2.unbind(-1), turns_T1P2.unbind(-1)
     turned_THP2 = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1)
     return turned_THP2.flatten(-2).to(x_THK.dtype)
-
-
-def leave_unrotated(x_THK: Tensor, rotation: Rotation | None) -> Tensor:  # noqa: ARG001
-    """Returns queries or keys unchanged: the position function of NoPE layers."""
-    return x_THK

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.distributed.pipelining import schedules
 
+from model.at_step import AtStep
 from model.transformer import Transformer
 from parallel.mesh import Mesh
 from parallel.pipeline.messages import start_receive, start_send
@@ -60,7 +61,7 @@ class PipelineRunner:
         self._loss_of: LossOf | None = None
 
     def forward_backward(
-        self, micro_batches: Sequence[StageInput], rope_base: float, loss_of: LossOf
+        self, micro_batches: Sequence[StageInput], at: AtStep | float, loss_of: LossOf
     ) -> None:
         """Runs one step's forwards and backwards; leaves gradients in the parameters. Collective.
 
@@ -69,7 +70,7 @@ class PipelineRunner:
         Called on the last stage's rank, once for every micro-batch, in order.
         """
         schedule, stages = self._schedule(len(micro_batches), len(micro_batches[0].tokens_T))
-        self._inputs = StepInputs(micro_batches, rope_base, self.recorder)
+        self._inputs = StepInputs(micro_batches, at, self.recorder)
         self._loss_of = loss_of
         for stage in stages:
             stage.inputs = self._inputs
@@ -82,7 +83,7 @@ class PipelineRunner:
     def forward_only(
         self,
         micro_batches: Sequence[StageInput],
-        rope_base: float,
+        at: AtStep | float,
         consume: Callable[[Transformer, Tensor, Any], Result],
     ) -> list[Result]:
         """Runs a forward of every micro-batch without gradients. Collective. Micro-batches may differ in length.
@@ -109,7 +110,7 @@ class PipelineRunner:
             else:
                 input_T = self._input(micro_batches[index], stage, index, received, made)
                 module = self._stages[stage]
-                hidden_TD = module(input_T, micro_batches[index].layout, rope_base)
+                hidden_TD = module(input_T, micro_batches[index].layout, at)
                 if stage == self.placement.num_stages - 1:
                     results.append(consume(module, hidden_TD, micro_batches[index]))
                 else:

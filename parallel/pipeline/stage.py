@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage
 
+from model.at_step import AtStep
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 from parallel.pipeline.placement import Placement
@@ -49,7 +50,7 @@ class StepInputs:
     """Inputs of one optimizer step. recorder: None: times are not recorded."""
 
     micro_batches: Sequence[StageInput]
-    rope_base: float
+    at: AtStep | float
     recorder: Recorder | None
 
 
@@ -118,7 +119,7 @@ class ScheduledStage(PipelineStage):
         """Runs the module; torch calls it inside `forward_one_chunk`."""
         del kwargs
         layout = self._inputs.micro_batches[self._running].layout
-        hidden_TD: Tensor = self.module(*args, layout, self._inputs.rope_base)
+        hidden_TD: Tensor = self.module(*args, layout, self._inputs.at)
         return hidden_TD
 
     def backward_one_chunk(

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from model.block import ParallelBlock, SequentialBlock
+from model.kind_at_step import KindAtStep
 from model.packed_layout import PackedLayout
-from model.position.rotation import Rotation
+from model.position.rotation import rotate
 from parallel.mesh import AxisGroup
 from parallel.tensor.residual import Arriving, Leaving, pieces
 
@@ -37,13 +38,13 @@ class TensorParallelBlock(nn.Module):
         self.feed_forward = block.feed_forward
         self._group = group
 
-    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None) -> Tensor:
-        """(T / n, D) to (T / n, D); layout and rotation are of all tokens."""
+    def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
+        """(T / n, D) to (T / n, D); layout and `at` are of all tokens."""
         arriving = Arriving(self.norm(x_TD), self._group)
         early = arriving.count // 2
         f_TD = [self.feed_forward(arriving.piece()) for _ in range(early)]
         n_TD = [arriving.piece() for _ in range(early, arriving.count)]
-        a_TD = pieces(self.attention(arriving.whole(), layout, rotation), self._group.size)
+        a_TD = pieces(self.attention(arriving.whole(), layout, at), self._group.size)
         leaving = Leaving(self._group, ends_block=True)
         # `map` is lazy: the transfer of a sum starts before the next piece's feed-forward.
         for a, f in zip(a_TD, chain(f_TD, map(self.feed_forward, n_TD)), strict=True):
@@ -64,13 +65,13 @@ class TensorSequentialBlock(nn.Module):
         self.feed_forward = block.feed_forward
         self._group = group
 
-    def forward(self, x_TD: Tensor, layout: PackedLayout, rotation: Rotation | None) -> Tensor:
-        """(T / n, D) to (T / n, D); layout and rotation are of all tokens."""
+    def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
+        """(T / n, D) to (T / n, D); layout and `at` are of all tokens."""
         arriving = Arriving(self.norm(x_TD), self._group)
         projected = [self.attention.project(arriving.piece()) for _ in range(arriving.count)]
         q_THK, k_TGK, v_TGK = (torch.cat(parts) for parts in zip(*projected, strict=True))
-        turn = self.attention.position
-        o_TD = self.attention.attend(turn(q_THK, rotation), turn(k_TGK, rotation), v_TGK, layout)
+        q_THK, k_TGK = (rotate(x, at.rotation) for x in (q_THK, k_TGK))
+        o_TD = self.attention.attend(q_THK, k_TGK, v_TGK, layout, at.window)
         leaving = Leaving(self._group, ends_block=False)
         for piece_TD in pieces(o_TD, self._group.size):
             leaving.send(self.attention.o_proj(piece_TD))

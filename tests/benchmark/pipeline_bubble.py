@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.initialization import initialize
+from model.kind_at_step import KindAtStep
 from model.packed_layout import PackedLayout
-from model.position.rotation import Rotation
 from model.transformer import Transformer
 from parallel.config import ParallelConfig
 from parallel.mesh import start
@@ -114,7 +114,9 @@ class Sleep(torch.autograd.Function):
         return gradient, None, None
 
 
-def pretender(config: ModelConfig) -> Callable[[nn.Module, Tensor, PackedLayout, Rotation], Tensor]:
+def pretender(
+    config: ModelConfig,
+) -> Callable[[nn.Module, Tensor, PackedLayout, KindAtStep], Tensor]:
     """A layer runner that sleeps; gradients of inputs and weights cost as much as the forward, each."""
     costs = layer_costs(config, TOKENS)
     seconds = {
@@ -122,7 +124,7 @@ def pretender(config: ModelConfig) -> Callable[[nn.Module, Tensor, PackedLayout,
         None: PRETENDED_SECONDS * costs[3] / sum(costs),
     }
 
-    def run(layer: nn.Module, x_TD: Tensor, layout: PackedLayout, rotation: Rotation) -> Tensor:
+    def run(layer: nn.Module, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
         cost = seconds[layer.attention.spec.window]
         weight_D = Sleep.apply(layer.norm.weight, 0.0, cost)
         return Sleep.apply(x_TD, cost, cost) * weight_D

@@ -10,7 +10,6 @@ from torch import Tensor
 from model.attention.layer import Attention
 from model.config import ModelConfig
 from model.layer_pattern import expand_pattern
-from model.position.rotation import leave_unrotated, rotate
 from model.transformer import Transformer
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -66,5 +65,4 @@ def adopt_recipe(model: Transformer, config: ModelConfig) -> None:
         attention = model.layers[str(index)].attention
         assert isinstance(attention, Attention)
         attention.spec = spec
-        attention.position = leave_unrotated if spec.rope is None else rotate
     model.config, model.specs = config, expand_pattern(config)

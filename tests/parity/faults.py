@@ -239,7 +239,7 @@ def last_target_of_a_chunk_is_lost(patch: Patch) -> None:
 def first_layout_serves_all_micro_batches(patch: Patch) -> None:
     def forward(stage: ScheduledStage, *arguments: Any, **_: Any) -> Any:
         layout = stage._inputs.micro_batches[0].layout
-        return stage.module(*arguments, layout, stage._inputs.rope_base)
+        return stage.module(*arguments, layout, stage._inputs.at)
 
     patch.setattr(ScheduledStage, "forward_maybe_with_nosync", forward)
 

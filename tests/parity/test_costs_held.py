@@ -13,11 +13,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model import products
+from model.at_step import AtStep
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.flops import parameter_count
+from model.kind_at_step import KindAtStep, make_kinds
 from model.layer_pattern import expand_pattern
-from model.position.rotation import make_rotation
 from model.transformer import Transformer
 from parallel.config import OptimizerConfig, ParallelConfig
 from parallel.costs.held import (
@@ -81,17 +82,27 @@ def kept_and_expected(
     stage = whole_model(config, tensor=mesh.tensor.size, element=BYTES[dtype])
     batch = micro_batch(config, mesh, parallel)
     tokens = TOKENS // mesh.sequence.size
-    rotation = make_rotation(batch.layout.positions_T, BASE, head_dim=config.head_dim, dtype=dtype)
+    kinds = kinds_of(model, batch, dtype)
     kept = expected = 0
     for index in ("0", "1"):
         x_TD = model.embedding(batch.tokens_T).detach().requires_grad_()
         keeping = KeptTensors(model)
         with keeping.hooks:
-            model.run_layer(model.layers[index], x_TD, batch.layout, rotation)
-        turns = rotation.turns_TP2.untyped_storage().data_ptr()
+            model.run_layer(model.layers[index], x_TD, batch.layout, kinds[index])
+        rotation = kinds[index].rotation
+        turns = rotation.turns_TP2.untyped_storage().data_ptr() if rotation else 0
         kept += keeping.bytes - keeping.storages.get(turns, 0)
         expected += layer_activations(stage, tokens, received_keys=brought(batch, index))
     return kept, expected
+
+
+def kinds_of(model: Transformer, batch: MicroBatch, dtype: torch.dtype) -> dict[str, KindAtStep]:
+    """What every layer of the model is given, by its index."""
+    config, at = model.config, AtStep.of(model.config, BASE)
+    found = make_kinds(
+        at, list(at.specs), batch.layout.positions_T, head_dim=config.head_dim, dtype=dtype
+    )
+    return {index: found[model.specs[int(index)].kind] for index in model.layers}
 
 
 def brought(batch: MicroBatch, index: str) -> int:
@@ -120,10 +131,10 @@ def test_recomputed_layers_keep_their_input_and_the_head_its_gradients(
         batch = micro_batch(MODEL, mesh, mesh_of_one)
         layers, head = KeptTensors(model), KeptTensors(model)
         x_TD = model.embedding(batch.tokens_T)
-        rotation = make_rotation(batch.layout.positions_T, BASE, head_dim=8, dtype=x_TD.dtype)
+        kinds = kinds_of(model, batch, x_TD.dtype)
         with layers.hooks:
-            for layer in model.layers.values():
-                x_TD = model.run_layer(layer, x_TD, batch.layout, rotation)
+            for index, layer in model.layers.items():
+                x_TD = model.run_layer(layer, x_TD, batch.layout, kinds[index])
         with head.hooks, LiveBytes() as live:
             model.loss(x_TD, batch.targets_T)
         return layers.bytes, head.bytes, live.peak

@@ -15,7 +15,8 @@ FLOORS = {
         position
         layer_pattern
         config
-        parameters
+        parameters at_step
+        kind_at_step
         initialization flops attention loss
         feed_forward
         block recompute

@@ -11,6 +11,7 @@ from model.block import build_block
 from model.config import ModelConfig
 from model.flops import count_forward, total_score_pairs
 from model.initialization import initialize
+from model.kind_at_step import KindAtStep
 from model.layer_pattern import KindConfig, expand_pattern
 from model.packed_layout import PackedLayout
 from model.position.config import UNSCALED, RopeConfig
@@ -57,7 +58,9 @@ def by_hand(model, tokens_T, layout):
         )
         weights = model.layers[str(index)]
         parameters = dict(weights.named_parameters())
-        x_TD = torch.func.functional_call(layer, parameters, (x_TD, layout, rotation))
+        x_TD = torch.func.functional_call(
+            layer, parameters, (x_TD, layout, KindAtStep(window, rotation))
+        )
     return model.norm(x_TD)
 
 

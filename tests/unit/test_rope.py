@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.position.frequencies import inverse_frequencies
-from model.position.rotation import leave_unrotated, make_rotation, rotate
+from model.position.rotation import make_rotation, rotate
 
 
 def rotation_of(positions, base=10000.0, head_dim=8, dtype=torch.float64):
@@ -109,4 +109,4 @@ def test_strided_heads_can_be_turned():
 
 def test_a_nope_layer_changes_nothing():
     x = torch.randn(3, 1, 8)
-    assert leave_unrotated(x, rotation_of([0, 1, 2])) is x
+    assert rotate(x, None) is x

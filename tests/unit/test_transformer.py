@@ -12,7 +12,7 @@ from model.attention.dense import DenseCore, attention_rows
 from model.config import ModelConfig
 from model.initialization import initialize
 from model.packed_layout import PackedLayout
-from model.position.rotation import make_rotation
+from model.position.rotation import make_rotation, rotate
 from model.recompute import cut, joined, powers_of_two, to_host
 from model.transformer import Transformer
 
@@ -83,9 +83,11 @@ def test_constant_tokens_leave_nope_rows_uniform_and_rope_rows_not():
         model = built(replace(TINY, num_layers=2, layer_pattern=[kind]))
         attention = model.layers["1"].attention
         x = model.layers["1"].norm(model.embedding(tokens))
-        rotation = make_rotation(layout.positions_T, BASE, head_dim=8, dtype=torch.float64)
+        rotation = None
+        if not is_uniform:
+            rotation = make_rotation(layout.positions_T, BASE, head_dim=8, dtype=torch.float64)
         q, k = (
-            attention.position(projection(x).unflatten(-1, (-1, 8)), rotation)
+            rotate(projection(x).unflatten(-1, (-1, 8)), rotation)
             for projection in (attention.q_proj, attention.k_proj)
         )
         distance = (attention_rows(q, k, layout, None) - uniform).abs().max().item()

@@ -1,0 +1,44 @@
+"""What a schedule decides about attention at one step: the kinds of layers, the RoPE base, the lengths.
+
+`AtStep` is host data and imports no torch, so a configuration is judged with it; the model's forward makes the
+tensors of every kind from it (`model/kind_at_step.py`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from model.config import ModelConfig
+from model.layer_pattern import LayerSpec, layer_kinds
+
+
+@dataclass(frozen=True)
+class AtStep:
+    """The settings of attention at one step.
+
+    specs: by name of the kind, the specification of its layers: window, rotation, scale. rope_base: base of rotary
+    layers that set none of their own. lengths: sequence lengths trained at so far, in tokens, ascending; the last one
+    is that of this step, or the length that an evaluation asks for. Empty: unknown.
+    """
+
+    specs: Mapping[str, LayerSpec]
+    rope_base: float
+    lengths: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, model: ModelConfig, rope_base: float, lengths: tuple[int, ...] = ()) -> "AtStep":
+        """The settings of `model` itself, with this base at these lengths."""
+        return cls(MappingProxyType(layer_kinds(model)), rope_base, lengths)
+
+    @property
+    def length(self) -> int:
+        """The sequence length in force, in tokens.
+
+        Raises:
+            ValueError: no length was given.
+        """
+        if not self.lengths:
+            raise ValueError(
+                "lengths=(): a position method of this model needs the sequence length; give AtStep its lengths"
+            )
+        return self.lengths[-1]
