@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.labels import LabelMasks
 from data.packing.spans import Span, count_valid, rows_of_rank, starts_of
 
-# Target of a token that has no label: the last token of a segment, and padding. The same as torch's `ignore_index`
-# and IGNORE in model/loss.py.
+# Target of a token that has none: the last token of a segment, one before a token without a label, and padding. The
+# same as torch's `ignore_index` and IGNORE in model/loss.py.
 IGNORE = -100
 
 
@@ -62,8 +63,8 @@ class PackedBatch:
         return [range(sum(self.lengths))] if self.share is None else self.share.ranges
 
 
-class TokenReader(Protocol):
-    """Interface of a source that returns a piece of a document as a one-dimensional integer array."""
+class TokenReader(LabelMasks, Protocol):
+    """Interface of a source that returns a piece of a document as a one-dimensional integer array, and its labels."""
 
     def read(self, document: int, start: int, length: int) -> np.ndarray: ...
 
@@ -180,8 +181,15 @@ def _read(
         # A token's target is the next token of its span; it may lie beyond this piece.
         labelled = min(end, at + span.length - 1)
         wanted = max(end, labelled + 1) - begin
-        read = readers[span.source].read(span.document, span.start + begin - at, wanted)
+        reader = readers[span.source]
+        read = reader.read(span.document, span.start + begin - at, wanted)
         here = slice(begin - piece.start, end - piece.start)
         tokens_T[here] = read[: end - begin]
         sources_T[here] = span.source
-        targets_T[begin - piece.start : labelled - piece.start] = read[1 : 1 + labelled - begin]
+        targets = targets_T[begin - piece.start : labelled - piece.start]
+        targets[:] = read[1 : 1 + len(targets)]
+        mask = reader.label_mask(span.document, span.start + begin - at, wanted)
+        if mask is not None:
+            targets[~mask[1 : 1 + len(targets)]] = IGNORE
+            whole = len(targets) == span.length - 1
+            assert not whole or mask[1:].sum() == span.valid, f"{mask[1:].sum()} labels in {span}"

@@ -69,10 +69,13 @@ def evaluation_rows(
         if not len(chosen) or len(rows) >= most:
             break
         rows += [
-            [Span(0, int(document), start, sequence_length, 0)]
+            [Span(0, int(document), start, sequence_length, 0).counted(source)]
             for document in chosen[: most - len(rows)]
         ]
-    return (rows, True) if rows else (_pack_short(order, lengths, sequence_length, most), False)
+    if rows:
+        return rows, True
+    short = _pack_short(order, lengths, sequence_length, most)
+    return [[span.counted(source) for span in row] for row in short], False
 
 
 def _pack_short(

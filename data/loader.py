@@ -57,7 +57,7 @@ def _valid_by_source(rows: Sequence[Sequence[Span]], num_sources: int) -> tuple[
     valid = [0] * num_sources
     for row in rows:
         for span in row:
-            valid[span.source] += span.length - 1
+            valid[span.source] += span.valid
     return tuple(valid)
 
 

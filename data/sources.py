@@ -8,6 +8,7 @@ import numpy as np
 
 from data.config import DataConfig
 from data.embedded_corpus import PreparedCorpus, prepare_quickstart, quickstart_files
+from data.labels import EveryTarget
 from data.tokens import manifest
 from data.tokens.declared import HELDOUT, Declared, declared, disagreements
 from data.tokens.indexed_dataset import IndexedDataset
@@ -16,7 +17,7 @@ from data.tokens.token_file import DamagedData
 
 
 @dataclass(frozen=True)
-class TokenSource(Declared):
+class TokenSource(EveryTarget, Declared):
     """Token files and the facts of their manifest, as a source for planner and loader."""
 
     dataset: IndexedDataset

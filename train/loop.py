@@ -133,7 +133,10 @@ def train(
             progress.line(_note(run, batch, result, limit))
         _advance(run, batch, point)
         taken = result.loss if result.applied else math.nan
-        spikes.remember(run.state, taken, limit, run.config.train.spikes)
+        if (
+            batch.valid_tokens or not result.applied
+        ):  # without a valid token there is no loss to judge
+            spikes.remember(run.state, taken, limit, run.config.train.spikes)
         row = _metrics(run, batch, point, result, waited, time.perf_counter() - drawn)
         row |= _of_spikes(run, result, limit)
         _compare_ranks(run, row, progress)

@@ -1,7 +1,8 @@
 """One optimizer step over a global batch; a step with a non-finite value or a spike is not applied.
 
 The loss is the sum over valid tokens divided by the valid tokens of the WHOLE global batch, so ranks and
-micro-batches may hold unequal numbers of them, or none.
+micro-batches may hold unequal numbers of them, or none. In a step without any, all gradients are zero, and the
+optimizer takes its step with them: its moments decay, weight decay acts.
 """
 
 import math
@@ -27,6 +28,7 @@ from train.trainer import StepSums, Trainer
 class StepResult:
     """Result of one step over all ranks. Losses are in nats per valid token."""
 
+    # NaN if no token of the step is valid; `applied` says whether the step was finite.
     loss: float
     # Loss of every source, in order; NaN if the source has no valid token in the step.
     loss_by_source: tuple[float, ...]
@@ -83,14 +85,14 @@ def optimizer_step(
         mesh, counted, (float(flops), float(stop))
     )
     computed = time.perf_counter()
-    loss = loss_sum / max(1, batch.valid_tokens)
+    loss = _mean(loss_sum, batch.valid_tokens)
     if loss > limit:  # the same number on every rank
         trainer.engine.spoil_gradients()
     outcome = trainer.engine.step(point.learning_rate)
     return StepResult(
         loss=loss,
         loss_by_source=_means(by_source or [loss_sum], batch),
-        z_loss=z_sum / max(1, batch.valid_tokens),
+        z_loss=_mean(z_sum, batch.valid_tokens),
         gradient_norm=outcome.gradient_norm,
         applied=outcome.applied,
         flops=int(total_flops),
@@ -119,9 +121,14 @@ def _over_world(mesh: Mesh, counted: StepSums, more: tuple[float, float]) -> lis
 
 
 def _means(sums: Sequence[float], batch: GlobalBatch) -> tuple[float, ...]:
-    """Returns the mean loss of every source; NaN without a valid token."""
+    """Returns the mean loss of every source."""
     pairs = zip(sums, batch.valid_by_source, strict=True)
-    return tuple(total / valid if valid else math.nan for total, valid in pairs)
+    return tuple(_mean(total, valid) for total, valid in pairs)
+
+
+def _mean(total: float, valid: int) -> float:
+    """Returns the mean loss; NaN without a valid token."""
+    return total / valid if valid else math.nan
 
 
 def _received(

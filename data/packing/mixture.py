@@ -15,14 +15,15 @@ from typing import Protocol
 
 import numpy as np
 
+from data.labels import LabelCounts
 from data.packing.document_order import shuffled
 from data.packing.spans import Span
 
 CHUNK = 512
 
 
-class LengthSource(Protocol):
-    """Interface of a source for packing: the number of documents and their lengths."""
+class LengthSource(LabelCounts, Protocol):
+    """Interface of a source for packing: the number of documents, their lengths, and how many targets count."""
 
     @property
     def num_documents(self) -> int: ...

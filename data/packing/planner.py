@@ -53,6 +53,7 @@ class BatchPlanner:
             raise ValueError(
                 f"look_ahead={look_ahead}: must be at least 1; use {DEFAULT_LOOK_AHEAD}"
             )
+        self._labels = tuple(sources)
         self._num_documents = [source.num_documents for source in sources]
         self._orders = [
             DocumentOrder(documents, source=number, seed=seed)
@@ -87,7 +88,8 @@ class BatchPlanner:
         return pool
 
     def _place(self, entry: tuple[int, Span], limit: int) -> Span:
-        """Returns the first `limit` tokens of a span taken from its pool; puts the remainder back."""
+        """Returns the first `limit` tokens of a span taken from its pool, with the number of targets that count; puts
+        the remainder back."""
         serial, span = entry
         if span.length > limit:
             source, document, start, epoch = span.source, span.document, span.start, span.epoch
@@ -95,7 +97,7 @@ class BatchPlanner:
             self._pools[source].add(serial, rest)
             span = Span(source, document, start, limit, epoch)
         self._shares.spend(span.source, span.length)
-        return span
+        return span.counted(self._labels[span.source])
 
     def _best_fit_row(self, length: int) -> list[Span]:
         pool = self._filled_pool(self._shares.most_behind())

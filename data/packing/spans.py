@@ -4,19 +4,37 @@ The planner makes rows of spans; `rows_of_rank` selects the rows that each data-
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
+
+from data.labels import LabelCounts
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """`length` tokens of a document of a source, from token `start` on, in pass `epoch` over it."""
+    """`length` tokens of a document of a source, from token `start` on, in pass `epoch` over it.
+
+    unlabelled: targets of these tokens that do not count, as the source says; known once the span stands in a row.
+    """
 
     source: int
     document: int
     start: int
     length: int
     epoch: int
+    unlabelled: int = 0
+
+    @property
+    def valid(self) -> int:
+        """Targets that count: all tokens but the last have one, except the `unlabelled`."""
+        return self.length - 1 - self.unlabelled
+
+    def counted(self, labels: LabelCounts) -> "Span":
+        """This span with the number of its `unlabelled` targets."""
+        valid = labels.count_labels(self.document, self.start, self.length)
+        assert 0 <= valid < self.length, f"{valid} targets of {self} count"
+        unlabelled = self.length - 1 - valid
+        return replace(self, unlabelled=unlabelled) if unlabelled else self
 
 
 @dataclass(frozen=True)
@@ -96,5 +114,5 @@ def starts_of(lengths: Sequence[int]) -> tuple[int, ...]:
 
 
 def count_valid(rows: Sequence[Sequence[Span]]) -> int:
-    """Valid tokens of rows: all tokens of each span but the last."""
-    return sum(span.length - 1 for row in rows for span in row)
+    """Valid tokens of rows: the targets that count."""
+    return sum(span.valid for row in rows for span in row)

@@ -21,6 +21,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from data.labels import EveryTarget
 from data.packing.planner import BatchPlanner
 from data.packing.spans import BatchShape
 from model.documents import Documents
@@ -41,7 +42,7 @@ NUM_DOCUMENTS = 20_000
 STREAMS = ("one", "mix", "short")
 
 
-class MadeUpCorpus:
+class MadeUpCorpus(EveryTarget):
     """Lengths of a made-up corpus, for the packer."""
 
     def __init__(self, lengths: np.ndarray) -> None:

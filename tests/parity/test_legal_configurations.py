@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.batch import RankReader
+from data.labels import EveryTarget
 from data.loader import make_global_batch
 from data.packing.planner import BatchPlanner
 from parallel.mesh import World, arrange, start
@@ -30,7 +31,7 @@ TOGETHER = {1: 4, 2: 6, 3: 4, 4: 10}
 WORLDS = settings().max_examples // 100
 
 
-class Documents:
+class Documents(EveryTarget):
     """Generated documents of 2 to 40 tokens of any vocabulary."""
 
     def __init__(self, vocab_size: int) -> None:

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from data.labels import EveryTarget
 from data.packing.document_order import held_out, mix, mix_integers, shuffled
 from data.packing.mixture import DocumentOrder, Shares, mixture_weights
 
 
-class Lengths:
+class Lengths(EveryTarget):
     """Documents of given lengths."""
 
     def __init__(self, lengths: list[int]) -> None:

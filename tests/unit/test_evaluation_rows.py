@@ -7,10 +7,11 @@ import pytest
 
 from data.batch import IGNORE
 from data.held_out import EvaluationSet, evaluation_batches, evaluation_rows
+from data.labels import EveryTarget
 from data.packing.spans import Span
 
 
-class Source:
+class Source(EveryTarget):
     """Documents of given lengths; token = 100 * document + offset."""
 
     eos_id = 7

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from data.batch import IGNORE, PackedBatch, RankReader, assemble
+from data.labels import EveryTarget
 from data.loader import GlobalBatch, Loader, make_global_batch
 from data.packing.planner import BatchPlanner
 from data.packing.spans import BatchShape, Span
@@ -18,12 +19,16 @@ from data.tokens.indexed_dataset import IndexedDataset, write_index
 PAD = 9
 
 
-def _dataset(prefix: Path, lengths: list[int]) -> IndexedDataset:
+class Tokens(EveryTarget, IndexedDataset):
+    """Token files as a source."""
+
+
+def _dataset(prefix: Path, lengths: list[int]) -> Tokens:
     """Token number t of the file is t + 10: every token says where it is from."""
     with Path(f"{prefix}.idx").open("wb") as file:
         write_index(file, np.array(lengths, dtype=np.int32), np.dtype(np.uint16))
     Path(f"{prefix}.bin").write_bytes((np.arange(sum(lengths), dtype=np.uint16) + 10).tobytes())
-    return IndexedDataset(prefix)
+    return Tokens(prefix)
 
 
 @pytest.fixture
@@ -179,7 +184,7 @@ def test_the_cursor_is_the_state_after_its_batch_however_far_the_thread_is_ahead
 
 
 def test_each_rank_reads_only_its_own_rows(sources: list[IndexedDataset]) -> None:
-    class Recording:
+    class Recording(EveryTarget):
         def __init__(self, dataset: IndexedDataset) -> None:
             self.dataset = dataset
             self.tokens = 0
@@ -199,7 +204,7 @@ def test_each_rank_reads_only_its_own_rows(sources: list[IndexedDataset]) -> Non
 def test_an_error_in_the_thread_comes_out_where_the_batch_would_have(
     sources: list[IndexedDataset],
 ) -> None:
-    class Failing:
+    class Failing(EveryTarget):
         reads = 0
 
         def read(self, document: int, start: int, length: int) -> np.ndarray:
@@ -281,7 +286,7 @@ def test_ranks_that_share_a_stream_hold_its_tokens_and_labels_and_read_no_more(
     for rank in range(size):
         read = []
 
-        class Watched:
+        class Watched(EveryTarget):
             def __init__(self, reader: IndexedDataset, read: list[int]) -> None:
                 self.reader, self.read_tokens = reader, read
 

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.config import PackingMethod
+from data.labels import EveryTarget
 from data.packing.planner import AHEAD_ROWS, BatchPlanner
 from data.packing.span_pool import SpanPool
 from data.packing.spans import BatchShape, Span
 
 
-class Lengths:
+class Lengths(EveryTarget):
     """Documents of given lengths."""
 
     def __init__(self, lengths: list[int]) -> None:
