@@ -17,11 +17,11 @@ Conventions, as usual in the field:
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from model.config import ModelConfig
-from model.layer_pattern import expand_pattern
+from model.layer_pattern import LayerSpec, expand_pattern, layer_kinds
 from model.parameters import layer_names, parameter_names, role_of, shape_of
 
 _FORWARDS_PER_TRAINING_STEP = 3
@@ -42,8 +42,8 @@ class FlopCount:
 
 def parameter_count(config: ModelConfig) -> int:
     """The number of parameters of the whole model; a tied weight counts once."""
-    ends, layer = parameter_names(config, []), layer_names(config)
-    return _elements(ends, config) + config.num_layers * _elements(layer, config)
+    ends = _elements(parameter_names(config, []), config)
+    return ends + _over_layers(config, lambda spec: _elements(layer_names(config, spec), config))
 
 
 def products_per_token(name: str, config: ModelConfig) -> int:
@@ -55,9 +55,9 @@ def products_per_token(name: str, config: ModelConfig) -> int:
     return math.prod(shape_of(name, config)) if role_of(name).multiplies_tokens else 0
 
 
-def layer_matmul_parameters(config: ModelConfig) -> int:
-    """The number of weights of one layer that multiply every token."""
-    return _products(layer_names(config), config)
+def layer_matmul_parameters(config: ModelConfig, spec: LayerSpec) -> int:
+    """The number of weights of one layer of this specification that multiply every token."""
+    return _products(layer_names(config, spec), config)
 
 
 def head_matmul_parameters(config: ModelConfig) -> int:
@@ -68,8 +68,14 @@ def head_matmul_parameters(config: ModelConfig) -> int:
 def matmul_parameters(config: ModelConfig) -> int:
     """The number of weights of the layers and both ends that multiply every token."""
     embedding = _products(parameter_names(config, [], has_head=False), config)
-    layers = config.num_layers * layer_matmul_parameters(config)
+    layers = _over_layers(config, lambda spec: layer_matmul_parameters(config, spec))
     return embedding + layers + head_matmul_parameters(config)
+
+
+def _over_layers(config: ModelConfig, count: Callable[[LayerSpec], int]) -> int:
+    """The sum of `count` over all layers; each kind is counted once and multiplied by its number of layers."""
+    layers = Counter(spec.kind for spec in expand_pattern(config))
+    return sum(layers[kind] * count(spec) for kind, spec in layer_kinds(config).items())
 
 
 def _elements(names: Iterable[str], config: ModelConfig) -> int:

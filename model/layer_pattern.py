@@ -63,6 +63,8 @@ class KindConfig:
     window: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
     # How these layers rotate: scaling, and a base of their own.
     rope: RopeConfig = field(default_factory=RopeConfig)
+    # Whether the heads of these layers have attention sinks; null: model.sinks.
+    sinks: bool | None = None
 
     def problems(self, name: str, head_dim: int) -> list[str]:
         """Returns every broken rule between these settings of the kind `name`, one line each."""
@@ -91,18 +93,23 @@ class KindConfig:
         return found
 
 
+# Fields of `KindConfig` that replace the model's field of the same name, for layers of that kind; None keeps it.
+OVERRIDES = ("sinks",)
+
+
 @dataclass(frozen=True)
 class LayerSpec:
-    """The kind, window and rotation of one layer's attention.
+    """What one layer's attention computes: its `KindConfig` with the model's values put in.
 
     kind: its name in the pattern. window: number of keys a token sees, itself included; None means
     every earlier token of its document. rope: how queries and keys are rotated by their position;
-    None means they are not.
+    None means they are not. The others: as in `ModelConfig`.
     """
 
     kind: str
     window: int | None
     rope: RopeConfig | None
+    sinks: bool = False
 
     @property
     def reported_as(self) -> str:
@@ -111,12 +118,13 @@ class LayerSpec:
 
 
 class PatternSource(Protocol):
-    """The four fields of a configuration that decide the pattern."""
+    """The fields of a configuration that decide the pattern."""
 
     num_layers: int
     window: int
     layer_pattern: list[str]
     kinds: dict[str, KindConfig]
+    sinks: bool
 
 
 def expand_pattern(config: PatternSource) -> tuple[LayerSpec, ...]:
@@ -154,6 +162,25 @@ def uses_model_window(config: PatternSource) -> bool:
     )
 
 
+def _override_problems(config: PatternSource) -> list[str]:
+    """Returns every value of a kind that is the model's anyway, and of the model that no layer uses."""
+    found, names = [], dict.fromkeys(config.layer_pattern)
+    for field_name in OVERRIDES:
+        shared = getattr(config, field_name)
+        own = {name: getattr(kind, field_name) for name, kind in config.kinds.items()}
+        found += [
+            f"model.kinds.{name}.{field_name}={value}: has no effect, it is model.{field_name}; drop it"
+            for name, value in own.items()
+            if value == shared
+        ]
+        default = getattr(LayerSpec, field_name)
+        if shared != default and all(own.get(name) is not None for name in names):
+            found.append(
+                f"model.{field_name}={shared}: has no effect, every kind of layer has a value of its own; drop it"
+            )
+    return found
+
+
 def pattern_problems(config: PatternSource, head_dim: int) -> list[str]:
     """Returns every rule that the pattern and its kinds break, one line each."""
     pattern, known = config.layer_pattern, dict.fromkeys([*LAYER_KINDS, *config.kinds])
@@ -172,6 +199,7 @@ def pattern_problems(config: PatternSource, head_dim: int) -> list[str]:
             f"model.layer_pattern: {name} is unknown; there are {', '.join(known)}"
             for name in unknown
         ]
+    found += _override_problems(config)
     unreached = sorted(set(pattern) - set(pattern[: config.num_layers]))
     if config.num_layers >= 1 and unreached:
         found.append(
@@ -184,10 +212,15 @@ def pattern_problems(config: PatternSource, head_dim: int) -> list[str]:
 
 def _spec(config: PatternSource, name: str) -> LayerSpec:
     kind, settings = layer_kind(config, name), config.kinds.get(name, KindConfig())
+    own = {field_name: getattr(settings, field_name) for field_name in OVERRIDES}
     return LayerSpec(
         name,
         window=(settings.window or config.window) if kind.windowed else None,
         rope=settings.rope if kind.rotary else None,
+        **{
+            field_name: getattr(config, field_name) if value is None else value
+            for field_name, value in own.items()
+        },
     )
 
 

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from model.config import ModelConfig
+from model.layer_pattern import LayerSpec, expand_pattern
 
 # The field of ModelConfig that each letter of a shape stands for.
 FIELDS: Mapping[str, str] = MappingProxyType(
@@ -45,7 +46,8 @@ class Role:
     residual stream), norm (multiplies by one) or zero. decays: whether weight decay applies.
     multiplies_tokens: whether all of its elements multiply every token, so that FLOPs count them.
     turned: whether its rows are in the order of rotary pairs: (2i, 2i + 1) here, (i, i + K / 2) in most
-    families of Hugging Face. present: whether a model with this configuration has it.
+    families of Hugging Face. present: whether a layer of this specification has it, in a model with this
+    configuration; not asked for the parameters of the ends, which every embedding or head has.
     """
 
     shape: str
@@ -55,7 +57,7 @@ class Role:
     decays: bool = True
     multiplies_tokens: bool = True
     turned: bool = False
-    present: Callable[[ModelConfig], bool] = lambda config: True  # noqa: ARG005
+    present: Callable[[ModelConfig, LayerSpec], bool] = lambda config, spec: True  # noqa: ARG005
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -67,7 +69,7 @@ def _vector(
     shape: str,
     cut: Literal["rows", "key_rows", "whole"],
     initial: Literal["normal", "norm", "zero"],
-    present: Callable[[ModelConfig], bool],
+    present: Callable[[ModelConfig, LayerSpec], bool] = lambda config, spec: True,  # noqa: ARG005
     *,
     turned: bool = False,
 ) -> Role:
@@ -75,27 +77,27 @@ def _vector(
     return Role(shape, cut, cut != "rows", initial, False, False, turned, present)
 
 
-def _norms_before(config: ModelConfig) -> bool:
+def _norms_before(config: ModelConfig, _: LayerSpec) -> bool:
     return config.norm_at != "after"
 
 
-def _norms_after(config: ModelConfig) -> bool:
+def _norms_after(config: ModelConfig, _: LayerSpec) -> bool:
     return config.halves == 2 and config.norm_at != "before"
 
 
-def _norms_each_head(config: ModelConfig) -> bool:
+def _norms_each_head(config: ModelConfig, _: LayerSpec) -> bool:
     return config.qk_norm and config.qk_norm_over == "head"
 
 
-def _norms_all_heads(config: ModelConfig) -> bool:
+def _norms_all_heads(config: ModelConfig, _: LayerSpec) -> bool:
     return config.qk_norm and config.qk_norm_over == "projection"
 
 
-def _has_qkv_bias(config: ModelConfig) -> bool:
+def _has_qkv_bias(config: ModelConfig, _: LayerSpec) -> bool:
     return config.qkv_bias
 
 
-def _has_feed_forward_bias(config: ModelConfig) -> bool:
+def _has_feed_forward_bias(config: ModelConfig, _: LayerSpec) -> bool:
     return config.feed_forward_bias
 
 
@@ -107,7 +109,10 @@ LAYER: Mapping[str, Role] = MappingProxyType(
         "norm.weight": _vector("D", "whole", "norm", _norms_before),
         "post_norm.weight": _vector("D", "whole", "norm", _norms_after),
         "feed_forward_norm.weight": _vector(
-            "D", "whole", "norm", lambda c: c.halves == 2 and _norms_before(c)
+            "D",
+            "whole",
+            "norm",
+            lambda config, spec: config.halves == 2 and _norms_before(config, spec),
         ),
         "feed_forward_post_norm.weight": _vector("D", "whole", "norm", _norms_after),
         "attention.q_proj.weight": Role("HK D", "rows", False, turned=True),
@@ -117,7 +122,9 @@ LAYER: Mapping[str, Role] = MappingProxyType(
         "attention.v_proj.weight": Role("GK D", "key_rows", True),
         "attention.v_proj.bias": _vector("GK", "key_rows", "zero", _has_qkv_bias),
         "attention.o_proj.weight": Role("D HK", "columns", False, "into_residual"),
-        "attention.o_proj.bias": _vector("D", "whole", "zero", lambda c: c.output_bias),
+        "attention.o_proj.bias": _vector(
+            "D", "whole", "zero", lambda config, _: config.output_bias
+        ),
         "attention.q_norm.weight": _vector("K", "whole", "norm", _norms_each_head, turned=True),
         "attention.k_norm.weight": _vector("K", "whole", "norm", _norms_each_head, turned=True),
         "attention.q_projection_norm.weight": _vector(
@@ -126,7 +133,7 @@ LAYER: Mapping[str, Role] = MappingProxyType(
         "attention.k_projection_norm.weight": _vector(
             "GK", "key_rows", "norm", _norms_all_heads, turned=True
         ),
-        "attention.sinks.weight": _vector("H", "rows", "normal", lambda c: c.sinks),
+        "attention.sinks.weight": _vector("H", "rows", "normal", lambda _, spec: spec.sinks),
         "feed_forward.gate_proj.weight": Role("F D", "rows", False),
         "feed_forward.gate_proj.bias": _vector("F", "rows", "zero", _has_feed_forward_bias),
         "feed_forward.up_proj.weight": Role("F D", "rows", False),
@@ -137,7 +144,7 @@ LAYER: Mapping[str, Role] = MappingProxyType(
 )
 HEAD: Mapping[str, Role] = MappingProxyType(
     {
-        "norm.weight": _vector("D", "whole", "norm", lambda config: True),  # noqa: ARG005
+        "norm.weight": _vector("D", "whole", "norm"),
         "lm_head.weight": Role("V D", "rows", False),
     }
 )
@@ -184,16 +191,17 @@ def parameter_names(
     has_head: bool = True,
 ) -> list[str]:
     """Names of all parameters of a Transformer with these layers and ends; a tied head counts as the embedding."""
-    names = list(EMBEDDING) if has_embedding else []
-    names += [f"layers.{layer}.{name}" for layer in layers for name in LAYER]
-    names += list(HEAD) if has_head else []
-    found = [name for name in names if role_of(name).present(config)]
+    specs = expand_pattern(config)
+    found = list(EMBEDDING) if has_embedding else []
+    for layer in layers:
+        found += layer_names(config, specs[layer], layer)
+    found += list(HEAD) if has_head else []
     return [name for name in found if not has_embedding or numbers_of(name, config) == name]
 
 
-def layer_names(config: ModelConfig) -> list[str]:
-    """Names of the parameters of layer 0; all layers have the same parameters."""
-    return parameter_names(config, [0], has_embedding=False, has_head=False)
+def layer_names(config: ModelConfig, spec: LayerSpec, layer: int = 0) -> list[str]:
+    """Names of the parameters of one layer of this specification, as the layer of this number."""
+    return [f"layers.{layer}.{name}" for name, role in LAYER.items() if role.present(config, spec)]
 
 
 def check_parameters(

@@ -45,7 +45,7 @@ class Attention(nn.Module):
             self.q_norm = build_norm(config.norm, config.head_dim, config.norm_eps)
             self.k_norm = build_norm(config.norm, config.head_dim, config.norm_eps)
         self.query_scale = config.query_scale
-        self.sinks = Sinks(config.num_heads) if config.sinks else None
+        self.sinks = Sinks(config.num_heads) if spec.sinks else None
 
     def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
         """(T, D) to (T, D); tokens of different documents never mix."""

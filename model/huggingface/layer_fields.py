@@ -10,7 +10,7 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.huggingface.refusal import CannotExpress
-from model.layer_pattern import LAYER_KINDS, KindConfig, layer_kinds
+from model.layer_pattern import LAYER_KINDS, OVERRIDES, KindConfig, layer_kinds
 from model.position.config import UNSCALED
 
 Json = dict[str, Any]
@@ -77,8 +77,11 @@ def expanded(config: ModelConfig) -> list[str]:
 def in_four_kinds(model: ModelConfig) -> ModelConfig:
     """The same model with further kinds replaced by those of the four kinds that they are like.
 
+    Values that all its kinds of layers override alike become the model's.
+
     Raises:
-        CannotExpress: layers with different windows, or layers of one of the four with different rotations.
+        CannotExpress: layers with different windows or different values of an override, or layers of one of the
+            four with different rotations.
     """
     specs = layer_kinds(model)
     alike = {name: model.kinds[name].like if name in model.kinds else "" for name in specs}
@@ -90,6 +93,15 @@ def in_four_kinds(model: ModelConfig) -> ModelConfig:
         reasons.append(
             f"model.kinds: different windows ({says}): a config.json has one, sliding_window"
         )
+    shared = {
+        field: {name: getattr(spec, field) for name, spec in specs.items()} for field in OVERRIDES
+    }
+    for field, values in shared.items():
+        if len(set(values.values())) > 1:
+            says = ", ".join(f"{value} of {name}" for name, value in values.items())
+            reasons.append(
+                f"model.kinds: different {field} ({says}): a config.json has one for all layers"
+            )
     kinds: dict[str, KindConfig] = {}
     for name, spec in specs.items():
         if spec.rope is None:
@@ -104,6 +116,7 @@ def in_four_kinds(model: ModelConfig) -> ModelConfig:
         raise CannotExpress(reasons)
     return replace(
         model,
+        **{field: next(iter(values.values())) for field, values in shared.items()},
         layer_pattern=[names[name] for name in model.layer_pattern],
         window=next(iter(windows.values()), model.window),
         kinds={name: found for name, found in kinds.items() if found.rope != UNSCALED},

@@ -22,10 +22,10 @@ workspaces of kernels, fragmentation.
 Letters: T tokens, D width, H query heads, G key/value heads, K head dimension, F feed-forward width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from model.layer_pattern import evenly
+from model.layer_pattern import LayerSpec, evenly
 from model.parameters import layer_names, parameter_names
 from parallel.costs.received import (
     StageShape,
@@ -33,6 +33,7 @@ from parallel.costs.received import (
     key_bytes,
     key_gradient_bytes,
     norms_of_layer,
+    over_layers,
 )
 from parallel.engine.optimizers import Optimizer
 from parallel.pipeline.placement import Placement
@@ -56,8 +57,12 @@ def stage_parameters(stage: StageShape) -> int:
     ends = parameter_names(
         stage.config, [], has_embedding=stage.has_embedding, has_head=stage.has_head
     )
-    layer = sum(parameter_elements(stage, name) for name in layer_names(stage.config))
-    return len(stage.layers) * layer + sum(parameter_elements(stage, name) for name in ends)
+    layers = over_layers(stage, lambda spec: _elements(stage, layer_names(stage.config, spec)))
+    return sum(layers) + _elements(stage, ends)
+
+
+def _elements(stage: StageShape, names: Iterable[str]) -> int:
+    return sum(parameter_elements(stage, name) for name in names)
 
 
 def rank_parameters(stages: Sequence[StageShape]) -> tuple[int, int]:
@@ -119,8 +124,10 @@ def model_memory(
     return ModelMemory(element * held, 4 * trained + made, kept, bucket)
 
 
-def layer_activations(stage: StageShape, num_tokens: int, *, received_keys: int = 0) -> int:
-    """Returns the bytes one layer keeps for its backward when it keeps everything.
+def layer_activations(
+    stage: StageShape, spec: LayerSpec, num_tokens: int, *, received_keys: int = 0
+) -> int:
+    """Returns the bytes one layer of this specification keeps for its backward when it keeps everything.
 
     num_tokens: T of this sequence rank. received_keys: tokens whose keys were received in an exchange (windowed
     layers, and full layers that receive few keys); ring steps keep none.
@@ -132,7 +139,7 @@ def layer_activations(stage: StageShape, num_tokens: int, *, received_keys: int 
     feed_forward = 4 * (config.intermediate_size // tensor) * element
     halves = config.halves
     kept = num_tokens * (halves * gathered + attention + feed_forward)
-    kept += norms_of_layer(stage) * _norm(stage, num_tokens // tensor, config.hidden_size)
+    kept += norms_of_layer(stage, spec) * _norm(stage, num_tokens // tensor, config.hidden_size)
     if config.qk_norm and config.qk_norm_over == "projection":
         kept += _norm(stage, num_tokens, heads * config.head_dim)
         kept += _norm(stage, num_tokens, stage.key_heads * config.head_dim)
@@ -144,7 +151,7 @@ def layer_activations(stage: StageShape, num_tokens: int, *, received_keys: int 
     return kept + received_keys * key_bytes(stage)
 
 
-def compiled_layer_activations(stage: StageShape, num_tokens: int) -> int:
+def compiled_layer_activations(stage: StageShape, spec: LayerSpec, num_tokens: int) -> int:  # noqa: ARG001
     """`layer_activations` of a layer whose regions are compiled, accurate to about a tenth: the compiler decides.
 
     It keeps the block's input, inputs and output of attention, gate, up and their product; norms and rotations are
@@ -185,13 +192,18 @@ def stage_activations(
     """
     total = stage.config.num_layers
     recomputed = evenly(total if recompute_layers is None else recompute_layers, total)
-    little = 0 if keep_for_backward == "everything" else len(recomputed & set(stage.layers))
+    if keep_for_backward == "everything":
+        recomputed = frozenset()
     of_layer = compiled_layer_activations if compiled else layer_activations
-    everything = (len(stage.layers) - little) * of_layer(stage, num_tokens)
     least = 0 if keep_for_backward == "input_on_cpu" else hand_over_bytes(stage, num_tokens)
     if keep_for_backward == "attention":
         least += attention_output(stage, num_tokens)
-    return everything + little * least + received_keys * key_bytes(stage)
+    everything = over_layers(stage, lambda spec: of_layer(stage, spec, num_tokens))
+    kept = (
+        least if layer in recomputed else cost
+        for layer, cost in zip(stage.layers, everything, strict=True)
+    )
+    return sum(kept) + received_keys * key_bytes(stage)
 
 
 def attention_output(stage: StageShape, num_tokens: int) -> int:

@@ -22,7 +22,7 @@ from parallel.costs.held import (
     ring_buffers,
     stage_activations,
 )
-from parallel.costs.received import StageShape, stages_of_rank
+from parallel.costs.received import StageShape, over_layers, stages_of_rank
 from parallel.engine.optimizers import Optimizer
 from parallel.pipeline.placement import place_stages
 from parallel.pipeline.split import split_layers
@@ -139,7 +139,8 @@ def _received_keys(step: Step, stage: StageShape) -> int:
 
 def _working(step: Step, stage: StageShape, tokens: int) -> int:
     """Returns the temporary bytes: the layer that is being computed, the ring's buffers, the loss."""
-    layer = layer_activations(stage, tokens) if stage.layers else 0
+    layers = over_layers(stage, lambda spec: layer_activations(stage, spec, tokens))
+    layer = max(layers, default=0)
     found = layer if step.keep_for_backward == "everything" else 2 * layer
     if step.layout.sequence > 1:
         found += ring_buffers(stage, tokens)

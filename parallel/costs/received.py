@@ -14,14 +14,18 @@ Pure integers. Over all ranks of an axis, as many bytes are sent as are received
 Letters: T tokens, D width, G key/value heads on this rank, K head dimension, P parameters, V vocabulary.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from model.config import ModelConfig
+from model.layer_pattern import LayerSpec, expand_pattern, layer_kinds
 from model.parameters import layer_names, parameter_names, role_of
 from parallel.pipeline.placement import Placement
 from parallel.sequence.plan import KeyPlan
 from parallel.tensor.cut import cut_of, part_elements
+
+Cost = TypeVar("Cost")
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,13 @@ class StageShape:
         return max(1, self.config.num_kv_heads // self.tensor)
 
 
+def over_layers(stage: StageShape, cost: Callable[[LayerSpec], Cost]) -> list[Cost]:
+    """Returns the cost of every layer of a stage, in order; `cost` is called once for each kind of layer."""
+    costs = {kind: cost(spec) for kind, spec in layer_kinds(stage.config).items()}
+    specs = expand_pattern(stage.config)
+    return [costs[specs[layer].kind] for layer in stage.layers]
+
+
 def whole_model(config: ModelConfig, *, tensor: int = 1, element: int = 2) -> StageShape:
     """Returns the one stage of a model without a pipeline: all layers, embedding and head."""
     return StageShape(config, range(config.num_layers), tensor=tensor, element=element)
@@ -100,8 +111,8 @@ def tensor_received(stage: StageShape, num_tokens: int, *, recomputed: bool = Fa
     """
     if stage.tensor == 1:
         return Received()
-    layer = _tensor_layer(stage, num_tokens, recomputed)
-    found = layer * len(stage.layers)
+    layers = over_layers(stage, lambda spec: _tensor_layer(stage, spec, num_tokens, recomputed))
+    found = sum(layers, Received())
     transfer = _stream_transfer(stage, num_tokens)
     if stage.has_embedding:
         found += Received(transfer, transfer)
@@ -114,11 +125,13 @@ def tensor_received(stage: StageShape, num_tokens: int, *, recomputed: bool = Fa
     return found + Received(backward=sum(replica_sum(stage, name) for name in ends))
 
 
-def _tensor_layer(stage: StageShape, num_tokens: int, recomputed: bool) -> Received:
+def _tensor_layer(
+    stage: StageShape, spec: LayerSpec, num_tokens: int, recomputed: bool
+) -> Received:
     halves = stage.config.halves
     transfer = _stream_transfer(stage, num_tokens)
     means = _head_means(stage, num_tokens)
-    sums = sum(replica_sum(stage, name) for name in layer_names(stage.config))
+    sums = sum(replica_sum(stage, name) for name in layer_names(stage.config, spec))
     backward = 2 * halves * transfer + means + sums
     if recomputed:
         # The forward again, without the sums at the end of the block if no norm follows them.
@@ -140,9 +153,9 @@ def _stream_transfer(stage: StageShape, num_tokens: int) -> int:
     return local * (stage.tensor - 1) * stage.config.hidden_size * stage.element
 
 
-def norms_of_layer(stage: StageShape) -> int:
-    """Returns the number of norms over the residual stream's width in one layer."""
-    roles = [role_of(name) for name in layer_names(stage.config)]
+def norms_of_layer(stage: StageShape, spec: LayerSpec) -> int:
+    """Returns the number of norms over the residual stream's width in one layer of this specification."""
+    roles = [role_of(name) for name in layer_names(stage.config, spec)]
     return sum(role.initial == "norm" and role.shape == "D" for role in roles)
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from model.config import ModelConfig
 from model.flops import head_matmul_parameters, layer_matmul_parameters, score_pairs
-from model.layer_pattern import expand_pattern
+from model.layer_pattern import expand_pattern, layer_kinds
 from parallel.pipeline.placement import Placement
 
 Table = npt.NDArray[Any]
@@ -31,12 +31,13 @@ Combine = Callable[[Table, Table, Table], Table]
 
 def layer_costs(config: ModelConfig, sequence_length: int) -> list[int]:
     """Returns the FLOPs of one forward of every layer over one document of this length."""
-    dense = 2 * layer_matmul_parameters(config) * sequence_length
     pair = 4 * config.num_heads * config.head_dim
-    return [
-        dense + pair * score_pairs([sequence_length], spec.window)
-        for spec in expand_pattern(config)
-    ]
+    costs = {
+        kind: 2 * layer_matmul_parameters(config, spec) * sequence_length
+        + pair * score_pairs([sequence_length], spec.window)
+        for kind, spec in layer_kinds(config).items()
+    }
+    return [costs[spec.kind] for spec in expand_pattern(config)]
 
 
 def head_cost(config: ModelConfig, sequence_length: int) -> int:

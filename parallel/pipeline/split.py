@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import accumulate, count
 
 from model.config import ModelConfig
+from model.layer_pattern import layer_kinds
 from parallel.config import ParallelConfig
 from parallel.pipeline.balance import balanced_sizes, head_cost, layer_costs
 from parallel.pipeline.placement import place_stages
@@ -38,9 +39,11 @@ def pipeline_problems(
             "separately, and would recompute a layer for each; use train.keep_for_backward=everything "
             "or parallel.pipeline_schedule=1f1b"
         )
-    if parallel.pipeline_schedule == "zbv" and config.sinks:
+    sinks = {kind: spec for kind, spec in layer_kinds(config).items() if spec.sinks}
+    if parallel.pipeline_schedule == "zbv" and sinks:
+        key = "model.sinks" if config.sinks else f"model.kinds.{next(iter(sinks))}.sinks"
         found.append(
-            "model.sinks=True: zbv computes the gradient of every weight separately, and would run attention's "
+            f"{key}=True: zbv computes the gradient of every weight separately, and would run attention's "
             "backward again for the sinks; use parallel.pipeline_schedule=1f1b"
         )
     found += _micro_batch_problems(parallel, micro_batches)

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.config import ModelConfig
-from model.parameters import FIELDS, parameter_names, role_of, shape_of
+from model.layer_pattern import layer_kinds
+from model.parameters import FIELDS, layer_names, parameter_names, role_of, shape_of
 
 # Pieces of the residual stream that are sent one after the other: see parallel/tensor/residual.py.
 PIECES = 4
@@ -89,6 +90,9 @@ def tensor_problems(config: ModelConfig, size: int) -> list[str]:
 
 def _divided(config: ModelConfig) -> dict[str, int]:
     """Returns the model's fields, with values, that give the length of a cut dimension and must be divisible."""
-    roles = [role_of(name) for name in parameter_names(config, [0])]
+    names = parameter_names(config, [])
+    for spec in layer_kinds(config).values():
+        names += layer_names(config, spec)
+    roles = [role_of(name) for name in names]
     cut = [role.dims[role.cut == "columns"] for role in roles if role.cut in ("rows", "columns")]
     return {field: getattr(config, field) for field in (FIELDS[dim[0]] for dim in cut)}

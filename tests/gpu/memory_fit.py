@@ -15,7 +15,7 @@ from parallel.costs.held import (
     logits_chunk,
     stage_activations,
 )
-from parallel.costs.received import whole_model
+from parallel.costs.received import over_layers, whole_model
 
 # Least to most recomputation.
 MODES = ("everything", "attention", "input", "input_on_cpu", "tiles")
@@ -62,7 +62,8 @@ def step_bytes(
 ) -> float:
     """About what a bfloat16 step over `tokens` holds at its peak. state_bytes: without a stream."""
     stage = whole_model(config)
-    layer = (compiled_layer_activations if compiled else layer_activations)(stage, tokens)
+    of_layer = compiled_layer_activations if compiled else layer_activations
+    layer = max(over_layers(stage, lambda spec: of_layer(stage, spec, tokens)))
     held = stage_activations(
         stage,
         tokens,

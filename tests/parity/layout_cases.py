@@ -5,7 +5,7 @@ one case; `test_layouts.py` proves it by enumeration. Twenty-odd cases instead o
 """
 
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from itertools import combinations, product
 
 from model.config import ModelConfig
@@ -70,6 +70,16 @@ MODELS = {
         logit_scale=0.5,
     ),
 }
+# Their cases are in `test_attention_forms.py`: layers with a form of attention beside layers without it.
+FORMS = {
+    "gated": replace(
+        MODELS["cohere"],
+        kinds={
+            "near": KindConfig(like="window_rope", window=5, sinks=True),
+            "wide": KindConfig(like="window_rope", window=17),
+        },
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,11 @@ class Case:
         )
 
     @property
+    def config(self) -> ModelConfig:
+        """Of its model."""
+        return {**MODELS, **FORMS}[self.model]
+
+    @property
     def is_possible(self) -> bool:
         """Whether the case fits the processes and breaks no rule."""
         if not 2 <= self.ranks <= MOST_RANKS:
@@ -115,7 +130,7 @@ class Case:
         if (self.sequence == 1) != (self.dealing == "-"):
             return False
         return self.pipeline == 1 or not pipeline_problems(
-            MODELS[self.model],
+            self.config,
             self.parallel(),
             micro_batches=self.micro_batches,
             keep_for_backward=self.keep,

@@ -11,7 +11,7 @@ from data.packing.spans import starts_of
 from model.config import ModelConfig
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh
-from tests.parity.layout_cases import MODELS, TOKENS, Case
+from tests.parity.layout_cases import TOKENS, Case
 from train.build_trainer import dealer
 
 BASE, Z_LOSS, SEED = 500.0, 1e-3, 11
@@ -30,7 +30,7 @@ NUM_SOURCES = 3
 def streams(case: Case, first: int = 0) -> list[PackedBatch]:
     """The global batch: micro-batch m of data rank d is number m * data + d, as `rows_of_rank` deals."""
     many = case.micro_batches * case.data
-    return [_stream(first + number, MODELS[case.model], many) for number in range(many)]
+    return [_stream(first + number, case.config, many) for number in range(many)]
 
 
 def _stream(number: int, model: ModelConfig, many: int) -> PackedBatch:

@@ -92,7 +92,9 @@ def kept_and_expected(
         rotation = kinds[index].rotation
         turns = rotation.turns_TP2.untyped_storage().data_ptr() if rotation else 0
         kept += keeping.bytes - keeping.storages.get(turns, 0)
-        expected += layer_activations(stage, tokens, received_keys=brought(batch, index))
+        spec = expand_pattern(config)[int(index)]
+        received = brought(batch, index)
+        expected += layer_activations(stage, spec, tokens, received_keys=received)
     return kept, expected
 
 

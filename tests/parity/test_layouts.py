@@ -56,7 +56,7 @@ OTHERS = tuple(case for case in CASES if case not in FIRST_CASES)
 
 def oracle(case: Case) -> tuple[float, dict[str, Tensor]]:
     """Loss per valid token, and gradients and losses by source, of one process."""
-    config = MODELS[case.model]
+    config = case.config
     core = choose_core("dense", "cpu", torch.float64, softcap=config.attention_softcap)
     model = Transformer(config, core).double()
     initialize(model, config, SEED)
@@ -76,7 +76,7 @@ def oracle(case: Case) -> tuple[float, dict[str, Tensor]]:
 
 def build(case: Case, mesh: Mesh) -> LocalModel:
     """This rank's part of the model with its initial weights in float64, without DeepSpeed."""
-    config = MODELS[case.model]
+    config = case.config
     core = choose_core("dense", "cpu", torch.float64, softcap=config.attention_softcap)
     local = build_local(
         config, core, mesh, case.parallel(), sequence_length=TOKENS, traffic=TrafficMeter()
@@ -106,7 +106,7 @@ def gradients(case: Case, mesh: Mesh) -> tuple[float, int, dict[str, Tensor]]:
         return found.total / valid
 
     micro_batches = [
-        to_device(part_of_rank(b, MODELS[case.model], mesh, case.parallel()), mesh.device)
+        to_device(part_of_rank(b, case.config, mesh, case.parallel()), mesh.device)
         for b in streams(case)[mesh.data.rank :: mesh.data.size]
     ]
     if mesh.pipeline.size == 1:
@@ -209,7 +209,7 @@ def test_a_pipeline_alone_keeps_every_bit() -> None:
             loss, _, found = gradients(case, arrange(world, case.parallel().topology(world_size)))
             expected_loss, expected = oracle(case)
             found.pop(BY_SOURCE)  # the oracle adds in another order
-            if MODELS[case.model].tie_embeddings:
+            if case.config.tie_embeddings:
                 found.pop("embedding.weight", None)
             wrong += [f"{n} {case}" for n in found if not torch.equal(found[n], expected[n])]
             wrong += [f"loss {case}"] * (loss != expected_loss)

@@ -35,6 +35,7 @@ from parallel.costs.received import (
     StageShape,
     hand_over_bytes,
     key_bytes,
+    over_layers,
     pipeline_received,
     sequence_received,
     stages_of_rank,
@@ -161,7 +162,7 @@ def test_the_memory_of_a_rank_is_the_sum_of_its_parts() -> None:
     keys, _ = _sequence(stage, 8, "everything")
     parts = [
         stage_activations(stage, tokens, keep_for_backward="everything", received_keys=keys),
-        layer_activations(stage, tokens),
+        max(over_layers(stage, lambda spec: layer_activations(stage, spec, tokens))),
         ring_buffers(stage, tokens),
         head_memory(stage, tokens),
         4 * logits_chunk(stage, rows=(1 << 30) // (4 * 256_000)),
@@ -285,7 +286,8 @@ def _row(
         stage, tokens, keep_for_backward=keep, received_keys=keys if keep == "everything" else 0
     )
     activations *= micro_batches_in_flight(placement, micro_batches)[rank]
-    activations += layer_activations(stage, tokens) if keep == "input" else 0
+    layers = over_layers(stage, lambda spec: layer_activations(stage, spec, tokens))
+    activations += layers[0] if keep == "input" else 0
     activations += head_memory(stage, tokens) + (ring_buffers(stage, tokens) if sequence > 1 else 0)
     total = memory.total + activations
     cut = tensor_received(stage, tokens, recomputed=keep == "input") * micro_batches

@@ -18,6 +18,7 @@ from model.flops import (
     total_score_pairs,
     training_flops,
 )
+from model.layer_pattern import KindConfig
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 
@@ -38,6 +39,12 @@ def module_parameters(config):
     with torch.device("meta"):
         model = Transformer(config, choose_core("dense", "cpu", torch.float32))
     return sum(p.numel() for p in model.parameters())
+
+
+def test_layers_with_and_without_a_parameter_are_counted_by_kind():
+    config = replace(FULL_8B, num_layers=3, layer_pattern=["full_rope", "full_nope"])
+    sinks = replace(config, kinds={"full_rope": KindConfig(sinks=True)})
+    assert parameter_count(sinks) == parameter_count(config) + 2 * 32 == module_parameters(sinks)
 
 
 def test_the_published_8b_shape():

@@ -226,6 +226,10 @@ def test_numbers_of_a_config_json_are_held_to_the_bounds_of_every_model() -> Non
         ({"layer_pattern": ["window_rope"]}, "llama has no such layer"),
         ({"hidden_size": 50}, "requires a multiple of"),
         ({"qkv_bias": True}, "one key for both, attention_bias"),
+        (
+            {"kinds": {"full_rope": KindConfig(sinks=True)}},
+            r"model\.sinks=True: llama has only False",
+        ),
         ({"kinds": {"full_rope": KindConfig(rope=RopeConfig(scaling="ntk", factor=4.0))}}, ""),
     ],
 )
@@ -249,6 +253,11 @@ def two_kinds(**second: Any) -> ModelConfig:
         layer_pattern=["near", "far", "full_rope"],
         kinds=kinds,
     )
+
+
+def test_a_value_that_only_some_kinds_have_is_refused() -> None:
+    with pytest.raises(CannotExpress, match=r"different sinks \(False of near, True of far, False"):
+        BY_TYPE["olmo3"].write(two_kinds(like="window_rope", window=5, sinks=True), 1e4, 64)
 
 
 def test_further_kinds_of_layers_are_written_as_the_kinds_they_are_like() -> None:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from composed import composed_once  # noqa: F401 (a fixture)
-from model.layer_pattern import expand_pattern
+from model.layer_pattern import OVERRIDES, expand_pattern
 from train.configuration import groups, validate
 from train.configuration.compose import ConfigMistakes, compose_run
 from train.configuration.keys import field_at, known_keys
@@ -70,7 +70,7 @@ def outcome(run: RunConfig) -> dict[str, Any]:
     }
     specs = expand_pattern(run.model)
     follows = any(spec.rope is not None and not spec.rope.base for spec in specs)
-    for name in ("window", "layer_pattern", "kinds"):
+    for name in ("window", "layer_pattern", "kinds", *OVERRIDES):
         del parts["model"][name]
     if all(stage.parallel.sequence > 1 for stage in schedule.stages):
         del parts["model"]["attention_backend"]
@@ -90,7 +90,11 @@ def outcome(run: RunConfig) -> dict[str, Any]:
     parts["timeouts"] = {
         name: s for name, s in waits.items() if name in {*used, "data", "control", "checkpoint"}
     }
-    parts["layers"] = [(spec.window, spec.rope and rotation(asdict(spec.rope))) for spec in specs]
+    parts["layers"] = [
+        asdict(replace(spec, kind="", rope=None))
+        | {"rope": spec.rope and rotation(asdict(spec.rope))}
+        for spec in specs
+    ]
     return parts | {name: part(run) for name, part in EFFECTIVE.items()}
 
 

@@ -62,6 +62,20 @@ def test_every_kind_may_have_its_own_window_and_rotation():
     }
 
 
+def test_a_kind_has_its_own_value_or_that_of_the_model():
+    kinds = {"full_nope": KindConfig(sinks=False)}
+    specs = layer_kinds(ModelConfig(sinks=True, kinds=kinds))
+    assert {name: spec.sinks for name, spec in specs.items()} == {
+        "window_rope": True,
+        "full_nope": False,
+    }
+    specs = layer_kinds(ModelConfig(kinds={"window_rope": KindConfig(sinks=True)}))
+    assert {name: spec.sinks for name, spec in specs.items()} == {
+        "window_rope": True,
+        "full_nope": False,
+    }
+
+
 def test_the_four_kinds_are_reported_by_their_window_and_further_kinds_by_their_name():
     names = [spec.reported_as for spec in expand_pattern(hybrid())]
     assert names == ["near", "wide", "window", "window", "late"]
@@ -91,6 +105,7 @@ TWO = ["window_rope", "full_nope"]
         ([*TWO, "full"], {"full": {"like": "full_rope"}}, ".full: a kind's name"),
         ([*TWO, "a b"], {"a b": {"like": "full_rope"}}, ".a b: a kind's name"),
         ([*TWO, "near"], {}, "model.layer_pattern: near is unknown; there are window_rope"),
+        (TWO, {"full_nope": {"sinks": False}}, ".full_nope.sinks=False: has no effect, it is model.sinks"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_of_a_kind_is_one_line_with_a_way_out(pattern, kinds, line):
@@ -98,6 +113,12 @@ def test_a_wrong_setting_of_a_kind_is_one_line_with_a_way_out(pattern, kinds, li
     assert found[0].removeprefix("model.kinds").startswith(line)
     assert ";" in found[0]
     assert len(found) == 1 or "near" in kinds  # a wrong choice is judged as none
+
+
+def test_a_value_of_the_model_that_every_kind_replaces_has_no_effect():
+    kinds = {name: KindConfig(sinks=False) for name in TWO}
+    (line,) = ModelConfig(sinks=True, kinds=kinds).problems()
+    assert line.startswith("model.sinks=True: has no effect")
 
 
 def test_the_default_configuration_is_sound():
