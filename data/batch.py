@@ -1,11 +1,13 @@
 """Packed streams: the values that the packer hands to the trainer.
 
 A micro-batch is one stream of T tokens, a whole number of rows laid end to end, each row a whole
-number of segments. The model uses only the segments; no segment crosses the end of a row. Where
-several ranks share a stream, each reads its own ranges of it.
+number of segments. The model uses only the attention documents and the positions, by default those of the
+segments (packing/document_rules.py); no segment crosses the end of a row. Where several ranks share a stream,
+each reads its own ranges of it.
 
     row 0                         row 1
-    [ span a ][ span b ][padding] [ span c            ]      lengths = (3, 2, 1, 6)
+    [ span a ][ span b ][padding] [ span c            ]      segments 3, 2, 1, 6
+                                                             lengths = (3, 2, 1, 6), without document_mask (5, 1, 6)
 """
 
 from bisect import bisect_right
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 
 from data.labels import LabelMasks
+from data.packing.positions import PLAIN, Placing, Positions
 from data.packing.spans import Span, count_valid, rows_of_rank, starts_of
 
 # Target of a token that has none: the last token of a segment, one before a token without a label, and padding. The
@@ -33,7 +36,7 @@ class Share(Protocol):
         """Stream positions held, ascending and disjoint."""
 
 
-# Computes this rank's share of a stream from the lengths of its segments.
+# Computes this rank's share of a stream from the lengths of its attention documents.
 Dealer = Callable[[tuple[int, ...]], Share]
 
 
@@ -41,10 +44,12 @@ Dealer = Callable[[tuple[int, ...]], Share]
 class PackedBatch:
     """One micro-batch on the CPU: a stream of T tokens, or this rank's share of one.
 
-    tokens_T, targets_T: int64, the tokens held here. Of the whole stream: lengths and starts of all segments in
-    order, padding included; valid_tokens, the number of targets other than IGNORE; padding_tokens; spans, the
-    segments without padding. share: None where the whole stream is held. sources_T: int16, the source number of
-    every token held here (arbitrary for padding); None where there is one source.
+    tokens_T, targets_T: int64, the tokens held here. Of the whole stream, in order: lengths of the documents that
+    attention stays within, padding included; starts of all segments, padding included; valid_tokens, the number of
+    targets other than IGNORE; padding_tokens; spans, the segments without padding. share: None where the whole stream
+    is held. sources_T: int16, the source number of every token held here (arbitrary for padding); None where there is
+    one source. positions_T: int64, positions of the tokens held here; None where a token's position is its place in its
+    attention document.
     """
 
     tokens_T: Tensor
@@ -56,6 +61,11 @@ class PackedBatch:
     spans: tuple[Span, ...]
     share: Share | None = None
     sources_T: Tensor | None = None
+    positions_T: Tensor | None = None
+
+    def place_in_segment_T(self) -> np.ndarray:  # noqa: N802
+        """int64: the place in its segment of every token held here."""
+        return Positions.from_starts(self.starts).of(self.ranges)
 
     @property
     def ranges(self) -> Sequence[range]:
@@ -89,7 +99,11 @@ class RankReader:
             raise ValueError(f"dp_rank={self.dp_rank}: must be in [0, dp_size={self.dp_size})")
 
     def read(
-        self, rows: Sequence[Sequence[Span]], sequence_length: int, rows_each: int
+        self,
+        rows: Sequence[Sequence[Span]],
+        sequence_length: int,
+        rows_each: int,
+        placing: Placing = PLAIN,
     ) -> tuple[PackedBatch, ...]:
         """This rank's micro-batches, of `rows_each` rows each, from the rows of all ranks."""
         dealt = rows_of_rank(len(rows), rows_each, dp_rank=self.dp_rank, dp_size=self.dp_size)
@@ -100,6 +114,7 @@ class RankReader:
                 readers=self.sources,
                 pad_id=self.pad_id,
                 deal=self.deal,
+                placing=placing.of_row(numbers.start),
             )
             for numbers in dealt
         )
@@ -112,6 +127,7 @@ def assemble(
     readers: Sequence[TokenReader],
     pad_id: int,
     deal: Dealer | None = None,
+    placing: Placing = PLAIN,
 ) -> PackedBatch:
     """Lay `rows` end to end, each padded to `sequence_length`, and read the tokens held here.
 
@@ -119,9 +135,10 @@ def assemble(
     without spans is one segment of padding.
     """
     segments = _lay_out(rows, sequence_length)
-    lengths = tuple(length for _, length in segments)
-    starts = starts_of(lengths)
+    starts = starts_of([length for _, length in segments])
     spans = [span for span, _ in segments]
+    row_lengths = [[span.length for span in row] for row in rows]
+    lengths = placing.rules.attention_documents(row_lengths, sequence_length)
     share = None if deal is None else deal(lengths)
     ranges = [range(len(rows) * sequence_length)] if share is None else share.ranges
     held = sum(len(piece) for piece in ranges)
@@ -134,6 +151,10 @@ def assemble(
         into = tokens_T[part], targets_T[part], sources_T[part]
         _read(piece, spans, starts, readers=readers, into=into)
         offset += len(piece)
+    positions_T = None
+    if not placing.rules.plain_positions:
+        of_stream = Positions.of_rows(row_lengths, sequence_length, placing)
+        positions_T = torch.from_numpy(of_stream.of(ranges))
     return PackedBatch(
         tokens_T=torch.from_numpy(tokens_T),
         targets_T=torch.from_numpy(targets_T),
@@ -144,6 +165,7 @@ def assemble(
         spans=tuple(span for span in spans if span is not None),
         share=share,
         sources_T=torch.from_numpy(sources_T) if len(readers) > 1 else None,
+        positions_T=positions_T,
     )
 
 

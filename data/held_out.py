@@ -10,23 +10,17 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import Protocol
 
 import numpy as np
 
-from data.batch import Dealer, PackedBatch, RankReader, TokenReader
+from data.batch import PackedBatch, RankReader
 from data.packing.document_order import shuffled
+from data.packing.document_rules import BY_DOCUMENT, DocumentRules
 from data.packing.mixture import LengthSource
+from data.packing.positions import Placing
 from data.packing.spans import Span, count_valid
 
 CHUNK = 1 << 20
-
-
-class EvaluationSource(LengthSource, TokenReader, Protocol):
-    """Interface of a source for evaluation: lengths and tokens of documents, and the end token."""
-
-    @property
-    def eos_id(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -103,16 +97,17 @@ def _pack_short(
 
 
 def evaluation_batches(
-    source: EvaluationSource,
+    source: LengthSource,
+    reader: RankReader,
     *,
     sequence_length: int,
     micro_batch_tokens: int,
     max_tokens: int,
-    dp_rank: int = 0,
-    dp_size: int = 1,
-    deal: Dealer | None = None,
+    rules: DocumentRules = BY_DOCUMENT,
 ) -> EvaluationSet:
     """This rank's micro-batches of the held-out rows.
+
+    reader: of this source alone. rules: how documents of a row are kept apart; their skips in positions are left out.
 
     Raises ValueError if micro_batch_tokens is not a multiple of sequence_length, or if there is no token.
     """
@@ -124,10 +119,11 @@ def evaluation_batches(
     rows, contiguous = evaluation_rows(source, sequence_length, max_tokens)
     if not rows:
         raise ValueError("heldout: holds no token; prepare one that does")
-    empty: list[list[Span]] = [[] for _ in range(-len(rows) % (rows_each * dp_size))]
-    reader = RankReader([source], source.eos_id, dp_rank, dp_size, deal)
+    empty: list[list[Span]] = [[] for _ in range(-len(rows) % (rows_each * reader.dp_size))]
     return EvaluationSet(
-        micro_batches=reader.read(rows + empty, sequence_length, rows_each),
+        micro_batches=reader.read(
+            rows + empty, sequence_length, rows_each, Placing(rules.without_pose())
+        ),
         num_rows=len(rows),
         total_tokens=sum(span.length for row in rows for span in row),
         valid_tokens=count_valid(rows),

@@ -43,10 +43,11 @@ def make_global_batch(planner: BatchPlanner, shape: BatchShape, reader: RankRead
     problems = shape.problems(reader.dp_size)
     if problems:
         raise ValueError("; ".join(problems))
+    placing = planner.placing(shape)
     rows = planner.plan(shape)
     return GlobalBatch(
         shape=shape,
-        micro_batches=reader.read(rows, shape.sequence_length, shape.rows_per_micro_batch),
+        micro_batches=reader.read(rows, shape.sequence_length, shape.rows_per_micro_batch, placing),
         valid_by_source=_valid_by_source(rows, len(shape.weights)),
         padding_tokens=shape.batch_tokens - _real_tokens(rows),
         cursor=planner.state_dict(),

@@ -30,12 +30,12 @@ class MicroBatch:
 def to_device(batch: PackedBatch, device: torch.device) -> MicroBatch:
     """Copies a packed stream to `device`; pinned and asynchronous for a GPU."""
     if batch.share is None:
-        layout = PackedLayout.from_lengths(batch.lengths, device)
+        layout = PackedLayout.from_lengths(batch.lengths, device, batch.positions_T)
     else:
         assert isinstance(batch.share, SequenceShare), (
             "made by the dealer that the loader was given"
         )
-        layout = ShardedLayout.from_share(batch.share, device)
+        layout = ShardedLayout.from_share(batch.share, device, batch.positions_T)
     tokens_T, targets_T = (copy_to_device(x, device) for x in (batch.tokens_T, batch.targets_T))
     sources_T = None if batch.sources_T is None else copy_to_device(batch.sources_T, device)
     return MicroBatch(tokens_T, targets_T, layout, sources_T)

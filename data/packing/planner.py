@@ -23,6 +23,7 @@ from typing import Any, get_args
 from data.config import DEFAULT_LOOK_AHEAD, PackingMethod
 from data.packing.document_order import mix_integers
 from data.packing.mixture import DocumentOrder, LengthSource, Shares
+from data.packing.positions import Placing
 from data.packing.span_pool import SpanPool
 from data.packing.spans import BatchShape, Span
 
@@ -79,6 +80,10 @@ class BatchPlanner:
         self._shares.adopt(shape.weights)
         row = self._best_fit_row if self._method == "best_fit" else self._concat_row
         return [row(shape.sequence_length) for _ in range(shape.num_rows)]
+
+    def placing(self, shape: BatchShape) -> Placing:
+        """How the rows of the next global batch are placed in streams; ask before `plan`."""
+        return Placing(shape.rules, self._seed, self._rows)
 
     def _filled_pool(self, source: int) -> SpanPool:
         pool = self._pools[source]

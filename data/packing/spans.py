@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from data.labels import LabelCounts
+from data.packing.document_rules import BY_DOCUMENT, DocumentRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,14 @@ class Span:
 @dataclass(frozen=True)
 class BatchShape:
     """The shape of one optimizer step: rows of `sequence_length`, micro-batches of `micro_batch_tokens`
-    on each data-parallel rank, `batch_tokens` over all ranks, and the weight of each source."""
+    on each data-parallel rank, `batch_tokens` over all ranks, the weight of each source, and how documents are kept
+    apart."""
 
     sequence_length: int
     batch_tokens: int
     micro_batch_tokens: int
     weights: tuple[float, ...]
+    rules: DocumentRules = BY_DOCUMENT
 
     @property
     def num_rows(self) -> int:

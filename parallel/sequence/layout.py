@@ -1,11 +1,11 @@
 """The layout of a stream that is cut among sequence ranks, for the layers of one rank.
 
-It has the documents of the whole stream, the positions of this rank's tokens, and for every kind of layer this
-rank's route (`route.py`), one object for kinds with the same window. A share is made on the host, in the thread
+It has the documents of the whole stream, the places and positions of this rank's tokens, and for every kind of layer
+this rank's route (`route.py`), one object for kinds with the same window. A share is made on the host, in the thread
 that prepares batches; a layout is its copy on the device.
 
     stream      a a a a | a a b b | b b b b | c c c c        4 chunks on 2 ranks, zigzag
-    rank 1                a a b b   b b b b                  ranges 4..11, positions 4 5 0 1 2 3 4 5
+    rank 1                a a b b   b b b b                  ranges 4..11, places 4 5 0 1 2 3 4 5
 
 Shape letters: T tokens held by this rank.
 """
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model.documents import Documents
-from model.packed_layout import PackedLayout, copy_to_device
+from model.packed_layout import PackedLayout, copy_to_device, places_and_positions
 from parallel.sequence.chunks import Dealing
 from parallel.sequence.route import Own, Route, Transport, route
 
@@ -28,14 +28,14 @@ class SequenceShare:
     """One rank's share of a stream, on the host.
 
     documents: of the whole stream. ranges: stream positions of this rank's tokens, ascending.
-    positions_T: positions of its tokens within their documents. routes: by kind of layer.
+    place_T: places of its tokens in their documents. routes: by kind of layer.
     """
 
     dealing: Dealing
     rank: int
     documents: Documents
     ranges: tuple[range, ...]
-    positions_T: Tensor
+    place_T: Tensor
     routes: Mapping[str, Route]
 
 
@@ -61,7 +61,7 @@ def build_share(
     own = Own(dealing, documents, rank)
     routes = {window: route(own, window, transport) for window in dict.fromkeys(windows.values())}
     sizes = torch.tensor([len(part.rows) for part in own.parts])
-    # Position of a token = its local row + the difference of positions and rows in its part.
+    # Place of a token = its local row + the difference of places and rows in its part.
     shifts = torch.tensor(
         [part.tokens.start - part.document.start - part.rows.start for part in own.parts]
     )
@@ -79,7 +79,7 @@ def build_share(
 class ShardedLayout(PackedLayout):
     """One rank's layout of a stream that is cut among ranks.
 
-    cu_seqlens, max_seqlen and documents describe the WHOLE stream, positions_T the local tokens.
+    cu_seqlens, max_seqlen and documents describe the WHOLE stream, place_T and positions_T the local tokens.
     """
 
     dealing: Dealing
@@ -88,15 +88,21 @@ class ShardedLayout(PackedLayout):
 
     @classmethod
     def from_share(
-        cls, share: SequenceShare, device: torch.device | str = "cpu"
+        cls,
+        share: SequenceShare,
+        device: torch.device | str = "cpu",
+        positions_T: Tensor | None = None,
     ) -> "ShardedLayout":
-        """Copies a share to the device; the host does not wait."""
+        """Copies a share to the device; the host does not wait.
+
+        positions_T: int64 (T,), positions of this rank's tokens; None: their places in their documents.
+        """
         starts = torch.tensor(share.documents.starts, dtype=torch.int32)
         copies = {id(route): route.to(device) for route in share.routes.values()}
         return cls(
             cu_seqlens=copy_to_device(starts, device),
             max_seqlen=max(share.documents.lengths),
-            positions_T=copy_to_device(share.positions_T, device),
+            **places_and_positions(share.place_T, positions_T, device),
             documents=share.documents,
             dealing=share.dealing,
             rank=share.rank,

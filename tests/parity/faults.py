@@ -216,7 +216,7 @@ def positions_restart_at_the_chunk(patch: Patch) -> None:
     def restarted(dealing: Dealing, *arguments: Any) -> SequenceShare:
         share = build_share(dealing, *arguments)
         own_T = torch.cat([torch.arange(len(held)) for held in share.ranges])
-        return replace(share, positions_T=share.positions_T.minimum(own_T))
+        return replace(share, place_T=share.place_T.minimum(own_T))
 
     patch.setattr("train.build_trainer.build_share", restarted)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from data.batch import RankReader
 from data.held_out import evaluation_batches
 from data.prepare.job import PrepareOptions, prepare
 from data.sources import open_source
@@ -47,13 +48,13 @@ def rows(folder: Path, name: str) -> list[dict[str, Any]]:
 def scored_by_transformers(model: Any, heldout: str, length: int) -> tuple[float, int]:
     """Mean loss over the held-out tokens, every document by itself."""
     total, tokens = 0.0, 0
+    source = open_source("heldout", heldout)
     streams = evaluation_batches(
-        open_source("heldout", heldout),
+        source,
+        RankReader([source], source.eos_id),
         sequence_length=length,
         micro_batch_tokens=length,
         max_tokens=2048,
-        dp_rank=0,
-        dp_size=1,
     )
     for stream in streams:
         texts = stream.tokens_T.split(list(stream.lengths))

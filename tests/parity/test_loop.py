@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.batch import RankReader
 from data.held_out import evaluation_batches
 from data.ngram import fit
 from data.sources import Corpus
@@ -57,11 +58,10 @@ def started(config: RunConfig) -> tuple[Mesh, Schedule, Corpus, Run]:
 def held_out(corpus: Corpus, config: RunConfig, rank: int, ranks: int) -> HeldOut:
     streams = evaluation_batches(
         corpus.heldout,
+        RankReader([corpus.heldout], corpus.eos_id, rank, ranks),
         sequence_length=LENGTH,
         micro_batch_tokens=LENGTH,
         max_tokens=4096,
-        dp_rank=rank,
-        dp_size=ranks,
     )
     first = corpus.sources[0]
     yardstick = fit(first.dataset, config.model.vocab_size, max_tokens=10**6)

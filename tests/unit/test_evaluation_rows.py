@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data.batch import IGNORE
+from data.batch import IGNORE, RankReader
 from data.held_out import EvaluationSet, evaluation_batches, evaluation_rows
 from data.labels import EveryTarget
 from data.packing.spans import Span
@@ -32,7 +32,9 @@ LENGTHS = [10, 3, 35, 9, 8, 24, 1, 17, 8, 16]
 
 def _set(rank: int = 0, size: int = 1, **changes: int) -> EvaluationSet:
     shape = {"sequence_length": 8, "micro_batch_tokens": 16, "max_tokens": 10_000, **changes}
-    return evaluation_batches(Source(LENGTHS), **shape, dp_rank=rank, dp_size=size)
+    source = Source(LENGTHS)
+    reader = RankReader([source], source.eos_id, rank, size)
+    return evaluation_batches(source, reader, **shape)
 
 
 def test_rows_are_single_segments_first_pieces_first() -> None:
@@ -94,4 +96,6 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="micro_batch_tokens=12: must be a multiple"):
         _set(micro_batch_tokens=12)
     with pytest.raises(ValueError, match="heldout: holds no token"):
-        evaluation_batches(Source([0, 0]), sequence_length=8, micro_batch_tokens=8, max_tokens=8)
+        empty = Source([0, 0])
+        reader = RankReader([empty], 7)
+        evaluation_batches(empty, reader, sequence_length=8, micro_batch_tokens=8, max_tokens=8)

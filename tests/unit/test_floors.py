@@ -27,7 +27,7 @@ FLOORS = {
         printable files progress interrupt
         command_line
         formats tokens/prefix
-        config packing/document_order labels
+        config packing/document_order packing/document_rules labels
         tokenizer packing/spans
         packing tokens
         batch prepare manifest

@@ -18,6 +18,17 @@ def test_golden_stream():
     assert layout.lengths == (3, 1, 4)
 
 
+def test_given_positions_leave_the_places():
+    given_T = torch.tensor([0, 7, 8, 0])
+    layout = PackedLayout.from_lengths([3, 1], positions_T=given_T)
+    assert layout.positions_T is given_T
+    assert layout.place_T.tolist() == [0, 1, 2, 0]
+    plain = PackedLayout.from_lengths([3, 1])
+    assert plain.positions_T is plain.place_T
+    with pytest.raises(ValueError, match="positions_T: 4 positions for 5 tokens"):
+        PackedLayout.from_lengths([5], positions_T=given_T)
+
+
 def test_one_token():
     layout = PackedLayout.from_lengths([1])
     assert layout.positions_T.tolist() == [0]

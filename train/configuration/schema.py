@@ -99,6 +99,16 @@ class PartOf:
     without: frozenset[str]
 
 
+@dataclass
+class PoseConfig:
+    """PoSE, skips in the positions of a stage: see data/packing/positions.py."""
+
+    # Positions reach up to this number of tokens, at least the stage's sequence_length.
+    target_length: Annotated[int, Ge(2), Le(2**31 - 1)]
+    # Number of pieces with a skip between two of them; a document with fewer tokens has a piece for each token.
+    chunks: Annotated[int, Ge(2)] = 2
+
+
 # Fields of `ParallelConfig` that a stage cannot override: they hold for the processes, not for a layout.
 OF_ALL_STAGES = frozenset({"timeout_seconds", "timeouts", "first_step_seconds"})
 
@@ -123,6 +133,13 @@ class StageConfig:
     # Weights of the sources in this stage, by name. A source that is left out has weight 0; empty: the weights in
     # data.sources.
     data: dict[str, NotNegative] = field(default_factory=dict)
+    # Whether attention stays within a document; false: a token also sees the earlier documents of its row.
+    document_mask: bool = True
+    # Whether positions restart at every document; false: they go on along the row.
+    reset_positions: bool = True
+    # PoSE, for example {target_length: 8192, chunks: 2}: positions of a document (of a row if they go on) are cut into
+    # chunks and shifted by random skips, so that they reach up to target_length tokens; null: no skips.
+    pose: PoseConfig | None = None
     # Settings of `parallel` that this stage overrides, for example {sequence: 4, zero_stage: 2}; empty: none.
     parallel: Annotated[dict[str, Any], PartOf(ParallelConfig, OF_ALL_STAGES)] = field(
         default_factory=dict

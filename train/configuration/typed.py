@@ -103,7 +103,7 @@ def _dataclass(schema: Any, value: Any, key: str, instead: Any, found: Mistakes)
     if not isinstance(value, Mapping):
         meant = next((name for name in hints if value in choices(hints[name])), "")
         near = f"; did you mean {prefix}{meant}={shown(value)}?" if meant else ""
-        found[key] = f"{key}={shown(value)}: must be a mapping with {', '.join(hints)}{near}"
+        found[key] = f"{key}={shown(value)}: must be {mapping_of(schema)}{near}"
         return WRONG
     _find_unknown(value, hints, prefix, found)
     given = {}
@@ -166,7 +166,8 @@ def _part(hints: Mapping[str, Any], value: Any, key: str, found: Mistakes) -> An
 def _alternative(hint: Any, value: Any, key: str, instead: Any, found: Mistakes) -> Any:
     """Reads a single value, or an object of the dataclass that the mapping's choice (or the choice alone) selects."""
     known, tag = objects(hint), _tag(objects(hint))
-    by_choice = {name: schema for schema in known for name in choices(field_types(schema)[tag])}
+    tagged = known if tag else ()
+    by_choice = {name: schema for schema in tagged for name in choices(field_types(schema)[tag])}
     if isinstance(value, str) and value in by_choice:
         value = {tag: value}
     if isinstance(value, Mapping):
@@ -183,18 +184,24 @@ def _alternative(hint: Any, value: Any, key: str, instead: Any, found: Mistakes)
     try:
         return _adapter(single).validate_python(value)
     except ValidationError:
-        or_choice = f"or a {tag} ({', '.join(by_choice)})"
+        or_choice = f"or a {tag} ({', '.join(by_choice)})" if tag else f"or {mapping_of(known[0])}"
         found[key] = f"{key}={shown(value)}: must be {described(single)}, {or_choice}"
         return WRONG
 
 
 def _tag(schemas: Sequence[Any]) -> str:
-    """Returns the field whose value selects one of these dataclasses."""
-    return next(
+    """Returns the field whose value selects one of these dataclasses; empty for one dataclass without such a field."""
+    names = (
         name
         for name in field_types(schemas[0])
         if all(choices(field_types(schema).get(name)) for schema in schemas)
     )
+    return next(names, "")
+
+
+def mapping_of(schema: Any) -> str:
+    """Describes a mapping to an object of `schema`: "a mapping with start, end"."""
+    return f"a mapping with {', '.join(field_types(schema))}"
 
 
 def _find_unknown(

@@ -1,7 +1,8 @@
 """Held-out loss by position in the document, next to unigram and bigram yardsticks.
 
-Every scored segment starts at the first token of a document (or of a piece of it), so a bucket of positions
-shows how well the model uses that much context. The yardsticks are scored on the same target tokens.
+Every scored segment starts at the first token of a document (or of a piece of it), so a bucket of places in the
+segment shows how well the model uses that much context. Attention stays within a segment, and positions restart at
+it, as in the stage; the skips of PoSE are left out. The yardsticks are scored on the same target tokens.
 """
 
 import itertools
@@ -13,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.batch import IGNORE, Dealer, PackedBatch
+from data.batch import IGNORE, Dealer, PackedBatch, RankReader
 from data.held_out import EvaluationSet, evaluation_batches
 from data.ngram import NgramYardstick, cached_fit, merge, shares_of
 from data.sources import Corpus
 from parallel.mesh import Mesh
 from train.configuration.schema import RunConfig
-from train.objective import MicroBatch, to_device
+from train.objective import to_device
 from train.records.console import number
 from train.records.evaluation_rows import HELD_OUT
 from train.schedule.stages import Stage
@@ -65,22 +66,17 @@ def evaluate(trainer: Trainer, mesh: Mesh, held_out: HeldOut, rope_base: float) 
     for first in range(0, len(streams), trainer.at_once):
         group = streams[first : first + trainer.at_once]
         micro_batches = [to_device(packed, mesh.device) for packed in group]
-        for packed, micro_batch, losses_T in zip(
-            group, micro_batches, trainer.token_losses(micro_batches, rope_base) or (), strict=False
-        ):
-            _add(sums, packed, micro_batch, losses_T, held_out.yardstick)
+        losses = trainer.token_losses(micro_batches, rope_base) or ()
+        for packed, losses_T in zip(group, losses, strict=False):
+            _add(sums, packed, losses_T, held_out.yardstick)
     total = mesh.sum_over_world(torch.from_numpy(sums).to(mesh.device)).cpu().numpy()
     return _summary(total, held_out)
 
 
 def _add(
-    sums: np.ndarray,
-    packed: PackedBatch,
-    micro_batch: MicroBatch,
-    losses_T: Tensor,
-    yardstick: NgramYardstick,
+    sums: np.ndarray, packed: PackedBatch, losses_T: Tensor, yardstick: NgramYardstick
 ) -> None:
-    """Adds the losses and tokens of one stream to sums (len(ROWS), length), by position."""
+    """Adds the losses and tokens of one stream to sums (len(ROWS), length), by place in the segment."""
     tokens_T, targets_T = packed.tokens_T.numpy(), packed.targets_T.numpy()
     ngram = yardstick.score(tokens_T, targets_T)
     columns = (
@@ -89,10 +85,10 @@ def _add(
         ngram.bigram,
         np.ones(len(targets_T)),
     )
-    positions_T = micro_batch.layout.positions_T.cpu().numpy()
     valid_T = targets_T != IGNORE
+    places = packed.place_in_segment_T()[valid_T]
     for row, values_T in enumerate(columns):
-        sums[row] += np.bincount(positions_T[valid_T], values_T[valid_T], minlength=sums.shape[1])
+        sums[row] += np.bincount(places, values_T[valid_T], minlength=sums.shape[1])
 
 
 def _summary(total: np.ndarray, held_out: HeldOut) -> dict[str, Any]:
@@ -185,12 +181,11 @@ class HeldOutLoss:
         streams = mesh.together(
             lambda: evaluation_batches(
                 source,
+                RankReader([source], source.eos_id, mesh.dp_rank, mesh.dp_size, self._deal),
                 sequence_length=stage.shape.sequence_length,
                 micro_batch_tokens=stage.shape.micro_batch_tokens,
                 max_tokens=self._config.evaluation.max_tokens,
-                dp_rank=mesh.dp_rank,
-                dp_size=mesh.dp_size,
-                deal=self._deal,
+                rules=stage.shape.rules,
             )
         )
         # The main rank counts and caches; the other ranks read its cache.

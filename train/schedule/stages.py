@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from data.packing.document_rules import DocumentRules, Pose
 from data.packing.mixture import mixture_weights
 from data.packing.spans import BatchShape
 from model.config import ModelConfig
@@ -172,6 +173,8 @@ def _resolve(
         weights = source_weights(config, row.data)
     except ValueError as error:
         found.append(f"{key}.data: {error}")
+    rules, mistakes = _document_rules(row, key)
+    found += mistakes
     rate = _stage_rate(row.learning_rate)
     if rate is not None:
         found += learning_rate.problems(rate, f"{key}.learning_rate", facts.tokens)
@@ -180,9 +183,29 @@ def _resolve(
         found += [f"{key}.parallel: {problem}" for problem in layout.problems()]
     if found or curve is None:
         return None, found
-    shape = BatchShape(row.sequence_length, row.batch_tokens, row.micro_batch_tokens, weights)
+    shape = BatchShape(
+        row.sequence_length, row.batch_tokens, row.micro_batch_tokens, weights, rules
+    )
     start = before[-1].end if before else 0
     return Stage(name, len(before), start, num_steps, shape, curve, rate, layout), []
+
+
+def _document_rules(row: StageConfig, key: str) -> tuple[DocumentRules, list[str]]:
+    """Returns how a stage keeps documents apart, and every mistake."""
+    if row.pose is None:
+        return DocumentRules(row.document_mask, row.reset_positions), []
+    found, length, pose = [], row.sequence_length, row.pose
+    if pose.target_length < length:
+        found.append(
+            f"{key}.pose.target_length={pose.target_length}: must be at least sequence_length={length}; "
+            "positions reach so far without skips"
+        )
+    if pose.chunks > length:
+        found.append(
+            f"{key}.pose.chunks={pose.chunks}: must be at most sequence_length={length}; a chunk has a token"
+        )
+    skips = Pose(pose.chunks, pose.target_length)
+    return DocumentRules(row.document_mask, row.reset_positions, skips), found
 
 
 def _stage_rate(value: float | LearningRateConfig | None) -> LearningRateConfig | None:
