@@ -31,7 +31,7 @@ from model.kind_at_step import KindAtStep
 from model.layer_pattern import LayerSpec
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
-from model.position.rotation import Rotation
+from model.position.placing import Placing
 
 # Queries, keys, values and the residual stream, to which attention's output will be added.
 BeforeAttention = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -47,11 +47,11 @@ class Block(nn.Module, ABC):
 
     def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
         """(T, D) to (T, D)."""
-        q_THK, k_TGK, v_TGK, r_TD = self.before(x_TD, at.rotation)
+        q_THK, k_TGK, v_TGK, r_TD = self.before(x_TD, at.placing)
         return self.after(r_TD, self.attention.attend(q_THK, k_TGK, v_TGK, layout, at.window))
 
     @abstractmethod
-    def before(self, x_TD: Tensor, rotation: Rotation | None) -> BeforeAttention:
+    def before(self, x_TD: Tensor, placing: Placing) -> BeforeAttention:
         """Map the block's input to queries, keys, values and the residual stream."""
 
     @abstractmethod
@@ -66,10 +66,10 @@ class ParallelBlock(Block):
         super().__init__(config, spec, core)
         self.feed_forward = build_feed_forward(config)
 
-    def before(self, x_TD: Tensor, rotation: Rotation | None) -> BeforeAttention:
+    def before(self, x_TD: Tensor, placing: Placing) -> BeforeAttention:
         """See `Block`."""
         n_TD = self.norm(x_TD)
-        return *self.attention.rotated(n_TD, rotation), x_TD + self.feed_forward(n_TD)
+        return *self.attention.placed(n_TD, placing), x_TD + self.feed_forward(n_TD)
 
     def after(self, r_TD: Tensor, o_TD: Tensor) -> Tensor:
         """See `Block`."""
@@ -90,9 +90,9 @@ class SequentialBlock(Block):
         self.feed_forward_post_norm = _norm(config, present=after)
         self.feed_forward = build_feed_forward(config)
 
-    def before(self, x_TD: Tensor, rotation: Rotation | None) -> BeforeAttention:
+    def before(self, x_TD: Tensor, placing: Placing) -> BeforeAttention:
         """See `Block`."""
-        return *self.attention.rotated(self.norm(x_TD), rotation), x_TD
+        return *self.attention.placed(self.norm(x_TD), placing), x_TD
 
     def after(self, r_TD: Tensor, o_TD: Tensor) -> Tensor:
         """See `Block`."""

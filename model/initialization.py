@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.layer_pattern import expand_pattern
 from model.parameters import numbers_of, role_of
 
 
@@ -41,6 +42,11 @@ def initialize_parameter(name: str, tensor: Tensor, config: ModelConfig, seed: i
         return
     if initial == "zero":
         tensor.zero_()
+        return
+    if initial == "scale":
+        scale = expand_pattern(config)[int(name.split(".")[1])].position_scale
+        assert scale is not None
+        tensor.fill_(scale.initial_weight)
         return
     std = config.init_std
     if initial == "into_residual":

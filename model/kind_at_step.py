@@ -7,33 +7,36 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from model.at_step import AtStep
+from model.norm import statistics_dtype
+from model.packed_layout import PackedLayout
 from model.position.config import RopeConfig
+from model.position.placing import Placing
 from model.position.rotation import Rotation, make_rotation
+from model.position.scales.scale import TokensInPlace
 
 
 @dataclass(frozen=True, eq=False)
 class KindAtStep:
     """One kind of layer at one step.
 
-    window: number of keys a token sees, itself included; None: all of its document. rotation: of the tokens held
-    here; None: the layers do not rotate.
+    window: number of keys a token sees, itself included; None: all of its document. placing: what the positions of
+    the tokens held here do to their queries and keys.
     """
 
     window: int | None
-    rotation: Rotation | None = None
+    placing: Placing
 
 
 def make_kinds(
-    at: AtStep, kinds: list[str], positions_T: Tensor, *, head_dim: int, dtype: torch.dtype
+    at: AtStep, kinds: list[str], layout: PackedLayout, *, head_dim: int, dtype: torch.dtype
 ) -> dict[str, KindAtStep]:
-    """The settings of `kinds` for tokens at `positions_T` (integers); kinds that turn alike share one rotation.
+    """The settings of `kinds` for the tokens of `layout`; kinds that turn alike share one rotation.
 
     dtype: that in which the model computes.
     """
-    make = partial(make_rotation, positions_T, at.rope_base, head_dim=head_dim, dtype=dtype)
+    make = partial(make_rotation, layout.positions_T, at.rope_base, head_dim=head_dim, dtype=dtype)
     made: list[tuple[RopeConfig, Rotation]] = []
     found: dict[str, KindAtStep] = {}
     for kind in kinds:
@@ -42,5 +45,14 @@ def make_kinds(
         if spec.rope is not None and rotation is None:
             rotation = make(rope=spec.rope)
             made.append((spec.rope, rotation))
-        found[kind] = KindAtStep(spec.window, rotation)
+        factors_T = None
+        if spec.position_scale is not None:
+            tokens = TokensInPlace(
+                layout.positions_T,
+                layout.place_T,
+                spec.window,
+                at.length if spec.position_scale.reads_length else 0,
+            )
+            factors_T = spec.position_scale.factors(tokens).to(statistics_dtype(dtype))
+        found[kind] = KindAtStep(spec.window, Placing(rotation, factors_T))
     return found

@@ -26,6 +26,9 @@ from typing import Annotated, Literal, Protocol
 from annotated_types import Ge, Le
 
 from model.position.config import RopeConfig
+from model.position.scales.methods import AnyScale
+from model.position.scales.none import NoScale
+from model.position.scales.scale import PositionScale
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,9 @@ class KindConfig:
     window: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
     # How these layers rotate: scaling, and a base of their own.
     rope: RopeConfig = field(default_factory=RopeConfig)
+    # Factor of the queries that depends on a token's position in its document, in addition to model.query_scale, which
+    # is the same for all tokens; it makes tokens far into a document attend more sharply.
+    position_scale: AnyScale = field(default_factory=NoScale)
     # Whether the heads of these layers have attention sinks; null: model.sinks.
     sinks: bool | None = None
 
@@ -103,18 +109,25 @@ class LayerSpec:
 
     kind: its name in the pattern. window: number of keys a token sees, itself included; None means
     every earlier token of its document. rope: how queries and keys are rotated by their position;
-    None means they are not. The others: as in `ModelConfig`.
+    None means they are not. position_scale: how queries are scaled by their position; None means
+    they are not. The others: as in `ModelConfig`.
     """
 
     kind: str
     window: int | None
     rope: RopeConfig | None
+    position_scale: PositionScale | None = None
     sinks: bool = False
 
     @property
     def reported_as(self) -> str:
         """The name of layers of this kind in metrics and checkpoints; a further kind keeps its own name."""
         return LAYER_KINDS[self.kind].reported_as if self.kind in LAYER_KINDS else self.kind
+
+    @property
+    def learns_scale(self) -> bool:
+        """Whether its scale has a parameter, one number per head."""
+        return self.position_scale is not None and self.position_scale.learned
 
 
 class PatternSource(Protocol):
@@ -212,11 +225,13 @@ def pattern_problems(config: PatternSource, head_dim: int) -> list[str]:
 
 def _spec(config: PatternSource, name: str) -> LayerSpec:
     kind, settings = layer_kind(config, name), config.kinds.get(name, KindConfig())
+    scale = settings.position_scale
     own = {field_name: getattr(settings, field_name) for field_name in OVERRIDES}
     return LayerSpec(
         name,
         window=(settings.window or config.window) if kind.windowed else None,
         rope=settings.rope if kind.rotary else None,
+        position_scale=None if isinstance(scale, NoScale) else scale,
         **{
             field_name: getattr(config, field_name) if value is None else value
             for field_name, value in own.items()

@@ -43,8 +43,8 @@ class Role:
     summed: whether the tensor ranks that hold the same part each compute a share of its gradient (that of their own
     tokens or heads), and the shares must be summed. False where each computes the whole gradient.
     initial: normal (deviation init_std), into_residual (init_std / sqrt(2 num_layers): the product is added to the
-    residual stream), norm (multiplies by one) or zero. decays: whether weight decay applies.
-    multiplies_tokens: whether all of its elements multiply every token, so that FLOPs count them.
+    residual stream), norm (multiplies by one), zero or scale (as the layer's `position_scale` says). decays: whether
+    weight decay applies. multiplies_tokens: whether all of its elements multiply every token, so that FLOPs count them.
     turned: whether its rows are in the order of rotary pairs: (2i, 2i + 1) here, (i, i + K / 2) in most
     families of Hugging Face. present: whether a layer of this specification has it, in a model with this
     configuration; not asked for the parameters of the ends, which every embedding or head has.
@@ -53,7 +53,7 @@ class Role:
     shape: str
     cut: Literal["rows", "key_rows", "columns", "whole"]
     summed: bool
-    initial: Literal["normal", "into_residual", "norm", "zero"] = "normal"
+    initial: Literal["normal", "into_residual", "norm", "zero", "scale"] = "normal"
     decays: bool = True
     multiplies_tokens: bool = True
     turned: bool = False
@@ -68,7 +68,7 @@ class Role:
 def _vector(
     shape: str,
     cut: Literal["rows", "key_rows", "whole"],
-    initial: Literal["normal", "norm", "zero"],
+    initial: Literal["normal", "norm", "zero", "scale"],
     present: Callable[[ModelConfig, LayerSpec], bool] = lambda config, spec: True,  # noqa: ARG005
     *,
     turned: bool = False,
@@ -132,6 +132,9 @@ LAYER: Mapping[str, Role] = MappingProxyType(
         ),
         "attention.k_projection_norm.weight": _vector(
             "GK", "key_rows", "norm", _norms_all_heads, turned=True
+        ),
+        "attention.position_scale.weight": _vector(
+            "H", "rows", "scale", lambda _, spec: spec.learns_scale
         ),
         "attention.sinks.weight": _vector("H", "rows", "normal", lambda _, spec: spec.sinks),
         "feed_forward.gate_proj.weight": Role("F D", "rows", False),

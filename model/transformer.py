@@ -115,7 +115,7 @@ class Transformer(nn.Module):
         kinds = make_kinds(
             at,
             [*{self.specs[int(index)].kind: None for index in self.layers}],
-            layout.positions_T,
+            layout,
             head_dim=self.config.head_dim,
             dtype=x_TD.dtype,
         )

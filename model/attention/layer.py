@@ -15,7 +15,8 @@ from model.kind_at_step import KindAtStep
 from model.layer_pattern import LayerSpec
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
-from model.position.rotation import Rotation, rotate
+from model.position.placing import LearnedScale, Placing, scale_queries
+from model.position.rotation import rotate
 from model.products import Linear
 
 
@@ -45,11 +46,12 @@ class Attention(nn.Module):
             self.q_norm = build_norm(config.norm, config.head_dim, config.norm_eps)
             self.k_norm = build_norm(config.norm, config.head_dim, config.norm_eps)
         self.query_scale = config.query_scale
+        self.position_scale = LearnedScale(config.num_heads) if spec.learns_scale else None
         self.sinks = Sinks(config.num_heads) if spec.sinks else None
 
     def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
         """(T, D) to (T, D); tokens of different documents never mix."""
-        qkv = self.rotated(x_TD, at.rotation)
+        qkv = self.placed(x_TD, at.placing)
         output_TD: Tensor = self.o_proj(self.attend(*qkv, layout, at.window))
         return output_TD
 
@@ -62,10 +64,16 @@ class Attention(nn.Module):
             q_THK = q_THK * self.query_scale
         return q_THK, k_TGK, self.v_proj(x_TD).unflatten(-1, heads)
 
-    def rotated(self, x_TD: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys, rotated if there is a rotation, and values: the input of `attend`."""
+    def placed(self, x_TD: Tensor, placing: Placing) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys with their positions, and values: the input of `attend`."""
         q_THK, k_TGK, v_TGK = self.project(x_TD)
-        return rotate(q_THK, rotation), rotate(k_TGK, rotation), v_TGK
+        return *self.place(q_THK, k_TGK, placing), v_TGK
+
+    def place(self, q_THK: Tensor, k_TGK: Tensor, placing: Placing) -> tuple[Tensor, Tensor]:
+        """Rotates queries and keys and scales queries, as far as `placing` says; token-wise."""
+        q_THK, k_TGK = rotate(q_THK, placing.rotation), rotate(k_TGK, placing.rotation)
+        scale = scale_queries if self.position_scale is None else self.position_scale
+        return scale(q_THK, placing.query_factors_T), k_TGK
 
     def attend(
         self,

@@ -102,6 +102,12 @@ def in_four_kinds(model: ModelConfig) -> ModelConfig:
             reasons.append(
                 f"model.kinds: different {field} ({says}): a config.json has one for all layers"
             )
+    reasons += [
+        f"model.kinds.{name}.position_scale: the queries of these layers are scaled by position, which no "
+        "family here has"
+        for name, spec in specs.items()
+        if spec.position_scale is not None
+    ]
     kinds: dict[str, KindConfig] = {}
     for name, spec in specs.items():
         if spec.rope is None:

@@ -148,6 +148,8 @@ def layer_activations(
         calls = min(PIECES, num_tokens // tensor) if halves == 2 and tensor > 1 else 1
         kept += _norm(stage, num_tokens * heads, config.head_dim, calls)
         kept += _norm(stage, num_tokens * stage.key_heads, config.head_dim, calls)
+    if spec.learns_scale:  # queries before it, and its weight widened
+        kept += num_tokens * heads * config.head_dim * element + heads * stage.wide
     return kept + received_keys * key_bytes(stage)
 
 

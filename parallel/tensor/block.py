@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from model.block import ParallelBlock, SequentialBlock
 from model.kind_at_step import KindAtStep
 from model.packed_layout import PackedLayout
-from model.position.rotation import rotate
 from parallel.mesh import AxisGroup
 from parallel.tensor.residual import Arriving, Leaving, pieces
 
@@ -70,7 +69,7 @@ class TensorSequentialBlock(nn.Module):
         arriving = Arriving(self.norm(x_TD), self._group)
         projected = [self.attention.project(arriving.piece()) for _ in range(arriving.count)]
         q_THK, k_TGK, v_TGK = (torch.cat(parts) for parts in zip(*projected, strict=True))
-        q_THK, k_TGK = (rotate(x, at.rotation) for x in (q_THK, k_TGK))
+        q_THK, k_TGK = self.attention.place(q_THK, k_TGK, at.placing)
         o_TD = self.attention.attend(q_THK, k_TGK, v_TGK, layout, at.window)
         leaving = Leaving(self._group, ends_block=False)
         for piece_TD in pieces(o_TD, self._group.size):

@@ -11,6 +11,9 @@ from itertools import combinations, product
 from model.config import ModelConfig
 from model.layer_pattern import KindConfig
 from model.position.config import RopeConfig
+from model.position.scales.llama4 import Llama4Scale
+from model.position.scales.ssmax import SsmaxScale
+from model.position.scales.swan import SwanScale
 from parallel.config import ParallelConfig
 from parallel.pipeline.split import pipeline_problems
 
@@ -77,6 +80,21 @@ FORMS = {
         kinds={
             "near": KindConfig(like="window_rope", window=5, sinks=True),
             "wide": KindConfig(like="window_rope", window=17),
+        },
+    ),
+    "scaled": replace(
+        MODELS["cohere"],
+        kinds={
+            "near": KindConfig(like="window_rope", window=5, position_scale=SsmaxScale(0.6)),
+            "full_nope": KindConfig(position_scale=SsmaxScale(0.4)),
+            "wide": KindConfig(like="window_rope", window=17, position_scale=Llama4Scale(0.5, 8)),
+        },
+    ),
+    "scaled_llama": replace(
+        MODELS["llama"],
+        kinds={
+            "window_rope": KindConfig(position_scale=SwanScale(6.0)),
+            "full_rope": KindConfig(position_scale=SsmaxScale(0.5)),
         },
     ),
 }

@@ -9,6 +9,9 @@ from tests.parity.test_layouts import check, results
 CASES = (
     Case(2, 1, 1, 1, "-", "-", 1, "gated", "everything"),
     Case(1, 1, 2, 1, "-", "zigzag", 2, "gated", "attention"),
+    Case(2, 1, 1, 1, "-", "-", 1, "scaled_llama", "input"),
+    Case(1, 1, 2, 1, "-", "balanced", 2, "scaled", "everything"),
+    Case(1, 2, 1, 1, "zbv", "-", 2, "scaled", "everything"),
 )
 
 

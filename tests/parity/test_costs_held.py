@@ -89,7 +89,7 @@ def kept_and_expected(
         keeping = KeptTensors(model)
         with keeping.hooks:
             model.run_layer(model.layers[index], x_TD, batch.layout, kinds[index])
-        rotation = kinds[index].rotation
+        rotation = kinds[index].placing.rotation
         turns = rotation.turns_TP2.untyped_storage().data_ptr() if rotation else 0
         kept += keeping.bytes - keeping.storages.get(turns, 0)
         spec = expand_pattern(config)[int(index)]
@@ -101,9 +101,7 @@ def kept_and_expected(
 def kinds_of(model: Transformer, batch: MicroBatch, dtype: torch.dtype) -> dict[str, KindAtStep]:
     """What every layer of the model is given, by its index."""
     config, at = model.config, AtStep.of(model.config, BASE)
-    found = make_kinds(
-        at, list(at.specs), batch.layout.positions_T, head_dim=config.head_dim, dtype=dtype
-    )
+    found = make_kinds(at, list(at.specs), batch.layout, head_dim=config.head_dim, dtype=dtype)
     return {index: found[model.specs[int(index)].kind] for index in model.layers}
 
 

@@ -67,7 +67,7 @@ def test_nothing_is_wider_than_a_terminal() -> None:
 @pytest.mark.parametrize(
     ("topic", "first", "lines"),
     [
-        ("checkpoint", "  checkpoint\n", 20),
+        ("checkpoint", "  checkpoint\n", 21),
         ("train.precision", "  train.precision=float32\n", 4),
         ("schedule.stages.long.tokens", "  schedule.stages.NAME.tokens=...", 4),
         ("recipe=llama", "  recipe=\n", 20),

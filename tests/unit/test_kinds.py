@@ -5,16 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
+from model.at_step import AtStep
 from model.attention.core import choose_core
 from model.attention.dense import DenseCore, visible_TS
 from model.block import build_block
 from model.config import ModelConfig
 from model.flops import count_forward, total_score_pairs
 from model.initialization import initialize
-from model.kind_at_step import KindAtStep
+from model.kind_at_step import KindAtStep, make_kinds
 from model.layer_pattern import KindConfig, expand_pattern
 from model.packed_layout import PackedLayout
 from model.position.config import UNSCALED, RopeConfig
+from model.position.placing import Placing
 from model.position.rotation import make_rotation
 from model.transformer import Transformer
 
@@ -59,7 +61,7 @@ def by_hand(model, tokens_T, layout):
         weights = model.layers[str(index)]
         parameters = dict(weights.named_parameters())
         x_TD = torch.func.functional_call(
-            layer, parameters, (x_TD, layout, KindAtStep(window, rotation))
+            layer, parameters, (x_TD, layout, KindAtStep(window, Placing(rotation or None)))
         )
     return model.norm(x_TD)
 
@@ -91,7 +93,9 @@ def test_attention_flops_count_every_kind_with_its_window():
 
 def test_kinds_that_turn_alike_share_a_rotation_and_nope_has_none():
     model = built(DenseCore())
-    positions_T = PackedLayout.from_lengths(LENGTHS).positions_T
-    rotations = model._rotations(positions_T, BASE, torch.float64)
+    at = AtStep.of(model.config, BASE)
+    layout = PackedLayout.from_lengths(LENGTHS)
+    found = make_kinds(at, list(at.specs), layout, head_dim=8, dtype=torch.float64)
+    rotations = {name: kind.placing.rotation for name, kind in found.items()}
     assert rotations["near"] is rotations["window_rope"] is not rotations["wide"]
     assert rotations["full_nope"] is None

@@ -13,6 +13,7 @@ from data.files import BrokenSeal, unseal
 from model.config import ModelConfig
 from model.layer_pattern import KindConfig, uses_model_window
 from model.position.config import RopeConfig
+from model.position.scales.methods import SCALES
 from parallel.checkpoint.index import DamagedCheckpoint, Index, checked_index
 from train.configuration.renamed_keys import renamed_model
 
@@ -23,6 +24,8 @@ INDEX = "index.json"
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
 # Fields that do not affect the trained model: a run may resume with other values.
 _NOT_THE_MODEL = {"attention_backend", "init_std"}
+# Scales with a parameter: a checkpoint of another scale does not have it.
+_LEARNED = {name for name, scale in SCALES.items() if scale.learned}
 
 
 @dataclass
@@ -138,12 +141,12 @@ def differences(
     for name in wanted:
         if name == "window" and not uses_model_window(model):
             continue
-        of_rope = ".rope." in name
-        if trained[name] == wanted[name] or (of_rope and "rope_scaling" in allowed):
+        change = _change_of(name, trained[name], wanted[name])
+        if trained[name] == wanted[name] or change in allowed:
             continue
-        way_out = ", or set checkpoint.allow_changes=[rope_scaling]" if of_rope else ""
+        way_out = f", or set checkpoint.allow_changes=[{change}]" if change else ""
         found.append(
-            f"model.{name}={wanted[name]}: the checkpoint's model has {trained[name]}; "
+            f"model.{name}={_said(wanted[name])}: the checkpoint's model has {_said(trained[name])}; "
             f"use that, or start a new run (another run_name){way_out}"
         )
     if state.optimizer_steps > 0 and state.optimizer != optimizer:
@@ -165,6 +168,21 @@ def differences(
     if "tokenizer" not in allowed:
         found += _other_tokenizer(state.tokenizer, tokenizer)
     return found
+
+
+def _change_of(name: str, trained: Any, wanted: Any) -> str:
+    """Returns the value of `checkpoint.allow_changes` that allows another value of a field; empty if none does."""
+    if ".rope." in name:
+        return "rope_scaling"
+    if name.endswith(".position_scale") and not _LEARNED & {trained["scale"], wanted["scale"]}:
+        return "position_scale"
+    return ""
+
+
+def _said(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return "{" + ", ".join(f"{name}: {inner}" for name, inner in value.items()) + "}"
 
 
 def _other_tokenizer(learned: dict[str, Any], corpus: dict[str, Any]) -> list[str]:
@@ -204,6 +222,7 @@ def _comparable(*models: dict[str, Any]) -> list[dict[str, Any]]:
         for name in named:
             settings = asdict(KindConfig()) | kinds.get(name, {})
             rope = asdict(RopeConfig()) | settings.pop("rope")
+            settings["position_scale"].pop("initial", None)
             flat |= {f"kinds.{name}.{key}": value for key, value in settings.items()}
             flat |= {f"kinds.{name}.rope.{key}": value for key, value in rope.items()}
         found.append(flat)

@@ -62,6 +62,10 @@ _ROWS: Sequence[tuple[str, str]] = (
     # Model.
     ("rope_theta rotary_base theta rope_base", f"{_STAGE}.rope_base"),
     ("rope_scaling rope_parameters rope_type", "model.kinds.full_rope.rope.scaling"),
+    (
+        "attn_temperature_tuning attn_scale floor_scale llama_4_scaling llama_4_scaling_beta ssmax",
+        "model.kinds.NAME.position_scale",
+    ),
     ("sliding_window window_size", "model.window"),
     ("num_hidden_layers n_layers n_layer depth", "model.num_layers"),
     ("d_model dim n_embd embed_dim hidden_dim", "model.hidden_size"),

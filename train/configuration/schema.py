@@ -250,9 +250,9 @@ class CheckpointConfig:
     # checkpoint (its folder, a run's or an imported model's), unless the run has a checkpoint of its own.
     resume: Annotated[str, PathMark(frozenset({"auto", "never"}))] = "auto"
     # Differences between the checkpoint and the configuration that are accepted; the start fails on any other.
-    allow_changes: list[Literal["rope_base", "rope_scaling", "data", "tokenizer"]] = field(
-        default_factory=list
-    )
+    allow_changes: list[
+        Literal["rope_base", "rope_scaling", "position_scale", "data", "tokenizer"]
+    ] = field(default_factory=list)
 
 
 @dataclass

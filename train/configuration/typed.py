@@ -178,15 +178,15 @@ def _alternative(hint: Any, value: Any, key: str, instead: Any, found: Mistakes)
             found[f"{key}.{tag}"] = f"{key}.{tag}={shown(choice)}: {says}"
             return WRONG
         return _dataclass(by_choice[choice] if choice else known[0], value, key, instead, found)
-    single: Any = Union.__getitem__(
-        tuple(member for member in get_args(hint) if member not in known)
-    )
+    or_choice = f"a {tag} ({', '.join(by_choice)})" if tag else mapping_of(known[0])
+    single: Any = tuple(member for member in get_args(hint) if member not in known)
     try:
-        return _adapter(single).validate_python(value)
+        if single:
+            return _adapter(Union.__getitem__(single)).validate_python(value)
     except ValidationError:
-        or_choice = f"or a {tag} ({', '.join(by_choice)})" if tag else f"or {mapping_of(known[0])}"
-        found[key] = f"{key}={shown(value)}: must be {described(single)}, {or_choice}"
-        return WRONG
+        or_choice = f"{described(Union.__getitem__(single))}, or {or_choice}"
+    found[key] = f"{key}={shown(value)}: must be {or_choice}"
+    return WRONG
 
 
 def _tag(schemas: Sequence[Any]) -> str:
