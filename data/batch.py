@@ -36,8 +36,10 @@ class Share(Protocol):
         """Stream positions held, ascending and disjoint."""
 
 
-# Computes this rank's share of a stream from the lengths of its attention documents.
-Dealer = Callable[[tuple[int, ...]], Share]
+# See `BatchShape.windows`.
+Windows = tuple[tuple[str, int], ...]
+# Computes this rank's share of a stream from the lengths of its attention documents and the windows of the step.
+Dealer = Callable[[tuple[int, ...], Windows], Share]
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def assemble(
     spans = [span for span, _ in segments]
     row_lengths = [[span.length for span in row] for row in rows]
     lengths = placing.rules.attention_documents(row_lengths, sequence_length)
-    share = None if deal is None else deal(lengths)
+    share = None if deal is None else deal(lengths, placing.windows)
     ranges = [range(len(rows) * sequence_length)] if share is None else share.ranges
     held = sum(len(piece) for piece in ranges)
     tokens_T = np.full(held, pad_id, dtype=np.int64)

@@ -15,9 +15,8 @@ import numpy as np
 
 from data.batch import PackedBatch, RankReader
 from data.packing.document_order import shuffled
-from data.packing.document_rules import BY_DOCUMENT, DocumentRules
 from data.packing.mixture import LengthSource
-from data.packing.positions import Placing
+from data.packing.positions import PLAIN, Placing
 from data.packing.spans import Span, count_valid
 
 CHUNK = 1 << 20
@@ -103,11 +102,11 @@ def evaluation_batches(
     sequence_length: int,
     micro_batch_tokens: int,
     max_tokens: int,
-    rules: DocumentRules = BY_DOCUMENT,
+    placing: Placing = PLAIN,
 ) -> EvaluationSet:
     """This rank's micro-batches of the held-out rows.
 
-    reader: of this source alone. rules: how documents of a row are kept apart; their skips in positions are left out.
+    reader: of this source alone. placing: how rows are placed; its skips in positions are left out.
 
     Raises ValueError if micro_batch_tokens is not a multiple of sequence_length, or if there is no token.
     """
@@ -121,9 +120,7 @@ def evaluation_batches(
         raise ValueError("heldout: holds no token; prepare one that does")
     empty: list[list[Span]] = [[] for _ in range(-len(rows) % (rows_each * reader.dp_size))]
     return EvaluationSet(
-        micro_batches=reader.read(
-            rows + empty, sequence_length, rows_each, Placing(rules.without_pose())
-        ),
+        micro_batches=reader.read(rows + empty, sequence_length, rows_each, placing.without_pose()),
         num_rows=len(rows),
         total_tokens=sum(span.length for row in rows for span in row),
         valid_tokens=count_valid(rows),

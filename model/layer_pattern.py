@@ -64,6 +64,8 @@ class KindConfig:
     like: Literal["", "window_rope", "window_nope", "full_rope", "full_nope"] = ""
     # Keys seen by a token of these layers, ITSELF INCLUDED; 0: model.window.
     window: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
+    # none: these layers do not rotate, whatever their name says (DroPE, for a stage of the schedule).
+    position: Literal["as_named", "none"] = "as_named"
     # How these layers rotate: scaling, and a base of their own.
     rope: RopeConfig = field(default_factory=RopeConfig)
     # Factor of the queries that depends on a token's position in its document, in addition to model.query_scale, which
@@ -92,7 +94,9 @@ class KindConfig:
             found.append(
                 f"{key}.window={self.window}: has no effect, {name} has no window; drop it"
             )
-        if self.rope != RopeConfig() and not kind.rotary:
+        if self.position == "none" and not kind.rotary:
+            found.append(f"{key}.position=none: has no effect, {name} has no rotation; drop it")
+        if self.rope != RopeConfig() and not (kind.rotary and self.position == "as_named"):
             found.append(f"{key}.rope: has no effect, {name} has no rotation; drop it")
         else:
             found += self.rope.problems(f"{key}.rope", head_dim)
@@ -230,7 +234,7 @@ def _spec(config: PatternSource, name: str) -> LayerSpec:
     return LayerSpec(
         name,
         window=(settings.window or config.window) if kind.windowed else None,
-        rope=settings.rope if kind.rotary else None,
+        rope=settings.rope if kind.rotary and settings.position == "as_named" else None,
         position_scale=None if isinstance(scale, NoScale) else scale,
         **{
             field_name: getattr(config, field_name) if value is None else value

@@ -25,6 +25,7 @@ from train.checkpointing.checkpoint import Checkpoints, verify
 from train.checkpointing.continuation import (
     data_identity,
     find_resume,
+    last_point,
     obstacles,
     tokenizer_identity,
 )
@@ -113,7 +114,8 @@ def load_state(
             raise ValueError("\n".join(f"checkpoint {path.name}: {line}" for line in wrong))
         if fresh.data != identity:  # allowed: the cursor is not valid for other data
             fresh.cursor = {}
-        fresh.data, fresh.model = identity, dataclasses.asdict(config.model)
+        fresh.data = identity
+        fresh.model = dataclasses.asdict(last_point(schedule, fresh).model)
         if corpus.sources[0].tokenizer_sha256:
             fresh.tokenizer = tokenizer_identity(corpus.sources)
     fresh.optimizer = config.optimizer.name

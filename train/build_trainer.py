@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from data.batch import Dealer
+from data.batch import Dealer, Windows
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.documents import Documents
@@ -118,11 +118,15 @@ def dealer(model: ModelConfig, mesh: Mesh, parallel: ParallelConfig) -> Dealer |
     """Returns the function that assigns a stream to sequence ranks and plans the exchanges; None without them."""
     if mesh.sequence.size == 1:
         return None
-    windows = {kind: spec.window for kind, spec in layer_kinds(model).items()}
-    layers_of_window = Counter(spec.window for spec in expand_pattern(model))
+    own = {kind: spec.window for kind, spec in layer_kinds(model).items()}
+    layers = Counter(spec.kind for spec in expand_pattern(model))
 
-    def share_of(lengths: Sequence[int]) -> SequenceShare:
+    def share_of(lengths: Sequence[int], windows: Windows) -> SequenceShare:
+        window_of = own | dict(windows)
+        layers_of_window = Counter[int | None]()
+        for kind, count in layers.items():
+            layers_of_window[window_of[kind]] += count
         dealing = deal(parallel.sequence_layout, lengths, mesh.sequence.size, layers_of_window)
-        return build_share(dealing, Documents.of(lengths), mesh.sequence.rank, windows)
+        return build_share(dealing, Documents.of(lengths), mesh.sequence.rank, window_of)
 
     return share_of

@@ -1,5 +1,6 @@
 """The training loop: draw a batch, take a step, record it; evaluate and save when due."""
 
+import dataclasses
 import math
 import resource
 import time
@@ -123,7 +124,6 @@ def train(
             run.mesh,
             batch,
             point=point,
-            model=run.config.model,
             stop=signal.requested or run.failure is not None,
             limit=math.inf if run.config.train.spikes.action == "rollback" else limit,
         )
@@ -228,7 +228,8 @@ def _advance(run: Run, batch: GlobalBatch, point: Point) -> None:
     state.tokens_seen += batch.shape.batch_tokens
     state.stage = point.stage.name
     state.cursor = batch.cursor
-    state.rope_base = bases_by_kind(run.config.model, point.rope_base)
+    state.rope_base = bases_by_kind(point.model, point.rope_base)
+    state.model = dataclasses.asdict(point.model)
     state.context_length = max(state.context_length, batch.shape.sequence_length)
 
 
@@ -325,7 +326,7 @@ def _write(run: Run, row: dict[str, Any]) -> None:
 def _evaluate(run: Run, point: Point, progress: Progress) -> None:
     for name, task in run.tasks.items():
         run.phase("evaluation")
-        found = finite_or_null(task.evaluate(run.trainer, point.stage, point.rope_base))
+        found = finite_or_null(task.evaluate(run.trainer, point))
         row = {
             "step": run.state.step,
             "stage": point.stage.name,

@@ -54,7 +54,6 @@ def optimizer_step(
     batch: GlobalBatch,
     *,
     point: Point,
-    model: ModelConfig,
     stop: bool,
     limit: float = math.inf,
 ) -> StepResult:
@@ -75,11 +74,11 @@ def optimizer_step(
         return total * per_token * _poison(total.detach())
 
     micro_batches = [to_device(micro_batch, mesh.device) for micro_batch in batch.micro_batches]
-    counted = trainer.gradients(micro_batches, point.rope_base, weigh, len(batch.shape.weights))
+    counted = trainer.gradients(micro_batches, point.at, weigh, len(batch.shape.weights))
     flops = 0
     if mesh.model.rank == 0 and mesh.sequence.rank == 0:  # a stream is counted once
         flops = sum(
-            training_flops(model, micro_batch.lengths) for micro_batch in batch.micro_batches
+            training_flops(point.model, micro_batch.lengths) for micro_batch in batch.micro_batches
         )
     loss_sum, z_sum, total_flops, stop_votes, *by_source = _over_world(
         mesh, counted, (float(flops), float(stop))
@@ -101,7 +100,7 @@ def optimizer_step(
             "forward_backward": computed - started,
             "optimizer": time.perf_counter() - computed,
         },
-        received=_received(mesh, trainer.traffic, model),
+        received=_received(mesh, trainer.traffic, point.model),
         totals=totals,
     )
 

@@ -83,7 +83,7 @@ class BatchPlanner:
 
     def placing(self, shape: BatchShape) -> Placing:
         """How the rows of the next global batch are placed in streams; ask before `plan`."""
-        return Placing(shape.rules, self._seed, self._rows)
+        return Placing(shape.rules, self._seed, self._rows, shape.windows)
 
     def _filled_pool(self, source: int) -> SpanPool:
         pool = self._pools[source]

@@ -26,18 +26,24 @@ _CUTS, _SKIPS = 0x4355_5453, 0x534B_4950
 
 @dataclass(frozen=True)
 class Placing:
-    """How rows are placed in a stream: the rules, and what the skips of PoSE are drawn from.
+    """How rows are placed in a stream: the rules, what the skips of PoSE are drawn from, and windows.
 
-    seed: of the data. first_row: number, in the whole run, of the first row.
+    seed: of the data. first_row: number, in the whole run, of the first row. windows: for
+    the dealer, see `BatchShape`.
     """
 
     rules: DocumentRules = BY_DOCUMENT
     seed: int = 0
     first_row: int = 0
+    windows: tuple[tuple[str, int], ...] = ()
 
     def of_row(self, index: int) -> "Placing":
         """Of the rows from `index` on."""
         return replace(self, first_row=self.first_row + index)
+
+    def without_pose(self) -> "Placing":
+        """The same with plain positions: that of an evaluation."""
+        return replace(self, rules=self.rules.without_pose())
 
 
 # Rows of documents with positions of their own.

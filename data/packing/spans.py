@@ -42,13 +42,17 @@ class Span:
 class BatchShape:
     """The shape of one optimizer step: rows of `sequence_length`, micro-batches of `micro_batch_tokens`
     on each data-parallel rank, `batch_tokens` over all ranks, the weight of each source, and how documents are kept
-    apart."""
+    apart.
+
+    windows: (kind, keys) of each kind of layer whose window is not the model's in this step; for the dealer.
+    """
 
     sequence_length: int
     batch_tokens: int
     micro_batch_tokens: int
     weights: tuple[float, ...]
     rules: DocumentRules = BY_DOCUMENT
+    windows: tuple[tuple[str, int], ...] = ()
 
     @property
     def num_rows(self) -> int:

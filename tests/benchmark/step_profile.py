@@ -62,9 +62,7 @@ def profile_stage(
         point = schedule.at(stage.start)
 
         def step() -> None:
-            optimizer_step(
-                run.trainer, run.mesh, next(batches), point=point, model=config.model, stop=False
-            )
+            optimizer_step(run.trainer, run.mesh, next(batches), point=point, stop=False)
 
         step()
         started = time.thread_time(), time.perf_counter()

@@ -71,7 +71,7 @@ class EngineStack:
         self._mesh = mesh
         self._trainer = WholeTrainer(engine, mesh, traffic)
         # A point of a run's schedule; its stage is not looked at within a step.
-        self._point = Point(cast(Stage, None), LEARNING_RATE, ROPE_BASE)
+        self._point = Point(cast(Stage, None), LEARNING_RATE, ROPE_BASE, self.model.config)
 
     def step(self, batch: GlobalBatch) -> float:
         """See `Stack`. NaN if the step was not taken."""
@@ -80,7 +80,6 @@ class EngineStack:
             self._mesh,
             batch,
             point=self._point,
-            model=self.model.config,
             stop=False,
         )
         return done.loss if done.applied else float("nan")

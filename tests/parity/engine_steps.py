@@ -100,8 +100,7 @@ def step(
         trainer,
         mesh,
         batch,
-        point=Point(stage, RATE, BASE),
-        model=model,
+        point=Point(stage, RATE, BASE, model),
         stop=False,
         limit=limit,
     )

@@ -77,7 +77,7 @@ def part_of_rank(
     deal = dealer(model, mesh, parallel)
     if deal is None:
         return stream
-    share = deal(stream.lengths)
+    share = deal(stream.lengths, ())
     index = torch.cat([torch.arange(r.start, r.stop) for r in share.ranges])
     return replace(
         stream,

@@ -167,8 +167,8 @@ def test_bfloat16_stages_accumulate_in_float32(schedule: str) -> None:
             shape = BatchShape(TOKENS, copies * TOKENS, TOKENS, (1.0,))
             batch = GlobalBatch(shape, (one,) * copies, (copies * one.valid_tokens,), 0, {})
             stage = Stage("only", 0, 0, STEPS, shape, BaseCurve(((0, BASE),)), None)
-            at = Point(stage, RATE, BASE)
-            result = optimizer_step(trainer, mesh, batch, point=at, model=model, stop=False)
+            at = Point(stage, RATE, BASE, model)
+            result = optimizer_step(trainer, mesh, batch, point=at, stop=False)
             norms.append(result.gradient_norm)
             trainer.engine.close()
         return norms

@@ -103,7 +103,7 @@ def take_step(
     batch = make_global_batch(planner, stage.shape, reader)
     before = weights(trainer)
     point = schedule.at(stage.start)
-    result = optimizer_step(trainer, mesh, batch, point=point, model=config.model, stop=False)
+    result = optimizer_step(trainer, mesh, batch, point=point, stop=False)
     after = weights(trainer)
     trainer.engine.close()
     moved = any(not torch.equal(after[name], before[name]) for name in before)

@@ -35,7 +35,7 @@ from train.loop import Run, train
 from train.objective import MicroBatch
 from train.records.console import Progress
 from train.report.record import read_run
-from train.schedule.stages import Schedule, Stage, build_schedule
+from train.schedule.stages import Point, Schedule, build_schedule
 from train.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -156,10 +156,10 @@ def test_streams_are_evaluated_in_groups_with_the_same_result(
 class LongestWeight:
     """A task that a test adds: the largest number of elements of a parameter this rank trains."""
 
-    def evaluate(self, trainer: Trainer, stage: Stage, rope_base: float) -> dict[str, Any]:
+    def evaluate(self, trainer: Trainer, point: Point) -> dict[str, Any]:
         named = trainer.engine.parameters.named
         largest = max(parameter.numel() for parameter in named.values())
-        return {"largest": largest, "base": rope_base, "length": stage.shape.sequence_length}
+        return {"largest": largest, "base": point.rope_base, "length": point.lengths[-1]}
 
     def sentence(self, row: Mapping[str, Any]) -> str:
         return f"{row['largest']} elements"

@@ -77,7 +77,7 @@ def share(step: int, rank: int, ranks: int) -> GlobalBatch:
 
 def point() -> Point:
     shape = BatchShape(TOKENS, 4 * TOKENS, TOKENS, (1.0,))
-    return Point(Stage("only", 0, 0, STEPS, shape, BaseCurve(((0, 1e4),)), None), 1e-2, 1e4)
+    return Point(Stage("only", 0, 0, STEPS, shape, BaseCurve(((0, 1e4),)), None), 1e-2, 1e4, MODEL)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -130,9 +130,7 @@ def steps(ranks: int, zero_stage: int, precision: str = "float32", **train: Any)
         mesh = start(CPU, 60)
         trained = engine(mesh, zero_stage, precision, **train)
         results = [
-            optimizer_step(
-                trained, mesh, share(s, rank, world_size), point=point(), model=MODEL, stop=False
-            )
+            optimizer_step(trained, mesh, share(s, rank, world_size), point=point(), stop=False)
             for s in range(STEPS)
         ]
         weights = {
@@ -184,21 +182,16 @@ def test_a_loss_that_is_not_finite_on_one_rank_or_too_high_leaves_everything_unt
     def work(rank: int, world_size: int) -> Any:
         mesh = start(CPU, 60)
         trained = engine(mesh, zero_stage, precision)
-        first = optimizer_step(
-            trained, mesh, share(0, rank, 2), point=point(), model=MODEL, stop=False
-        )
+        first = optimizer_step(trained, mesh, share(0, rank, 2), point=point(), stop=False)
         before = {n: trained.engine.full_tensors(n) for n in trained.engine.parameters.named}
         before = {n: {k: t.clone() for k, t in tensors.items()} for n, tensors in before.items()}
-        bad = Point(point().stage, 1e-2, float("nan") if rank == 1 else 1e4)
-        spoilt = optimizer_step(
-            trained, mesh, share(1, rank, 2), point=bad, model=MODEL, stop=False
-        )
+        bad = Point(point().stage, 1e-2, float("nan") if rank == 1 else 1e4, MODEL)
+        spoilt = optimizer_step(trained, mesh, share(1, rank, 2), point=bad, stop=False)
         too_high = optimizer_step(
             trained,
             mesh,
             share(1, rank, 2),
             point=point(),
-            model=MODEL,
             stop=False,
             limit=first.loss / 2,
         )
@@ -207,9 +200,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_or_too_high_leaves_everything_unt
             for name, tensors in before.items()
             for kind, tensor in tensors.items()
         )
-        after = optimizer_step(
-            trained, mesh, share(2, rank, 2), point=point(), model=MODEL, stop=False
-        )
+        after = optimizer_step(trained, mesh, share(2, rank, 2), point=point(), stop=False)
         return (
             first.applied,
             spoilt.applied,
@@ -280,7 +271,7 @@ def test_bfloat16_gradients_are_accumulated_in_float32(zero_stage: int) -> None:
             one = stream(0, 0, 64)
             shape = BatchShape(TOKENS, copies * TOKENS, TOKENS, (1.0,))
             batch = GlobalBatch(shape, (one,) * copies, (copies * one.valid_tokens,), 0, {})
-            result = optimizer_step(trained, mesh, batch, point=point(), model=MODEL, stop=False)
+            result = optimizer_step(trained, mesh, batch, point=point(), stop=False)
             return result.gradient_norm
 
         return float(run_on_ranks(work, 1)[0])

@@ -154,7 +154,9 @@ def positions_of_run(
         planner = BatchPlanner([Reader()], seed=3, look_ahead=4)
         width = rows_each * length // (2 * sp_size)
         own = [range(c * width, (c + 1) * width) for c in (sp_rank, 2 * sp_size - 1 - sp_rank)]
-        reader = RankReader([Reader()], PAD, dp_rank, dp_size, lambda _, own=own: _Ranges(*own))
+        reader = RankReader(
+            [Reader()], PAD, dp_rank, dp_size, lambda _lengths, _windows, own=own: _Ranges(*own)
+        )
         for step in range(3):
             if step == resume_after:
                 cursor = planner.state_dict()

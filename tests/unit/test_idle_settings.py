@@ -22,7 +22,8 @@ FILES = ["data=files", "+data.sources={one: {prefix: a}, two: {prefix: b}}"]
 # Runs in which keys are changed, and the ranks they are for.
 RUNS: tuple[tuple[int, list[str]], ...] = (
     (1, ["schedule=small", "preflight.links=false", "parallel.timeouts={data: 50}",
-         "+model.kinds.window_rope.rope={scaling: linear, factor: 2}"]),
+         "+model.kinds.window_rope.rope={scaling: linear, factor: 2}",
+         "+schedule.stages.first.kinds.window_rope={window: 24}"]),
     (1, ["schedule=quickstart", "recipe=full_rope", "data.packing=concat", "train.spikes.action=stop",
          "evaluation.enabled=false", "logging.wandb.mode=disabled", "checkpoint.resume=never"]),
     (4, ["schedule=small", "recipe=nope", "model.qk_norm=true", "model.block=sequential",
@@ -32,6 +33,7 @@ RUNS: tuple[tuple[int, list[str]], ...] = (
     (2, ["schedule=small", *FILES, "train.keep_for_backward=input", "parallel.sequence=2",
          "schedule.learning_rate={shape: wsd, decay_tokens: 1024}", "schedule.stages.first.rope_base=ntk",
          "schedule.start_base=5000", "schedule.start_length=32"]),
+    (1, ["schedule=small", "model.layer_pattern=[window_rope,full_rope]", "+model.kinds.window_rope.window=24"]),
     (1, ["schedule=small", "data=files", "+data.sources.one.prefix=a", "data.heldout=c", "parallel.zero_stage=0",
          "schedule.stages.first.rope_base=keep", "schedule.start_base=5000", "model.layer_pattern=[near]",
          "+model.kinds.near={like: window_rope, window: 32, rope: {scaling: yarn, factor: 2, original_length: 64}}"]),
@@ -40,6 +42,9 @@ RUNS: tuple[tuple[int, list[str]], ...] = (
 SPECIAL = {
     "model.layer_pattern": ["[full_rope]", "[full_nope]"],
     "model.kinds.NAME.rope": ["{base: 5000}"],
+    "schedule.stages.NAME.kinds.NAME.rope": ["{scaling: linear, factor: 4}"],
+    "schedule.stages.NAME.kinds.NAME.position": ["none"],
+    "schedule.stages.NAME.kinds.NAME.window": ["16", "{policy: ramp, start: 4}"],
     "parallel.pipeline_split": ["[2,2]"],
     "parallel.timeouts": ["{pipeline: 5}", "{tensor: 5}", "{data: 5}"],
     "schedule.stages.NAME.rope_base": ["500", "safe"],
@@ -68,7 +73,9 @@ def outcome(run: RunConfig) -> dict[str, Any]:
     parts = {
         key: value for key, value in asdict(run).items() if key not in ("schedule", "parallel")
     }
-    specs = expand_pattern(run.model)
+    points = range(0, schedule.total_tokens, schedule.total_tokens // 16)
+    at = [schedule.at(tokens) for tokens in points]
+    specs = [spec for point in at for spec in expand_pattern(point.model)]
     follows = any(spec.rope is not None and not spec.rope.base for spec in specs)
     for name in ("window", "layer_pattern", "kinds", *OVERRIDES):
         del parts["model"][name]
@@ -76,8 +83,6 @@ def outcome(run: RunConfig) -> dict[str, Any]:
         del parts["model"]["attention_backend"]
     if not run.model.qk_norm:
         del parts["model"]["qk_norm_over"]
-    points = range(0, schedule.total_tokens, schedule.total_tokens // 16)
-    at = [schedule.at(tokens) for tokens in points]
     parts["schedule"] = [
         [(stage.name, stage.start, stage.end, stage.shape) for stage in schedule.stages],
         [point.learning_rate for point in at],
@@ -201,10 +206,11 @@ def annotation(key: str) -> Any:
 def named(key: str, run: RunConfig) -> Iterator[str]:
     """The key with the names that its mapping has in this run."""
     head, has_name, rest = key.partition(".NAME")
-    at: Any = run
-    for part in head.split("."):
-        at = getattr(at, part)
-    yield from ([f"{head}.{name}{rest}" for name in list(at)[:1]] if has_name else [key])
+    if not has_name:
+        yield key
+        return
+    for name in list(value_at(run, head))[:1]:
+        yield from named(f"{head}.{name}{rest}", run)
 
 
 def value_at(run: RunConfig, key: str) -> Any:

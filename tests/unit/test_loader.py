@@ -300,7 +300,7 @@ def test_ranks_that_share_a_stream_hold_its_tokens_and_labels_and_read_no_more(
             length,
             readers=[Watched(source, read) for source in sources],
             pad_id=PAD,
-            deal=lambda _, ranges=ranges: _Ranges(*ranges),
+            deal=lambda _lengths, _windows, ranges=ranges: _Ranges(*ranges),
         )
         index = np.concatenate([np.arange(r.start, r.stop) for r in ranges])
         assert torch.equal(part.tokens_T, whole.tokens_T[index])

@@ -82,8 +82,8 @@ def test_a_changed_kind_is_named(tmp_path: Path) -> None:
 def test_an_older_configuration_is_read_with_the_same_effect() -> None:
     config = compose_run(["recipe=full_rope", "run_name=before"])
     old = to_yaml(config).replace(
-        "  kinds: {}\n",
-        "  rope_window:\n    base: 0.0\n  rope_full:\n    scaling: linear\n    factor: 4.0\n",
+        "\n  kinds: {}\n",
+        "\n  rope_window:\n    base: 0.0\n  rope_full:\n    scaling: linear\n    factor: 4.0\n",
     )
     assert "rope_full" in old
     kinds = {"full_rope": KindConfig(rope=RopeConfig(scaling="linear", factor=4.0))}

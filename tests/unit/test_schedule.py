@@ -5,6 +5,7 @@ from itertools import islice
 import pytest
 
 from composed import composed_once  # noqa: F401 (a fixture)
+from model.layer_pattern import layer_kinds
 from train.configuration.compose import ConfigMistakes, compose_run
 from train.schedule.stages import Schedule, build_schedule, rotary_reach
 
@@ -144,3 +145,29 @@ def test_an_impossible_overlay_is_refused_by_its_key(overlay: str, message: str)
     except ConfigMistakes as error:
         found = error.mistakes
     assert any(message in line for line in found), found
+
+
+def test_a_stage_changes_windows_and_rotations_of_its_steps_only() -> None:
+    run = compose_run(
+        [
+            "experiment=quickstart",
+            "+schedule.stages.middle.kinds.window_rope={window: {policy: ramp, start: 8, per_step: 2.5}}",
+            "+schedule.stages.long.kinds.window_rope={position: none, window: 99}",
+        ]
+    )
+    schedule, mistakes = build_schedule(run)
+    assert schedule is not None, mistakes
+    short, middle, long = schedule.stages
+
+    def spec(tokens: int) -> tuple[int | None, bool]:
+        found = layer_kinds(schedule.at(tokens).model)["window_rope"]
+        return found.window, found.rope is not None
+
+    step = middle.shape.batch_tokens
+    assert spec(short.start) == (run.model.window, True)
+    assert [spec(middle.start + n * step)[0] for n in (0, 1, 2, 50)] == [8, 10, 13, 128]
+    assert spec(long.start) == (99, False)
+    windows = [shape.windows for shape in schedule.shapes(middle.start, until=long.start + 1)]
+    assert windows[1] == (("window_rope", 10),)
+    assert windows[-1] == (("window_rope", 99),)
+    assert schedule.at(long.start).lengths == (256, 1024, 4096)

@@ -13,7 +13,7 @@ from train.checkpointing.locate import locate
 from train.checkpointing.state import RunState, differences
 from train.configuration.schema import RunConfig, run_folder
 from train.schedule.rope_base import bases_by_kind
-from train.schedule.stages import Schedule
+from train.schedule.stages import Point, Schedule
 
 
 def find_resume(config: RunConfig) -> Path | None:
@@ -60,18 +60,23 @@ def obstacles(
 
     sources: the training files in order; empty: they do not exist yet, and are not compared.
     """
-    stage = schedule.stage_at(max(0, state.tokens_seen - 1))
-    last = state.tokens_seen - stage.shape.batch_tokens
-    base = schedule.at(max(stage.start, last)).rope_base
+    point = last_point(schedule, state)
     return differences(
         state,
-        config.model,
+        point.model,
         optimizer=config.optimizer.name,
-        rope_base=bases_by_kind(config.model, base),
+        rope_base=bases_by_kind(point.model, point.rope_base),
         data=data_identity(config, sources) if sources else state.data,
         tokenizer=tokenizer_identity(sources) if sources else _unknown_tokenizer(state),
         allowed=config.checkpoint.allow_changes,
     )
+
+
+def last_point(schedule: Schedule, state: RunState) -> Point:
+    """Returns what the schedule decides about the last step before `state`; about the first step if there is none."""
+    stage = schedule.stage_at(max(0, state.tokens_seen - 1))
+    last = state.tokens_seen - stage.shape.batch_tokens
+    return schedule.at(max(stage.start, last))
 
 
 def data_identity(config: RunConfig, sources: Sequence[Declared]) -> dict[str, Any]:

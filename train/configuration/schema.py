@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from data.config import DataConfig, PathMark, PathText
-from model.config import ModelConfig
+from model.config import Keys, ModelConfig
+from model.position.config import RopeConfig
 from parallel.config import OptimizerConfig, ParallelConfig
 
 NotNegative = Annotated[float, Ge(0), Lt(inf)]
@@ -114,6 +115,31 @@ OF_ALL_STAGES = frozenset({"timeout_seconds", "timeouts", "first_step_seconds"})
 
 
 @dataclass
+class WindowRamp:
+    """A window that grows over the stage, as in SkyLadder (arXiv 2503.15450, section 3)."""
+
+    # Keys that a token sees at the start of the stage, itself included.
+    start: Keys
+    # Keys at the end of the ramp; 0: the window that the model gives the kind.
+    end: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
+    # Keys by which the window grows an optimizer step; 0: it grows evenly over the tokens of the stage.
+    per_step: NotNegative = 0.0
+    policy: Literal["ramp"] = "ramp"
+
+
+@dataclass
+class StageKindConfig:
+    """What a stage changes in one kind of layer; null: as in model.kinds."""
+
+    # How these layers rotate in this stage, in place of the whole of model.kinds.NAME.rope; null: as there.
+    rope: RopeConfig | None = None
+    # none: these layers do not rotate in this stage (DroPE); as_named: as the name of the kind says.
+    position: Literal["as_named", "none"] | None = None
+    # Keys that a token of these layers sees in this stage, itself included: a number, or a ramp; null: as in the model.
+    window: Keys | WindowRamp | None = None
+
+
+@dataclass
 class StageConfig:
     """One row of the run's table of stages: a number of tokens at one context length."""
 
@@ -140,6 +166,8 @@ class StageConfig:
     # PoSE, for example {target_length: 8192, chunks: 2}: positions of a document (of a row if they go on) are cut into
     # chunks and shifted by random skips, so that they reach up to target_length tokens; null: no skips.
     pose: PoseConfig | None = None
+    # Settings of kinds of layers that this stage changes, by name of the kind; empty: none.
+    kinds: dict[str, StageKindConfig] = field(default_factory=dict)
     # Settings of `parallel` that this stage overrides, for example {sequence: 4, zero_stage: 2}; empty: none.
     parallel: Annotated[dict[str, Any], PartOf(ParallelConfig, OF_ALL_STAGES)] = field(
         default_factory=dict

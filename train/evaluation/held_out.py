@@ -14,16 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.batch import IGNORE, Dealer, PackedBatch, RankReader
+from data.batch import IGNORE, Dealer, PackedBatch, RankReader, Windows
 from data.held_out import EvaluationSet, evaluation_batches
 from data.ngram import NgramYardstick, cached_fit, merge, shares_of
+from data.packing.positions import Placing
 from data.sources import Corpus
+from model.at_step import AtStep
 from parallel.mesh import Mesh
 from train.configuration.schema import RunConfig
 from train.objective import to_device
 from train.records.console import number
 from train.records.evaluation_rows import HELD_OUT
-from train.schedule.stages import Stage
+from train.schedule.stages import Point, Stage
 from train.trainer import Trainer
 
 NAME = HELD_OUT
@@ -57,7 +59,7 @@ def bucket_edges(sequence_length: int) -> list[int]:
     return [*edges, sequence_length]
 
 
-def evaluate(trainer: Trainer, mesh: Mesh, held_out: HeldOut, rope_base: float) -> dict[str, Any]:
+def evaluate(trainer: Trainer, mesh: Mesh, held_out: HeldOut, at: AtStep) -> dict[str, Any]:
     """Returns the losses of the whole held-out set as one JSON object. Collective."""
     length = held_out.sequence_length
     sums = np.zeros((len(ROWS), length))  # by position
@@ -66,7 +68,7 @@ def evaluate(trainer: Trainer, mesh: Mesh, held_out: HeldOut, rope_base: float) 
     for first in range(0, len(streams), trainer.at_once):
         group = streams[first : first + trainer.at_once]
         micro_batches = [to_device(packed, mesh.device) for packed in group]
-        losses = trainer.token_losses(micro_batches, rope_base) or ()
+        losses = trainer.token_losses(micro_batches, at) or ()
         for packed, losses_T in zip(group, losses, strict=False):
             _add(sums, packed, losses_T, held_out.yardstick)
     total = mesh.sum_over_world(torch.from_numpy(sums).to(mesh.device)).cpu().numpy()
@@ -125,19 +127,20 @@ def _summary(total: np.ndarray, held_out: HeldOut) -> dict[str, Any]:
 
 
 class HeldOutLoss:
-    """The task. Builds streams and yardstick at the first evaluation of a stage; keeps them until the next stage."""
+    """The task. Builds streams and yardstick at the first evaluation of a stage; keeps them until the next
+    stage, or until windows change."""
 
     def __init__(self, config: RunConfig, mesh: Mesh, corpus: Corpus, deal: Dealer | None) -> None:
         self._config, self._mesh, self._corpus, self._deal = config, mesh, corpus, deal
-        self._made: tuple[str, HeldOut] | None = None
+        self._made: tuple[tuple[str, Windows], HeldOut] | None = None
 
-    def evaluate(self, trainer: Trainer, stage: Stage, rope_base: float) -> dict[str, Any]:
+    def evaluate(self, trainer: Trainer, point: Point) -> dict[str, Any]:
         """Returns the losses of the whole held-out set. Collective.
 
         Raises:
             ValueError, OSError: on every rank: one of them could not read a file.
         """
-        return evaluate(trainer, self._mesh, self._of(stage), rope_base)
+        return evaluate(trainer, self._mesh, self._of(point), point.at)
 
     @staticmethod
     def sentence(row: Mapping[str, Any]) -> str:
@@ -169,13 +172,14 @@ class HeldOutLoss:
             )
         ]
 
-    def _of(self, stage: Stage) -> HeldOut:
-        if self._made is None or self._made[0] != stage.name:
-            self._made = None  # free the memory of the stage before first
-            self._made = stage.name, self._make(stage)
+    def _of(self, point: Point) -> HeldOut:
+        key = (point.stage.name, point.windows)
+        if self._made is None or self._made[0] != key:
+            self._made = None  # free the memory of what was made before first
+            self._made = key, self._make(point.stage, point.windows)
         return self._made[1]
 
-    def _make(self, stage: Stage) -> HeldOut:
+    def _make(self, stage: Stage, windows: Windows) -> HeldOut:
         mesh, source = self._mesh, self._corpus.heldout
         assert source is not None, "make_task looked"
         streams = mesh.together(
@@ -185,7 +189,7 @@ class HeldOutLoss:
                 sequence_length=stage.shape.sequence_length,
                 micro_batch_tokens=stage.shape.micro_batch_tokens,
                 max_tokens=self._config.evaluation.max_tokens,
-                rules=stage.shape.rules,
+                placing=Placing(stage.shape.rules, windows=windows),
             )
         )
         # The main rank counts and caches; the other ranks read its cache.

@@ -12,7 +12,7 @@ from data.sources import Corpus
 from parallel.mesh import Mesh
 from train.configuration.schema import RunConfig
 from train.evaluation import held_out
-from train.schedule.stages import Stage
+from train.schedule.stages import Point
 from train.trainer import Trainer
 
 Row = Mapping[str, Any]
@@ -21,10 +21,10 @@ Row = Mapping[str, Any]
 class Task(Protocol):
     """Interface: one evaluation of the current weights."""
 
-    def evaluate(self, trainer: Trainer, stage: Stage, rope_base: float) -> Row:
+    def evaluate(self, trainer: Trainer, point: Point) -> Row:
         """Returns the result as one JSON object, equal on all ranks. Collective.
 
-        stage: the stage being trained; its length and micro-batches are used.
+        point: the step just taken; its stage's length and micro-batches are used, and its settings of attention.
         """
 
     def sentence(self, row: Row) -> str:

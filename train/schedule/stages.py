@@ -7,17 +7,19 @@ stage of `tokens` takes ceil(tokens / batch_tokens) steps, whatever packing does
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from data.packing.document_rules import DocumentRules, Pose
 from data.packing.mixture import mixture_weights
 from data.packing.spans import BatchShape
+from model.at_step import AtStep
 from model.config import ModelConfig
 from model.layer_pattern import expand_pattern
 from parallel.config import ParallelConfig
 from train.configuration.schema import LearningRateConfig, RunConfig, StageConfig
 from train.schedule import learning_rate, rope_base
+from train.schedule.kinds import StageKinds
 from train.schedule.rope_base import BaseCurve
 
 _STAGE_NAME = re.compile(r"[\w-]{1,64}", re.ASCII)
@@ -37,6 +39,8 @@ class Stage:
     learning_rate: LearningRateConfig | None
     # The run's layout with the overrides of this stage.
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    # What the stage changes in kinds of layers.
+    kinds: StageKinds = field(default_factory=StageKinds)
 
     @property
     def end(self) -> int:
@@ -46,11 +50,24 @@ class Stage:
 
 @dataclass(frozen=True)
 class Point:
-    """Stage, learning rate and RoPE base of one step."""
+    """Everything that the schedule decides about one step.
+
+    model: the run's model with the settings of kinds at this step. lengths: sequence lengths trained at so far,
+    ascending; the last is this step's.
+    """
 
     stage: Stage
     learning_rate: float
     rope_base: float
+    model: ModelConfig
+    lengths: tuple[int, ...] = ()
+    # See `BatchShape.windows`.
+    windows: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def at(self) -> AtStep:
+        """The settings of attention, for the model's forward."""
+        return AtStep.of(self.model, self.rope_base, self.lengths)
 
 
 @dataclass(frozen=True)
@@ -59,6 +76,9 @@ class Schedule:
 
     stages: tuple[Stage, ...]
     learning_rate: LearningRateConfig
+    # The run's model, and the context length that it has before the first stage; 0: none.
+    model: ModelConfig = field(default_factory=ModelConfig)
+    start_length: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -81,7 +101,20 @@ class Schedule:
             rate = learning_rate.learning_rate_at(stage.learning_rate, drawn - stage.start, span)
         else:
             rate = learning_rate.learning_rate_at(self.learning_rate, drawn, self.total_tokens)
-        return Point(stage, rate, stage.base.at(tokens_seen - stage.start))
+        return Point(
+            stage,
+            rate,
+            stage.base.at(tokens_seen - stage.start),
+            stage.kinds.model_at(self.model, tokens_seen - stage.start),
+            self._lengths(stage),
+            stage.kinds.windows_at(self.model, tokens_seen - stage.start),
+        )
+
+    def _lengths(self, stage: Stage) -> tuple[int, ...]:
+        """Returns the sequence lengths trained at up to `stage`, ascending, each longer than those before."""
+        before = [s.shape.sequence_length for s in self.stages[: stage.index]]
+        here = stage.shape.sequence_length
+        return (*sorted({n for n in (self.start_length, *before) if 0 < n < here}), here)
 
     def leg(self, tokens_seen: int) -> tuple[Stage, ...]:
         """Returns the consecutive stages around `tokens_seen` that share one layout, and so one engine. The result
@@ -97,8 +130,11 @@ class Schedule:
         """Yields the shape of every batch from `tokens_seen` to the end of the run, or to `until` tokens seen."""
         end = self.total_tokens if until is None else until
         while tokens_seen < end:
-            shape = self.stage_at(tokens_seen).shape
-            yield shape
+            stage = self.stage_at(tokens_seen)
+            shape = stage.shape
+            yield replace(
+                shape, windows=stage.kinds.windows_at(self.model, tokens_seen - stage.start)
+            )
             tokens_seen += shape.batch_tokens
 
 
@@ -118,7 +154,12 @@ def build_schedule(config: RunConfig) -> tuple[Schedule | None, list[str]]:
                 stages.append(stage)
     if found:
         return None, found
-    schedule = Schedule(tuple(stages), config.schedule.learning_rate)
+    schedule = Schedule(
+        tuple(stages),
+        config.schedule.learning_rate,
+        config.model,
+        config.schedule.start_length,
+    )
     if any(stage.learning_rate is None for stage in stages):
         found += learning_rate.problems(
             config.schedule.learning_rate, "schedule.learning_rate", schedule.total_tokens
@@ -153,11 +194,16 @@ def _resolve(
     key = f"schedule.stages.{name}"
     found: list[str] = []
     num_steps = row.num_steps
+    tokens = num_steps * row.batch_tokens
+    kinds = StageKinds(row.kinds, row.batch_tokens, tokens)
+    found += kinds.problems(config.model, key)
+    if found:
+        return None, found
     facts = rope_base.StageFacts(
-        tokens=num_steps * row.batch_tokens,
+        tokens=tokens,
         sequence_length=row.sequence_length,
         head_dim=config.model.head_dim,
-        rotary_reach=rotary_reach(config.model, row.sequence_length),
+        rotary_reach=rotary_reach(kinds.model_at(config.model, tokens), row.sequence_length),
         previous_base=before[-1].base.last if before else config.schedule.start_base or None,
         previous_length=(
             before[-1].shape.sequence_length if before else config.schedule.start_length or None
@@ -187,7 +233,7 @@ def _resolve(
         row.sequence_length, row.batch_tokens, row.micro_batch_tokens, weights, rules
     )
     start = before[-1].end if before else 0
-    return Stage(name, len(before), start, num_steps, shape, curve, rate, layout), []
+    return Stage(name, len(before), start, num_steps, shape, curve, rate, layout, kinds), []
 
 
 def _document_rules(row: StageConfig, key: str) -> tuple[DocumentRules, list[str]]:
