@@ -48,7 +48,7 @@ class Block(nn.Module, ABC):
     def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
         """(T, D) to (T, D)."""
         q_THK, k_TGK, v_TGK, r_TD = self.before(x_TD, at.placing)
-        return self.after(r_TD, self.attention.attend(q_THK, k_TGK, v_TGK, layout, at.window))
+        return self.after(r_TD, self.attention.attend(q_THK, k_TGK, v_TGK, layout, at.reach))
 
     @abstractmethod
     def before(self, x_TD: Tensor, placing: Placing) -> BeforeAttention:

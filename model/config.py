@@ -47,8 +47,11 @@ class ModelConfig:
     vocab_size: Annotated[int, Ge(2), Le(100_000_000)] = 4096
     # Keys seen by a token of a windowed layer, ITSELF INCLUDED, where its kind has no window of its own.
     window: Keys = 128
-    # Kinds of layers, repeated over the layers: window_rope, window_nope, full_rope, full_nope, and those of
-    # model.kinds.
+    # Tokens of an attention chunk of a chunked layer, where its kind has no chunk of its own. A token sees the tokens
+    # of its chunk up to itself; chunks are counted from the document's first token.
+    chunk: Keys = 256
+    # Kinds of layers, repeated over the layers: window_rope, window_nope, full_rope, full_nope, chunk_rope,
+    # chunk_nope, and those of model.kinds.
     layer_pattern: list[str] = field(default_factory=_default_pattern)
     # Settings of single kinds by name, and further kinds: near: {like: window_rope, window: 512}.
     kinds: dict[str, KindConfig] = field(default_factory=dict)

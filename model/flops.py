@@ -9,7 +9,7 @@ Conventions, as usual in the field:
   over the whole vocabulary. So a tied embedding counts once, AS THE HEAD, and an untied input embedding
   not at all. Norm weights, biases, rotation and softmax are left out (under 0.1 %).
 - Attention counts 4 * num_heads * head_dim per visible pair of query and key and forward (12 in
-  training): only pairs within the window and the document. A causal full layer counts half of the
+  training): only pairs within the window or chunk and the document. A causal full layer counts half of the
   square, not the whole.
 - Every token given is counted. Pass the real documents for useful work; add the padding documents
   for the work of the machine.
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from model.config import ModelConfig
 from model.layer_pattern import LayerSpec, expand_pattern, layer_kinds
 from model.parameters import layer_names, parameter_names, role_of, shape_of
+from model.reach import Reach
 
 _FORWARDS_PER_TRAINING_STEP = 3
 
@@ -86,22 +87,29 @@ def _products(names: Iterable[str], config: ModelConfig) -> int:
     return sum(products_per_token(name, config) for name in names)
 
 
-def score_pairs(lengths: Sequence[int], window: int | None) -> int:
+def score_pairs(lengths: Sequence[int], reach: Reach) -> int:
     """The exact number of visible (query, key) pairs of one layer over documents of these lengths.
 
-    A document of n tokens has n (n + 1) / 2; with a window W < n it has W (W + 1) / 2 + (n - W) W.
+    A document of n tokens has n (n + 1) / 2; with a window W < n it has W (W + 1) / 2 + (n - W) W. A document in
+    attention chunks of C tokens has the pairs of n // C documents of C tokens and of one of n % C.
     """
     pairs = 0
     for length in lengths:
-        reach = length if window is None else min(length, window)
-        pairs += reach * (reach + 1) // 2 + (length - reach) * reach
+        chunk = length if reach.chunk is None else min(length, reach.chunk)
+        chunks, rest = divmod(length, chunk) if chunk else (0, 0)
+        pairs += chunks * _pairs(chunk, reach.window) + _pairs(rest, reach.window)
     return pairs
 
 
+def _pairs(length: int, window: int | None) -> int:
+    keys = length if window is None else min(length, window)
+    return keys * (keys + 1) // 2 + (length - keys) * keys
+
+
 def total_score_pairs(config: ModelConfig, lengths: Sequence[int]) -> int:
-    """Visible pairs summed over all layers, each with its own window."""
-    layers_of_window = Counter(spec.window for spec in expand_pattern(config))
-    return sum(count * score_pairs(lengths, w) for w, count in layers_of_window.items())
+    """Visible pairs summed over all layers, each with its own reach."""
+    layers_of_reach = Counter(spec.reach for spec in expand_pattern(config))
+    return sum(count * score_pairs(lengths, reach) for reach, count in layers_of_reach.items())
 
 
 def count_forward(config: ModelConfig, lengths: Sequence[int]) -> FlopCount:

@@ -15,17 +15,17 @@ from model.position.config import RopeConfig
 from model.position.placing import Placing
 from model.position.rotation import Rotation, make_rotation
 from model.position.scales.scale import TokensInPlace
+from model.reach import Reach
 
 
 @dataclass(frozen=True, eq=False)
 class KindAtStep:
     """One kind of layer at one step.
 
-    window: number of keys a token sees, itself included; None: all of its document. placing: what the positions of
-    the tokens held here do to their queries and keys.
+    reach: how far a token sees. placing: what the positions of the tokens held here do to their queries and keys.
     """
 
-    window: int | None
+    reach: Reach
     placing: Placing
 
 
@@ -50,9 +50,9 @@ def make_kinds(
             tokens = TokensInPlace(
                 layout.positions_T,
                 layout.place_T,
-                spec.window,
+                spec.reach,
                 at.length if spec.position_scale.reads_length else 0,
             )
             factors_T = spec.position_scale.factors(tokens).to(statistics_dtype(dtype))
-        found[kind] = KindAtStep(spec.window, Placing(rotation, factors_T))
+        found[kind] = KindAtStep(spec.reach, Placing(rotation, factors_T))
     return found

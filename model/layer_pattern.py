@@ -6,9 +6,10 @@ A short list of layer kinds is repeated over the layers, for example
     pattern    window_rope  window_rope  window_rope  full_nope  window_rope  window_rope
                `---------------- one repeat ----------------'
 
-Each kind defines how far back a token sees (a sliding window, or its whole document) and whether
-queries and keys are rotated (RoPE) or carry no position (NoPE). There are four; `model.kinds`
-declares further kinds, each like one of the four with a window or a rotation of its own:
+Each kind defines how far back a token sees (a sliding window, its attention chunk, or its whole
+document; see `reach.py`) and whether queries and keys are rotated (RoPE) or carry no position (NoPE).
+`LAYER_KINDS` has the built-in kinds; `model.kinds` declares further kinds, each like a built-in one
+with a window, a chunk or a rotation of its own:
 
     kinds      near: {like: window_rope, window: 512}
     pattern    near  near  window_rope  full_nope
@@ -21,7 +22,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, get_args
 
 from annotated_types import Ge, Le
 
@@ -29,41 +30,60 @@ from model.position.config import RopeConfig
 from model.position.scales.methods import AnyScale
 from model.position.scales.none import NoScale
 from model.position.scales.scale import PositionScale
+from model.reach import Reach
+
+# How far a token sees, and the name of such layers in metrics and checkpoints.
+Sees = Literal["full", "window", "chunk"]
 
 
 @dataclass(frozen=True)
 class LayerKind:
-    """One of the four kinds: whether it has a window and whether it is rotary."""
+    """A built-in kind: how far a token sees, and whether it is rotary.
 
-    windowed: bool
+    sees: "full": the whole document up to the token; "window": the last keys; "chunk": its attention chunk up to
+    the token. Its layers have this name in metrics and checkpoints.
+    """
+
+    sees: Sees
     rotary: bool
 
     @property
-    def reported_as(self) -> str:
-        """The name of its layers in metrics and checkpoints."""
-        return "window" if self.windowed else "full"
+    def windowed(self) -> bool:
+        """Whether it has a window."""
+        return self.sees == "window"
+
+    @property
+    def chunked(self) -> bool:
+        """Whether it has attention chunks."""
+        return self.sees == "chunk"
 
 
 LAYER_KINDS: Mapping[str, LayerKind] = MappingProxyType(
     {
-        "window_rope": LayerKind(windowed=True, rotary=True),
-        "window_nope": LayerKind(windowed=True, rotary=False),
-        "full_rope": LayerKind(windowed=False, rotary=True),
-        "full_nope": LayerKind(windowed=False, rotary=False),
+        "window_rope": LayerKind("window", rotary=True),
+        "window_nope": LayerKind("window", rotary=False),
+        "full_rope": LayerKind("full", rotary=True),
+        "full_nope": LayerKind("full", rotary=False),
+        "chunk_rope": LayerKind("chunk", rotary=True),
+        "chunk_nope": LayerKind("chunk", rotary=False),
     }
 )
-# Names in metrics and checkpoints that combine layers of the four kinds.
-REPORTED = ("full", "window")
+# Names in metrics and checkpoints that combine layers of built-in kinds; no further kind has one of them.
+REPORTED = get_args(Sees)
 
 
 @dataclass
 class KindConfig:
     """Settings of one kind of layer. Mutable only because Hydra needs it; read-only by rule."""
 
-    # The one of the four kinds that a further kind is like; empty for the four themselves.
-    like: Literal["", "window_rope", "window_nope", "full_rope", "full_nope"] = ""
+    # The built-in kind that a further kind is like; empty for the built-in kinds themselves.
+    like: Literal[
+        "", "window_rope", "window_nope", "full_rope", "full_nope", "chunk_rope", "chunk_nope"
+    ] = ""  # fmt: skip
     # Keys seen by a token of these layers, ITSELF INCLUDED; 0: model.window.
     window: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
+    # Tokens of an attention chunk of these layers, counted from the document's first token; 0: model.chunk.
+    chunk: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
     # none: these layers do not rotate, whatever their name says (DroPE, for a stage of the schedule).
     position: Literal["as_named", "none"] = "as_named"
     # How these layers rotate: scaling, and a base of their own.
@@ -80,7 +100,7 @@ class KindConfig:
         if name in REPORTED or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             return [
                 f"{key}: a kind's name is made of letters, digits, _ and -, and is not "
-                f"{' or '.join(REPORTED)}; use another"
+                f"{', '.join(REPORTED[:-1])} or {REPORTED[-1]}; use another"
             ]
         if name in LAYER_KINDS and self.like:
             return [f"{key}.like={self.like}: {name} needs no kind to be like; drop it"]
@@ -94,6 +114,8 @@ class KindConfig:
             found.append(
                 f"{key}.window={self.window}: has no effect, {name} has no window; drop it"
             )
+        if self.chunk and not kind.chunked:
+            found.append(f"{key}.chunk={self.chunk}: has no effect, {name} has no chunks; drop it")
         if self.position == "none" and not kind.rotary:
             found.append(f"{key}.position=none: has no effect, {name} has no rotation; drop it")
         if self.rope != RopeConfig() and not (kind.rotary and self.position == "as_named"):
@@ -112,21 +134,27 @@ class LayerSpec:
     """What one layer's attention computes: its `KindConfig` with the model's values put in.
 
     kind: its name in the pattern. window: number of keys a token sees, itself included; None means
-    every earlier token of its document. rope: how queries and keys are rotated by their position;
-    None means they are not. position_scale: how queries are scaled by their position; None means
-    they are not. The others: as in `ModelConfig`.
+    no window. rope: how queries and keys are rotated by their position; None means they are not.
+    chunk: tokens of an attention chunk; None means no chunks. position_scale: how queries are scaled
+    by their position; None means they are not. The others: as in `ModelConfig`.
     """
 
     kind: str
     window: int | None
     rope: RopeConfig | None
+    chunk: int | None = None
     position_scale: PositionScale | None = None
     sinks: bool = False
 
     @property
+    def reach(self) -> Reach:
+        """How far a token of this layer sees."""
+        return Reach(self.window, self.chunk)
+
+    @property
     def reported_as(self) -> str:
         """The name of layers of this kind in metrics and checkpoints; a further kind keeps its own name."""
-        return LAYER_KINDS[self.kind].reported_as if self.kind in LAYER_KINDS else self.kind
+        return LAYER_KINDS[self.kind].sees if self.kind in LAYER_KINDS else self.kind
 
     @property
     def learns_scale(self) -> bool:
@@ -139,6 +167,7 @@ class PatternSource(Protocol):
 
     num_layers: int
     window: int
+    chunk: int
     layer_pattern: list[str]
     kinds: dict[str, KindConfig]
     sinks: bool
@@ -160,7 +189,7 @@ def layer_kinds(config: PatternSource) -> dict[str, LayerSpec]:
 
 
 def layer_kind(config: PatternSource, name: str) -> LayerKind:
-    """The one of the four kinds that `name` is, or is like.
+    """The built-in kind that `name` is, or is like.
 
     Raises KeyError for an unknown kind.
     """
@@ -175,6 +204,17 @@ def uses_model_window(config: PatternSource) -> bool:
     """
     return any(
         layer_kind(config, name).windowed and not config.kinds.get(name, KindConfig()).window
+        for name in config.layer_pattern
+    )
+
+
+def uses_model_chunk(config: PatternSource) -> bool:
+    """Whether a chunked layer uses `model.chunk` because its kind has no chunk of its own.
+
+    Raises KeyError for an unknown kind.
+    """
+    return any(
+        layer_kind(config, name).chunked and not config.kinds.get(name, KindConfig()).chunk
         for name in config.layer_pattern
     )
 
@@ -235,6 +275,7 @@ def _spec(config: PatternSource, name: str) -> LayerSpec:
         name,
         window=(settings.window or config.window) if kind.windowed else None,
         rope=settings.rope if kind.rotary and settings.position == "as_named" else None,
+        chunk=(settings.chunk or config.chunk) if kind.chunked else None,
         position_scale=None if isinstance(scale, NoScale) else scale,
         **{
             field_name: getattr(config, field_name) if value is None else value

@@ -84,7 +84,7 @@ def build_local(
 
 
 def _put_sequence_cores(stages: tuple[Transformer, ...], mesh: Mesh, traffic: TrafficMeter) -> None:
-    """Gives every layer the core of its kind: a `RingCore` for full layers, a `WindowCore` for windowed ones."""
+    """Gives every layer the core of its kind: a `WindowCore` for windowed layers, a `RingCore` for the others."""
     config, buffers = stages[0].config, Buffers()
     cap = config.attention_softcap
     cores: dict[str, AttentionCore] = {

@@ -4,26 +4,27 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from model.reach import Reach
 from parallel.pipeline.placement import Placement
 from parallel.sequence.chunk_costs import StreamCosts
 from parallel.sequence.chunks import Dealing
 
 
 def attention_work(
-    dealing: Dealing, lengths: Sequence[int], windows: Mapping[int | None, int]
+    dealing: Dealing, lengths: Sequence[int], layers: Mapping[Reach, int]
 ) -> tuple[int, ...]:
-    """Visible query-key pairs of each sequence rank, summed over layers (`windows`: how many of each window)."""
+    """Visible query-key pairs of each sequence rank, summed over layers (`layers`: how many of each reach)."""
     held = np.array(dealing.chunks)
-    costs = StreamCosts(lengths, windows).cut(held.size)
+    costs = StreamCosts(lengths, layers).cut(held.size)
     return tuple(costs.work[held].sum(axis=1).tolist())
 
 
 def keys_received(
-    dealing: Dealing, lengths: Sequence[int], windows: Mapping[int | None, int]
+    dealing: Dealing, lengths: Sequence[int], layers: Mapping[Reach, int]
 ) -> tuple[int, ...]:
     """Key tokens that each sequence rank receives in one forward, summed over layers."""
     held = np.array(dealing.chunks)
-    return tuple(StreamCosts(lengths, windows).cut(held.size).keys(held).tolist())
+    return tuple(StreamCosts(lengths, layers).cut(held.size).keys(held).tolist())
 
 
 def stage_work(

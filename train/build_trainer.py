@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,7 @@ from model.config import ModelConfig
 from model.documents import Documents
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern, layer_kinds
+from model.reach import Reach
 from parallel.config import ParallelConfig
 from parallel.engine.engine import TrainingEngine
 from parallel.engine.materialise import materialise
@@ -118,15 +120,15 @@ def dealer(model: ModelConfig, mesh: Mesh, parallel: ParallelConfig) -> Dealer |
     """Returns the function that assigns a stream to sequence ranks and plans the exchanges; None without them."""
     if mesh.sequence.size == 1:
         return None
-    own = {kind: spec.window for kind, spec in layer_kinds(model).items()}
+    own = {kind: spec.reach for kind, spec in layer_kinds(model).items()}
     layers = Counter(spec.kind for spec in expand_pattern(model))
 
     def share_of(lengths: Sequence[int], windows: Windows) -> SequenceShare:
-        window_of = own | dict(windows)
-        layers_of_window = Counter[int | None]()
+        reach_of = own | {kind: replace(own[kind], window=window) for kind, window in windows}
+        layers_of_reach = Counter[Reach]()
         for kind, count in layers.items():
-            layers_of_window[window_of[kind]] += count
-        dealing = deal(parallel.sequence_layout, lengths, mesh.sequence.size, layers_of_window)
-        return build_share(dealing, Documents.of(lengths), mesh.sequence.rank, window_of)
+            layers_of_reach[reach_of[kind]] += count
+        dealing = deal(parallel.sequence_layout, lengths, mesh.sequence.size, layers_of_reach)
+        return build_share(dealing, Documents.of(lengths), mesh.sequence.rank, reach_of)
 
     return share_of

@@ -1,6 +1,6 @@
 """The interface of attention cores, and the choice of a core for a device and dtype.
 
-A core is one callable, `core(q_THK, k_TGK, v_TGK, layout, window) -> o_THK`. All cores compute the
+A core is one callable, `core(q_THK, k_TGK, v_TGK, layout, reach) -> o_THK`. All cores compute the
 same function, so the fastest for the machine is chosen here, and parallelism can replace the core
 of an attention layer. `attention/backends.py` lists what each backend supports.
 
@@ -17,6 +17,7 @@ from model.attention.dense import DenseCore
 from model.attention.kernels import KERNELS, Implementation, dtype_name, obstacle
 from model.attention.packed import PackedCore
 from model.packed_layout import PackedLayout
+from model.reach import Reach
 
 # Fastest first.
 IMPLEMENTATIONS: tuple[Implementation, ...] = (*KERNELS, DenseCore)
@@ -31,14 +32,14 @@ class AttentionCore(Protocol):
         k_TGK: Tensor,
         v_TGK: Tensor,
         layout: PackedLayout,
-        window: int | None,
+        reach: Reach,
         sinks_H: Tensor | None = None,
     ) -> Tensor:
         """Attend and return o_THK in the dtype of `q_THK`.
 
         Query head h reads key/value head h // (H / G); scores are scaled by K ** -0.5. A token
-        sees itself and the earlier tokens of its document; with a window, only the last `window`
-        of these, itself included. sinks_H: see `attention.sinks`; None for none.
+        sees itself and the earlier tokens of its document that are within `reach`. sinks_H: see
+        `attention.sinks`; None for none.
         """
 
 

@@ -1,13 +1,13 @@
 """The reference implementation: attention with an explicit mask. Any dtype, any device, quadratic cost.
 
-    layout 3 | 3, window 2          k a b c d e f
-                                  q
-                                  a   x . . . . .
-                                  b   x x . . . .
-                                  c   . x x . . .
-                                  d   . . . x . .
-                                  e   . . . x x .
-                                  f   . . . . x x
+    layout 3 | 3     window 2   k a b c d e f      chunk 2   k a b c d e f
+                              q                           q
+                              a   x . . . . .             a   x . . . . .
+                              b   x x . . . .             b   x x . . . .
+                              c   . x x . . .             c   . . x . . .
+                              d   . . . x . .             d   . . . x . .
+                              e   . . . x x .             e   . . . x x .
+                              f   . . . . x x             f   . . . . . x
 
 Shape letters: T tokens as queries, S tokens as keys, H query heads, G key/value heads,
 K head dimension.
@@ -21,22 +21,29 @@ from torch import Tensor
 from model.attention.backends import DENSE, Backend
 from model.norm import statistics_dtype
 from model.packed_layout import PackedLayout
+from model.reach import Reach
 
 
-def visible_TS(layout: PackedLayout, window: int | None) -> Tensor:  # noqa: N802
-    """bool (T, S): same document, not in the future, within the window."""
+def visible_TS(layout: PackedLayout, reach: Reach) -> Tensor:  # noqa: N802
+    """bool (T, S): same document, not in the future, within the window and the attention chunk."""
     document_T = layout.document_T()
     index_T = torch.arange(layout.num_tokens, device=document_T.device)
     distance_TS = index_T[:, None] - index_T[None, :]
-    reach = layout.num_tokens if window is None else window
-    return (document_T[:, None] == document_T[None, :]) & (distance_TS >= 0) & (distance_TS < reach)
+    seen_TS = (document_T[:, None] == document_T[None, :]) & (distance_TS >= 0)
+    if reach.window is not None:
+        seen_TS &= distance_TS < reach.window
+    if reach.chunk is not None:
+        # Counted from the document's first token.
+        chunk_T = (index_T - layout.cu_seqlens.long()[document_T]) // reach.chunk
+        seen_TS &= chunk_T[:, None] == chunk_T[None, :]
+    return seen_TS
 
 
 def attention_rows(
     q_THK: Tensor,
     k_TGK: Tensor,
     layout: PackedLayout,
-    window: int | None,
+    reach: Reach,
     *,
     softcap: float = 0.0,
     sinks_H: Tensor | None = None,
@@ -48,7 +55,7 @@ def attention_rows(
     scores_HTS = scores_HTS * q_THK.shape[-1] ** -0.5
     if softcap:
         scores_HTS = softcap * torch.tanh(scores_HTS / softcap)
-    scores_HTS = scores_HTS.masked_fill(~visible_TS(layout, window), float("-inf"))
+    scores_HTS = scores_HTS.masked_fill(~visible_TS(layout, reach), float("-inf"))
     if sinks_H is None:
         return scores_HTS.softmax(dim=-1)
     sinks_HT1 = sinks_H.to(wide)[:, None, None].expand(-1, scores_HTS.shape[1], 1)
@@ -77,12 +84,12 @@ class DenseCore:
         k_TGK: Tensor,
         v_TGK: Tensor,
         layout: PackedLayout,
-        window: int | None,
+        reach: Reach,
         sinks_H: Tensor | None = None,
     ) -> Tensor:
         """See `AttentionCore`. The softmax is taken in float32, or float64 for float64 input."""
         rows_HTS = attention_rows(
-            q_THK, k_TGK, layout, window, softcap=self.softcap, sinks_H=sinks_H
+            q_THK, k_TGK, layout, reach, softcap=self.softcap, sinks_H=sinks_H
         )
         v_SHK = _per_query_head(v_TGK, q_THK).to(rows_HTS.dtype)
         o_THK: Tensor = torch.einsum("hts,shk->thk", rows_HTS, v_SHK)

@@ -18,6 +18,7 @@ from model.packed_layout import PackedLayout
 from model.position.placing import LearnedScale, Placing, scale_queries
 from model.position.rotation import rotate
 from model.products import Linear
+from model.reach import Reach
 
 
 class Attention(nn.Module):
@@ -52,7 +53,7 @@ class Attention(nn.Module):
     def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
         """(T, D) to (T, D); tokens of different documents never mix."""
         qkv = self.placed(x_TD, at.placing)
-        output_TD: Tensor = self.o_proj(self.attend(*qkv, layout, at.window))
+        output_TD: Tensor = self.o_proj(self.attend(*qkv, layout, at.reach))
         return output_TD
 
     def project(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,11 +82,11 @@ class Attention(nn.Module):
         k_TGK: Tensor,
         v_TGK: Tensor,
         layout: PackedLayout,
-        window: int | None,
+        reach: Reach,
     ) -> Tensor:
         """Attention's output (T, H K), the input of `o_proj`. Tokens see tokens of their own document only.
 
-        window: as in `KindAtStep`.
+        reach: as in `KindAtStep`.
         """
         sinks = () if self.sinks is None else (self.sinks(),)
-        return self.core(q_THK, k_TGK, v_TGK, layout, window, *sinks).flatten(-2)
+        return self.core(q_THK, k_TGK, v_TGK, layout, reach, *sinks).flatten(-2)

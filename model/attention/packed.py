@@ -1,11 +1,13 @@
 """The attention core of one device: a segment kernel run over a whole packed stream.
 
-Every document is a segment whose queries and keys are the same rows. Queries, keys, values, output and one
-number per token and head (the log-sum-exp) are kept for the backward; the probabilities are not.
+Every document, or every attention chunk of it, is a segment whose queries and keys are the same rows.
+Queries, keys, values, output and one number per token and head (the log-sum-exp) are kept for the
+backward; the probabilities are not.
 
 Shape letters: T tokens, H query heads, G key/value heads, K head dimension.
 """
 
+from itertools import accumulate
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,16 +18,17 @@ from torch.autograd.function import once_differentiable
 from model.attention.kept import Attended, kept
 from model.attention.segments import SegmentKernel, Segments
 from model.attention.sinks import sinks_gradient, with_sinks
-from model.packed_layout import PackedLayout
+from model.packed_layout import PackedLayout, copy_to_device
+from model.reach import Reach
 
 
 class PackedCore:
-    """See `AttentionCore`. Layers with the same window share the segments of a layout."""
+    """See `AttentionCore`. Layers with the same reach share the segments of a layout."""
 
     def __init__(self, kernel: SegmentKernel) -> None:
         self.backend = kernel.backend
         self.kernel = kernel
-        self._segments: WeakKeyDictionary[PackedLayout, dict[int | None, Segments]]
+        self._segments: WeakKeyDictionary[PackedLayout, dict[Reach, Segments]]
         self._segments = WeakKeyDictionary()
 
     def __call__(
@@ -34,19 +37,29 @@ class PackedCore:
         k_TGK: Tensor,
         v_TGK: Tensor,
         layout: PackedLayout,
-        window: int | None,
+        reach: Reach,
         sinks_H: Tensor | None = None,
     ) -> Tensor:
         """See `AttentionCore`."""
         # A window as long as the longest document masks nothing, and kernels are faster without one.
-        reach = None if window is None or window >= layout.max_seqlen else window
+        reach = reach.within(layout.max_seqlen)
         known = self._segments.setdefault(layout, {})
         if reach not in known:
-            lengths, borders = layout.lengths, layout.cu_seqlens
-            known[reach] = Segments(lengths, lengths, True, reach, borders, borders)
+            known[reach] = _segments(layout, reach)
         run = _PackedAttention.apply
         o_THK: Tensor = run(q_THK, k_TGK, v_TGK, sinks_H, known[reach], self.kernel)  # type: ignore[no-untyped-call]
         return o_THK
+
+
+def _segments(layout: PackedLayout, reach: Reach) -> Segments:
+    """Returns a segment for every document, or for every attention chunk of it; the host does not wait."""
+    if reach.chunk is None:
+        lengths, borders = layout.lengths, layout.cu_seqlens
+    else:
+        lengths = tuple(reach.cut(layout.lengths))
+        starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        borders = copy_to_device(starts, layout.cu_seqlens.device)
+    return Segments(lengths, lengths, True, reach.window, borders, borders)
 
 
 class _PackedAttention(torch.autograd.Function):

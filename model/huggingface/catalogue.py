@@ -13,6 +13,7 @@ from model.huggingface.families.olmo import OLMO2, OLMO3
 from model.huggingface.families.qwen import QWEN2, QWEN3
 from model.huggingface.families.smollm3 import SMOLLM3
 from model.huggingface.family import Family
+from model.huggingface.layer_fields import unknown_to_all
 from model.huggingface.refusal import CannotExpress
 
 # In the order in which `family_for` tries them.
@@ -41,9 +42,10 @@ def family_for(model: ModelConfig, rope_base: float) -> Family:
     """The first family that can express a model.
 
     Raises:
-        CannotExpress: no family can; it lists the reasons of each.
+        CannotExpress: no family can; it lists the reasons of each, or those that hold for all.
     """
-    reasons = []
+    if reasons := unknown_to_all(model):
+        raise CannotExpress(reasons)
     for family in FAMILIES:
         try:
             family.write(model, rope_base, 1)

@@ -23,7 +23,7 @@ from model.position.config import UNSCALED, RopeConfig
 
 Json = dict[str, Any]
 # Fields without a row: those of the pattern, those of rope_fields, and those that do not change the model's function.
-_ELSEWHERE = {"layer_pattern", "window", "kinds", "attention_backend", "init_std"}
+_ELSEWHERE = {"layer_pattern", "window", "chunk", "kinds", "attention_backend", "init_std"}
 _REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")  # fmt: skip
 # Limits the length of the lists of layers, which are built before other checks.
 _MOST, _LARGEST = {"num_hidden_layers": 1_000_000}, 2**31 - 1

@@ -74,15 +74,26 @@ def expanded(config: ModelConfig) -> list[str]:
     return [repeat[index % len(repeat)] for index in range(config.num_layers)]
 
 
+def unknown_to_all(model: ModelConfig) -> list[str]:
+    """Why the layers of a model are in no family at all, one line a kind of layer."""
+    return [
+        f"model.layer_pattern has {name}: no family here has attention chunks"
+        for name, spec in layer_kinds(model).items()
+        if spec.chunk is not None
+    ]
+
+
 def in_four_kinds(model: ModelConfig) -> ModelConfig:
-    """The same model with further kinds replaced by those of the four kinds that they are like.
+    """The same model with further kinds replaced by the windowed and full kinds that they are like.
 
     Values that all its kinds of layers override alike become the model's.
 
     Raises:
-        CannotExpress: layers with different windows or different values of an override, or layers of one of the
-            four with different rotations.
+        CannotExpress: layers with attention chunks, layers with different windows or different values of an override,
+            or layers of one built-in kind with different rotations.
     """
+    if reasons := unknown_to_all(model):
+        raise CannotExpress(reasons)
     specs = layer_kinds(model)
     alike = {name: model.kinds[name].like if name in model.kinds else "" for name in specs}
     names = {name: like or name for name, like in alike.items()}

@@ -27,7 +27,7 @@ from parallel.engine.optimizers import Optimizer
 from parallel.pipeline.placement import place_stages
 from parallel.pipeline.split import split_layers
 from parallel.sequence.dealing import deal
-from parallel.sequence.plan import plan_keys
+from parallel.sequence.plan import needs_few_keys, plan_keys
 
 # Bytes of one chunk's float32 logits on a GPU (`model/loss.py`), and how many tensors of that size are alive at once.
 _CHUNK_BYTES = 1 << 30
@@ -118,20 +118,20 @@ def _kept(step: Step, stage: StageShape, tokens: int) -> int:
 
 
 def _received_keys(step: Step, stage: StageShape) -> int:
-    """Returns the number of tokens whose keys the stage's windowed layers receive and keep, for one document."""
+    """Returns the number of tokens whose keys the stage's layers receive and keep, for one document."""
     if step.layout.sequence == 1 or step.keep_for_backward != "everything":
         return 0
     specs = expand_pattern(step.model)
-    windows = Counter(specs[layer].window for layer in stage.layers)
+    layers_of_reach = Counter(specs[layer].reach for layer in stage.layers)
     chunks = 2 * step.layout.sequence
     stream = [max(chunks, step.micro_batch_tokens // chunks * chunks)]
     # For one document `balanced` chooses the number of chunks; `zigzag` has the usual one.
     dealt = "contiguous" if step.layout.sequence_layout == "contiguous" else "zigzag"
-    dealing = deal(dealt, stream, step.layout.sequence, windows)
+    dealing = deal(dealt, stream, step.layout.sequence, layers_of_reach)
     found = 0
-    for window, layers in windows.items():
-        if window is not None:
-            plan = plan_keys(dealing, Documents.of(stream), window)
+    for reach, layers in layers_of_reach.items():
+        plan = plan_keys(dealing, Documents.of(stream), reach)
+        if reach.window is not None or needs_few_keys(plan, dealing):
             ranks = range(step.layout.sequence)
             found += layers * max(plan.tokens_received(rank) for rank in ranks)
     return found

@@ -6,7 +6,7 @@ because ranks with several stages also wait for uneven ones. (Allowing the busie
 even stages was tried in simulation: steps ended 0.1 % earlier in the mean.)
 
 Work is counted in FLOPs at one sequence length: a layer costs its matrices plus its visible query-key pairs (a full
-layer has more than a windowed one), the head 2 D V per token, the embedding nothing.
+layer has more than a windowed or a chunked one), the head 2 D V per token, the embedding nothing.
 
 The search is exact, by dynamic programming over the ranks. A rank takes `a` of the layers left for first stages and
 `b` of those left for second stages, so a state is (layers taken for first stages, layers taken for second ones).
@@ -34,7 +34,7 @@ def layer_costs(config: ModelConfig, sequence_length: int) -> list[int]:
     pair = 4 * config.num_heads * config.head_dim
     costs = {
         kind: 2 * layer_matmul_parameters(config, spec) * sequence_length
-        + pair * score_pairs([sequence_length], spec.window)
+        + pair * score_pairs([sequence_length], spec.reach)
         for kind, spec in layer_kinds(config).items()
     }
     return [costs[spec.kind] for spec in expand_pattern(config)]

@@ -19,6 +19,7 @@ Pure integers, no clock: every rank computes the same dealing from the document 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
+from model.reach import Reach
 from parallel.sequence.chunk_costs import ChunkCosts, Integers, StreamCosts
 from parallel.sequence.chunk_search import busiest, join, least_busiest, level, search
 from parallel.sequence.chunks import Dealing
@@ -46,13 +47,13 @@ def chunk_counts(num_tokens: int, size: int) -> tuple[int, ...]:
     )
 
 
-def deal_balanced(lengths: Sequence[int], size: int, windows: Mapping[int | None, int]) -> Dealing:
+def deal_balanced(lengths: Sequence[int], size: int, layers: Mapping[Reach, int]) -> Dealing:
     """Returns a dealing whose busiest rank has at most GOAL times the mean work, if one is found.
 
     Otherwise the dealing with the least work of the busiest rank; among equals, the one with fewest keys received.
-    windows: number of layers of each window (None: full). Ranks are numbered by their first chunk.
+    layers: number of layers of each reach. Ranks are numbered by their first chunk.
     """
-    stream = StreamCosts(lengths, windows)
+    stream = StreamCosts(lengths, layers)
     assert stream.num_tokens % size == 0, "check dealing_problem first"
     total = int(stream.cut(size).work.sum())
     goal, closer_goal = int(GOAL * total / size), int(_CLOSER_GOAL * total / size)

@@ -4,7 +4,8 @@ Work. A query at place o of its document sees min(o + 1, window) keys, so the fi
 
     pairs(o) = r (r + 1) / 2 + (o - r) r        with r = min(o, window)        (full layers: r = o)
 
-and the work of a chunk is a difference of two prefix sums. Keys. The queries of a chunk attend one range of keys
+and the work of a chunk is a difference of two prefix sums. In layers with chunked attention, attention chunks take
+the place of documents. Keys. The queries of a chunk attend one range of keys
 before the chunk (see plan.py). Both ends of these ranges ascend with the chunks, so what a rank receives for a chunk
 depends only on the previous chunk it holds: the part of the range after that chunk. It has the rest already.
 
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from model.reach import Reach
 
 Integers = npt.NDArray[np.int64]
 
@@ -65,38 +68,53 @@ class ChunkCosts:
 class StreamCosts:
     """Costs of a stream before it is cut: prefix sums from which `cut` computes any number of chunks.
 
-    windows: number of layers of each window (None: full).
+    layers: number of layers of each reach.
     """
 
-    def __init__(self, lengths: Sequence[int], windows: Mapping[int | None, int]) -> None:
-        documents = np.asarray(lengths, dtype=np.int64)
-        self._windows = windows
-        self._starts = _prefix_sums(documents)
-        self._work = {w: _prefix_sums(_pairs(documents, w)) for w in windows}
+    def __init__(self, lengths: Sequence[int], layers: Mapping[Reach, int]) -> None:
+        self._layers = layers
+        self._pieces = {reach: _Pieces(reach.cut(lengths), reach.window) for reach in layers}
+        self._num_tokens = sum(lengths)
 
     @property
     def num_tokens(self) -> int:
         """Tokens of the whole stream."""
-        return int(self._starts[-1])
+        return self._num_tokens
 
     def cut(self, num_chunks: int) -> ChunkCosts:
         """Returns the costs of the stream in `num_chunks` equal chunks."""
         tokens = self.num_tokens // num_chunks
         assert tokens * num_chunks == self.num_tokens, "chunks are equal"
         borders = np.arange(num_chunks + 1, dtype=np.int64) * tokens
-        # Empty documents start where the next one does: the last start at or before the border counts.
-        document = np.searchsorted(self._starts[:-1], borders, side="right") - 1
-        place = borders - self._starts[document]
         work = np.zeros(num_chunks, dtype=np.int64)
         key_starts = []
-        for window, layers in self._windows.items():
-            work += layers * np.diff(self._work[window][document] + _pairs(place, window))
-            reach = place if window is None else np.minimum(place, window - 1)
-            key_starts.append(borders - reach)
+        for reach, layers in self._layers.items():
+            pairs, starts = self._pieces[reach].at(borders)
+            work += layers * np.diff(pairs)
+            key_starts.append(starts)
         for starts in key_starts:
             starts[-1] = borders[-1]
-        layers_of_kind = tuple(self._windows.values())
+        layers_of_kind = tuple(self._layers.values())
         return ChunkCosts(tokens, work, borders, tuple(key_starts), layers_of_kind)
+
+
+class _Pieces:
+    """The documents of a stream, or their attention chunks, under a window."""
+
+    def __init__(self, lengths: Sequence[int], window: int | None) -> None:
+        pieces = np.asarray(lengths, dtype=np.int64)
+        self.window = window
+        self.starts = _prefix_sums(pieces)
+        self.work = _prefix_sums(_pairs(pieces, window))
+
+    def at(self, borders: Integers) -> tuple[Integers, Integers]:
+        """Returns for each border the pairs of all queries before it, and the start of the keys before it that
+        queries after it attend."""
+        # Empty documents start where the next one does: the last start at or before the border counts.
+        piece = np.searchsorted(self.starts[:-1], borders, side="right") - 1
+        place = borders - self.starts[piece]
+        keys = place if self.window is None else np.minimum(place, self.window - 1)
+        return self.work[piece] + _pairs(place, self.window), borders - keys
 
 
 def _prefix_sums(values: Integers) -> Integers:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from model.reach import Reach
 from parallel.sequence.balance import deal_balanced
 from parallel.sequence.chunks import Dealing
 
@@ -34,10 +35,10 @@ def deal_zigzag(num_tokens: int, size: int) -> Dealing:
 @dataclass(frozen=True)
 class Layout:
     """chunks: each rank's tokens must be divisible by it. deal: maps document lengths, number of ranks and number of
-    layers of each window to a dealing."""
+    layers of each reach to a dealing."""
 
     chunks: int
-    deal: Callable[[Sequence[int], int, Mapping[int | None, int]], Dealing]
+    deal: Callable[[Sequence[int], int, Mapping[Reach, int]], Dealing]
 
 
 # By the name in parallel.sequence_layout.
@@ -50,13 +51,11 @@ DEALINGS: Mapping[str, Layout] = MappingProxyType(
 )
 
 
-def deal(
-    layout: str, lengths: Sequence[int], size: int, windows: Mapping[int | None, int]
-) -> Dealing:
+def deal(layout: str, lengths: Sequence[int], size: int, layers: Mapping[Reach, int]) -> Dealing:
     """Returns the dealing of a stream with documents of these lengths to `size` ranks.
 
-    layout: a key of DEALINGS. windows: number of layers of each window (None: full layers) in the whole model. All
-    stages of a pipeline hold the same tokens, so they must be given the same windows.
+    layout: a key of DEALINGS. layers: number of layers of each reach in the whole model. All stages of a pipeline
+    hold the same tokens, so they must be given the same numbers.
 
     Raises:
         ValueError: the stream has no such dealing (see `dealing_problem`).
@@ -66,7 +65,7 @@ def deal(
         raise ValueError(problem)
     if size == 1:
         return deal_contiguous(sum(lengths), 1)
-    return DEALINGS[layout].deal(lengths, size, windows)
+    return DEALINGS[layout].deal(lengths, size, layers)
 
 
 def dealing_problem(layout: str, num_tokens: int, size: int) -> str | None:

@@ -1,7 +1,7 @@
 """The layout of a stream that is cut among sequence ranks, for the layers of one rank.
 
 It has the documents of the whole stream, the places and positions of this rank's tokens, and for every kind of layer
-this rank's route (`route.py`), one object for kinds with the same window. A share is made on the host, in the thread
+this rank's route (`route.py`), one object for kinds with the same reach. A share is made on the host, in the thread
 that prepares batches; a layout is its copy on the device.
 
     stream      a a a a | a a b b | b b b b | c c c c        4 chunks on 2 ranks, zigzag
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from model.documents import Documents
 from model.packed_layout import PackedLayout, copy_to_device, places_and_positions
+from model.reach import Reach
 from parallel.sequence.chunks import Dealing
 from parallel.sequence.route import Own, Route, Transport, route
 
@@ -43,12 +44,12 @@ def build_share(
     dealing: Dealing,
     documents: Documents,
     rank: int,
-    windows: Mapping[str, int | None],
+    reaches: Mapping[str, Reach],
     transport: Transport = "auto",
 ) -> SequenceShare:
     """Returns the share of `rank`, without communication.
 
-    windows: by kind of layer, None for full layers.
+    reaches: by kind of layer.
 
     Raises:
         ValueError: the documents do not have as many tokens as the dealing.
@@ -59,7 +60,7 @@ def build_share(
             "pad the stream with a last document without labels"
         )
     own = Own(dealing, documents, rank)
-    routes = {window: route(own, window, transport) for window in dict.fromkeys(windows.values())}
+    routes = {reach: route(own, reach, transport) for reach in dict.fromkeys(reaches.values())}
     sizes = torch.tensor([len(part.rows) for part in own.parts])
     # Place of a token = its local row + the difference of places and rows in its part.
     shifts = torch.tensor(
@@ -71,7 +72,7 @@ def build_share(
         documents,
         dealing.ranges(rank),
         torch.arange(dealing.local_tokens) + shifts.repeat_interleave(sizes),
-        MappingProxyType({kind: routes[window] for kind, window in windows.items()}),
+        MappingProxyType({kind: routes[reach] for kind, reach in reaches.items()}),
     )
 
 

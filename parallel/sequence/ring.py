@@ -36,6 +36,7 @@ from model.attention.kernels import choose_segment_kernel
 from model.attention.segments import SegmentKernel
 from model.attention.sinks import sinks_gradient, with_sinks
 from model.packed_layout import PackedLayout
+from model.reach import Reach
 from parallel.mesh import AxisGroup
 from parallel.sequence.exchanged import Plan, attend_exchanged
 from parallel.sequence.layout import ShardedLayout
@@ -48,7 +49,7 @@ from parallel.transfer import Transfer
 
 
 class RingCore:
-    """The attention core of all layers of one full kind.
+    """The attention core of all layers of one kind without a window: full layers, and chunked ones.
 
     axis: `mesh.sequence`. buffers: for rows in transfer; the cores of all kinds may share them.
     """
@@ -72,12 +73,12 @@ class RingCore:
         k_TGK: Tensor,
         v_TGK: Tensor,
         layout: PackedLayout,
-        window: int | None,
+        reach: Reach,
         sinks_H: Tensor | None = None,
     ) -> Tensor:
         """See `AttentionCore`; queries, keys, values and output are of local tokens. Collective over the axis."""
         assert isinstance(layout, ShardedLayout), "a sequence rank needs its share of the stream"
-        assert window is None, "layers with a window have WindowCore"
+        assert reach.window is None, "layers with a window have WindowCore"
         route = layout.routes[self.kind]
         if not route.steps:
             plan = Plan(route, self.wire, merge_part, self.softcap)

@@ -15,6 +15,8 @@ concatenated with those of the chunk:
     window 4, a document over the border      | own chunk: a b c d e f g
     local: d e f g over a .. g                | heads: a b c over x y z + a b c      (x y z: from other ranks)
 
+A layer with chunked attention is a full layer over the attention chunks of the documents.
+
 Pure integers on the host, but for the index tensors of `Segments`.
 """
 
@@ -28,13 +30,12 @@ import torch
 
 from model.attention.segments import Segments
 from model.documents import Documents
+from model.reach import Reach
 from parallel.sequence.chunks import Dealing
-from parallel.sequence.plan import KeyPlan, plan_keys
+from parallel.sequence.plan import KeyPlan, needs_few_keys, plan_keys
 
 # How full layers receive keys. "auto": in one exchange if few are needed, in ring steps otherwise.
 Transport = Literal["auto", "ring", "exchange"]
-# Few: no rank receives more than this fraction of the tokens it holds itself.
-_LITTLE = 0.25
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,10 @@ class Route:
         return (*self.local, *exchanged, *(call for step in self.steps for call in step.calls))
 
 
-def route(own: "Own", window: int | None, transport: Transport) -> Route:
-    """Returns a rank's work in the layers that have this window (None: full layers)."""
-    dealing, plan = own.dealing, plan_keys(own.dealing, own.documents, window)
+def route(own: "Own", reach: Reach, transport: Transport) -> Route:
+    """Returns a rank's work in the layers that have this reach."""
+    dealing, plan, window = own.dealing, plan_keys(own.dealing, own.documents, reach), reach.window
+    own = own.within(reach)
     most = max(plan.tokens_received(r) for r in range(dealing.size))
     if window is not None:
         exchange = _exchange_heads(own, plan, window) if most else None
@@ -121,7 +123,7 @@ def route(own: "Own", window: int | None, transport: Transport) -> Route:
     if most == 0:
         return Route(own.local_full())
     if transport == "auto":
-        transport = "exchange" if most <= _LITTLE * dealing.local_tokens else "ring"
+        transport = "exchange" if needs_few_keys(plan, dealing) else "ring"
     if transport == "exchange":
         return Route(own.local_full(), _exchange_rectangles(own, plan))
     return Route(own.local_full(), steps=tuple(_steps(own, plan, dealing.size)))
@@ -161,6 +163,12 @@ class Own:
                 self.parts.append(Part(whole, range(position, stop), rows))
                 position, row, document = stop, rows.stop, document + 1
         self._starts = [part.tokens.start for part in self.parts]
+
+    def within(self, reach: Reach) -> "Own":
+        """Returns the same tokens, cut where attention chunks end too."""
+        if reach.chunk is None:
+            return self
+        return Own(self.dealing, reach.cut_documents(self.documents), self.rank)
 
     def rows(self, pieces: Iterable[range]) -> tuple[range, ...]:
         """Returns the local rows of stream ranges that this rank holds, neighbours joined."""

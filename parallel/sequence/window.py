@@ -14,6 +14,7 @@ Shape letters: T local tokens, H query heads, G key/value heads, K head dimensio
 from torch import Tensor
 
 from model.packed_layout import PackedLayout
+from model.reach import Reach
 from parallel.mesh import AxisGroup
 from parallel.sequence.exchanged import Plan, attend_exchanged
 from parallel.sequence.layout import ShardedLayout
@@ -42,11 +43,11 @@ class WindowCore:
         k_TGK: Tensor,
         v_TGK: Tensor,
         layout: PackedLayout,
-        window: int | None,
+        reach: Reach,
         sinks_H: Tensor | None = None,
     ) -> Tensor:
         """See `AttentionCore`; queries, keys, values and output are of local tokens. Collective over the axis."""
         assert isinstance(layout, ShardedLayout), "a sequence rank needs its share of the stream"
-        assert window is not None, "layers without a window have RingCore"
+        assert reach.window is not None, "layers without a window have RingCore"
         plan = Plan(layout.routes[self.kind], self.wire, put_part, self.softcap)
         return attend_exchanged(q_THK, k_TGK, v_TGK, sinks_H, plan=plan)

@@ -70,7 +70,7 @@ class TensorSequentialBlock(nn.Module):
         projected = [self.attention.project(arriving.piece()) for _ in range(arriving.count)]
         q_THK, k_TGK, v_TGK = (torch.cat(parts) for parts in zip(*projected, strict=True))
         q_THK, k_TGK = self.attention.place(q_THK, k_TGK, at.placing)
-        o_TD = self.attention.attend(q_THK, k_TGK, v_TGK, layout, at.window)
+        o_TD = self.attention.attend(q_THK, k_TGK, v_TGK, layout, at.reach)
         leaving = Leaving(self._group, ends_block=False)
         for piece_TD in pieces(o_TD, self._group.size):
             leaving.send(self.attention.o_proj(piece_TD))

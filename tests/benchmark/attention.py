@@ -20,6 +20,7 @@ import torch
 
 from model.attention.core import choose_core
 from model.packed_layout import PackedLayout
+from model.reach import Reach
 
 OUTPUT = Path("outputs/benchmarks/attention.json")
 WINDOW, HEADS, KEY_HEADS, HEAD_DIM = 128, 4, 2, 64
@@ -75,7 +76,7 @@ def measure(case: Case) -> dict[str, float]:
 
         def step() -> float:
             start = time.process_time()
-            out = core(q, k, v, layout, case.window or None)
+            out = core(q, k, v, layout, Reach(case.window or None))
             torch.autograd.grad(out, (q, k, v), upstream)
             return time.process_time() - start
 

@@ -20,6 +20,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 from traffic import LAYERS, RANKS, WINDOW, streams
 
+from model.reach import Reach
 from parallel.sequence.chunk_costs import StreamCosts
 from parallel.sequence.chunks import Dealing
 from parallel.sequence.dealing import deal
@@ -55,7 +56,7 @@ def measure(name: str, num_tokens: int, size: int, layout: str) -> dict[str, flo
         ratios.append(max(work) * size / sum(work))
         ring = num_tokens * (size - 1) / size
         halos.append(np.mean(keys_received(dealing, lengths, {WINDOW: 1})) / ring)
-        full.append(np.mean(keys_received(dealing, lengths, {None: 1})) / ring)
+        full.append(np.mean(keys_received(dealing, lengths, {Reach(): 1})) / ring)
         chunks.append(len(dealing.chunks[0]))
     return {
         "mean": float(np.mean(ratios)),

@@ -43,6 +43,7 @@ from model.attention.core import choose_core
 from model.attention.segments import BandedSegments, SegmentKernel, Segments
 from model.documents import Documents
 from model.initialization import initialize
+from model.reach import Reach
 from model.transformer import Transformer
 from parallel.mesh import Mesh, start
 from parallel.sequence.dealing import deal_zigzag
@@ -64,11 +65,11 @@ TOKENS = 8192
 SHORT = 1000
 FRACTIONS = (0.5, 0.9)
 ROUNDS = 8
-# Kind of layer -> its window and the documents of its stream.
-LAYERS: dict[str, tuple[int | None, tuple[int, ...]]] = {
-    "full, ring": (None, (TOKENS,)),
-    "full, exchange": (None, (*(SHORT,) * (TOKENS // SHORT), TOKENS % SHORT)),
-    "windowed": (WINDOW, (TOKENS,)),
+# Kind of layer -> its reach and the documents of its stream.
+LAYERS: dict[str, tuple[Reach, tuple[int, ...]]] = {
+    "full, ring": (Reach(), (TOKENS,)),
+    "full, exchange": (Reach(), (*(SHORT,) * (TOKENS // SHORT), TOKENS % SHORT)),
+    "windowed": (Reach(WINDOW), (TOKENS,)),
 }
 EXCHANGED = ("full, exchange",)
 RUNS = (("computed", 2), ("pretended", 2), ("pretended", 4))
@@ -222,14 +223,12 @@ def grow(step: Callable[[], tuple[float, float]], delays: Delays, delay: float) 
     }
 
 
-def layer_step(
-    core: Any, tensors: list[Tensor], layout: Any, window: int | None
-) -> tuple[float, float]:
+def layer_step(core: Any, tensors: list[Tensor], layout: Any, reach: Reach) -> tuple[float, float]:
     """Seconds of one layer's attention forward and backward."""
     *inputs, upstream = tensors
     leaves = [x.detach().requires_grad_() for x in inputs]
     begin = time.perf_counter()
-    out = core(*leaves, layout, window)
+    out = core(*leaves, layout, reach)
     middle = time.perf_counter()
     torch.autograd.grad(out, leaves, upstream)
     return middle - begin, time.perf_counter() - middle
@@ -248,16 +247,16 @@ def measure_layers(kind: str, mesh: Mesh) -> list[dict[str, Any]]:
         torch.randn(TOKENS // size, n, heads[2]) for n in (heads[0], heads[1], heads[1], heads[0])
     ]
     found = []
-    for layer, (window, lengths) in LAYERS.items():
+    for layer, (reach, lengths) in LAYERS.items():
         transport = "exchange" if layer in EXCHANGED else "ring"
         layout = ShardedLayout.from_share(
-            build_share(dealing, Documents.of(lengths), rank, {kind_of(window): window}, transport)
+            build_share(dealing, Documents.of(lengths), rank, {kind_of(reach): reach}, transport)
         )
-        route = layout.routes[kind_of(window)]
+        route = layout.routes[kind_of(reach)]
         keys_T2GK = torch.stack((tensors[1], tensors[2]), dim=1)
         cover = least(shortest_cover(route, kernel, tensors[0], keys_T2GK))
-        core = full if window is None else windowed
-        step = partial(layer_step, core, tensors, layout, window)
+        core = full if reach.window is None else windowed
+        step = partial(layer_step, core, tensors, layout, reach)
         step()
         for fraction in FRACTIONS:
             case = {"runs": kind, "layer": layer, "ranks": size, "cover": cover}
@@ -273,7 +272,7 @@ def measure_model(covers: Mapping[str, float], mesh: Mesh) -> list[dict[str, Any
     initialize(model, config, seed=0)
     dealing = deal_zigzag(TOKENS, size)
     share = build_share(
-        dealing, Documents.of((TOKENS,)), rank, {"full": None, "window": WINDOW}, "ring"
+        dealing, Documents.of((TOKENS,)), rank, {"full": Reach(), "window": Reach(WINDOW)}, "ring"
     )
     layout = ShardedLayout.from_share(share)
     cores = watched_cores(mesh, delays, BandedSegments(), SlowWire)

@@ -37,6 +37,7 @@ from model.attention.segments import BandedSegments, Segments
 from model.attention.small_problems import Problem, attend, attend_backward
 from model.documents import Documents
 from model.packed_layout import PackedLayout
+from model.reach import Reach
 from parallel.mesh import AxisGroup
 from parallel.sequence.chunks import Dealing
 from parallel.sequence.local import Gradients, attend_calls, attend_calls_backward
@@ -137,13 +138,13 @@ def _tiles(first: np.ndarray, keys: np.ndarray, row: int, rival: Rival) -> Itera
 
 
 class PlainRing:
-    """The attention core of all layers. Give it the plans of a stream, by window, before its first step."""
+    """The attention core of all layers. Give it the plans of a stream, by reach, before its first step."""
 
     def __init__(self, axis: AxisGroup, meter: TrafficMeter) -> None:
         self.size = axis.size
         self.wire = Wire(axis, "full", meter)
         self.buffers = Buffers()
-        self.plans: Mapping[int | None, PlainPlan] = {}
+        self.plans: Mapping[Reach, PlainPlan] = {}
 
     def __call__(
         self,
@@ -151,11 +152,11 @@ class PlainRing:
         k_TGK: Tensor,
         v_TGK: Tensor,
         layout: PackedLayout,  # noqa: ARG002
-        window: int | None,
+        reach: Reach,
     ) -> Tensor:
         """See `AttentionCore`."""
         run = _PlainRingAttention.apply
-        o_THK: Tensor = run(q_THK, k_TGK, v_TGK, self.plans[window], self)
+        o_THK: Tensor = run(q_THK, k_TGK, v_TGK, self.plans[reach], self)
         return o_THK
 
     def hand_on(self, slot: str, step: int, rows_T2GK: Tensor) -> Any:

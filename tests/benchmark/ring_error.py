@@ -22,6 +22,7 @@ from model.attention.core import AttentionCore
 from model.attention.dense import DenseCore
 from model.documents import Documents
 from model.packed_layout import PackedLayout
+from model.reach import Reach
 from parallel.mesh import start
 from parallel.sequence.dealing import deal_zigzag
 from parallel.sequence.layout import ShardedLayout, build_share
@@ -58,15 +59,15 @@ def inputs(dtype: torch.dtype) -> list[Tensor]:
 
 
 def attend(
-    core: AttentionCore, tensors: list[Tensor], layout: PackedLayout, window: int | None
+    core: AttentionCore, tensors: list[Tensor], layout: PackedLayout, reach: Reach
 ) -> list[Tensor]:
     """Output and gradients."""
     *leaves, upstream = (x.clone().requires_grad_() for x in tensors)
-    out = core(*leaves, layout, window)
+    out = core(*leaves, layout, reach)
     return [out.detach(), *torch.autograd.grad(out, leaves, upstream.detach())]
 
 
-def on_ring(size: int, dtype: torch.dtype, window: int | None) -> list[Tensor]:
+def on_ring(size: int, dtype: torch.dtype, reach: Reach) -> list[Tensor]:
     """The same from `size` ranks, put together again."""
     dealing = deal_zigzag(TOKENS, size)
     held = [[p for piece in dealing.ranges(rank) for p in piece] for rank in range(size)]
@@ -74,13 +75,13 @@ def on_ring(size: int, dtype: torch.dtype, window: int | None) -> list[Tensor]:
     def work(rank: int, world_size: int) -> list[Tensor]:
         mesh = start(torch.device("cpu"), 600, Topology(sequence=size))
         core = (
-            RingCore("full", mesh.sequence) if window is None else WindowCore("window", mesh.window)
+            RingCore("full", mesh.sequence)
+            if reach.window is None
+            else WindowCore("window", mesh.window)
         )
-        share = build_share(
-            dealing, Documents.of([TOKENS]), rank, {kind_of(window): window}, "ring"
-        )
+        share = build_share(dealing, Documents.of([TOKENS]), rank, {kind_of(reach): reach}, "ring")
         local = [x[held[rank]] for x in inputs(dtype)]
-        return attend(core, local, ShardedLayout.from_share(share), window)
+        return attend(core, local, ShardedLayout.from_share(share), reach)
 
     parts = run_on_ranks(work, size, timeout=600)
     whole = []
@@ -116,13 +117,13 @@ def main() -> None:
     write(f"{'dtype':10}{'layer':8}{'ring':>6}{header}\n")
     rows = []
     for dtype in DTYPES:
-        for layer, window in (("full", None), ("window", WINDOW)):
+        for layer, reach in (("full", Reach()), ("window", Reach(WINDOW))):
             exact = [x.double() for x in inputs(dtype)]
-            truths = attend(DenseCore(), exact, layout, window)
-            plain = attend(DenseCore(), inputs(dtype), layout, window)
+            truths = attend(DenseCore(), exact, layout, reach)
+            plain = attend(DenseCore(), inputs(dtype), layout, reach)
             rows.append(compare(plain, truths, dtype, layer, DENSE))
             for size in SIZES:
-                found = on_ring(size, dtype, window)
+                found = on_ring(size, dtype, reach)
                 rows.append(compare(found, truths, dtype, layer, size))
     for row in rows:
         values = [*row.error.values(), row.worst["dk"]]

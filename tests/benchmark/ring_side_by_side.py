@@ -42,6 +42,7 @@ from model.config import ModelConfig
 from model.documents import Documents
 from model.initialization import initialize
 from model.layer_pattern import expand_pattern
+from model.reach import Reach
 from model.transformer import Transformer
 from parallel.mesh import Mesh, start
 from parallel.sequence.chunks import Dealing
@@ -93,7 +94,7 @@ WARM_UP_TOKENS, WARM_UP = 2048, Extent(1)
 # The table of attention alone.
 ALONE_TOKENS, ALONE_ROUNDS = 16384, 2
 HOSTILE = ((1152,), (37, 900, 15, 200), (1, 1, 574, 1, 320, 255), (72,) * 16)
-HOSTILE_WINDOWS = (None, 5, 70, 400)
+HOSTILE_REACHES = (Reach(), Reach(5), Reach(70), Reach(400))
 
 
 @dataclass(frozen=True)
@@ -115,20 +116,20 @@ def document_lengths(name: str, num_tokens: int) -> tuple[int, ...]:
     return (2 * quarter, quarter, *next(streams("short", quarter)))
 
 
-def hold(
-    core: str, lengths: tuple[int, ...], windows: Mapping[int | None, int], mesh: Mesh
-) -> Held:
+def hold(core: str, lengths: tuple[int, ...], layers: Mapping[Reach, int], mesh: Mesh) -> Held:
     """Deal and plan, which in training is done ahead in another thread."""
     rank, size = mesh.sequence.rank, mesh.sequence.size
-    dealing = deal("balanced" if core == "ours" else "zigzag", lengths, size, windows)
+    dealing = deal("balanced" if core == "ours" else "zigzag", lengths, size, layers)
     layout = ShardedLayout.from_share(
-        build_share(dealing, Documents.of(lengths), rank, {kind_of(w): w for w in windows})
+        build_share(
+            dealing, Documents.of(lengths), rank, {kind_of(reach): reach for reach in layers}
+        )
     )
     meter = TrafficMeter()
     full: AttentionCore = RingCore("full", mesh.sequence, meter)
     windowed: AttentionCore = WindowCore("window", mesh.window, meter)
     if core in RIVALS:
-        full = windowed = rival(core, mesh, dealing, lengths, tuple(windows), meter)
+        full = windowed = rival(core, mesh, dealing, lengths, tuple(layers), meter)
     return Held(layout, positions(dealing, rank), full, windowed, meter)
 
 
@@ -137,13 +138,13 @@ def rival(
     mesh: Mesh,
     dealing: Dealing,
     lengths: tuple[int, ...],
-    windows: tuple[int | None, ...],
+    reaches: tuple[Reach, ...],
     meter: TrafficMeter,
 ) -> PlainRing:
     """A plain ring that is ready for this stream."""
     ring = PlainRing(mesh.sequence, meter)
     rank = mesh.sequence.rank
-    ring.plans = {window: plan(dealing, lengths, rank, window, name) for window in windows}
+    ring.plans = {reach: plan(dealing, lengths, rank, reach.window, name) for reach in reaches}
     return ring
 
 
@@ -156,10 +157,10 @@ def check_agreement(mesh: Mesh) -> float:
     """The largest difference between our cores and the rivals, outputs and gradients, in float64."""
     worst = 0.0
     size, rank = mesh.sequence.size, mesh.sequence.rank
-    for lengths, window in product(HOSTILE, HOSTILE_WINDOWS):
-        dealing = deal("zigzag", lengths, size, {window: 1})
+    for lengths, reach in product(HOSTILE, HOSTILE_REACHES):
+        dealing = deal("zigzag", lengths, size, {reach: 1})
         layout = ShardedLayout.from_share(
-            build_share(dealing, Documents.of(lengths), rank, {kind_of(window): window})
+            build_share(dealing, Documents.of(lengths), rank, {kind_of(reach): reach})
         )
         generator = torch.Generator().manual_seed(0)
         tensors = [
@@ -168,11 +169,13 @@ def check_agreement(mesh: Mesh) -> float:
         ]
         local = [x[positions(dealing, rank)] for x in tensors]
         cores: list[AttentionCore] = [
-            RingCore("full", mesh.sequence) if window is None else WindowCore("window", mesh.window)
+            RingCore("full", mesh.sequence)
+            if reach.window is None
+            else WindowCore("window", mesh.window)
         ]
         for name in RIVALS:
-            cores.append(rival(name, mesh, dealing, lengths, (window,), TrafficMeter()))
-        expected, *found = (attend(core, local, layout, window) for core in cores)
+            cores.append(rival(name, mesh, dealing, lengths, (reach,), TrafficMeter()))
+        expected, *found = (attend(core, local, layout, reach) for core in cores)
         for theirs in found:
             for a, b in zip(expected, theirs, strict=True):
                 worst = max(worst, (a - b).abs().max().item())
@@ -181,12 +184,12 @@ def check_agreement(mesh: Mesh) -> float:
 
 
 def attend(
-    core: AttentionCore, tensors: list[Tensor], layout: ShardedLayout, window: int | None
+    core: AttentionCore, tensors: list[Tensor], layout: ShardedLayout, reach: Reach
 ) -> list[Tensor]:
     """Output and gradients."""
     *inputs, upstream = tensors
     leaves = [x.detach().requires_grad_() for x in inputs]
-    out = core(*leaves, layout, window)
+    out = core(*leaves, layout, reach)
     return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
 
 
@@ -233,14 +236,14 @@ def measure_model(
 ) -> dict[str, Any]:
     """One line of the first table."""
     config, lengths = MODELS[name], document_lengths(stream, num_tokens)
-    windows = Counter(spec.window for spec in expand_pattern(config))
+    layers_of_reach = Counter(spec.reach for spec in expand_pattern(config))
     model = Transformer(config, choose_core("auto", CPU, torch.float32))
     initialize(model, config, seed=0)
     generator = torch.Generator().manual_seed(0)
     tokens_T = torch.randint(0, config.vocab_size, (num_tokens,), generator=generator)
     targets_T = tokens_T.roll(-1)
     targets_T[torch.tensor(lengths).cumsum(0) - 1] = IGNORE
-    held = {core: hold(core, lengths, windows, mesh) for core in extent.cores}
+    held = {core: hold(core, lengths, layers_of_reach, mesh) for core in extent.cores}
     losses: dict[str, list[Tensor]] = {core: [] for core in held}
     steps = {
         core: partial(train_step, model, one, tokens_T, targets_T, losses[core])
@@ -259,20 +262,20 @@ def measure_model(
     return case | {"seconds": found, "bytes": received}
 
 
-def measure_layer(window: int | None, stream: str, mesh: Mesh) -> dict[str, Any]:
+def measure_layer(reach: Reach, stream: str, mesh: Mesh) -> dict[str, Any]:
     """Attention of one layer, without the rest of the model."""
     lengths = document_lengths(stream, ALONE_TOKENS)
-    held = {core: hold(core, lengths, {window: 1}, mesh) for core in CORES}
+    held = {core: hold(core, lengths, {reach: 1}, mesh) for core in CORES}
     shape = (ALONE_TOKENS // mesh.sequence.size, 4, 32)
     tensors = [torch.randn(shape[0], n, shape[2]) for n in (4, 2, 2, 4)]
     steps = {
         core: partial(
-            attend, one.full if window is None else one.windowed, tensors, one.layout, window
+            attend, one.full if reach.window is None else one.windowed, tensors, one.layout, reach
         )
         for core, one in held.items()
     }
     found = alternate(steps, ALONE_ROUNDS)
-    kind = "full" if window is None else "window"
+    kind = "full" if reach.window is None else "window"
     return {"layer": kind, "stream": stream, "ranks": mesh.sequence.size, "seconds": found}
 
 
@@ -285,8 +288,8 @@ def run_world(size: int) -> dict[str, Any]:
         for name in MODELS:
             measure_model(name, "mix", WARM_UP_TOKENS, WARM_UP, mesh)
         layers, models = [], []
-        for window, stream in product((WINDOW, None), STREAMS):
-            layers.append(measure_layer(window, stream, mesh))
+        for reach, stream in product((Reach(WINDOW), Reach()), STREAMS):
+            layers.append(measure_layer(reach, stream, mesh))
         for name, stream, (num_tokens, extent) in product(MODELS, STREAMS, LENGTHS.items()):
             if stream in extent.streams:
                 models.append(measure_model(name, stream, num_tokens, extent, mesh))

@@ -25,6 +25,7 @@ from data.labels import EveryTarget
 from data.packing.planner import BatchPlanner
 from data.packing.spans import BatchShape
 from model.documents import Documents
+from model.reach import Reach
 from parallel.config import SequenceLayout
 from parallel.sequence.dealing import deal
 from parallel.sequence.plan import plan_keys
@@ -34,7 +35,7 @@ RANKS = (4, 8, 16, 64)
 LENGTHS = (1 << 17, 1 << 18, 1 << 19, 1 << 20)
 WINDOW = 4096
 # The 3:1 model: 32 layers, every fourth one full.
-LAYERS = {WINDOW: 24, None: 8}
+LAYERS = {Reach(WINDOW): 24, Reach(): 8}
 # 8 key heads of 128, keys and values, bfloat16.
 BYTES_OF_A_KEY = 2 * 8 * 128 * 2
 BATCHES = 8
@@ -83,13 +84,13 @@ def shares(layout: str, lengths: tuple[int, ...], size: int) -> dict[str, np.nda
     gradients of keys that come back to the model's owners in backward."""
     dealing = deal(layout, lengths, size, LAYERS)
     found = {"model": np.zeros(size), "back": np.zeros(size)}
-    for window, layers in LAYERS.items():
-        plan = plan_keys(dealing, Documents.of(lengths), window)
+    for reach, layers in LAYERS.items():
+        plan = plan_keys(dealing, Documents.of(lengths), reach)
         # moved[rank, source]: tokens; in backward their gradients go the other way.
         moved = np.array(
             [[sum(map(len, pieces)) for pieces in by_source] for by_source in plan.receives]
         ) / (sum(lengths) * (size - 1) // size)
-        found["full" if window is None else "window"] = moved.sum(axis=1)
+        found["full" if reach.window is None else "window"] = moved.sum(axis=1)
         found["model"] += moved.sum(axis=1) * layers / sum(LAYERS.values())
         found["back"] += moved.sum(axis=0) * layers / sum(LAYERS.values())
     return found
@@ -161,7 +162,7 @@ def write_backward(record: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Print the tables, write the file."""
     write = sys.stdout.write
-    layers = f"{LAYERS[WINDOW]} layers of window {WINDOW:,}, {LAYERS[None]} full ones"
+    layers = f"{LAYERS[Reach(WINDOW)]} layers of window {WINDOW:,}, {LAYERS[Reach()]} full ones"
     write(f"% of a plain ring; {layers}; mean over ranks, and the rank with most (max)\n")
     write(
         "ring: GiB that each rank receives in a plain ring, forward (8 key heads of 128, bfloat16)\n"

@@ -17,6 +17,7 @@ from outcome import Outcome
 from model.attention.core import AttentionCore
 from model.flops import score_pairs
 from model.packed_layout import PackedLayout
+from model.reach import Reach
 
 LENGTHS = (8_192, 32_768, 131_072)
 HEADS, KEY_HEADS, HEAD_DIM, WINDOW = 32, 8, 128, 4_096
@@ -42,7 +43,12 @@ class Shape:
     @property
     def flops(self) -> int:
         """Operations of a forward and backward."""
-        return FLOPS_PER_PAIR * self.heads * self.head_dim * score_pairs(self.lengths, self.window)
+        return (
+            FLOPS_PER_PAIR
+            * self.heads
+            * self.head_dim
+            * score_pairs(self.lengths, Reach(self.window))
+        )
 
 
 def packed(tokens: int, scale: int = 1) -> tuple[int, ...]:
@@ -128,7 +134,7 @@ def _measure(core: AttentionCore, shape: Shape, machine: Machine) -> dict[str, f
     trained = [x.requires_grad_() for x in (q, k, v)]
 
     def step() -> None:
-        out = core(q, k, v, layout, shape.window)
+        out = core(q, k, v, layout, Reach(shape.window))
         torch.autograd.grad(out, trained, upstream)
 
     seconds = 0.05 if machine.rehearsal else SECONDS_PER_CASE

@@ -13,7 +13,14 @@ from dataclasses import asdict, dataclass
 from itertools import product
 
 import torch
-from attention_accuracy import FLOOR, TENSORS, largest_errors, plain_attention, run_core
+from attention_accuracy import (
+    FLOOR,
+    TENSORS,
+    largest_errors,
+    layer_of,
+    plain_attention,
+    run_core,
+)
 from machine import Machine
 from outcome import Outcome
 from torch import Tensor
@@ -22,6 +29,7 @@ from virtual_ranks import NoiseWire, attend_in_turns, axis_of, core_of, layout_o
 from model.attention.dense import DenseCore
 from model.documents import Documents
 from model.packed_layout import PackedLayout
+from model.reach import Reach
 from parallel.sequence.chunks import Dealing
 from parallel.sequence.dealing import deal, deal_contiguous
 from parallel.sequence.layout import ShardedLayout, build_share
@@ -34,13 +42,16 @@ HEADS, KEY_HEADS, HEAD_DIM = 8, 2, 128
 UNIT, REHEARSAL_UNIT = 144, 12
 # Lengths in sixteenths of a unit: one document; documents over several ranks between tiny ones.
 STREAMS = {"one document": (256,), "mixed": (1, 100, 1, 1, 90, 3, 60)}
-# Windows in units: smaller than any chunk, over several chunks, larger than a shard of 2 ranks.
-LAYERS: tuple[tuple[float | None, Transport], ...] = (
-    (None, "ring"),
-    (None, "exchange"),
-    (0.3, "auto"),
-    (2.5, "auto"),
-    (9.0, "auto"),
+# Windows and attention chunks in units: windows smaller than any part of the stream that a rank holds, over several
+# of them, larger than a shard of 2 ranks; attention chunks whose borders are no borders of ranks.
+LAYERS: tuple[tuple[float | None, float | None, Transport], ...] = (
+    (None, None, "ring"),
+    (None, None, "exchange"),
+    (0.3, None, "auto"),
+    (2.5, None, "auto"),
+    (9.0, None, "auto"),
+    (None, 2.7, "ring"),
+    (None, 2.7, "exchange"),
 )
 
 
@@ -53,26 +64,34 @@ class Case:
     stream: str
     lengths: tuple[int, ...]
     window: int | None
+    chunk: int | None
     transport: Transport
 
+    @property
+    def reach(self) -> Reach:
+        """How far a token sees."""
+        return Reach(self.window, self.chunk)
+
     def __str__(self) -> str:
-        layer = f"window {self.window}" if self.window else f"full by {self.transport}"
+        layer = layer_of(self.reach)
+        layer += "" if self.window else f" by {self.transport}"
         return f"{self.size} ranks, {self.dealt}, {self.stream}, {layer}"
 
     def dealing(self) -> Dealing:
         """Who holds what."""
-        return deal(self.dealt, self.lengths, self.size, {self.window: 1})
+        return deal(self.dealt, self.lengths, self.size, {self.reach: 1})
 
 
 def cases(machine: Machine) -> list[Case]:
     """Every size, stream and layer on every way of dealing."""
     unit = REHEARSAL_UNIT if machine.rehearsal else UNIT
     found = []
-    for size, dealt, stream, (width, transport) in product(SIZES, LAYOUTS, STREAMS, LAYERS):
-        window = None if width is None else round(width * unit)
-        found.append(Case(size, dealt, stream, lengths_of(stream, unit), window, transport))
-    # Every seventh meets every size, stream, layer and dealing.
-    return found[::7] if machine.rehearsal else found
+    for size, dealt, stream, (*limits, transport) in product(SIZES, LAYOUTS, STREAMS, LAYERS):
+        window, chunk = (None if width is None else round(width * unit) for width in limits)
+        lengths = lengths_of(stream, unit)
+        found.append(Case(size, dealt, stream, lengths, window, chunk, transport))
+    # Every fifth meets every size, stream, layer and dealing.
+    return found[::5] if machine.rehearsal else found
 
 
 def lengths_of(stream: str, unit: int) -> tuple[int, ...]:
@@ -109,17 +128,17 @@ class Truth:
 def truth_of(case: Case, streams: list[Tensor]) -> Truth:
     """Does not depend on the ring."""
     layout = PackedLayout.from_lengths(case.lengths, streams[0].device)
-    exact = run_core(DenseCore(), [x.double() for x in streams], layout, case.window)
+    exact = run_core(DenseCore(), [x.double() for x in streams], layout, case.reach)
     plain, dense = (
-        largest_errors(run_core(core, streams, layout, case.window), exact)
+        largest_errors(run_core(core, streams, layout, case.reach), exact)
         for core in (plain_attention, DenseCore())
     )
     alone = deal_contiguous(layout.num_tokens, 1)
     found = run_core(
-        core_of(axis_of(0, 1), case.window),
+        core_of(axis_of(0, 1), case.reach),
         streams,
-        layout_of(alone, case.lengths, 0, case.window, streams[0].device),
-        case.window,
+        layout_of(alone, case.lengths, 0, case.reach, streams[0].device),
+        case.reach,
     )
     bounds = {name: 2 * max(plain[name], dense[name]) + FLOOR for name in TENSORS}
     return Truth(exact, bounds, largest_errors(found, exact))
@@ -131,7 +150,7 @@ def check_ring(machine: Machine) -> Outcome:
         "Ring attention in bfloat16 on virtual ranks against dense float64: largest errors",
         ("ranks", "layer", *TENSORS, "worst share of the bound", "one call's share"),
     )
-    truths: dict[tuple[str, int | None], Truth] = {}
+    truths: dict[tuple[str, Reach], Truth] = {}
     tokens = 16 * (REHEARSAL_UNIT if machine.rehearsal else UNIT)
     streams = inputs(tokens, machine, widths=widths_of(machine))
     wanted = cases(machine)
@@ -139,7 +158,7 @@ def check_ring(machine: Machine) -> Outcome:
         if machine.seconds_left <= 0:
             outcome.notes.append(f"No time left after {done} of {len(wanted)} cases.")
             break
-        key = (case.stream, case.window)
+        key = (case.stream, case.reach)
         try:
             if key not in truths:
                 truths[key] = truth_of(case, streams)
@@ -157,7 +176,7 @@ def check_ring(machine: Machine) -> Outcome:
 
 
 def _judge(outcome: Outcome, case: Case, truth: Truth, streams: list[Tensor]) -> None:
-    found = attend_in_turns(case.dealing(), case.lengths, case.window, case.transport, streams)
+    found = attend_in_turns(case.dealing(), case.lengths, case.reach, case.transport, streams)
     errors = largest_errors(found, truth.exact)
     for name in TENSORS:
         line = f"{case}: {name}: error {errors[name]:.2e}, bound {truth.bounds[name]:.2e}"
@@ -198,12 +217,16 @@ def _check_same_bits(outcome: Outcome, machine: Machine) -> None:
     """Flash adds up dq in no fixed order unless torch is told to."""
     unit = REHEARSAL_UNIT if machine.rehearsal else UNIT
     streams = inputs(16 * unit, machine, widths=widths_of(machine))
-    for window, transport in ((None, "ring"), (None, "exchange"), (round(2.5 * unit), "auto")):
-        case = Case(4, "zigzag", "mixed", lengths_of("mixed", unit), window, transport)
+    window = round(2.5 * unit)
+    for reach, transport in ((Reach(), "ring"), (Reach(), "exchange"), (Reach(window), "auto")):
+        lengths = lengths_of("mixed", unit)
+        case = Case(4, "zigzag", "mixed", lengths, reach.window, reach.chunk, transport)
         try:
             with deterministic():
                 first, second = (
-                    attend_in_turns(case.dealing(), case.lengths, window, case.transport, streams)
+                    attend_in_turns(
+                        case.dealing(), case.lengths, case.reach, case.transport, streams
+                    )
                     for _ in range(2)
                 )
         except RuntimeError as error:
@@ -264,24 +287,24 @@ def check_waiting(machine: Machine) -> Outcome:
 
 def _steps(unit: int, machine: Machine) -> Iterator[tuple[str, Callable[[], object]]]:
     """One rank alone, then rank 2 of 4 on a wire that brings noise."""
-    lengths, window = lengths_of("mixed", unit), round(2.5 * unit)
+    lengths, window = lengths_of("mixed", unit), Reach(round(2.5 * unit))
     for size in (1, 4):
-        dealing = deal("zigzag", lengths, size, {None: 1})
+        dealing = deal("zigzag", lengths, size, {Reach(): 1})
         rank = size // 2
         streams = inputs(dealing.local_tokens, machine, widths=widths_of(machine))
         share = build_share(
-            dealing, Documents.of(lengths), rank, {"full": None, "window": window}, "auto"
+            dealing, Documents.of(lengths), rank, {"full": Reach(), "window": window}, "auto"
         )
         name = f"rank {rank} of {size}: the layout goes to the device"
         yield name, lambda share=share: ShardedLayout.from_share(share, machine.device)
-        for reach, transport in ((None, "ring"), (None, "exchange"), (window, "auto")):
+        for reach, transport in ((Reach(), "ring"), (Reach(), "exchange"), (window, "auto")):
             layout = layout_of(dealing, lengths, rank, reach, machine.device, transport)
             core = core_of(axis_of(rank, size), reach, NoiseWire)
 
             def step(core=core, streams=streams, layout=layout, reach=reach):
                 return run_core(core, streams, layout, reach)
 
-            layer = f"window {reach}" if reach else f"full by {transport}"
+            layer = layer_of(reach) + ("" if reach.window else f" by {transport}")
             yield f"rank {rank} of {size}: {layer}", step
 
 

@@ -19,6 +19,7 @@ from machine import Machine
 from outcome import Outcome
 from virtual_ranks import NoiseWire, axis_of, core_of, layout_of
 
+from model.reach import Reach
 from parallel.sequence.chunks import Dealing
 from parallel.sequence.dealing import deal
 from rank_work import attention_work
@@ -45,9 +46,9 @@ class Stream:
         return sum(self.lengths)
 
     @property
-    def layers(self) -> dict[int | None, int]:
-        """Layers of each window, as dealing weighs them."""
-        return {None: 1, self.window: MIX}
+    def layers(self) -> dict[Reach, int]:
+        """Layers of each reach, as dealing weighs them."""
+        return {Reach(): 1, Reach(self.window): MIX}
 
 
 @dataclass(frozen=True)
@@ -120,27 +121,27 @@ def _measure_stream(
     outcome: Outcome, stream: Stream, sizes: Sequence[int], machine: Machine
 ) -> None:
     alone = deal("contiguous", stream.lengths, 1, stream.layers)
-    whole = {w: _milliseconds(stream, alone, 0, w, machine) for w in (None, stream.window)}
+    whole = {reach: _milliseconds(stream, alone, 0, reach, machine) for reach in stream.layers}
     for size in sizes:
         for dealt in LAYOUTS:
             dealing = deal(dealt, stream.lengths, size, stream.layers)
             found = {
-                window: Timing(
-                    whole[window],
-                    tuple(_milliseconds(stream, dealing, r, window, machine) for r in range(size)),
+                reach: Timing(
+                    whole[reach],
+                    tuple(_milliseconds(stream, dealing, r, reach, machine) for r in range(size)),
                 )
-                for window in whole
+                for reach in whole
             }
             _add_rows(outcome, stream, dealing, dealt, found)
 
 
 def _milliseconds(
-    stream: Stream, dealing: Dealing, rank: int, window: int | None, machine: Machine
+    stream: Stream, dealing: Dealing, rank: int, reach: Reach, machine: Machine
 ) -> float:
     widths = (4, 1, 32) if machine.rehearsal else (HEADS, KEY_HEADS, HEAD_DIM)
     heads, key_heads, head_dim = widths
-    layout = layout_of(dealing, stream.lengths, rank, window, machine.device)
-    core = core_of(axis_of(rank, dealing.size), window, NoiseWire)
+    layout = layout_of(dealing, stream.lengths, rank, reach, machine.device)
+    core = core_of(axis_of(rank, dealing.size), reach, NoiseWire)
     q, k, v, upstream = (
         torch.randn(dealing.local_tokens, n, head_dim, device=machine.device, dtype=torch.bfloat16)
         for n in (heads, key_heads, key_heads, heads)
@@ -148,7 +149,7 @@ def _milliseconds(
     trained = [x.requires_grad_() for x in (q, k, v)]
 
     def step() -> None:
-        torch.autograd.grad(core(q, k, v, layout, window), trained, upstream)
+        torch.autograd.grad(core(q, k, v, layout, reach), trained, upstream)
 
     seconds = 0.001 if machine.rehearsal else SECONDS_PER_RANK
     return machine.median_milliseconds(step, seconds=seconds)
@@ -159,9 +160,9 @@ def _add_rows(
     stream: Stream,
     dealing: Dealing,
     dealt: str,
-    found: dict[int | None, Timing],
+    found: dict[Reach, Timing],
 ) -> None:
-    full, windowed = found[None], found[stream.window]
+    full, windowed = found[Reach()], found[Reach(stream.window)]
     both = zip(full.ranks, windowed.ranks, strict=True)
     mixed = replace(
         full,
@@ -169,8 +170,8 @@ def _add_rows(
         ranks=tuple(a + MIX * b for a, b in both),
     )
     for layer, timing, layers in (
-        ("full", full, {None: 1}),
-        (f"{stream.window:,}", windowed, {stream.window: 1}),
+        ("full", full, {Reach(): 1}),
+        (f"{stream.window:,}", windowed, {Reach(stream.window): 1}),
         (f"{MIX}:1", mixed, stream.layers),
     ):
         work = attention_work(dealing, stream.lengths, layers)

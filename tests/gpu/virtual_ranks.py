@@ -23,6 +23,7 @@ from torch import Tensor
 
 from model.attention.core import AttentionCore
 from model.documents import Documents
+from model.reach import Reach
 from parallel.mesh import AxisGroup
 from parallel.sequence.chunks import Dealing
 from parallel.sequence.layout import ShardedLayout, build_share
@@ -133,10 +134,10 @@ def axis_of(rank: int, size: int) -> AxisGroup:
 
 
 def core_of(
-    axis: AxisGroup, window: int | None, wire: Callable[..., Wire] | None = None
+    axis: AxisGroup, reach: Reach, wire: Callable[..., Wire] | None = None
 ) -> AttentionCore:
     """The core of such layers, on a wire made by `wire(axis, kind, meter)`, or on its own."""
-    core = RingCore("full", axis) if window is None else WindowCore("window", axis)
+    core = RingCore("full", axis) if reach.window is None else WindowCore("window", axis)
     if wire is not None:
         core.wire = wire(axis, core.wire.kind, TrafficMeter())
     return core
@@ -146,13 +147,13 @@ def layout_of(
     dealing: Dealing,
     lengths: Sequence[int],
     rank: int,
-    window: int | None,
+    reach: Reach,
     device: torch.device,
     transport: Transport = "auto",
 ) -> ShardedLayout:
     """What `rank` is told about the stream, on the device."""
     return ShardedLayout.from_share(
-        build_share(dealing, Documents.of(lengths), rank, {kind_of(window): window}, transport),
+        build_share(dealing, Documents.of(lengths), rank, {kind_of(reach): reach}, transport),
         device,
     )
 
@@ -160,7 +161,7 @@ def layout_of(
 def attend_in_turns(
     dealing: Dealing,
     lengths: Sequence[int],
-    window: int | None,
+    reach: Reach,
     transport: Transport,
     streams: Sequence[Tensor],
 ) -> list[Tensor]:
@@ -173,8 +174,8 @@ def attend_in_turns(
     def post_wire(*arguments: object) -> Wire:
         return PostWire(*arguments, post)  # type: ignore[arg-type]
 
-    cores = [core_of(axis_of(rank, dealing.size), window, post_wire) for rank in ranks]
-    layouts = [layout_of(dealing, lengths, rank, window, device, transport) for rank in ranks]
+    cores = [core_of(axis_of(rank, dealing.size), reach, post_wire) for rank in ranks]
+    layouts = [layout_of(dealing, lengths, rank, reach, device, transport) for rank in ranks]
     rows = [
         torch.cat([torch.arange(held.start, held.stop) for held in dealing.ranges(rank)]).to(device)
         for rank in ranks
@@ -182,7 +183,7 @@ def attend_in_turns(
     parts: list[list[Tensor]] = []
     for _ in range(TURNS):
         parts = [
-            run_core(cores[rank], [x[rows[rank]] for x in streams], layouts[rank], window)
+            run_core(cores[rank], [x[rows[rank]] for x in streams], layouts[rank], reach)
             for rank in ranks
         ]
         post.end_turn()

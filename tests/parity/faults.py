@@ -8,6 +8,7 @@ that sound layouts have to pass. A new one is a function here and a row of FAULT
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from data.batch import IGNORE, PackedBatch
 from model.documents import Documents
+from model.reach import Reach
 from parallel.mesh import AxisGroup
 from parallel.pipeline.stage import ScheduledStage
 from parallel.pipeline.tied import TiedWeight
@@ -111,8 +113,8 @@ def every_tensor_rank_counts_the_loss(patch: Patch) -> None:
 def window_is_one_key_too_long(patch: Patch) -> None:
     """In the plan and in every kernel call, so that nothing contradicts itself."""
 
-    def longer(own: Own, window: int | None, how: Transport) -> Route:
-        return route(own, window and window + 1, how)
+    def longer(own: Own, reach: Reach, how: Transport) -> Route:
+        return route(own, replace(reach, window=reach.window and reach.window + 1), how)
 
     patch.setattr("parallel.sequence.layout.route", longer)
 
@@ -123,11 +125,11 @@ def halo_misses_its_first_key(patch: Patch) -> None:
     def shorter(call: Any, window: int) -> Any:
         return replace(call, segments=replace(call.segments, window=window - 1))
 
-    def shortsighted(own: Own, window: int | None, how: Transport) -> Route:
-        found = route(own, window, how)
-        if window is None or found.exchange is None:
+    def shortsighted(own: Own, reach: Reach, how: Transport) -> Route:
+        found = route(own, reach, how)
+        if reach.window is None or found.exchange is None:
             return found
-        calls = tuple(shorter(call, window) for call in found.exchange.calls)
+        calls = tuple(shorter(call, reach.window) for call in found.exchange.calls)
         return replace(found, exchange=replace(found.exchange, calls=calls))
 
     patch.setattr("parallel.sequence.layout.route", shortsighted)
@@ -140,9 +142,9 @@ def two_kinds_swap_their_windows_on_one_rank(patch: Patch) -> None:
     def swapped(call: Any) -> Any:
         return replace(call, segments=replace(call.segments, window=other[call.segments.window]))
 
-    def confused(own: Own, window: int | None, how: Transport) -> Route:
-        found = route(own, window, how)
-        if window is None or own.rank != 1:
+    def confused(own: Own, reach: Reach, how: Transport) -> Route:
+        found = route(own, reach, how)
+        if reach.window is None or own.rank != 1:
             return found
         exchange = found.exchange and replace(
             found.exchange, calls=tuple(map(swapped, found.exchange.calls))
@@ -150,6 +152,42 @@ def two_kinds_swap_their_windows_on_one_rank(patch: Patch) -> None:
         return replace(found, local=tuple(map(swapped, found.local)), exchange=exchange)
 
     patch.setattr("parallel.sequence.layout.route", confused)
+
+
+def chunk_is_one_token_too_long(patch: Patch) -> None:
+    """An attention chunk, in the plan and in every kernel call."""
+
+    def longer(own: Own, reach: Reach, how: Transport) -> Route:
+        return route(own, replace(reach, chunk=reach.chunk and reach.chunk + 1), how)
+
+    patch.setattr("parallel.sequence.layout.route", longer)
+
+
+def _cut_from(documents: Documents, first: int, chunk: int) -> Documents:
+    """The documents, cut every `chunk` tokens from a token of the stream on, whatever document it is in."""
+    borders = {*documents.starts, *range(first % chunk, documents.num_tokens, chunk)}
+    return Documents.of([b - a for a, b in pairwise(sorted(borders))])
+
+
+def chunks_are_counted_from_the_stream(patch: Patch) -> None:
+    """In the plan and in every kernel call."""
+
+    def cut(reach: Reach, documents: Documents) -> Documents:
+        return documents if reach.chunk is None else _cut_from(documents, 0, reach.chunk)
+
+    patch.setattr(Reach, "cut_documents", cut)
+
+
+def chunks_are_counted_from_the_first_token_of_the_rank(patch: Patch) -> None:
+    """In its kernel calls; what travels is right."""
+
+    def within(own: Own, reach: Reach) -> Own:
+        if reach.chunk is None:
+            return own
+        first = own.dealing.ranges(own.rank)[0].start
+        return Own(own.dealing, _cut_from(own.documents, first, reach.chunk), own.rank)
+
+    patch.setattr(Own, "within", within)
 
 
 class _WithoutBorders(Own):
@@ -168,12 +206,12 @@ def halo_reaches_into_another_document(patch: Patch) -> None:
         assert window is not None
         return range(0 if start in starts else max(0, start - (window - 1)), start)
 
-    def reaching(own: Own, window: int | None, how: Transport) -> Route:
-        if window is None:
-            return route(own, window, how)
+    def reaching(own: Own, reach: Reach, how: Transport) -> Route:
+        if reach.window is None:
+            return route(own, reach, how)
         with pytest.MonkeyPatch.context() as within:
             within.setattr("parallel.sequence.plan.keys_before", needed)
-            return route(_WithoutBorders(own.dealing, own.documents, own.rank), window, how)
+            return route(_WithoutBorders(own.dealing, own.documents, own.rank), reach, how)
 
     patch.setattr("parallel.sequence.layout.route", reaching)
 
@@ -181,9 +219,9 @@ def halo_reaches_into_another_document(patch: Patch) -> None:
 def full_layer_misses_keys_of_one_rank(patch: Patch) -> None:
     """What rank 1 should get from rank 0 is neither sent nor attended."""
 
-    def forgetful(dealing: Dealing, documents: Documents, window: int | None) -> KeyPlan:
-        plan = plan_keys(dealing, documents, window)
-        if window is not None:
+    def forgetful(dealing: Dealing, documents: Documents, reach: Reach) -> KeyPlan:
+        plan = plan_keys(dealing, documents, reach)
+        if reach.window is not None:
             return plan
         receives = [list(sources) for sources in plan.receives]
         receives[1][0] = ()
@@ -319,7 +357,7 @@ class Fault:
 # One key/value head for two ranks. Zigzag gives rank 1 the middle; most keys it lacks are with rank 0.
 TENSOR = Case(2, 1, 1, 1, "-", "-", 1, "llama", "everything")
 SEQUENCE = Case(1, 1, 2, 1, "-", "zigzag", 2, "llama", "everything")
-TWO_WINDOWS = replace(SEQUENCE, model="cohere")
+SEVERAL_KINDS = replace(SEQUENCE, model="cohere")
 PIPELINE = Case(1, 2, 1, 1, "1f1b", "-", 2, "cohere", "everything")
 _KEYS = r"k_proj|v_proj"
 FAULTS = (
@@ -333,7 +371,10 @@ FAULTS = (
     Fault(every_tensor_rank_counts_the_loss, TENSOR, True, "loss of step 1"),
     Fault(window_is_one_key_too_long, SEQUENCE, False, "loss"),
     Fault(halo_misses_its_first_key, SEQUENCE, False, "loss"),
-    Fault(two_kinds_swap_their_windows_on_one_rank, TWO_WINDOWS, False, "loss", "valid tokens"),
+    Fault(two_kinds_swap_their_windows_on_one_rank, SEVERAL_KINDS, False, "loss", "valid tokens"),
+    Fault(chunk_is_one_token_too_long, SEVERAL_KINDS, False, "loss", "valid tokens"),
+    Fault(chunks_are_counted_from_the_stream, SEVERAL_KINDS, False, "loss", "valid tokens"),
+    Fault(chunks_are_counted_from_the_first_token_of_the_rank, SEVERAL_KINDS, False, "loss"),
     Fault(halo_reaches_into_another_document, SEQUENCE, False, "loss"),
     Fault(full_layer_misses_keys_of_one_rank, SEQUENCE, False, "loss"),
     # A wrong backward: what layers above the last full (5) or windowed (6) one get is still right.

@@ -29,7 +29,8 @@ _SHAPE = {
     "attention_backend": "dense",
 }
 # Seven layers: two, four and eight stages do not divide them, and the last one is windowed. In `cohere`
-# four tensor ranks share two key heads, and there are two kinds of windowed layers, each with a rotation of its own.
+# four tensor ranks share two key heads, and there are two kinds of windowed layers, each with a rotation of its own,
+# and one in attention chunks whose borders are no borders of ranks.
 # `llama` has one key head, a window larger than a rank's share, and what
 # imported models bring: norms on both sides and over all heads, biases, caps, scaling by kind of layer.
 MODELS = {
@@ -37,12 +38,13 @@ MODELS = {
         **_SHAPE,
         num_layers=7,
         num_kv_heads=2,
-        layer_pattern=["near", "full_nope", "wide"],
+        layer_pattern=["near", "full_nope", "wide", "part"],
         kinds={
             "near": KindConfig(like="window_rope", window=5),
             "wide": KindConfig(
                 like="window_rope", window=17, rope=RopeConfig(scaling="linear", factor=2.0)
             ),
+            "part": KindConfig(like="chunk_rope", chunk=20),
         },
     ),
     "llama": ModelConfig(

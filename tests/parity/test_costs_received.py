@@ -116,7 +116,7 @@ def test_sequence_ranks_receive_what_the_formula_says(tensor: int, ranks: int, l
             for spec in expand_pattern(config):
                 by_kind[spec.kind] += sequence_received(
                     stage,
-                    plan_keys(dealing, Documents.of(lengths), spec.window),
+                    plan_keys(dealing, Documents.of(lengths), spec.reach),
                     rank // tensor,
                     in_steps=steps[spec.kind],
                     recomputed=keep == "input",

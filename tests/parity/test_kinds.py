@@ -1,4 +1,4 @@
-"""Several windows and rotations in one pattern, over sequence ranks: what travels by kind, and a run that goes on."""
+"""Several reaches and rotations in one pattern, over sequence ranks: what travels by kind, and a run that goes on."""
 
 import json
 import shutil
@@ -13,6 +13,7 @@ from model.attention.core import choose_core
 from model.attention.dense import visible_TS
 from model.layer_pattern import KindConfig, expand_pattern, layer_kinds
 from model.packed_layout import PackedLayout
+from model.reach import Reach
 from parallel.config import ParallelConfig
 from parallel.mesh import arrange, start
 from parallel.parallelize import build_local
@@ -26,10 +27,10 @@ from train.checkpointing.state import read_state
 from train.configuration.compose import compose_run
 from train.objective import to_device
 
-# near, full_nope and wide; and a kind that is the same as near but for its name.
+# near, full_nope, wide and part; and a kind that is the same as near but for its name.
 MODEL = replace(
     MODELS["cohere"],
-    layer_pattern=["near", "full_nope", "wide", "twin"],
+    layer_pattern=["near", "full_nope", "wide", "part", "twin"],
     kinds=MODELS["cohere"].kinds | {"twin": KindConfig(like="window_nope", window=5)},
 )
 LAYERS = Counter(spec.kind for spec in expand_pattern(MODEL))
@@ -37,12 +38,12 @@ CASE = Case(1, 1, 2, 1, "-", "zigzag", 3, "cohere", "everything")
 TOKEN_BYTES = 2 * MODEL.num_kv_heads * MODEL.head_dim * torch.float64.itemsize
 
 
-def foreign_keys(lengths: tuple[int, ...], held: tuple[range, ...], window: int | None) -> int:
+def foreign_keys(lengths: tuple[int, ...], held: tuple[range, ...], reach: Reach) -> int:
     """Tokens of other ranks that a query of this rank attends, from the dense mask."""
     own = torch.zeros(sum(lengths), dtype=torch.bool)
     for piece in held:
         own[piece.start : piece.stop] = True
-    seen = visible_TS(PackedLayout.from_lengths(lengths), window)
+    seen = visible_TS(PackedLayout.from_lengths(lengths), reach)
     return int((seen[own].any(dim=0) & ~own).sum())
 
 
@@ -68,7 +69,7 @@ def test_bytes_are_counted_by_kind_and_are_those_of_the_dense_mask() -> None:
     for rank_found in run_on_ranks(work, 2):
         for lengths, held, received in rank_found:
             for kind, spec in layer_kinds(MODEL).items():
-                keys = foreign_keys(lengths, held, spec.window)
+                keys = foreign_keys(lengths, held, spec.reach)
                 assert received[kind, "forward"] == LAYERS[kind] * TOKEN_BYTES * keys
         assert any(received["near", "forward"] for _, _, received in rank_found)
 
@@ -89,8 +90,9 @@ def test_a_run_of_declared_kinds_goes_on_from_its_checkpoint_bit_by_bit(
             "wide: {like: window_rope, window: 40, rope: {base: 500.0}}}"
         )
         settings = {
-            "model.layer_pattern": "[near,full_nope,wide,window_rope]",
+            "model.layer_pattern": "[near,chunk_rope,wide,window_rope]",
             "model.kinds": kinds,
+            "model.chunk": "12",
             "parallel.sequence": "2",
             "train.max_steps": "6",
             "checkpoint.every_steps": "3",
@@ -102,10 +104,19 @@ def test_a_run_of_declared_kinds_goes_on_from_its_checkpoint_bit_by_bit(
 
     assert run("straight") == [0, 0]
     checkpoint = tmp_path / "straight/checkpoints/step_00000003"
-    assert read_state(checkpoint).rope_base == {"near": 10_000.0, "wide": 500.0, "window": 10_000.0}
+    assert read_state(checkpoint).rope_base == {
+        "near": 10_000.0, "wide": 500.0, "window": 10_000.0, "chunk": 10_000.0,
+    }  # fmt: skip
     shutil.copytree(checkpoint, tmp_path / "branched/checkpoints" / checkpoint.name)
     assert run("branched") == [0, 0]
     straight = rows(tmp_path / "straight")
     assert rows(tmp_path / "branched") == straight[3:]
-    assert set(straight[0]["sequence_bytes_received"]) == {"full", "window", "near", "wide"}
+    assert set(straight[0]["sequence_bytes_received"]) == {
+        "full",
+        "window",
+        "near",
+        "wide",
+        "chunk",
+    }
     assert run("branched", **{"model.kinds.near.window": "6"}) == [2, 2]
+    assert run("branched", **{"model.chunk": "13"}) == [2, 2]

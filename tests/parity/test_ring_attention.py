@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from model.attention.dense import DenseCore
 from model.documents import Documents
 from model.packed_layout import PackedLayout
+from model.reach import Reach
 from parallel.mesh import start
 from parallel.sequence.chunks import Dealing
 from parallel.sequence.dealing import deal_contiguous, deal_zigzag
@@ -39,7 +40,16 @@ STREAMS = {
 WINDOWS = (1, 2, 9, 50, 100, 300)
 HEADS = ((2, 2), (4, 2))
 # Kind of layer and how its keys travel.
-LAYERS = ((None, "ring"), (None, "exchange"), (None, "auto"), *((w, "auto") for w in WINDOWS))
+LAYERS = (
+    (Reach(), "ring"),
+    (Reach(), "exchange"),
+    (Reach(), "auto"),
+    *((Reach(window), "auto") for window in WINDOWS),
+    (Reach(chunk=50), "ring"),
+    (Reach(chunk=50), "exchange"),
+    (Reach(chunk=9), "auto"),
+    (Reach(window=11, chunk=50), "auto"),
+)
 
 
 def dealings(size):
@@ -63,17 +73,17 @@ def inputs(heads, tokens=TOKENS, dtype=torch.float64):
     ]
 
 
-def attend(core, tensors, layout, window):
+def attend(core, tensors, layout, reach):
     """Output, dq, dk, dv."""
     q, k, v, do = tensors
     leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-    o = core(*leaves, layout, window)
+    o = core(*leaves, layout, reach)
     return [o.detach(), *torch.autograd.grad(o, leaves, do)]
 
 
 @cache
-def oracle(lengths, window, heads):
-    return attend(DenseCore(), inputs(heads), PackedLayout.from_lengths(lengths), window)
+def oracle(lengths, reach, heads):
+    return attend(DenseCore(), inputs(heads), PackedLayout.from_lengths(lengths), reach)
 
 
 def cores(rank, size):
@@ -86,9 +96,9 @@ def local(tensors, dealing, rank):
     return [x[rows] for x in tensors]
 
 
-def sharded(dealing, lengths, rank, window, transport="auto"):
+def sharded(dealing, lengths, rank, reach, transport="auto"):
     return ShardedLayout.from_share(
-        build_share(dealing, Documents.of(lengths), rank, {kind_of(window): window}, transport)
+        build_share(dealing, Documents.of(lengths), rank, {kind_of(reach): reach}, transport)
     )
 
 
@@ -96,10 +106,10 @@ def test_sinks_and_capped_scores_are_those_of_dense_attention():
     size, softcap, heads = 3, 1.5, HEADS[0]
     sinks = torch.linspace(-1.0, 2.0, heads[0], dtype=torch.float64)
 
-    def attend_beside(core, tensors, layout, window):
+    def attend_beside(core, tensors, layout, reach):
         *streams, do = tensors
         leaves = [x.clone().requires_grad_() for x in (*streams, sinks)]
-        o = core(*leaves[:3], layout, window, leaves[3])
+        o = core(*leaves[:3], layout, reach, leaves[3])
         return [o.detach(), *torch.autograd.grad(o, leaves, do)]
 
     every = [(c, layer) for c in list(STREAMS.values())[:2] for layer in LAYERS[:4]]
@@ -111,16 +121,16 @@ def test_sinks_and_capped_scores_are_those_of_dense_attention():
             WindowCore("window", mesh.window, softcap=softcap),
         )
         dealing, found = deal_zigzag(TOKENS, size), []
-        for lengths, (window, transport) in every:
-            layout = sharded(dealing, lengths, rank, window, transport)
-            core = cores[0] if window is None else cores[1]
-            found.append(attend_beside(core, local(inputs(heads), dealing, rank), layout, window))
+        for lengths, (reach, transport) in every:
+            layout = sharded(dealing, lengths, rank, reach, transport)
+            core = cores[0] if reach.window is None else cores[1]
+            found.append(attend_beside(core, local(inputs(heads), dealing, rank), layout, reach))
         return found
 
     results = run_on_ranks(work, size)
-    for number, (lengths, (window, _)) in enumerate(every):
+    for number, (lengths, (reach, _)) in enumerate(every):
         whole = PackedLayout.from_lengths(lengths)
-        *truths, d_sinks = attend_beside(DenseCore(softcap), inputs(heads), whole, window)
+        *truths, d_sinks = attend_beside(DenseCore(softcap), inputs(heads), whole, reach)
         for rank, found in enumerate(results):
             expected = local(truths, deal_zigzag(TOKENS, size), rank)
             for mine, truth in zip(found[number][:-1], expected, strict=True):
@@ -134,19 +144,19 @@ def test_ranks_together_equal_dense_attention(size):
     every = list(product(dealings(size).items(), STREAMS.items(), LAYERS))
     # Eight ranks share two cores: every fourth case, which meets every dealing, stream and layer.
     cases = [(*c, HEADS[n % 2]) for n, c in enumerate(every[:: 4 if size == 8 else 1])]
-    for _, (_, lengths), (window, _), heads in cases:
-        oracle(lengths, window, heads)
+    for _, (_, lengths), (reach, _), heads in cases:
+        oracle(lengths, reach, heads)
 
     def work(rank, world_size):
         ring, windowed = cores(rank, size)
         worst = {}
-        for (dealt, dealing), (stream, lengths), (window, transport), heads in cases:
-            layout = sharded(dealing, lengths, rank, window, transport)
-            core = ring if window is None else windowed
-            ours = attend(core, local(inputs(heads), dealing, rank), layout, window)
-            expected = local(oracle(lengths, window, heads), dealing, rank)
+        for (dealt, dealing), (stream, lengths), (reach, transport), heads in cases:
+            layout = sharded(dealing, lengths, rank, reach, transport)
+            core = ring if reach.window is None else windowed
+            ours = attend(core, local(inputs(heads), dealing, rank), layout, reach)
+            expected = local(oracle(lengths, reach, heads), dealing, rank)
             errors = [(a - b).abs().max().item() for a, b in zip(ours, expected, strict=True)]
-            worst[dealt, stream, window, transport, heads] = max(errors)
+            worst[dealt, stream, reach, transport, heads] = max(errors)
         return worst
 
     for found in run_on_ranks(work, size):
@@ -160,16 +170,19 @@ def test_blocks_of_queries_and_long_bands_too():
     lengths, tokens = (37, 900, 15, 200), 1152
     tensors = inputs((2, 1), tokens)
     whole = PackedLayout.from_lengths(lengths)
-    truths = {window: attend(DenseCore(), tensors, whole, window) for window in (None, 70, 400)}
+    truths = {
+        reach: attend(DenseCore(), tensors, whole, reach)
+        for reach in (Reach(), Reach(70), Reach(400))
+    }
 
     def work(rank, world_size):
         ring, windowed = cores(rank, world_size)
         worst = 0.0
         for dealing in (deal_contiguous(tokens, 4), deal_zigzag(tokens, 4)):
-            for window, truth in truths.items():
-                layout = sharded(dealing, lengths, rank, window)
-                core = ring if window is None else windowed
-                ours = attend(core, local(tensors, dealing, rank), layout, window)
+            for reach, truth in truths.items():
+                layout = sharded(dealing, lengths, rank, reach)
+                core = ring if reach.window is None else windowed
+                ours = attend(core, local(tensors, dealing, rank), layout, reach)
                 for a, b in zip(ours, local(truth, dealing, rank), strict=True):
                     worst = max(worst, (a - b).abs().max().item())
         return worst
@@ -191,10 +204,10 @@ def test_nothing_of_another_document_is_read():
             bad = [x.clone() for x in clean]
             for x in bad:
                 x[spoilt.start : spoilt.stop] = float("nan")
-            for window, transport in LAYERS:
-                layout = sharded(dealing, lengths, rank, window, transport)
-                core = ring if window is None else windowed
-                a, b = (attend(core, local(x, dealing, rank), layout, window) for x in (clean, bad))
+            for reach, transport in LAYERS:
+                layout = sharded(dealing, lengths, rank, reach, transport)
+                core = ring if reach.window is None else windowed
+                a, b = (attend(core, local(x, dealing, rank), layout, reach) for x in (clean, bad))
                 for before, after in zip(a, b, strict=True):
                     assert torch.equal(before[others], after[others])
                     assert after[~others].isnan().all()
@@ -208,21 +221,21 @@ def test_two_runs_and_a_recomputed_one_are_bit_identical():
         dealing, lengths = dealings(4)["scattered"], STREAMS["a document over three ranks"]
         tensors = local(inputs((4, 2), dtype=torch.float32), dealing, rank)
 
-        for window, transport in ((None, "ring"), (None, "exchange"), (50, "auto")):
-            layout = sharded(dealing, lengths, rank, window, transport)
-            core = ring if window is None else windowed
+        for reach, transport in ((Reach(), "ring"), (Reach(), "exchange"), (Reach(50), "auto")):
+            layout = sharded(dealing, lengths, rank, reach, transport)
+            core = ring if reach.window is None else windowed
 
             def recomputed(*arguments, core=core):
                 return checkpoint(core, *arguments, use_reentrant=False)
 
             first, second, third = (
-                attend(c, tensors, layout, window) for c in (core, core, recomputed)
+                attend(c, tensors, layout, reach) for c in (core, core, recomputed)
             )
             for a, b, c in zip(first, second, third, strict=True):
                 assert torch.equal(a, b)
                 assert torch.equal(a, c)
             with torch.no_grad():
-                assert torch.equal(core(*tensors[:3], layout, window), first[0])
+                assert torch.equal(core(*tensors[:3], layout, reach), first[0])
 
     run_on_ranks(work, 4)
 
@@ -233,19 +246,19 @@ def test_low_precision_is_as_close_to_the_truth_as_the_plain_formula(dtype):
     rounded = inputs(heads, dtype=dtype)
     whole = PackedLayout.from_lengths(lengths)
     truths, plain = {}, {}
-    for window in (None, 50):
-        truths[window] = attend(DenseCore(), [x.double() for x in rounded], whole, window)
-        plain[window] = attend(DenseCore(), rounded, whole, window)
+    for reach in (Reach(), Reach(50)):
+        truths[reach] = attend(DenseCore(), [x.double() for x in rounded], whole, reach)
+        plain[reach] = attend(DenseCore(), rounded, whole, reach)
 
     def work(rank, world_size):
         ring, windowed = cores(rank, world_size)
         dealing = dealings(4)["scattered"]
-        for window, transport in ((None, "ring"), (None, "exchange"), (50, "auto")):
-            layout = sharded(dealing, lengths, rank, window, transport)
-            core = ring if window is None else windowed
-            ours = attend(core, local(rounded, dealing, rank), layout, window)
-            references = local(plain[window], dealing, rank)
-            for a, b, c in zip(ours, local(truths[window], dealing, rank), references, strict=True):
+        for reach, transport in ((Reach(), "ring"), (Reach(), "exchange"), (Reach(50), "auto")):
+            layout = sharded(dealing, lengths, rank, reach, transport)
+            core = ring if reach.window is None else windowed
+            ours = attend(core, local(rounded, dealing, rank), layout, reach)
+            references = local(plain[reach], dealing, rank)
+            for a, b, c in zip(ours, local(truths[reach], dealing, rank), references, strict=True):
                 assert a.dtype == dtype
                 allowed = 2 * (c.double() - b).abs().max()
                 # Our backward starts from the rounded output: half a step of values near 1.
@@ -280,11 +293,11 @@ def test_a_ring_never_holds_more_than_two_shards_of_keys():
             ("contiguous", deal_contiguous(tokens, 8)),
             ("zigzag", deal_zigzag(tokens, 8)),
         ):
-            layout = sharded(dealing, (tokens,), rank, None)
+            layout = sharded(dealing, (tokens,), rank, Reach())
             assert len(layout.routes["full"].steps) == 7
             tensors = local(inputs(heads, tokens), dealing, rank)
             with LargestTensor() as measured:
-                attend(ring, tensors, layout, None)
+                attend(ring, tensors, layout, Reach())
             largest[name] = measured.elements
         return largest, ring.buffers.num_rows
 
@@ -303,12 +316,12 @@ def test_one_rank_alone_talks_to_nobody():
     def work(rank, world_size):
         ring, windowed = cores(rank, 1)
         dealing = deal_zigzag(TOKENS, 1)
-        for window, core in ((None, ring), (50, windowed)):
+        for reach, core in ((Reach(), ring), (Reach(50), windowed)):
             lengths = STREAMS["padding at the end"]
-            layout = sharded(dealing, lengths, 0, window)
+            layout = sharded(dealing, lengths, 0, reach)
             for a, b in zip(
-                attend(core, inputs((4, 2)), layout, window),
-                oracle(lengths, window, (4, 2)),
+                attend(core, inputs((4, 2)), layout, reach),
+                oracle(lengths, reach, (4, 2)),
                 strict=True,
             ):
                 torch.testing.assert_close(a, b, atol=1e-13, rtol=0)

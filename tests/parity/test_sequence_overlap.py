@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.attention.segments import BandedSegments
 from model.documents import Documents
+from model.reach import Reach
 from parallel.mesh import Mesh, start
 from parallel.sequence import exchanged, ring
 from parallel.sequence.dealing import deal_zigzag
@@ -113,17 +114,17 @@ def test_only_the_last_gradients_of_a_full_layer_travel_with_nothing_to_compute(
         mesh = start(torch.device("cpu"), 60, Topology(sequence=size))
         full, windowed = watched_cores(mesh, watch, BandedSegments())
         steps = size - 1
-        for core, window, lengths, forward, both, exposed in (
-            (full, None, (TOKENS,), steps, 3 * steps, 1),
-            (full, None, SHORT, 1, 2, 0),
-            (windowed, WINDOW, (TOKENS,), 1, 2, 0),
+        for core, reach, lengths, forward, both, exposed in (
+            (full, Reach(), (TOKENS,), steps, 3 * steps, 1),
+            (full, Reach(), SHORT, 1, 2, 0),
+            (windowed, Reach(WINDOW), (TOKENS,), 1, 2, 0),
         ):
             share = build_share(
-                deal_zigzag(TOKENS, size), Documents.of(lengths), rank, {kind_of(window): window}
+                deal_zigzag(TOKENS, size), Documents.of(lengths), rank, {kind_of(reach): reach}
             )
             leaves = [torch.randn(TOKENS // size, n, 4, requires_grad=True) for n in (2, 1, 1)]
             watch.transfers = watch.exposed = 0
-            out = core(*leaves, ShardedLayout.from_share(share), window)
+            out = core(*leaves, ShardedLayout.from_share(share), reach)
             assert (watch.transfers, watch.exposed) == (forward, 0)
             out.sum().backward()
             assert (watch.transfers, watch.exposed) == (both, exposed)

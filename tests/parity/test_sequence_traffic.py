@@ -20,6 +20,7 @@ import torch
 from model.attention.dense import visible_TS
 from model.documents import Documents
 from model.packed_layout import PackedLayout
+from model.reach import Reach
 from parallel.mesh import start
 from parallel.sequence.chunks import Dealing
 from parallel.sequence.dealing import deal_contiguous, deal_zigzag
@@ -32,7 +33,7 @@ from ranks import run_on_ranks
 from tests.layer_kinds import kind_of
 
 SIZE, TOKENS, KEY_HEADS, HEAD_DIM = 4, 96, 2, 4
-WINDOWS = (1, 2, 7, 24, 40, 200)
+REACHES = (*map(Reach, (1, 2, 7, 24, 40, 200)), Reach(5, 17), Reach(None, 17), Reach(None, 40))
 
 
 def random_case(seed):
@@ -53,9 +54,9 @@ def random_case(seed):
     return dealing, [b - a for a, b in itertools.pairwise(ends)]
 
 
-def attended(dealing, lengths, window):
+def attended(dealing, lengths, reach):
     """counts[rank][source]: tokens of `source` that some query of `rank` attends."""
-    seen = visible_TS(PackedLayout.from_lengths(lengths), window)
+    seen = visible_TS(PackedLayout.from_lengths(lengths), reach)
     held = [
         torch.tensor([p for chunk in chunks for p in dealing.chunk_range(chunk)])
         for chunks in dealing.chunks
@@ -90,22 +91,22 @@ def test_received_bytes_equal_the_count_from_the_dense_mask():
         )
         used = set()
         for dealing, lengths, dtype in cases:
-            layers = [(None, t) for t in ("auto", "ring", "exchange")]
-            for window, transport in [*layers, *((w, "auto") for w in WINDOWS)]:
+            layers = [(Reach(), t) for t in ("auto", "ring", "exchange")]
+            for reach, transport in [*layers, *((reach, "auto") for reach in REACHES)]:
                 share = build_share(
-                    dealing, Documents.of(lengths), rank, {kind_of(window): window}, transport
+                    dealing, Documents.of(lengths), rank, {kind_of(reach): reach}, transport
                 )
                 layout = ShardedLayout.from_share(share)
                 q, k, v = (
                     torch.randn(TOKENS // SIZE, n, HEAD_DIM, dtype=dtype).requires_grad_()
                     for n in (2 * KEY_HEADS, KEY_HEADS, KEY_HEADS)
                 )
-                core, kind = ring if window is None else windowed, kind_of(window)
-                counts = attended(dealing, lengths, window)
-                steps = layout.routes[kind_of(window)].steps
+                core, kind = ring if reach.window is None else windowed, kind_of(reach)
+                counts = attended(dealing, lengths, reach)
+                steps = layout.routes[kind_of(reach)].steps
                 forward, backward = expected_bytes(counts, rank, steps, dtype)
                 meter.reset()
-                out = core(q, k, v, layout, window)
+                out = core(q, k, v, layout, reach)
                 assert meter.bytes == Counter({(kind, "forward"): forward})
                 out.sum().backward()
                 assert meter.bytes == Counter(
@@ -113,13 +114,14 @@ def test_received_bytes_equal_the_count_from_the_dense_mask():
                 )
                 assert meter.of(kind) == forward + backward
                 assert meter.total == forward + backward
-                used.add((window, len(steps) > 0, forward > 0))
+                used.add((reach, len(steps) > 0, forward > 0))
         return used
 
     used = set().union(*run_on_ranks(work, SIZE))
-    # Full layers both ways, and windows, with something to move; window 1 never has.
-    assert {(None, True, True), (None, False, True), (7, False, True)} <= used
-    assert (1, False, True) not in used
+    # Full layers and chunks both ways, and windows, with something to move; window 1 never has.
+    assert {(Reach(), True, True), (Reach(), False, True), (Reach(7), False, True)} <= used
+    assert {(Reach(chunk=40), True, True), (Reach(chunk=40), False, True)} <= used
+    assert (Reach(1), False, True) not in used
 
 
 def test_nothing_to_move_starts_no_collective():
@@ -129,15 +131,17 @@ def test_nothing_to_move_starts_no_collective():
         mesh = start(torch.device("cpu"), 60, Topology(sequence=SIZE))
         dealing = deal_contiguous(TOKENS, SIZE)
         layout = ShardedLayout.from_share(
-            build_share(dealing, Documents.of([24] * 4), rank, {"full": None, "window": 9})
+            build_share(
+                dealing, Documents.of([24] * 4), rank, {"full": Reach(), "window": Reach(9)}
+            )
         )
-        for window, core in (
-            (None, RingCore("full", mesh.sequence)),
-            (9, WindowCore("window", mesh.window)),
+        for reach, core in (
+            (Reach(), RingCore("full", mesh.sequence)),
+            (Reach(9), WindowCore("window", mesh.window)),
         ):
             core.wire = None
             q = torch.randn(24, 2, HEAD_DIM, requires_grad=True)
-            core(q, q, q, layout, window).sum().backward()
+            core(q, q, q, layout, reach).sum().backward()
         return True
 
     assert all(run_on_ranks(work, SIZE))

@@ -24,6 +24,7 @@ from model.attention.small_problems import (
 )
 from model.config import ModelConfig
 from model.packed_layout import PackedLayout
+from model.reach import Reach
 
 
 def banded_core():
@@ -61,7 +62,7 @@ def streams(tokens, heads, *, dtype=torch.float64, head_dim=8, seed=0):
 
 def run(core, inputs, layout, window):
     """Output and the gradients of queries, keys and values under a fixed upstream gradient."""
-    out = core(*inputs, layout, window)
+    out = core(*inputs, layout, Reach(window))
     upstream = torch.randn(
         out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
     ).to(out.dtype)
@@ -88,7 +89,7 @@ def test_sinks_and_capped_scores_equal_dense_attention_in_float64(window, softca
         inputs = [*streams(layout.num_tokens, heads), sinks]
         results = []
         for core in (PackedCore(BandedSegments(softcap)), DenseCore(softcap)):
-            out = core(*inputs[:3], layout, window, sinks)
+            out = core(*inputs[:3], layout, Reach(window), sinks)
             upstream = torch.cos(torch.arange(out.numel(), dtype=torch.float64)).view(out.shape)
             results.append([out.detach(), *torch.autograd.grad(out, inputs, upstream)])
         for ours, oracle in zip(*results, strict=True):
@@ -138,11 +139,11 @@ def test_documents_do_not_touch(core, window):
     """Not even a NaN crosses a border of the banded core; a change in one document never does."""
     layout = PackedLayout.from_lengths([70, 90, 5])
     q, k, v = (x.detach() for x in streams(165, (4, 2)))
-    before = core(q, k, v, layout, window)
+    before = core(q, k, v, layout, Reach(window))
     spoilt = [x.clone() for x in (q, k, v)]
     for x in spoilt:
         x[:70] = float("nan") if core.backend.name == "banded" else 1e3
-    after = core(*spoilt, layout, window)
+    after = core(*spoilt, layout, Reach(window))
     assert torch.equal(before[70:], after[70:])
     assert not torch.equal(before[:70], after[:70])
 
@@ -158,7 +159,7 @@ def test_packed_equals_each_document_alone(window):
     )
     for start, stop in itertools.pairwise(layout.cu_seqlens.tolist()):
         alone = [x.detach()[start:stop].requires_grad_() for x in inputs]
-        out = banded_core()(*alone, PackedLayout.from_lengths([stop - start]), window)
+        out = banded_core()(*alone, PackedLayout.from_lengths([stop - start]), Reach(window))
         gradients = torch.autograd.grad(out, alone, upstream[start:stop])
         for whole, part in zip(packed, (out, *gradients), strict=True):
             torch.testing.assert_close(whole[start:stop], part, atol=1e-13, rtol=0)
@@ -167,14 +168,14 @@ def test_packed_equals_each_document_alone(window):
 def test_golden_window():
     """Window 4: query 11 sees exactly the keys 8, 9, 10, 11."""
     layout = PackedLayout.from_lengths([16])
-    assert visible_TS(layout, 4)[11].nonzero().flatten().tolist() == [8, 9, 10, 11]
-    assert visible_TS(layout, 4)[2].nonzero().flatten().tolist() == [0, 1, 2]
+    assert visible_TS(layout, Reach(4))[11].nonzero().flatten().tolist() == [8, 9, 10, 11]
+    assert visible_TS(layout, Reach(4))[2].nonzero().flatten().tolist() == [0, 1, 2]
     q, k, v = (x.detach() for x in streams(16, (1, 1)))
-    before = banded_core()(q, k, v, layout, 4)[11]
+    before = banded_core()(q, k, v, layout, Reach(4))[11]
     for key in range(16):
         changed = v.clone()
         changed[key] += 1
-        reached = not torch.equal(banded_core()(q, k, changed, layout, 4)[11], before)
+        reached = not torch.equal(banded_core()(q, k, changed, layout, Reach(4))[11], before)
         assert reached == (key in (8, 9, 10, 11))
 
 
@@ -182,12 +183,12 @@ def test_a_token_before_the_window_leaves_no_trace():
     """Bit-identical, in the core's own block arithmetic, also across block borders."""
     layout = PackedLayout.from_lengths([400])
     q, k, v = (x.detach() for x in streams(400, (4, 2), dtype=torch.float32))
-    before = banded_core()(q, k, v, layout, 20)
+    before = banded_core()(q, k, v, layout, Reach(20))
     for changed in (0, 19, 63, 200):
         k2, v2 = k.clone(), v.clone()
         k2[changed] += 3
         v2[changed] -= 2
-        after = banded_core()(q, k2, v2, layout, 20)
+        after = banded_core()(q, k2, v2, layout, Reach(20))
         differs = (after != before).flatten(1).any(dim=1).nonzero().flatten()
         assert differs.min() == changed
         assert differs.max() == changed + 19
@@ -196,9 +197,9 @@ def test_a_token_before_the_window_leaves_no_trace():
 def test_rows_sum_to_one_and_respect_the_mask():
     layout = PackedLayout.from_lengths([5, 1, 9])
     q, k, _ = streams(15, (4, 2))
-    rows = attention_rows(q, k, layout, 3)
+    rows = attention_rows(q, k, layout, Reach(3))
     torch.testing.assert_close(rows.sum(-1), torch.ones(4, 15, dtype=torch.float64))
-    assert torch.equal(rows[0] > 0, visible_TS(layout, 3))
+    assert torch.equal(rows[0] > 0, visible_TS(layout, Reach(3)))
 
 
 def test_every_token_is_a_query_once():
@@ -240,7 +241,7 @@ def test_windowed_memory_grows_with_the_length_not_its_square():
             banded_core()(
                 *streams(tokens, (4, 2), dtype=torch.float32),
                 PackedLayout.from_lengths([tokens]),
-                128,
+                Reach(128),
             )
         return sum(sizes)
 
@@ -254,9 +255,9 @@ def test_layers_of_a_kind_share_a_plan_which_dies_with_its_layout():
     layout = PackedLayout.from_lengths([200, 30])
     inputs = [x.detach() for x in streams(230, (4, 2))]
     for window in (16, 16, None, 200, 5000):
-        core(*inputs, layout, window)
+        core(*inputs, layout, Reach(window))
     # No window, the longest document and anything beyond it are the same plan.
-    assert core._segments[layout].keys() == {16, None}
+    assert core._segments[layout].keys() == {Reach(16), Reach()}
     del layout
     assert len(core._segments) == 0
 
@@ -265,7 +266,7 @@ def test_layers_of_a_kind_share_a_plan_which_dies_with_its_layout():
 def test_no_gradients_are_prepared_without_need(window):
     layout = PackedLayout.from_lengths([50])
     with torch.no_grad():
-        assert not banded_core()(*streams(50, (4, 2)), layout, window).requires_grad
+        assert not banded_core()(*streams(50, (4, 2)), layout, Reach(window)).requires_grad
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.documents import Documents
+from model.reach import Reach
 from parallel.config import SequenceLayout
 from parallel.sequence.balance import (
     GOAL,
@@ -25,19 +26,23 @@ from parallel.sequence.chunks import Dealing
 from parallel.sequence.dealing import deal
 from parallel.sequence.plan import plan_keys
 from rank_work import attention_work, keys_received
+from tests.layer_kinds import reaches
 
-HYBRID = {4096: 24, None: 8}
+HYBRID = {Reach(4096): 24, Reach(): 8}
 # (ranks, chunks a rank): at most 12 chunks, so that every dealing can be tried.
 SMALL = [(2, 2), (2, 4), (2, 6), (3, 2), (3, 3), (3, 4), (4, 1), (4, 2), (4, 3)]
 
 
-def visible_pairs(dealing: Dealing, lengths: Sequence[int], window: int | None) -> list[int]:
+def visible_pairs(dealing: Dealing, lengths: Sequence[int], reach: Reach) -> list[int]:
     """Pairs of each rank counted in the dense mask."""
     document = np.repeat(np.arange(len(lengths)), lengths)
     query, key = np.indices((len(document), len(document)))
     seen = (document[query] == document[key]) & (key <= query)
-    if window is not None:
-        seen &= key > query - window
+    if reach.window is not None:
+        seen &= key > query - reach.window
+    if reach.chunk is not None:
+        place = np.concatenate([np.arange(length) for length in lengths])
+        seen &= place[query] // reach.chunk == place[key] // reach.chunk
     pairs = seen.sum(axis=1)
     return [
         sum(int(pairs[held.start : held.stop].sum()) for held in dealing.ranges(rank))
@@ -92,60 +97,60 @@ def join_up(longest: int, others: Sequence[int]) -> tuple[int, ...]:
 @pytest.mark.parametrize("layout", get_args(SequenceLayout))
 @given(
     cuts=st.sets(st.integers(1, 71), max_size=9),
-    windows=st.dictionaries(st.none() | st.integers(1, 80), st.integers(1, 5), min_size=1),
+    layers=st.dictionaries(reaches(80), st.integers(1, 5), min_size=1),
 )
 @settings(deadline=None, max_examples=60)
 def test_work_and_keys_are_those_of_the_mask_and_of_the_plans(
-    layout: str, cuts: set[int], windows: dict[int | None, int]
+    layout: str, cuts: set[int], layers: dict[Reach, int]
 ) -> None:
     lengths = documents(72, cuts)
-    dealing = deal(layout, lengths, 3, windows)
+    dealing = deal(layout, lengths, 3, layers)
     work, keys = np.zeros(3, dtype=int), np.zeros(3, dtype=int)
-    for window, layers in windows.items():
-        work += layers * np.array(visible_pairs(dealing, lengths, window))
-        plan = plan_keys(dealing, Documents.of(lengths), window)
-        keys += layers * np.array([plan.tokens_received(rank) for rank in range(3)])
-    assert attention_work(dealing, lengths, windows) == tuple(work)
-    assert keys_received(dealing, lengths, windows) == tuple(keys)
+    for reach, number in layers.items():
+        work += number * np.array(visible_pairs(dealing, lengths, reach))
+        plan = plan_keys(dealing, Documents.of(lengths), reach)
+        keys += number * np.array([plan.tokens_received(rank) for rank in range(3)])
+    assert attention_work(dealing, lengths, layers) == tuple(work)
+    assert keys_received(dealing, lengths, layers) == tuple(keys)
 
 
 @given(
     shape=st.sampled_from(SMALL),
     width=st.integers(1, 5),
     cuts=st.sets(st.integers(1, 60), max_size=9),
-    windows=st.dictionaries(st.none() | st.integers(1, 30), st.integers(1, 3), min_size=1),
+    layers=st.dictionaries(reaches(30), st.integers(1, 3), min_size=1),
 )
 @settings(deadline=None, max_examples=150)
 def test_no_dealing_at_all_is_better_when_ours_misses_the_goal(
-    shape: tuple[int, int], width: int, cuts: set[int], windows: dict[int | None, int]
+    shape: tuple[int, int], width: int, cuts: set[int], layers: dict[Reach, int]
 ) -> None:
     size, most = shape
     num_tokens = size * most * width
     lengths = documents(num_tokens, cuts)
-    ours = attention_work(deal_balanced(lengths, size, windows), lengths, windows)
+    ours = attention_work(deal_balanced(lengths, size, layers), lengths, layers)
     if over_mean(ours) <= GOAL:
         return
     for count in chunk_counts(num_tokens, size):
         if size * count <= 12:
-            chunk_work = StreamCosts(lengths, windows).cut(size * count).work.tolist()
+            chunk_work = StreamCosts(lengths, layers).cut(size * count).work.tolist()
             for hands in all_dealings(range(size * count), count):
                 assert max(sum(chunk_work[c] for c in hand) for hand in hands) >= max(ours)
 
 
 def test_a_dealing_that_swaps_do_not_find_is_found_by_search() -> None:
     """Nine chunks of one document on three ranks: level are the rows of a magic square, and no swap leads there."""
-    costs = StreamCosts((27,), {None: 1}).cut(9)
+    costs = StreamCosts((27,), {Reach(): 1}).cut(9)
     assert costs.work.tolist() == [6, 15, 24, 33, 42, 51, 60, 69, 78]
     goal = int(GOAL * 126)
     assert busiest(costs, level(costs, 3, goal)) > goal
-    work = attention_work(deal_balanced((27,), 3, {None: 1}), (27,), {None: 1})
+    work = attention_work(deal_balanced((27,), 3, {Reach(): 1}), (27,), {Reach(): 1})
     assert over_mean(work) <= GOAL
 
 
-@pytest.mark.parametrize("windows", [HYBRID, {None: 1}, {512: 3, None: 1}])
+@pytest.mark.parametrize("layers", [HYBRID, {Reach(): 1}, {Reach(512): 3, Reach(): 1}])
 @pytest.mark.parametrize("size", [4, 8, 16, 64])
 def test_the_goal_is_reached_on_long_streams_of_every_kind(
-    size: int, windows: dict[int | None, int]
+    size: int, layers: dict[Reach, int]
 ) -> None:
     num_tokens = 1 << 17
     short = mix(0, num_tokens, 900, 0.3)
@@ -157,8 +162,8 @@ def test_the_goal_is_reached_on_long_streams_of_every_kind(
         mix(1, num_tokens, 2_000, 1.5),
         mix(2, num_tokens, 100, 0.5),
     ):
-        dealing = deal_balanced(lengths, size, windows)
-        assert over_mean(attention_work(dealing, lengths, windows)) <= GOAL
+        dealing = deal_balanced(lengths, size, layers)
+        assert over_mean(attention_work(dealing, lengths, layers)) <= GOAL
         assert len(dealing.chunks[0]) <= MAX_CHUNKS
         assert dealing.chunk_tokens >= MIN_CHUNK_TOKENS
 
@@ -171,7 +176,7 @@ def test_short_documents_stay_in_one_piece_a_rank() -> None:
 def test_one_long_document_is_dealt_as_zigzag() -> None:
     for size in (2, 4, 64):
         one = (1 << 17,)
-        assert deal_balanced(one, size, {None: 1}) == deal("zigzag", one, size, {None: 1})
+        assert deal_balanced(one, size, {Reach(): 1}) == deal("zigzag", one, size, {Reach(): 1})
 
 
 def test_no_fewer_chunks_would_do() -> None:
@@ -202,7 +207,7 @@ def test_neighbours_share_a_rank_where_that_costs_no_balance() -> None:
 def test_the_gain_of_a_swap_is_the_difference_of_the_whole_sums(seed: int, window: int) -> None:
     random = np.random.default_rng(seed)
     lengths = documents(96, set(random.integers(1, 96, 5).tolist()))
-    costs = StreamCosts(lengths, {window: 2, None: 1}).cut(12)
+    costs = StreamCosts(lengths, {Reach(window): 2, Reach(): 1}).cut(12)
     held = np.sort(random.permutation(12).reshape(3, 4), axis=1)
     pairs = [(a, b) for x in range(3) for y in range(3) if x != y for a in held[x] for b in held[y]]
     coming, going = np.array(pairs).T

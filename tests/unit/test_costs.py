@@ -307,16 +307,16 @@ def _row(
 
 def _sequence(stage: StageShape, ranks: int, keep: str) -> tuple[int, Received]:
     """Keys that layers keep, and bytes a micro-batch, of the middle rank for one document."""
-    windows = Counter(spec.window for spec in expand_pattern(stage.config))
-    held = Counter(expand_pattern(stage.config)[layer].window for layer in stage.layers)
-    dealing = deal("zigzag", [STREAM], ranks, windows)
+    layers_of_reach = Counter(spec.reach for spec in expand_pattern(stage.config))
+    held = Counter(expand_pattern(stage.config)[layer].reach for layer in stage.layers)
+    dealing = deal("zigzag", [STREAM], ranks, layers_of_reach)
     kept, received = 0, Received()
-    for window, layers in held.items():
-        plan, rank = plan_keys(dealing, Documents.of([STREAM]), window), ranks // 2
-        kept += layers * plan.tokens_received(rank) if window is not None else 0
+    for reach, layers in held.items():
+        plan, rank = plan_keys(dealing, Documents.of([STREAM]), reach), ranks // 2
+        kept += layers * plan.tokens_received(rank) if reach.window is not None else 0
         received += (
             sequence_received(
-                stage, plan, rank, in_steps=window is None, recomputed=keep == "input"
+                stage, plan, rank, in_steps=reach.window is None, recomputed=keep == "input"
             )
             * layers
         )

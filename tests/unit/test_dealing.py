@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.documents import Documents
+from model.reach import Reach
 from parallel.config import SequenceLayout
 from parallel.sequence.chunks import Dealing
 from parallel.sequence.dealing import deal, deal_zigzag, dealing_problem
 from parallel.sequence.plan import keys_before, plan_keys
+from tests.layer_kinds import reaches
 
-WINDOWS = {3: 3, None: 1}
+LAYERS = {Reach(3): 3, Reach(): 1}
 
 
 @st.composite
@@ -27,12 +29,17 @@ def streams(draw: st.DrawFn) -> tuple[tuple[int, ...], int]:
     return tuple(b - a for a, b in pairwise(bounds)), size
 
 
-def visible(lengths: tuple[int, ...], window: int | None) -> np.ndarray:
+def visible(lengths: tuple[int, ...], reach: Reach) -> np.ndarray:
     """The dense mask (queries, keys), from the definition."""
     document = np.repeat(np.arange(len(lengths)), lengths)
     query, key = np.indices((len(document), len(document)))
     seen = (document[query] == document[key]) & (key <= query)
-    return seen if window is None else seen & (key > query - window)
+    if reach.window is not None:
+        seen &= key > query - reach.window
+    if reach.chunk is not None:
+        place = np.concatenate([np.arange(length) for length in lengths])
+        seen &= place[query] // reach.chunk == place[key] // reach.chunk
+    return seen
 
 
 def owners(dealing: Dealing) -> np.ndarray:
@@ -52,22 +59,22 @@ def test_every_token_is_held_once_and_ranks_hold_equally_many(
     layout: str, stream: tuple[tuple[int, ...], int]
 ) -> None:
     lengths, size = stream
-    dealing = deal(layout, lengths, size, WINDOWS)
+    dealing = deal(layout, lengths, size, LAYERS)
     assert dealing.num_tokens == sum(lengths)
     assert np.bincount(owners(dealing), minlength=size).tolist() == [dealing.local_tokens] * size
     assert all(list(held) == sorted(held) for held in dealing.chunks)
 
 
 @pytest.mark.parametrize("layout", get_args(SequenceLayout))
-@given(stream=streams(), window=st.none() | st.integers(1, 90))
+@given(stream=streams(), reach=reaches(90))
 @settings(deadline=None, max_examples=80)
 def test_a_plan_receives_exactly_the_keys_on_other_ranks_that_a_local_query_attends(
-    layout: str, stream: tuple[tuple[int, ...], int], window: int | None
+    layout: str, stream: tuple[tuple[int, ...], int], reach: Reach
 ) -> None:
     lengths, size = stream
-    dealing = deal(layout, lengths, size, {window: 1})
-    plan, owner = plan_keys(dealing, Documents.of(lengths), window), owners(dealing)
-    mask = visible(lengths, window)
+    dealing = deal(layout, lengths, size, {reach: 1})
+    plan, owner = plan_keys(dealing, Documents.of(lengths), reach), owners(dealing)
+    mask = visible(lengths, reach)
     for rank in range(size):
         wanted = mask[owner == rank].any(axis=0)
         for source in range(size):
@@ -77,18 +84,18 @@ def test_a_plan_receives_exactly_the_keys_on_other_ranks_that_a_local_query_atte
 
 
 @pytest.mark.parametrize("layout", get_args(SequenceLayout))
-@given(stream=streams(), window=st.none() | st.integers(1, 90))
+@given(stream=streams(), reach=reaches(90))
 @settings(deadline=None, max_examples=40)
 def test_what_a_chunk_needs_from_before_it_is_one_range(
-    layout: str, stream: tuple[tuple[int, ...], int], window: int | None
+    layout: str, stream: tuple[tuple[int, ...], int], reach: Reach
 ) -> None:
     lengths, size = stream
-    dealing = deal(layout, lengths, size, {window: 1})
-    starts, mask = [0, *accumulate(lengths)], visible(lengths, window)
+    dealing = deal(layout, lengths, size, {reach: 1})
+    starts, mask = [0, *accumulate(reach.cut(lengths))], visible(lengths, reach)
     for chunk in chain.from_iterable(dealing.chunks):
         own = dealing.chunk_range(chunk)
         before = mask[own.start : own.stop, : own.start].any(axis=0)
-        assert np.flatnonzero(before).tolist() == list(keys_before(own.start, starts, window))
+        assert np.flatnonzero(before).tolist() == list(keys_before(own.start, starts, reach.window))
 
 
 def test_neighbouring_chunks_are_one_range() -> None:
@@ -103,7 +110,7 @@ def test_zigzag_pairs_front_and_back() -> None:
 
 @pytest.mark.parametrize("layout", get_args(SequenceLayout))
 def test_one_rank_holds_everything_in_one_piece(layout: str) -> None:
-    dealing = deal(layout, (3, 4), 1, WINDOWS)
+    dealing = deal(layout, (3, 4), 1, LAYERS)
     assert dealing.chunks == ((0,),)
     assert dealing.ranges(0) == (range(0, 7),)
 
@@ -132,7 +139,7 @@ def test_a_stream_that_cannot_be_dealt_is_refused_with_the_rule_and_a_way_out(
 ) -> None:
     assert said in str(dealing_problem(layout, num_tokens, size))
     with pytest.raises(ValueError, match="must be a multiple"):
-        deal(layout, (num_tokens,), size, WINDOWS)
+        deal(layout, (num_tokens,), size, LAYERS)
 
 
 def test_sizes_that_the_message_proposes_are_accepted() -> None:
@@ -143,5 +150,5 @@ def test_sizes_that_the_message_proposes_are_accepted() -> None:
                 for proposed in problem.rsplit("use ", 1)[1].split(" or "):
                     assert dealing_problem(layout, int(proposed), size) is None
             else:
-                dealing = deal(layout, (num_tokens,), size, WINDOWS)
+                dealing = deal(layout, (num_tokens,), size, LAYERS)
                 assert dealing.num_tokens == num_tokens

@@ -10,8 +10,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # fits a file is its own. A file may import from lower floors and from its own name, and nothing else of its package.
 FLOORS = {
     "model": """
-        documents norm products position/config position/scales peak_flops
-        packed_layout
+        documents norm products position/config peak_flops
+        packed_layout reach
+        position/scales
         position
         layer_pattern
         config

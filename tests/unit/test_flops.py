@@ -20,6 +20,7 @@ from model.flops import (
 )
 from model.layer_pattern import KindConfig
 from model.packed_layout import PackedLayout
+from model.reach import Reach
 from model.transformer import Transformer
 
 HYBRID_8B = ModelConfig(
@@ -71,8 +72,8 @@ def test_closed_form_equals_the_module(block, norm, qk_norm, tied):
 @pytest.mark.parametrize("window", [None, 1, 4, 7, 8, 100])
 def test_score_pairs_equal_the_mask(window):
     lengths = [1, 7, 8, 9, 30]
-    mask = visible_TS(PackedLayout.from_lengths(lengths), window)
-    assert score_pairs(lengths, window) == mask.sum().item()
+    mask = visible_TS(PackedLayout.from_lengths(lengths), Reach(window))
+    assert score_pairs(lengths, Reach(window)) == mask.sum().item()
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,10 @@ RUNS: tuple[tuple[int, list[str]], ...] = (
          "schedule.start_base=5000", "schedule.start_length=32"]),
     (1, ["schedule=small", "model.layer_pattern=[window_rope,full_rope]", "+model.kinds.window_rope.window=24"]),
     (1, ["schedule=small", "data=files", "+data.sources.one.prefix=a", "data.heldout=c", "parallel.zero_stage=0",
-         "schedule.stages.first.rope_base=keep", "schedule.start_base=5000", "model.layer_pattern=[near]",
-         "+model.kinds.near={like: window_rope, window: 32, rope: {scaling: yarn, factor: 2, original_length: 64}}"]),
+         "schedule.stages.first.rope_base=keep", "schedule.start_base=5000",
+         "model.layer_pattern=[near,part,chunk_nope]",
+         "+model.kinds.near={like: window_rope, window: 32, rope: {scaling: yarn, factor: 2, original_length: 64}}",
+         "+model.kinds.part={like: chunk_rope, chunk: 24}"]),
 )  # fmt: skip
 # Values for keys whose type does not say any.
 SPECIAL = {
@@ -61,7 +63,7 @@ EXCEPTIONS = {
     "data.heldout": "stands against data.corpus, which is a rule of its own",
     "checkpoint.resume": "names a folder, which a test of the rules does not have",
     "optimizer.name": "has one choice",
-    "model.kinds.NAME.like": "another kind than the four is another model or a rule of its own",
+    "model.kinds.NAME.like": "another built-in kind is another model or a rule of its own",
     "preflight.links": "is the condition of others",
 }
 
@@ -77,7 +79,7 @@ def outcome(run: RunConfig) -> dict[str, Any]:
     at = [schedule.at(tokens) for tokens in points]
     specs = [spec for point in at for spec in expand_pattern(point.model)]
     follows = any(spec.rope is not None and not spec.rope.base for spec in specs)
-    for name in ("window", "layer_pattern", "kinds", *OVERRIDES):
+    for name in ("window", "chunk", "layer_pattern", "kinds", *OVERRIDES):
         del parts["model"][name]
     if all(stage.parallel.sequence > 1 for stage in schedule.stages):
         del parts["model"]["attention_backend"]

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from model.attention.dense import visible_TS
 from model.documents import Documents
 from model.packed_layout import PackedLayout
+from model.reach import Reach
 from parallel.sequence.chunks import Dealing
 from parallel.sequence.dealing import deal_contiguous, deal_zigzag
 from parallel.sequence.layout import ShardedLayout, build_share
 from parallel.sequence.plan import plan_keys
 from parallel.sequence.route import Own, route
+from tests.layer_kinds import reaches
 
 
 @st.composite
@@ -27,13 +29,13 @@ def dealings(draw):
 
 @st.composite
 def streams(draw):
-    """A dealing, document lengths that fill it, and a window."""
+    """A dealing, document lengths that fill it, and a reach."""
     dealing = draw(dealings())
     total = dealing.num_tokens
     borders = draw(st.sets(st.integers(1, total - 1), max_size=6)) if total > 1 else set()
     ends = [0, *sorted(borders), total]
     lengths = [b - a for a, b in pairwise(ends)]
-    return dealing, lengths, draw(st.none() | st.integers(1, total + 2))
+    return dealing, lengths, draw(reaches(total + 2))
 
 
 def positions(dealing, rank):
@@ -43,9 +45,9 @@ def positions(dealing, rank):
 @settings(max_examples=300, deadline=None)
 @given(streams())
 def test_a_rank_receives_exactly_the_foreign_keys_its_queries_attend(case):
-    dealing, lengths, window = case
-    plan = plan_keys(dealing, Documents.of(lengths), window)
-    seen = visible_TS(PackedLayout.from_lengths(lengths), window)
+    dealing, lengths, reach = case
+    plan = plan_keys(dealing, Documents.of(lengths), reach)
+    seen = visible_TS(PackedLayout.from_lengths(lengths), reach)
     for rank in range(dealing.size):
         own = positions(dealing, rank)
         attended = set(seen[own].any(dim=0).nonzero().flatten().tolist()) - set(own)
@@ -115,12 +117,11 @@ def all_pairs(dealing, routes, rank):
 @settings(max_examples=300, deadline=None)
 @given(streams(), st.sampled_from(["auto", "ring", "exchange"]))
 def test_calls_compute_every_visible_pair_once_and_no_other(case, transport):
-    dealing, lengths, window = case
+    dealing, lengths, reach = case
     routes = [
-        route(Own(dealing, Documents.of(lengths), r), window, transport)
-        for r in range(dealing.size)
+        route(Own(dealing, Documents.of(lengths), r), reach, transport) for r in range(dealing.size)
     ]
-    seen = visible_TS(PackedLayout.from_lengths(lengths), window)
+    seen = visible_TS(PackedLayout.from_lengths(lengths), reach)
     for rank in range(dealing.size):
         computed = torch.zeros(seen.shape, dtype=torch.int64)
         for query, key in all_pairs(dealing, routes, rank):
@@ -133,10 +134,10 @@ def test_calls_compute_every_visible_pair_once_and_no_other(case, transport):
 @settings(max_examples=100, deadline=None)
 @given(streams())
 def test_a_share_holds_the_positions_of_its_own_tokens(case):
-    dealing, lengths, window = case
+    dealing, lengths, reach = case
     whole = PackedLayout.from_lengths(lengths)
     for rank in range(dealing.size):
-        share = build_share(dealing, Documents.of(lengths), rank, {"full": None, "window": window})
+        share = build_share(dealing, Documents.of(lengths), rank, {"full": Reach(), "some": reach})
         layout = ShardedLayout.from_share(share)
         own = positions(dealing, rank)
         assert [p for held in share.ranges for p in held] == own
@@ -155,7 +156,7 @@ def test_all_ranks_agree_on_how_full_layers_get_their_keys():
     ):
         dealing = deal_contiguous(96, 4)
         routes = [
-            route(Own(dealing, Documents.of(lengths), rank), None, "auto") for rank in range(4)
+            route(Own(dealing, Documents.of(lengths), rank), Reach(), "auto") for rank in range(4)
         ]
         assert {len(found.steps) for found in routes} == {steps}
         assert {found.exchange is not None for found in routes} == {exchanges}
@@ -165,7 +166,7 @@ def test_steps_in_which_nobody_sends_are_left_out():
     """Documents that reach over one border only: one step instead of three."""
     dealing = deal_contiguous(96, 4)
     routes = [
-        route(Own(dealing, Documents.of([12, 24, 24, 24, 12]), rank), None, "ring")
+        route(Own(dealing, Documents.of([12, 24, 24, 24, 12]), rank), Reach(), "ring")
         for rank in range(4)
     ]
     assert [[step.distance for step in found.steps] for found in routes] == [[1]] * 4
@@ -173,7 +174,7 @@ def test_steps_in_which_nobody_sends_are_left_out():
 
 def test_two_chunks_of_a_document_share_one_rectangle():
     """Zigzag: both chunks of rank 1 see all of chunk 0, and only the second sees chunk 7."""
-    found = route(Own(deal_zigzag(32, 4), Documents.of([32]), 1), None, "ring")
+    found = route(Own(deal_zigzag(32, 4), Documents.of([32]), 1), Reach(), "ring")
     first, second, third = found.steps
     assert [(c.queries, c.keys) for c in first.calls] == [(range(0, 8), range(0, 4))]
     assert [(c.queries, c.keys) for c in second.calls] == [(range(4, 8), range(0, 8))]
@@ -183,12 +184,12 @@ def test_two_chunks_of_a_document_share_one_rectangle():
 
 def test_neighbouring_chunks_of_one_rank_need_no_bytes_between_them():
     dealing = Dealing(4, ((0, 1), (2, 3)))
-    joined = plan_keys(dealing, Documents.of([16]), 3)
+    joined = plan_keys(dealing, Documents.of([16]), Reach(3))
     assert joined.receives[1] == ((range(6, 8),), ())
-    calls = route(Own(dealing, Documents.of([16]), 1), 3, "auto")
+    calls = route(Own(dealing, Documents.of([16]), 1), Reach(3), "auto")
     assert [call.queries for call in calls.exchange.calls] == [range(0, 2)]
 
 
 def test_documents_must_fill_the_stream():
     with pytest.raises(ValueError, match=r"9 tokens in all.*hold 8.*pad"):
-        build_share(deal_contiguous(8, 2), Documents.of([4, 5]), 0, {"full": None})
+        build_share(deal_contiguous(8, 2), Documents.of([4, 5]), 0, {"full": Reach()})

@@ -18,6 +18,7 @@ from model.packed_layout import PackedLayout
 from model.position.config import UNSCALED, RopeConfig
 from model.position.placing import Placing
 from model.position.rotation import make_rotation
+from model.reach import Reach
 from model.transformer import Transformer
 
 BASE, SEED = 1000.0, 3
@@ -61,7 +62,7 @@ def by_hand(model, tokens_T, layout):
         weights = model.layers[str(index)]
         parameters = dict(weights.named_parameters())
         x_TD = torch.func.functional_call(
-            layer, parameters, (x_TD, layout, KindAtStep(window, Placing(rotation or None)))
+            layer, parameters, (x_TD, layout, KindAtStep(Reach(window), Placing(rotation or None)))
         )
     return model.norm(x_TD)
 
@@ -86,7 +87,7 @@ def test_outputs_and_gradients_are_those_of_layers_built_one_by_one(backend):
 
 def test_attention_flops_count_every_kind_with_its_window():
     layout = PackedLayout.from_lengths(LENGTHS)
-    pairs = sum(int(visible_TS(layout, window).sum()) for window, _ in LAYERS)
+    pairs = sum(int(visible_TS(layout, Reach(window)).sum()) for window, _ in LAYERS)
     assert total_score_pairs(MODEL, LENGTHS) == pairs
     assert count_forward(MODEL, LENGTHS).attention == 4 * 4 * 8 * pairs
 

@@ -11,6 +11,7 @@ from model.position.scales.none import NoScale
 from model.position.scales.scale import PositionScale, TokensInPlace
 from model.position.scales.ssmax import SsmaxScale
 from model.position.scales.swan import SwanScale
+from model.reach import Reach
 
 
 def at(*positions: int, visible: tuple[int, ...] = (1,), length: int = 1) -> TokensInPlace:
@@ -63,8 +64,13 @@ def test_scalable_softmax_reads_the_number_of_visible_keys() -> None:
 
 
 def test_a_window_bounds_the_number_of_visible_keys() -> None:
-    tokens = TokensInPlace(torch.arange(5) + 100, torch.arange(5), window=3)
+    tokens = TokensInPlace(torch.arange(5) + 100, torch.arange(5), Reach(3))
     assert tokens.visible_T.tolist() == [1, 2, 3, 3, 3]
+
+
+def test_an_attention_chunk_bounds_the_number_of_visible_keys() -> None:
+    tokens = TokensInPlace(torch.arange(5) + 100, torch.arange(5), Reach(chunk=3))
+    assert tokens.visible_T.tolist() == [1, 2, 3, 1, 2]
 
 
 def test_scalable_softmax_keeps_the_weight_of_one_high_score() -> None:

@@ -22,6 +22,7 @@ from model.position.scales.methods import AnyScale
 from model.position.scales.ministral3 import Ministral3Scale
 from model.position.scales.ssmax import SsmaxScale
 from model.position.scales.swan import SwanScale
+from model.reach import Reach
 from model.transformer import Transformer
 
 BASE, SEED, LENGTH, WINDOW = 100.0, 3, 64, 4
@@ -60,15 +61,15 @@ def with_scale(scale: AnyScale, kinds: tuple[str, ...] = KINDS) -> ModelConfig:
 
 
 class ScaledScores(DenseCore):
-    """Dense attention whose scores are multiplied, row by row and head by head, by `factors_TH[window]`."""
+    """Dense attention whose scores are multiplied, row by row and head by head, by `factors_TH[reach]`."""
 
-    def __init__(self, factors_TH: dict[int | None, Tensor]) -> None:
+    def __init__(self, factors_TH: dict[Reach, Tensor]) -> None:
         super().__init__()
         self.factors_TH = factors_TH
 
     def __call__(self, q_THK: Tensor, *others: Any) -> Tensor:
-        window = others[3]
-        return super().__call__(q_THK * self.factors_TH[window][..., None], *others)
+        reach = others[3]
+        return super().__call__(q_THK * self.factors_TH[reach][..., None], *others)
 
 
 def outputs_and_gradients(
@@ -119,7 +120,7 @@ def test_outputs_and_all_gradients_are_those_of_scaled_scores(
         factors_TH = by_window[window][:, None].expand(-1, 4)
         if weights:
             factors_TH = factors_TH * weights[layer]
-        plain.layers[str(layer)].attention.core = ScaledScores({window: factors_TH})
+        plain.layers[str(layer)].attention.core = ScaledScores({Reach(window): factors_TH})
     expected = outputs_and_gradients(plain, weights, AtStep.of(MODEL, BASE))
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
 

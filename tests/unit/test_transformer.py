@@ -13,6 +13,7 @@ from model.config import ModelConfig
 from model.initialization import initialize
 from model.packed_layout import PackedLayout
 from model.position.rotation import make_rotation, rotate
+from model.reach import Reach
 from model.recompute import cut, joined, powers_of_two, to_host
 from model.transformer import Transformer
 
@@ -90,7 +91,7 @@ def test_constant_tokens_leave_nope_rows_uniform_and_rope_rows_not():
             rotate(projection(x).unflatten(-1, (-1, 8)), rotation)
             for projection in (attention.q_proj, attention.k_proj)
         )
-        distance = (attention_rows(q, k, layout, None) - uniform).abs().max().item()
+        distance = (attention_rows(q, k, layout, Reach()) - uniform).abs().max().item()
         assert (distance < 1e-14) == is_uniform
         if is_uniform:
             hidden = last_hidden(model, tokens)
@@ -271,14 +272,14 @@ def test_the_core_is_a_seam():
     calls = []
     dense = DenseCore()
 
-    def recording(q, k, v, layout, window):
-        calls.append((tuple(q.shape), tuple(k.shape), window))
-        return dense(q, k, v, layout, window)
+    def recording(q, k, v, layout, reach):
+        calls.append((tuple(q.shape), tuple(k.shape), reach))
+        return dense(q, k, v, layout, reach)
 
     for layer in model.layers.values():
         layer.attention.core = recording
     last_hidden(model, random_tokens(10))
-    assert calls == [((10, 4, 8), (10, 2, 8), window) for window in (8, 8, 8, None)]
+    assert calls == [((10, 4, 8), (10, 2, 8), Reach(window)) for window in (8, 8, 8, None)]
 
 
 def test_nothing_remembers_the_base():

@@ -11,7 +11,7 @@ from typing import Any
 
 from data.files import BrokenSeal, unseal
 from model.config import ModelConfig
-from model.layer_pattern import KindConfig, uses_model_window
+from model.layer_pattern import KindConfig, uses_model_chunk, uses_model_window
 from model.position.config import RopeConfig
 from model.position.scales.methods import SCALES
 from parallel.checkpoint.index import DamagedCheckpoint, Index, checked_index
@@ -140,6 +140,8 @@ def differences(
     trained, wanted = _comparable(state.model, asdict(model))
     for name in wanted:
         if name == "window" and not uses_model_window(model):
+            continue
+        if name == "chunk" and not uses_model_chunk(model):
             continue
         change = _change_of(name, trained[name], wanted[name])
         if trained[name] == wanted[name] or change in allowed:

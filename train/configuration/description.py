@@ -15,9 +15,12 @@ _ELEMENT = {"float32": 4, "bfloat16": 2}
 
 
 def describe_model(model: ModelConfig) -> str:
-    """Returns the model's size, layer pattern and windows."""
-    windows = sorted({spec.window for spec in expand_pattern(model) if spec.window is not None})
+    """Returns the model's size, layer pattern, windows and attention chunks."""
+    specs = expand_pattern(model)
+    windows = sorted({spec.window for spec in specs if spec.window is not None})
+    chunks = sorted({spec.chunk for spec in specs if spec.chunk is not None})
     seen = f", window {', '.join(map(str, windows))}" if windows else ""
+    seen += f", attention chunks of {', '.join(map(str, chunks))}" if chunks else ""
     return (
         f"{parameter_count(model):,} parameters: {model.num_layers} layers "
         f"({', '.join(model.layer_pattern)}), width {model.hidden_size}{seen}, "

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from model.layer_pattern import expand_pattern, uses_model_window
+from model.layer_pattern import expand_pattern, uses_model_chunk, uses_model_window
 from parallel.config import ParallelConfig
 from train.configuration.keys import field_at
 from train.configuration.schema import (
@@ -160,6 +160,11 @@ ROWS = (
         ("model.window",),
         lambda run, _: bool(run.model.problems()) or uses_model_window(run.model),
         "where no layer of model.layer_pattern has this window; drop it, or use recipe=rnope_swa",
+    ),
+    Row(
+        ("model.chunk",),
+        lambda run, _: bool(run.model.problems()) or uses_model_chunk(run.model),
+        "where no layer of model.layer_pattern has these chunks; drop it, or name chunk_rope in the pattern",
     ),
     Row(
         ("model.qk_norm_over",),

@@ -78,10 +78,10 @@ def files(config: RunConfig) -> list[str]:
 def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     """Returns warnings from published results and about lost work; they do not stop the run."""
     found = _saving_warnings(config, schedule) + _export_warnings(config, schedule)
-    found += _scaling_warnings(config, schedule)
+    found += _scaling_warnings(config, schedule) + _chunk_warnings(config, schedule)
     specs = expand_pattern(config.model)
-    windowed_rotary = any(spec.rope and spec.window for spec in specs)
-    hybrid = windowed_rotary and any(not spec.rope and not spec.window for spec in specs)
+    limited_rotary = any(spec.rope and spec.reach.limit for spec in specs)
+    hybrid = limited_rotary and any(not spec.rope and not spec.reach.limit for spec in specs)
     bases = [corner[1] for stage in schedule.stages for corner in stage.base.corners]
     if hybrid and max(bases) > 1.001 * max(bases[0], 10_000.0):
         found.append(
@@ -93,12 +93,24 @@ def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     own_bases = {
         spec.rope.base
         for spec in specs
-        if spec.rope and not spec.window and spec.rope.scaling == "none"
+        if spec.rope and not spec.reach.limit and spec.rope.scaling == "none"
     }
     for stage in schedule.stages:
         for base in sorted({own or stage.base.last for own in own_bases}):
             found += _bound_warning(stage.name, base, stage.shape.sequence_length, config)
     return found
+
+
+def _chunk_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
+    """Warns of attention chunks that mask nothing in any stage."""
+    longest = max(stage.shape.sequence_length for stage in schedule.stages)
+    chunks = {spec.kind: spec.chunk for spec in expand_pattern(config.model) if spec.chunk}
+    return [
+        f"attention chunks of {chunk:,} tokens in {kind} layers mask nothing in sequences of up to {longest:,} tokens: "
+        "the layers see the whole document; use a smaller chunk, or a full kind"
+        for kind, chunk in chunks.items()
+        if chunk >= longest
+    ]
 
 
 def _saving_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
@@ -137,8 +149,9 @@ def _export_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
         family_for(config.model, schedule.stages[-1].base.last)
     except CannotExpress as error:
         nearest = min(error.reasons, key=lambda reason: reason.count(";"))
+        of_family = "; the nearest, " if len(error.reasons) > 1 else ": "
         return [
-            f"no Hugging Face family can express this model, so it cannot be exported; the nearest, {nearest}"
+            f"no Hugging Face family can express this model, so it cannot be exported{of_family}{nearest}"
         ]
     return []
 

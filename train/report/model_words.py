@@ -1,4 +1,4 @@
-"""Describes the model in words: its kinds of layers and their windows."""
+"""Describes the model in words: its kinds of layers, their windows and attention chunks."""
 
 from collections import Counter
 
@@ -39,6 +39,13 @@ def lead(record: RunRecord) -> str:
     elif seen:
         each = [f"{whole_number(window)} in {kind} layers" for kind, window in seen.items()]
         words += f"; keys that a window sees: {', '.join(each)}"
+    specs = layer_kinds(model).values()
+    lengths = {spec.kind: spec.chunk for spec in specs if spec.chunk is not None}
+    if len(set(lengths.values())) == 1:
+        words += f"; attention chunks of {whole_number(next(iter(lengths.values())))} tokens"
+    elif lengths:
+        each = [f"{whole_number(chunk)} in {kind} layers" for kind, chunk in lengths.items()]
+        words += f"; tokens of an attention chunk: {', '.join(each)}"
     return f"{words}. Vocabulary of {whole_number(model.vocab_size)}."
 
 
@@ -46,6 +53,6 @@ def _kind_in_words(record: RunRecord, name: str) -> str:
     """Describes layers of this kind; for a further kind, with its name."""
     assert record.model is not None
     kind = layer_kind(record.model, name)
-    attention = "windowed" if kind.windowed else "full attention"
-    words = f"{attention} {'with RoPE' if kind.rotary else 'without positions'}"
+    attention = {"window": "windowed", "full": "full attention", "chunk": "chunked attention"}
+    words = f"{attention[kind.sees]} {'with RoPE' if kind.rotary else 'without positions'}"
     return words if name in LAYER_KINDS else f"{name} ({words})"

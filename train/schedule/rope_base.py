@@ -30,6 +30,7 @@ import numpy as np
 from model.config import ModelConfig
 from model.layer_pattern import layer_kinds
 from model.position.ntk import ntk_base
+from model.reach import WHOLE_DOCUMENT
 from train.configuration.schema import ConstantBase, DerivedBase, RampBase, RopeBase, SteppedBase
 
 # Grid of `safe_base`: bases from 12x the published fit downwards, this many per factor of e.
@@ -101,7 +102,7 @@ def base_curve(value: RopeBase, facts: StageFacts) -> BaseCurve:
 def bases_by_kind(model: ModelConfig, base: float) -> dict[str, float]:
     """Returns the base of each kind of rotary layer in the model; `base` is the schedule's.
 
-    Keys are the names under which kinds are reported: "window", "full", or the name of a further kind.
+    Keys are the names under which kinds are reported: "window", "full", "chunk", or the name of a further kind.
     """
     specs = layer_kinds(model).values()
     found = {spec.reported_as: spec.rope.base_of(base) for spec in specs if spec.rope is not None}
@@ -110,7 +111,7 @@ def bases_by_kind(model: ModelConfig, base: float) -> dict[str, float]:
 
 def scheduled_base(model: ModelConfig, rope_base: Mapping[str, float]) -> float:
     """Returns the base of the layers that follow the schedule. rope_base: the base of each kind of rotary layer."""
-    for spec in sorted(layer_kinds(model).values(), key=lambda spec: spec.window is not None):
+    for spec in sorted(layer_kinds(model).values(), key=lambda spec: spec.reach != WHOLE_DOCUMENT):
         if spec.rope is not None and not spec.rope.base and spec.reported_as in rope_base:
             return rope_base[spec.reported_as]
     return next(iter(rope_base.values()), 10_000.0)

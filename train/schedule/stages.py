@@ -170,7 +170,7 @@ def build_schedule(config: RunConfig) -> tuple[Schedule | None, list[str]]:
 def rotary_reach(model: ModelConfig, sequence_length: int) -> int:
     """Returns the largest distance that a rotary layer of `model` sees in sequences of this length."""
     reaches = [
-        min(spec.window or sequence_length, sequence_length)
+        min(spec.reach.limit or sequence_length, sequence_length)
         for spec in expand_pattern(model)
         if spec.rope is not None
     ]

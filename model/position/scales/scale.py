@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from model.reach import WHOLE_DOCUMENT, Reach
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -20,21 +22,22 @@ class TokensInPlace:
     """What a scale may read about the tokens held here.
 
     positions_T: int64 (T,), position in the document; what the rotation reads. place_T: int64 (T,), number of tokens
-    of the stream before it in its document, whatever the positions are. window: number of keys a token sees, itself
-    included; None: all of its document. length: sequence length in force, in tokens: that of the stage, or the one
-    that an evaluation asks for; 0 unless the scale `reads_length`.
+    of the stream before it in its document, whatever the positions are. reach: how far a token sees. length: sequence
+    length in force, in tokens: that of the stage, or the one that an evaluation asks for; 0 unless the scale
+    `reads_length`.
     """
 
     positions_T: "Tensor"
     place_T: "Tensor"
-    window: int | None = None
+    reach: Reach = WHOLE_DOCUMENT
     length: int = 0
 
     @property
     def visible_T(self) -> "Tensor":  # noqa: N802
         """int64 (T,): number of keys that every token sees, itself included."""
-        keys_T = self.place_T + 1
-        return keys_T if self.window is None else keys_T.clamp(max=self.window)
+        chunk, window = self.reach.chunk, self.reach.window
+        keys_T = (self.place_T if chunk is None else self.place_T % chunk) + 1
+        return keys_T if window is None else keys_T.clamp(max=window)
 
 
 @dataclass
