@@ -1,6 +1,7 @@
 """The files of a prefix: every file PREFIX.SUFFIX that this package or a run writes.
 
     bin, idx, crc, manifest.json   token files (data.prepare, data.manifest --create)
+    labels                         which tokens have a label, where not all have one (label_file.py)
     errors.jsonl                   records that data.prepare left out
     ngram                          counts that a run caches for its yardsticks (data/ngram.py)
     journal, *.partial             an unfinished data.prepare
@@ -15,10 +16,11 @@ from pathlib import Path
 
 from data.files import leftovers
 
-_BIN, _IDX, _CRC, _MANIFEST = "bin", "idx", "crc", "manifest.json"
+_BIN, _IDX, _CRC, _LABELS, _MANIFEST = "bin", "idx", "crc", "labels", "manifest.json"
 _ERRORS, _NGRAM, _JOURNAL, _PARTIAL = "errors.jsonl", "ngram", "journal", ".partial"
-FINISHED = (_BIN, _IDX, _CRC, _MANIFEST, _ERRORS, _NGRAM)
-UNFINISHED = (_JOURNAL, *(f"{suffix}{_PARTIAL}" for suffix in (_BIN, _IDX, "sizes", _ERRORS)))
+FINISHED = (_BIN, _IDX, _CRC, _LABELS, _MANIFEST, _ERRORS, _NGRAM)
+_GROWING = (_BIN, _IDX, _LABELS, "sizes", "runs", "run_counts", _ERRORS)
+UNFINISHED = (_JOURNAL, *(f"{suffix}{_PARTIAL}" for suffix in _GROWING))
 OWN_SUFFIXES = (*FINISHED, *UNFINISHED)
 _TAILS = tuple(f".{suffix}" for suffix in OWN_SUFFIXES)
 
@@ -51,6 +53,11 @@ def crc_path(prefix: str | Path) -> Path:
     return Path(f"{prefix}.{_CRC}")
 
 
+def labels_path(prefix: str | Path) -> Path:
+    """PREFIX.labels: which tokens have a label."""
+    return Path(f"{prefix}.{_LABELS}")
+
+
 def manifest_path(prefix: str | Path) -> Path:
     """PREFIX.manifest.json."""
     return Path(f"{prefix}.{_MANIFEST}")
@@ -74,6 +81,16 @@ def journal_path(prefix: str | Path) -> Path:
 def sizes_path(prefix: str | Path) -> Path:
     """PREFIX.sizes.partial: lengths of the documents tokenised so far."""
     return Path(f"{prefix}.sizes{_PARTIAL}")
+
+
+def runs_path(prefix: str | Path) -> Path:
+    """PREFIX.runs.partial: runs of tokens with a label of the documents tokenised so far."""
+    return Path(f"{prefix}.runs{_PARTIAL}")
+
+
+def run_counts_path(prefix: str | Path) -> Path:
+    """PREFIX.run_counts.partial: the number of these runs of every document."""
+    return Path(f"{prefix}.run_counts{_PARTIAL}")
 
 
 def partial(path: Path) -> Path:
