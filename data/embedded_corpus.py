@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data.files import write_durably
 from data.formats.readers import read_documents
-from data.formats.records import Document
+from data.formats.records import Document, Fields
 from data.prepare.job import prepare
 from data.prepare.options import PrepareOptions
 from data.tokenizer.sentencepiece_model import Tokenizer
@@ -56,7 +56,7 @@ def stdlib_documents() -> list[str]:
 
 
 def _is_document(path: str) -> bool:
-    return all(isinstance(record, Document) for record in read_documents([path], text_field=""))
+    return all(isinstance(record, Document) for record in read_documents([path], fields=Fields("")))
 
 
 def prepare_quickstart(

@@ -19,7 +19,7 @@ from data.command_line import Parser
 from data.files import seal, write_durably
 from data.printable import one_line, told
 from data.tokenizer.any_tokenizer import open_tokenizer
-from data.tokens.manifest import Manifest, describe, id_problems, verify
+from data.tokens.manifest import Manifest, describe, id_problems, labels_in_words, verify
 from data.tokens.prefix import as_prefix, manifest_path, ngram_path
 
 _OF_CREATE = ("--tokenizer", "--vocab-size", "--eos-id", "--bos-id", "--overwrite")
@@ -35,9 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         sys.stderr.write(told("data.manifest", error))
         return 2
+    labels = labels_in_words(manifest)
     largest = f", ids up to {manifest['largest_id']}" if "largest_id" in manifest else ""
     sys.stderr.write(
-        f"{options.prefix}: {manifest['documents']} documents, {manifest['tokens']} tokens{largest}, good\n"
+        f"{options.prefix}: {manifest['documents']} documents, {manifest['tokens']} tokens{labels}{largest}, good\n"
     )
     return 0
 

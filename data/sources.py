@@ -8,21 +8,23 @@ import numpy as np
 
 from data.config import DataConfig
 from data.embedded_corpus import PreparedCorpus, prepare_quickstart, quickstart_files
-from data.labels import EveryTarget
 from data.tokens import manifest
 from data.tokens.declared import HELDOUT, Declared, declared, disagreements
 from data.tokens.indexed_dataset import IndexedDataset
+from data.tokens.label_file import LabelFile
 from data.tokens.prefix import bin_path
 from data.tokens.token_file import DamagedData
 
 
 @dataclass(frozen=True)
-class TokenSource(EveryTarget, Declared):
+class TokenSource(Declared):
     """Token files and the facts of their manifest, as a source for planner and loader."""
 
     dataset: IndexedDataset
     # None for a manifest of an earlier version; every piece is then compared with the vocabulary when it is read.
     largest_id: int | None
+    # Which tokens have a label; None: all of them.
+    labels: LabelFile | None = None
 
     @property
     def num_documents(self) -> int:
@@ -32,6 +34,16 @@ class TokenSource(EveryTarget, Declared):
     def document_lengths(self, documents: np.ndarray) -> np.ndarray:
         """int64 lengths in tokens of `documents`."""
         return self.dataset.document_lengths(documents)
+
+    def count_labels(self, document: int, start: int, length: int) -> int:
+        """See data/labels.py."""
+        if self.labels is None:
+            return length - 1
+        return self.labels.count(document, start + 1, start + length)
+
+    def label_mask(self, document: int, start: int, length: int) -> np.ndarray | None:
+        """See data/labels.py."""
+        return None if self.labels is None else self.labels.mask(document, start, length)
 
     def read(self, document: int, start: int, length: int) -> np.ndarray:
         """Tokens [start, start + length) of a document, all of them ids of the vocabulary.
@@ -134,4 +146,5 @@ def open_source(
         **vars(declared(key or f"data.sources.{name}.prefix", name, prefix, described)),
         dataset=dataset,
         largest_id=described.get("largest_id"),
+        labels=LabelFile(prefix, dataset.num_documents) if "labels" in described["files"] else None,
     )

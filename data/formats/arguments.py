@@ -4,6 +4,7 @@ import argparse
 
 from data.command_line import Parser
 from data.formats.bad_records import ON_ERROR
+from data.formats.field_options import FieldOptions
 
 FORMATS_HELP = """\
 formats, by the end of a file's name; .gz, .zst, .xz or .bz2 may follow each:
@@ -31,9 +32,26 @@ def make_parser(command: str, description: str) -> Parser:
         " (default: text)",
     )
     add(
+        "--unlabelled-field",
+        metavar="NAME",
+        help="field or column with a text that comes before the text, as a prompt: the model reads it, and no loss is"
+        " taken on its tokens (default: none)",
+    )
+    add(
+        "--segments-field",
+        metavar="NAME",
+        help='field of a JSON record with the text as a list of {"text": ..., "label": true or false}; no loss is taken'
+        " on tokens with label false (default: none)",
+    )
+    add(
         "--on-error",
         choices=ON_ERROR,
         default="fail",
         help="at a bad record: stop, or leave it out and count it (default: %(default)s)",
     )
     return parser
+
+
+def given_fields(options: argparse.Namespace) -> FieldOptions:
+    """The options that name fields."""
+    return FieldOptions(options.text_field, options.unlabelled_field, options.segments_field)

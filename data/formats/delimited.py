@@ -17,6 +17,7 @@ from data.formats.records import (
     START,
     BadRecord,
     Block,
+    Fields,
     Format,
     Piece,
     Position,
@@ -128,12 +129,11 @@ def _cut(delimiter: str, path: str, stream: LineStream, start: Position) -> Iter
         number = end.line
 
 
-def _parse(delimiter: str, block: Block, text_field: str, opener: Opener) -> Iterator[Record]:
+def _parse(delimiter: str, block: Block, fields: Fields, opener: Opener) -> Iterator[Record]:
     del opener
     names, problem = _names(delimiter, block.head)
-    problem = problem or column_problem(names, text_field)
-    column = -1 if problem else names.index(text_field)
-    return in_order(block, partial(_record, delimiter, names, column, problem))
+    problem = problem or column_problem(names, fields)
+    return in_order(block, partial(_record, delimiter, names, fields, problem))
 
 
 def _names(delimiter: str, head: bytes) -> tuple[list[str], str]:
@@ -147,31 +147,34 @@ def _names(delimiter: str, head: bytes) -> tuple[list[str], str]:
         return [], f"the header cannot be read ({error})"
 
 
-def column_problem(names: list[str], text_field: str) -> str:
-    """Why these columns do not include exactly one `text_field`; "" if they do."""
-    if names.count(text_field) > 1:
-        return f"{names.count(text_field)} columns are called {text_field!r}"
-    if text_field in names:
-        return ""
-    listed = one_line(", ".join(names[:NAMED_COLUMNS]) or "none")
-    return f"no column {text_field!r} (columns: {listed})"
+def column_problem(names: list[str], fields: Fields) -> str:
+    """Why these columns do not hold documents: each of `fields` must be exactly one of them; "" if they do."""
+    if fields.segments:
+        return "a column holds no list of segments; give such records as .jsonl or .json"
+    for wanted in filter(None, (fields.text, fields.unlabelled)):
+        if names.count(wanted) > 1:
+            return f"{names.count(wanted)} columns are called {wanted!r}"
+        if wanted not in names:
+            listed = one_line(", ".join(names[:NAMED_COLUMNS]) or "none")
+            return f"no column {wanted!r} (columns: {listed})"
+    return ""
 
 
-def header_problem(delimiter: str, path: str, text_field: str, opener: Opener) -> str:
-    """Why the header of a file does not name the column of the text; "" if it does, or if the file has no header.
+def header_problem(delimiter: str, path: str, fields: Fields, opener: Opener) -> str:
+    """Why the header of a file does not name the columns of documents; "" if it does, or if the file has no header.
 
     Raises:
         OSError, EOFError, ...: STREAM_ERRORS, where the file cannot be read.
     """
     head = _header(delimiter, path, opener)
     names, problem = _names(delimiter, head)
-    return problem or (column_problem(names, text_field) if head else "")
+    return problem or (column_problem(names, fields) if head else "")
 
 
 def _record(
     delimiter: str,
     names: list[str],
-    column: int,
+    fields: Fields,
     problem: str,
     block: Block,
     number: int,
@@ -196,7 +199,9 @@ def _record(
             " delimiter or a line end in double quotes"
         )
         return BadRecord(path, number, "csv", reason)
-    return document(row[column], path, number, block.consumed)
+    text = row[names.index(fields.text)]
+    before = row[names.index(fields.unlabelled)] if fields.unlabelled else ""
+    return document(text, path, number, block.consumed, before=before)
 
 
 def _format(delimiter: str) -> Format:

@@ -12,11 +12,13 @@ from data.formats import records
 from data.formats.records import (
     BadRecord,
     Block,
+    Fields,
     Format,
     Piece,
     Position,
     Record,
     document,
+    document_of_parts,
     gather,
     in_order,
     too_long,
@@ -53,13 +55,13 @@ def _skip_line(stream: LineStream, line: bytes) -> int:
     return skipped
 
 
-def parse(block: Block, text_field: str, opener: Opener) -> Iterator[Record]:
+def parse(block: Block, fields: Fields, opener: Opener) -> Iterator[Record]:
     """The record of every line; blank lines are not records."""
     del opener
-    return in_order(block, partial(_record, text_field))
+    return in_order(block, partial(_record, fields))
 
 
-def _record(text_field: str, block: Block, number: int, content: bytes) -> Record | None:
+def _record(fields: Fields, block: Block, number: int, content: bytes) -> Record | None:
     path = block.path
     if not content.strip():
         return None
@@ -73,34 +75,71 @@ def _record(text_field: str, block: Block, number: int, content: bytes) -> Recor
     if not isinstance(value, dict):
         kind = type(value).__name__
         return BadRecord(path, number, "field", f"the record is a JSON {kind}, not an object")
-    text, missing = _field(value, text_field)
-    if missing:
-        return BadRecord(path, number, "field", missing)
+    try:
+        if fields.segments:
+            parts = _segments(value, fields.segments)
+            return document_of_parts(parts, path, number, block.consumed)
+        before = _text(value, fields.unlabelled) if fields.unlabelled else ""
+        return document(_text(value, fields.text), path, number, block.consumed, before=before)
+    except _NotThere as error:
+        return BadRecord(path, number, "field", str(error))
+
+
+def _text(record: dict[str, Any], name: str) -> str:
+    text = _field(record, name)
     if not isinstance(text, str):
-        kind = "null" if text is None else type(text).__name__
-        return BadRecord(path, number, "field", f"field {text_field!r} is {kind}, not a string")
-    return document(text, path, number, block.consumed)
+        raise _NotThere(f"field {name!r} is {_kind(text)}, not a string")
+    return text
 
 
-def _field(record: dict[str, Any], name: str) -> tuple[Any, str]:
-    """The value at `name`, and "" or the reason why there is none. A field that is spelled `name`, dots included,
-    has priority; otherwise dots select fields of nested objects."""
+def _segments(record: dict[str, Any], name: str) -> list[tuple[str, bool]]:
+    segments = _field(record, name)
+    if not isinstance(segments, list):
+        raise _NotThere(f"field {name!r} is {_kind(segments)}, not a list of segments")
+    return [_segment(segment, f"{name}[{number}]") for number, segment in enumerate(segments)]
+
+
+def _segment(segment: Any, name: str) -> tuple[str, bool]:
+    if not isinstance(segment, dict):
+        raise _NotThere(f"{name} is {_kind(segment)}, not an object with text and label")
+    text, label = segment.get("text"), segment.get("label")
+    if not isinstance(text, str):
+        raise _NotThere(f"{name}.text is {_kind(text)}, not a string")
+    if not isinstance(label, bool):
+        raise _NotThere(f"{name}.label is {_kind(label)}, not true or false")
+    return text, label
+
+
+class _NotThere(Exception):
+    """A record lacks a field, or it has another type; the reason is the message."""
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def _field(record: dict[str, Any], name: str) -> Any:
+    """The value at `name`. A field that is spelled `name`, dots included, has priority; otherwise dots select fields of
+    nested objects.
+
+    Raises:
+        _NotThere: there is none.
+    """
     if name in record:
-        return record[name], ""
+        return record[name]
     value: Any = record
     steps = name.split(".")
     for number, step in enumerate(steps):
         if not isinstance(value, dict) or step not in value:
-            return None, _missing(value, name, ".".join(steps[:number]))
+            raise _NotThere(_missing(value, name, ".".join(steps[:number])))
         value = value[step]
-    return value, ""
+    return value
 
 
 def _missing(value: Any, name: str, inside: str) -> str:
     where = f"{inside!r} has " if inside else ""
     if not isinstance(value, dict):
-        kind = "null" if value is None else type(value).__name__
-        return f"no field {name!r} ({inside!r} is {kind}, not an object)"
+        return f"no field {name!r} ({inside!r} is {_kind(value)}, not an object)"
     fields = one_line(", ".join(sorted(value)[:NAMED_FIELDS]) or "none")
     return f"no field {name!r} ({where}fields: {fields})"
 

@@ -11,9 +11,10 @@ import stat
 from collections import Counter
 
 from data.formats import delimited
+from data.formats.field_options import FieldOptions
 from data.formats.input_files import BINARY_SUFFIXES, Inputs
 from data.formats.readers import COMPRESSIONS, OTHER, Reader, reader_of
-from data.formats.records import BadRecord, unreadable
+from data.formats.records import BadRecord, Fields, unreadable
 from data.formats.streams import PLAIN, STREAM_ERRORS, ZSTANDARD, open_regular
 from data.printable import Mistakes, one_line
 
@@ -45,25 +46,25 @@ OF_BINARY[".npz"] = OF_BINARY[".npy"]
 ANY_BINARY = "is no text by its name; let the name of a text end in .txt"
 
 
-def obstacles(inputs: Inputs, text_field: str) -> dict[str, BadRecord]:
+def obstacles(inputs: Inputs, fields: Fields) -> dict[str, BadRecord]:
     """A bad record for each file that cannot be read, by path."""
     found: dict[str, BadRecord] = {}
     for path, stamp in zip(inputs.files, inputs.stamps, strict=True):
         refused = inputs.refused.get(path, "")
         if refused:
             found[path] = BadRecord(path, 1, "format", refused)
-        elif (bad := obstacle(path, stamp.size, text_field)) is not None:
+        elif (bad := obstacle(path, stamp.size, fields)) is not None:
             found[path] = bad
     return found
 
 
-def obstacle(path: str, size: int, text_field: str) -> BadRecord | None:
+def obstacle(path: str, size: int, fields: Fields) -> BadRecord | None:
     """A bad record if a file cannot be read; None if its first bytes fit its name.
 
     size: of the file; 0 if it is missing.
     """
     try:
-        reason = _misnamed(path) or _misfit(path, size, text_field)
+        reason = _misnamed(path) or _misfit(path, size, fields)
     except STREAM_ERRORS as error:
         return unreadable(path, 1, error)
     return BadRecord(path, 1, "format", reason) if reason else None
@@ -76,7 +77,7 @@ def _misnamed(path: str) -> str:
     return reader_of(path).refused
 
 
-def _misfit(path: str, size: int, text_field: str) -> str:
+def _misfit(path: str, size: int, fields: Fields) -> str:
     """Why the first bytes of a file do not fit its name; "" if they do.
 
     Raises:
@@ -88,7 +89,7 @@ def _misfit(path: str, size: int, text_field: str) -> str:
         return ""
     with open_regular(path) as file:
         head = file.read(HEAD_BYTES)
-    return _of_head(head, path, reader, text_field)
+    return _of_head(head, path, reader, fields)
 
 
 def _refuse_closed(path: str) -> None:
@@ -99,7 +100,7 @@ def _refuse_closed(path: str) -> None:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def _of_head(head: bytes, path: str, reader: Reader, text_field: str) -> str:
+def _of_head(head: bytes, path: str, reader: Reader, fields: Fields) -> str:
     if head.startswith(POINTER):
         return "is a git-lfs pointer, the data itself is not here; run `git lfs pull`"
     opener = reader.opener
@@ -114,7 +115,7 @@ def _of_head(head: bytes, path: str, reader: Reader, text_field: str) -> str:
         return f"is not compressed with {opener.name}, as its name says (begins with {head[:8]!r})"
     delimiter = delimited.DELIMITERS.get(reader.format)
     if delimiter is not None:
-        return delimited.header_problem(delimiter, path, text_field, opener)
+        return delimited.header_problem(delimiter, path, fields, opener)
     return ""
 
 
@@ -138,24 +139,26 @@ def formats_of(inputs: Inputs) -> dict[str, int]:
     return dict(sorted(Counter(reader_of(path).suffix for path in names).items()))
 
 
-def look_at(inputs: Inputs, text_field: str | None, on_error: str) -> dict[str, BadRecord]:
+def look_at(inputs: Inputs, given: FieldOptions, on_error: str) -> dict[str, BadRecord]:
     """Bad records for the inputs that a command leaves out.
 
-    text_field: the option, None if it was not given. on_error: "fail" or "skip".
+    on_error: "fail" or "skip".
 
     Raises:
-        Mistakes: an input cannot be read, and on_error is "fail".
-        ValueError: `text_field` was given, and no input has fields.
+        Mistakes: an input cannot be read, and on_error is "fail"; or a field was given, and no input has fields.
     """
-    if text_field is not None and not any(
+    if given.named and not any(
         reader_of(path).format.has_fields for path in inputs.files if path not in inputs.refused
     ):
-        named = ", ".join(formats_of(inputs)).replace(OTHER, "other text") or "none"
-        raise ValueError(
-            f"text_field={text_field}: no input has fields (their formats: {named}); omit it, or give records"
-            " as .jsonl, .json, .csv or .tsv"
+        formats = ", ".join(formats_of(inputs)).replace(OTHER, "other text") or "none"
+        raise Mistakes(
+            *(
+                f"{option}={name}: no input has fields (their formats: {formats}); omit it, or give records"
+                " as .jsonl, .json, .csv or .tsv"
+                for option, name in given.named.items()
+            )
         )
-    found = obstacles(inputs, text_field or "text")
+    found = obstacles(inputs, given.fields)
     if found and on_error == "fail":
         lines = [f"{one_line(path)}: {bad.reason}" for path, bad in found.items()]
         raise Mistakes(*lines, way_out="go on without such inputs: --on-error skip")

@@ -5,11 +5,21 @@ A name ends in a suffix of FORMATS, which one of COMPRESSIONS may follow. A new 
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from data.formats import delimited, json_lines, json_values, text
 from data.formats.input_files import size_of
-from data.formats.records import START, BadRecord, Block, Document, Format, Position, Record
+from data.formats.records import (
+    START,
+    BadRecord,
+    Block,
+    Document,
+    Fields,
+    Format,
+    Position,
+    Record,
+)
 from data.formats.streams import BZIP2, GZIP, PLAIN, XZ, ZSTANDARD, Opener
 
 # A file with a suffix that is neither here nor in UNREADABLE is text of which every byte is kept.
@@ -63,11 +73,11 @@ class Reader(NamedTuple):
         bad = BadRecord(path, 1, "format", self.refused)
         return refusal(bad) if start == START else iter(())
 
-    def parse(self, block: Block, text_field: str) -> Iterator[Record]:
+    def parse(self, block: Block, fields: Fields) -> Iterator[Record]:
         """The records of a block, in order."""
         if block.bad and not block.lines:
             return iter(block.bad)
-        return self.format.parse(block, text_field, self.opener)
+        return self.format.parse(block, fields, self.opener)
 
 
 def refusal(bad: BadRecord) -> Iterator[Block]:
@@ -128,15 +138,15 @@ def read_blocks(
 
 
 def read_documents(
-    files: Sequence[str], *, text_field: str, refused: Mapping[str, BadRecord] | None = None
+    files: Sequence[str], *, fields: Fields, refused: Mapping[str, BadRecord] | None = None
 ) -> Iterator[Record]:
     """Every record of every file, in order; `consumed` counts over all files."""
     before, last = 0, 0
     for block, number in read_blocks(files, refused or {}):
         before += sum(size_of(path) for path in files[last:number])
         last = number
-        for record in reader_of(block.path).parse(block, text_field):
+        for record in reader_of(block.path).parse(block, fields):
             if isinstance(record, Document):
-                yield Document(record.text, record.path, record.line, before + record.consumed)
+                yield replace(record, consumed=before + record.consumed)
             else:
                 yield record

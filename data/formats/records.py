@@ -5,7 +5,7 @@ memory and cuts it into blocks of about 1 MiB of undecoded records. `parse` conv
 run in any process. A record is a Document or a BadRecord; whatever is dropped has a BadRecord.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,15 +17,40 @@ BLOCK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 1 << 30
 
 
+class Fields(NamedTuple):
+    """The fields or columns of a record that hold a document; "" for none.
+
+    text: its text. unlabelled: a text before that one, whose tokens have no labels. segments: in place of both, a list
+    of objects with `text` and `label` (whether its tokens have labels).
+    """
+
+    text: str = "text"
+    unlabelled: str = ""
+    segments: str = ""
+
+    @property
+    def say_labels(self) -> bool:
+        """Whether records say which tokens have labels."""
+        return bool(self.unlabelled or self.segments)
+
+
+class Part(NamedTuple):
+    """A part of a text: the number of its characters, and whether its tokens have labels."""
+
+    characters: int
+    has_labels: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """One text. line: first line of its record (1 for a text file); consumed: bytes of the input files
-    read up to its end."""
+    read up to its end; parts: of the text, end to end, none of them empty."""
 
     text: str
     path: str
     line: int
     consumed: int
+    parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +102,12 @@ Record = Document | BadRecord
 class Format(NamedTuple):
     """The functions that read one kind of file.
 
-    blocks(path, start, opener): the file's blocks from `start` on. parse(block, text_field, opener): its records.
-    has_fields: whether `text_field` is used. changed: the difference since version 1.
+    blocks(path, start, opener): the file's blocks from `start` on. parse(block, fields, opener): its records.
+    has_fields: whether `fields` are used. changed: the difference since version 1.
     """
 
     blocks: Callable[[str, Position, Opener], Iterator[Block]]
-    parse: Callable[[Block, str, Opener], Iterator[Record]]
+    parse: Callable[[Block, Fields, Opener], Iterator[Record]]
     has_fields: bool = True
     changed: str = ""
 
@@ -171,13 +196,34 @@ def too_long(path: str, line: int) -> BadRecord:
     return BadRecord(path, line, "too_long", reason)
 
 
-def document(text: str, path: str, line: int, consumed: int) -> Record:
-    """The document of a text; a bad record if the text is empty or cannot be encoded in UTF-8."""
+def document(text: str, path: str, line: int, consumed: int, *, before: str = "") -> Record:
+    """The document of a text, all of whose tokens have labels, after the text `before` without labels.
+
+    A bad record if `text` is empty, or if one of them cannot be encoded in UTF-8.
+    """
     if not text:
-        return BadRecord(path, line, "empty", "the text is empty")
+        return _empty(path, line)
+    return document_of_parts([(before, False), (text, True)], path, line, consumed)
+
+
+def document_of_parts(
+    texts: Sequence[tuple[str, bool]], path: str, line: int, consumed: int
+) -> Record:
+    """The document of texts end to end, each with the bool whether its tokens have labels.
+
+    A bad record if all of them are empty, or if one cannot be encoded in UTF-8.
+    """
+    text = "".join(part for part, _ in texts)
+    if not text:
+        return _empty(path, line)
     try:
         text.encode()
     except UnicodeEncodeError as error:
         reason = f"lone surrogate at character {error.start}, no UTF-8 can express it"
         return BadRecord(path, line, "encoding", reason)
-    return Document(text, path, line, consumed)
+    parts = tuple(Part(len(part), has_labels) for part, has_labels in texts if part)
+    return Document(text, path, line, consumed, parts)
+
+
+def _empty(path: str, line: int) -> BadRecord:
+    return BadRecord(path, line, "empty", "the text is empty")

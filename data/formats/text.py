@@ -10,6 +10,7 @@ from data.formats.records import (
     START,
     BadRecord,
     Block,
+    Fields,
     Format,
     Position,
     Record,
@@ -26,8 +27,8 @@ def _blocks(path: str, start: Position, opener: Opener) -> Iterator[Block]:
         yield Block(path, (), (), Position(size, 2), size)
 
 
-def _parse(encoding: str, block: Block, text_field: str, opener: Opener) -> Iterator[Record]:
-    del text_field
+def _parse(encoding: str, block: Block, fields: Fields, opener: Opener) -> Iterator[Record]:
+    del fields
     path = block.path
     try:
         with open_regular(path) as file:

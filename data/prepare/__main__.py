@@ -14,6 +14,7 @@ from data.formats.bad_records import in_words, passed_over_in_words
 from data.prepare.job import prepare
 from data.prepare.options import BOS, COMMIT_BYTES, PrepareOptions
 from data.printable import one_line, told
+from data.tokens.manifest import labels_in_words
 from data.tokens.prefix import as_prefix, errors_path
 
 
@@ -105,7 +106,7 @@ def _parse_arguments(given: Sequence[str] | None) -> PrepareOptions:
         tokenizer=options.tokenizer,
         workers=options.workers,
         on_error=options.on_error,
-        text_field=options.text_field,
+        **vars(arguments.given_fields(options)),
         bos=options.bos,
         heldout_output=options.heldout_output,
         heldout_fraction=options.heldout_fraction,
@@ -124,7 +125,7 @@ def main(given: Sequence[str] | None = None) -> int:
         sys.stderr.write(told("data.prepare", error))
         return 2
     said = [
-        f"{one_line(prefix)}: {manifest['documents']} documents, {manifest['tokens']} tokens"
+        f"{one_line(prefix)}: {manifest['documents']} documents, {manifest['tokens']} tokens{labels_in_words(manifest)}"
         for prefix, manifest in zip(options.prefixes, manifests, strict=True)
     ]
     said += passed_over_in_words(manifests[0]["inputs"])

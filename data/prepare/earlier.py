@@ -9,6 +9,7 @@ from data.tokens.prefix import (
     errors_path,
     idx_path,
     journal_path,
+    labels_path,
     manifest_path,
     ngram_path,
     partial,
@@ -120,7 +121,7 @@ def _undescribed(prefix: str) -> str:
 
 def remove_outdated(prefix: str, *, keep_errors: bool) -> None:
     """Remove files of a prefix that do not describe the new tokens, the manifest first, and temporary files."""
-    paths = [manifest_path(prefix), ngram_path(prefix)]
+    paths = [manifest_path(prefix), labels_path(prefix), ngram_path(prefix)]
     if not keep_errors:
         paths.append(errors_path(prefix))
     for path in [*paths, *temporary_files(prefix)]:

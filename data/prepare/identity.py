@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from data.formats.input_files import Inputs
 from data.formats.obstacles import formats_of
 from data.formats.readers import changed_since_first
+from data.formats.records import Fields
 from data.prepare.options import PrepareOptions
 from data.tokenizer.any_tokenizer import TextTokenizer
 from data.tokens.manifest import Manifest
@@ -37,13 +38,19 @@ def describe_job(
             "files": len(inputs.files),
             "formats": formats,
             **inputs.counts,
-            "text_field": options.field_name,
+            **_named(options.given_fields.fields),
         },
         "heldout": heldout if options.heldout_output else {},
         "readings": readings(formats),
         "tool_version": TOOL_VERSION,
         "fingerprint": _fingerprint(options, tokenizer, bos_id, inputs, readings(formats)),
     }
+
+
+def _named(fields: Fields) -> dict[str, str]:
+    """The fields of the text, under the keys of a manifest."""
+    labels = {"unlabelled_field": fields.unlabelled, "segments_field": fields.segments}
+    return {"text_field": fields.text, **{key: name for key, name in labels.items() if name}}
 
 
 def readings(formats: Iterable[str]) -> dict[str, str]:
@@ -61,11 +68,13 @@ def _fingerprint(
 ) -> str:
     """SHA-256 over settings, tokenizer, and the name, size and time of every input."""
     heldout = (options.heldout_fraction, options.heldout_seed) if options.heldout_output else ()
-    # Without BOS and changed formats the fingerprint is that of earlier versions.
+    # Without BOS, changed formats and labels the fingerprint is that of earlier versions.
     bos = () if bos_id is None else (bos_id,)
     versions = [2, sorted(read)] if read else []
     digest = hashlib.sha256()
-    settings = (TOOL_VERSION, tokenizer.sha256, options.field_name, heldout, *bos, *versions)
+    fields = options.given_fields.fields
+    labels = [["labels", fields.unlabelled, fields.segments]] if fields.say_labels else []
+    settings = (TOOL_VERSION, tokenizer.sha256, fields.text, heldout, *bos, *versions, *labels)
     digest.update(json.dumps(settings).encode())
     for name, stamp in zip(inputs.files, inputs.stamps, strict=True):
         digest.update(json.dumps((name, *stamp)).encode())
@@ -96,6 +105,8 @@ def _facts(job: Manifest) -> dict[str, str]:
         "inputs": ", ".join(inputs.get("paths", [])) or "none",
         FILES: str(inputs.get("files")),
         "text field": repr(inputs.get("text_field")),
+        "unlabelled field": repr(inputs.get("unlabelled_field", "")),
+        "field of segments": repr(inputs.get("segments_field", "")),
         "BOS token": str(job.get("bos_id", "none")),
         "held-out part": f"{heldout['fraction']} with seed {heldout['seed']}"
         if heldout

@@ -1,4 +1,4 @@
-"""Documents to token files: PREFIX.bin, PREFIX.idx, PREFIX.crc, PREFIX.manifest.json.
+"""Documents to token files: PREFIX.bin, PREFIX.idx, PREFIX.crc, PREFIX.manifest.json, and perhaps PREFIX.labels.
 
     ropewalk prepare --input PATH [PATH ...] --output PREFIX --tokenizer MODEL [--workers N]
 
@@ -13,12 +13,13 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from data.files import reason, replacing, seal, write_durably
+from data.files import reason, seal, write_durably
 from data.formats.bad_records import BadRecords, in_words
 from data.formats.input_files import Inputs, list_files
 from data.formats.obstacles import look_at
@@ -34,13 +35,13 @@ from data.prepare.earlier import (
     remove_outdated,
     warning_of_held_out,
 )
+from data.prepare.growing_files import contents_of, growing_files, write_tables
 from data.prepare.identity import describe_job
 from data.prepare.options import BOS, PrepareOptions
 from data.prepare.worker_pool import WorkerPool
 from data.printable import Mistakes
 from data.progress import Progress, in_bytes
 from data.tokenizer.any_tokenizer import TextTokenizer, bos_of_documents, open_tokenizer
-from data.tokens.indexed_dataset import write_index
 from data.tokens.manifest import Manifest, describe
 from data.tokens.prefix import (
     Roles,
@@ -48,8 +49,10 @@ from data.tokens.prefix import (
     errors_path,
     idx_path,
     journal_path,
+    labels_path,
     manifest_path,
     partial,
+    partial_files,
     sizes_path,
 )
 
@@ -71,7 +74,7 @@ def prepare(options: PrepareOptions) -> tuple[Manifest, ...]:
     made = find_made(options, job)
     if made is not None:
         return made
-    obstacles = look_at(inputs, options.text_field, options.on_error)
+    obstacles = look_at(inputs, options.given_fields, options.on_error)
     if not options.overwrite:
         refuse_others(options, job)
     if options.show_progress and (warning := warning_of_held_out(options)):
@@ -142,14 +145,11 @@ class _Job:
         self.obstacles = obstacles
         self.job = job
         self.errors = errors_path(options.output)
-        growing = [
-            path
-            for prefix in options.prefixes
-            for path in (partial(bin_path(prefix)), sizes_path(prefix))
-        ]
+        self.fields = options.given_fields.fields
+        self.growing = [growing_files(prefix, self.fields) for prefix in options.prefixes]
         self.journal = AppendJournal(
             journal_path(options.output),
-            [*growing, partial(self.errors)],
+            [*chain.from_iterable(self.growing), partial(self.errors)],
             job["fingerprint"],
             job,
         )
@@ -218,7 +218,7 @@ class _Job:
         bos_id = self.job.get("bos_id")
         with (
             Progress("tokenise", total, shown=options.show_progress, done=consumed) as progress,
-            WorkerPool(self.tokenizer, options.field_name, options.workers, bos_id) as pool,
+            WorkerPool(self.tokenizer, self.fields, options.workers, bos_id) as pool,
         ):
             self.progress = progress
             for block, number, encoded in pool.encode(self._blocks()):
@@ -246,10 +246,10 @@ class _Job:
         if self.options.heldout_output:
             ordinals = np.arange(self.documents, self.documents + len(sizes), dtype=np.uint64)
             out = held_out(ordinals, self.options.heldout_fraction, self.options.heldout_seed)
-        for part, chosen in enumerate((~out, out)[: len(self.options.prefixes)]):
-            kept = encoded.tokens if chosen.all() else encoded.tokens[np.repeat(chosen, sizes)]
-            self.journal.append(2 * part, kept.tobytes())
-            self.journal.append(2 * part + 1, sizes[chosen].astype("<i4").tobytes())
+        for part, (files, chosen) in enumerate(zip(self.growing, (~out, out), strict=False)):
+            contents = contents_of(encoded, chosen)
+            for number in range(len(files)):
+                self.journal.append(part * len(files) + number, contents[number].tobytes())
         self.documents += len(sizes)
         self.tokens += len(encoded.tokens)
         self.text_bytes += encoded.text_bytes
@@ -261,19 +261,20 @@ class _Job:
 
     def _finish(self) -> tuple[Manifest, ...]:
         """Rename the files to their final names, manifests last."""
-        prefixes, outputs = self.options.prefixes, self.journal.files
-        for prefix, sizes in zip(prefixes, outputs[1::2], strict=False):
-            if not sizes.stat().st_size:
+        prefixes, errors = self.options.prefixes, partial(self.errors)
+        for prefix, files in zip(prefixes, self.growing, strict=True):
+            if not sizes_path(prefix).stat().st_size:
                 self._refuse_empty(prefix)
-            with replacing(partial(idx_path(prefix))) as file:
-                write_index(file, np.memmap(sizes, mode="r", dtype="<i4"), self.tokenizer.dtype)
+            write_tables(prefix, files, self.tokenizer.dtype)
         for prefix in prefixes:
             remove_outdated(prefix, keep_errors=prefix == self.options.output)
-        for prefix, tokens in zip(prefixes, outputs[0::2], strict=False):
-            partial(idx_path(prefix)).replace(idx_path(prefix))
-            tokens.replace(bin_path(prefix))
-        if outputs[-1].stat().st_size:
-            outputs[-1].replace(self.errors)
+        labels = [labels_path] if self.fields.say_labels else []
+        for path in (
+            named(prefix) for prefix in prefixes for named in (idx_path, *labels, bin_path)
+        ):
+            partial(path).replace(path)
+        if errors.stat().st_size:
+            errors.replace(self.errors)
         else:
             self.errors.unlink(missing_ok=True)
         manifests = tuple(
@@ -282,14 +283,17 @@ class _Job:
         )
         for prefix, manifest in zip(prefixes, manifests, strict=True):
             write_durably(manifest_path(prefix), seal(manifest))
-        for path in (*outputs, self.journal.path):
-            path.unlink(missing_ok=True)
+        self._remove_unfinished()
         return manifests
 
-    def _refuse_empty(self, prefix: str) -> None:
-        indexes = [partial(idx_path(name)) for name in self.options.prefixes]
-        for path in (*self.journal.files, *indexes, self.journal.path):
+    def _remove_unfinished(self) -> None:
+        """Removes what this job, or one that it has replaced, leaves unfinished; the journal last."""
+        files = [path for prefix in self.options.prefixes for path in partial_files(prefix)]
+        for path in (*files, self.journal.path):
             path.unlink(missing_ok=True)
+
+    def _refuse_empty(self, prefix: str) -> None:
+        self._remove_unfinished()
         if not self.documents:
             given = ", ".join(self.options.inputs)
             none = f" ({in_words(self.bad.counts)})" if self.bad.counts else ""

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 
 from data.formats.bad_records import ON_ERROR
+from data.formats.field_options import FieldOptions
 
 COMMIT_BYTES = 32 << 20
 MOST_WORKERS = 1024
@@ -25,6 +26,10 @@ class PrepareOptions:
     on_error: str = "fail"
     # The field or column that holds the text; absent: "text".
     text_field: str | None = None
+    # One with a text before it, whose tokens have no labels; absent: none.
+    unlabelled_field: str | None = None
+    # One with the text as a list of segments, each with the bool `label`, in place of both; absent: none.
+    segments_field: str | None = None
     # Whether documents begin with the tokenizer's BOS token; auto: if the tokenizer's own files have add_bos_token.
     bos: str = "auto"
     heldout_output: str = ""
@@ -38,9 +43,9 @@ class PrepareOptions:
     show_progress: bool = True
 
     @property
-    def field_name(self) -> str:
-        """The field or column that holds the text."""
-        return "text" if self.text_field is None else self.text_field
+    def given_fields(self) -> FieldOptions:
+        """The options that name fields."""
+        return FieldOptions(self.text_field, self.unlabelled_field, self.segments_field)
 
     @property
     def heldout_seed(self) -> int:
@@ -66,8 +71,7 @@ class PrepareOptions:
         ):
             if value not in choices:
                 found.append(f"{name}={value}: unknown; use {' or '.join(choices)}")
-        if self.text_field == "":
-            found.append("text_field=: is empty; name a field, or omit it")
+        found += self.given_fields.problems()
         if self.commit_bytes < 1:
             found.append(f"commit_bytes={self.commit_bytes}: must be at least 1; omit it")
         if self.seed is not None and not self.heldout_output:

@@ -13,14 +13,14 @@ def main() -> None:
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     requests = sys.stdin.buffer
-    tokenizer_path, text_field, bos_id = pickle.load(requests)
+    tokenizer_path, fields, bos_id = pickle.load(requests)
     tokenizer = open_tokenizer(tokenizer_path)
     while True:
         try:
             block = pickle.load(requests)
         except EOFError:
             return
-        result = encode_block(block, tokenizer, text_field, bos_id)
+        result = encode_block(block, tokenizer, fields, bos_id)
         try:
             pickle.dump(result, results, protocol=pickle.HIGHEST_PROTOCOL)
             results.flush()

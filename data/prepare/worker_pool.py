@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from data.formats.records import Block
+from data.formats.records import Block, Fields
 from data.prepare.block_encoder import EncodedBlock, encode_block
 from data.tokenizer.any_tokenizer import TextTokenizer
 
@@ -35,7 +35,7 @@ class WorkerDied(OSError):
 class _Worker:
     """One worker process and the pipe to it."""
 
-    def __init__(self, tokenizer: str, text_field: str, bos_id: int | None) -> None:
+    def __init__(self, tokenizer: str, fields: Fields, bos_id: int | None) -> None:
         # As in launch/ropewalk.py: modules in the current folder must not replace our packages.
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         own = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -46,7 +46,7 @@ class _Worker:
             env={**os.environ, **own},
             process_group=0,
         )
-        self._send((tokenizer, text_field, bos_id))
+        self._send((tokenizer, fields, bos_id))
 
     def _send(self, message: object) -> None:
         assert self._process.stdin is not None
@@ -88,17 +88,17 @@ class WorkerPool:
     """
 
     def __init__(
-        self, tokenizer: TextTokenizer, text_field: str, workers: int, bos_id: int | None = None
+        self, tokenizer: TextTokenizer, fields: Fields, workers: int, bos_id: int | None = None
     ) -> None:
         self._tokenizer = tokenizer
-        self._text_field = text_field
+        self._fields = fields
         self._size = workers
         self._bos_id = bos_id
         count = workers if workers > 1 else 0
         self._all: list[_Worker] = []
         try:
             for _ in range(count):
-                self._all.append(_Worker(str(tokenizer.path), text_field, bos_id))
+                self._all.append(_Worker(str(tokenizer.path), fields, bos_id))
         except BaseException:
             self._end_workers()
             raise
@@ -132,7 +132,7 @@ class WorkerPool:
         """Encode every block; yields each block, its tag and its result."""
         if not self._all:
             for block, tag in blocks:
-                encoded = encode_block(block, self._tokenizer, self._text_field, self._bos_id)
+                encoded = encode_block(block, self._tokenizer, self._fields, self._bos_id)
                 yield block, tag, encoded
             return
         pending: deque[tuple[Block, T, Future[EncodedBlock]]] = deque()

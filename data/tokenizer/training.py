@@ -13,6 +13,7 @@ from pathlib import Path
 
 from data.formats import arguments
 from data.formats.bad_records import BadRecords, in_words, passed_over_in_words
+from data.formats.field_options import FieldOptions
 from data.formats.input_files import Inputs, list_files
 from data.formats.obstacles import look_at
 from data.formats.readers import read_documents
@@ -29,6 +30,7 @@ from data.tokenizer.sentencepiece_model import (
 from data.tokens.prefix import Roles
 
 SENTENCE_CHARACTERS = 2_000
+_NO_OPTIONS = FieldOptions()
 
 
 def sample_sentences(
@@ -52,23 +54,23 @@ def train_on_files(
     vocab_size: int,
     *,
     sample_bytes: int = DEFAULT_SAMPLE_BYTES,
-    text_field: str | None = None,
+    given: FieldOptions = _NO_OPTIONS,
     on_error: str = "fail",
     show_progress: bool = True,
 ) -> Tokenizer:
     """Train on an even sample of `inputs`; every file is read once.
 
-    text_field: None stands for "text". on_error: "fail", or "skip" to leave out bad records, printed and counted.
+    given: the fields of the text. on_error: "fail", or "skip" to leave out bad records, printed and counted.
 
     Raises:
         ValueError: invalid inputs or options; the first bad record (on_error="fail"); no document.
     """
     found = Inputs.found(list_files(inputs, Roles((), output)))
-    obstacles = look_at(found, text_field, on_error)
+    obstacles = look_at(found, given, on_error)
     with Progress("sample", found.total_bytes, shown=show_progress) as progress:
         bad = BadRecords(on_error, progress.say if show_progress else lambda _: None)
         bad.announce(obstacles)
-        records = read_documents(found.files, text_field=text_field or "text", refused=obstacles)
+        records = read_documents(found.files, fields=given.fields, refused=obstacles)
         documents = _Documents(found, records, bad, progress)
         sentences = list(sample_sentences(documents, found.total_bytes, sample_bytes))
         if show_progress:
@@ -160,7 +162,7 @@ def main(given: Sequence[str] | None = None) -> int:
             options.output,
             options.vocab_size,
             sample_bytes=options.sample_bytes,
-            text_field=options.text_field,
+            given=arguments.given_fields(options),
             on_error=options.on_error,
         )
     except (ValueError, OSError, MemoryError) as error:
@@ -189,8 +191,7 @@ def _refuse_options(options: argparse.Namespace) -> None:
         )
     if options.sample_bytes < 1:
         found.append(f"sample_bytes={options.sample_bytes}: must be at least 1; leave it away")
-    if options.text_field == "":
-        found.append("text_field=: is empty; name a field, or leave it away")
+    found += arguments.given_fields(options).problems()
     if any(os.path.abspath(path) == os.path.abspath(output) for path in options.input):  # noqa: PTH100
         found.append(f"output={output}: is an input too; write the model elsewhere")
     if found:

@@ -16,7 +16,7 @@ class Declared:
     """The facts in the manifest of one pair of token files.
 
     key: the setting with their prefix. bos_id: token that begins every document; None: documents begin with their text.
-    sha256: of the tokens.
+    sha256: of the tokens. labels_sha256: of their labels; "" where all tokens have one.
     """
 
     key: str
@@ -27,6 +27,7 @@ class Declared:
     vocab_size: int
     tokenizer_sha256: str
     sha256: str
+    labels_sha256: str
 
 
 def declared(key: str, name: str, prefix: str, described: Manifest) -> Declared:
@@ -40,6 +41,7 @@ def declared(key: str, name: str, prefix: str, described: Manifest) -> Declared:
         vocab_size=described["vocab_size"],
         tokenizer_sha256=str(described["tokenizer"]["sha256"]),
         sha256=str(described["files"]["bin"]["sha256"]),
+        labels_sha256=str(described["files"].get("labels", {}).get("sha256", "")),
     )
 
 

@@ -97,15 +97,15 @@ class LabelFile:
         edges[np.minimum(ends[inside], length)] -= 1
         return edges[:length].cumsum(dtype=np.int8).view(bool)
 
-    def _runs_of(self, document: int) -> slice:
+    def _runs_of(self, document: int) -> range:
         self._check_size()
-        return slice(int(self._first[document]), int(self._first[document + 1]))
+        return range(int(self._first[document]), int(self._first[document + 1]))
 
-    def _starting_before(self, runs: slice, token: int) -> int:
+    def _starting_before(self, runs: range, token: int) -> int:
         """The number of the first of these runs that does not start before `token`."""
-        return runs.start + int(np.searchsorted(self._starts[runs], token))
+        return runs.start + int(np.searchsorted(self._starts[runs.start : runs.stop], token))
 
-    def _up_to(self, runs: slice, token: int) -> int:
+    def _up_to(self, runs: range, token: int) -> int:
         """Tokens with a label before `token` of the document with these runs, and before the document."""
         run = self._starting_before(runs, token) - 1
         if run < runs.start:

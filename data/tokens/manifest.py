@@ -21,11 +21,14 @@ from data.files import BrokenSeal, replacing, unseal
 from data.packing.document_order import mix_integers
 from data.progress import Progress
 from data.tokens.indexed_dataset import IndexedDataset
-from data.tokens.prefix import bin_path, crc_path, idx_path, manifest_path
+from data.tokens.label_file import LabelFile
+from data.tokens.prefix import bin_path, crc_path, idx_path, labels_path, manifest_path
 from data.tokens.token_file import ENTRY, PAGE_BYTES
 
 FORMAT = "ropewalk-tokens"
 VERSION = 2
+# Of token files with PREFIX.labels: a version of this package that knows no labels must not train on them.
+VERSION_WITH_LABELS = 3
 BLOCK_BYTES = 64 << 20
 MAX_BLOCKS = 4_096
 # Token files of up to this many blocks (256 MiB) are checked whole, of larger ones this many blocks.
@@ -108,12 +111,13 @@ class _TokenScan:
 
 
 def describe(prefix: str | Path, details: Manifest, *, show_progress: bool = False) -> Manifest:
-    """Write PREFIX.crc for finished token files and return their manifest.
+    """Write PREFIX.crc for finished token files and return their manifest. PREFIX.labels is one of them if it is there.
 
     details: where the files came from, with vocab_size and eos_id.
 
     Raises:
-        ValueError: an id of the tokens or of `details` is not in the vocabulary; PREFIX.crc is unchanged.
+        ValueError: an id of the tokens or of `details` is not in the vocabulary, and PREFIX.crc is unchanged; or
+            PREFIX.labels does not fit the tokens.
     """
     _refuse_ids(prefix, details)
     dataset = IndexedDataset(prefix)
@@ -127,21 +131,32 @@ def describe(prefix: str | Path, details: Manifest, *, show_progress: bool = Fal
                     f" {details['vocab_size']} (ids 0 to {details['vocab_size'] - 1}); give the vocabulary that it was"
                     " made with, or make it again"
                 )
+    labels = LabelFile(prefix, dataset.num_documents) if labels_path(prefix).is_file() else None
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if labels is None else VERSION_WITH_LABELS,
         "documents": dataset.num_documents,
         "tokens": dataset.num_tokens,
         "dtype": dataset.dtype.name,
         "largest_id": scan.largest[0],
+        **({} if labels is None else {"labelled_tokens": labels.num_labelled}),
         "page_bytes": PAGE_BYTES,
         **details,
         "files": {
             "bin": tokens,
             "idx": describe_file(idx_path(prefix)),
             "crc": describe_file(crc_path(prefix)),
+            **({} if labels is None else {"labels": describe_file(labels_path(prefix))}),
         },
     }
+
+
+def labels_in_words(manifest: Manifest) -> str:
+    """How many tokens have a label, to follow the number of tokens; "" where all have one."""
+    if "labelled_tokens" not in manifest:
+        return ""
+    labelled, tokens = manifest["labelled_tokens"], manifest["tokens"]
+    return f", {labelled} of them ({labelled / max(1, tokens):.1%}) with a label"
 
 
 def id_problems(details: Manifest) -> list[str]:
@@ -206,7 +221,7 @@ def _parsed(path: Path, raw: bytes) -> Any:
 def _refuse_foreign(path: Path, value: Any) -> None:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise ValueError(f"{path}: not a manifest of token files; prepare the corpus again")
-    if value.get("version") != VERSION:
+    if value.get("version") not in (VERSION, VERSION_WITH_LABELS):
         raise OtherVersion(
             f"{path}: version {value.get('version')}, expected {VERSION}; prepare the corpus again"
         )
@@ -221,8 +236,12 @@ def verify(prefix: str | Path, *, full: bool = False) -> Manifest:
     for path, name in (
         (idx_path(prefix), "idx"),
         (crc_path(prefix), "crc"),
+        (labels_path(prefix), "labels"),
         (bin_path(prefix), "bin"),
     ):
+        if name == "labels" and name not in manifest["files"]:
+            _refuse_labels(path, prefix)
+            continue
         if not path.is_file():
             raise ValueError(f"{path}: no such file, its manifest is there; prepare it again")
         recorded = manifest["files"][name]
@@ -236,17 +255,29 @@ def verify(prefix: str | Path, *, full: bool = False) -> Manifest:
         if full and describe_file(path)["sha256"] != recorded["sha256"]:
             raise ValueError(f"{path}: SHA-256 differs from the manifest's; prepare it again")
     dataset = IndexedDataset(prefix)
-    for key, value in (
-        ("documents", dataset.num_documents),
-        ("tokens", dataset.num_tokens),
-        ("dtype", dataset.dtype.name),
-    ):
+    facts: dict[str, Any] = {
+        "documents": dataset.num_documents,
+        "tokens": dataset.num_tokens,
+        "dtype": dataset.dtype.name,
+    }
+    if "labels" in manifest["files"]:
+        facts["labelled_tokens"] = LabelFile(prefix, dataset.num_documents).num_labelled
+    for key, value in facts.items():
         if manifest[key] != value:
             raise ValueError(
                 f"{manifest_path(prefix)}: says {key}={manifest[key]}, the files have {value};"
                 " prepare the corpus again"
             )
     return manifest
+
+
+def _refuse_labels(path: Path, prefix: str | Path) -> None:
+    """Raises ValueError for labels that the manifest does not describe: they would be ignored silently."""
+    if path.is_file():
+        raise ValueError(
+            f"{path}: the manifest does not describe it; remove it, or describe the files together with `ropewalk"
+            f" manifest {prefix} --create --overwrite`"
+        )
 
 
 def _check_blocks(path: Path, recorded: Manifest, full: bool) -> None:

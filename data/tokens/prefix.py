@@ -98,6 +98,11 @@ def partial(path: Path) -> Path:
     return path.with_name(f"{path.name}{_PARTIAL}")
 
 
+def partial_files(prefix: str | Path) -> list[Path]:
+    """The names of all files of an unfinished data.prepare but its journal."""
+    return [Path(f"{prefix}.{suffix}{_PARTIAL}") for suffix in _GROWING]
+
+
 def temporary_files(prefix: str | Path) -> set[Path]:
     """Temporary files of the prefix: left by killed processes, or being written."""
     return {found for suffix in OWN_SUFFIXES for found in leftovers(Path(f"{prefix}.{suffix}"))}

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from data.formats import json_values, records
 from data.formats.readers import read_documents, reader_of
-from data.formats.records import START, BadRecord, Document
+from data.formats.records import START, BadRecord, Document, Fields
 
 PACKED: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
@@ -49,7 +49,7 @@ LAID_OUT = {
 
 
 def read(path: Path, text_field: str = "text") -> list[Document | BadRecord]:
-    return list(read_documents([str(path)], text_field=text_field))
+    return list(read_documents([str(path)], fields=Fields(text_field)))
 
 
 def texts(found: list[Document | BadRecord]) -> list[str]:
@@ -160,7 +160,7 @@ def test_a_long_array_takes_the_memory_of_a_block(tmp_path: Path) -> None:
 
 
 def _stream(path: Path) -> Iterator[Document | BadRecord]:
-    return read_documents([str(path)], text_field="text")
+    return read_documents([str(path)], fields=Fields())
 
 
 ROWS = [["1", text, "end"] for text in [*TEXTS, 'a\nb\r\n"c"', ",\t;", " padded "]]

@@ -392,7 +392,7 @@ def test_at_most_two_blocks_a_worker_are_in_flight(tmp_path: Path, tokenizer: To
             asked += 1
             yield block, number
 
-    with worker_pool.WorkerPool(tokenizer, "text", 2) as pool:
+    with worker_pool.WorkerPool(tokenizer, records.Fields(), 2) as pool:
         for number, (_, tag, encoded) in enumerate(pool.encode(blocks())):
             assert tag == number
             assert asked <= number + 4

@@ -260,7 +260,14 @@ def test_every_file_that_a_run_leaves_is_no_input(
     for name, content in begun.items():  # as if they had been left
         Path(options.output).with_name(name).write_bytes(content)
     Path(f"{options.output}.errors.jsonl").write_text('{"line": 1}\n')
-    Path(f"{options.output}.idx.partial").write_bytes(b"\xff")
+    for suffix in (
+        "idx.partial",
+        "labels",
+        "labels.partial",
+        "runs.partial",
+        "run_counts.partial",
+    ):
+        Path(f"{options.output}.{suffix}").write_bytes(b"\xff")
     (tmp_path / "corpus" / ".web.ngram.host.1.tmp").write_bytes(b"\xff")
     names = {path.name.removeprefix("web.") for path in _own_files(options.output)}
     assert names == {*OWN_SUFFIXES, ".web.ngram.host.1.tmp"}

@@ -10,7 +10,7 @@ import zstandard
 from data.formats import records
 from data.formats.input_files import list_files
 from data.formats.readers import read_documents, reader_of
-from data.formats.records import START, BadRecord, Document
+from data.formats.records import START, BadRecord, Document, Fields
 
 
 def _jsonl(texts: list[str], field: str = "text") -> bytes:
@@ -26,7 +26,7 @@ def _zstandard_frames(content: bytes, frames: int) -> bytes:
 
 
 def _read(path: Path) -> list[Document | BadRecord]:
-    return list(read_documents([str(path)], text_field="text"))
+    return list(read_documents([str(path)], fields=Fields()))
 
 
 TEXTS = ["one", "zwei\n", "\u2028drei", "\U0001f600 " * 500]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from data.formats import records
 from data.formats.readers import read_documents
-from data.formats.records import BadRecord, Document
+from data.formats.records import BadRecord, Document, Fields
 from data.prepare.__main__ import main
 from data.prepare.append_journal import AppendJournal
 from data.prepare.job import prepare
@@ -227,7 +227,7 @@ def test_any_bytes_give_records_and_never_an_error(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"spoilt.{suffix}"
     path.write_bytes(PACKED[suffix][:start] + spoilt + PACKED[suffix][stop:])
-    for record in read_documents([str(path)], text_field="text"):
+    for record in read_documents([str(path)], fields=Fields()):
         assert isinstance(record, Document | BadRecord)
         assert str(record).isprintable() or isinstance(record, Document)
 
@@ -346,7 +346,7 @@ def test_a_file_made_to_burst_takes_bounded_memory(
     path.write_bytes(gzip.compress(content, 1) if suffix == "gz" else zstandard.compress(content))
     del content
     tracemalloc.start()
-    bad, after = read_documents([str(path)], text_field="text")
+    bad, after = read_documents([str(path)], fields=Fields())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert isinstance(bad, BadRecord)
