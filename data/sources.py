@@ -71,6 +71,11 @@ class Corpus:
     heldout: TokenSource | None
 
     @property
+    def files(self) -> tuple[TokenSource, ...]:
+        """The sources, and the held-out files if the run has any."""
+        return self.sources if self.heldout is None else (*self.sources, self.heldout)
+
+    @property
     def eos_id(self) -> int:
         """The token that ends documents, and pads rows."""
         return self.sources[0].eos_id

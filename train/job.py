@@ -27,7 +27,7 @@ from train import build
 from train.checkpointing.checkpoint import CheckpointFailed
 from train.checkpointing.state import RunState
 from train.configuration import validate
-from train.configuration.description import describe_model, describe_stages
+from train.configuration.description import describe_labels, describe_model, describe_stages
 from train.configuration.schema import RunConfig, run_folder
 from train.health.bad_step import LossSpike, NonFiniteStep
 from train.health.determinism import make_deterministic
@@ -205,7 +205,7 @@ def _open(
         log=run.folder / "log.txt",
     )
     loader = build.build_loader(run, corpus)
-    for line in [*_opening_words(run, resume), *changes, *_open_records(run, corpus)]:
+    for line in [*_opening_words(run, corpus, resume), *changes, *_open_records(run, corpus)]:
         progress.line(line)
     return _Opened(run, corpus, loader, progress, lock)
 
@@ -293,13 +293,14 @@ def _describe_layout(run: Run) -> str:
     )
 
 
-def _opening_words(run: Run, resume: Path | None) -> list[str]:
+def _opening_words(run: Run, corpus: Corpus, resume: Path | None) -> list[str]:
     config, schedule = run.config, run.schedule
     lines = [
         f"{config.run_name}: {describe_model(config.model)}",
         f"{config.run_name}: {_describe_layout(run)}, {config.train.precision}; "
         f"{describe_stages(schedule)}; {run.total_tokens:,} tokens",
     ]
+    lines += [f"{config.run_name}: {line}" for line in describe_labels(corpus.files)]
     lines += [f"warning: {warning}" for warning in validate.warnings(config, schedule)]
     pipelined = any(stage.parallel.pipeline > 1 for stage in schedule.stages)
     if pipelined and run.mesh.device.type == "cpu" and unnoted_waits():

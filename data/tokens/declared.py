@@ -16,7 +16,8 @@ class Declared:
     """The facts in the manifest of one pair of token files.
 
     key: the setting with their prefix. bos_id: token that begins every document; None: documents begin with their text.
-    sha256: of the tokens. labels_sha256: of their labels; "" where all tokens have one.
+    sha256: of the tokens. labels_sha256: of their labels; "" where all tokens have one. labelled_share: tokens with a
+    label, of all tokens.
     """
 
     key: str
@@ -28,6 +29,7 @@ class Declared:
     tokenizer_sha256: str
     sha256: str
     labels_sha256: str
+    labelled_share: float
 
 
 def declared(key: str, name: str, prefix: str, described: Manifest) -> Declared:
@@ -42,6 +44,8 @@ def declared(key: str, name: str, prefix: str, described: Manifest) -> Declared:
         tokenizer_sha256=str(described["tokenizer"]["sha256"]),
         sha256=str(described["files"]["bin"]["sha256"]),
         labels_sha256=str(described["files"].get("labels", {}).get("sha256", "")),
+        labelled_share=described.get("labelled_tokens", described["tokens"])
+        / max(1, described["tokens"]),
     )
 
 

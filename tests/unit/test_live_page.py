@@ -25,6 +25,7 @@ def made_source(name: str, lengths: list[int]) -> Any:
         num_documents=len(lengths),
         document_lengths=lambda documents: table[documents],
         dataset=SimpleNamespace(prefix=f"corpus/{name}", num_tokens=int(table.sum())),
+        labels=None,
     )
 
 

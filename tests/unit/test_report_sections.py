@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.made_run import BATCH, START, made_evaluations, made_steps, write_run
 from train.configuration.compose import compose_run
-from train.report.data_section import lengths_figure, planned_tokens
+from train.report.data_section import lengths_figure, planned_tokens, seen_tokens
 from train.report.differences import differences, differing
 from train.report.overview import standing, time_left
 from train.report.page import render
@@ -76,6 +76,13 @@ def test_sources_have_tokens_epochs_and_shares_planned_and_seen(record: RunRecor
     ]
     text = words(render(replace(record, steps=tuple(rows))))
     assert "code 1M 8k 2.15 1.64 65.6% 50.0% c/code" in text
+
+
+def test_tokens_seen_of_a_source_with_labels_are_more_than_its_targets(record: RunRecord) -> None:
+    row = {"sources": {"code": {"tokens": 300}, "books": {"tokens": 300}}}
+    start = {"sources": {"code": {"tokens": 900, "labelled_tokens": 300}, "books": {"tokens": 900}}}
+    seen = seen_tokens(replace(record, starts=(start,), steps=(row, row)))
+    assert seen == {"code": 1800, "books": 600}
 
 
 def test_lengths_of_documents_are_shares_of_a_sources_tokens(record: RunRecord) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from data.tokens.declared import Declared, read_declared
 from model.config import ModelConfig
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern
@@ -33,6 +34,17 @@ def describe_stages(schedule: Schedule) -> str:
     return " -> ".join(f"{s.name} {s.shape.sequence_length:,}" for s in schedule.stages)
 
 
+def describe_labels(files: Sequence[Declared]) -> list[str]:
+    """Returns a line on the share of tokens with a label in each of these files; none where all tokens have one."""
+    if not any(one.labels_sha256 for one in files):
+        return []
+    shares = ", ".join(
+        f"{one.labelled_share:.1%} of {one.name}" if one.labels_sha256 else f"all of {one.name}"
+        for one in files
+    )
+    return [f"tokens with a label: {shares}; the loss is the mean over these"]
+
+
 def describe_run(config: RunConfig, schedule: Schedule, world_size: int) -> list[str]:
     """Returns the lines that `--check` prints for a valid run."""
     steps = sum(stage.num_steps for stage in schedule.stages)
@@ -43,6 +55,7 @@ def describe_run(config: RunConfig, schedule: Schedule, world_size: int) -> list
     return [
         describe_model(config.model),
         f"{describe_stages(schedule)}; {schedule.total_tokens:,} tokens, {steps:,} steps; {saved}",
+        *describe_labels(read_declared(config.data)[0]),
         _describe_memory(config, schedule, world_size),
     ]
 

@@ -96,6 +96,7 @@ def _described(source: TokenSource) -> dict[str, Any]:
         "prefix": str(source.dataset.prefix),
         "documents": source.num_documents,
         "tokens": source.dataset.num_tokens,
+        **({} if source.labels is None else {"labelled_tokens": source.labels.num_labelled}),
         "lengths": length_table(source),
     }
 

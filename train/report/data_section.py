@@ -100,13 +100,21 @@ def mixes(record: RunRecord) -> dict[str, dict[str, float]]:
 
 
 def seen_tokens(record: RunRecord) -> dict[str, float]:
-    """Returns the tokens with a target from every source, over all steps; empty if the rows lack them."""
+    """Returns the tokens seen of every source, over all steps; empty if the rows lack them.
+
+    The rows count targets. Of a source whose tokens do not all have a label, so many tokens are taken as hold these on
+    the average.
+    """
     found = dict[str, float]()
     for row in record.steps:
         for name, source in mapping(row, "sources").items():
             if isinstance(source, dict):
                 tokens = finite_value(source, "tokens") or 0.0
                 found[str(name)] = found.get(str(name), 0.0) + tokens
+    for name, source in sources(record).items():
+        labelled = finite_value(source, "labelled_tokens")
+        if labelled and name in found:
+            found[name] *= (finite_value(source, "tokens") or 0.0) / labelled
     if not found and len(sources(record)) == 1:  # rows of a version that did not record sources
         return {name: sum(known(record.steps, "valid_tokens")) for name in sources(record)}
     return found
