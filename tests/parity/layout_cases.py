@@ -82,6 +82,7 @@ FORMS = {
         kinds={
             "near": KindConfig(like="window_rope", window=5, sinks=True),
             "wide": KindConfig(like="window_rope", window=17),
+            "part": KindConfig(like="chunk_rope", chunk=20, sinks=True),
         },
     ),
     "scaled": replace(
@@ -90,6 +91,7 @@ FORMS = {
             "near": KindConfig(like="window_rope", window=5, position_scale=SsmaxScale(0.6)),
             "full_nope": KindConfig(position_scale=SsmaxScale(0.4)),
             "wide": KindConfig(like="window_rope", window=17, position_scale=Llama4Scale(0.5, 8)),
+            "part": KindConfig(like="chunk_rope", chunk=20, position_scale=SsmaxScale(0.7)),
         },
     ),
     "scaled_llama": replace(

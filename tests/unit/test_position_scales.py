@@ -15,7 +15,7 @@ from model.reach import Reach
 
 
 def at(*positions: int, visible: tuple[int, ...] = (1,), length: int = 1) -> TokensInPlace:
-    return TokensInPlace(torch.tensor(positions), torch.tensor(visible) - 1, None, length)
+    return TokensInPlace(torch.tensor(positions), torch.tensor(visible) - 1, Reach(), length)
 
 
 def close(found: Tensor, expected: list[float], places: int) -> None:
