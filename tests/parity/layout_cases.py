@@ -5,9 +5,10 @@ one case; `test_layouts.py` proves it by enumeration. Twenty-odd cases instead o
 """
 
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 
+from data.packing.document_rules import BY_DOCUMENT, DocumentRules, Pose
 from model.config import ModelConfig
 from model.layer_pattern import KindConfig
 from model.position.config import RopeConfig
@@ -102,6 +103,14 @@ FORMS = {
         },
     ),
 }
+# How documents of a stream are kept apart.
+RULES = {
+    "by document": BY_DOCUMENT,
+    "rows": DocumentRules(document_mask=False, reset_positions=False),
+    "positions of rows": DocumentRules(reset_positions=False),
+    "pose": DocumentRules(pose=Pose(chunks=3, target_length=300)),
+    "pose over rows": DocumentRules(document_mask=False, pose=Pose(chunks=2, target_length=500)),
+}
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,8 @@ class Case:
     micro_batches: int
     model: str
     keep: str
+    # Of RULES.
+    rules: str = "by document"
 
     @property
     def ranks(self) -> int:
@@ -181,7 +192,7 @@ def possible_cases() -> list[Case]:
 
 def pairs(case: Case) -> Iterator[Pair]:
     """The pairs of values that a case holds."""
-    values = zip((field.name for field in fields(Case)), astuple(case), strict=True)
+    values = [(name, getattr(case, name)) for name in FACTORS]
     return ((a, x, b, y) for (a, x), (b, y) in combinations(values, 2))
 
 
@@ -229,4 +240,23 @@ FIRST_CASES = tuple(
 KEPT_ATTENTION = (
     Case(1, 1, 4, 1, "-", "balanced", 1, "cohere", "attention"),
     Case(2, 2, 2, 1, "1f1b", "zigzag", 2, "llama", "attention"),
+)
+# Beyond the pairs: the rules by which documents are kept apart, on every axis.
+RULE_CASES = tuple(
+    replace(case, rules=rules)
+    for rules in RULES
+    if rules != "by document"
+    for case in (
+        Case(2, 1, 1, 1, "-", "-", 2, "cohere", "input"),
+        Case(1, 1, 2, 1, "-", "zigzag", 2, "llama", "everything"),
+        Case(1, 2, 1, 1, "1f1b", "-", 2, "llama", "everything"),
+    )
+)
+# With all dealings, and three ranks.
+MORE_RULE_CASES = tuple(
+    Case(tensor, 1, sequence, 1, "-", dealing, 4, model, "everything", rules)
+    for rules in RULES
+    if rules != "by document"
+    for dealing in ("contiguous", "zigzag", "balanced")
+    for tensor, sequence, model in ((1, 2, "cohere"), (1, 3, "llama"), (2, 2, "cohere"))
 )

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from data.batch import IGNORE, PackedBatch
+from data.packing.document_rules import BY_DOCUMENT, DocumentRules
+from data.packing.positions import Placing, Positions
 from data.packing.spans import starts_of
 from model.config import ModelConfig
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh
-from tests.parity.layout_cases import TOKENS, Case
+from tests.parity.layout_cases import RULES, TOKENS, Case
 from train.build_trainer import dealer
 
 BASE, Z_LOSS, SEED = 500.0, 1e-3, 11
@@ -30,16 +32,22 @@ NUM_SOURCES = 3
 def streams(case: Case, first: int = 0) -> list[PackedBatch]:
     """The global batch: micro-batch m of data rank d is number m * data + d, as `rows_of_rank` deals."""
     many = case.micro_batches * case.data
-    return [_stream(first + number, case.config, many) for number in range(many)]
+    rules = RULES[case.rules]
+    return [_stream(first + number, case.config, many, rules) for number in range(many)]
 
 
-def _stream(number: int, model: ModelConfig, many: int) -> PackedBatch:
+def _stream(
+    number: int, model: ModelConfig, many: int, rules: DocumentRules = BY_DOCUMENT
+) -> PackedBatch:
+    """One row of TOKENS."""
     lengths = STREAMS[number % len(STREAMS)]
     generator = torch.Generator().manual_seed(number)
     tokens_T = torch.randint(0, model.vocab_size, (TOKENS,), generator=generator)
     targets_T = tokens_T.roll(-1)
     targets_T[torch.tensor(lengths).cumsum(0) - 1] = IGNORE
+    spans = lengths
     if number % len(STREAMS) == 0:
+        spans = lengths[:-1]
         targets_T[TOKENS - lengths[-1] :] = IGNORE
     if number % len(STREAMS) == WITHOUT_LABEL and many > 1:
         targets_T[:] = IGNORE
@@ -48,13 +56,21 @@ def _stream(number: int, model: ModelConfig, many: int) -> PackedBatch:
     return PackedBatch(
         tokens_T,
         targets_T,
-        lengths,
+        rules.attention_documents([spans], TOKENS),
         starts_of(lengths),
         valid,
         0,
         (),
         sources_T=source.to(torch.int16).repeat_interleave(torch.tensor(lengths)),
+        positions_T=_positions_T(spans, number, rules),
     )
+
+
+def _positions_T(spans: Sequence[int], number: int, rules: DocumentRules) -> Tensor | None:
+    if rules.plain_positions:
+        return None
+    positions = Positions.of_rows([spans], TOKENS, Placing(rules, SEED, number))
+    return torch.from_numpy(positions.of([range(TOKENS)]))
 
 
 def valid_by_source(batch: Sequence[PackedBatch]) -> tuple[int, ...]:
@@ -84,5 +100,6 @@ def part_of_rank(
         tokens_T=stream.tokens_T[index],
         targets_T=stream.targets_T[index],
         sources_T=None if stream.sources_T is None else stream.sources_T[index],
+        positions_T=None if stream.positions_T is None else stream.positions_T[index],
         share=share,
     )

@@ -65,7 +65,8 @@ def oracle(case: Case) -> tuple[float, dict[str, Tensor]]:
     loss = torch.zeros((), dtype=torch.float64)
     by_source = torch.zeros(NUM_SOURCES, dtype=torch.float64)
     for b in batch:
-        hidden_TD = model(b.tokens_T, PackedLayout.from_lengths(b.lengths), BASE)
+        layout = PackedLayout.from_lengths(b.lengths, positions_T=b.positions_T)
+        hidden_TD = model(b.tokens_T, layout, BASE)
         sums = model.loss(hidden_TD, b.targets_T, Z_LOSS)
         (sums.total / valid).backward()
         loss += sums.loss_sum.detach() / valid
