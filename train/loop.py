@@ -230,7 +230,7 @@ def _advance(run: Run, batch: GlobalBatch, point: Point) -> None:
     state.cursor = batch.cursor
     state.rope_base = bases_by_kind(point.model, point.rope_base)
     state.model = dataclasses.asdict(point.model)
-    state.context_length = max(state.context_length, batch.shape.sequence_length)
+    state.context_length = max(state.context_length, batch.shape.position_length)
 
 
 def _note(run: Run, batch: GlobalBatch, result: StepResult, limit: float) -> str:

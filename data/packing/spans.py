@@ -55,6 +55,12 @@ class BatchShape:
     windows: tuple[tuple[str, int], ...] = ()
 
     @property
+    def position_length(self) -> int:
+        """Length in tokens up to which positions reach: the target of PoSE, or else sequence_length."""
+        pose = self.rules.pose
+        return self.sequence_length if pose is None else pose.target_length
+
+    @property
     def num_rows(self) -> int:
         """Rows of the global batch."""
         return self.batch_tokens // self.sequence_length

@@ -242,15 +242,13 @@ KEPT_ATTENTION = (
     Case(2, 2, 2, 1, "1f1b", "zigzag", 2, "llama", "attention"),
 )
 # Beyond the pairs: the rules by which documents are kept apart, on every axis.
-RULE_CASES = tuple(
-    replace(case, rules=rules)
-    for rules in RULES
-    if rules != "by document"
-    for case in (
-        Case(2, 1, 1, 1, "-", "-", 2, "cohere", "input"),
-        Case(1, 1, 2, 1, "-", "zigzag", 2, "llama", "everything"),
-        Case(1, 2, 1, 1, "1f1b", "-", 2, "llama", "everything"),
-    )
+RULE_CASES = (
+    Case(1, 1, 2, 1, "-", "zigzag", 2, "llama", "everything", "rows"),
+    Case(1, 1, 2, 1, "-", "balanced", 1, "cohere", "everything", "pose over rows"),
+    Case(1, 2, 1, 1, "1f1b", "-", 2, "llama", "everything", "positions of rows"),
+    Case(1, 2, 1, 1, "1f1b", "-", 2, "cohere", "everything", "pose over rows"),
+    Case(2, 1, 1, 1, "-", "-", 1, "llama", "input", "rows"),
+    Case(2, 1, 1, 1, "-", "-", 2, "cohere", "everything", "pose"),
 )
 # With all dealings, and three ranks.
 MORE_RULE_CASES = tuple(

@@ -10,13 +10,15 @@ from typing import Any, get_args
 import pytest
 
 from composed import composed_once  # noqa: F401 (a fixture)
-from model.layer_pattern import OVERRIDES, expand_pattern
+from data.packing.document_rules import DocumentRules
+from data.packing.spans import BatchShape
+from model.layer_pattern import OVERRIDES, LayerSpec, expand_pattern
 from train.configuration import groups, validate
 from train.configuration.compose import ConfigMistakes, compose_run
 from train.configuration.keys import field_at, known_keys
 from train.configuration.schema import RunConfig
 from train.configuration.typed import default_of, field_types
-from train.schedule.stages import build_schedule
+from train.schedule.stages import Stage, build_schedule
 
 FILES = ["data=files", "+data.sources={one: {prefix: a}, two: {prefix: b}}"]
 # Runs in which keys are changed, and the ranks they are for.
@@ -51,6 +53,7 @@ SPECIAL = {
     "parallel.timeouts": ["{pipeline: 5}", "{tensor: 5}", "{data: 5}"],
     "schedule.stages.NAME.rope_base": ["500", "safe"],
     "schedule.stages.NAME.learning_rate": ["1e-4"],
+    "schedule.stages.NAME.pose": ["{target_length: 5000}"],
     "schedule.stages.NAME.data": ["{one: 1}"],
     "schedule.stages.NAME.parallel": ["{tensor: 2}", "{bucket_elements: 77}", "{sequence_layout: balanced}"],
     "checkpoint.allow_changes": ["[data]"],
@@ -86,7 +89,7 @@ def outcome(run: RunConfig) -> dict[str, Any]:
     if not run.model.qk_norm:
         del parts["model"]["qk_norm_over"]
     parts["schedule"] = [
-        [(stage.name, stage.start, stage.end, stage.shape) for stage in schedule.stages],
+        [(stage.name, stage.start, stage.end, shape_of(stage, specs)) for stage in schedule.stages],
         [point.learning_rate for point in at],
         [point.rope_base if follows else None for point in at],
     ]
@@ -103,6 +106,14 @@ def outcome(run: RunConfig) -> dict[str, Any]:
         for spec in specs
     ]
     return parts | {name: part(run) for name, part in EFFECTIVE.items()}
+
+
+def shape_of(stage: Stage, specs: list[LayerSpec]) -> BatchShape:
+    """The shape of a step, without rules of positions if nothing reads them."""
+    shape = stage.shape
+    if any(spec.rope or spec.position_scale for spec in specs):
+        return shape
+    return replace(shape, rules=DocumentRules(shape.rules.document_mask))
 
 
 def rotation(rope: dict[str, Any]) -> dict[str, Any]:

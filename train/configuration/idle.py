@@ -23,6 +23,7 @@ from train.configuration.schema import (
 )
 from train.configuration.typed import default_of, plain
 from train.configuration.wording import shown
+from train.schedule.kinds import StageKinds
 
 Condition = Callable[[RunConfig, str], bool]
 
@@ -110,6 +111,19 @@ def _follows_base(run: RunConfig) -> bool:
     return any(spec.rope is not None and not spec.rope.base for spec in expand_pattern(run.model))
 
 
+def _reads_positions(run: RunConfig, stage: str) -> bool:
+    """Whether some layer reads positions in this stage."""
+    if run.model.problems():
+        return True
+    row = run.schedule.stages[stage]
+    model = StageKinds(row.kinds, row.batch_tokens, row.tokens).model_at(run.model, 0)
+    return any(
+        spec.rope is not None
+        or (spec.position_scale is not None and spec.position_scale.reads_positions)
+        for spec in expand_pattern(model)
+    )
+
+
 def _first_base(run: RunConfig) -> RopeBase | None:
     return next((stage.rope_base for stage in run.schedule.stages.values()), None)
 
@@ -175,6 +189,11 @@ ROWS = (
         ("schedule.stages.NAME.rope_base",),
         lambda run, _: _follows_base(run),
         "where no layer rotates by the schedule's base; drop it",
+    ),
+    Row(
+        ("schedule.stages.NAME.reset_positions", "schedule.stages.NAME.pose"),
+        _reads_positions,
+        "where no layer of this stage reads positions; drop it",
     ),
     Row(
         ("schedule.start_base",),

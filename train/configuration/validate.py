@@ -97,7 +97,7 @@ def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     }
     for stage in schedule.stages:
         for base in sorted({own or stage.base.last for own in own_bases}):
-            found += _bound_warning(stage.name, base, stage.shape.sequence_length, config)
+            found += _bound_warning(stage.name, base, stage.shape.position_length, config)
     return found
 
 
@@ -162,7 +162,7 @@ def _bound_warning(name: str, base: float, length: int, config: RunConfig) -> li
         return []
     return [
         f"stage {name}: base {base:g} separates similar from random keys only up to {reach} tokens, "
-        f"below its sequence_length={length} (arXiv 2405.14591); full-attention RoPE layers need a higher "
+        f"below the {length} that its positions reach (arXiv 2405.14591); full-attention RoPE layers need a higher "
         "base: try rope_base={policy: safe}"
     ]
 

@@ -140,7 +140,9 @@ class HeldOutLoss:
         Raises:
             ValueError, OSError: on every rank: one of them could not read a file.
         """
-        return evaluate(trainer, self._mesh, self._of(point), point.at)
+        return evaluate(
+            trainer, self._mesh, self._of(point), point.at_length(point.stage.shape.sequence_length)
+        )
 
     @staticmethod
     def sentence(row: Mapping[str, Any]) -> str:

@@ -73,6 +73,7 @@ class StageFacts:
     """The inputs of a policy."""
 
     tokens: int
+    # Under PoSE the length that positions reach.
     sequence_length: int
     head_dim: int
     # Largest distance a rotary layer sees in this stage.

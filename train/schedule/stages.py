@@ -52,8 +52,8 @@ class Stage:
 class Point:
     """Everything that the schedule decides about one step.
 
-    model: the run's model with the settings of kinds at this step. lengths: sequence lengths trained at so far,
-    ascending; the last is this step's.
+    model: the run's model with the settings of kinds at this step. lengths: lengths trained at so far, ascending; the
+    last is this step's. Under PoSE the length is the one that positions reach.
     """
 
     stage: Stage
@@ -68,6 +68,11 @@ class Point:
     def at(self) -> AtStep:
         """The settings of attention, for the model's forward."""
         return AtStep.of(self.model, self.rope_base, self.lengths)
+
+    def at_length(self, length: int) -> AtStep:
+        """The settings of attention for an evaluation at a sequence length."""
+        shorter = (trained for trained in self.lengths if trained < length)
+        return AtStep.of(self.model, self.rope_base, (*shorter, length))
 
 
 @dataclass(frozen=True)
@@ -111,9 +116,9 @@ class Schedule:
         )
 
     def _lengths(self, stage: Stage) -> tuple[int, ...]:
-        """Returns the sequence lengths trained at up to `stage`, ascending, each longer than those before."""
-        before = [s.shape.sequence_length for s in self.stages[: stage.index]]
-        here = stage.shape.sequence_length
+        """Returns the lengths trained at up to `stage`, ascending, each longer than those before."""
+        before = [s.shape.position_length for s in self.stages[: stage.index]]
+        here = stage.shape.position_length
         return (*sorted({n for n in (self.start_length, *before) if 0 < n < here}), here)
 
     def leg(self, tokens_seen: int) -> tuple[Stage, ...]:
@@ -199,14 +204,17 @@ def _resolve(
     found += kinds.problems(config.model, key)
     if found:
         return None, found
+    rules, mistakes = _document_rules(row, key)
+    found += mistakes
+    length = rules.pose.target_length if rules.pose else row.sequence_length
     facts = rope_base.StageFacts(
         tokens=tokens,
-        sequence_length=row.sequence_length,
+        sequence_length=length,
         head_dim=config.model.head_dim,
-        rotary_reach=rotary_reach(kinds.model_at(config.model, tokens), row.sequence_length),
+        rotary_reach=rotary_reach(kinds.model_at(config.model, tokens), length),
         previous_base=before[-1].base.last if before else config.schedule.start_base or None,
         previous_length=(
-            before[-1].shape.sequence_length if before else config.schedule.start_length or None
+            before[-1].shape.position_length if before else config.schedule.start_length or None
         ),
     )
     curve = None
@@ -219,8 +227,6 @@ def _resolve(
         weights = source_weights(config, row.data)
     except ValueError as error:
         found.append(f"{key}.data: {error}")
-    rules, mistakes = _document_rules(row, key)
-    found += mistakes
     rate = _stage_rate(row.learning_rate)
     if rate is not None:
         found += learning_rate.problems(rate, f"{key}.learning_rate", facts.tokens)

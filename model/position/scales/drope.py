@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class DropeScale(PositionScale):
     """DroPE's scale."""
 
+    reads_positions: ClassVar[bool] = False
     reads_length: ClassVar[bool] = True
 
     # Longest sequence length in tokens that the model was trained at without rotation.

@@ -46,6 +46,8 @@ class PositionScale(ABC):
 
     # Whether the factor has a learned part: a parameter of the model, which no stage can set.
     learned: ClassVar[bool] = False
+    # Whether `factors` reads `TokensInPlace.positions_T`.
+    reads_positions: ClassVar[bool] = True
     # Whether `factors` reads `TokensInPlace.length`.
     reads_length: ClassVar[bool] = False
 

@@ -24,6 +24,7 @@ class SsmaxScale(PositionScale):
     """Scalable softmax."""
 
     learned: ClassVar[bool] = True
+    reads_positions: ClassVar[bool] = False
 
     # Initial weight s of every head. With 0.168 the mean of s ln(n) over n = 1 to 1024 is 1.
     initial: Positive = 0.168
