@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from data.config import DataConfig
 from data.tokens import manifest
-from data.tokens.manifest import Manifest
+from data.tokens.manifest import Manifest, labelled_share
 
 # The setting that names held-out files.
 HELDOUT = "data.heldout"
@@ -44,8 +44,7 @@ def declared(key: str, name: str, prefix: str, described: Manifest) -> Declared:
         tokenizer_sha256=str(described["tokenizer"]["sha256"]),
         sha256=str(described["files"]["bin"]["sha256"]),
         labels_sha256=str(described["files"].get("labels", {}).get("sha256", "")),
-        labelled_share=described.get("labelled_tokens", described["tokens"])
-        / max(1, described["tokens"]),
+        labelled_share=labelled_share(described),
     )
 
 

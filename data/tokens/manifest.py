@@ -151,12 +151,18 @@ def describe(prefix: str | Path, details: Manifest, *, show_progress: bool = Fal
     }
 
 
+def labelled_share(manifest: Manifest) -> float:
+    """Tokens with a label, of all tokens."""
+    if "labelled_tokens" not in manifest:
+        return 1.0
+    return float(manifest["labelled_tokens"] / max(1, manifest["tokens"]))
+
+
 def labels_in_words(manifest: Manifest) -> str:
     """How many tokens have a label, to follow the number of tokens; "" where all have one."""
     if "labelled_tokens" not in manifest:
         return ""
-    labelled, tokens = manifest["labelled_tokens"], manifest["tokens"]
-    return f", {labelled} of them ({labelled / max(1, tokens):.1%}) with a label"
+    return f", {manifest['labelled_tokens']} of them ({labelled_share(manifest):.1%}) with a label"
 
 
 def id_problems(details: Manifest) -> list[str]:
