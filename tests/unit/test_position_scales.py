@@ -114,3 +114,20 @@ def test_only_a_scale_with_a_parameter_is_refused_by_a_stage() -> None:
     assert "has a parameter" in SsmaxScale().stage_problem("schedule.stages.a.position_scale")
     for scale in (NoScale(), Llama4Scale(), Ministral3Scale(), SwanScale(), DropeScale(8)):
         assert scale.stage_problem("key") == ""
+
+
+@pytest.mark.parametrize(
+    ("scale", "longest"),
+    [(Llama4Scale(floor_scale=8), 7), (Ministral3Scale(original_length=8), 8), (DropeScale(8), 8)],
+)
+def test_a_scale_says_up_to_which_length_its_factor_is_one(
+    scale: PositionScale, longest: int
+) -> None:
+    for length, is_one in ((longest, True), (longest + 1, False)):
+        assert scale.is_one_within(length) is is_one
+        factors = scale.factors(
+            TokensInPlace(torch.arange(length), torch.arange(length), length=length)
+        )
+        assert bool((factors == 1).all()) is is_one
+    assert not SwanScale().is_one_within(2)
+    assert not SsmaxScale().is_one_within(2)

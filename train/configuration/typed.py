@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -67,7 +67,8 @@ def still_judged(lines: Iterable[str], wrong: Collection[str]) -> list[str]:
 
 @lru_cache(maxsize=256)
 def _field_types(schema: type) -> Mapping[str, Any]:
-    return typing.get_type_hints(schema, include_extras=True)
+    hints = typing.get_type_hints(schema, include_extras=True)
+    return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:

@@ -26,6 +26,7 @@ from parallel.tensor.cut import tensor_problems
 from train.checkpointing import folder as checkpoint_folder
 from train.checkpointing.continuation import find_resume, obstacles
 from train.checkpointing.state import read_state
+from train.configuration.scale_warnings import scale_warnings
 from train.configuration.schema import RunConfig, run_folder
 from train.configuration.typed import still_judged
 from train.schedule import rope_base
@@ -79,6 +80,7 @@ def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     """Returns warnings from published results and about lost work; they do not stop the run."""
     found = _saving_warnings(config, schedule) + _export_warnings(config, schedule)
     found += _scaling_warnings(config, schedule) + _chunk_warnings(config, schedule)
+    found += scale_warnings(schedule)
     specs = expand_pattern(config.model)
     limited_rotary = any(spec.rope and spec.reach.limit for spec in specs)
     hybrid = limited_rotary and any(not spec.rope and not spec.reach.limit for spec in specs)

@@ -38,3 +38,7 @@ class DropeScale(PositionScale):
     def factors(self, tokens: TokensInPlace) -> "Tensor":
         """See `PositionScale.factors`."""
         return tokens.positions_T.double().mul(0.0).add(self.factor(tokens.length))
+
+    def is_one_within(self, length: int) -> bool:
+        """See `PositionScale.is_one_within`."""
+        return length <= self.trained_length

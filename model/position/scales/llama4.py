@@ -32,3 +32,7 @@ class Llama4Scale(PositionScale):
         """See `PositionScale.factors`."""
         blocks_T = (tokens.positions_T + 1) // self.floor_scale
         return 1.0 + self.attn_scale * blocks_T.double().log1p()
+
+    def is_one_within(self, length: int) -> bool:
+        """See `PositionScale.is_one_within`."""
+        return length < self.floor_scale

@@ -32,3 +32,7 @@ class Ministral3Scale(PositionScale):
         """See `PositionScale.factors`."""
         blocks_T = tokens.positions_T // self.original_length
         return 1.0 + self.beta * blocks_T.double().log1p()
+
+    def is_one_within(self, length: int) -> bool:
+        """See `PositionScale.is_one_within`."""
+        return length <= self.original_length

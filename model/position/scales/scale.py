@@ -60,6 +60,10 @@ class PositionScale(ABC):
         """Initial value of the learned part, of every head; a scale that is `learned` says its own."""
         return 1.0
 
+    def is_one_within(self, length: int) -> bool:  # noqa: ARG002
+        """Whether the factor of every position below `length` is 1, at a sequence length of `length` tokens."""
+        return False
+
     def stage_problem(self, key: str) -> str:
         """Returns why a stage of the schedule cannot set this scale at `key`; empty if it can."""
         if not self.learned:
