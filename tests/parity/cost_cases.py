@@ -34,7 +34,14 @@ MODEL = ModelConfig(
     attention_backend="banded",
 )
 LLAMA = replace(
-    MODEL, block="sequential", norm="rmsnorm", qk_norm=True, tie_embeddings=False, num_kv_heads=1
+    MODEL,
+    block="sequential",
+    norm="rmsnorm",
+    qk_norm=True,
+    tie_embeddings=False,
+    num_kv_heads=1,
+    layer_pattern=["window_rope", "chunk_nope"],
+    chunk=25,
 )
 MODELS = {"cohere": MODEL, "llama": LLAMA}
 

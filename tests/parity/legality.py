@@ -8,12 +8,12 @@ import math
 from typing import Any
 
 Run = dict[str, Any]
-KINDS = ("window_rope", "window_nope", "full_rope", "full_nope")
+KINDS = ("window_rope", "window_nope", "full_rope", "full_nope", "chunk_rope", "chunk_nope")
 SCHEDULES = ("1f1b", "interleaved_1f1b", "zbv")
 DEALINGS = ("zigzag", "balanced", "contiguous")
 KEEPS = ("everything", "attention", "input", "input_on_cpu", "tiles")
 SIZES = (
-    "num_layers", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim", "window",
+    "num_layers", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim", "window", "chunk",
 )  # fmt: skip
 
 

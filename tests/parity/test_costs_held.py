@@ -77,7 +77,7 @@ def test_layers_keep_what_the_formula_says(name: str, parallel: ParallelConfig) 
 def kept_and_expected(
     config: ModelConfig, mesh: Mesh, parallel: ParallelConfig, dtype: torch.dtype
 ) -> tuple[int, int]:
-    """Bytes that a windowed and a full layer keep together."""
+    """Bytes that a windowed layer and a full or a chunked one keep together."""
     model = built(config, mesh, parallel, dtype).stages[0]
     stage = whole_model(config, tensor=mesh.tensor.size, element=BYTES[dtype])
     batch = micro_batch(config, mesh, parallel)
@@ -93,7 +93,7 @@ def kept_and_expected(
         turns = rotation.turns_TP2.untyped_storage().data_ptr() if rotation else 0
         kept += keeping.bytes - keeping.storages.get(turns, 0)
         spec = expand_pattern(config)[int(index)]
-        received = brought(batch, index)
+        received = brought(batch, spec.kind)
         expected += layer_activations(stage, spec, tokens, received_keys=received)
     return kept, expected
 
@@ -105,11 +105,11 @@ def kinds_of(model: Transformer, batch: MicroBatch, dtype: torch.dtype) -> dict[
     return {index: found[model.specs[int(index)].kind] for index in model.layers}
 
 
-def brought(batch: MicroBatch, index: str) -> int:
-    """Keys that an exchange brings to the layer."""
+def brought(batch: MicroBatch, kind: str) -> int:
+    """Keys that an exchange brings to layers of this kind."""
     if not isinstance(batch.layout, ShardedLayout):
         return 0
-    exchange = batch.layout.routes[expand_pattern(MODEL)[int(index)].kind].exchange
+    exchange = batch.layout.routes[kind].exchange
     return sum(exchange.receive_rows) if exchange else 0
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.documents import Documents
 from model.layer_pattern import KindConfig, expand_pattern, layer_kinds
+from model.reach import Reach
 from model.transformer import Transformer
 from parallel.config import ParallelConfig
 from parallel.costs.held import (
@@ -82,13 +83,17 @@ def test_tensor_ranks_receive_what_the_formula_says(name: str, ranks: int) -> No
 def test_sequence_ranks_receive_what_the_formula_says(tensor: int, ranks: int, layout: str) -> None:
     """By the meter, and with the other axis by the count below it.
 
-    A document of 70 tokens makes ring steps; short ones are exchanged, whatever the layer.
+    A document of 70 tokens makes ring steps; short ones are exchanged, whatever the layer. Layers in attention chunks
+    of 25 tokens do the one or the other, by the number of keys that they need.
     """
     config = replace(
         MODEL,
-        num_layers=4,
-        layer_pattern=["window_rope", "full_nope", "near", "full_nope"],
-        kinds={"near": KindConfig(like="window_nope", window=3)},
+        num_layers=5,
+        layer_pattern=["window_rope", "full_nope", "near", "full_nope", "part"],
+        kinds={
+            "near": KindConfig(like="window_nope", window=3),
+            "part": KindConfig(like="chunk_rope", chunk=25),
+        },
     )
     parallel = ParallelConfig(sequence=ranks, tensor=tensor, sequence_layout=layout)
 
@@ -108,9 +113,13 @@ def test_sequence_ranks_receive_what_the_formula_says(tensor: int, ranks: int, l
     stage, tokens = whole_model(config, tensor=tensor, element=2), TOKENS // ranks
     for rank, (found, rows) in enumerate(run_on_ranks(work, tensor * ranks)):
         for lengths, keep, dealing, steps, counted, met in found:
+            of_part = plan_keys(dealing, Documents.of(lengths), Reach(chunk=25))
+            most = max(of_part.tokens_received(one) for one in range(ranks))
             assert steps == {
-                spec.kind: spec.window is None and lengths == LENGTHS
-                for spec in expand_pattern(config)
+                "window_rope": False,
+                "full_nope": lengths == LENGTHS,
+                "near": False,
+                "part": 4 * most > tokens,
             }
             by_kind = dict.fromkeys(layer_kinds(config), Received())
             for spec in expand_pattern(config):

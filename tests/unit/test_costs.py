@@ -16,6 +16,7 @@ from model.config import ModelConfig
 from model.documents import Documents
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern
+from model.reach import Reach
 from model.transformer import Transformer
 from parallel.config import ParallelConfig
 from parallel.costs.held import (
@@ -50,7 +51,7 @@ from parallel.pipeline.placement import place_stages
 from parallel.pipeline.schedule import compute_order, ideal_bubble
 from parallel.pipeline.split import split_layers
 from parallel.sequence.dealing import deal
-from parallel.sequence.plan import plan_keys
+from parallel.sequence.plan import needs_few_keys, plan_keys
 from parallel.tensor.apply import cut_model
 from train.configuration.compose import compose_run
 
@@ -174,6 +175,33 @@ def test_the_memory_of_a_rank_is_the_sum_of_its_parts() -> None:
     assert (
         rank_memory(replace(alone, keep_for_backward="everything")).total > rank_memory(alone).total
     )
+
+
+def test_a_rank_keeps_the_keys_of_chunked_layers_only_if_they_come_in_one_exchange() -> None:
+    """Ranks hold two parts of 8,192 tokens each: chunks of 8,192 need no keys, of 12,288 many, of 2,000 few."""
+    step = Step(
+        replace(preset("8b"), layer_pattern=["chunk_rope"]),
+        ParallelConfig(sequence=8),
+        world_size=8,
+        sequence_length=STREAM,
+        micro_batch_tokens=STREAM,
+        batch_tokens=STREAM,
+        element=2,
+        keep_for_backward="everything",
+        recompute_layers=None,
+        optimizer=OPTIMIZERS["adamw"],
+    )
+    least = rank_memory(step).activations
+    found = {}
+    for chunk in (8192, 12_288, 2000):
+        model = replace(step.model, chunk=chunk)
+        found[chunk] = rank_memory(replace(step, model=model)).activations - least
+    assert found[8192] == found[12_288] == 0
+    dealing = deal("zigzag", [STREAM], 8, {Reach(chunk=2000): 32})
+    plan = plan_keys(dealing, Documents.of([STREAM]), Reach(chunk=2000))
+    assert needs_few_keys(plan, dealing)
+    most = max(plan.tokens_received(rank) for rank in range(8))
+    assert found[2000] == 32 * most * key_bytes(whole_model(step.model)) > 0
 
 
 def test_memory_under_zero_adds_up_to_the_known_bytes_a_parameter() -> None:

@@ -1,4 +1,4 @@
-"""A model of several windows and rotations is its layers one after the other, each by itself."""
+"""A model of several reaches and rotations is its layers one after the other, each by itself."""
 
 from dataclasses import replace
 
@@ -25,22 +25,29 @@ BASE, SEED = 1000.0, 3
 LENGTHS = (1, 30, 9)
 FAR = RopeConfig(scaling="linear", factor=2.0)
 MODEL = ModelConfig(
-    num_layers=4,
+    num_layers=5,
     hidden_size=16,
     intermediate_size=24,
     num_heads=4,
     num_kv_heads=2,
     head_dim=8,
     vocab_size=40,
-    layer_pattern=["near", "wide", "full_nope", "window_rope"],
+    layer_pattern=["near", "wide", "full_nope", "window_rope", "part"],
     window=9,
     kinds={
         "near": KindConfig(like="window_rope", window=5),
         "wide": KindConfig(like="window_rope", window=17, rope=FAR),
+        "part": KindConfig(like="chunk_rope", chunk=7),
     },
 )
-# By hand: window and rotation of each layer.
-LAYERS = ((5, UNSCALED), (17, FAR), (None, None), (9, UNSCALED))
+# By hand: reach and rotation of each layer.
+LAYERS = (
+    (Reach(5), UNSCALED),
+    (Reach(17), FAR),
+    (Reach(), None),
+    (Reach(9), UNSCALED),
+    (Reach(chunk=7), UNSCALED),
+)
 
 
 def built(core):
@@ -52,9 +59,9 @@ def built(core):
 def by_hand(model, tokens_T, layout):
     """Every layer built for one kind alone, with the weights of the model's, over dense attention."""
     x_TD = model.embedding(tokens_T)
-    for index, (window, rope) in enumerate(LAYERS):
-        kind = f"{'full' if window is None else 'window'}_{'rope' if rope else 'nope'}"
-        alone = replace(MODEL, layer_pattern=[kind], window=window or 1, kinds={})
+    for index, (reach, rope) in enumerate(LAYERS):
+        # A layer has the reach that it is given in the forward.
+        alone = replace(MODEL, layer_pattern=["full_rope" if rope else "full_nope"], kinds={})
         layer = build_block(alone, expand_pattern(alone)[0], DenseCore()).double()
         rotation = rope and make_rotation(
             layout.positions_T, BASE, head_dim=8, dtype=torch.float64, rope=rope
@@ -62,7 +69,7 @@ def by_hand(model, tokens_T, layout):
         weights = model.layers[str(index)]
         parameters = dict(weights.named_parameters())
         x_TD = torch.func.functional_call(
-            layer, parameters, (x_TD, layout, KindAtStep(Reach(window), Placing(rotation or None)))
+            layer, parameters, (x_TD, layout, KindAtStep(reach, Placing(rotation or None)))
         )
     return model.norm(x_TD)
 
@@ -85,9 +92,9 @@ def test_outputs_and_gradients_are_those_of_layers_built_one_by_one(backend):
         torch.testing.assert_close(ours, expected, atol=1e-12, rtol=0)
 
 
-def test_attention_flops_count_every_kind_with_its_window():
+def test_attention_flops_count_every_kind_with_its_reach():
     layout = PackedLayout.from_lengths(LENGTHS)
-    pairs = sum(int(visible_TS(layout, Reach(window)).sum()) for window, _ in LAYERS)
+    pairs = sum(int(visible_TS(layout, reach).sum()) for reach, _ in LAYERS)
     assert total_score_pairs(MODEL, LENGTHS) == pairs
     assert count_forward(MODEL, LENGTHS).attention == 4 * 4 * 8 * pairs
 

@@ -28,12 +28,16 @@ def test_pattern_may_end_in_the_middle_of_a_repeat():
 
 
 def test_every_kind_says_window_and_rotation():
-    specs = expand_pattern(ModelConfig(layer_pattern=list(LAYER_KINDS), num_layers=4, window=7))
+    specs = expand_pattern(
+        ModelConfig(layer_pattern=list(LAYER_KINDS), num_layers=6, window=7, chunk=9)
+    )
     assert specs == (
         LayerSpec("window_rope", 7, RopeConfig()),
         LayerSpec("window_nope", 7, None),
         LayerSpec("full_rope", None, RopeConfig()),
         LayerSpec("full_nope", None, None),
+        LayerSpec("chunk_rope", None, RopeConfig(), chunk=9),
+        LayerSpec("chunk_nope", None, None, chunk=9),
     )
 
 

@@ -67,6 +67,7 @@ _ROWS: Sequence[tuple[str, str]] = (
         "model.kinds.NAME.position_scale",
     ),
     ("sliding_window window_size", "model.window"),
+    ("attention_chunk_size chunk_size", "model.chunk"),
     ("num_hidden_layers n_layers n_layer depth", "model.num_layers"),
     ("d_model dim n_embd embed_dim hidden_dim", "model.hidden_size"),
     ("ffn_hidden_size ffn_dim d_ff", "model.intermediate_size"),
