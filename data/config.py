@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, Lt
 
+from data.generated.tasks import GeneratedConfig
 from data.tokens.prefix import bin_path, idx_path
 
 # How documents become rows; see data/packing/planner.py.
@@ -31,10 +32,12 @@ PathText = Annotated[str, PathMark()]
 
 @dataclass
 class SourceConfig:
-    """One source of training documents."""
+    """One source of training documents: token files, or documents that the run generates."""
 
-    # Prefix of the token files PREFIX.bin, PREFIX.idx and PREFIX.manifest.json.
+    # Prefix of the token files PREFIX.bin, PREFIX.idx and PREFIX.manifest.json; empty for generated documents.
     prefix: PathText = ""
+    # Documents that the run generates, in place of files: a task and its settings (data/generated/); null: files.
+    generated: GeneratedConfig | None = None
     # Share of the tokens, relative to the other sources; a stage's mix overrides it.
     weight: Annotated[float, Ge(0), Lt(inf)] = 1.0
 
@@ -43,12 +46,16 @@ class SourceConfig:
 class DataConfig:
     """The sources of documents and how they are packed."""
 
-    # Embedded corpus, prepared on first use; empty: use data.sources.
+    # Embedded corpus, prepared on first use, with weight 1 beside generated sources; empty: use data.sources.
     corpus: Literal["", "python_stdlib"] = ""
     # Sources by name; the order of the names is the order of the sources.
     sources: dict[str, SourceConfig] = field(default_factory=dict)
-    # Prefix of held-out token files; empty: none (an embedded corpus has its own).
+    # Prefix of held-out token files; empty: none (an embedded corpus and generated sources have their own).
     heldout: PathText = ""
+    # Id of the token that ends documents and pads rows, in a run without token files, which give theirs.
+    end_id: Annotated[int, Ge(0), Lt(2**31)] = 0
+    # Id of the token that begins every document, in a run without token files; null: none.
+    bos_id: Annotated[int, Ge(0), Lt(2**31)] | None = None
     # How documents are packed into rows: best_fit fills each row with spans that fit, concat cuts the documents, end to
     # end, at row borders (data/packing/planner.py).
     packing: PackingMethod = "best_fit"
@@ -68,9 +75,29 @@ class DataConfig:
         """Returns all mistakes, one line each; keys are relative to the run ("data.")."""
         return self.rules() + self.missing()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all sources in order: the embedded corpus, then `sources`."""
+        return (*([self.corpus] if self.corpus else []), *self.sources)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Prefixes of the sources that have token files, by name."""
+        return {name: one.prefix for name, one in self.sources.items() if one.generated is None}
+
+    @property
+    def generated(self) -> dict[str, GeneratedConfig]:
+        """Settings of the generated sources, by name."""
+        return {name: one.generated for name, one in self.sources.items() if one.generated}
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the run reads token files, the embedded corpus and held-out files included."""
+        return bool(self.corpus or self.files or self.heldout)
+
     def missing(self) -> list[str]:
         """Returns one line for each prefix whose token files are missing on this host."""
-        prefixes = {f"data.sources.{name}.prefix": s.prefix for name, s in self.sources.items()}
+        prefixes = {f"data.sources.{name}.prefix": prefix for name, prefix in self.files.items()}
         if self.heldout:
             prefixes["data.heldout"] = self.heldout
         return [line for key, prefix in prefixes.items() for line in missing_files(key, prefix)]
@@ -78,10 +105,14 @@ class DataConfig:
     def rules(self) -> list[str]:
         """Returns every broken rule between these fields; independent of the host."""
         found = []
-        if self.corpus and self.sources:
+        if self.corpus and self.files:
             found.append(
-                f"data.corpus={self.corpus}: data.sources are given as well"
-                f" ({', '.join(self.sources)}); use one of both"
+                f"data.corpus={self.corpus}: data.sources with files are given as well"
+                f" ({', '.join(self.files)}); use one of both, or generated sources"
+            )
+        if self.corpus in self.sources:
+            found.append(
+                f"data.sources.{self.corpus}: data.corpus has this name; give the source another"
             )
         if self.corpus and self.heldout:
             found.append(
@@ -93,9 +124,26 @@ class DataConfig:
                 "data.sources: there is none; give data=files data.sources.NAME.prefix=PREFIX, or"
                 " data.corpus=python_stdlib"
             )
-        if self.sources and not any(source.weight > 0 for source in self.sources.values()):
+        weighted = any(source.weight > 0 for source in self.sources.values())
+        if self.sources and not weighted and (self.files or not self.corpus):
             found.append("data.sources: every weight is 0; give one of them weight=1.0")
+        if self.bos_id == self.end_id:
+            found.append(f"data.bos_id={self.bos_id}: is data.end_id too; give another id")
+        for name, source in self.sources.items():
+            found += _generated_problems(f"data.sources.{name}", source)
         return found
+
+
+def _generated_problems(key: str, source: SourceConfig) -> list[str]:
+    """Every broken rule of the settings of a generated source."""
+    if source.generated is None:
+        return []
+    found = [f"{key}.generated.{line}" for line in source.generated.problems()]
+    if source.prefix:
+        found.append(
+            f"{key}.prefix={source.prefix}: the source is generated ({source.generated.task}); use one of both"
+        )
+    return found
 
 
 def missing_files(key: str, prefix: str) -> list[str]:

@@ -10,20 +10,33 @@ bigram's shows that a language model uses more than the preceding token.
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from data.batch import IGNORE
 from data.files import write_durably
 from data.tokens.indexed_dataset import IndexedDataset
-from data.tokens.prefix import bin_path, ngram_path
+from data.tokens.prefix import ngram_path
 
 CHUNK_TOKENS = 1 << 22
 VERSION = 2
+
+
+class TokenStream(Protocol):
+    """Interface of documents that can be counted: all of them, end to end. name: for messages."""
+
+    @property
+    def name(self) -> str: ...
+
+    def lengths(self) -> Iterator[np.ndarray]:
+        """Lengths of all documents in order, in arrays of bounded size."""
+
+    def tokens(self, start: int, stop: int) -> np.ndarray:
+        """Tokens [start, stop) of all documents."""
 
 
 class NgramLosses(NamedTuple):
@@ -68,7 +81,7 @@ class NgramYardstick:
         return losses
 
 
-def fit(dataset: IndexedDataset, vocab_size: int, *, max_tokens: int) -> NgramYardstick:
+def fit(documents: TokenStream, vocab_size: int, *, max_tokens: int) -> NgramYardstick:
     """Count whole documents from the first on, until `max_tokens` are reached.
 
     Memory: a chunk of 4 million tokens and the distinct pairs found. Raises ValueError for a token
@@ -77,14 +90,14 @@ def fit(dataset: IndexedDataset, vocab_size: int, *, max_tokens: int) -> NgramYa
     counts = np.zeros(vocab_size, dtype=np.int64)
     pairs = np.empty(0, dtype=np.int64)
     pair_counts = np.empty(0, dtype=np.int64)
-    ends = _ends(dataset, max_tokens)
+    ends = _ends(documents, max_tokens)
     total = int(ends[-1]) if len(ends) else 0
     for start in range(0, total, CHUNK_TOKENS):
         stop = min(start + CHUNK_TOKENS, total)
-        tokens = dataset.tokens(start, min(stop + 1, total)).astype(np.int64)
+        tokens = documents.tokens(start, min(stop + 1, total)).astype(np.int64)
         if tokens.max(initial=0) >= vocab_size:
             raise ValueError(
-                f"{bin_path(dataset.prefix)}: holds token {tokens.max()}, the vocabulary has"
+                f"{documents.name}: holds token {tokens.max()}, the vocabulary has"
                 f" {vocab_size}; use the vocab_size of its tokenizer"
             )
         counts += np.bincount(tokens[: stop - start], minlength=vocab_size)
@@ -121,11 +134,11 @@ def shares_of(max_tokens: int, weights: Sequence[float]) -> list[int]:
     return [max(1, int(max_tokens * weight / total)) if weight else 0 for weight in weights]
 
 
-def _ends(dataset: IndexedDataset, max_tokens: int) -> np.ndarray:
+def _ends(documents: TokenStream, max_tokens: int) -> np.ndarray:
     """Token offsets of the ends of the first documents, up to the document that reaches `max_tokens`."""
     parts: list[np.ndarray] = []
     total = 0
-    for lengths in dataset.lengths():
+    for lengths in documents.lengths():
         ends = np.cumsum(lengths) + total
         enough = int(np.searchsorted(ends, max_tokens)) + 1
         parts.append(ends[:enough])

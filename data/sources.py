@@ -1,4 +1,4 @@
-"""Opens and checks the corpus of a run: token files as sources for planner and loader."""
+"""Opens and checks the corpus of a run: token files and generated documents as sources for planner and loader."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +8,20 @@ import numpy as np
 
 from data.config import DataConfig
 from data.embedded_corpus import PreparedCorpus, prepare_quickstart, quickstart_files
+from data.generated.documents import HELD_OUT
+from data.generated.source import GeneratedSource
+from data.generated.tasks import TASKS, GeneratedConfig
+from data.ngram import NgramYardstick, cached_fit, fit
 from data.tokens import manifest
-from data.tokens.declared import HELDOUT, Declared, declared, disagreements
+from data.tokens.declared import (
+    HELDOUT,
+    Declared,
+    declared,
+    declared_generated,
+    disagreements,
+)
 from data.tokens.indexed_dataset import IndexedDataset
 from data.tokens.label_file import LabelFile
-from data.tokens.prefix import bin_path
 from data.tokens.token_file import DamagedData
 
 
@@ -30,6 +39,16 @@ class TokenSource(Declared):
     def num_documents(self) -> int:
         """Documents in the files."""
         return self.dataset.num_documents
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the files."""
+        return self.dataset.num_tokens
+
+    @property
+    def num_labelled(self) -> int:
+        """Tokens in the files that have a label."""
+        return self.num_tokens if self.labels is None else self.labels.num_labelled
 
     def document_lengths(self, documents: np.ndarray) -> np.ndarray:
         """int64 lengths in tokens of `documents`."""
@@ -56,24 +75,33 @@ class TokenSource(Declared):
             for token in (int(tokens.max()), int(tokens.min())):
                 if not 0 <= token < self.vocab_size:
                     raise DamagedData(
-                        f"{bin_path(self.dataset.prefix)}: document {document} holds id {token}, the vocabulary has"
+                        f"{self.dataset.name}: document {document} holds id {token}, the vocabulary has"
                         f" {self.vocab_size}; describe the files again with `ropewalk manifest"
                         f" {self.dataset.prefix} --create --overwrite` and the vocabulary that they were made with"
                     )
         return tokens
 
 
+Source = TokenSource | GeneratedSource
+
+
 @dataclass(frozen=True)
 class Corpus:
-    """The sources of a run; `heldout` is None if the run has no held-out files."""
+    """The sources of a run.
 
-    sources: tuple[TokenSource, ...]
-    heldout: TokenSource | None
+    heldout: held-out files or, without them, held-out documents of the first generated source that has some; None if
+    there are neither. more_heldout: held-out documents of the other generated sources.
+    """
+
+    sources: tuple[Source, ...]
+    heldout: Source | None
+    more_heldout: tuple[GeneratedSource, ...] = ()
 
     @property
-    def files(self) -> tuple[TokenSource, ...]:
+    def described(self) -> tuple[Source, ...]:
         """The sources, and the held-out files if the run has any."""
-        return self.sources if self.heldout is None else (*self.sources, self.heldout)
+        held = self.heldout
+        return self.sources if held is None or held.is_generated else (*self.sources, held)
 
     @property
     def eos_id(self) -> int:
@@ -111,7 +139,7 @@ def corpus_prefixes(
     if config.corpus:
         made: PreparedCorpus = quickstart_files(quickstart_folder(config, directory, vocab_size))
         return {config.corpus: made.train}, made.heldout
-    return {name: source.prefix for name, source in config.sources.items()}, config.heldout
+    return config.files, config.heldout
 
 
 def open_corpus(
@@ -124,18 +152,56 @@ def open_corpus(
             `vocab_size` is too small for the tokens. One line each.
     """
     prefixes, heldout = corpus_prefixes(config, directory, vocab_size)
-    sources = tuple(
-        open_source(name, prefix, check=check, full=config.full_check)
+    files = {
+        name: open_source(name, prefix, check=check, full=config.full_check)
         for name, prefix in prefixes.items()
-    )
+    }
     held = (
         open_source("heldout", heldout, check=check, full=config.full_check, key=HELDOUT)
         if heldout
         else None
     )
-    if found := disagreements([*sources, *([held] if held else [])], vocab_size):
+    opened = [*files.values(), *([held] if held else [])]
+    made = {
+        name: declared_generated(name, settings, config, opened)
+        for name, settings in config.generated.items()
+    }
+    if found := disagreements([*opened, *made.values()], vocab_size):
         raise ValueError("\n".join(found))
-    return Corpus(sources, held)
+    generated = config.generated
+    sources = tuple(
+        files[name] if name in files else generate(made[name], generated[name])
+        for name in config.names
+    )
+    kept_apart = [
+        generate(made[name], settings, held_out=True)
+        for name, settings in generated.items()
+        if settings.heldout
+    ]
+    if held is None and kept_apart:
+        return Corpus(sources, kept_apart[0], tuple(kept_apart[1:]))
+    return Corpus(sources, held, tuple(kept_apart))
+
+
+def generate(
+    facts: Declared, settings: GeneratedConfig, *, held_out: bool = False
+) -> GeneratedSource:
+    """The training documents of a generated source, or its held-out documents."""
+    num_special = 1 if facts.bos_id is None else 2
+    return GeneratedSource(
+        **vars(facts),
+        task=TASKS[type(settings)].make(settings, num_special),
+        first=HELD_OUT if held_out else 0,
+        num_documents=settings.heldout if held_out else settings.documents,
+        ids=settings.symbol_ids(facts.eos_id, facts.bos_id),
+    )
+
+
+def yardstick(source: Source, vocab_size: int, *, max_tokens: int) -> NgramYardstick:
+    """Counts of the first documents of a source, up to about `max_tokens`; those of files are cached beside them."""
+    if isinstance(source, GeneratedSource):
+        return fit(source, vocab_size, max_tokens=max_tokens)
+    return cached_fit(source.dataset, vocab_size, max_tokens=max_tokens, sha256=source.identity)
 
 
 def open_source(

@@ -300,7 +300,7 @@ def _opening_words(run: Run, corpus: Corpus, resume: Path | None) -> list[str]:
         f"{config.run_name}: {_describe_layout(run)}, {config.train.precision}; "
         f"{describe_stages(schedule)}; {run.total_tokens:,} tokens",
     ]
-    lines += [f"{config.run_name}: {line}" for line in describe_labels(corpus.files)]
+    lines += [f"{config.run_name}: {line}" for line in describe_labels(corpus.described)]
     lines += [f"warning: {warning}" for warning in validate.warnings(config, schedule)]
     pipelined = any(stage.parallel.pipeline > 1 for stage in schedule.stages)
     if pipelined and run.mesh.device.type == "cpu" and unnoted_waits():

@@ -9,14 +9,14 @@ No table is stored or shuffled, so start-up time and memory do not depend on the
 import numpy as np
 
 ROUNDS = 4
-_GOLDEN = 0x9E3779B97F4A7C15
+GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
 
 def mix(values: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser (Steele, Lea, Flood 2014): uint64 in, well-mixed uint64 out."""
     with np.errstate(over="ignore"):
-        z = values.astype(np.uint64) + np.uint64(_GOLDEN)
+        z = values.astype(np.uint64) + np.uint64(GOLDEN)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(z ^ (z >> np.uint64(31)))
@@ -26,7 +26,7 @@ def mix_integers(*values: int) -> int:
     """Hashes several integers, in order, to one well-mixed 64-bit integer."""
     state = 0
     for value in values:
-        z = (state ^ (value & _MASK)) + _GOLDEN & _MASK
+        z = (state ^ (value & _MASK)) + GOLDEN & _MASK
         z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
         z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _MASK
         state = z ^ (z >> 31)

@@ -99,6 +99,11 @@ class IndexedDataset:
             return 0
         return int(self._pointers[-1]) + int(self._sizes[-1]) * self.dtype.itemsize
 
+    @property
+    def name(self) -> str:
+        """The file of the tokens, for messages."""
+        return str(self._bin)
+
     def __len__(self) -> int:
         return self.num_documents
 

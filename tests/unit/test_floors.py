@@ -28,10 +28,11 @@ FLOORS = {
         printable files progress interrupt
         command_line
         formats tokens/prefix
-        config packing/document_order packing/document_rules labels
-        tokenizer packing/spans
-        packing tokens
-        batch prepare manifest
+        packing/document_order packing/document_rules labels
+        generated
+        config packing/spans
+        tokenizer packing tokens
+        batch prepare manifest generated/source
         embedded_corpus held_out loader ngram
         sources
     """,

@@ -41,6 +41,7 @@ RUNS: tuple[tuple[int, list[str]], ...] = (
          "model.layer_pattern=[near,part,chunk_nope]",
          "+model.kinds.near={like: window_rope, window: 32, rope: {scaling: yarn, factor: 2, original_length: 64}}",
          "+model.kinds.part={like: chunk_rope, chunk: 24}"]),
+    (1, ["schedule=small", "data=generated", "+data.sources.one.generated={task: uniform}"]),
 )  # fmt: skip
 # Values for keys whose type does not say any.
 SPECIAL = {
@@ -58,6 +59,8 @@ SPECIAL = {
     "schedule.stages.NAME.parallel": ["{tensor: 2}", "{bucket_elements: 77}", "{sequence_layout: balanced}"],
     "checkpoint.allow_changes": ["[data]"],
     "data.corpus": ["python_stdlib", "''"],
+    "data.sources.NAME.generated": ["{task: copy, ids: 9}", "{task: copy, ids: 10}"],
+    "data.bos_id": ["5"],
 }  # fmt: skip
 # Keys that need no refusal where they change nothing, or are never changed here, and why.
 EXCEPTIONS = {
@@ -147,8 +150,12 @@ def _data(run: RunConfig) -> Any:
         if data.corpus
         else [s.prefix for s in data.sources.values()]
     )
+    made = data.generated
+    if not run.evaluation.enabled:
+        made = {name: replace(settings, heldout=0) for name, settings in made.items()}
     pool = data.look_ahead if data.packing == "best_fit" else 1
-    return corpus, data.packing, pool, data.heldout, data.seed, data.prefetch, data.full_check
+    of_files = data.full_check if data.has_files else (data.end_id, data.bos_id)
+    return corpus, made, data.packing, pool, data.heldout, data.seed, data.prefetch, of_files
 
 
 def _spikes(run: RunConfig) -> Any:
@@ -176,6 +183,12 @@ def _logging(run: RunConfig) -> Any:
     return logging.console_seconds, logging.straggler_steps, straggler, wandb
 
 
+def _holds_out(run: RunConfig) -> bool:
+    return bool(
+        run.data.corpus or run.data.heldout or any(s.heldout for s in run.data.generated.values())
+    )
+
+
 EFFECTIVE = {
     "data": _data,
     "paths": lambda run: run.paths.outputs,
@@ -183,7 +196,7 @@ EFFECTIVE = {
     "train": _train,
     "preflight": _preflight,
     "logging": _logging,
-    "evaluation": lambda run: run.evaluation.enabled and (run.data.corpus or run.data.heldout) and run.evaluation,
+    "evaluation": lambda run: run.evaluation.enabled and _holds_out(run) and run.evaluation,
     "checkpoint": lambda run: (
         replace(run.checkpoint, allow_changes=[]) if run.checkpoint.resume == "never" else run.checkpoint
     ),

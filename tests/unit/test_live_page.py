@@ -24,8 +24,11 @@ def made_source(name: str, lengths: list[int]) -> Any:
         name=name,
         num_documents=len(lengths),
         document_lengths=lambda documents: table[documents],
-        dataset=SimpleNamespace(prefix=f"corpus/{name}", num_tokens=int(table.sum())),
-        labels=None,
+        num_tokens=int(table.sum()),
+        origin=f"corpus/{name}",
+        identity="0f1e2d",
+        is_generated=name == "code",
+        has_labels=False,
     )
 
 
@@ -54,6 +57,8 @@ def test_every_start_is_a_line_with_command_commit_and_sources(tmp_path: Path) -
     assert row["step"] == 8
     assert row["mix"] == {"short": {"web": 1.0, "code": 3.0}}
     assert (row["sources"]["web"]["tokens"], row["heldout"]["tokens"]) == (11, 3)
+    assert (row["sources"]["web"]["prefix"], row["sources"]["code"]["prefix"]) == ("corpus/web", "")
+    assert row["sources"]["code"]["generated"] == "0f1e2d"
     assert row["command"]
     (tmp_path / "full").touch()
     warning = starts.add_start(tmp_path / "full", corpus, {"short": (1.0, 3.0)}, {})

@@ -80,19 +80,12 @@ def last_point(schedule: Schedule, state: RunState) -> Point:
 
 
 def data_identity(config: RunConfig, sources: Sequence[Declared]) -> dict[str, Any]:
-    """Returns the facts on which the meaning of a cursor depends: sources with checksums, and the seed."""
+    """Returns the facts on which the meaning of a cursor depends: sources with their identities, and the seed."""
     return {
         # In order: the cursor names sources by number.
-        "sources": [[source.name, _checksum(source)] for source in sources],
+        "sources": [[source.name, source.identity] for source in sources],
         "seed": config.data.seed,
     }
-
-
-def _checksum(source: Declared) -> str:
-    """Returns the SHA-256 of a source's tokens, and of their labels where not all tokens have one."""
-    return (
-        f"{source.sha256} labels {source.labels_sha256}" if source.labels_sha256 else source.sha256
-    )
 
 
 def tokenizer_identity(sources: Sequence[Declared]) -> dict[str, Any]:

@@ -34,13 +34,13 @@ def describe_stages(schedule: Schedule) -> str:
     return " -> ".join(f"{s.name} {s.shape.sequence_length:,}" for s in schedule.stages)
 
 
-def describe_labels(files: Sequence[Declared]) -> list[str]:
-    """Returns a line on the share of tokens with a label in each of these files; none where all tokens have one."""
-    if not any(one.labels_sha256 for one in files):
+def describe_labels(sources: Sequence[Declared]) -> list[str]:
+    """Returns a line on the share of tokens with a label in each of these sources; none where all tokens have one."""
+    if not any(one.has_labels for one in sources):
         return []
     shares = ", ".join(
-        f"{one.labelled_share:.1%} of {one.name}" if one.labels_sha256 else f"all of {one.name}"
-        for one in files
+        f"{one.labelled_share:.1%} of {one.name}" if one.has_labels else f"all of {one.name}"
+        for one in sources
     )
     return [f"tokens with a label: {shares}; the loss is the mean over these"]
 

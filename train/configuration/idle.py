@@ -95,12 +95,13 @@ def _layout(run: RunConfig, stage: str) -> ParallelConfig:
 
 
 def _holds_out(run: RunConfig) -> bool:
-    return bool(run.data.corpus or run.data.heldout)
+    made = any(settings.heldout for settings in run.data.generated.values())
+    return bool(run.data.corpus or run.data.heldout or made)
 
 
 def _mixes(run: RunConfig, mix: Mapping[str, float]) -> bool:
     """Whether there are several sources to mix, or the mix names an unknown source, which is reported elsewhere."""
-    known = set(run.data.sources) or {run.data.corpus}
+    known = set(run.data.names)
     return len(known) > 1 or not set(mix) <= known
 
 
@@ -158,9 +159,24 @@ ROWS = (
         "without data.corpus: only an embedded corpus is tokenised by the run; drop it",
     ),
     Row(
+        ("data.end_id", "data.bos_id"),
+        lambda run, _: not run.data.has_files,
+        "where token files give the end token and the BOS token; drop it",
+    ),
+    Row(
+        ("data.full_check",),
+        lambda run, _: run.data.has_files,
+        "without token files; drop it",
+    ),
+    Row(
+        ("data.sources.NAME.generated.heldout",),
+        lambda run, _: run.evaluation.enabled,
+        "with evaluation.enabled=false; drop it",
+    ),
+    Row(
         ("data.sources.NAME.weight",),
         lambda run, _: (
-            len(run.data.sources) > 1
+            len(run.data.names) > 1
             and not all(stage.data for stage in run.schedule.stages.values())
         ),
         "where there is one source, or every stage has its own mix; drop it",

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from data.batch import IGNORE, Dealer, PackedBatch, RankReader, Windows
 from data.held_out import EvaluationSet, evaluation_batches
-from data.ngram import NgramYardstick, cached_fit, merge, shares_of
+from data.ngram import NgramYardstick, merge, shares_of
 from data.packing.positions import Placing
-from data.sources import Corpus
+from data.sources import Corpus, Source, yardstick
 from model.at_step import AtStep
 from parallel.mesh import Mesh
 from train.configuration.schema import RunConfig
@@ -130,8 +130,16 @@ class HeldOutLoss:
     """The task. Builds streams and yardstick at the first evaluation of a stage; keeps them until the next
     stage, or until windows change."""
 
-    def __init__(self, config: RunConfig, mesh: Mesh, corpus: Corpus, deal: Dealer | None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        mesh: Mesh,
+        corpus: Corpus,
+        deal: Dealer | None,
+        held_out: Source,
+    ) -> None:
         self._config, self._mesh, self._corpus, self._deal = config, mesh, corpus, deal
+        self._held_out = held_out
         self._made: tuple[tuple[str, Windows], HeldOut] | None = None
 
     def evaluate(self, trainer: Trainer, point: Point) -> dict[str, Any]:
@@ -155,12 +163,16 @@ class HeldOutLoss:
 
     @staticmethod
     def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-        """Returns every number of the row except its step, and the loss of each bucket of positions."""
+        """Returns every number of the row except its step, and the loss of each bucket of positions.
+
+        Those of another task than `NAME` begin with its name and a slash.
+        """
         found = {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float)}
         for bucket in row["position_buckets"]:
             if bucket["loss"] is not None:
                 found[f"loss_from_position_{bucket['start']}"] = bucket["loss"]
-        return found
+        task = row.get("task", NAME)
+        return found if task == NAME else {f"{task}/{name}": v for name, v in found.items()}
 
     @staticmethod
     def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -182,8 +194,7 @@ class HeldOutLoss:
         return self._made[1]
 
     def _make(self, stage: Stage, windows: Windows) -> HeldOut:
-        mesh, source = self._mesh, self._corpus.heldout
-        assert source is not None, "make_task looked"
+        mesh, source = self._mesh, self._held_out
         streams = mesh.together(
             lambda: evaluation_batches(
                 source,
@@ -194,10 +205,10 @@ class HeldOutLoss:
                 placing=Placing(stage.shape.rules, windows=windows),
             )
         )
-        # The main rank counts and caches; the other ranks read its cache.
-        mesh.together(lambda: self._yardstick(stage) if mesh.is_main else None)
-        yardstick = mesh.together(lambda: self._yardstick(stage))
-        return HeldOut(stage.shape.sequence_length, streams, yardstick)
+        # The main rank counts, and caches the counts of files, which the other ranks read.
+        own = mesh.together(lambda: self._yardstick(stage) if mesh.is_main else None)
+        counts = mesh.together(lambda: own or self._yardstick(stage))
+        return HeldOut(stage.shape.sequence_length, streams, counts)
 
     def _yardstick(self, stage: Stage) -> NgramYardstick:
         """Returns the n-gram counts of training tokens in the stage's mix."""
@@ -205,12 +216,7 @@ class HeldOutLoss:
         budgets = shares_of(config.evaluation.yardstick_tokens, stage.shape.weights)
         return merge(
             [
-                cached_fit(
-                    source.dataset,
-                    config.model.vocab_size,
-                    max_tokens=budget,
-                    sha256=source.sha256,
-                )
+                yardstick(source, config.model.vocab_size, max_tokens=budget)
                 for source, budget in zip(self._corpus.sources, budgets, strict=True)
                 if budget
             ]
@@ -220,5 +226,16 @@ class HeldOutLoss:
 def make_task(
     config: RunConfig, mesh: Mesh, corpus: Corpus, deal: Dealer | None
 ) -> HeldOutLoss | None:
-    """Returns the task; None without held-out files."""
-    return HeldOutLoss(config, mesh, corpus, deal) if corpus.heldout is not None else None
+    """Returns the task; None without held-out documents."""
+    held_out = corpus.heldout
+    return None if held_out is None else HeldOutLoss(config, mesh, corpus, deal, held_out)
+
+
+def more_tasks(
+    config: RunConfig, mesh: Mesh, corpus: Corpus, deal: Dealer | None
+) -> dict[str, HeldOutLoss]:
+    """Returns the same task for each of the other held-out sets, as held_out_NAME for the source NAME."""
+    return {
+        f"{NAME}_{source.name}": HeldOutLoss(config, mesh, corpus, deal, source)
+        for source in corpus.more_heldout
+    }

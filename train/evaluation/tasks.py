@@ -51,4 +51,5 @@ def make_tasks(
     if not config.evaluation.enabled:
         return {}
     made = {name: make(config, mesh, corpus, deal) for name, make in TASKS.items()}
-    return {name: task for name, task in made.items() if task is not None}
+    known = {name: task for name, task in made.items() if task is not None}
+    return known | held_out.more_tasks(config, mesh, corpus, deal)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from data.files import reason
-from data.sources import Corpus, TokenSource
+from data.sources import Corpus, Source
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTS = "starts.jsonl"
@@ -91,17 +91,18 @@ def _git(root: Path, *arguments: str) -> str | None:
     return asked.stdout if asked.returncode == 0 else None
 
 
-def _described(source: TokenSource) -> dict[str, Any]:
+def _described(source: Source) -> dict[str, Any]:
     return {
-        "prefix": str(source.dataset.prefix),
+        "prefix": "" if source.is_generated else source.origin,
+        **({"generated": source.identity} if source.is_generated else {}),
         "documents": source.num_documents,
-        "tokens": source.dataset.num_tokens,
-        **({} if source.labels is None else {"labelled_tokens": source.labels.num_labelled}),
+        "tokens": source.num_tokens,
+        **({"labelled_tokens": source.num_labelled} if source.has_labels else {}),
         "lengths": length_table(source),
     }
 
 
-def length_table(source: TokenSource) -> list[list[int]]:
+def length_table(source: Source) -> list[list[int]]:
     """Returns [longest, documents, tokens] for every octave of lengths with documents: 1, 2, 3-4, 5-8, 9-16, ...
 
     Empty documents have the longest length 0. Counts are estimates for a source of more than MOST_DOCUMENTS documents.

@@ -188,8 +188,8 @@ def source_weights(config: RunConfig, mix: Mapping[str, float]) -> tuple[float, 
     Raises:
         ValueError: the mix names an unknown source, or all weights are 0.
     """
-    sources = {name: source.weight for name, source in config.data.sources.items()}
-    base = sources or {config.data.corpus: 1.0}
+    weights = {name: source.weight for name, source in config.data.sources.items()}
+    base = {name: weights.get(name, 1.0) for name in config.data.names}
     return mixture_weights(tuple(base), mix or base)
 
 

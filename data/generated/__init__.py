@@ -1,0 +1,1 @@
+"""Generated sources: documents that are made from numbers, without files."""

@@ -1,0 +1,49 @@
+"""The tasks of generated sources. A further task is a file with its settings and documents, and a row of `TASKS`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from data.generated.copied_span import Copy, CopyTask
+from data.generated.documents import Task
+from data.generated.key_value import KeyValue, KeyValueTask
+from data.generated.uniform import Uniform, UniformTask
+
+# The settings of a task, which their `task` names.
+GeneratedConfig = Copy | KeyValue | Uniform
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes the documents of a task from its settings and the number of tokens (BOS, end) that the task does not make.
+
+    version: raised when the same settings give other documents; checkpoints record it.
+    """
+
+    make: Callable[[Any, int], Task]
+    version: int
+
+
+# Documents from which the share of tokens with a label is estimated.
+_SAMPLE = 256
+
+TASKS: Mapping[type, Maker] = MappingProxyType(
+    {
+        Copy: Maker(CopyTask, version=1),
+        KeyValue: Maker(KeyValueTask, version=1),
+        Uniform: Maker(UniformTask, version=1),
+    }
+)
+
+
+def share_of_labels(settings: GeneratedConfig, num_special: int) -> float:
+    """Tokens that have a label, of all tokens; an estimate from some documents. 1 for impossible settings."""
+    if settings.problems():
+        return 1.0
+    task = TASKS[type(settings)].make(settings, num_special)
+    made = [task.document(number) for number in range(min(_SAMPLE, settings.documents))]
+    lengths = [one.length + num_special for one in made]
+    counted = [one.count_labelled(0, one.length) for one in made]
+    labelled = [n if some is None else some for n, some in zip(lengths, counted, strict=True)]
+    return sum(labelled) / sum(lengths)
