@@ -2,20 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Le
 
-from model.layer_pattern import KindConfig, layer_kind, pattern_problems
-from model.position.config import NotNegative
+from model.layer_pattern import KindConfig, layer_kinds, pattern_problems
+from model.position.settings import NotNegative, Positive
 
 # The upper limits are far beyond any model; they catch typing errors before hours of work.
 Count = Annotated[int, Ge(1), Le(10_000)]
 # Kernels count keys in 32 bits.
 Keys = Annotated[int, Ge(1), Le(2**31 - 1)]
-Positive = Annotated[float, Gt(0), Lt(inf)]
 
 
 # How often each block reads the residual stream: once where attention and feed-forward read it in parallel, twice
@@ -119,7 +117,8 @@ class ModelConfig:
     def _pattern_problems(self) -> list[str]:
         found = pattern_problems(self, self.head_dim)
         if not found and self.head_dim % 2:
-            rotary = sorted({n for n in self.layer_pattern if layer_kind(self, n).rotary})
+            specs = layer_kinds(self).values()
+            rotary = sorted(s.kind for s in specs if s.rope and s.rope.rotary_share == 1.0)
             if rotary:
                 found.append(
                     f"model.head_dim={self.head_dim}: must be even, rotary layers turn pairs; "

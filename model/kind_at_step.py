@@ -11,10 +11,10 @@ import torch
 from model.at_step import AtStep
 from model.norm import statistics_dtype
 from model.packed_layout import PackedLayout
-from model.position.config import RopeConfig
 from model.position.placing import Placing
 from model.position.rotation import Rotation, make_rotation
 from model.position.scales.scale import TokensInPlace
+from model.position.settings import RopeSettings
 from model.reach import Reach
 
 
@@ -37,13 +37,14 @@ def make_kinds(
     dtype: that in which the model computes.
     """
     make = partial(make_rotation, layout.positions_T, at.rope_base, head_dim=head_dim, dtype=dtype)
-    made: list[tuple[RopeConfig, Rotation]] = []
+    made: list[tuple[RopeSettings, Rotation]] = []
     found: dict[str, KindAtStep] = {}
     for kind in kinds:
         spec = at.specs[kind]
         rotation = next((rotation for known, rotation in made if known == spec.rope), None)
         if spec.rope is not None and rotation is None:
-            rotation = make(rope=spec.rope)
+            length = at.length if spec.rope.reads_length else 0
+            rotation = make(rope=spec.rope, length=length)
             made.append((spec.rope, rotation))
         factors_T = None
         if spec.position_scale is not None:

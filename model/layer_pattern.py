@@ -26,7 +26,8 @@ from typing import Annotated, Literal, Protocol, get_args
 
 from annotated_types import Ge, Le
 
-from model.position.config import RopeConfig
+from model.position.methods import RopeMethod
+from model.position.rope import UNSCALED, Rope
 from model.position.scales.methods import AnyScale
 from model.position.scales.none import NoScale
 from model.position.scales.scale import PositionScale
@@ -86,8 +87,8 @@ class KindConfig:
     chunk: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
     # none: these layers do not rotate, whatever their name says (DroPE, for a stage of the schedule).
     position: Literal["as_named", "none"] = "as_named"
-    # How these layers rotate: scaling, and a base of their own.
-    rope: RopeConfig = field(default_factory=RopeConfig)
+    # How these layers rotate: scaling, a base of their own, a part of the head.
+    rope: RopeMethod = field(default_factory=Rope)
     # Factor of the queries that depends on a token's position in its document, in addition to model.query_scale, which
     # is the same for all tokens; it makes tokens far into a document attend more sharply.
     position_scale: AnyScale = field(default_factory=NoScale)
@@ -118,7 +119,7 @@ class KindConfig:
             found.append(f"{key}.chunk={self.chunk}: has no effect, {name} has no chunks; drop it")
         if self.position == "none" and not kind.rotary:
             found.append(f"{key}.position=none: has no effect, {name} has no rotation; drop it")
-        if self.rope != RopeConfig() and not (kind.rotary and self.position == "as_named"):
+        if self.rope != UNSCALED and not (kind.rotary and self.position == "as_named"):
             found.append(f"{key}.rope: has no effect, {name} has no rotation; drop it")
         else:
             found += self.rope.problems(f"{key}.rope", head_dim)
@@ -141,7 +142,7 @@ class LayerSpec:
 
     kind: str
     window: int | None
-    rope: RopeConfig | None
+    rope: RopeMethod | None
     chunk: int | None = None
     position_scale: PositionScale | None = None
     sinks: bool = False

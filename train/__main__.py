@@ -33,6 +33,7 @@ from train.configuration.groups import groups, own_folder
 from train.configuration.help_text import help_text
 from train.configuration.launcher_arguments import without_launcher_arguments
 from train.configuration.paths import start_folder
+from train.configuration.room import room_problems
 from train.configuration.schema import RunConfig, run_folder
 from train.configuration.typed import still_judged
 from train.health.exit_status import refuse, refuse_alone
@@ -71,7 +72,7 @@ def main(arguments: list[str]) -> int:
         rules = validate.rules(config, launched_world_size(), wrong)
         found = found + [composed.origins.named(line) for line in rules]
         here = still_judged(validate.files(config), wrong)
-        machine = validate.room_problems(config)
+        machine = room_problems(config)
     if flags & _JUDGED:
         if found or here:
             return refuse(found + here)

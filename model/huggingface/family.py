@@ -19,7 +19,8 @@ from model.huggingface.links import Link, half_split, same
 from model.huggingface.refusal import CannotExpress
 from model.layer_pattern import KindConfig
 from model.parameters import role_of
-from model.position.config import UNSCALED, RopeConfig
+from model.position.methods import RopeMethod
+from model.position.rope import UNSCALED, Rope
 
 Json = dict[str, Any]
 # Fields without a row: those of the pattern, those of rope_fields, and those that do not change the model's function.
@@ -257,7 +258,7 @@ class Family:
 
     def _read_ropes(
         self, config: Mapping[str, Any], pattern: Sequence[str]
-    ) -> dict[str, tuple[float, RopeConfig]]:
+    ) -> dict[str, tuple[float, RopeMethod]]:
         """Base and scaling of `window_rope` and `full_rope` layers; default scaling for kinds not in the pattern."""
         if isinstance(self.default_base, Mapping):
             ropes = rope_fields.read_by_kind(config, self.default_base)
@@ -269,7 +270,7 @@ class Family:
             ropes = {"window": flat, "full": flat}
         by_name = {f"{kind}_rope": found for kind, found in ropes.items()}
         return {
-            name: (base, rope if name in pattern else RopeConfig())
+            name: (base, rope if name in pattern else Rope())
             for name, (base, rope) in by_name.items()
         }
 

@@ -11,7 +11,7 @@ from typing import Any
 from model.config import ModelConfig
 from model.huggingface.refusal import CannotExpress
 from model.layer_pattern import LAYER_KINDS, OVERRIDES, KindConfig, layer_kinds
-from model.position.config import UNSCALED
+from model.position.rope import UNSCALED
 
 Json = dict[str, Any]
 SLIDING, FULL = "sliding_attention", "full_attention"

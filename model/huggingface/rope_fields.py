@@ -18,8 +18,13 @@ from dataclasses import replace
 from typing import Any
 
 from model.huggingface.refusal import CannotExpress
-from model.position.config import RopeConfig, yarn_attention_factor
-from model.position.ntk import ntk_base
+from model.position.linear import LinearRope
+from model.position.llama3 import Llama3Rope
+from model.position.methods import RopeMethod
+from model.position.ntk import NtkRope, ntk_base
+from model.position.rope import Rope
+from model.position.settings import RopeSettings
+from model.position.yarn import YarnRope, yarn_attention_factor
 
 Json = dict[str, Any]
 KINDS = {"window": "sliding_attention", "full": "full_attention"}
@@ -32,7 +37,7 @@ _SCALINGS = ("linear", *_EXTENDED)
 
 def read_flat(
     config: Mapping[str, Any], default_base: float, default: Mapping[str, Any]
-) -> tuple[float, RopeConfig]:
+) -> tuple[float, RopeMethod]:
     """Base and scaling of all rotary layers. default: the family's default of `rope_parameters`.
 
     Raises:
@@ -58,7 +63,7 @@ def read_flat(
 
 def read_by_kind(
     config: Mapping[str, Any], default_bases: Mapping[str, float]
-) -> dict[str, tuple[float, RopeConfig]]:
+) -> dict[str, tuple[float, RopeMethod]]:
     """Base and scaling of windowed and of full layers.
 
     An older config.json scales full layers only, and has a separate key for the base of windowed layers.
@@ -137,7 +142,7 @@ def _refuse_another_base(key: str, base: float, *others: object) -> None:
 
 def _read(
     given: Mapping[str, Any], config: Mapping[str, Any], base: float
-) -> tuple[float, RopeConfig]:
+) -> tuple[float, RopeMethod]:
     kind = given.get("rope_type", given.get("type", "default"))
     if "type" in given and given["type"] != kind:
         raise CannotExpress(
@@ -154,7 +159,7 @@ def _read(
             [f"config.json: rope_type={kind}: can be default, linear, llama3, yarn{hint}"]
         )
     if kind == "default":
-        return base, RopeConfig()
+        return base, Rope()
     original = _original_length(given, config) if kind in _EXTENDED else 0
     if given.get("factor") is None and kind == "yarn":
         factor = _number(config, "max_position_embeddings") / original
@@ -162,20 +167,22 @@ def _read(
         factor = _number(given, "factor")
     if not factor >= 1.0:
         raise CannotExpress([f"config.json: rope factor={factor}: must be a number from 1 up"])
-    rope = RopeConfig(scaling=kind, factor=factor, original_length=original)
     if kind == "yarn":
-        rope = _read_yarn(given, rope)
-    elif kind == "llama3":
+        yarn = _read_yarn(given, factor, original)
+        return base, yarn if factor > 1.0 or yarn.attention_factor else Rope()
+    if kind == "llama3":
         low, high = _number(given, "low_freq_factor"), _number(given, "high_freq_factor")
-        rope = replace(rope, low_frequency=low, high_frequency=high)
-    if factor == 1.0 and not rope.attention_factor:  # scales nothing
-        return base, RopeConfig()
-    return base, rope
+        if factor > 1.0:
+            return base, Llama3Rope(
+                factor=factor, original_length=original, low_frequency=low, high_frequency=high
+            )
+    return base, LinearRope(factor=factor) if factor > 1.0 else Rope()
 
 
-def _read_yarn(given: Mapping[str, Any], rope: RopeConfig) -> RopeConfig:
-    found = replace(
-        rope,
+def _read_yarn(given: Mapping[str, Any], factor: float, original_length: int) -> YarnRope:
+    found = YarnRope(
+        factor=factor,
+        original_length=original_length,
         # As in transformers, 0 and null stand for the default.
         beta_fast=_number(given, "beta_fast") if given.get("beta_fast") else 32.0,
         beta_slow=_number(given, "beta_slow") if given.get("beta_slow") else 1.0,
@@ -188,7 +195,7 @@ def _read_yarn(given: Mapping[str, Any], rope: RopeConfig) -> RopeConfig:
         return replace(found, attention_factor=own)
     if given.get("mscale") and given.get("mscale_all_dim"):  # DeepSeek's two scales
         scale, all_scale = _number(given, "mscale"), _number(given, "mscale_all_dim")
-        above, below = (yarn_attention_factor(rope.factor, each) for each in (scale, all_scale))
+        above, below = (yarn_attention_factor(factor, each) for each in (scale, all_scale))
         return replace(found, attention_factor=above / below)
     return found
 
@@ -221,26 +228,32 @@ def _number(given: Mapping[str, Any], key: str) -> float:
     return float(value)
 
 
-def write(rope: RopeConfig, base: float, head_dim: int) -> Json:
+def write(rope: RopeSettings, base: float, head_dim: int) -> Json:
     """`rope_parameters` of one kind of layer.
 
     Raises:
-        CannotExpress: transformers has no such scaling.
+        CannotExpress: transformers has no such rotation.
     """
-    if rope.scaling == "none":
+    if rope.rotary_share != 1.0:
+        raise CannotExpress(
+            [f"rope rotary_share={rope.rotary_share:g}: exports rotate whole heads"]
+        )
+    if rope.resonance:
+        raise CannotExpress(["rope resonance=true: transformers has none"])
+    if isinstance(rope, Rope):
         return {"rope_type": "default", "rope_theta": base}
-    if rope.scaling == "ntk":  # the same as another base
+    if isinstance(rope, NtkRope):  # the same as another base
         return {"rope_type": "default", "rope_theta": ntk_base(base, rope.factor, head_dim)}
-    if rope.scaling not in _SCALINGS:
+    if not isinstance(rope, LinearRope | YarnRope | Llama3Rope):
         raise CannotExpress(
             [f"rope scaling={rope.scaling}: transformers has none; it reads {', '.join(_SCALINGS)}"]
         )
     written: Json = {"rope_type": rope.scaling, "rope_theta": base, "factor": rope.factor}
-    if rope.scaling in _EXTENDED:
+    if isinstance(rope, YarnRope | Llama3Rope):
         written["original_max_position_embeddings"] = rope.original_length
-    if rope.scaling == "llama3":
+    if isinstance(rope, Llama3Rope):
         written |= {"low_freq_factor": rope.low_frequency, "high_freq_factor": rope.high_frequency}
-    if rope.scaling == "yarn":
+    if isinstance(rope, YarnRope):
         written |= {"beta_fast": rope.beta_fast, "beta_slow": rope.beta_slow}
         if not rope.truncate:
             written["truncate"] = False

@@ -3,9 +3,27 @@
 Source: arXiv 2306.15595. Shape letters: P pairs.
 """
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import Literal
+
+from model.position.settings import Frequencies, RopeInput, ScaledRope, Values
 
 
-def interpolate(frequencies_P: Tensor, factor: float) -> Tensor:
+@dataclass
+class LinearRope(ScaledRope):
+    """Position interpolation."""
+
+    scaling: Literal["linear"] = "linear"
+
+    def scaled(self, given: RopeInput) -> Frequencies:
+        """All frequencies divided by the factor."""
+        return Frequencies(interpolate(given.unscaled(), self.factor))
+
+    def own_problems(self, key: str, given: RopeInput) -> list[str]:  # noqa: ARG002
+        """Returns the broken rules of the method's own fields."""
+        return self.factor_problems(key)
+
+
+def interpolate(radians_P: Values, factor: float) -> Values:
     """All frequencies divided by `factor`, (P,)."""
-    return frequencies_P / factor
+    return radians_P / factor

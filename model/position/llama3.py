@@ -7,20 +7,65 @@ Source: the released code of Llama 3.1. Shape letters: P pairs.
 """
 
 import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from torch import Tensor
+import numpy
+from annotated_types import Ge
+
+from model.position.lengths import length_problems
+from model.position.settings import (
+    Frequencies,
+    Positive,
+    RopeInput,
+    ScaledRope,
+    Values,
+    below_problems,
+)
+
+
+@dataclass
+class Llama3Rope(ScaledRope):
+    """Llama 3.1's scaling."""
+
+    scaling: Literal["llama3"] = "llama3"
+    # Length in tokens before scaling.
+    original_length: Annotated[int, Ge(0)] = 0
+    # A pair with at most this many turns over original_length is divided by the factor.
+    low_frequency: Positive = 1.0
+    # A pair with at least this many turns over original_length is not scaled.
+    high_frequency: Positive = 4.0
+
+    def scaled(self, given: RopeInput) -> Frequencies:
+        """The scaled frequencies."""
+        scaled_P = llama3(
+            given.unscaled(),
+            self.factor,
+            original_length=self.original_length,
+            low=self.low_frequency,
+            high=self.high_frequency,
+        )
+        return Frequencies(scaled_P)
+
+    def own_problems(self, key: str, given: RopeInput) -> list[str]:  # noqa: ARG002
+        """Returns the broken rules of the method's own fields."""
+        found = below_problems(self, key, "low_frequency", "high_frequency")
+        found = found or length_problems(
+            self.scaling, key, self.original_length, ("low_frequency", self.low_frequency)
+        )
+        return self.factor_problems(key) + found
 
 
 def llama3(
-    frequencies_P: Tensor,
+    radians_P: Values,
     factor: float,
     *,
     original_length: int,
     low: float = 1.0,
     high: float = 4.0,
-) -> Tensor:
+) -> Values:
     """The scaled frequencies, (P,). A pair that makes `high` or more turns over `original_length` is kept, one that
     makes `low` or fewer is divided by `factor`."""
-    turns_P = original_length * frequencies_P / (2.0 * math.pi)
-    kept_P = ((turns_P - low) / (high - low)).clamp(0.0, 1.0)
-    return kept_P * frequencies_P + (1.0 - kept_P) * frequencies_P / factor
+    turns_P = original_length * radians_P / (2.0 * math.pi)
+    kept_P = numpy.clip((turns_P - low) / (high - low), 0.0, 1.0)
+    return kept_P * radians_P + (1.0 - kept_P) * radians_P / factor

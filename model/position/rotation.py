@@ -6,9 +6,10 @@ Pair i of a head at position p is turned by the angle p * base ** (-2i / K):
 
 so the product of a query and a key depends on the distance of their positions only. Everything here
 is a pure function of the base and the positions: there are no buffers that a change of base would make
-stale. `frequencies.py` computes the scaled frequencies. Source: arXiv 2104.09864.
+stale. `settings.py` computes the frequencies. A partial rotation turns the first pairs of a head and
+leaves the others. Source: arXiv 2104.09864.
 
-Shape letters: T tokens, H heads (of queries or of keys), K head dimension, P = K / 2 pairs.
+Shape letters: T tokens, H heads (of queries or of keys), K head dimension, P pairs that rotate, at most K / 2.
 """
 
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor
 
 from model.norm import statistics_dtype
-from model.position.config import UNSCALED, RopeConfig
-from model.position.frequencies import frequencies
+from model.position.rope import UNSCALED
+from model.position.settings import RopeSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,16 +35,25 @@ def make_rotation(
     *,
     head_dim: int,
     dtype: torch.dtype,
-    rope: RopeConfig = UNSCALED,
+    rope: RopeSettings = UNSCALED,
+    length: int = 0,
 ) -> Rotation:
     """The rotation of tokens at `positions_T` (integers) for a model that computes in `dtype`.
 
-    base: the schedule's base, used if `rope` has none of its own. Angles are computed in float64, which is precise
-    enough at any length; cosines and sines are float32, or float64 for a float64 model.
+    base: the schedule's base, used if `rope` has none of its own. length: the sequence length of the stage, or the
+    one asked for at evaluation. Angles are computed in float64, which is precise enough at any length; cosines and
+    sines are float32, or float64 for a float64 model.
     """
-    frequencies_P, factor = frequencies(rope, base, head_dim, positions_T.device)
-    angles_TP = positions_T.to(torch.float64)[:, None] * frequencies_P
-    turns_TP2 = torch.stack((angles_TP.cos(), angles_TP.sin()), dim=-1) * factor
+    found = rope.frequencies(base, head_dim, length=length)
+    positions_T1 = positions_T.to(torch.float64)[:, None]
+    radians_P = torch.from_numpy(found.radians_P).to(positions_T.device)
+    angles_TP = positions_T1 * radians_P
+    if found.first_P is not None:
+        first_P = torch.from_numpy(found.first_P).to(positions_T.device)
+        angles_TP = torch.where(
+            positions_T1 < found.first_tokens, positions_T1 * first_P, angles_TP
+        )
+    turns_TP2 = torch.stack((angles_TP.cos(), angles_TP.sin()), dim=-1) * found.factor
     return Rotation(turns_TP2.to(statistics_dtype(dtype)))
 
 
@@ -55,6 +65,10 @@ def rotate(x_THK: Tensor, rotation: Rotation | None) -> Tensor:
     if rotation is None:
         return x_THK
     turns_T1P2 = rotation.turns_TP2[:, None]
+    rotated = 2 * turns_T1P2.shape[-2]
+    if rotated < x_THK.shape[-1]:
+        turned_THK = rotate(x_THK[..., :rotated], rotation)
+        return torch.cat((turned_THK, x_THK[..., rotated:]), dim=-1)
     pairs_THP2 = x_THK.to(turns_T1P2.dtype).reshape(*x_THK.shape[:-1], -1, 2)
     if x_THK.is_cpu and not torch.compiler.is_compiling():
         # On CPU complex numbers are ten times faster than cosines and sines on strided halves.

@@ -1,51 +1,105 @@
-"""YaRN as in its reference code: fast pairs are kept, slow ones interpolated, with a linear ramp between.
+"""YaRN: fast pairs are kept, slow ones interpolated, with a linear ramp between.
 
     pair index   0 ........ low ........ high ........ P - 1
     weight of    1 ........ 1 \\
     the kept                     \\____ 0 ............ 0         kept * theta + (1 - kept) * theta / factor
 
-`low` and `high` are the pairs that turn `fast` and `slow` times over the original length. The ramp is linear
-in the pair's INDEX; the paper's formula is linear in the number of turns and yields other frequencies.
+`low` and `high` are the pairs that turn `fast` and `slow` times over the original length. In the reference code the
+ramp is linear in the pair's INDEX; the paper's formula is linear in the number of turns and yields other frequencies.
 
 Source: arXiv 2309.00071 and its reference code. Shape letters: P pairs.
 """
 
 import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-import torch
-from torch import Tensor
+import numpy
+from annotated_types import Ge
+
+from model.position.lengths import length_problems
+from model.position.settings import (
+    Frequencies,
+    NotNegative,
+    Positive,
+    RopeInput,
+    ScaledRope,
+    Values,
+    below_problems,
+)
 
 # Width of the ramp where `low` equals `high`.
 _LEAST_WIDTH = 0.001
 
 
+@dataclass
+class YarnRope(ScaledRope):
+    """YaRN."""
+
+    scaling: Literal["yarn"] = "yarn"
+    # Length in tokens before scaling.
+    original_length: Annotated[int, Ge(0)] = 0
+    # A pair with at least this many turns over original_length is not scaled.
+    beta_fast: Positive = 32.0
+    # A pair with at most this many turns over original_length is interpolated.
+    beta_slow: Positive = 1.0
+    # Whether the ends of the ramp are rounded outwards to whole pairs.
+    truncate: bool = True
+    # Factor of cosines and sines; 0: that of the method, for YaRN 0.1 ln(factor) + 1.
+    attention_factor: NotNegative = 0.0
+
+    def scaled(self, given: RopeInput) -> Frequencies:
+        """The scaled frequencies, and the factor of cosines and sines."""
+        scaled_P = yarn(
+            given,
+            self.factor,
+            original_length=self.original_length,
+            fast=self.beta_fast,
+            slow=self.beta_slow,
+            truncate=self.truncate,
+        )
+        return Frequencies(scaled_P, self.attention_factor or yarn_attention_factor(self.factor))
+
+    def own_problems(self, key: str, given: RopeInput) -> list[str]:  # noqa: ARG002
+        """Returns the broken rules of the method's own fields."""
+        found = below_problems(self, key, "beta_slow", "beta_fast")
+        found = found or length_problems(
+            self.scaling, key, self.original_length, ("beta_slow", self.beta_slow)
+        )
+        return self.factor_problems(key, acts_at_1=self.attention_factor > 0.0) + found
+
+
 def yarn(
-    frequencies_P: Tensor,
+    given: RopeInput,
     factor: float,
     *,
-    base: float,
     original_length: int,
     fast: float = 32.0,
     slow: float = 1.0,
     truncate: bool = True,
-) -> Tensor:
-    """The scaled frequencies, (P,).
+) -> Values:
+    """The scaled frequencies with the ramp of the reference code, (P,).
 
     fast: pairs with at least this many turns over `original_length` are kept. slow: pairs with at most this many are
     interpolated. truncate: round the ends of the ramp outwards to whole pairs.
     """
-    pairs = frequencies_P.shape[0]
-    low = _pair_of_turns(fast, pairs, base, original_length)
-    high = _pair_of_turns(slow, pairs, base, original_length)
+    low = _pair_of_turns(fast, given, original_length)
+    high = _pair_of_turns(slow, given, original_length)
     if truncate:
         low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, 2 * pairs - 1)
+    low, high = max(low, 0), min(high, given.width - 1)
     width = high - low or _LEAST_WIDTH
-    index_P = torch.arange(pairs, dtype=frequencies_P.dtype, device=frequencies_P.device)
-    kept_P = 1.0 - ((index_P - low) / width).clamp(0.0, 1.0)
-    return kept_P * frequencies_P + (1.0 - kept_P) * frequencies_P / factor
+    index_P = numpy.arange(given.pairs, dtype=numpy.float64)
+    kept_P = 1.0 - numpy.clip((index_P - low) / width, 0.0, 1.0)
+    radians_P = given.unscaled()
+    return kept_P * radians_P + (1.0 - kept_P) * radians_P / factor
 
 
-def _pair_of_turns(turns: float, pairs: int, base: float, length: int) -> float:
+def yarn_attention_factor(factor: float, scale: float = 1.0) -> float:
+    """YaRN's factor of cosines and sines, 0.1 scale ln(factor) + 1; scores are multiplied by its square."""
+    return 1.0 if factor <= 1.0 else 0.1 * scale * math.log(factor) + 1.0
+
+
+def _pair_of_turns(turns: float, given: RopeInput, length: int) -> float:
     """Index (fractional) of the pair that makes `turns` turns over `length` tokens."""
-    return pairs * math.log(length / (2.0 * math.pi * turns)) / math.log(base)
+    return given.width / 2 * math.log(length / (2.0 * math.pi * turns)) / math.log(given.base)

@@ -11,10 +11,12 @@ from itertools import combinations, product
 from data.packing.document_rules import BY_DOCUMENT, DocumentRules, Pose
 from model.config import ModelConfig
 from model.layer_pattern import KindConfig
-from model.position.config import RopeConfig
+from model.position.linear import LinearRope
+from model.position.rope import Rope
 from model.position.scales.llama4 import Llama4Scale
 from model.position.scales.ssmax import SsmaxScale
 from model.position.scales.swan import SwanScale
+from model.position.yarn import YarnRope
 from parallel.config import ParallelConfig
 from parallel.pipeline.split import pipeline_problems
 
@@ -42,9 +44,7 @@ MODELS = {
         layer_pattern=["near", "full_nope", "wide", "part"],
         kinds={
             "near": KindConfig(like="window_rope", window=5),
-            "wide": KindConfig(
-                like="window_rope", window=17, rope=RopeConfig(scaling="linear", factor=2.0)
-            ),
+            "wide": KindConfig(like="window_rope", window=17, rope=LinearRope(factor=2.0)),
             "part": KindConfig(like="chunk_rope", chunk=20),
         },
     ),
@@ -67,10 +67,8 @@ MODELS = {
         query_scale=1.5,
         embedding_scale=4.0,
         kinds={
-            "window_rope": KindConfig(rope=RopeConfig(base=500.0)),
-            "full_rope": KindConfig(
-                rope=RopeConfig(scaling="yarn", factor=2.0, original_length=48)
-            ),
+            "window_rope": KindConfig(rope=Rope(base=500.0)),
+            "full_rope": KindConfig(rope=YarnRope(factor=2.0, original_length=48)),
         },
         tie_embeddings=False,
         logit_scale=0.5,

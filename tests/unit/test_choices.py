@@ -12,8 +12,6 @@ from model.config import HALVES, ModelConfig
 from model.feed_forward.dense import GATES
 from model.layer_pattern import LAYER_KINDS, KindConfig
 from model.norm import NORMS
-from model.position.config import READ, RopeConfig
-from model.position.frequencies import SCALINGS
 from model.recompute import RUNNERS
 from parallel.config import OptimizerConfig, ParallelConfig
 from parallel.engine.optimizers import OPTIMIZERS
@@ -39,8 +37,6 @@ def choices(schema: Any, name: str) -> set[str]:
         (ModelConfig, "activation", GATES),
         (ModelConfig, "attention_backend", ["auto", *BACKENDS]),
         (ModelConfig, "attention_backend", ["auto", *(each.backend.name for each in IMPLEMENTATIONS)]),
-        (RopeConfig, "scaling", READ),
-        (RopeConfig, "scaling", SCALINGS),
         (KindConfig, "like", ["", *LAYER_KINDS]),
         (ParallelConfig, "pipeline_schedule", SCHEDULES),
         (ParallelConfig, "pipeline_schedule", STAGES_PER_RANK),

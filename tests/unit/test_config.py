@@ -7,7 +7,7 @@ import pytest
 
 from model.flops import parameter_count
 from model.layer_pattern import KindConfig
-from model.position.config import RopeConfig
+from model.position.linear import LinearRope
 from train.configuration import validate
 from train.configuration.compose import (
     ConfigMistakes,
@@ -179,9 +179,7 @@ def test_the_model_of_an_imported_checkpoint_is_taken_whole_and_can_be_changed(
     scaled = ("scaling=linear", "factor=4")
     config = compose_run([*arguments, *(f"model.kinds.full_rope.rope.{key}" for key in scaled)])
     assert config.model.layer_pattern == ["full_rope"]  # and not the default recipe's
-    assert config.model.kinds == {
-        "full_rope": KindConfig(rope=RopeConfig(scaling="linear", factor=4.0))
-    }
+    assert config.model.kinds == {"full_rope": KindConfig(rope=LinearRope(factor=4.0))}
     assert (config.schedule.start_base, config.schedule.start_length) == (500_000.0, 8192)
     begin = ["schedule.start_base=77777", "schedule.stages.short.rope_base=keep"]
     assert compose_run([*arguments, *begin]).schedule.start_base == 77_777.0  # as asked for

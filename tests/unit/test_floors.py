@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # fits a file is its own. A file may import from lower floors and from its own name, and nothing else of its package.
 FLOORS = {
     "model": """
-        documents norm products position/config peak_flops
+        documents norm products peak_flops
         packed_layout reach
         position/scales
         position

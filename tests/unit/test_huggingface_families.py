@@ -26,8 +26,9 @@ from model.huggingface.refusal import CannotExpress
 from model.layer_pattern import KindConfig
 from model.packed_layout import PackedLayout
 from model.parameters import role_of
-from model.position.config import RopeConfig
-from model.position.frequencies import inverse_frequencies
+from model.position.ntk import NtkRope
+from model.position.rope import Rope
+from model.position.settings import inverse_frequencies
 from model.transformer import Transformer
 from parallel.checkpoint.tensor_files import map_tensors
 from tests.unit.huggingface_cases import CASES, LENGTHS, SIZES, WINDOW, their_model
@@ -230,7 +231,7 @@ def test_numbers_of_a_config_json_are_held_to_the_bounds_of_every_model() -> Non
             {"kinds": {"full_rope": KindConfig(sinks=True)}},
             r"model\.sinks=True: llama has only False",
         ),
-        ({"kinds": {"full_rope": KindConfig(rope=RopeConfig(scaling="ntk", factor=4.0))}}, ""),
+        ({"kinds": {"full_rope": KindConfig(rope=NtkRope(factor=4.0))}}, ""),
     ],
 )
 def test_a_model_of_ours_that_a_family_has_not_is_refused_with_the_reason(changes, says) -> None:
@@ -271,7 +272,7 @@ def test_further_kinds_that_one_window_or_rotation_cannot_express_are_refused_by
     for second, says in (
         ({"like": "window_rope", "window": 17}, "different windows (5 of near, 17 of far)"),
         (
-            {"like": "window_rope", "window": 5, "rope": RopeConfig(base=9.0)},
+            {"like": "window_rope", "window": 5, "rope": Rope(base=9.0)},
             "model.kinds.far.rope: differs",
         ),
     ):
@@ -332,7 +333,7 @@ def test_what_follows_from_other_numbers_is_checked_and_left_out(
     theirs, folder = imported
     tensors = load_file(folder / "theirs/model.safetensors")
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
-    tensors[name] = inverse_frequencies(theta, 16).to(torch.bfloat16)
+    tensors[name] = torch.from_numpy(inverse_frequencies(theta, 16)).to(torch.bfloat16)
     save_file(tensors, tmp_path / "model.safetensors")
     shutil.copyfile(folder / "theirs/config.json", tmp_path / "config.json")
     if theta == theirs.config.rope_parameters["rope_theta"]:

@@ -12,7 +12,9 @@ from model.huggingface import rope_fields
 from model.huggingface.catalogue import BY_TYPE, family_of
 from model.huggingface.refusal import CannotExpress
 from model.layer_pattern import KindConfig
-from model.position.config import RopeConfig
+from model.position.linear import LinearRope
+from model.position.rope import Rope
+from model.position.yarn import YarnRope
 from tests.unit.huggingface_cases import CASES, SIZES
 from train.configuration.typed_model import typed_model
 
@@ -20,7 +22,7 @@ GPT_OSS = {"num_local_experts": 1, "num_experts_per_tok": 1}
 YARN = {"type": "yarn", "factor": 8.0, "original_max_position_embeddings": 512}
 
 
-def read(kind: str, **keys: Any) -> tuple[float, RopeConfig]:
+def read(kind: str, **keys: Any) -> tuple[float, Rope]:
     """Base and scaling of the full layers, or of the windowed ones where there are only those."""
     extra = GPT_OSS if kind == "gpt_oss" else {}
     config = {**SIZES, "model_type": kind, "layer_types": ["full_attention"] * 4, **extra, **keys}
@@ -34,8 +36,7 @@ def read(kind: str, **keys: Any) -> tuple[float, RopeConfig]:
 
 
 def test_a_scaling_that_transformers_has_not_is_refused():
-    rope = RopeConfig()
-    rope.scaling = "resonance"  # of a version to come
+    rope = Rope(resonance=True)
     with pytest.raises(CannotExpress, match="resonance"):
         rope_fields.write(rope, 1e4, 32)
 
@@ -43,10 +44,10 @@ def test_a_scaling_that_transformers_has_not_is_refused():
 def test_what_is_written_stands_before_what_the_family_has_by_default():
     base, rope = read("gpt_oss", rope_theta=2e5, rope_scaling={**YARN, "beta_fast": 16.0})
     assert base == 2e5
-    assert rope == RopeConfig(scaling="yarn", factor=8.0, original_length=512, beta_fast=16.0)
+    assert rope == YarnRope(factor=8.0, original_length=512, beta_fast=16.0)
     base, rope = read("gpt_oss")
     assert (base, rope.factor, rope.truncate) == (150_000.0, 32.0, False)
-    assert read("gpt_oss", rope_parameters={"rope_type": "default"})[1] == RopeConfig()
+    assert read("gpt_oss", rope_parameters={"rope_type": "default"})[1] == Rope()
 
 
 def test_scaling_beside_rope_parameters_takes_their_place_where_the_base_is_the_same():
@@ -64,7 +65,7 @@ def test_scaling_beside_rope_parameters_takes_their_place_where_the_base_is_the_
     base, rope = read(
         "gemma3_text", rope_parameters=by_kind, rope_scaling={"rope_type": "linear", "factor": 8.0}
     )
-    assert (base, rope) == (1e6, RopeConfig(scaling="linear", factor=8.0))  # fmt: skip
+    assert (base, rope) == (1e6, LinearRope(factor=8.0))  # fmt: skip
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -136,7 +137,7 @@ def test_what_versions_read_differently_or_not_at_all_is_refused_in_one_line(cas
 
 
 def test_a_factor_of_one_is_no_scaling():
-    assert read("llama", rope_scaling={"type": "linear", "factor": 1.0})[1] == RopeConfig()
+    assert read("llama", rope_scaling={"type": "linear", "factor": 1.0})[1] == Rope()
     own = read("llama", rope_scaling={**YARN, "factor": 1.0, "attention_factor": 1.2})[1]
     assert (own.scaling, own.attention_factor) == ("yarn", 1.2)
 

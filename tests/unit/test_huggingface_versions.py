@@ -23,7 +23,11 @@ from data.tokenizer.convert import tokenizer_files
 from data.tokenizer.sentencepiece_model import train
 from model.config import ModelConfig
 from model.layer_pattern import KindConfig
-from model.position.config import RopeConfig
+from model.position.linear import LinearRope
+from model.position.llama3 import Llama3Rope
+from model.position.ntk import NtkRope
+from model.position.rope import Rope
+from model.position.yarn import YarnRope
 from tests.unit.huggingface_cases import CASES, their_model
 from tests.unit.test_huggingface_families import our_logits, our_model, texts, their_logits
 from train.checkpointing.state import FORMAT, RunState, read_state
@@ -38,15 +42,14 @@ TRANSFORMERS_4 = Path(sys.prefix) / "transformers4"
 TOLERANCE = 1e-5
 
 ROTATIONS = {
-    "a base": RopeConfig(),
-    "linear": RopeConfig(scaling="linear", factor=3.0),
-    "ntk": RopeConfig(scaling="ntk", factor=4.0),
-    "yarn": RopeConfig(scaling="yarn", factor=4.0, original_length=32),
-    "yarn of its own": RopeConfig(
-        scaling="yarn", factor=4.0, original_length=64, beta_fast=12.0, beta_slow=2.0, attention_factor=1.3
+    "a base": Rope(),
+    "linear": LinearRope(factor=3.0),
+    "ntk": NtkRope(factor=4.0),
+    "yarn": YarnRope(factor=4.0, original_length=32),
+    "yarn of its own": YarnRope(factor=4.0, original_length=64, beta_fast=12.0, beta_slow=2.0, attention_factor=1.3
     ),
-    "yarn, whole": RopeConfig(scaling="yarn", factor=4.0, original_length=64, truncate=False),
-    "llama3": RopeConfig(scaling="llama3", factor=4.0, original_length=32, low_frequency=1.5),
+    "yarn, whole": YarnRope(factor=4.0, original_length=64, truncate=False),
+    "llama3": Llama3Rope(factor=4.0, original_length=32, low_frequency=1.5),
 }  # fmt: skip
 BASE = 70_000.0
 STRINGS = ["one  three\n\treturn 31", "</s> \u2581\u4e2d\ufb01e\u0301"]
@@ -79,9 +82,9 @@ def rotated(state: RunState, model: ModelConfig, rotation: str) -> RunState:
     if rotation == "windows":  # scaled by themselves
         ropes = {"window_rope": dataclasses.replace(ROTATIONS["linear"], base=9e3)}
     elif rotation == "a base of windows":
-        ropes = {"window_rope": RopeConfig(base=9e3)}
+        ropes = {"window_rope": Rope(base=9e3)}
     elif family == "gemma3_text":
-        ropes = {"window_rope": RopeConfig(base=9e3), "full_rope": ROTATIONS[rotation]}
+        ropes = {"window_rope": Rope(base=9e3), "full_rope": ROTATIONS[rotation]}
     elif family == "olmo3":
         ropes = {"full_rope": ROTATIONS[rotation]}
     else:
@@ -89,7 +92,7 @@ def rotated(state: RunState, model: ModelConfig, rotation: str) -> RunState:
     kinds = {
         name: KindConfig(rope=rope)
         for name, rope in ropes.items()
-        if name in model.layer_pattern and rope != RopeConfig()
+        if name in model.layer_pattern and rope != Rope()
     }
     changed = dataclasses.replace(model, kinds=kinds)
     bases = bases_by_kind(changed, BASE)

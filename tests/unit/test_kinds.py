@@ -15,15 +15,16 @@ from model.initialization import initialize
 from model.kind_at_step import KindAtStep, make_kinds
 from model.layer_pattern import KindConfig, expand_pattern
 from model.packed_layout import PackedLayout
-from model.position.config import UNSCALED, RopeConfig
+from model.position.linear import LinearRope
 from model.position.placing import Placing
+from model.position.rope import UNSCALED
 from model.position.rotation import make_rotation
 from model.reach import Reach
 from model.transformer import Transformer
 
 BASE, SEED = 1000.0, 3
 LENGTHS = (1, 30, 9)
-FAR = RopeConfig(scaling="linear", factor=2.0)
+FAR = LinearRope(factor=2.0)
 MODEL = ModelConfig(
     num_layers=5,
     hidden_size=16,

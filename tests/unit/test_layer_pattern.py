@@ -6,10 +6,11 @@ import pytest
 
 from model.config import ModelConfig
 from model.layer_pattern import LAYER_KINDS, KindConfig, LayerSpec, expand_pattern, layer_kinds
-from model.position.config import RopeConfig
+from model.position.linear import LinearRope
+from model.position.rope import Rope
 from train.configuration.typed import read
 
-WINDOWED = LayerSpec("window_rope", window=128, rope=RopeConfig())
+WINDOWED = LayerSpec("window_rope", window=128, rope=Rope())
 FULL = LayerSpec("full_nope", window=None, rope=None)
 
 
@@ -32,18 +33,18 @@ def test_every_kind_says_window_and_rotation():
         ModelConfig(layer_pattern=list(LAYER_KINDS), num_layers=6, window=7, chunk=9)
     )
     assert specs == (
-        LayerSpec("window_rope", 7, RopeConfig()),
+        LayerSpec("window_rope", 7, Rope()),
         LayerSpec("window_nope", 7, None),
-        LayerSpec("full_rope", None, RopeConfig()),
+        LayerSpec("full_rope", None, Rope()),
         LayerSpec("full_nope", None, None),
-        LayerSpec("chunk_rope", None, RopeConfig(), chunk=9),
+        LayerSpec("chunk_rope", None, Rope(), chunk=9),
         LayerSpec("chunk_nope", None, None, chunk=9),
     )
 
 
 def hybrid() -> ModelConfig:
     """Two windows and two rotations in one pattern."""
-    far = RopeConfig(scaling="linear", factor=2.0)
+    far = LinearRope(factor=2.0)
     kinds = {
         "near": KindConfig(like="window_rope", window=5),
         "wide": KindConfig(like="window_rope", window=17, rope=far),
@@ -58,10 +59,10 @@ def test_every_kind_may_have_its_own_window_and_rotation():
     config = hybrid()
     assert config.problems() == []
     assert layer_kinds(config) == {
-        "near": LayerSpec("near", 5, RopeConfig()),
-        "wide": LayerSpec("wide", 17, RopeConfig(scaling="linear", factor=2.0)),
+        "near": LayerSpec("near", 5, Rope()),
+        "wide": LayerSpec("wide", 17, LinearRope(factor=2.0)),
         "window_nope": LayerSpec("window_nope", 9, None),
-        "window_rope": LayerSpec("window_rope", 128, RopeConfig()),
+        "window_rope": LayerSpec("window_rope", 128, Rope()),
         "late": LayerSpec("late", None, None),
     }
 

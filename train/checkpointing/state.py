@@ -12,7 +12,7 @@ from typing import Any
 from data.files import BrokenSeal, unseal
 from model.config import ModelConfig
 from model.layer_pattern import KindConfig, uses_model_chunk, uses_model_window
-from model.position.config import RopeConfig
+from model.position.methods import default_fields
 from model.position.scales.methods import SCALES
 from parallel.checkpoint.index import DamagedCheckpoint, Index, checked_index
 from train.configuration.renamed_keys import renamed_model
@@ -223,7 +223,7 @@ def _comparable(*models: dict[str, Any]) -> list[dict[str, Any]]:
         flat = {name: parts[name] for name in sorted(parts.keys() - _NOT_THE_MODEL)}
         for name in named:
             settings = asdict(KindConfig()) | kinds.get(name, {})
-            rope = asdict(RopeConfig()) | settings.pop("rope")
+            rope = default_fields() | settings.pop("rope")
             settings["position_scale"].pop("initial", None)
             flat |= {f"kinds.{name}.{key}": value for key, value in settings.items()}
             flat |= {f"kinds.{name}.rope.{key}": value for key, value in rope.items()}

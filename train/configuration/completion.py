@@ -3,13 +3,13 @@
 The script holds the words as of the moment it is printed; completion starts no python.
 """
 
-import dataclasses
 from pathlib import Path
 
 from train.configuration.flags import CONFIG_DIR, FLAGS
 from train.configuration.groups import groups
 from train.configuration.keys import hint_at, known_keys
 from train.configuration.paths import is_path
+from train.configuration.typed import is_section
 from train.configuration.wording import choices
 
 _SCRIPT = r"""
@@ -40,7 +40,7 @@ def bash_completion(own: Path | None) -> str:
     words += [f"{group}={name}" for group, names in groups(own).items() for name in names]
     for key in known_keys():
         hint = hint_at(key.split("."))
-        if dataclasses.is_dataclass(hint):
+        if is_section(hint):
             continue
         known = ("true", "false") if hint is bool else choices(hint)
         if "NAME" in key:

@@ -3,6 +3,7 @@
 Each text is written once, beside its field; `--help` prints it, and a test checks that every field has one.
 """
 
+import dataclasses
 import inspect
 import textwrap
 from functools import lru_cache
@@ -10,8 +11,12 @@ from typing import Any
 
 
 def comment_of(schema: type, name: str) -> str:
-    """Returns the comment above the field `name` of a dataclass as one paragraph; "" if there is none."""
-    return _comments(schema).get(name, "")
+    """Returns the comment above the field `name` of a dataclass as one paragraph; "" if there is none.
+
+    A field that a dataclass inherits, or gives another annotation without a comment, has the comment of its base.
+    """
+    known = [base for base in schema.__mro__ if dataclasses.is_dataclass(base)]
+    return next((text for base in known if (text := _comments(base).get(name, ""))), "")
 
 
 @lru_cache(maxsize=64)

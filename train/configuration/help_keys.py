@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,11 +14,15 @@ from train.configuration.idle import flat
 from train.configuration.schema import RunConfig
 from train.configuration.typed import (
     WRONG,
+    choices_with,
     default_of,
     field_types,
+    fields_of,
+    is_section,
     objects,
     part_of,
     plain,
+    tag_of,
 )
 from train.configuration.wording import choices, described
 
@@ -53,11 +57,11 @@ def all_keys() -> tuple[Key, ...]:
 
 
 def _keys_of(schema: Any, prefix: str) -> Iterator[Key]:
-    hints = field_types(schema)
-    for field in dataclasses.fields(schema):
-        hint, name = hints[field.name], f"{prefix}{field.name}"
-        sentence = comment_of(schema, field.name)
-        if dataclasses.is_dataclass(hint):
+    forms = objects(schema)
+    for own_name, (owner, hint) in fields_of(schema).items():
+        name, sentence = f"{prefix}{own_name}", comment_of(owner, own_name)
+        field = next(field for field in dataclasses.fields(owner) if field.name == own_name)
+        if is_section(hint):
             yield Key(name, sentence)
             yield from _keys_of(hint, f"{name}.")
         elif typing.get_origin(hint) is dict and dataclasses.is_dataclass(
@@ -66,7 +70,15 @@ def _keys_of(schema: Any, prefix: str) -> Iterator[Key]:
             yield Key(f"{name}.NAME", sentence)
             yield from _keys_of(inner, f"{name}.NAME.")
         else:
-            yield Key(name, sentence, _default(name, field), _allowed(hint))
+            only = _only_with(own_name, forms)
+            yield Key(name, sentence, _default(name, field), f"{_allowed(hint)}{only}")
+
+
+def _only_with(name: str, forms: Sequence[Any]) -> str:
+    """Describes which alternatives have this field; "" if all have it."""
+    if all(name in field_types(form) for form in forms):
+        return ""
+    return f"; with {tag_of(forms)}={', '.join(choices_with(name, forms))}"
 
 
 def _default(name: str, field: dataclasses.Field[Any]) -> str:

@@ -9,7 +9,7 @@ from train.configuration.nearest import did_you_mean, nearest
 from train.configuration.other_names import meaning_of
 from train.configuration.renamed_keys import new_name
 from train.configuration.schema import RunConfig
-from train.configuration.typed import WRONG, default_of, field_types, objects, part_of
+from train.configuration.typed import WRONG, default_of, fields_of, is_section, part_of
 
 
 def known_keys() -> list[str]:
@@ -18,9 +18,9 @@ def known_keys() -> list[str]:
 
 
 def _keys_of(schema: Any, prefix: str) -> Iterator[str]:
-    for name, annotation in field_types(schema).items():
+    for name, (_, annotation) in fields_of(schema).items():
         key = f"{prefix}{name}"
-        if dataclasses.is_dataclass(annotation):
+        if is_section(annotation):
             yield key
             yield from _keys_of(annotation, f"{key}.")
         elif typing.get_origin(annotation) is dict and dataclasses.is_dataclass(
@@ -56,12 +56,7 @@ def key_mistake(key: str, tree: Any) -> str | None:
 
 def _fields_of(schema: Any) -> Mapping[str, Any]:
     """Returns the names that may stand below a key, with annotations; for alternatives, the names of all of them."""
-    if dataclasses.is_dataclass(schema):
-        return field_types(schema)
-    below: dict[str, Any] = dict(part_of(schema))
-    for alternative in objects(schema):
-        below |= field_types(alternative)
-    return below
+    return part_of(schema) or {name: hint for name, (_, hint) in fields_of(schema).items()}
 
 
 def field_at(path: Sequence[str]) -> dataclasses.Field[Any] | None:
@@ -70,11 +65,11 @@ def field_at(path: Sequence[str]) -> dataclasses.Field[Any] | None:
     found = None
     for part in path:
         found = None
-        schemas = (at,) if dataclasses.is_dataclass(at) else objects(at)
-        if schemas:
-            known = [field for schema in schemas for field in dataclasses.fields(schema)]
-            found = next((field for field in known if field.name == part), None)
-            at = _fields_of(at).get(part)
+        if known := fields_of(at):
+            if part not in known:
+                return None
+            schema, at = known[part]
+            found = next(field for field in dataclasses.fields(schema) if field.name == part)
         elif typing.get_origin(at) is dict:
             at = typing.get_args(at)[1]
         else:

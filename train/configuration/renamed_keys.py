@@ -1,10 +1,9 @@
 """Current names of the keys that earlier versions wrote into configurations and checkpoints."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
-from model.position.config import RopeConfig
+from model.position.methods import default_fields
 
 # Rotation used to be set for all windowed and for all full layers; now it is set for a kind of layer.
 _ROTATION = {"rope_window": "window_rope", "rope_full": "full_rope"}
@@ -23,7 +22,7 @@ def renamed_model(content: Mapping[str, Any]) -> dict[str, Any]:
 
     A setting under both names keeps both; the old name is then reported as an unknown key.
     """
-    renamed, plain = dict(content), asdict(RopeConfig())
+    renamed, plain = dict(content), default_fields()
     kinds = content.get("kinds") or {}
     for old, kind in _ROTATION.items():
         rope = content.get(old)

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from data.config import DataConfig, PathMark, PathText
 from model.config import Keys, ModelConfig
-from model.position.config import RopeConfig
+from model.position.methods import RopeMethod
 from parallel.config import OptimizerConfig, ParallelConfig
 
 NotNegative = Annotated[float, Ge(0), Lt(inf)]
@@ -132,7 +132,7 @@ class StageKindConfig:
     """What a stage changes in one kind of layer; null: as in model.kinds."""
 
     # How these layers rotate in this stage, in place of the whole of model.kinds.NAME.rope; null: as there.
-    rope: RopeConfig | None = None
+    rope: RopeMethod | None = None
     # none: these layers do not rotate in this stage (DroPE); as_named: as the name of the kind says.
     position: Literal["as_named", "none"] | None = None
     # Keys that a token of these layers sees in this stage, itself included: a number, or a ramp; null: as in the model.

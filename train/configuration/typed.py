@@ -12,11 +12,11 @@ import types
 import typing
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
-from train.configuration.nearest import did_you_mean, nearest
+from train.configuration.nearest import nearest
 from train.configuration.other_names import other_name_hint
 from train.configuration.schema import PartOf
 from train.configuration.wording import (
@@ -24,6 +24,7 @@ from train.configuration.wording import (
     described,
     example,
     mistake_of,
+    near_choice,
     no_alternative,
     shown,
     there_are,
@@ -50,7 +51,7 @@ def read(
     The object is None if a wrong or absent value has neither.
     """
     found: Mistakes = {}
-    value = _dataclass(schema, content, key, WRONG if instead is None else instead, found)
+    value = _value(schema, content, key, WRONG if instead is None else instead, found)
     return (None if value is WRONG else value), found
 
 
@@ -66,9 +67,9 @@ def still_judged(lines: Iterable[str], wrong: Collection[str]) -> list[str]:
 
 
 @lru_cache(maxsize=256)
-def _field_types(schema: type) -> Mapping[str, Any]:
+def _field_types(schema: Any) -> Mapping[str, Any]:
     hints = typing.get_type_hints(schema, include_extras=True)
-    return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
+    return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
@@ -141,6 +142,28 @@ def objects(hint: Any) -> tuple[Any, ...]:
     return tuple(member for member in get_args(hint) if dataclasses.is_dataclass(member))
 
 
+def is_section(hint: Any) -> bool:
+    """Whether values of this annotation are mappings with fixed keys: a dataclass, or one of several."""
+    known = objects(hint)
+    return dataclasses.is_dataclass(hint) or (bool(known) and known == get_args(hint))
+
+
+def fields_of(hint: Any) -> Mapping[str, tuple[Any, Any]]:
+    """Returns the fields of a dataclass, or of all alternatives that are dataclasses.
+
+    Each name has the first dataclass with that field, and its annotation there. The field that selects one of the
+    alternatives has the choices of all.
+    """
+    known = (hint,) if dataclasses.is_dataclass(hint) else objects(hint)
+    found: dict[str, tuple[Any, Any]] = {}
+    for schema in known:
+        for name, inner in field_types(schema).items():
+            found.setdefault(name, (schema, inner))
+    if len(known) > 1 and (tag := tag_of(known)):
+        found[tag] = (known[0], Literal.__getitem__(tuple(_by_choice(known))))
+    return found
+
+
 def part_of(hint: Any) -> Mapping[str, Any]:
     """Returns the fields that a mapping marked `PartOf` may have, with annotations; empty for other annotations."""
     for mark in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
@@ -166,19 +189,20 @@ def _part(hints: Mapping[str, Any], value: Any, key: str, found: Mistakes) -> An
 
 def _alternative(hint: Any, value: Any, key: str, instead: Any, found: Mistakes) -> Any:
     """Reads a single value, or an object of the dataclass that the mapping's choice (or the choice alone) selects."""
-    known, tag = objects(hint), _tag(objects(hint))
-    tagged = known if tag else ()
-    by_choice = {name: schema for schema in tagged for name in choices(field_types(schema)[tag])}
+    known, tag, by_choice = objects(hint), tag_of(objects(hint)), _by_choice(objects(hint))
     if isinstance(value, str) and value in by_choice:
         value = {tag: value}
     if isinstance(value, Mapping):
         choice = value.get(tag)
-        if choice is not None and choice not in by_choice:
-            near = did_you_mean(str(choice), by_choice)
+        if choice is WRONG:
+            return WRONG
+        if choice is not None and str(choice) not in by_choice:
+            near = near_choice(choice, list(by_choice))
             says = f"must be one of {', '.join(by_choice)}{near}"
             found[f"{key}.{tag}"] = f"{key}.{tag}={shown(choice)}: {says}"
             return WRONG
-        return _dataclass(by_choice[choice] if choice else known[0], value, key, instead, found)
+        schema = by_choice[str(choice)] if choice else known[0]
+        return _dataclass(schema, _own(value, schema, known, key, found), key, instead, found)
     or_choice = f"a {tag} ({', '.join(by_choice)})" if tag else mapping_of(known[0])
     single: Any = tuple(member for member in get_args(hint) if member not in known)
     try:
@@ -190,7 +214,44 @@ def _alternative(hint: Any, value: Any, key: str, instead: Any, found: Mistakes)
     return WRONG
 
 
-def _tag(schemas: Sequence[Any]) -> str:
+def _own(
+    value: Mapping[str, Any], schema: Any, known: Sequence[Any], key: str, found: Mistakes
+) -> dict[str, Any]:
+    """Returns `value` without the fields that only other alternatives than `schema` have.
+
+    Such a field without effect is a mistake, unless it has its default (as in files that hold every field).
+    """
+    tag, own = tag_of(known), field_types(schema)
+    left = dict(value)
+    for name, inner in value.items():
+        other = next((other for other in known if name in field_types(other)), None)
+        if name in own or other is None:
+            continue
+        del left[name]
+        field = next(each for each in dataclasses.fields(other) if each.name == name)
+        if inner is WRONG or inner == plain(default_of(field)):
+            continue
+        at, chosen = f"{key}.{name}", value.get(tag) or choices(own[tag])[0]
+        found[at] = (
+            f"{at}={shown(inner)}: has no effect with {key}.{tag}={chosen}; drop it, or give {key}.{tag}="
+            f"{' or '.join(choices_with(name, known))}"
+        )
+    return left
+
+
+def choices_with(name: str, schemas: Sequence[Any]) -> list[str]:
+    """Returns the values of the selecting field that stand for a dataclass with the field `name`."""
+    return [choice for choice, schema in _by_choice(schemas).items() if name in field_types(schema)]
+
+
+def _by_choice(schemas: Sequence[Any]) -> dict[str, Any]:
+    """Returns the dataclass that each value of the selecting field stands for."""
+    tag = tag_of(schemas)
+    tagged = schemas if tag else ()
+    return {name: schema for schema in tagged for name in choices(field_types(schema)[tag])}
+
+
+def tag_of(schemas: Sequence[Any]) -> str:
     """Returns the field whose value selects one of these dataclasses; empty for one dataclass without such a field."""
     names = (
         name

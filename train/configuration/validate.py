@@ -5,27 +5,23 @@ disk space stand here. `warnings` come from published results and do not stop a 
 """
 
 import dataclasses
-import os
-import shutil
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 from data.tokens.declared import HELDOUT, Declared, disagreements, read_declared
 from model.attention.backends import backend_problem
 from model.config import ModelConfig
-from model.flops import parameter_count
 from model.huggingface.catalogue import family_for
 from model.huggingface.refusal import CannotExpress
 from model.layer_pattern import expand_pattern
+from model.position.settings import ScaledRope
 from parallel.config import ParallelConfig
-from parallel.engine.optimizers import OPTIMIZERS
 from parallel.pipeline.split import pipeline_problems
 from parallel.regions import regions_obstacle
 from parallel.sequence.dealing import dealing_problem
 from parallel.tensor.cut import tensor_problems
-from train.checkpointing import folder as checkpoint_folder
 from train.checkpointing.continuation import find_resume, obstacles
 from train.checkpointing.state import read_state
+from train.configuration.room import room_problems
 from train.configuration.scale_warnings import scale_warnings
 from train.configuration.schema import RunConfig, run_folder
 from train.configuration.typed import still_judged
@@ -133,7 +129,7 @@ def _scaling_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     scaled = {
         spec.kind: spec.rope
         for spec in expand_pattern(config.model)
-        if spec.rope and not spec.rope.base and spec.rope.scaling != "none"
+        if isinstance(spec.rope, ScaledRope) and not spec.rope.base
     }
     if not start or last <= 1.001 * start:
         return []
@@ -360,41 +356,3 @@ def _stream_problems(layout: ParallelConfig, micro_batch_tokens: int) -> list[st
             f"use {below or ranks} or {below + ranks}"
         )
     return found
-
-
-def room_problems(config: RunConfig) -> list[str]:
-    """Returns why the run's folder cannot be written, or has too little space for its checkpoints."""
-    try:
-        return _room(config, Path(config.paths.outputs))
-    except OSError as error:
-        return [
-            f"paths.outputs={config.paths.outputs}: cannot be read ({error.strerror}); point paths.outputs "
-            "elsewhere"
-        ]
-
-
-def _room(config: RunConfig, outputs: Path) -> list[str]:
-    folder = outputs.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        return [
-            f"paths.outputs={config.paths.outputs}: {folder} is not a folder that can be written; "
-            "point paths.outputs elsewhere"
-        ]
-    needed = (config.checkpoint.keep + 1) * one_checkpoint_bytes(config)
-    there = checkpoint_folder.complete(outputs / config.run_name / "checkpoints")
-    sizes = [file.stat().st_size for checkpoint in there for file in checkpoint.iterdir()]
-    free = shutil.disk_usage(folder).free + sum(sizes)
-    if free >= needed:
-        return []
-    return [
-        f"paths.outputs={config.paths.outputs}: {free / 1e9:.2f} GB are free for this run, it needs "
-        f"{needed / 1e9:.2f} GB for checkpoint.keep={config.checkpoint.keep} checkpoints and the one being "
-        "written; free some, keep fewer, or point paths.outputs elsewhere"
-    ]
-
-
-def one_checkpoint_bytes(config: RunConfig) -> int:
-    """Returns the bytes of one checkpoint's tensors."""
-    return OPTIMIZERS[config.optimizer.name].bytes_of_kinds * parameter_count(config.model)

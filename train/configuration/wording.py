@@ -26,7 +26,7 @@ def mistake_of(hint: Any, key: str, detail: Any) -> tuple[str, str]:
         else:
             key, hint = f"{key}[{part}]", inner[part if get_origin(hint) is tuple else 0]
     value = detail["input"]
-    near = _near_choice(value, choices(hint))
+    near = near_choice(value, choices(hint))
     if "[key]" in detail["loc"]:
         return key, f"{key}: unknown{near or there_are(choices(hint))}"
     return key, f"{key}={shown(value)}: must be {described(hint)}{near}"
@@ -35,10 +35,10 @@ def mistake_of(hint: Any, key: str, detail: Any) -> tuple[str, str]:
 def no_alternative(hint: Any, key: str, value: Any) -> str:
     """Returns the message about a value that is none of the alternatives of an annotation."""
     known = [name for member in get_args(hint) for name in choices(member)]
-    return f"{key}={shown(value)}: must be {described(hint)}{_near_choice(value, known)}"
+    return f"{key}={shown(value)}: must be {described(hint)}{near_choice(value, known)}"
 
 
-def _near_choice(value: Any, known: Sequence[str]) -> str:
+def near_choice(value: Any, known: Sequence[str]) -> str:
     """Returns the end of a message that names the choice probably meant; "" if there is none."""
     if len(known) == 1:
         return ""

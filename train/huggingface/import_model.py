@@ -32,7 +32,7 @@ from model.huggingface.foreign_keys import carried_unread
 from model.huggingface.links import Link
 from model.huggingface.refusal import CannotExpress
 from model.parameters import parameter_names, shape_of
-from model.position.frequencies import inverse_frequencies
+from model.position.settings import inverse_frequencies
 from parallel.checkpoint.index import Index
 from train.checkpointing.state import FORMAT, INDEX, STATE, RunState
 from train.configuration.typed_model import typed_model
@@ -83,7 +83,7 @@ def import_model(
         links,
         shapes,
         tied=imported.model.tie_embeddings,
-        plain=inverse_frequencies(imported.rope_base, imported.model.head_dim),
+        plain=torch.from_numpy(inverse_frequencies(imported.rope_base, imported.model.head_dim)),
     )
     state = RunState(
         stage="imported",

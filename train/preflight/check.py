@@ -32,6 +32,7 @@ from parallel.rendezvous.store_gather import StoreGather, StoreLost
 from parallel.topology import Topology
 from parallel.watch.waiting import waiting
 from train.configuration import validate
+from train.configuration.room import one_checkpoint_bytes
 from train.configuration.schema import RunConfig, run_folder
 from train.health.exit_status import refuse, refuse_alone
 from train.preflight.collect import Brief, collect, stamps, this_host
@@ -212,7 +213,7 @@ def _judge(
         trials,
         topologies,
         limits=config.preflight,
-        rank_bytes=validate.one_checkpoint_bytes(config) / mesh.world_size,
+        rank_bytes=one_checkpoint_bytes(config) / mesh.world_size,
     )
     folder = run_folder(config)
     with contextlib.suppress(OSError):  # a folder that cannot be written is already reported

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 class NoScale(PositionScale):
     """No scale."""
 
+    # Method that scales the queries of a token by its position; none: no scale.
     scale: Literal["none"] = "none"
 
     def factors(self, tokens: TokensInPlace) -> "Tensor":
