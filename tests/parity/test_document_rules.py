@@ -86,21 +86,23 @@ def explicit_positions(rules: DocumentRules) -> list[int]:
 
 
 class ExplicitCore(DenseCore):
-    """Dense attention with a given mask; windows count tokens of the stream."""
+    """Dense attention with a given mask; windows and chunks count tokens of the stream."""
 
     def __init__(self, seen_TS: Tensor, softcap: float) -> None:
         super().__init__(softcap)
         self.seen_TS = seen_TS
 
     def __call__(self, *arguments: Any) -> Tensor:
-        q_THK, k_TGK, v_TGK, _, window, *_ = arguments
+        q_THK, k_TGK, v_TGK, _, reach, *_ = arguments
         tokens, heads = q_THK.shape[:2]
         k_SHK, v_SHK = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k_TGK, v_TGK))
         scores = torch.einsum("thk,shk->hts", q_THK, k_SHK) * q_THK.shape[-1] ** -0.5
         if self.softcap:
             scores = self.softcap * torch.tanh(scores / self.softcap)
         index = torch.arange(tokens)
-        near = index[:, None] - index[None, :] < (tokens if window is None else window)
+        near = index[:, None] - index[None, :] < (reach.window or tokens)
+        chunk = (self.seen_TS.sum(dim=1) - 1) // (reach.chunk or tokens)
+        near &= chunk[:, None] == chunk[None, :]
         rows = scores.masked_fill(~(self.seen_TS & near), float("-inf")).softmax(dim=-1)
         return torch.einsum("hts,shk->thk", rows, v_SHK)
 
