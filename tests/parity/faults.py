@@ -15,14 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.batch import IGNORE, PackedBatch
+from data.batch import IGNORE
 from model.documents import Documents
 from model.reach import Reach
 from parallel.mesh import AxisGroup
 from parallel.pipeline.stage import ScheduledStage
 from parallel.pipeline.tied import TiedWeight
 from parallel.sequence.chunks import Dealing
-from parallel.sequence.layout import SequenceShare, build_share
 from parallel.sequence.merge import merge_part
 from parallel.sequence.plan import KeyPlan, plan_keys
 from parallel.sequence.route import Own, Route, Transport, route
@@ -30,8 +29,13 @@ from parallel.sequence.wire import add_rows
 from parallel.tensor.cut import Cut, cut_of
 from parallel.tensor.modules import SummandLinear
 from tests.parity.layout_cases import Case
-from tests.parity.test_layouts import to_device
-from train.objective import MicroBatch
+from tests.parity.stream_faults import (
+    last_target_of_a_chunk_is_lost,
+    mask_is_off_on_one_rank,
+    positions_restart_at_the_chunk,
+    skips_are_drawn_per_rank,
+    windows_count_positions,
+)
 from train.trainer import StepSums, Weigh, WholeTrainer
 
 Patch = pytest.MonkeyPatch
@@ -250,27 +254,6 @@ def halo_gradients_do_not_return(patch: Patch) -> None:
     patch.setattr("parallel.sequence.exchanged.add_rows", lambda *_: None)
 
 
-def positions_restart_at_the_chunk(patch: Patch) -> None:
-    def restarted(dealing: Dealing, *arguments: Any) -> SequenceShare:
-        share = build_share(dealing, *arguments)
-        own_T = torch.cat([torch.arange(len(held)) for held in share.ranges])
-        return replace(share, place_T=share.place_T.minimum(own_T))
-
-    patch.setattr("train.build_trainer.build_share", restarted)
-
-
-def last_target_of_a_chunk_is_lost(patch: Patch) -> None:
-    """Its label is the first token of another rank."""
-
-    def forgetful(batch: PackedBatch, device: torch.device) -> MicroBatch:
-        targets_T = batch.targets_T.clone()
-        ends = torch.tensor([len(held) for held in batch.ranges]).cumsum(0)
-        targets_T[ends - 1] = IGNORE
-        return to_device(replace(batch, targets_T=targets_T), device)
-
-    patch.setattr("tests.parity.test_layouts.to_device", forgetful)
-
-
 # Pipeline.
 
 
@@ -358,6 +341,7 @@ class Fault:
 TENSOR = Case(2, 1, 1, 1, "-", "-", 1, "llama", "everything")
 SEQUENCE = Case(1, 1, 2, 1, "-", "zigzag", 2, "llama", "everything")
 SEVERAL_KINDS = replace(SEQUENCE, model="cohere")
+SKIPS = replace(TENSOR, rules="pose over rows")
 PIPELINE = Case(1, 2, 1, 1, "1f1b", "-", 2, "cohere", "everything")
 _KEYS = r"k_proj|v_proj"
 FAULTS = (
@@ -382,6 +366,9 @@ FAULTS = (
     Fault(key_gradients_return_to_the_wrong_rows, SEQUENCE, False, _KEYS, "loss|layers.6"),
     Fault(halo_gradients_do_not_return, SEQUENCE, False, _KEYS, r"loss|6\.attention\.[qo]_proj"),
     Fault(positions_restart_at_the_chunk, SEQUENCE, False, "loss"),
+    Fault(skips_are_drawn_per_rank, SKIPS, False, "loss"),
+    Fault(windows_count_positions, SKIPS, False, "loss"),
+    Fault(mask_is_off_on_one_rank, TENSOR, False, "loss"),
     Fault(last_target_of_a_chunk_is_lost, SEQUENCE, False, "valid tokens"),
     Fault(first_layout_serves_all_micro_batches, PIPELINE, False, "loss"),
     Fault(gradient_of_the_tied_head_is_not_added, PIPELINE, False, "embedding", "loss|layers"),

@@ -4,6 +4,7 @@ The oracle of one process is attention with a mask written out token by token, o
 whose positions are an explicit array; everything is float64.
 """
 
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -21,7 +22,11 @@ from data.packing.spans import Span
 from model.attention.dense import DenseCore
 from model.config import ModelConfig
 from model.initialization import initialize
+from model.layer_pattern import KindConfig
 from model.packed_layout import PackedLayout
+from model.position.config import RopeConfig
+from model.position.scales.ssmax import SsmaxScale
+from model.position.scales.swan import SwanScale
 from model.transformer import Transformer
 from parallel.sequence.layout import build_share
 from tests.parity.layout_cases import MODELS, MORE_RULE_CASES, RULE_CASES, Case
@@ -33,6 +38,18 @@ LENGTH = 32
 # Spans of each row: documents of one token, padding, a row of padding, one document over the whole row.
 ROWS = ((1, 20, 1, 7), (), (32,), (3, 29))
 POSE = Pose(chunks=3, target_length=200)
+# Rotations and a scale that read positions, and a scale that reads the number of visible keys.
+MODEL = replace(
+    MODELS["llama"],
+    window=9,
+    chunk=6,
+    layer_pattern=["window_rope", "chunk_rope", "full_nope", "full_rope"],
+    kinds={
+        "chunk_rope": KindConfig(position_scale=SwanScale(log_base=20.0)),
+        "full_nope": KindConfig(position_scale=SsmaxScale()),
+        "full_rope": KindConfig(rope=RopeConfig(scaling="yarn", factor=2.0, original_length=48)),
+    },
+)
 RULES = [DocumentRules(*values) for values in product((True, False), (True, False), (None, POSE))]
 
 
@@ -133,13 +150,14 @@ def close(one: Any, other: Any) -> None:
 def test_outputs_and_gradients_are_those_of_explicit_masks_and_positions(
     rules: DocumentRules,
 ) -> None:
-    config, batch = MODELS["llama"], packed(rules)
+    config, batch, seen_TS = MODEL, packed(rules), explicit_mask(rules)
     positions = explicit_positions(rules)
     if rules.pose:  # the skips are proven in tests/unit/test_document_rules.py
         rows = Positions.of_rows(ROWS, LENGTH, Placing(rules, SEED, 5))
         positions = rows.of([range(len(positions))]).tolist()
     whole = PackedLayout.from_lengths([len(positions)], positions_T=torch.tensor(positions))
-    core = ExplicitCore(explicit_mask(rules), config.attention_softcap)
+    whole = replace(whole, place_T=seen_TS.sum(dim=1) - 1)
+    core = ExplicitCore(seen_TS, config.attention_softcap)
     layout = to_device(batch, torch.device("cpu")).layout
     found = numbers(config, DenseCore(config.attention_softcap), batch, layout)
     close(found, numbers(config, core, batch, whole))
