@@ -63,6 +63,12 @@ SINGLE: dict[str, tuple[Any, ...]] = {
     "schedule.stages.first.batch_tokens": (0, 1, -8),
     "schedule.stages.first.micro_batch_tokens": (0, 1, -8),
     "schedule.stages.first.sequence_length": (0, 1, 2, 3),
+    "schedule.stages.first.document_mask": (True, False),
+    "schedule.stages.first.reset_positions": (True, False),
+    "schedule.stages.first.pose": (
+        None, {"target_length": 1, "chunks": 2}, {"target_length": 4, "chunks": 2},
+        {"target_length": 4096, "chunks": 1}, {"target_length": 4096, "chunks": 4},
+    ),
     "schedule.stages.first.parallel": ({"tensor": 2}, {"sequence": 2}, {"pipeline": 2}, {"zero_stage": 3}),
 }  # fmt: skip
 OVERLAYS: tuple[Run, ...] = (
@@ -311,5 +317,8 @@ def _rows(draw: st.DrawFn, unit: int, data_ranks: int, counts: list[int]) -> Run
         "micro_batch_tokens": micro,
         "rope_base": draw(st.sampled_from([500.0, 10_000, {"policy": "ramp", "start": 1e3, "end": 2e4}])),
         "learning_rate": draw(st.sampled_from([None, *rates])),
+        "document_mask": draw(st.booleans()),
+        "reset_positions": draw(st.booleans()),
+        "pose": draw(st.sampled_from([None, None, {"target_length": 4096, "chunks": 2}])),
         "parallel": {},
     }  # fmt: skip

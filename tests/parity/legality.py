@@ -67,7 +67,13 @@ def _row(row: Run) -> bool:
         length >= 2
         and min(micro, batch, row["tokens"]) >= 1
         and micro % length == batch % length == 0
+        and (row["pose"] is None or 2 <= row["pose"]["chunks"] <= length <= _reached(row))
     )
+
+
+def _reached(row: Run) -> int:
+    """The length that positions reach."""
+    return row["pose"]["target_length"] if row["pose"] else row["sequence_length"]
 
 
 def _layout(layout: Run) -> bool:
@@ -147,7 +153,7 @@ def _last_base(stages: list[Run], index: int, head_dim: int) -> float:
     if not isinstance(value, dict):
         return value
     if value["policy"] == "ntk":
-        growth = stages[index]["sequence_length"] / stages[index - 1]["sequence_length"]
+        growth = _reached(stages[index]) / _reached(stages[index - 1])
         return _last_base(stages, index - 1, head_dim) * growth ** (head_dim / (head_dim - 2))
     return value["end"] if value["policy"] == "ramp" else value["steps"][-1][1]
 
