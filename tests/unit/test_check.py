@@ -10,7 +10,7 @@ from data.manifest import main as check_files
 from data.prepare.__main__ import main as prepare
 from data.tokens.prefix import as_prefix
 from train.__main__ import main
-from train.configuration import validate
+from train.configuration import room, validate
 from train.configuration.compose import ConfigMistakes, compose_run, from_yaml, to_yaml
 from train.schedule.stages import build_schedule
 
@@ -61,7 +61,7 @@ def test_what_is_no_alternative_is_one_mistake() -> None:
 def test_check_judges_the_configuration_and_not_the_disk_of_this_machine(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(validate.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**6}))
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**6}))
     arguments = ["model=8b", "schedule=to_128k", f"paths.outputs={tmp_path}"]
     status, answer, notes = check(capsys, *arguments)
     assert status == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from composed import composed_once  # noqa: F401 (a fixture)
-from train.configuration import validate
+from train.configuration import room, validate
 from train.configuration.compose import ConfigMistakes, compose_run
 from train.schedule.stages import build_schedule
 
@@ -113,7 +113,7 @@ def test_world_that_does_not_fit_names_every_stage() -> None:
 def test_disk_without_room_for_the_checkpoints(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(validate.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**6}))
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**6}))
     found = problems(f"paths.outputs={tmp_path}")
     assert len(found) == 1
     assert "0.00 GB are free" in found[0]
@@ -123,7 +123,7 @@ def test_checkpoints_that_lie_there_already_are_room(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        validate.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 40_000_000})
+        room.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 40_000_000})
     )
     assert len(problems(f"paths.outputs={tmp_path}")) == 1  # three of 28 MB
     held = tmp_path / "quickstart/checkpoints/step_00000010"
