@@ -33,6 +33,7 @@ NAMES = (
     "resume",
     "deterministic",
     "traffic",
+    "chunk_traffic",
     "balance",
     "ring_side_by_side",
     "overlap",
