@@ -13,10 +13,12 @@ Only attention mixes tokens and communicates between ranks. The code before and 
 parts are methods, which `regions` can compile. The parallel block computes its feed-forward in `before`, where the
 normalised input is available:
 
-    parallel     before: q, k, v, r = x + feed_forward(n)        after: y = r + o_proj(o)
-    sequential   before: q, k, v, r = x                          after: h = r + o_proj(o), y = h + ...
+    parallel     before: q, k, v, g, r = x + feed_forward(n)     after: y = r + output(o, g)
+    sequential   before: q, k, v, g, r = x                       after: h = r + output(o, g), y = h + ...
 
-Shape letters: T tokens, D width, H query heads, G key/value heads, K head dimension.
+g is the product of the output gate, None without a gate.
+
+Shape letters: T tokens, D width, H query heads, G key/value heads, K head dimension, W numbers of the gate.
 """
 
 from abc import ABC, abstractmethod
@@ -33,8 +35,8 @@ from model.norm import build_norm
 from model.packed_layout import PackedLayout
 from model.position.placing import Placing
 
-# Queries, keys, values and the residual stream, to which attention's output will be added.
-BeforeAttention = tuple[Tensor, Tensor, Tensor, Tensor]
+# Queries, keys, values, the product of the gate, and the residual stream, to which attention's output will be added.
+BeforeAttention = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]
 
 
 class Block(nn.Module, ABC):
@@ -47,16 +49,17 @@ class Block(nn.Module, ABC):
 
     def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
         """(T, D) to (T, D)."""
-        q_THK, k_TGK, v_TGK, r_TD = self.before(x_TD, at.placing)
-        return self.after(r_TD, self.attention.attend(q_THK, k_TGK, v_TGK, layout, at.reach))
+        q_THK, k_TGK, v_TGK, gate_TW, r_TD = self.before(x_TD, at.placing)
+        o_TD = self.attention.attend(q_THK, k_TGK, v_TGK, layout, at.reach)
+        return self.after(r_TD, o_TD, gate_TW)
 
     @abstractmethod
     def before(self, x_TD: Tensor, placing: Placing) -> BeforeAttention:
-        """Map the block's input to queries, keys, values and the residual stream."""
+        """Map the block's input to queries, keys, values, the product of the gate and the residual stream."""
 
     @abstractmethod
-    def after(self, r_TD: Tensor, o_TD: Tensor) -> Tensor:
-        """Map the residual stream and attention's output (T, H K) to the block's output."""
+    def after(self, r_TD: Tensor, o_TD: Tensor, gate_TW: Tensor | None) -> Tensor:
+        """Map the residual stream, attention's output (T, H K) and the gate's product to the block's output."""
 
 
 class ParallelBlock(Block):
@@ -71,9 +74,9 @@ class ParallelBlock(Block):
         n_TD = self.norm(x_TD)
         return *self.attention.placed(n_TD, placing), x_TD + self.feed_forward(n_TD)
 
-    def after(self, r_TD: Tensor, o_TD: Tensor) -> Tensor:
+    def after(self, r_TD: Tensor, o_TD: Tensor, gate_TW: Tensor | None) -> Tensor:
         """See `Block`."""
-        y_TD: Tensor = r_TD + self.attention.o_proj(o_TD)
+        y_TD: Tensor = r_TD + self.attention.output(o_TD, gate_TW)
         return y_TD
 
 
@@ -94,9 +97,9 @@ class SequentialBlock(Block):
         """See `Block`."""
         return *self.attention.placed(self.norm(x_TD), placing), x_TD
 
-    def after(self, r_TD: Tensor, o_TD: Tensor) -> Tensor:
+    def after(self, r_TD: Tensor, o_TD: Tensor, gate_TW: Tensor | None) -> Tensor:
         """See `Block`."""
-        h_TD = r_TD + self.post_norm(self.attention.o_proj(o_TD))
+        h_TD = r_TD + self.post_norm(self.attention.output(o_TD, gate_TW))
         f_TD = self.feed_forward(self.feed_forward_norm(h_TD))
         y_TD: Tensor = h_TD + self.feed_forward_post_norm(f_TD)
         return y_TD

@@ -7,7 +7,15 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from model.layer_pattern import KindConfig, layer_kinds, pattern_problems
+from model.layer_pattern import (
+    Gate,
+    GateOver,
+    KindConfig,
+    NormPlace,
+    layer_kinds,
+    pattern_problems,
+)
+from model.overrides import override_problems
 from model.position.settings import NotNegative, Positive
 
 # The upper limits are far beyond any model; they catch typing errors before hours of work.
@@ -62,10 +70,14 @@ class ModelConfig:
     norm_eps: Positive = 1e-5
     # Where a sequential block normalises: before attention and feed-forward, after them (OLMo 2), or both (Gemma).
     norm_at: Literal["before", "after", "both"] = "before"
-    # Whether queries and keys are normalised before the rotation.
+    # Whether queries and keys are normalised.
     qk_norm: bool = False
     # What the norm of queries and keys runs over: each head, or the projection to all heads.
     qk_norm_over: Literal["head", "projection"] = "head"
+    # Whether queries and keys are normalised before the rotation or after it (Llama 4).
+    qk_norm_at: NormPlace = "before"
+    # Whether the norm of queries and keys has a learned weight (Llama 4 has none).
+    qk_norm_weight: bool = True
     # Whether the query, key and value projections have biases.
     qkv_bias: bool = False
     # Whether the output projection of attention has a bias.
@@ -76,6 +88,13 @@ class ModelConfig:
     activation: Literal["silu", "gelu_tanh", "clamped_silu"] = "silu"
     # Whether every head has a learned logit in its softmax, without a value (attention sink, gpt-oss).
     sinks: bool = False
+    # Output gate: attention's output is multiplied, before its projection, by this function of a product with the
+    # layer's input; none: no gate.
+    gate: Gate = "none"
+    # What the gate has a number for: each head, or each channel of every head.
+    gate_over: GateOver = "head"
+    # Factor of the values (MiMo: 0.707).
+    value_scale: Positive = 1.0
     # Cap c of attention scores s, which become c tanh(s / c); 0: none.
     attention_softcap: NotNegative = 0.0
     # Cap c of the output logits s, which become c tanh(s / c); 0: none.
@@ -115,7 +134,7 @@ class ModelConfig:
         ]
 
     def _pattern_problems(self) -> list[str]:
-        found = pattern_problems(self, self.head_dim)
+        found = pattern_problems(self, self.head_dim) or override_problems(self)
         if not found and self.head_dim % 2:
             specs = layer_kinds(self).values()
             rotary = sorted(s.kind for s in specs if s.rope and s.rope.rotary_share == 1.0)

@@ -21,10 +21,11 @@ derives a layer's kind from its index or its window.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from types import MappingProxyType
 from typing import Annotated, Literal, Protocol, get_args
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from model.position.methods import RopeMethod
 from model.position.rope import UNSCALED, Rope
@@ -35,6 +36,11 @@ from model.reach import Reach
 
 # How far a token sees, and the name of such layers in metrics and checkpoints.
 Sees = Literal["full", "window", "chunk"]
+
+# Choices of both the model and a kind of layer: see `ModelConfig`.
+NormPlace = Literal["before", "after"]
+Gate = Literal["none", "sigmoid", "softplus"]
+GateOver = Literal["head", "channel"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,18 @@ class KindConfig:
     position_scale: AnyScale = field(default_factory=NoScale)
     # Whether the heads of these layers have attention sinks; null: model.sinks.
     sinks: bool | None = None
+    # Whether queries and keys of these layers are normalised; null: model.qk_norm.
+    qk_norm: bool | None = None
+    # Whether that happens before the rotation or after it; null: model.qk_norm_at.
+    qk_norm_at: NormPlace | None = None
+    # Whether their norm has a learned weight; null: model.qk_norm_weight.
+    qk_norm_weight: bool | None = None
+    # Output gate of these layers; null: model.gate.
+    gate: Gate | None = None
+    # What the gate of these layers has a number for; null: model.gate_over.
+    gate_over: GateOver | None = None
+    # Factor of the values of these layers; null: model.value_scale.
+    value_scale: Annotated[float, Gt(0), Lt(inf)] | None = None
 
     def problems(self, name: str, head_dim: int) -> list[str]:
         """Returns every broken rule between these settings of the kind `name`, one line each."""
@@ -127,7 +145,9 @@ class KindConfig:
 
 
 # Fields of `KindConfig` that replace the model's field of the same name, for layers of that kind; None keeps it.
-OVERRIDES = ("sinks",)
+OVERRIDES = (
+    "sinks", "qk_norm", "qk_norm_at", "qk_norm_weight", "gate", "gate_over", "value_scale",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -146,6 +166,12 @@ class LayerSpec:
     chunk: int | None = None
     position_scale: PositionScale | None = None
     sinks: bool = False
+    qk_norm: bool = False
+    qk_norm_at: NormPlace = "before"
+    qk_norm_weight: bool = True
+    gate: Gate = "none"
+    gate_over: GateOver = "head"
+    value_scale: float = 1.0
 
     @property
     def reach(self) -> Reach:
@@ -172,6 +198,12 @@ class PatternSource(Protocol):
     layer_pattern: list[str]
     kinds: dict[str, KindConfig]
     sinks: bool
+    qk_norm: bool
+    qk_norm_at: NormPlace
+    qk_norm_weight: bool
+    gate: Gate
+    gate_over: GateOver
+    value_scale: float
 
 
 def expand_pattern(config: PatternSource) -> tuple[LayerSpec, ...]:
@@ -220,25 +252,6 @@ def uses_model_chunk(config: PatternSource) -> bool:
     )
 
 
-def _override_problems(config: PatternSource) -> list[str]:
-    """Returns every value of a kind that is the model's anyway, and of the model that no layer uses."""
-    found, names = [], dict.fromkeys(config.layer_pattern)
-    for field_name in OVERRIDES:
-        shared = getattr(config, field_name)
-        own = {name: getattr(kind, field_name) for name, kind in config.kinds.items()}
-        found += [
-            f"model.kinds.{name}.{field_name}={value}: has no effect, it is model.{field_name}; drop it"
-            for name, value in own.items()
-            if value == shared
-        ]
-        default = getattr(LayerSpec, field_name)
-        if shared != default and all(own.get(name) is not None for name in names):
-            found.append(
-                f"model.{field_name}={shared}: has no effect, every kind of layer has a value of its own; drop it"
-            )
-    return found
-
-
 def pattern_problems(config: PatternSource, head_dim: int) -> list[str]:
     """Returns every rule that the pattern and its kinds break, one line each."""
     pattern, known = config.layer_pattern, dict.fromkeys([*LAYER_KINDS, *config.kinds])
@@ -257,7 +270,6 @@ def pattern_problems(config: PatternSource, head_dim: int) -> list[str]:
             f"model.layer_pattern: {name} is unknown; there are {', '.join(known)}"
             for name in unknown
         ]
-    found += _override_problems(config)
     unreached = sorted(set(pattern) - set(pattern[: config.num_layers]))
     if config.num_layers >= 1 and unreached:
         found.append(

@@ -1,4 +1,4 @@
-"""Normalisation with a learned weight and no bias.
+"""Normalisation with a learned weight, or none, and no bias.
 
 Statistics are taken in float32 (float64 input stays float64) and the result is cast back, so a
 bfloat16 model normalises as precisely as a float32 one.
@@ -15,39 +15,39 @@ def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 class LayerNorm(nn.Module):
-    """Subtract the mean, divide by sqrt(variance + eps), multiply by a weight. Shape is kept.
+    """Subtract the mean, divide by sqrt(variance + eps), multiply by a weight if it is learned. Shape is kept.
 
     Source: arXiv 1607.06450 without the bias, as in Cohere2.
     """
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, eps: float, *, learned: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
+        self.weight = nn.Parameter(torch.ones(size)) if learned else None
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of `x`."""
         wide = statistics_dtype(x.dtype)
-        return F.layer_norm(x.to(wide), self.weight.shape, self.weight.to(wide), None, self.eps).to(
-            x.dtype
-        )
+        weight = None if self.weight is None else self.weight.to(wide)
+        return F.layer_norm(x.to(wide), x.shape[-1:], weight, None, self.eps).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
-    """Divide by sqrt(mean square + eps), multiply by a weight. Shape is kept.
+    """Divide by sqrt(mean square + eps), multiply by a weight if it is learned. Shape is kept.
 
     Source: arXiv 1910.07467, as in Llama.
     """
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, eps: float, *, learned: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
+        self.weight = nn.Parameter(torch.ones(size)) if learned else None
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of `x`."""
         wide = statistics_dtype(x.dtype)
-        return F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps).to(x.dtype)
+        weight = None if self.weight is None else self.weight.to(wide)
+        return F.rms_norm(x.to(wide), x.shape[-1:], weight, self.eps).to(x.dtype)
 
 
 class RMSNormPlusOne(nn.Module):
@@ -56,22 +56,22 @@ class RMSNormPlusOne(nn.Module):
     Source: Gemma's released code.
     """
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, eps: float, *, learned: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(size))
+        self.weight = nn.Parameter(torch.zeros(size)) if learned else None
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of `x`."""
         wide = statistics_dtype(x.dtype)
-        weight = 1.0 + self.weight.to(wide)
-        return F.rms_norm(x.to(wide), weight.shape, weight, self.eps).to(x.dtype)
+        weight = None if self.weight is None else 1.0 + self.weight.to(wide)
+        return F.rms_norm(x.to(wide), x.shape[-1:], weight, self.eps).to(x.dtype)
 
 
 # Keys: the values of `ModelConfig.norm`.
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm, "rmsnorm_plus_one": RMSNormPlusOne}
 
 
-def build_norm(kind: str, size: int, eps: float) -> nn.Module:
-    """The norm named in the configuration (`ModelConfig.norm`) over `size` elements."""
-    return NORMS[kind](size, eps)
+def build_norm(kind: str, size: int, eps: float, *, learned: bool = True) -> nn.Module:
+    """The norm named in the configuration (`ModelConfig.norm`) over `size` elements, with a learned weight or none."""
+    return NORMS[kind](size, eps, learned=learned)

@@ -85,12 +85,20 @@ def _norms_after(config: ModelConfig, _: LayerSpec) -> bool:
     return config.halves == 2 and config.norm_at != "before"
 
 
-def _norms_each_head(config: ModelConfig, _: LayerSpec) -> bool:
-    return config.qk_norm and config.qk_norm_over == "head"
+def _norms_each_head(config: ModelConfig, spec: LayerSpec) -> bool:
+    return spec.qk_norm and spec.qk_norm_weight and config.qk_norm_over == "head"
 
 
-def _norms_all_heads(config: ModelConfig, _: LayerSpec) -> bool:
-    return config.qk_norm and config.qk_norm_over == "projection"
+def _norms_all_heads(config: ModelConfig, spec: LayerSpec) -> bool:
+    return spec.qk_norm and spec.qk_norm_weight and config.qk_norm_over == "projection"
+
+
+def _gates_channels(_: ModelConfig, spec: LayerSpec) -> bool:
+    return spec.gate != "none" and spec.gate_over == "channel"
+
+
+def _gates_heads(_: ModelConfig, spec: LayerSpec) -> bool:
+    return spec.gate != "none" and spec.gate_over == "head"
 
 
 def _has_qkv_bias(config: ModelConfig, _: LayerSpec) -> bool:
@@ -121,6 +129,8 @@ LAYER: Mapping[str, Role] = MappingProxyType(
         "attention.k_proj.bias": _vector("GK", "key_rows", "zero", _has_qkv_bias, turned=True),
         "attention.v_proj.weight": Role("GK D", "key_rows", True),
         "attention.v_proj.bias": _vector("GK", "key_rows", "zero", _has_qkv_bias),
+        "attention.gate_proj.weight": Role("HK D", "rows", False, present=_gates_channels),
+        "attention.head_gate_proj.weight": Role("H D", "rows", False, present=_gates_heads),
         "attention.o_proj.weight": Role("D HK", "columns", False, "into_residual"),
         "attention.o_proj.bias": _vector(
             "D", "whole", "zero", lambda config, _: config.output_bias

@@ -1,14 +1,17 @@
-"""One attention layer: project, (normalise,) (rotate,) attend, project back.
+"""One attention layer: project, (normalise,) (rotate,) (normalise,) attend, (gate,) project back.
 
 The `KindAtStep` given in the forward decides whether the layer rotates and how far a token sees. The
 attention core is an attribute, so that sequence parallelism can replace it.
 
-Shape letters: T tokens, D width, H query heads, G key/value heads, K head dimension.
+Shape letters: T tokens, D width, H query heads, G key/value heads, K head dimension, W numbers of the gate.
 """
+
+from functools import partial
 
 from torch import Tensor, nn
 
 from model.attention.core import AttentionCore
+from model.attention.gate import gated
 from model.attention.sinks import Sinks
 from model.config import ModelConfig
 from model.kind_at_step import KindAtStep
@@ -19,6 +22,9 @@ from model.position.placing import LearnedScale, Placing, scale_queries
 from model.position.rotation import rotate
 from model.products import Linear
 from model.reach import Reach
+
+# Queries, keys, values, and the product of the output gate (T, H) or (T, H K), None without one.
+Projected = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 class Attention(nn.Module):
@@ -35,46 +41,66 @@ class Attention(nn.Module):
         self.k_proj = Linear(config.hidden_size, key_width, bias=config.qkv_bias)
         self.v_proj = Linear(config.hidden_size, key_width, bias=config.qkv_bias)
         self.o_proj = Linear(query_width, config.hidden_size, bias=config.output_bias)
+        self.value_scale = spec.value_scale
+        # Output gate: over channels, over heads, or none.
+        self.gate = spec.gate
+        self.gate_proj: Linear | None = None
+        self.head_gate_proj: Linear | None = None
+        if spec.gate != "none" and spec.gate_over == "channel":
+            self.gate_proj = Linear(config.hidden_size, query_width)
+        elif spec.gate != "none":
+            self.head_gate_proj = Linear(config.hidden_size, config.num_heads)
         # Norms over the queries and keys of each head, or of all heads together.
         self.q_norm: nn.Module = nn.Identity()
         self.k_norm: nn.Module = nn.Identity()
         self.q_projection_norm: nn.Module = nn.Identity()
         self.k_projection_norm: nn.Module = nn.Identity()
-        if config.qk_norm and config.qk_norm_over == "projection":
-            self.q_projection_norm = build_norm(config.norm, query_width, config.norm_eps)
-            self.k_projection_norm = build_norm(config.norm, key_width, config.norm_eps)
-        elif config.qk_norm:
-            self.q_norm = build_norm(config.norm, config.head_dim, config.norm_eps)
-            self.k_norm = build_norm(config.norm, config.head_dim, config.norm_eps)
+        norm = partial(build_norm, config.norm, eps=config.norm_eps, learned=spec.qk_norm_weight)
+        if spec.qk_norm and config.qk_norm_over == "projection":
+            self.q_projection_norm, self.k_projection_norm = norm(query_width), norm(key_width)
+        elif spec.qk_norm:
+            self.q_norm, self.k_norm = norm(config.head_dim), norm(config.head_dim)
+        self.normalises_rotated = spec.qk_norm and spec.qk_norm_at == "after"
         self.query_scale = config.query_scale
         self.position_scale = LearnedScale(config.num_heads) if spec.learns_scale else None
         self.sinks = Sinks(config.num_heads) if spec.sinks else None
 
     def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
         """(T, D) to (T, D); tokens of different documents never mix."""
-        qkv = self.placed(x_TD, at.placing)
-        output_TD: Tensor = self.o_proj(self.attend(*qkv, layout, at.reach))
-        return output_TD
+        q_THK, k_TGK, v_TGK, gate_TW = self.placed(x_TD, at.placing)
+        return self.output(self.attend(q_THK, k_TGK, v_TGK, layout, at.reach), gate_TW)
 
-    def project(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of these tokens, before rotation; token-wise."""
+    def project(self, x_TD: Tensor) -> Projected:
+        """Queries, keys and values of these tokens, before rotation, and the product of the gate; token-wise."""
         heads = (-1, self.head_dim)
-        q_THK = self.q_norm(self.q_projection_norm(self.q_proj(x_TD)).unflatten(-1, heads))
-        k_TGK = self.k_norm(self.k_projection_norm(self.k_proj(x_TD)).unflatten(-1, heads))
-        if self.query_scale != 1.0:
-            q_THK = q_THK * self.query_scale
-        return q_THK, k_TGK, self.v_proj(x_TD).unflatten(-1, heads)
+        q_THK = self.q_proj(x_TD).unflatten(-1, heads)
+        k_TGK = self.k_proj(x_TD).unflatten(-1, heads)
+        if not self.normalises_rotated:
+            q_THK, k_TGK = self._normalised(q_THK, k_TGK)
+        v_TGK = self.v_proj(x_TD).unflatten(-1, heads)
+        if self.value_scale != 1.0:
+            v_TGK = v_TGK * self.value_scale
+        gate_proj = self.gate_proj or self.head_gate_proj
+        return q_THK, k_TGK, v_TGK, None if gate_proj is None else gate_proj(x_TD)
 
-    def placed(self, x_TD: Tensor, placing: Placing) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys with their positions, and values: the input of `attend`."""
-        q_THK, k_TGK, v_TGK = self.project(x_TD)
-        return *self.place(q_THK, k_TGK, placing), v_TGK
+    def placed(self, x_TD: Tensor, placing: Placing) -> Projected:
+        """As `project`, with the positions in queries and keys: the input of `attend` and `output`."""
+        q_THK, k_TGK, v_TGK, gate_TW = self.project(x_TD)
+        return *self.place(q_THK, k_TGK, placing), v_TGK, gate_TW
 
     def place(self, q_THK: Tensor, k_TGK: Tensor, placing: Placing) -> tuple[Tensor, Tensor]:
-        """Rotates queries and keys and scales queries, as far as `placing` says; token-wise."""
+        """Rotates queries and keys, normalises rotated ones and scales queries, as far as they are; token-wise."""
         q_THK, k_TGK = rotate(q_THK, placing.rotation), rotate(k_TGK, placing.rotation)
+        if self.normalises_rotated:
+            q_THK, k_TGK = self._normalised(q_THK, k_TGK)
         scale = scale_queries if self.position_scale is None else self.position_scale
         return scale(q_THK, placing.query_factors_T), k_TGK
+
+    def _normalised(self, q_THK: Tensor, k_TGK: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys, normalised if this layer does so, and queries times the model's scale."""
+        q_THK = self.q_norm(self.q_projection_norm(q_THK.flatten(-2)).view_as(q_THK))
+        k_TGK = self.k_norm(self.k_projection_norm(k_TGK.flatten(-2)).view_as(k_TGK))
+        return (q_THK if self.query_scale == 1.0 else q_THK * self.query_scale), k_TGK
 
     def attend(
         self,
@@ -90,3 +116,13 @@ class Attention(nn.Module):
         """
         sinks = () if self.sinks is None else (self.sinks(),)
         return self.core(q_THK, k_TGK, v_TGK, layout, reach, *sinks).flatten(-2)
+
+    def output(self, o_TD: Tensor, gate_TW: Tensor | None) -> Tensor:
+        """Attention's output (T, H K), gated and projected: (T, D); token-wise.
+
+        gate_TW: the product of the gate, as returned by `project`; None without a gate.
+        """
+        if gate_TW is not None:
+            o_TD = gated(o_TD, gate_TW, self.gate)
+        output_TD: Tensor = self.o_proj(o_TD)
+        return output_TD

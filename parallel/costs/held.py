@@ -136,43 +136,68 @@ def layer_activations(
     heads = config.num_heads // tensor
     gathered = config.hidden_size * element
     attention = 2 * heads * config.head_dim * element + key_bytes(stage) + stage.wide * heads
+    attention += _gate(stage, spec)
     feed_forward = 4 * (config.intermediate_size // tensor) * element
     halves = config.halves
     kept = num_tokens * (halves * gathered + attention + feed_forward)
+    kept += heads * element if spec.sinks else 0
     kept += norms_of_layer(stage, spec) * _norm(stage, num_tokens // tensor, config.hidden_size)
-    if config.qk_norm and config.qk_norm_over == "projection":
-        kept += _norm(stage, num_tokens, heads * config.head_dim)
-        kept += _norm(stage, num_tokens, stage.key_heads * config.head_dim)
-    elif config.qk_norm:
-        # A sequential block on the tensor axis projects and normalises its tokens piece by piece.
-        calls = min(PIECES, num_tokens // tensor) if halves == 2 and tensor > 1 else 1
-        kept += _norm(stage, num_tokens * heads, config.head_dim, calls)
-        kept += _norm(stage, num_tokens * stage.key_heads, config.head_dim, calls)
+    kept += _query_key_norms(stage, spec, num_tokens)
     if spec.learns_scale:  # queries before it, and its weight widened
         kept += num_tokens * heads * config.head_dim * element + heads * stage.wide
     return kept + received_keys * key_bytes(stage)
 
 
-def compiled_layer_activations(stage: StageShape, spec: LayerSpec, num_tokens: int) -> int:  # noqa: ARG001
+def _gate(stage: StageShape, spec: LayerSpec) -> int:
+    """Returns the bytes of a token that a layer keeps for its output gate: the gate, and the product with it.
+
+    The softplus keeps its argument too.
+    """
+    if spec.gate == "none":
+        return 0
+    heads, head_dim = stage.config.num_heads // stage.tensor, stage.config.head_dim
+    numbers = heads * (head_dim if spec.gate_over == "channel" else 1)
+    return (heads * head_dim + numbers * (1 + (spec.gate == "softplus"))) * stage.element
+
+
+def _query_key_norms(stage: StageShape, spec: LayerSpec, num_tokens: int) -> int:
+    """Returns the bytes a layer keeps for the norms of queries and keys."""
+    config, learned = stage.config, spec.qk_norm_weight
+    if not spec.qk_norm:
+        return 0
+    # A sequential block on the tensor axis projects its tokens, and normalises before the rotation, piece by piece.
+    in_pieces = config.halves == 2 and stage.tensor > 1 and spec.qk_norm_at == "before"
+    calls = min(PIECES, num_tokens // stage.tensor) if in_pieces else 1
+    found = 0
+    for heads in (config.num_heads // stage.tensor, stage.key_heads):
+        rows, width = num_tokens * heads, config.head_dim
+        if config.qk_norm_over == "projection":
+            rows, width = num_tokens, heads * config.head_dim
+        found += _norm(stage, rows, width, calls, learned=learned)
+    return found
+
+
+def compiled_layer_activations(stage: StageShape, spec: LayerSpec, num_tokens: int) -> int:
     """`layer_activations` of a layer whose regions are compiled, accurate to about a tenth: the compiler decides.
 
-    It keeps the block's input, inputs and output of attention, gate, up and their product; norms and rotations are
-    recomputed in the kernels that need them.
+    It keeps the block's input, inputs and output of attention, its gate and the product, gate, up and their product
+    in the feed-forward; norms and rotations are recomputed in the kernels that need them.
     """
     config, heads = stage.config, stage.config.num_heads // stage.tensor
     width = config.hidden_size + 2 * heads * config.head_dim + 3 * config.intermediate_size
-    return num_tokens * (width * stage.element + stage.wide * heads + key_bytes(stage))
+    gate = _gate(stage, spec)
+    return num_tokens * (width * stage.element + stage.wide * heads + key_bytes(stage) + gate)
 
 
-def _norm(stage: StageShape, rows: int, width: int, calls: int = 1) -> int:
+def _norm(stage: StageShape, rows: int, width: int, calls: int = 1, *, learned: bool = True) -> int:
     """Returns the bytes a norm keeps: input and statistics of each row, wide, and its weight if it was widened.
 
     calls: number of calls for these rows; each keeps a widened weight.
 
-    RMSNorm keeps one statistic, not two, and also the normalised rows (a fused kernel would not).
+    RMSNorm keeps one statistic, not two, and with a weight also the normalised rows (a fused kernel would not).
     """
-    per_row = width + 2 if stage.config.norm == "layernorm" else 2 * width + 1
-    widened = calls * width if stage.wide > stage.element else 0
+    per_row = width + 2 if stage.config.norm == "layernorm" else (1 + learned) * width + 1
+    widened = calls * width if learned and stage.wide > stage.element else 0
     return stage.wide * (rows * per_row + widened)
 
 

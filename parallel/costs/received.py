@@ -130,7 +130,7 @@ def _tensor_layer(
 ) -> Received:
     halves = stage.config.halves
     transfer = _stream_transfer(stage, num_tokens)
-    means = _head_means(stage, num_tokens)
+    means = _head_means(stage, spec, num_tokens)
     sums = sum(replica_sum(stage, name) for name in layer_names(stage.config, spec))
     backward = 2 * halves * transfer + means + sums
     if recomputed:
@@ -140,9 +140,9 @@ def _tensor_layer(
     return Received(2 * halves * transfer + means, backward)
 
 
-def _head_means(stage: StageShape, num_tokens: int) -> int:
+def _head_means(stage: StageShape, spec: LayerSpec, num_tokens: int) -> int:
     """Returns the bytes of the mean squares of queries and keys over all heads: a number a token from every rank."""
-    if not (stage.config.qk_norm and stage.config.qk_norm_over == "projection"):
+    if not (spec.qk_norm and stage.config.qk_norm_over == "projection"):
         return 0
     return 2 * num_tokens * (stage.tensor - 1) * stage.wide
 

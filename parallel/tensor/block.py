@@ -68,12 +68,13 @@ class TensorSequentialBlock(nn.Module):
         """(T / n, D) to (T / n, D); layout and `at` are of all tokens."""
         arriving = Arriving(self.norm(x_TD), self._group)
         projected = [self.attention.project(arriving.piece()) for _ in range(arriving.count)]
-        q_THK, k_TGK, v_TGK = (torch.cat(parts) for parts in zip(*projected, strict=True))
+        *qkv, gates = zip(*projected, strict=True)
+        q_THK, k_TGK, v_TGK = (torch.cat(parts) for parts in qkv)
         q_THK, k_TGK = self.attention.place(q_THK, k_TGK, at.placing)
         o_TD = self.attention.attend(q_THK, k_TGK, v_TGK, layout, at.reach)
         leaving = Leaving(self._group, ends_block=False)
-        for piece_TD in pieces(o_TD, self._group.size):
-            leaving.send(self.attention.o_proj(piece_TD))
+        for piece_TD, gate_TW in zip(pieces(o_TD, self._group.size), gates, strict=True):
+            leaving.send(self.attention.output(piece_TD, gate_TW))
         h_TD = x_TD + self.post_norm(leaving.landed())
         arriving = Arriving(self.feed_forward_norm(h_TD), self._group)
         # A norm after the sums keeps them for its backward, so a recomputation needs them.

@@ -75,7 +75,9 @@ def tensor_problems(config: ModelConfig, size: int) -> list[str]:
         for field, value in _divided(config).items()
         if value % size
     ]
-    if size > 1 and config.qk_norm_over == "projection" and config.norm == "layernorm":
+    normed = any(spec.qk_norm for spec in layer_kinds(config).values())
+    over_all = normed and config.qk_norm_over == "projection"
+    if size > 1 and over_all and config.norm == "layernorm":
         found.append(
             f"parallel.tensor={size}: a layernorm over all heads cannot be cut; use model.norm=rmsnorm, or "
             "model.qk_norm_over=head"

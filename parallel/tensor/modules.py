@@ -35,7 +35,8 @@ class SummandLinear(nn.Linear):
 class AllHeadsNorm(nn.Module):
     """An RMSNorm over the queries (or keys) of all heads, of which this rank holds some.
 
-    Takes the weight of `norm`, cut. replicas: number of ranks that hold the same heads; each adds its fraction.
+    Takes the weight of `norm`, cut, if it has one. replicas: number of ranks that hold the same heads; each adds its
+    fraction.
     """
 
     def __init__(self, norm: nn.Module, group: AxisGroup, replicas: int) -> None:
@@ -51,8 +52,11 @@ class AllHeadsNorm(nn.Module):
         width = x_TW.shape[-1] * self._group.size // self._replicas
         own_T = wide_TW.square().sum(dim=-1) / (self._replicas * width)
         mean_T: Tensor = _SumOverRanks.apply(own_T, self._group)  # type: ignore[no-untyped-call]
-        weight = self.weight.to(wide_TW.dtype) + self._added
-        return (wide_TW * (mean_T + self.eps).rsqrt()[:, None] * weight).to(x_TW.dtype)
+        normed_TW = wide_TW * (mean_T + self.eps).rsqrt()[:, None]
+        if self.weight is not None:
+            weight = self.weight.to(wide_TW.dtype)
+            normed_TW = normed_TW * (weight + self._added if self._added else weight)
+        return normed_TW.to(x_TW.dtype)
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -8,6 +8,7 @@ from data.batch import PackedBatch
 from data.packing.spans import starts_of
 from model.attention.core import choose_core
 from model.config import ModelConfig
+from model.layer_pattern import KindConfig
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh
 from parallel.parallelize import LocalModel, build_local
@@ -43,7 +44,29 @@ LLAMA = replace(
     layer_pattern=["window_rope", "chunk_nope"],
     chunk=25,
 )
-MODELS = {"cohere": MODEL, "llama": LLAMA}
+# Forms of attention in one kind of layer, and another form or none in the other.
+GATED = replace(
+    MODEL,
+    qk_norm=True,
+    qk_norm_at="after",
+    gate="sigmoid",
+    gate_over="channel",
+    kinds={
+        "window_rope": KindConfig(sinks=True, gate="softplus", gate_over="head", value_scale=0.7),
+        "full_nope": KindConfig(qk_norm_weight=False),
+    },
+)
+NORMED = replace(
+    LLAMA,
+    qk_norm_over="projection",
+    gate="softplus",
+    gate_over="channel",
+    kinds={
+        "window_rope": KindConfig(qk_norm_at="after", qk_norm_weight=False, gate="sigmoid"),
+        "chunk_nope": KindConfig(gate_over="head"),
+    },
+)
+MODELS = {"cohere": MODEL, "llama": LLAMA, "gated": GATED, "normed": NORMED}
 
 
 def built(

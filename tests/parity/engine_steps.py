@@ -25,7 +25,7 @@ from parallel.checkpoint.index import Index
 from parallel.config import OptimizerConfig, ParallelConfig
 from parallel.engine.optimizers import has_decay
 from parallel.mesh import Mesh, World, arrange
-from tests.parity.layout_cases import MODELS, TOKENS, Case
+from tests.parity.layout_cases import TOKENS, Case
 from tests.parity.streams import (
     BASE,
     NUM_SOURCES,
@@ -88,14 +88,14 @@ def step(
     """Step `number` of the case's streams; with a `limit` below the loss it is skipped."""
     everything = streams(case, first=number * 8)
     mine = tuple(
-        part_of_rank(stream, MODELS[case.model], mesh, parallel)
+        part_of_rank(stream, case.config, mesh, parallel)
         for stream in everything[mesh.data.rank :: mesh.data.size]
     )
     weights = (1.0,) * NUM_SOURCES
     shape = BatchShape(TOKENS, len(everything) * TOKENS, TOKENS, weights)
     batch = GlobalBatch(shape, mine, valid_by_source(everything), 0, {})
     stage = Stage("only", 0, 0, STEPS, shape, BaseCurve(((0, BASE),)), None)
-    model = MODELS[case.model]
+    model = case.config
     return optimizer_step(
         trainer,
         mesh,
@@ -122,7 +122,7 @@ def oracle(
     case: Case, optimizer: Callable[[Named], Callable[[], object]] = adamw
 ) -> tuple[list[float], list[float], dict[str, Tensor]]:
     """Losses and gradient norms of all steps, and the weights after the last one, on one process."""
-    config = MODELS[case.model]
+    config = case.config
     core = choose_core("dense", CPU, torch.float32, softcap=config.attention_softcap)
     model = Transformer(config, core)
     initialize(model, config, SEED)
@@ -141,7 +141,7 @@ def oracle(
 
 def losses_by_source(case: Case) -> tuple[float, ...]:
     """Of the first step, per valid token of every source, on one process; NaN for a source that has none."""
-    config, batch = MODELS[case.model], streams(case)
+    config, batch = case.config, streams(case)
     core = choose_core("dense", CPU, torch.float32, softcap=config.attention_softcap)
     model = Transformer(config, core)
     initialize(model, config, SEED)
@@ -229,7 +229,7 @@ class Walk:
 
     def _build(self, mesh: Mesh) -> Trainer:
         config = {"optimizer": self.optimizer, "precision": self.precision}
-        return trainer_of(mesh, MODELS[self.case.model], self.layout, **config)
+        return trainer_of(mesh, self.case.config, self.layout, **config)
 
     def _step(self, trainer: Trainer, mesh: Mesh, number: int, limit: float = math.inf) -> Any:
         return step(trainer, mesh, self.case, self.layout, number, limit)

@@ -78,10 +78,36 @@ MODELS = {
 FORMS = {
     "gated": replace(
         MODELS["cohere"],
+        sinks=True,
+        gate="sigmoid",
+        gate_over="channel",
         kinds={
-            "near": KindConfig(like="window_rope", window=5, sinks=True),
-            "wide": KindConfig(like="window_rope", window=17),
-            "part": KindConfig(like="chunk_rope", chunk=20, sinks=True),
+            "near": KindConfig(
+                like="window_rope", window=5, gate="softplus", gate_over="head", value_scale=0.7
+            ),
+            "wide": KindConfig(
+                like="window_rope",
+                window=17,
+                sinks=False,
+                gate="none",
+                qk_norm=True,
+                qk_norm_at="after",
+                qk_norm_weight=False,
+            ),
+            "part": KindConfig(like="chunk_rope", chunk=20),
+        },
+    ),
+    "normed": replace(
+        MODELS["llama"],
+        gate="sigmoid",
+        kinds={
+            "window_rope": KindConfig(qk_norm_at="after", value_scale=0.7),
+            "full_rope": KindConfig(
+                rope=MODELS["llama"].kinds["full_rope"].rope,
+                qk_norm_weight=False,
+                gate="softplus",
+                gate_over="channel",
+            ),
         },
     ),
     "scaled": replace(

@@ -74,7 +74,7 @@ def three_steps(world: World, case: Case, zero_stage: int) -> Trained:
     """This rank's part of it. Collective."""
     parallel = case.parallel(zero_stage)
     mesh = arrange(world, parallel.topology(world.world_size))
-    trainer = trainer_of(mesh, MODELS[case.model], parallel, keep_for_backward=case.keep)
+    trainer = trainer_of(mesh, case.config, parallel, keep_for_backward=case.keep)
     found = [step(trainer, mesh, case, parallel, number) for number in range(STEPS)]
     assert all(result.applied for result in found)
     trained = weights(trainer)

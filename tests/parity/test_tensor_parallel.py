@@ -17,6 +17,7 @@ from model import loss as loss_module
 from model.attention.core import AttentionCore, choose_core
 from model.config import ModelConfig
 from model.initialization import initialize
+from model.layer_pattern import KindConfig
 from model.loss import IGNORE
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
@@ -164,6 +165,13 @@ IMPORTED = {
     "query_scale": 1.5,
     "embedding_scale": 4.0,
 }
+GATED = {
+    "gate": "sigmoid",
+    "kinds": {
+        "window_rope": KindConfig(sinks=True, gate_over="channel", qk_norm_at="after"),
+        "full_nope": KindConfig(gate="softplus", value_scale=0.7, qk_norm_weight=False),
+    },
+}
 CASES: dict[str, tuple[int, dict[str, Any], float]] = {
     "2 ranks": (2, {"norm": "rmsnorm"}, 0.0),
     "2 ranks, sequential, tied": (2, {"block": "sequential", "tie_embeddings": True}, 1e-2),
@@ -183,6 +191,12 @@ CASES: dict[str, tuple[int, dict[str, Any], float]] = {
         4,
         {**IMPORTED, "num_kv_heads": 2, "activation": "clamped_silu", "attention_softcap": 0.0},
         1e-3,
+    ),
+    "2 ranks, gated": (2, {**GATED, "num_kv_heads": 1}, 0.0),
+    "4 ranks, gated, norms of rotated projections": (
+        4,
+        {**IMPORTED, **GATED, "sinks": False, "num_kv_heads": 2},
+        0.0,
     ),
     "2 ranks, parallel, biases": (
         2,

@@ -7,6 +7,7 @@ import pytest
 
 from model.attention.backends import BACKENDS
 from model.attention.core import IMPLEMENTATIONS
+from model.attention.gate import GATES as OUTPUT_GATES
 from model.block import BLOCKS
 from model.config import HALVES, ModelConfig
 from model.feed_forward.dense import GATES
@@ -35,6 +36,7 @@ def choices(schema: Any, name: str) -> set[str]:
         (ModelConfig, "block", HALVES),
         (ModelConfig, "norm", NORMS),
         (ModelConfig, "activation", GATES),
+        (ModelConfig, "gate", ["none", *OUTPUT_GATES]),
         (ModelConfig, "attention_backend", ["auto", *BACKENDS]),
         (ModelConfig, "attention_backend", ["auto", *(each.backend.name for each in IMPLEMENTATIONS)]),
         (KindConfig, "like", ["", *LAYER_KINDS]),

@@ -15,6 +15,7 @@ FLOORS = {
         position/scales
         position
         layer_pattern
+        overrides
         config
         parameters at_step
         kind_at_step

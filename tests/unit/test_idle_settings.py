@@ -90,7 +90,7 @@ def outcome(run: RunConfig) -> dict[str, Any]:
         del parts["model"][name]
     if all(stage.parallel.sequence > 1 for stage in schedule.stages):
         del parts["model"]["attention_backend"]
-    if not run.model.qk_norm:
+    if not any(spec.qk_norm for spec in specs):
         del parts["model"]["qk_norm_over"]
     parts["schedule"] = [
         [(stage.name, stage.start, stage.end, shape_of(stage, specs)) for stage in schedule.stages],
@@ -105,11 +105,21 @@ def outcome(run: RunConfig) -> dict[str, Any]:
         name: s for name, s in waits.items() if name in {*used, "data", "control", "checkpoint"}
     }
     parts["layers"] = [
-        asdict(replace(spec, kind="", rope=None))
-        | {"rope": spec.rope and rotation(asdict(spec.rope))}
-        for spec in specs
+        attention(spec) | {"rope": spec.rope and rotation(asdict(spec.rope))} for spec in specs
     ]
     return parts | {name: part(run) for name, part in EFFECTIVE.items()}
+
+
+def attention(spec: LayerSpec) -> dict[str, Any]:
+    found = asdict(replace(spec, kind="", rope=None))
+    for key, read in (
+        ("qk_norm_at", spec.qk_norm and spec.rope is not None),
+        ("qk_norm_weight", spec.qk_norm),
+        ("gate_over", spec.gate != "none"),
+    ):
+        if not read:
+            del found[key]
+    return found
 
 
 def shape_of(stage: Stage, specs: list[LayerSpec]) -> BatchShape:
@@ -204,11 +214,13 @@ def values_of(key: str, present: Any) -> Iterator[str]:
         yield from SPECIAL[key]
         return
     names = get_args(annotation(key))
+    if type(None) in names:  # Literal[...] | None
+        names = tuple(name for name in get_args(names[0]) if isinstance(name, str))
     if isinstance(present, bool):
         yield str(not present).lower()
     elif isinstance(present, int | float):
         yield from (str(2 * present + 8), str(present / 2), str(2 * present), str(present + 1), "1")
-    elif present is None:
+    elif present is None and not names:
         yield from ("1", "other")
     elif names and all(isinstance(name, str) for name in names):
         yield from (name or "''" for name in names if name != present)

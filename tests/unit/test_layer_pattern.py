@@ -110,7 +110,9 @@ TWO = ["window_rope", "full_nope"]
         ([*TWO, "full"], {"full": {"like": "full_rope"}}, ".full: a kind's name"),
         ([*TWO, "a b"], {"a b": {"like": "full_rope"}}, ".a b: a kind's name"),
         ([*TWO, "near"], {}, "model.layer_pattern: near is unknown; there are window_rope"),
-        (TWO, {"full_nope": {"sinks": False}}, ".full_nope.sinks=False: has no effect, it is model.sinks"),
+        (TWO, {"full_nope": {"sinks": False}}, ".full_nope.sinks=False: has no effect, it is that of model.sinks"),
+        (TWO, {"full_nope": {"gate_over": "channel"}}, ".full_nope.gate_over=channel: has no effect without a gate"),
+        (TWO, {"full_nope": {"qk_norm": True, "qk_norm_at": "after"}}, ".full_nope.qk_norm_at=after: has no effect"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_of_a_kind_is_one_line_with_a_way_out(pattern, kinds, line):
@@ -118,12 +120,6 @@ def test_a_wrong_setting_of_a_kind_is_one_line_with_a_way_out(pattern, kinds, li
     assert found[0].removeprefix("model.kinds").startswith(line)
     assert ";" in found[0]
     assert len(found) == 1 or "near" in kinds  # a wrong choice is judged as none
-
-
-def test_a_value_of_the_model_that_every_kind_replaces_has_no_effect():
-    kinds = {name: KindConfig(sinks=False) for name in TWO}
-    (line,) = ModelConfig(sinks=True, kinds=kinds).problems()
-    assert line.startswith("model.sinks=True: has no effect")
 
 
 def test_the_default_configuration_is_sound():

@@ -9,9 +9,17 @@ under recipe=full_rope), or if the value is the default.
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from model.layer_pattern import expand_pattern, uses_model_chunk, uses_model_window
+from model.layer_pattern import (
+    OVERRIDES,
+    LayerSpec,
+    expand_pattern,
+    uses_model_chunk,
+    uses_model_window,
+)
+from model.overrides import is_inherited
 from parallel.config import ParallelConfig
 from train.configuration.keys import field_at
 from train.configuration.schema import (
@@ -125,6 +133,14 @@ def _reads_positions(run: RunConfig, stage: str) -> bool:
     )
 
 
+def _some_layer(run: RunConfig, has: Callable[[LayerSpec], bool]) -> bool:
+    return bool(run.model.problems()) or any(map(has, expand_pattern(run.model)))
+
+
+def _is_inherited(run: RunConfig, _: str, *, field: str) -> bool:
+    return bool(run.model.problems()) or is_inherited(run.model, field)
+
+
 def _first_base(run: RunConfig) -> RopeBase | None:
     return next((stage.rope_base for stage in run.schedule.stages.values()), None)
 
@@ -198,8 +214,16 @@ ROWS = (
     ),
     Row(
         ("model.qk_norm_over",),
-        lambda run, _: run.model.qk_norm,
+        lambda run, _: _some_layer(run, lambda spec: spec.qk_norm),
         "without a norm; set model.qk_norm=true",
+    ),
+    *(
+        Row(
+            (f"model.{field}",),
+            partial(_is_inherited, field=field),
+            "where no kind of layer takes the model's value or reads it; drop it",
+        )
+        for field in OVERRIDES
     ),
     Row(
         ("schedule.stages.NAME.rope_base",),
