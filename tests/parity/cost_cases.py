@@ -9,6 +9,8 @@ from data.packing.spans import starts_of
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.layer_pattern import KindConfig
+from model.position.scales.llama4 import Llama4Scale
+from model.position.scales.ssmax import SsmaxScale
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh
 from parallel.parallelize import LocalModel, build_local
@@ -43,6 +45,11 @@ LLAMA = replace(
     num_kv_heads=1,
     layer_pattern=["window_rope", "chunk_nope"],
     chunk=25,
+    # Queries of one kind are scaled by given numbers, those of the other by learned ones.
+    kinds={
+        "window_rope": KindConfig(position_scale=Llama4Scale(floor_scale=8)),
+        "chunk_nope": KindConfig(position_scale=SsmaxScale()),
+    },
 )
 # Forms of attention in one kind of layer, and another form or none in the other.
 GATED = replace(

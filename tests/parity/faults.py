@@ -44,7 +44,7 @@ Patch = pytest.MonkeyPatch
 # Tensor.
 
 
-def _cut_otherwise(patch: Patch, layers: str, **changes: Any) -> None:
+def cut_otherwise(patch: Patch, layers: str, **changes: Any) -> None:
     """For gradients and norm alone; how parameters are really cut stays."""
 
     def wrongly(name: str, *arguments: Any) -> Cut:
@@ -55,15 +55,15 @@ def _cut_otherwise(patch: Patch, layers: str, **changes: Any) -> None:
 
 
 def norm_gradients_are_not_summed(patch: Patch) -> None:
-    _cut_otherwise(patch, "norm", replicas=1)
+    cut_otherwise(patch, "norm", replicas=1)
 
 
 def key_value_replicas_are_not_summed(patch: Patch) -> None:
-    _cut_otherwise(patch, r"k_proj\.|v_proj", replicas=1)
+    cut_otherwise(patch, r"k_proj\.|v_proj", replicas=1)
 
 
 def key_value_replica_counts_twice_in_the_norm(patch: Patch) -> None:
-    _cut_otherwise(patch, r"k_proj\.|v_proj", is_owner=True)
+    cut_otherwise(patch, r"k_proj\.|v_proj", is_owner=True)
 
 
 def every_rank_adds_the_whole_bias(patch: Patch) -> None:
@@ -346,7 +346,7 @@ PIPELINE = Case(1, 2, 1, 1, "1f1b", "-", 2, "cohere", "everything")
 _KEYS = r"k_proj|v_proj"
 FAULTS = (
     Fault(norm_gradients_are_not_summed, TENSOR, False, r"\.norm", r"loss|_proj\.|embedding|head"),
-    Fault(key_value_replicas_are_not_summed, TENSOR, False, _KEYS, "loss|norm|[qo]_proj|head"),
+    Fault(key_value_replicas_are_not_summed, TENSOR, False, _KEYS, r"loss|[._]norm|[qo]_proj|head"),
     Fault(key_value_replica_counts_twice_in_the_norm, TENSOR, True, "gradient norm of step 1"),
     Fault(every_rank_adds_the_whole_bias, TENSOR, False, r"(o|down)_proj\.bias", "loss|weight"),
     Fault(norm_over_all_heads_sees_those_of_its_rank, TENSOR, False, "loss", "valid tokens"),

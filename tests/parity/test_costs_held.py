@@ -19,6 +19,7 @@ from model.config import ModelConfig
 from model.flops import parameter_count
 from model.kind_at_step import KindAtStep, make_kinds
 from model.layer_pattern import expand_pattern
+from model.position.placing import Placing
 from model.transformer import Transformer
 from parallel.config import OptimizerConfig, ParallelConfig
 from parallel.costs.held import (
@@ -63,7 +64,7 @@ BYTES = {torch.bfloat16: 2, torch.float32: 4, torch.float64: 8}
 )
 @pytest.mark.parametrize("name", MODELS)
 def test_layers_keep_what_the_formula_says(name: str, parallel: ParallelConfig) -> None:
-    """To the byte, in three precisions: what autograd saves of one layer, parameters and rotation left out."""
+    """To the byte, in three precisions: what autograd saves of one layer, parameters, rotation and factors left out."""
     config = MODELS[name]
 
     def work(rank: int, world_size: int) -> list[tuple[int, int]]:
@@ -89,13 +90,18 @@ def kept_and_expected(
         keeping = KeptTensors(model)
         with keeping.hooks:
             model.run_layer(model.layers[index], x_TD, batch.layout, kinds[index])
-        rotation = kinds[index].placing.rotation
-        turns = rotation.turns_TP2.untyped_storage().data_ptr() if rotation else 0
-        kept += keeping.bytes - keeping.storages.get(turns, 0)
+        kept += keeping.bytes - shared_bytes(keeping, kinds[index].placing)
         spec = expand_pattern(config)[int(index)]
         received = brought(batch, spec.kind)
         expected += layer_activations(stage, spec, tokens, received_keys=received)
     return kept, expected
+
+
+def shared_bytes(keeping: KeptTensors, placing: Placing) -> int:
+    """Bytes among the kept ones that all layers of a kind share: the rotation, and the factors of queries."""
+    rotation, factors_T = placing.rotation, placing.query_factors_T
+    shared = [x for x in (rotation and rotation.turns_TP2, factors_T) if x is not None]
+    return sum(keeping.storages.get(x.untyped_storage().data_ptr(), 0) for x in shared)
 
 
 def kinds_of(model: Transformer, batch: MicroBatch, dtype: torch.dtype) -> dict[str, KindAtStep]:

@@ -50,6 +50,7 @@ from train.objective import losses_by_source, to_device
 
 # Beside the names of gradients.
 BY_SOURCE = "by source"
+NORM = "gradient norm"
 FIRST = (*FIRST_CASES, *KEPT_ATTENTION)
 OTHERS = tuple(case for case in CASES if case not in FIRST_CASES)
 
@@ -72,7 +73,8 @@ def oracle(case: Case) -> tuple[float, dict[str, Tensor]]:
         loss += sums.loss_sum.detach() / valid
         by_source += summed_by_source(sums.losses_T, b) / valid
     found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    return float(loss), found | {BY_SOURCE: by_source}
+    norm = torch.stack([gradient.square().sum() for gradient in found.values()]).sum().sqrt()
+    return float(loss), found | {BY_SOURCE: by_source, NORM: norm}
 
 
 def build(case: Case, mesh: Mesh) -> LocalModel:
@@ -91,7 +93,7 @@ def build(case: Case, mesh: Mesh) -> LocalModel:
 
 
 def gradients(case: Case, mesh: Mesh) -> tuple[float, int, dict[str, Tensor]]:
-    """Loss, valid tokens of this rank's stage and every gradient it answers for, whole; losses by source."""
+    """Loss, valid tokens of this rank's stage and every gradient it answers for, whole; losses by source, norm."""
     local = build(case, mesh)
     parameters, tied = finish(local, mesh)
     valid = sum(b.valid_tokens for b in streams(case))
@@ -121,10 +123,14 @@ def gradients(case: Case, mesh: Mesh) -> tuple[float, int, dict[str, Tensor]]:
         add_tied(tied, parameters.named.get("embedding.weight"))
     mesh.sum_over_world(sums)
     found = {BY_SOURCE: mesh.sum_over_world(by_source)}
+    squares = torch.zeros((), dtype=torch.float64)
     for name, parameter in parameters.named.items():
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         dist.all_reduce(gradient, group=mesh.zero.group)
         found[name] = parameters.joined(name, gather(gradient, mesh.tensor))
+        # As DeepSpeed counts: what this rank owns, once for all ranks that hold the sum.
+        squares += gradient.square().sum() * parameter.tensor_model_parallel / mesh.zero.size
+    found[NORM] = mesh.sum_over_world(squares).sqrt()
     return float(sums[0]), int(sums[1]), found
 
 
@@ -178,7 +184,7 @@ def errors(case: Case, results: list[tuple[float, int, dict[str, Tensor]]]) -> d
 
 def check(case: Case, results: list[tuple[float, int, dict[str, Tensor]]]) -> None:
     """Every rank's results against the oracle's; the message names all that is wrong, the worst gradient first."""
-    tolerances = {"loss": 1e-12, "valid tokens": 0.0, BY_SOURCE: 1e-12}
+    tolerances = {"loss": 1e-12, "valid tokens": 0.0, BY_SOURCE: 1e-12, NORM: 1e-12}
     found = errors(case, results)
     wrong = [name for name in found if not found[name] <= tolerances.get(name, 1e-10)]
     wrong.sort(key=lambda name: (name not in tolerances, -found[name]))
@@ -209,7 +215,7 @@ def test_a_pipeline_alone_keeps_every_bit() -> None:
         for case in cases:
             loss, _, found = gradients(case, arrange(world, case.parallel().topology(world_size)))
             expected_loss, expected = oracle(case)
-            found.pop(BY_SOURCE)  # the oracle adds in another order
+            del found[BY_SOURCE], found[NORM]  # the oracle adds in another order
             if case.config.tie_embeddings:
                 found.pop("embedding.weight", None)
             wrong += [f"{n} {case}" for n in found if not torch.equal(found[n], expected[n])]
