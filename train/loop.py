@@ -230,6 +230,7 @@ def _advance(run: Run, batch: GlobalBatch, point: Point) -> None:
     state.cursor = batch.cursor
     state.rope_base = bases_by_kind(point.model, point.rope_base)
     state.model = dataclasses.asdict(point.model)
+    state.document_rules = dataclasses.asdict(batch.shape.rules)
     state.context_length = max(state.context_length, batch.shape.position_length)
 
 

@@ -3,7 +3,9 @@
 Reads no tensors and no tokens, so `--check` makes the same comparison as the run.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +62,38 @@ def obstacles(
 
     sources: the training files in order; empty: they do not exist yet, and are not compared.
     """
-    point = last_point(schedule, state)
-    return differences(
+    point, allowed = last_point(schedule, state), config.checkpoint.allow_changes
+    found = differences(
         state,
         point.model,
         optimizer=config.optimizer.name,
         rope_base=bases_by_kind(point.model, point.rope_base),
         data=data_identity(config, sources) if sources else state.data,
         tokenizer=tokenizer_identity(sources) if sources else _unknown_tokenizer(state),
-        allowed=config.checkpoint.allow_changes,
+        allowed=allowed,
     )
+    return found + _other_rules(state, point, allowed)
+
+
+def _other_rules(state: RunState, point: Point, allowed: Sequence[str]) -> list[str]:
+    """Returns how the schedule keeps documents apart otherwise than at the last step before `state`."""
+    rules = asdict(point.stage.shape.rules)
+    if "document_rules" in allowed or state.document_rules in ({}, rules):
+        return []
+    return [
+        f"schedule.stages.{point.stage.name}.{name}={_said(here)}: the checkpoint was trained with "
+        f"{_said(state.document_rules.get(name))}; restore the schedule, or set "
+        "checkpoint.allow_changes=[document_rules]"
+        for name, here in rules.items()
+        if state.document_rules.get(name) != here
+    ]
+
+
+def _said(value: Any) -> str:
+    """Returns a setting as YAML has it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {inner}" for name, inner in value.items()) + "}"
+    return json.dumps(value)
 
 
 def last_point(schedule: Schedule, state: RunState) -> Point:

@@ -41,7 +41,10 @@ class RunState:
     skipped_steps: int = 0
     # Base of the rotary layers by kind, as of the last step: {"window": ..., "full": ...}; see `bases_by_kind`.
     rope_base: dict[str, float] = field(default_factory=dict)
-    # Longest sequence length trained on so far, in tokens; includes that of an imported model.
+    # How documents of a row were kept apart in the last step: the fields of `DocumentRules`. Empty: not known.
+    document_rules: dict[str, Any] = field(default_factory=dict)
+    # Longest sequence length trained on so far in tokens, under PoSE that of positions; includes that of an imported
+    # model.
     context_length: int = 0
     # The packer's place in the data: see data/packing/planner.py. Empty at the start.
     cursor: dict[str, Any] = field(default_factory=dict)

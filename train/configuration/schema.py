@@ -279,7 +279,9 @@ class CheckpointConfig:
     resume: Annotated[str, PathMark(frozenset({"auto", "never"}))] = "auto"
     # Differences between the checkpoint and the configuration that are accepted; the start fails on any other.
     allow_changes: list[
-        Literal["rope_base", "rope_scaling", "position_scale", "data", "tokenizer"]
+        Literal[
+            "rope_base", "rope_scaling", "position_scale", "document_rules", "data", "tokenizer"
+        ]
     ] = field(default_factory=list)
 
 

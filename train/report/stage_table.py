@@ -4,7 +4,7 @@ import html
 
 from train.report.overview import quarter_gain
 from train.report.record import NUM_COLOURS, RunRecord
-from train.report.rows import finite_value, known, mapping, weighted_mean
+from train.report.rows import Row, finite_value, known, mapping, weighted_mean
 from train.report.tables import html_table
 from train.report.units import percent, short_number, signed, whole_number
 
@@ -48,6 +48,7 @@ def _cells(record: RunRecord, stage: str) -> dict[str, str]:
         "Steps": whole_number(len(steps)) if steps else "",
         "Sequence length": whole_number(length) if length else "",
         "RoPE base": whole_number(base) if base else "",
+        "Documents": documents_words(plan),
         "Peak learning rate": f"{rate:.2g}" if rate is not None else "",
         "Batch, tokens": short_number(batch) if batch else "",
         "Held-out loss": f"{loss:.3f}" if loss is not None else "",
@@ -68,6 +69,18 @@ def _tokens(record: RunRecord, stage: str) -> str:
         return f"not reached, {short_number(wanted)} planned" if wanted else "not reached"
     unfinished = wanted and seen < 0.999 * wanted
     return short_number(seen) + (f" of {short_number(wanted)}" if wanted and unfinished else "")
+
+
+def documents_words(plan: Row) -> str:
+    """Returns how documents of a row are kept apart, where that is not the default: "no mask, positions go on"."""
+    pose = mapping(plan, "pose")
+    reached, chunks = finite_value(pose, "target_length"), finite_value(pose, "chunks")
+    words = (
+        "no mask" if plan.get("document_mask") is False else "",
+        "positions go on" if plan.get("reset_positions") is False else "",
+        f"PoSE to {whole_number(reached)} in {chunks:.0f} chunks" if reached and chunks else "",
+    )
+    return ", ".join(filter(None, words))
 
 
 def _layout(record: RunRecord, stage: str) -> str:
