@@ -246,7 +246,7 @@ def write(rope: RopeSettings, base: float, head_dim: int) -> Json:
         return {"rope_type": "default", "rope_theta": ntk_base(base, rope.factor, head_dim)}
     if not isinstance(rope, LinearRope | YarnRope | Llama3Rope):
         raise CannotExpress(
-            [f"rope scaling={rope.scaling}: transformers has none; it reads {', '.join(_SCALINGS)}"]
+            [f"rope scaling={rope.scaling}: exports write only {', '.join(_SCALINGS)}"]
         )
     written: Json = {"rope_type": rope.scaling, "rope_theta": base, "factor": rope.factor}
     if isinstance(rope, YarnRope | Llama3Rope):
@@ -254,11 +254,15 @@ def write(rope: RopeSettings, base: float, head_dim: int) -> Json:
     if isinstance(rope, Llama3Rope):
         written |= {"low_freq_factor": rope.low_frequency, "high_freq_factor": rope.high_frequency}
     if isinstance(rope, YarnRope):
+        if rope.ramp != "reference":
+            raise CannotExpress(
+                [f"rope ramp={rope.ramp}: transformers has only the reference ramp"]
+            )
         written |= {"beta_fast": rope.beta_fast, "beta_slow": rope.beta_slow}
         if not rope.truncate:
             written["truncate"] = False
-        if rope.attention_factor:
-            written["attention_factor"] = rope.attention_factor
+        if rope.attention_factor or rope.mscale:
+            written["attention_factor"] = rope.factor_of_turns
     return written
 
 

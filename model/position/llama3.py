@@ -3,25 +3,22 @@
     wavelength   .. original / high ........ original / low ..
     frequency      kept        blended         divided by factor
 
-Source: the released code of Llama 3.1. Shape letters: P pairs.
+Source: the released code of Llama 3.1.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import numpy
 from annotated_types import Ge
 
-from model.position.lengths import length_problems
 from model.position.settings import (
     Frequencies,
     Positive,
     RopeInput,
     ScaledRope,
-    Values,
     below_problems,
 )
+from model.position.turns import blended_by_turns, length_problems
 
 
 @dataclass
@@ -38,7 +35,7 @@ class Llama3Rope(ScaledRope):
 
     def scaled(self, given: RopeInput) -> Frequencies:
         """The scaled frequencies."""
-        scaled_P = llama3(
+        scaled_P = blended_by_turns(
             given.unscaled(),
             self.factor,
             original_length=self.original_length,
@@ -54,18 +51,3 @@ class Llama3Rope(ScaledRope):
             self.scaling, key, self.original_length, ("low_frequency", self.low_frequency)
         )
         return self.factor_problems(key) + found
-
-
-def llama3(
-    radians_P: Values,
-    factor: float,
-    *,
-    original_length: int,
-    low: float = 1.0,
-    high: float = 4.0,
-) -> Values:
-    """The scaled frequencies, (P,). A pair that makes `high` or more turns over `original_length` is kept, one that
-    makes `low` or fewer is divided by `factor`."""
-    turns_P = original_length * radians_P / (2.0 * math.pi)
-    kept_P = numpy.clip((turns_P - low) / (high - low), 0.0, 1.0)
-    return kept_P * radians_P + (1.0 - kept_P) * radians_P / factor

@@ -8,15 +8,17 @@ from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
 
+from model.position.dynamic_ntk import DynamicNtkRope
 from model.position.linear import LinearRope
 from model.position.llama3 import Llama3Rope
+from model.position.longrope import LongRope
 from model.position.ntk import NtkRope
 from model.position.rope import Rope
 from model.position.settings import RopeSettings
 from model.position.yarn import YarnRope
 
 # The first one is taken where no method is given.
-RopeMethod = Rope | LinearRope | NtkRope | YarnRope | Llama3Rope
+RopeMethod = Rope | LinearRope | NtkRope | DynamicNtkRope | YarnRope | Llama3Rope | LongRope
 
 # Keys: the values of `scaling`.
 METHODS: Mapping[str, type[RopeSettings]] = MappingProxyType(

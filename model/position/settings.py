@@ -156,7 +156,8 @@ class RopeSettings:
 class ScaledRope(RopeSettings):
     """A rotation that is scaled to a longer context."""
 
-    # Scaling factor: context length divided by the trained length; every scaling.
+    # Scaling factor: context length divided by the trained length. dynamic_ntk: 1 follows the paper, more scales more.
+    # longrope: of the attention factor only.
     factor: Factor = 1.0
 
     def factor_problems(self, key: str, *, acts_at_1: bool = False) -> list[str]:

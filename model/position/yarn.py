@@ -17,7 +17,6 @@ from typing import Annotated, Literal
 import numpy
 from annotated_types import Ge
 
-from model.position.lengths import length_problems
 from model.position.settings import (
     Frequencies,
     NotNegative,
@@ -27,6 +26,7 @@ from model.position.settings import (
     Values,
     below_problems,
 )
+from model.position.turns import blended_by_turns, length_problems
 
 # Width of the ramp where `low` equals `high`.
 _LEAST_WIDTH = 0.001
@@ -43,22 +43,51 @@ class YarnRope(ScaledRope):
     beta_fast: Positive = 32.0
     # A pair with at most this many turns over original_length is interpolated.
     beta_slow: Positive = 1.0
-    # Whether the ends of the ramp are rounded outwards to whole pairs.
+    # Ramp between beta_fast and beta_slow. reference: linear in the pair's index, as in the released code and
+    # transformers. paper: linear in the number of turns.
+    ramp: Literal["reference", "paper"] = "reference"
+    # Whether the ends of the reference ramp are rounded outwards to whole pairs.
     truncate: bool = True
-    # Factor of cosines and sines; 0: that of the method, for YaRN 0.1 ln(factor) + 1.
+    # Factor of cosines and sines; 0: that of the method: 0.1 ln(factor) + 1 for yarn, sqrt(1 + ln(factor) /
+    # ln(original_length)) for longrope.
     attention_factor: NotNegative = 0.0
+    # DeepSeek's scale of the attention factor: cosines and sines are multiplied by (0.1 mscale ln(factor) + 1) /
+    # (0.1 mscale_all_dim ln(factor) + 1); 0: not used.
+    mscale: NotNegative = 0.0
+    # DeepSeek's second factor, see mscale; 0: not used.
+    mscale_all_dim: NotNegative = 0.0
 
     def scaled(self, given: RopeInput) -> Frequencies:
         """The scaled frequencies, and the factor of cosines and sines."""
-        scaled_P = yarn(
-            given,
-            self.factor,
-            original_length=self.original_length,
-            fast=self.beta_fast,
-            slow=self.beta_slow,
-            truncate=self.truncate,
-        )
-        return Frequencies(scaled_P, self.attention_factor or yarn_attention_factor(self.factor))
+        if self.ramp == "paper":
+            scaled_P = blended_by_turns(
+                given.unscaled(),
+                self.factor,
+                original_length=self.original_length,
+                low=self.beta_slow,
+                high=self.beta_fast,
+            )
+        else:
+            scaled_P = yarn(
+                given,
+                self.factor,
+                original_length=self.original_length,
+                fast=self.beta_fast,
+                slow=self.beta_slow,
+                truncate=self.truncate,
+            )
+        return Frequencies(scaled_P, self.factor_of_turns)
+
+    @property
+    def factor_of_turns(self) -> float:
+        """The factor of cosines and sines."""
+        if self.mscale:
+            above, below = (
+                yarn_attention_factor(self.factor, scale)
+                for scale in (self.mscale, self.mscale_all_dim)
+            )
+            return above / below
+        return self.attention_factor or yarn_attention_factor(self.factor)
 
     def own_problems(self, key: str, given: RopeInput) -> list[str]:  # noqa: ARG002
         """Returns the broken rules of the method's own fields."""
@@ -66,6 +95,20 @@ class YarnRope(ScaledRope):
         found = found or length_problems(
             self.scaling, key, self.original_length, ("beta_slow", self.beta_slow)
         )
+        if self.ramp == "paper" and not self.truncate:
+            found.append(
+                f"{key}.truncate=false: has no effect with {key}.ramp=paper, which has no ends in pairs; drop it"
+            )
+        if (self.mscale > 0.0) != (self.mscale_all_dim > 0.0):
+            found.append(
+                f"{key}.mscale={self.mscale}: must be given together with mscale_all_dim={self.mscale_all_dim}; "
+                "give both, or neither"
+            )
+        elif self.mscale and self.attention_factor:
+            found.append(
+                f"{key}.attention_factor={self.attention_factor}: stands against mscale and mscale_all_dim; give one "
+                "or the other"
+            )
         return self.factor_problems(key, acts_at_1=self.attention_factor > 0.0) + found
 
 

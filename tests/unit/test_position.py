@@ -4,11 +4,15 @@ import math
 
 import numpy
 import pytest
+import torch
 
+from model.position.dynamic_ntk import DynamicNtkRope, dynamic_ntk_base
 from model.position.linear import LinearRope, interpolate
-from model.position.llama3 import Llama3Rope, llama3
-from model.position.ntk import ntk_base
+from model.position.llama3 import Llama3Rope
+from model.position.longrope import LongRope, longrope_attention_factor
+from model.position.ntk import NtkRope, ntk_base
 from model.position.rope import Rope
+from model.position.rotation import make_rotation
 from model.position.settings import RopeInput, inverse_frequencies
 from model.position.yarn import YarnRope, yarn, yarn_attention_factor
 
@@ -72,7 +76,7 @@ def test_attention_factors_with_the_two_scales_of_deepseek():
 
 def test_golden_values_of_llama_3_1():
     theta = inverse_frequencies(5e5, 128)
-    scaled = llama3(theta, 8.0, original_length=8192)
+    scaled = Llama3Rope(factor=8.0, original_length=8192).frequencies(5e5, 128).radians_P
     ratio = scaled / theta
     golden = (1.0, 0.828168, 0.643743, 0.493507, 0.371122, 0.271425, 0.190211, 0.125)
     for pair, value in enumerate(golden, start=28):
@@ -80,6 +84,107 @@ def test_golden_values_of_llama_3_1():
     assert (ratio == 1.0).sum() == 29
     assert scaled[29] == pytest.approx(2.166571e-3, rel=1e-6)
     assert scaled[63] == pytest.approx(3.068926e-7, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("factor", "length", "base"),
+    [(2, 8192, 30_527.74), (2, 16_384, 72_195.86), (4, 8192, 51_293.79), (4, 4096, 1e4), (2, 7, 1e4)],
+)  # fmt: skip
+def test_golden_bases_of_dynamic_ntk_scaling(factor, length, base):
+    given = RopeInput(1e4, 128, 64, length)
+    assert dynamic_ntk_base(given, factor, 4096) == pytest.approx(base, abs=5e-3)
+    rope = DynamicNtkRope(factor=factor, original_length=4096)
+    found = rope.frequencies(1e4, 128, length=length).radians_P
+    numpy.testing.assert_allclose(found, inverse_frequencies(base, 128), rtol=1e-6)
+
+
+def test_dynamic_ntk_at_factor_1_is_the_form_of_the_paper():
+    found = DynamicNtkRope(original_length=4096).frequencies(1e4, 128, length=4 * 4096)
+    expected = NtkRope(factor=4.0).frequencies(1e4, 128)
+    numpy.testing.assert_allclose(found.radians_P, expected.radians_P, rtol=1e-14)
+
+
+def test_a_method_that_reads_the_length_is_not_computed_without_one():
+    with pytest.raises(AssertionError, match="needs the sequence length"):
+        DynamicNtkRope(original_length=64).frequencies(1e4, 8)
+
+
+def test_golden_values_of_yarn_with_the_ramp_of_the_paper():
+    rope = YarnRope(factor=8.0, original_length=4096, ramp="paper")
+    ratio = rope.frequencies(1e4, 128).radians_P / THETA
+    golden = {21: 0.99281, 25: 0.60065, 30: 0.34215, 40: 0.15496, 46: 0.125, 63: 0.125}
+    for pair, value in golden.items():
+        assert ratio[pair] == pytest.approx(value, abs=5e-6)
+
+
+def test_the_ramp_and_the_attention_factor_of_olmo_3():
+    found = YarnRope(factor=8.0, original_length=8192).frequencies(5e5, 128)
+    ratio = found.radians_P / inverse_frequencies(5e5, 128)
+    assert (ratio == 1.0).sum() == 19  # pairs 0 to 18
+    assert ratio[34] > 0.126
+    numpy.testing.assert_allclose(ratio[35:], 0.125, rtol=1e-14)
+    assert found.factor == pytest.approx(1.207944, abs=5e-7)
+
+
+def test_attention_factors_of_deepseek_come_from_both_scales():
+    rope = YarnRope(factor=40.0, original_length=4096, mscale=0.707, mscale_all_dim=1.0)
+    assert rope.frequencies(1e4, 64).factor == pytest.approx(0.92104, abs=5e-6)
+    same = YarnRope(factor=40.0, original_length=4096, mscale=1.0, mscale_all_dim=1.0)
+    assert same.frequencies(1e4, 64).factor == 1.0
+
+
+@pytest.mark.parametrize(("factor", "golden"), [(1, 1.0), (32, 1.190238), (512, 1.322876)])
+def test_golden_attention_factors_of_longrope(factor, golden):
+    assert longrope_attention_factor(factor, 4096) == pytest.approx(golden, abs=5e-7)
+
+
+LONG = LongRope(
+    factor=4.0,
+    original_length=64,
+    short_factors=[1.0, 1.0, 1.5, 2.0],
+    long_factors=[1.0, 2.0, 3.0, 4.0],
+    unscaled_tokens=4,
+)
+
+
+def test_longrope_divides_by_the_factors_of_the_length():
+    plain = inverse_frequencies(1e4, 8)
+    for length, factors in ((64, LONG.short_factors), (65, LONG.long_factors)):
+        found = LONG.frequencies(1e4, 8, length=length)
+        numpy.testing.assert_allclose(found.radians_P * factors, plain, rtol=1e-15)
+        assert found.factor == pytest.approx(math.sqrt(1 + math.log(4) / math.log(64)))
+
+
+def test_longrope_leaves_the_first_tokens_unscaled():
+    turns = make_rotation(
+        torch.arange(9), 1e4, head_dim=8, dtype=torch.float64, rope=LONG, length=128
+    ).turns_TP2
+    factor = math.sqrt(1 + math.log(4) / math.log(64))
+    for position in range(9):
+        for pair, divisor in enumerate(LONG.long_factors):
+            angle = position * 10.0**-pair / (divisor if position >= 4 else 1.0)
+            expected = [factor * math.cos(angle), factor * math.sin(angle)]
+            assert turns[position, pair].tolist() == pytest.approx(expected, abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        LinearRope(),
+        NtkRope(),
+        YarnRope(original_length=64),
+        YarnRope(original_length=64, ramp="paper"),
+        Llama3Rope(original_length=64),
+        LongRope(original_length=64, short_factors=[1.0] * 8, long_factors=[1.0] * 8),
+        DynamicNtkRope(factor=3.0, original_length=64),
+    ],
+    ids=lambda rope: f"{rope.scaling} {getattr(rope, 'ramp', '')}",
+)
+def test_factor_1_is_plain_rotation_exactly(rope):
+    """Dynamic NTK: up to the length before scaling, with any factor."""
+    found = rope.frequencies(1e4, 16, length=64)
+    assert numpy.array_equal(found.radians_P, inverse_frequencies(1e4, 16))
+    assert found.factor == 1.0
 
 
 def test_a_kind_of_layer_has_its_own_base_and_scaling():
