@@ -28,9 +28,9 @@ class LongRope(ScaledRope):
     scaling: Literal["longrope"] = "longrope"
     # Length in tokens before scaling.
     original_length: Annotated[int, Ge(0)] = 0
-    # Factors, one a pair, that divide the frequencies where the sequence length is at most original_length.
+    # One factor for each pair; it divides the pair's frequency where the sequence length is at most original_length.
     short_factors: list[Factor] = field(default_factory=list)
-    # Factors, one a pair, that divide the frequencies where the sequence length is above original_length.
+    # One factor for each pair; it divides the pair's frequency where the sequence length is above original_length.
     long_factors: list[Factor] = field(default_factory=list)
     # Number of tokens at the start of a document whose frequencies are not divided.
     unscaled_tokens: Annotated[int, Ge(0)] = 0

@@ -11,7 +11,9 @@ from itertools import combinations, product
 from data.packing.document_rules import BY_DOCUMENT, DocumentRules, Pose
 from model.config import ModelConfig
 from model.layer_pattern import KindConfig
+from model.position.dynamic_ntk import DynamicNtkRope
 from model.position.linear import LinearRope
+from model.position.longrope import LongRope
 from model.position.rope import Rope
 from model.position.scales.llama4 import Llama4Scale
 from model.position.scales.ssmax import SsmaxScale
@@ -74,6 +76,18 @@ MODELS = {
         logit_scale=0.5,
     ),
 }
+# Rotations of models below: a part of the head with whole wavelengths; methods that read the length of the streams.
+HALF = Rope(rotary_share=0.5, resonance=True)
+LONG = LongRope(
+    factor=2.0,
+    original_length=TOKENS // 2,
+    short_factors=[1.0] * 4,
+    long_factors=[1.0, 1.5, 2.0, 2.5],
+    unscaled_tokens=3,
+)
+PAPER = YarnRope(
+    factor=2.0, original_length=48, ramp="paper", rotary_share=0.75, resonance=True, base=1e4
+)
 # Their cases are in `test_attention_forms.py`: layers with a form of attention beside layers without it.
 FORMS = {
     "gated": replace(
@@ -117,6 +131,23 @@ FORMS = {
             "full_nope": KindConfig(position_scale=SsmaxScale(0.4)),
             "wide": KindConfig(like="window_rope", window=17, position_scale=Llama4Scale(0.5, 8)),
             "part": KindConfig(like="chunk_rope", chunk=20, position_scale=SsmaxScale(0.7)),
+        },
+    ),
+    "turned": replace(
+        MODELS["cohere"],
+        kinds={
+            "near": KindConfig(like="window_rope", window=5, rope=HALF),
+            "wide": KindConfig(like="window_rope", window=17, rope=LONG),
+            "part": KindConfig(
+                like="chunk_rope", chunk=20, rope=replace(HALF, partial="proportional")
+            ),
+        },
+    ),
+    "turned_llama": replace(
+        MODELS["llama"],
+        kinds={
+            "window_rope": KindConfig(rope=PAPER),
+            "full_rope": KindConfig(rope=DynamicNtkRope(original_length=48)),
         },
     ),
     "scaled_llama": replace(

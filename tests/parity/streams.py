@@ -10,6 +10,7 @@ from data.batch import IGNORE, PackedBatch
 from data.packing.document_rules import BY_DOCUMENT, DocumentRules
 from data.packing.positions import Placing, Positions
 from data.packing.spans import starts_of
+from model.at_step import AtStep
 from model.config import ModelConfig
 from parallel.config import ParallelConfig
 from parallel.mesh import Mesh
@@ -27,6 +28,11 @@ STREAMS = (
 WITHOUT_LABEL = 3
 # Segments are of these sources in turn; the first of stream n is of source n.
 NUM_SOURCES = 3
+
+
+def at(model: ModelConfig) -> AtStep:
+    """Base and sequence length of all streams."""
+    return AtStep.of(model, BASE, (TOKENS,))
 
 
 def streams(case: Case, first: int = 0) -> list[PackedBatch]:

@@ -15,6 +15,10 @@ CASES = (
     Case(2, 1, 1, 1, "-", "-", 1, "scaled_llama", "input"),
     Case(1, 1, 2, 1, "-", "balanced", 2, "scaled", "everything"),
     Case(1, 2, 1, 1, "zbv", "-", 2, "scaled", "everything"),
+    Case(2, 1, 1, 1, "-", "-", 1, "turned", "everything"),
+    Case(1, 1, 2, 1, "-", "zigzag", 2, "turned", "input"),
+    Case(1, 2, 1, 1, "zbv", "-", 2, "turned_llama", "everything"),
+    Case(1, 1, 2, 1, "-", "balanced", 2, "turned_llama", "attention"),
 )
 OTHERS = (
     Case(1, 2, 2, 1, "1f1b", "balanced", 2, "gated", "input"),

@@ -38,10 +38,10 @@ from tests.parity.layout_cases import (
     possible_cases,
 )
 from tests.parity.streams import (
-    BASE,
     NUM_SOURCES,
     SEED,
     Z_LOSS,
+    at,
     part_of_rank,
     streams,
     summed_by_source,
@@ -67,7 +67,7 @@ def oracle(case: Case) -> tuple[float, dict[str, Tensor]]:
     by_source = torch.zeros(NUM_SOURCES, dtype=torch.float64)
     for b in batch:
         layout = PackedLayout.from_lengths(b.lengths, positions_T=b.positions_T)
-        hidden_TD = model(b.tokens_T, layout, BASE)
+        hidden_TD = model(b.tokens_T, layout, at(config))
         sums = model.loss(hidden_TD, b.targets_T, Z_LOSS)
         (sums.total / valid).backward()
         loss += sums.loss_sum.detach() / valid
@@ -115,11 +115,11 @@ def gradients(case: Case, mesh: Mesh) -> tuple[float, int, dict[str, Tensor]]:
     if mesh.pipeline.size == 1:
         (model,) = local.stages
         for micro_batch in micro_batches:
-            hidden_TD = model(micro_batch.tokens_T, micro_batch.layout, BASE)
+            hidden_TD = model(micro_batch.tokens_T, micro_batch.layout, at(case.config))
             loss_of(model, hidden_TD, micro_batch).backward()
     else:
         runner = PipelineRunner(local.stages, local.placement, mesh)
-        runner.forward_backward(micro_batches, BASE, loss_of)
+        runner.forward_backward(micro_batches, at(case.config), loss_of)
         add_tied(tied, parameters.named.get("embedding.weight"))
     mesh.sum_over_world(sums)
     found = {BY_SOURCE: mesh.sum_over_world(by_source)}

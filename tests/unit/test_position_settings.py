@@ -12,8 +12,12 @@ from train.configuration.compose import ConfigMistakes, compose_run
 from train.configuration.typed import field_types, read
 
 KEY = "model.kinds.full_rope.rope"
+NAMES = ", ".join(METHODS)
 YARN = {"scaling": "yarn", "factor": 2.0, "original_length": 64}
 LLAMA3 = {**YARN, "scaling": "llama3"}
+LONG = {"scaling": "longrope", "factor": 4.0, "original_length": 64}
+ONES = [1.0] * 32
+LISTS = {**LONG, "short_factors": ONES, "long_factors": [2.0] * 32}
 NAN = float("nan")
 
 
@@ -26,9 +30,9 @@ def mistakes(rope: Any, head_dim: int = 64) -> list[str]:
 @pytest.mark.parametrize(
     ("rope", "says"),
     [
-        ({"scaling": "yearn"}, f"{KEY}.scaling=yearn: must be one of none, linear, ntk, yarn, llama3; did you mean"),
+        ({"scaling": "yearn"}, f"{KEY}.scaling=yearn: must be one of {NAMES}; did you mean yarn"),
         ({"scaling": ["yarn"]}, "must be one of none, linear"),
-        (7, f"{KEY}=7: must be a scaling (none, linear, ntk, yarn, llama3)"),
+        (7, f"{KEY}=7: must be a scaling ({NAMES})"),
         ({"factor": 2.0}, f"{KEY}.factor=2.0: has no effect with {KEY}.scaling=none; drop it, or give"),
         ({**LLAMA3, "beta_fast": 9.0}, f"has no effect with {KEY}.scaling=llama3; drop it, or give {KEY}.scaling=yarn"),
         ({"betafast": 9.0}, f"{KEY}.betafast: unknown key"),
@@ -56,6 +60,19 @@ def mistakes(rope: Any, head_dim: int = 64) -> list[str]:
         ({"rotary_share": 0.3}, "that is 19 dimensions, which is odd; use 0.28125 (18) or 0.3125 (20)"),
         ({"rotary_share": 0.02, "partial": "proportional"}, "that is no pair"),
         ({"partial": "proportional"}, f"{KEY}.partial=proportional: has no effect with {KEY}.rotary_share=1"),
+        (YARN | {"ramp": "papre"}, "did you mean paper?"),
+        (YARN | {"ramp": "paper", "truncate": False}, f"{KEY}.truncate=false: has no effect with {KEY}.ramp=paper"),
+        (YARN | {"mscale": 0.7}, f"{KEY}.mscale=0.7: must be given together with mscale_all_dim"),
+        (YARN | {"mscale_all_dim": 0.7}, "must be given together"),
+        (YARN | {"mscale": 0.7, "mscale_all_dim": 1.0, "attention_factor": 1.1}, "stands against mscale"),
+        ({"scaling": "dynamic_ntk", "factor": 2.0}, "must be the length before scaling"),
+        ({"scaling": "dynamic_ntk", "original_length": 64, "rotary_share": 0.04}, "needs two pairs or more"),
+        (LISTS | {"original_length": 0}, f"{KEY}.original_length=0: must be the length before scaling"),
+        (LISTS | {"long_factors": ONES[1:]}, f"{KEY}.long_factors: needs a factor for each of the 32 pairs that"),
+        (LISTS | {"short_factors": []}, "it has 0"),
+        (LISTS | {"rotary_share": 0.5, "short_factors": ONES[:16]}, "each of the 16 pairs"),
+        (LISTS | {"short_factors": [*ONES[1:], 0.5]}, f"{KEY}.short_factors[31]=0.5: must be a finite number from 1"),
+        (LISTS | {"long_factors": ONES, "factor": 1.0}, "longrope scales nothing"),
         ({"scaling": "ntk", "factor": 2.0, "rotary_share": 0.04}, "there is one, which"),
     ],
 )  # fmt: skip
