@@ -33,7 +33,7 @@ from model.kind_at_step import KindAtStep
 from model.layer_pattern import LayerSpec
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
-from model.position.placing import Placing
+from model.position.positioning import Positioning
 
 # Queries, keys, values, the product of the gate, and the residual stream, to which attention's output will be added.
 BeforeAttention = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]
@@ -49,12 +49,12 @@ class Block(nn.Module, ABC):
 
     def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
         """(T, D) to (T, D)."""
-        q_THK, k_TGK, v_TGK, gate_TW, r_TD = self.before(x_TD, at.placing)
+        q_THK, k_TGK, v_TGK, gate_TW, r_TD = self.before(x_TD, at.positioning)
         o_TD = self.attention.attend(q_THK, k_TGK, v_TGK, layout, at.reach)
         return self.after(r_TD, o_TD, gate_TW)
 
     @abstractmethod
-    def before(self, x_TD: Tensor, placing: Placing) -> BeforeAttention:
+    def before(self, x_TD: Tensor, positioning: Positioning) -> BeforeAttention:
         """Map the block's input to queries, keys, values, the product of the gate and the residual stream."""
 
     @abstractmethod
@@ -69,10 +69,10 @@ class ParallelBlock(Block):
         super().__init__(config, spec, core)
         self.feed_forward = build_feed_forward(config)
 
-    def before(self, x_TD: Tensor, placing: Placing) -> BeforeAttention:
+    def before(self, x_TD: Tensor, positioning: Positioning) -> BeforeAttention:
         """See `Block`."""
         n_TD = self.norm(x_TD)
-        return *self.attention.placed(n_TD, placing), x_TD + self.feed_forward(n_TD)
+        return *self.attention.positioned(n_TD, positioning), x_TD + self.feed_forward(n_TD)
 
     def after(self, r_TD: Tensor, o_TD: Tensor, gate_TW: Tensor | None) -> Tensor:
         """See `Block`."""
@@ -93,9 +93,9 @@ class SequentialBlock(Block):
         self.feed_forward_post_norm = _norm(config, present=after)
         self.feed_forward = build_feed_forward(config)
 
-    def before(self, x_TD: Tensor, placing: Placing) -> BeforeAttention:
+    def before(self, x_TD: Tensor, positioning: Positioning) -> BeforeAttention:
         """See `Block`."""
-        return *self.attention.placed(self.norm(x_TD), placing), x_TD
+        return *self.attention.positioned(self.norm(x_TD), positioning), x_TD
 
     def after(self, r_TD: Tensor, o_TD: Tensor, gate_TW: Tensor | None) -> Tensor:
         """See `Block`."""

@@ -11,7 +11,7 @@ import torch
 from model.at_step import AtStep
 from model.norm import statistics_dtype
 from model.packed_layout import PackedLayout
-from model.position.placing import Placing
+from model.position.positioning import Positioning
 from model.position.rotation import Rotation, make_rotation
 from model.position.scales.scale import TokensInPlace
 from model.position.settings import RopeSettings
@@ -22,11 +22,11 @@ from model.reach import Reach
 class KindAtStep:
     """One kind of layer at one step.
 
-    reach: how far a token sees. placing: what the positions of the tokens held here do to their queries and keys.
+    reach: how far a token sees. positioning: what the positions of the tokens held here do to their queries and keys.
     """
 
     reach: Reach
-    placing: Placing
+    positioning: Positioning
 
 
 def make_kinds(
@@ -55,5 +55,5 @@ def make_kinds(
                 at.length if spec.position_scale.reads_length else 0,
             )
             factors_T = spec.position_scale.factors(tokens).to(statistics_dtype(dtype))
-        found[kind] = KindAtStep(spec.reach, Placing(rotation, factors_T))
+        found[kind] = KindAtStep(spec.reach, Positioning(rotation, factors_T))
     return found

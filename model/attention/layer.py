@@ -18,7 +18,7 @@ from model.kind_at_step import KindAtStep
 from model.layer_pattern import LayerSpec
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
-from model.position.placing import LearnedScale, Placing, scale_queries
+from model.position.positioning import LearnedScale, Positioning, scale_queries
 from model.position.rotation import rotate
 from model.products import Linear
 from model.reach import Reach
@@ -67,7 +67,7 @@ class Attention(nn.Module):
 
     def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
         """(T, D) to (T, D); tokens of different documents never mix."""
-        q_THK, k_TGK, v_TGK, gate_TW = self.placed(x_TD, at.placing)
+        q_THK, k_TGK, v_TGK, gate_TW = self.positioned(x_TD, at.positioning)
         return self.output(self.attend(q_THK, k_TGK, v_TGK, layout, at.reach), gate_TW)
 
     def project(self, x_TD: Tensor) -> Projected:
@@ -83,18 +83,20 @@ class Attention(nn.Module):
         gate_proj = self.gate_proj or self.head_gate_proj
         return q_THK, k_TGK, v_TGK, None if gate_proj is None else gate_proj(x_TD)
 
-    def placed(self, x_TD: Tensor, placing: Placing) -> Projected:
+    def positioned(self, x_TD: Tensor, positioning: Positioning) -> Projected:
         """As `project`, with the positions in queries and keys: the input of `attend` and `output`."""
         q_THK, k_TGK, v_TGK, gate_TW = self.project(x_TD)
-        return *self.place(q_THK, k_TGK, placing), v_TGK, gate_TW
+        return *self.position(q_THK, k_TGK, positioning), v_TGK, gate_TW
 
-    def place(self, q_THK: Tensor, k_TGK: Tensor, placing: Placing) -> tuple[Tensor, Tensor]:
+    def position(
+        self, q_THK: Tensor, k_TGK: Tensor, positioning: Positioning
+    ) -> tuple[Tensor, Tensor]:
         """Rotates queries and keys, normalises rotated ones and scales queries, as far as they are; token-wise."""
-        q_THK, k_TGK = rotate(q_THK, placing.rotation), rotate(k_TGK, placing.rotation)
+        q_THK, k_TGK = rotate(q_THK, positioning.rotation), rotate(k_TGK, positioning.rotation)
         if self.normalises_rotated:
             q_THK, k_TGK = self._normalised(q_THK, k_TGK)
         scale = scale_queries if self.position_scale is None else self.position_scale
-        return scale(q_THK, placing.query_factors_T), k_TGK
+        return scale(q_THK, positioning.query_factors_T), k_TGK
 
     def _normalised(self, q_THK: Tensor, k_TGK: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys, normalised if this layer does so, and queries times the model's scale."""

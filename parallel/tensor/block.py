@@ -70,7 +70,7 @@ class TensorSequentialBlock(nn.Module):
         projected = [self.attention.project(arriving.piece()) for _ in range(arriving.count)]
         *qkv, gates = zip(*projected, strict=True)
         q_THK, k_TGK, v_TGK = (torch.cat(parts) for parts in qkv)
-        q_THK, k_TGK = self.attention.place(q_THK, k_TGK, at.placing)
+        q_THK, k_TGK = self.attention.position(q_THK, k_TGK, at.positioning)
         o_TD = self.attention.attend(q_THK, k_TGK, v_TGK, layout, at.reach)
         leaving = Leaving(self._group, ends_block=False)
         for piece_TD, gate_TW in zip(pieces(o_TD, self._group.size), gates, strict=True):

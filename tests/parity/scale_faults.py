@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.at_step import AtStep
 from model.kind_at_step import KindAtStep, make_kinds
-from model.position.placing import Placing
+from model.position.positioning import Positioning
 from parallel.sequence.layout import ShardedLayout
 from tests.parity.faults import Fault, Patch, cut_otherwise
 from tests.parity.layout_cases import Case
@@ -25,7 +25,10 @@ def _factors_of(patch: Patch, wrongly: Callable[[AtStep, ShardedLayout, Any], Ki
         wrong = wrongly(at, layout, options)
         return {
             kind: replace(
-                own, placing=Placing(own.placing.rotation, wrong[kind].placing.query_factors_T)
+                own,
+                positioning=Positioning(
+                    own.positioning.rotation, wrong[kind].positioning.query_factors_T
+                ),
             )
             for kind, own in right.items()
         }

@@ -19,7 +19,7 @@ from model.config import ModelConfig
 from model.flops import parameter_count
 from model.kind_at_step import KindAtStep, make_kinds
 from model.layer_pattern import expand_pattern
-from model.position.placing import Placing
+from model.position.positioning import Positioning
 from model.transformer import Transformer
 from parallel.config import OptimizerConfig, ParallelConfig
 from parallel.costs.held import (
@@ -90,16 +90,16 @@ def kept_and_expected(
         keeping = KeptTensors(model)
         with keeping.hooks:
             model.run_layer(model.layers[index], x_TD, batch.layout, kinds[index])
-        kept += keeping.bytes - shared_bytes(keeping, kinds[index].placing)
+        kept += keeping.bytes - shared_bytes(keeping, kinds[index].positioning)
         spec = expand_pattern(config)[int(index)]
         received = brought(batch, spec.kind)
         expected += layer_activations(stage, spec, tokens, received_keys=received)
     return kept, expected
 
 
-def shared_bytes(keeping: KeptTensors, placing: Placing) -> int:
+def shared_bytes(keeping: KeptTensors, positioning: Positioning) -> int:
     """Bytes among the kept ones that all layers of a kind share: the rotation, and the factors of queries."""
-    rotation, factors_T = placing.rotation, placing.query_factors_T
+    rotation, factors_T = positioning.rotation, positioning.query_factors_T
     shared = [x for x in (rotation and rotation.turns_TP2, factors_T) if x is not None]
     return sum(keeping.storages.get(x.untyped_storage().data_ptr(), 0) for x in shared)
 

@@ -24,9 +24,9 @@ from model.config import ModelConfig
 from model.initialization import initialize
 from model.layer_pattern import KindConfig
 from model.packed_layout import PackedLayout
-from model.position.config import RopeConfig
 from model.position.scales.ssmax import SsmaxScale
 from model.position.scales.swan import SwanScale
+from model.position.yarn import YarnRope
 from model.transformer import Transformer
 from parallel.sequence.layout import build_share
 from tests.parity.layout_cases import MODELS, MORE_RULE_CASES, RULE_CASES, Case
@@ -47,7 +47,7 @@ MODEL = replace(
     kinds={
         "chunk_rope": KindConfig(position_scale=SwanScale(log_base=20.0)),
         "full_nope": KindConfig(position_scale=SsmaxScale()),
-        "full_rope": KindConfig(rope=RopeConfig(scaling="yarn", factor=2.0, original_length=48)),
+        "full_rope": KindConfig(rope=YarnRope(factor=2.0, original_length=48)),
     },
 )
 RULES = [DocumentRules(*values) for values in product((True, False), (True, False), (None, POSE))]

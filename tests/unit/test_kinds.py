@@ -16,7 +16,7 @@ from model.kind_at_step import KindAtStep, make_kinds
 from model.layer_pattern import KindConfig, expand_pattern
 from model.packed_layout import PackedLayout
 from model.position.linear import LinearRope
-from model.position.placing import Placing
+from model.position.positioning import Positioning
 from model.position.rope import UNSCALED
 from model.position.rotation import make_rotation
 from model.reach import Reach
@@ -70,7 +70,7 @@ def by_hand(model, tokens_T, layout):
         weights = model.layers[str(index)]
         parameters = dict(weights.named_parameters())
         x_TD = torch.func.functional_call(
-            layer, parameters, (x_TD, layout, KindAtStep(reach, Placing(rotation or None)))
+            layer, parameters, (x_TD, layout, KindAtStep(reach, Positioning(rotation or None)))
         )
     return model.norm(x_TD)
 
@@ -105,6 +105,6 @@ def test_kinds_that_turn_alike_share_a_rotation_and_nope_has_none():
     at = AtStep.of(model.config, BASE)
     layout = PackedLayout.from_lengths(LENGTHS)
     found = make_kinds(at, list(at.specs), layout, head_dim=8, dtype=torch.float64)
-    rotations = {name: kind.placing.rotation for name, kind in found.items()}
+    rotations = {name: kind.positioning.rotation for name, kind in found.items()}
     assert rotations["near"] is rotations["window_rope"] is not rotations["wide"]
     assert rotations["full_nope"] is None

@@ -15,7 +15,7 @@ from model.config import ModelConfig
 from model.initialization import initialize
 from model.layer_pattern import KindConfig
 from model.packed_layout import PackedLayout
-from model.position.placing import LearnedScale, scale_queries
+from model.position.positioning import LearnedScale, scale_queries
 from model.position.scales.drope import DropeScale
 from model.position.scales.llama4 import Llama4Scale
 from model.position.scales.methods import AnyScale

@@ -14,16 +14,23 @@ from model.attention.packed import PackedCore
 from model.attention.segments import BandedSegments
 from model.config import ModelConfig
 from model.initialization import initialize
-from model.layer_pattern import evenly
+from model.layer_pattern import KindConfig, evenly
 from model.packed_layout import PackedLayout
+from model.position.scales.llama4 import Llama4Scale
+from model.position.scales.ssmax import SsmaxScale
 from model.recompute import RUNNERS
 from model.regions import compile_regions
 from model.transformer import Transformer
 
 SHAPE = {"num_layers": 4, "hidden_size": 24, "intermediate_size": 40, "num_heads": 6, "head_dim": 8}
 RECIPES = {
-    "parallel": {},
-    "sequential": {"block": "sequential", "norm": "rmsnorm", "qk_norm": True},
+    "parallel": {"kinds": {"full_nope": KindConfig(position_scale=SsmaxScale())}},
+    "sequential": {
+        "block": "sequential",
+        "norm": "rmsnorm",
+        "qk_norm": True,
+        "kinds": {"window_rope": KindConfig(position_scale=Llama4Scale(floor_scale=4))},
+    },
 }
 LENGTHS = (1, 30, 16, 17)
 

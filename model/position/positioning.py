@@ -19,7 +19,7 @@ from model.position.rotation import Rotation
 
 
 @dataclass(frozen=True, eq=False)
-class Placing:
+class Positioning:
     """What all layers of a kind share about positions in one forward.
 
     rotation: of the tokens held here; None: the layers do not rotate. query_factors_T: see `PositionScale.factors`,
