@@ -109,6 +109,10 @@ class RopeSettings:
         """Number of pairs of a head that rotate. As in transformers, fractions are rounded down."""
         return int(self.rotary_share * head_dim) // 2
 
+    def width(self, head_dim: int) -> int:
+        """Dimensions that the exponents run over: of a whole head, or of its rotated part."""
+        return head_dim if self.partial == "proportional" else 2 * self.pairs(head_dim)
+
     def problems(self, key: str, head_dim: int) -> list[str]:
         """Returns every broken rule between these fields, one line each.
 
@@ -121,9 +125,7 @@ class RopeSettings:
         return found or self.own_problems(key, self._input(2.0, head_dim))
 
     def _input(self, base: float, head_dim: int, length: int = 0) -> RopeInput:
-        pairs = self.pairs(head_dim)
-        width = head_dim if self.partial == "proportional" else 2 * pairs
-        return RopeInput(base, width, pairs, length)
+        return RopeInput(base, self.width(head_dim), self.pairs(head_dim), length)
 
     def _share_problems(self, key: str, head_dim: int) -> list[str]:
         if self.rotary_share == 1.0:

@@ -10,6 +10,8 @@ from model.position.methods import METHODS, RopeMethod, default_fields
 from model.position.ntk import NtkRope
 from train.configuration.compose import ConfigMistakes, compose_run
 from train.configuration.typed import field_types, read
+from train.configuration.validate import warnings
+from train.schedule.stages import build_schedule
 
 KEY = "model.kinds.full_rope.rope"
 NAMES = ", ".join(METHODS)
@@ -131,3 +133,29 @@ def test_methods_are_chosen_on_the_command_line() -> None:
         compose_run([*given, f"{KEY}.low_frequency=2"])
     (line,) = caught.value.mistakes
     assert line.startswith(f"{KEY}.low_frequency=2: has no effect with {KEY}.scaling=yarn")
+
+
+@pytest.mark.parametrize(
+    ("rope", "says"),
+    [
+        ("{scaling: dynamic_ntk, original_length: 4096}", "no stage is longer (4,096 tokens at most), so dynamic_ntk"),
+        ("{scaling: dynamic_ntk, original_length: 4095}", ""),
+    ],
+)  # fmt: skip
+def test_a_length_that_no_stage_exceeds_is_warned_of(rope: str, says: str) -> None:
+    config = compose_run(["experiment=quickstart", "recipe=full_rope", f"{KEY}={rope}"])
+    schedule, _ = build_schedule(config)
+    assert schedule is not None
+    found = [line for line in warnings(config, schedule) if KEY in line]
+    assert len(found) == bool(says)
+    assert all(says in line for line in found)
+
+
+def test_policies_of_the_base_know_the_width_of_a_partial_rotation() -> None:
+    """ntk: base * factor ** (d / (d - 2)), d = 16 of 32."""
+    given = ["experiment=quickstart", "recipe=full_rope", "schedule.stages.middle.rope_base=ntk"]
+    schedule, _ = build_schedule(compose_run([*given, f"{KEY}.rotary_share=0.5"]))
+    assert schedule is not None
+    short, middle = schedule.stages[:2]
+    grown = middle.shape.sequence_length / short.shape.sequence_length
+    assert middle.base.last == pytest.approx(short.base.last * grown ** (16 / 14), rel=1e-12)

@@ -6,6 +6,11 @@ import numpy
 import pytest
 import torch
 
+from model.at_step import AtStep
+from model.config import ModelConfig
+from model.kind_at_step import make_kinds
+from model.layer_pattern import KindConfig
+from model.packed_layout import PackedLayout
 from model.position.dynamic_ntk import DynamicNtkRope
 from model.position.linear import LinearRope
 from model.position.longrope import LongRope
@@ -159,3 +164,25 @@ def test_compiled_code_rotates_a_part_alike() -> None:
     part = rotation(Rope(rotary_share=0.5, resonance=True), torch.float32)
     compiled = torch.compile(rotate, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x_THK, part), rotate(x_THK, part), atol=1e-6, rtol=0)
+
+
+def test_the_length_is_that_of_the_step_and_not_of_a_document() -> None:
+    rope = DynamicNtkRope(original_length=64)
+    kinds = {"full_rope": KindConfig(rope=rope)}
+    model = ModelConfig(head_dim=16, layer_pattern=["full_rope"], kinds=kinds)
+    layout = PackedLayout.from_lengths((3, 90, 7))
+    for length in (64, 256):
+        at = AtStep.of(model, 1e4, (64, length))
+        (found,) = make_kinds(at, ["full_rope"], layout, head_dim=16, dtype=torch.float64).values()
+        assert found.placing.rotation is not None
+        expected = make_rotation(
+            layout.positions_T,
+            1e4,
+            head_dim=16,
+            dtype=torch.float64,
+            rope=NtkRope(factor=length / 64),
+        )
+        turns = found.placing.rotation.turns_TP2
+        torch.testing.assert_close(turns, expected.turns_TP2, atol=1e-12, rtol=0)
+    with pytest.raises(ValueError, match="needs the sequence length"):
+        make_kinds(AtStep.of(model, 1e4), ["full_rope"], layout, head_dim=16, dtype=torch.float64)

@@ -63,6 +63,13 @@ _ROWS: Sequence[tuple[str, str]] = (
     ("rope_theta rotary_base theta rope_base", f"{_STAGE}.rope_base"),
     ("rope_scaling rope_parameters rope_type", "model.kinds.full_rope.rope.scaling"),
     (
+        "partial_rotary_factor rotary_pct rotary_percent rope_pct rope_percent rotary_dim",
+        "model.kinds.NAME.rope.rotary_share",
+    ),
+    ("short_factor", "model.kinds.NAME.rope.short_factors"),
+    ("long_factor", "model.kinds.NAME.rope.long_factors"),
+    ("original_max_position_embeddings", "model.kinds.NAME.rope.original_length"),
+    (
         "attn_temperature_tuning attn_scale floor_scale llama_4_scaling llama_4_scaling_beta ssmax",
         "model.kinds.NAME.position_scale",
     ),
@@ -194,6 +201,9 @@ _VALUES: Mapping[str, Sequence[str]] = MappingProxyType(
         "swiglu": ("silu",),
         "gelu": ("gelu_tanh",),
         "pi": ("linear",),
+        "dynamic": ("dynamic_ntk",),
+        "su": ("longrope",),
+        "default": ("none",),
         "cosine_with_min_lr": ("cosine",),
     }
 )

@@ -13,7 +13,7 @@ from model.config import ModelConfig
 from model.huggingface.catalogue import family_for
 from model.huggingface.refusal import CannotExpress
 from model.layer_pattern import expand_pattern
-from model.position.settings import ScaledRope
+from model.position.rope import Rope
 from parallel.config import ParallelConfig
 from parallel.pipeline.split import pipeline_problems
 from parallel.regions import regions_obstacle
@@ -22,6 +22,7 @@ from parallel.tensor.cut import tensor_problems
 from train.checkpointing.continuation import find_resume, obstacles
 from train.checkpointing.state import read_state
 from train.configuration.room import room_problems
+from train.configuration.rotation_warnings import rotation_warnings
 from train.configuration.scale_warnings import scale_warnings
 from train.configuration.schema import RunConfig, run_folder
 from train.configuration.typed import still_judged
@@ -75,7 +76,7 @@ def files(config: RunConfig) -> list[str]:
 def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     """Returns warnings from published results and about lost work; they do not stop the run."""
     found = _saving_warnings(config, schedule) + _export_warnings(config, schedule)
-    found += _scaling_warnings(config, schedule) + _chunk_warnings(config, schedule)
+    found += rotation_warnings(config, schedule) + _chunk_warnings(config, schedule)
     found += scale_warnings(schedule)
     specs = expand_pattern(config.model)
     limited_rotary = any(spec.rope and spec.reach.limit for spec in specs)
@@ -87,11 +88,11 @@ def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
             "(RNoPE-SWA, arXiv 2501.18795: needles 8.0 at 1e4, 6.2 at 4e6); keep it and let the NoPE "
             "layers carry the length"
         )
-    # The bound holds for unscaled frequencies; scaling is meant to exceed it.
+    # The bound holds for unscaled frequencies of whole heads; scaling is meant to exceed it.
     own_bases = {
         spec.rope.base
         for spec in specs
-        if spec.rope and not spec.reach.limit and spec.rope.scaling == "none"
+        if isinstance(spec.rope, Rope) and not spec.reach.limit and spec.rope.rotary_share == 1.0
     }
     for stage in schedule.stages:
         for base in sorted({own or stage.base.last for own in own_bases}):
@@ -120,24 +121,6 @@ def _saving_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     return [
         f"checkpoint.every_steps=0: nothing is saved inside a stage; a run that is killed in {longest.name} loses "
         f"up to {steps:,} steps; leave checkpoint.every_steps out, or give a number"
-    ]
-
-
-def _scaling_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
-    """Warns of a rising base for layers with scaled frequencies: both lengthen the wavelengths."""
-    start, last = config.schedule.start_base, schedule.stages[-1].base.last
-    scaled = {
-        spec.kind: spec.rope
-        for spec in expand_pattern(config.model)
-        if isinstance(spec.rope, ScaledRope) and not spec.rope.base
-    }
-    if not start or last <= 1.001 * start:
-        return []
-    return [
-        f"rope_base rises from {start:g} to {last:g} beside model.kinds.{kind}.rope.scaling={rope.scaling} (factor "
-        f"{rope.factor:g}), which stays: wavelengths grow by both; give rope_base=keep, or scaling=none with factor=1, "
-        "original_length=0 and checkpoint.allow_changes=[rope_scaling]"
-        for kind, rope in scaled.items()
     ]
 
 

@@ -75,6 +75,7 @@ class StageFacts:
     tokens: int
     # Under PoSE the length that positions reach.
     sequence_length: int
+    # Width of a head's rotation.
     head_dim: int
     # Largest distance a rotary layer sees in this stage.
     rotary_reach: int

@@ -182,6 +182,12 @@ def rotary_reach(model: ModelConfig, sequence_length: int) -> int:
     return max(reaches, default=1)
 
 
+def rotary_width(model: ModelConfig) -> int:
+    """Returns the width of the rotation of layers that follow the schedule's base; the widest if they differ."""
+    ropes = [spec.rope for spec in expand_pattern(model) if spec.rope and not spec.rope.base]
+    return max((rope.width(model.head_dim) for rope in ropes), default=model.head_dim)
+
+
 def source_weights(config: RunConfig, mix: Mapping[str, float]) -> tuple[float, ...]:
     """Returns the weights of the sources, in their order: from a stage's mix or, if that is empty, from the sources.
 
@@ -210,7 +216,7 @@ def _resolve(
     facts = rope_base.StageFacts(
         tokens=tokens,
         sequence_length=length,
-        head_dim=config.model.head_dim,
+        head_dim=rotary_width(config.model),
         rotary_reach=rotary_reach(kinds.model_at(config.model, tokens), length),
         previous_base=before[-1].base.last if before else config.schedule.start_base or None,
         previous_length=(
