@@ -75,12 +75,11 @@ def expanded(config: ModelConfig) -> list[str]:
 
 
 def unknown_to_all(model: ModelConfig) -> list[str]:
-    """Why the layers of a model are in no family at all, one line a kind of layer."""
-    return [
-        f"model.layer_pattern has {name}: no family here has attention chunks"
-        for name, spec in layer_kinds(model).items()
-        if spec.chunk is not None
-    ]
+    """Why the layers of a model are in no family at all."""
+    chunked = [name for name, spec in layer_kinds(model).items() if spec.chunk is not None]
+    if not chunked:
+        return []
+    return [f"model.layer_pattern has {', '.join(chunked)}: no family here has attention chunks"]
 
 
 def in_four_kinds(model: ModelConfig) -> ModelConfig:

@@ -16,9 +16,10 @@ from model.huggingface.refusal import CannotExpress
 from model.layer_pattern import KindConfig, expand_pattern
 from model.packed_layout import PackedLayout
 from model.reach import Reach
+from parallel.pipeline.balance import layer_costs
 from train.configuration.compose import compose_run
 from train.configuration.validate import warnings
-from train.schedule.stages import build_schedule
+from train.schedule.stages import build_schedule, rotary_reach
 
 ZOO = ([1], [1, 1, 1], [16, 17, 15], [70, 1, 130], [300, 1, 32, 64])
 REACHES = (
@@ -158,6 +159,17 @@ def test_a_chunk_without_effect_is_refused_and_no_kind_is_called_chunk():
     ]
 
 
+def test_rotation_reaches_no_farther_than_the_chunk_and_stages_are_balanced_by_it():
+    config = ModelConfig(
+        chunk=100, layer_pattern=["chunk_rope", "full_nope", "chunk_nope"], num_layers=3
+    )
+    assert [rotary_reach(config, length) for length in (64, 100, 4096)] == [64, 100, 100]
+    rotated, full, unrotated = layer_costs(config, 1000)
+    # 10 chunks of 100 tokens against one document of 1,000; 4 H K operations a pair.
+    assert full - rotated == 4 * 4 * 32 * (500_500 - 10 * 5050)
+    assert rotated == unrotated
+
+
 def test_chunks_that_mask_nothing_and_models_that_no_family_writes_are_warned_of():
     run = compose_run(
         ["schedule=small", "model.layer_pattern=[chunk_rope,full_nope]", "model.chunk=20000"]
@@ -177,8 +189,8 @@ def test_chunks_that_mask_nothing_and_models_that_no_family_writes_are_warned_of
 
 def test_export_refuses_attention_chunks_in_one_line_by_the_name_of_the_kind():
     kinds = {"part": KindConfig(like="chunk_rope", chunk=7)}
-    model = ModelConfig(layer_pattern=["part", "full_nope"], kinds=kinds)
-    says = "model.layer_pattern has part: no family here has attention chunks"
+    model = ModelConfig(layer_pattern=["part", "full_nope", "chunk_nope"], kinds=kinds)
+    says = "model.layer_pattern has part, chunk_nope: no family here has attention chunks"
     for write in (lambda: family_for(model, 1e4), lambda: BY_TYPE["llama"].write(model, 1e4, 64)):
         with pytest.raises(CannotExpress) as refused:
             write()

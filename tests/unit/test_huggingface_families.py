@@ -287,11 +287,11 @@ def test_every_recipe_finds_a_family_or_hears_why_none_fits() -> None:
         try:
             found[recipe] = family_for(model, 1e4).model_type
         except CannotExpress as error:
-            assert len(error.reasons) == len(BY_TYPE)
+            assert len(error.reasons) in (1, len(BY_TYPE))  # for all families, or of each
             found[recipe] = ""
     assert found == {
         "rnope_swa": "cohere2", "nope": "cohere2", "llama": "llama",
-        "full_rope": "", "qk_norm": "", "rnope": "",
+        "full_rope": "", "qk_norm": "", "rnope": "", "irope": "",
     }  # fmt: skip
 
 

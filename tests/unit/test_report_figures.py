@@ -52,17 +52,22 @@ def test_a_stage_has_one_colour_everywhere(run_folder: Path) -> None:
     assert colours == {"short": {"@stage0"}, "middle": {"@stage1"}, "long": {"@stage2"}}
 
 
-def test_every_kind_of_layer_is_told_with_its_window(tmp_path: Path) -> None:
+def test_every_kind_of_layer_is_told_with_its_reach(tmp_path: Path) -> None:
     pattern = {
-        "layer_pattern": ["near", "window_rope", "full_nope", "near"],
-        "kinds": {"near": {"like": "window_rope", "window": 64}},
+        "layer_pattern": ["near", "window_rope", "full_nope", "part"],
+        "kinds": {
+            "near": {"like": "window_rope", "window": 64},
+            "part": {"like": "chunk_rope", "chunk": 96},
+        },
     }
     folder = write_run(tmp_path, made_steps(), made_evaluations(made_steps()), pattern)
     page = page_of(folder)
-    assert "4 near (windowed with RoPE) and 2 windowed with RoPE and 2 full attention" in page.text
+    assert "2 near (windowed with RoPE) and 2 windowed with RoPE and 2 full attention" in page.text
+    assert "2 part (chunked attention with RoPE)" in page.text
+    assert "attention chunks of 96 tokens" in page.text
     assert "keys that a window sees: 64 in near layers, 128 in window_rope layers" in page.text
     lines = page.figures["position"]["layout"]["shapes"]
-    assert [line["x0"] for line in lines] == [64, 128]
+    assert [line["x0"] for line in lines] == [64, 128, 96]
 
 
 def test_the_numbers_are_the_runs(run_folder: Path) -> None:

@@ -19,7 +19,7 @@ from train.report.axes import (
     stage_lines,
 )
 from train.report.data_section import source_losses, sources
-from train.report.model_words import windows
+from train.report.model_words import chunks, windows
 from train.report.record import NUM_COLOURS, RunRecord, yardstick
 from train.report.rows import Row, finite_value, known, mappings, rounded, spiked
 from train.report.units import short_number, whole_number
@@ -164,7 +164,7 @@ def position_title(evaluation: Row) -> str:
 
 
 def position_layout(record: RunRecord, edges: list[float]) -> Row:
-    """Returns a layout with octaves on the x axis and a line at each window of the model."""
+    """Returns a layout with octaves on the x axis and a line at each window and chunk of the model."""
     low, high = min(edges, default=1.0), max(edges, default=1024.0)
     octaves = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
     octaves = octaves[:: math.ceil(len(octaves) / 12)]
@@ -181,16 +181,18 @@ def position_layout(record: RunRecord, edges: list[float]) -> Row:
         "hovermode": "closest",
     }
     line = {"width": 1, "color": "@muted", "dash": "dot"}
-    for window in sorted(set(windows(record).values())):
-        if not low < window < high:
+    limits = [(window, "window") for window in sorted(set(windows(record).values()))]
+    limits += [(chunk, "chunk") for chunk in sorted(set(chunks(record).values()))]
+    for limit, name in limits:
+        if not low < limit < high:
             continue
         layout["shapes"].append(
-            {"type": "line", "xref": "x", "yref": "paper", "x0": window, "x1": window, "y0": 0}
+            {"type": "line", "xref": "x", "yref": "paper", "x0": limit, "x1": limit, "y0": 0}
             | {"y1": 1, "layer": "below", "line": line}
         )
         layout["annotations"].append(
-            {"text": f"window of {whole_number(window)}", "showarrow": False, "xref": "x"}
-            | {"x": math.log10(window), "yref": "paper", "y": 1, "yanchor": "bottom"}
+            {"text": f"{name} of {whole_number(limit)}", "showarrow": False, "xref": "x"}
+            | {"x": math.log10(limit), "yref": "paper", "y": 1, "yanchor": "bottom"}
         )
     return layout
 

@@ -16,6 +16,14 @@ def windows(record: RunRecord) -> dict[str, int]:
     return {name: spec.window for name, spec in kinds.items() if spec.window is not None}
 
 
+def chunks(record: RunRecord) -> dict[str, int]:
+    """Returns the tokens of an attention chunk of every chunked kind of layer, by the kind's name."""
+    if record.model is None:
+        return {}
+    kinds = layer_kinds(record.model)
+    return {name: spec.chunk for name, spec in kinds.items() if spec.chunk is not None}
+
+
 def parameters(record: RunRecord) -> int | None:
     """Returns the number of parameters; None if the model's configuration is not known."""
     return None if record.model is None else parameter_count(record.model)
@@ -39,8 +47,7 @@ def lead(record: RunRecord) -> str:
     elif seen:
         each = [f"{whole_number(window)} in {kind} layers" for kind, window in seen.items()]
         words += f"; keys that a window sees: {', '.join(each)}"
-    specs = layer_kinds(model).values()
-    lengths = {spec.kind: spec.chunk for spec in specs if spec.chunk is not None}
+    lengths = chunks(record)
     if len(set(lengths.values())) == 1:
         words += f"; attention chunks of {whole_number(next(iter(lengths.values())))} tokens"
     elif lengths:
