@@ -50,6 +50,7 @@ FLOORS = {
     """,
     "train": """
         health/checkout health/exit_status configuration/schema configuration/nearest configuration/other_names
+        configuration/of_the_model
         records/evaluation_rows
         configuration/renamed_keys configuration/wording
         configuration/typed

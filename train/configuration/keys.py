@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from train.configuration.nearest import did_you_mean, nearest
+from train.configuration.of_the_model import belongs_to_model
 from train.configuration.other_names import meaning_of
 from train.configuration.renamed_keys import new_name
 from train.configuration.schema import RunConfig
@@ -41,6 +42,8 @@ def key_mistake(key: str, tree: Any) -> str | None:
         known = _fields_of(at)
         if known:
             if part not in known:
+                if reason := belongs_to_model(parts):
+                    return reason
                 return f"unknown key{_nearest(parts, depth, tree, list(known))}"
             at = known[part]
         elif typing.get_origin(at) is dict:

@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from data.config import DataConfig, PathMark, PathText
 from model.config import Keys, ModelConfig
 from model.position.methods import RopeMethod
+from model.position.scales.methods import AnyScale
 from parallel.config import OptimizerConfig, ParallelConfig
 
 NotNegative = Annotated[float, Ge(0), Lt(inf)]
@@ -135,6 +136,9 @@ class StageKindConfig:
     rope: RopeMethod | None = None
     # none: these layers do not rotate in this stage (DroPE); as_named: as the name of the kind says.
     position: Literal["as_named", "none"] | None = None
+    # Factor of the queries by position in this stage, in place of model.kinds.NAME.position_scale; only scales without
+    # a parameter.
+    position_scale: AnyScale | None = None
     # Keys that a token of these layers sees in this stage, itself included: a number, or a ramp; null: as in the model.
     window: Keys | WindowRamp | None = None
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 
 from train.configuration.nearest import nearest
+from train.configuration.of_the_model import belongs_to_model
 from train.configuration.other_names import other_name_hint
 from train.configuration.schema import PartOf
 from train.configuration.wording import (
@@ -270,8 +271,13 @@ def _find_unknown(
     value: Mapping[str, Any], hints: Mapping[str, Any], prefix: str, found: Mistakes
 ) -> None:
     for name in value:
-        if name not in hints:
-            at, near = f"{prefix}{name}", nearest(str(name), hints)
+        if name in hints:
+            continue
+        at = f"{prefix}{name}"
+        if reason := belongs_to_model(at.split(".")):
+            found[at] = f"{at}: {reason}"
+        else:
+            near = nearest(str(name), hints)
             way_out = f"; did you mean {prefix}{near}?" if near else other_name_hint(str(name))
             way_out = way_out or there_are(hints)
             found[at] = f"{at}: unknown key{way_out}"

@@ -1,9 +1,9 @@
-"""What a stage changes in kinds of layers: windows, rotations, no position. Pure functions of tokens into the stage.
+"""What a stage changes in kinds of layers: windows, rotations, scales. Pure functions of tokens into the stage.
 
     schedule.stages.long.kinds:
       full_rope: {rope: {scaling: yarn, factor: 4, original_length: 8192}}
       window_rope: {window: {policy: ramp, start: 32, per_step: 0.125}}       SkyLadder
-      far: {position: none}                                                   DroPE
+      far: {position: none, position_scale: {scale: drope, trained_length: 8192}}     DroPE
 
 `StageKinds.model_at` puts the changes into the model's configuration, so every function of a `ModelConfig` holds for a
 step too. Parameters belong to the model: a stage changes only settings without parameters.
@@ -11,10 +11,14 @@ step too. Parameters belong to the model: a stage changes only settings without 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 from model.config import ModelConfig
 from model.layer_pattern import KindConfig, layer_kind
 from train.configuration.schema import StageKindConfig, WindowRamp
+
+# Fields of `StageKindConfig` that replace the field of `KindConfig` of the same name, as they are.
+REPLACED = ("rope", "position", "position_scale")
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,9 @@ class StageKinds:
     def _at(
         self, model: ModelConfig, name: str, change: StageKindConfig, tokens: int
     ) -> KindConfig:
-        settings = model.kinds.get(name, KindConfig())
-        if change.rope is not None:
-            settings = replace(settings, rope=change.rope)
-        if change.position is not None:
-            settings = replace(settings, position=change.position)
+        settings = _settings(model, name)
+        given = {key: getattr(change, key) for key in REPLACED}
+        settings = replace(settings, **{k: value for k, value in given.items() if value is not None})
         if settings.position == "none":
             settings = replace(settings, rope=KindConfig().rope)
         if change.window is not None:
@@ -61,9 +63,11 @@ class StageKinds:
         if not isinstance(ramp, WindowRamp):
             assert ramp is not None, "the caller looked"
             return ramp
-        end = ramp.end or model.kinds.get(name, KindConfig()).window or model.window
+        end = ramp.end or _window_of_model(model, name)
         if ramp.per_step:
-            return min(end, ramp.start + int(ramp.per_step * (tokens // self.batch_tokens)))
+            # The decimal that was given: 0.29 x 100 is 29, in binary floating point 28.99...
+            grown = Fraction(str(ramp.per_step)) * (tokens // self.batch_tokens)
+            return min(end, ramp.start + int(grown))
         return min(end, ramp.start + (end - ramp.start) * tokens // self.tokens)
 
     def problems(self, model: ModelConfig, stage: str) -> list[str]:
@@ -76,31 +80,76 @@ class StageKinds:
             if name not in model.layer_pattern:
                 has = ", ".join(dict.fromkeys(model.layer_pattern))
                 found.append(f"{key}: has no effect, model.layer_pattern has {has}; drop it")
-                continue
-            found += self._problems(model, name, change, key)
+            elif change == StageKindConfig():
+                found.append(
+                    f"{key}: changes nothing; give rope, position, position_scale or window, or drop it"
+                )
+            else:
+                found += self._window_problems(model, name, change, f"{key}.window")
+                found += _rotation_problems(model, name, change, key)
+                found += _scale_problems(model, name, change, f"{key}.position_scale")
         return found
 
-    def _problems(
+    def _window_problems(
         self, model: ModelConfig, name: str, change: StageKindConfig, key: str
     ) -> list[str]:
-        found = []
-        kind = layer_kind(model, name)
-        if change == StageKindConfig():
-            return [f"{key}: changes nothing; give rope, position or window, or drop it"]
-        if change.window is not None and not kind.windowed:
-            found.append(f"{key}.window: has no effect, {name} has no window; drop it")
-        elif isinstance(change.window, WindowRamp):
-            end = self._window(model, name, change, self.tokens)
-            if change.window.start >= (change.window.end or end + 1):
-                found.append(
-                    f"{key}.window.start={change.window.start}: must be below the end of the ramp, "
-                    f"{change.window.end or end}; give a number for a constant window"
-                )
-        for field_name in ("rope", "position"):
-            if getattr(change, field_name) is not None and not kind.rotary:
-                found.append(f"{key}.{field_name}: has no effect, {name} has no rotation; drop it")
-        if change.rope is not None and kind.rotary:
-            if change.position == "none":
-                found.append(f"{key}.rope: has no effect with position=none; drop one of both")
-            found += change.rope.problems(f"{key}.rope", model.head_dim)
+        window = change.window
+        if window is None:
+            return []
+        if not layer_kind(model, name).windowed:
+            return [f"{key}: has no effect, {name} has no window; drop it"]
+        if window == _window_of_model(model, name):
+            return [f"{key}={window}: has no effect, it is the model's; drop it"]
+        if isinstance(window, WindowRamp):
+            end = window.end or _window_of_model(model, name)
+            if window.start >= end:
+                return [
+                    f"{key}.start={window.start}: must be below the end of the ramp, {end}; give a number for a "
+                    "constant window"
+                ]
+        return []
+
+
+def _settings(model: ModelConfig, name: str) -> KindConfig:
+    return model.kinds.get(name, KindConfig())
+
+
+def _window_of_model(model: ModelConfig, name: str) -> int:
+    return _settings(model, name).window or model.window
+
+
+def _rotation_problems(
+    model: ModelConfig, name: str, change: StageKindConfig, key: str
+) -> list[str]:
+    settings, found = _settings(model, name), []
+    given = [part for part in ("rope", "position") if getattr(change, part) is not None]
+    if not layer_kind(model, name).rotary:
+        return [f"{key}.{part}: has no effect, {name} has no rotation; drop it" for part in given]
+    if change.position == settings.position:
+        found.append(f"{key}.position={change.position}: has no effect, it is the model's; drop it")
+    if change.rope is None:
         return found
+    position = change.position or settings.position
+    if position == "none":
+        found.append(
+            f"{key}.rope: has no effect with position=none; drop it, or give {key}.position=as_named"
+        )
+    elif change.rope == settings.rope and settings.position == "as_named":
+        found.append(f"{key}.rope: has no effect, it is the model's; drop it")
+    return found + change.rope.problems(f"{key}.rope", model.head_dim)
+
+
+def _scale_problems(model: ModelConfig, name: str, change: StageKindConfig, key: str) -> list[str]:
+    scale, own = change.position_scale, _settings(model, name).position_scale
+    if scale is None:
+        return []
+    if reason := scale.stage_problem(key):
+        return [reason]
+    if own.learned:
+        return [
+            f"{key}: takes the place of model.kinds.{name}.position_scale, which has a parameter; that belongs to the "
+            "model and cannot be left out in a stage; drop it"
+        ]
+    if scale == own:
+        return [f"{key}: has no effect, it is the model's; drop it"]
+    return []
