@@ -87,7 +87,7 @@ class KindConfig:
     like: Literal[
         "", "window_rope", "window_nope", "full_rope", "full_nope", "chunk_rope", "chunk_nope"
     ] = ""  # fmt: skip
-    # Keys seen by a token of these layers, ITSELF INCLUDED; 0: model.window.
+    # Keys seen by a token of these layers, ITSELF INCLUDED; 0: model.window in windowed kinds, no window in the others.
     window: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
     # Tokens of an attention chunk of these layers, counted from the document's first token; 0: model.chunk.
     chunk: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
@@ -129,10 +129,6 @@ class KindConfig:
             ]
         kind = LAYER_KINDS[self.like or name]
         found = []
-        if self.window and not kind.windowed:
-            found.append(
-                f"{key}.window={self.window}: has no effect, {name} has no window; drop it"
-            )
         if self.chunk and not kind.chunked:
             found.append(f"{key}.chunk={self.chunk}: has no effect, {name} has no chunks; drop it")
         if self.position == "none" and not kind.rotary:
@@ -286,7 +282,7 @@ def _spec(config: PatternSource, name: str) -> LayerSpec:
     own = {field_name: getattr(settings, field_name) for field_name in OVERRIDES}
     return LayerSpec(
         name,
-        window=(settings.window or config.window) if kind.windowed else None,
+        window=settings.window or (config.window if kind.windowed else None),
         rope=settings.rope if kind.rotary and settings.position == "as_named" else None,
         chunk=(settings.chunk or config.chunk) if kind.chunked else None,
         position_scale=None if isinstance(scale, NoScale) else scale,

@@ -28,6 +28,7 @@ from parallel.parameters import NamedParameters
 from parallel.pipeline.placement import Placement, place_stages
 from parallel.pipeline.split import split_layers
 from parallel.pipeline.tied import TiedWeight
+from parallel.sequence.core import SequenceCore
 from parallel.sequence.ring import RingCore
 from parallel.sequence.traffic import TrafficMeter
 from parallel.sequence.window import WindowCore
@@ -84,14 +85,15 @@ def build_local(
 
 
 def _put_sequence_cores(stages: tuple[Transformer, ...], mesh: Mesh, traffic: TrafficMeter) -> None:
-    """Gives every layer the core of its kind: a `WindowCore` for windowed layers, a `RingCore` for the others."""
+    """Gives every layer the core of its kind."""
     config, buffers = stages[0].config, Buffers()
     cap = config.attention_softcap
     cores: dict[str, AttentionCore] = {
-        kind: RingCore(kind, mesh.sequence, traffic, cap, buffers)
-        if spec.window is None
-        else WindowCore(kind, mesh.window, traffic, cap)
-        for kind, spec in layer_kinds(config).items()
+        kind: SequenceCore(
+            RingCore(kind, mesh.sequence, traffic, cap, buffers),
+            WindowCore(kind, mesh.window, traffic, cap),
+        )
+        for kind in layer_kinds(config)
     }
     for stage in stages:
         for module in stage.modules():

@@ -124,7 +124,9 @@ def dealer(model: ModelConfig, mesh: Mesh, parallel: ParallelConfig) -> Dealer |
     layers = Counter(spec.kind for spec in expand_pattern(model))
 
     def share_of(lengths: Sequence[int], windows: Windows) -> SequenceShare:
-        reach_of = own | {kind: replace(own[kind], window=window) for kind, window in windows}
+        reach_of = own | {
+            kind: replace(own[kind], window=window or None) for kind, window in windows
+        }
         layers_of_reach = Counter[Reach]()
         for kind, count in layers.items():
             layers_of_reach[reach_of[kind]] += count

@@ -44,7 +44,7 @@ class BatchShape:
     on each data-parallel rank, `batch_tokens` over all ranks, the weight of each source, and how documents are kept
     apart.
 
-    windows: (kind, keys) of each kind of layer whose window is not the model's in this step; for the dealer.
+    windows: (kind, keys) of each kind of layer whose window the stage sets, 0 keys for none; for the dealer.
     """
 
     sequence_length: int

@@ -112,6 +112,12 @@ class ShardedLayout(PackedLayout):
             ),
         )
 
+    def route_of(self, kind: str, reach: Reach) -> Route:
+        """The route of a kind of layer. reach: how far its tokens see at this step, for which the route must be made."""
+        found = self.routes[kind]
+        assert found.reach == reach, f"{kind}: the route is for {found.reach}, the step has {reach}"
+        return found
+
     @property
     def local_tokens(self) -> int:
         """Tokens held by this rank; the same number on every rank."""

@@ -49,7 +49,7 @@ from parallel.transfer import Transfer
 
 
 class RingCore:
-    """The attention core of all layers of one kind without a window: full layers, and chunked ones.
+    """The attention core of one kind of layer at a step without a window: of full layers, and of chunked ones.
 
     axis: `mesh.sequence`. buffers: for rows in transfer; the cores of all kinds may share them.
     """
@@ -79,7 +79,7 @@ class RingCore:
         """See `AttentionCore`; queries, keys, values and output are of local tokens. Collective over the axis."""
         assert isinstance(layout, ShardedLayout), "a sequence rank needs its share of the stream"
         assert reach.window is None, "layers with a window have WindowCore"
-        route = layout.routes[self.kind]
+        route = layout.route_of(self.kind, reach)
         if not route.steps:
             plan = Plan(route, self.wire, merge_part, self.softcap)
             return attend_exchanged(q_THK, k_TGK, v_TGK, sinks_H, plan=plan)

@@ -24,7 +24,7 @@ from parallel.sequence.wire import Wire
 
 
 class WindowCore:
-    """The attention core of all layers of one windowed kind. axis: `mesh.window`."""
+    """The attention core of one kind of layer at a step with a window. axis: `mesh.window`."""
 
     def __init__(
         self,
@@ -49,5 +49,5 @@ class WindowCore:
         """See `AttentionCore`; queries, keys, values and output are of local tokens. Collective over the axis."""
         assert isinstance(layout, ShardedLayout), "a sequence rank needs its share of the stream"
         assert reach.window is not None, "layers without a window have RingCore"
-        plan = Plan(layout.routes[self.kind], self.wire, put_part, self.softcap)
+        plan = Plan(layout.route_of(self.kind, reach), self.wire, put_part, self.softcap)
         return attend_exchanged(q_THK, k_TGK, v_TGK, sinks_H, plan=plan)

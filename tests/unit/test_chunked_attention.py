@@ -148,14 +148,13 @@ def test_a_chunk_without_effect_is_refused_and_no_kind_is_called_chunk():
     kinds = {
         "full_rope": KindConfig(chunk=5),
         "chunk": KindConfig(like="chunk_rope"),
-        "chunk_rope": KindConfig(window=5),
+        "chunk_rope": KindConfig(),
     }
     config = ModelConfig(num_layers=3, layer_pattern=list(kinds), kinds=kinds)
     assert config.problems() == [
         "model.kinds.full_rope.chunk=5: has no effect, full_rope has no chunks; drop it",
         "model.kinds.chunk: a kind's name is made of letters, digits, _ and -, and is not full, window or chunk; "
         "use another",
-        "model.kinds.chunk_rope.window=5: has no effect, chunk_rope has no window; drop it",
     ]
 
 

@@ -52,6 +52,7 @@ SPECIAL = {
     "model.kinds.NAME.position_scale.trained_length": ["64"],
     "schedule.stages.NAME.kinds.NAME.rope": ["{scaling: linear, factor: 4}"],
     "schedule.stages.NAME.kinds.NAME.position": ["none"],
+    "schedule.stages.NAME.kinds.NAME.position_scale": ["swan"],
     "schedule.stages.NAME.kinds.NAME.window": ["16", "{policy: ramp, start: 4}"],
     "parallel.pipeline_split": ["[2,2]"],
     "parallel.timeouts": ["{pipeline: 5}", "{tensor: 5}", "{data: 5}"],

@@ -121,7 +121,8 @@ class WindowRamp:
 
     # Keys that a token sees at the start of the stage, itself included.
     start: Keys
-    # Keys at the end of the ramp; 0: the window that the model gives the kind.
+    # Keys at the end of the ramp; 0: the window that the model gives the kind or, where it gives none, the stage's
+    # sequence_length.
     end: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
     # Keys by which the window grows an optimizer step; 0: it grows evenly over the tokens of the stage.
     per_step: NotNegative = 0.0
@@ -140,6 +141,7 @@ class StageKindConfig:
     # a parameter.
     position_scale: AnyScale | None = None
     # Keys that a token of these layers sees in this stage, itself included: a number, or a ramp; null: as in the model.
+    # Layers of every kind may have one; in full layers a window of sequence_length or more is none.
     window: Keys | WindowRamp | None = None
 
 

@@ -187,7 +187,8 @@ class HeldOutLoss:
         ]
 
     def _of(self, point: Point) -> HeldOut:
-        key = (point.stage.name, point.windows)
+        # Only shares of streams depend on windows.
+        key = (point.stage.name, point.windows if self._deal is not None else ())
         if self._made is None or self._made[0] != key:
             self._made = None  # free the memory of what was made before first
             self._made = key, self._make(point.stage, point.windows)

@@ -2,7 +2,8 @@
 
     schedule.stages.long.kinds:
       full_rope: {rope: {scaling: yarn, factor: 4, original_length: 8192}}
-      window_rope: {window: {policy: ramp, start: 32, per_step: 0.125}}       SkyLadder
+      window_rope: {window: 512}
+      full_nope: {window: {policy: ramp, start: 32, per_step: 0.125}}                 SkyLadder
       far: {position: none, position_scale: {scale: drope, trained_length: 8192}}     DroPE
 
 `StageKinds.model_at` puts the changes into the model's configuration, so every function of a `ModelConfig` holds for a
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from model.config import ModelConfig
-from model.layer_pattern import KindConfig, layer_kind
+from model.layer_pattern import KindConfig, layer_kind, layer_kinds
 from train.configuration.schema import StageKindConfig, WindowRamp
 
 # Fields of `StageKindConfig` that replace the field of `KindConfig` of the same name, as they are.
@@ -23,9 +24,13 @@ REPLACED = ("rope", "position", "position_scale")
 
 @dataclass(frozen=True)
 class StageKinds:
-    """The changes of one stage. changes: by name of the kind. batch_tokens: of one step. tokens: of the stage."""
+    """The changes of one stage.
+
+    changes: by name of the kind. sequence_length, batch_tokens: of one step. tokens: of the stage.
+    """
 
     changes: Mapping[str, StageKindConfig] = field(default_factory=dict)
+    sequence_length: int = 1
     batch_tokens: int = 1
     tokens: int = 1
 
@@ -39,7 +44,10 @@ class StageKinds:
         return replace(model, kinds=model.kinds | changed)
 
     def windows_at(self, model: ModelConfig, tokens: int) -> tuple[tuple[str, int], ...]:
-        """Returns (kind, keys) of every kind whose window the stage sets, for the step `tokens` into the stage."""
+        """Returns (kind, keys) of every kind whose window the stage sets, for the step `tokens` into the stage.
+
+        0 keys: no window.
+        """
         return tuple(
             (name, self._window(model, name, change, tokens))
             for name, change in self.changes.items()
@@ -51,7 +59,9 @@ class StageKinds:
     ) -> KindConfig:
         settings = _settings(model, name)
         given = {key: getattr(change, key) for key in REPLACED}
-        settings = replace(settings, **{k: value for k, value in given.items() if value is not None})
+        settings = replace(
+            settings, **{k: value for k, value in given.items() if value is not None}
+        )
         if settings.position == "none":
             settings = replace(settings, rope=KindConfig().rope)
         if change.window is not None:
@@ -59,16 +69,24 @@ class StageKinds:
         return settings
 
     def _window(self, model: ModelConfig, name: str, change: StageKindConfig, tokens: int) -> int:
-        ramp = change.window
-        if not isinstance(ramp, WindowRamp):
-            assert ramp is not None, "the caller looked"
-            return ramp
-        end = ramp.end or _window_of_model(model, name)
+        """Returns the keys of the window; 0 for no window."""
+        window = change.window
+        assert window is not None, "the caller looked"
+        keys = self._ramp(window, model, name, tokens) if isinstance(window, WindowRamp) else window
+        windowed = layer_kind(model, name).windowed
+        # A window as long as the sequence masks nothing; a kind that is named full has none then.
+        return 0 if not windowed and keys >= self.sequence_length else keys
+
+    def _ramp(self, ramp: WindowRamp, model: ModelConfig, name: str, tokens: int) -> int:
+        end = self._end(ramp, model, name)
         if ramp.per_step:
             # The decimal that was given: 0.29 x 100 is 29, in binary floating point 28.99...
             grown = Fraction(str(ramp.per_step)) * (tokens // self.batch_tokens)
             return min(end, ramp.start + int(grown))
         return min(end, ramp.start + (end - ramp.start) * tokens // self.tokens)
+
+    def _end(self, ramp: WindowRamp, model: ModelConfig, name: str) -> int:
+        return ramp.end or _window_of_model(model, name) or self.sequence_length
 
     def problems(self, model: ModelConfig, stage: str) -> list[str]:
         """Returns every rule that the changes break, one line each. stage: the key of the stage."""
@@ -96,17 +114,22 @@ class StageKinds:
         window = change.window
         if window is None:
             return []
-        if not layer_kind(model, name).windowed:
-            return [f"{key}: has no effect, {name} has no window; drop it"]
-        if window == _window_of_model(model, name):
-            return [f"{key}={window}: has no effect, it is the model's; drop it"]
         if isinstance(window, WindowRamp):
-            end = window.end or _window_of_model(model, name)
+            end = self._end(window, model, name)
             if window.start >= end:
                 return [
                     f"{key}.start={window.start}: must be below the end of the ramp, {end}; give a number for a "
                     "constant window"
                 ]
+            if window.start >= self.sequence_length:
+                return [
+                    f"{key}.start={window.start}: must be below sequence_length={self.sequence_length}; such a window "
+                    "masks nothing"
+                ]
+        elif self._window(model, name, change, 0) == _window_of_model(model, name):
+            is_none = "there is none in the model, and the stage's sequences are not longer"
+            says = "it is the model's" if _window_of_model(model, name) else is_none
+            return [f"{key}={window}: has no effect, {says}; drop it"]
         return []
 
 
@@ -115,7 +138,8 @@ def _settings(model: ModelConfig, name: str) -> KindConfig:
 
 
 def _window_of_model(model: ModelConfig, name: str) -> int:
-    return _settings(model, name).window or model.window
+    """Returns the keys of the window that the model gives the kind; 0 for none."""
+    return layer_kinds(model)[name].window or 0
 
 
 def _rotation_problems(

@@ -206,7 +206,7 @@ def _resolve(
     found: list[str] = []
     num_steps = row.num_steps
     tokens = num_steps * row.batch_tokens
-    kinds = StageKinds(row.kinds, row.batch_tokens, tokens)
+    kinds = StageKinds(row.kinds, row.sequence_length, row.batch_tokens, tokens)
     found += kinds.problems(config.model, key)
     if found:
         return None, found
