@@ -29,7 +29,7 @@ class SequenceShare:
     """One rank's share of a stream, on the host.
 
     documents: of the whole stream. ranges: stream positions of this rank's tokens, ascending.
-    place_T: places of its tokens in their documents. routes: by kind of layer.
+    place_T: places of its tokens in their documents. routes: by kind of layer, each for its reach.
     """
 
     dealing: Dealing
@@ -38,6 +38,7 @@ class SequenceShare:
     ranges: tuple[range, ...]
     place_T: Tensor
     routes: Mapping[str, Route]
+    reaches: Mapping[str, Reach]
 
 
 def build_share(
@@ -73,6 +74,7 @@ def build_share(
         dealing.ranges(rank),
         torch.arange(dealing.local_tokens) + shifts.repeat_interleave(sizes),
         MappingProxyType({kind: routes[reach] for kind, reach in reaches.items()}),
+        MappingProxyType(dict(reaches)),
     )
 
 
@@ -86,6 +88,7 @@ class ShardedLayout(PackedLayout):
     dealing: Dealing
     rank: int
     routes: Mapping[str, Route]
+    reaches: Mapping[str, Reach]
 
     @classmethod
     def from_share(
@@ -110,13 +113,14 @@ class ShardedLayout(PackedLayout):
             routes=MappingProxyType(
                 {kind: copies[id(route)] for kind, route in share.routes.items()}
             ),
+            reaches=share.reaches,
         )
 
     def route_of(self, kind: str, reach: Reach) -> Route:
-        """The route of a kind of layer. reach: how far its tokens see at this step, for which the route must be made."""
-        found = self.routes[kind]
-        assert found.reach == reach, f"{kind}: the route is for {found.reach}, the step has {reach}"
-        return found
+        """The route of a kind of layer. reach: how far its tokens see at this step, for which the route was made."""
+        planned = self.reaches[kind]
+        assert planned == reach, f"{kind}: the route is for {planned}, the step has {reach}"
+        return self.routes[kind]
 
     @property
     def local_tokens(self) -> int:

@@ -30,7 +30,7 @@ import torch
 
 from model.attention.segments import Segments
 from model.documents import Documents
-from model.reach import WHOLE_DOCUMENT, Reach
+from model.reach import Reach
 from parallel.sequence.chunks import Dealing
 from parallel.sequence.plan import KeyPlan, needs_few_keys, plan_keys
 
@@ -91,8 +91,6 @@ class Route:
     local: tuple[Call, ...]
     exchange: Exchange | None = None
     steps: tuple[Step, ...] = ()
-    # That of the layers which it is for.
-    reach: Reach = WHOLE_DOCUMENT
 
     def to(self, device: torch.device | str) -> "Route":
         """Returns the same route with index tensors on another device."""
@@ -105,7 +103,6 @@ class Route:
             moved(self.local),
             replace(exchange, calls=moved(exchange.calls)) if exchange else None,
             tuple(replace(step, calls=moved(step.calls)) for step in self.steps),
-            self.reach,
         )
 
     @property
@@ -117,10 +114,6 @@ class Route:
 
 def route(own: "Own", reach: Reach, transport: Transport) -> Route:
     """Returns a rank's work in the layers that have this reach."""
-    return replace(_route(own, reach, transport), reach=reach)
-
-
-def _route(own: "Own", reach: Reach, transport: Transport) -> Route:
     dealing, plan, window = own.dealing, plan_keys(own.dealing, own.documents, reach), reach.window
     own = own.within(reach)
     most = max(plan.tokens_received(r) for r in range(dealing.size))

@@ -15,12 +15,15 @@ from model.position.dynamic_ntk import DynamicNtkRope
 from model.position.linear import LinearRope
 from model.position.longrope import LongRope
 from model.position.rope import Rope
+from model.position.scales.drope import DropeScale
 from model.position.scales.llama4 import Llama4Scale
 from model.position.scales.ssmax import SsmaxScale
 from model.position.scales.swan import SwanScale
 from model.position.yarn import YarnRope
 from parallel.config import ParallelConfig
 from parallel.pipeline.split import pipeline_problems
+from train.configuration.schema import StageKindConfig, WindowRamp
+from train.schedule.kinds import StageKinds
 
 MOST_RANKS = 8
 TOKENS = 96
@@ -167,6 +170,31 @@ RULES = {
     "pose over rows": DocumentRules(document_mask=False, pose=Pose(chunks=2, target_length=500)),
 }
 
+# What a stage of the schedule changes: windows of all kinds, also of those without one in the model; rotations, scales.
+STAGES = {
+    "": StageKinds(),
+    "ladder": StageKinds(
+        {
+            "near": StageKindConfig(window=9, position="none"),
+            "full_nope": StageKindConfig(
+                window=WindowRamp(start=30), position_scale=SwanScale(6.0)
+            ),
+            "wide": StageKindConfig(rope=Rope(base=99.0)),
+            "part": StageKindConfig(window=7),
+        },
+        TOKENS,
+    ),
+    "dropped": StageKinds(
+        {
+            "window_rope": StageKindConfig(window=12, position="none"),
+            "full_rope": StageKindConfig(
+                position="none", position_scale=DropeScale(trained_length=24)
+            ),
+        },
+        TOKENS,
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -184,6 +212,18 @@ class Case:
     keep: str
     # Of RULES.
     rules: str = "by document"
+    # Of STAGES.
+    stage: str = ""
+
+    @property
+    def at_stage(self) -> ModelConfig:
+        """Its model with the settings of its stage."""
+        return STAGES[self.stage].model_at(self.config, 0)
+
+    @property
+    def windows(self) -> tuple[tuple[str, int], ...]:
+        """The windows that its stage sets."""
+        return STAGES[self.stage].windows_at(self.config, 0)
 
     @property
     def ranks(self) -> int:
@@ -304,6 +344,22 @@ RULE_CASES = (
     Case(1, 2, 1, 1, "1f1b", "-", 2, "cohere", "everything", "pose over rows"),
     Case(2, 1, 1, 1, "-", "-", 1, "llama", "input", "rows"),
     Case(2, 1, 1, 1, "-", "-", 2, "cohere", "everything", "pose"),
+)
+# Beyond the pairs: settings of attention that a stage changes, on every axis.
+STAGE_CASES = (
+    Case(1, 1, 2, 1, "-", "zigzag", 2, "cohere", "everything", stage="ladder"),
+    Case(1, 1, 2, 1, "-", "contiguous", 1, "cohere", "attention", stage="ladder"),
+    Case(1, 1, 2, 1, "-", "balanced", 2, "llama", "input", stage="dropped"),
+    Case(1, 2, 1, 1, "1f1b", "-", 2, "llama", "everything", stage="dropped"),
+    Case(2, 1, 1, 1, "-", "-", 1, "cohere", "input", stage="ladder"),
+)
+# With all dealings, and three ranks.
+MORE_STAGE_CASES = tuple(
+    Case(tensor, 1, sequence, 1, "-", dealing, 4, model, keep, stage=stage)
+    for dealing in ("contiguous", "zigzag", "balanced")
+    for keep in ("everything", "attention")
+    for model, stage in (("cohere", "ladder"), ("llama", "dropped"))
+    for tensor, sequence in ((1, 2), (1, 3), (1, 4), (2, 2))
 )
 # With all dealings, and three ranks.
 MORE_RULE_CASES = tuple(

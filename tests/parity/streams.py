@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from data.batch import IGNORE, PackedBatch
+from data.batch import IGNORE, PackedBatch, Windows
 from data.packing.document_rules import BY_DOCUMENT, DocumentRules
 from data.packing.positions import Placing, Positions
 from data.packing.spans import starts_of
@@ -93,13 +93,17 @@ def summed_by_source(losses_T: Tensor, stream: PackedBatch) -> Tensor:
 
 
 def part_of_rank(
-    stream: PackedBatch, model: ModelConfig, mesh: Mesh, parallel: ParallelConfig
+    stream: PackedBatch,
+    model: ModelConfig,
+    mesh: Mesh,
+    parallel: ParallelConfig,
+    windows: Windows = (),
 ) -> PackedBatch:
-    """What a sequence rank holds of a stream."""
+    """What a sequence rank holds of a stream. windows: those of a stage."""
     deal = dealer(model, mesh, parallel)
     if deal is None:
         return stream
-    share = deal(stream.lengths, ())
+    share = deal(stream.lengths, windows)
     index = torch.cat([torch.arange(r.start, r.stop) for r in share.ranges])
     return replace(
         stream,

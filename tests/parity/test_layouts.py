@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from model.at_step import AtStep
 from model.attention.core import choose_core
 from model.initialization import initialize
 from model.loss import IGNORE
@@ -57,7 +58,7 @@ OTHERS = tuple(case for case in CASES if case not in FIRST_CASES)
 
 def oracle(case: Case) -> tuple[float, dict[str, Tensor]]:
     """Loss per valid token, and gradients and losses by source, of one process."""
-    config = case.config
+    config = case.at_stage
     core = choose_core("dense", "cpu", torch.float64, softcap=config.attention_softcap)
     model = Transformer(config, core).double()
     initialize(model, config, SEED)
@@ -109,17 +110,17 @@ def gradients(case: Case, mesh: Mesh) -> tuple[float, int, dict[str, Tensor]]:
         return found.total / valid
 
     micro_batches = [
-        to_device(part_of_rank(b, case.config, mesh, case.parallel()), mesh.device)
+        to_device(part_of_rank(b, case.config, mesh, case.parallel(), case.windows), mesh.device)
         for b in streams(case)[mesh.data.rank :: mesh.data.size]
     ]
     if mesh.pipeline.size == 1:
         (model,) = local.stages
         for micro_batch in micro_batches:
-            hidden_TD = model(micro_batch.tokens_T, micro_batch.layout, at(case.config))
+            hidden_TD = model(micro_batch.tokens_T, micro_batch.layout, at(case.at_stage))
             loss_of(model, hidden_TD, micro_batch).backward()
     else:
         runner = PipelineRunner(local.stages, local.placement, mesh)
-        runner.forward_backward(micro_batches, at(case.config), loss_of)
+        runner.forward_backward(micro_batches, at(case.at_stage), loss_of)
         add_tied(tied, parameters.named.get("embedding.weight"))
     mesh.sum_over_world(sums)
     found = {BY_SOURCE: mesh.sum_over_world(by_source)}
