@@ -231,6 +231,7 @@ def _advance(run: Run, batch: GlobalBatch, point: Point) -> None:
     state.rope_base = bases_by_kind(point.model, point.rope_base)
     state.model = dataclasses.asdict(point.model)
     state.document_rules = dataclasses.asdict(batch.shape.rules)
+    state.lengths = list(point.lengths)
     state.context_length = max(state.context_length, batch.shape.position_length)
 
 
@@ -281,6 +282,8 @@ def _metrics(
     }
     if result.received is not None:
         row["sequence_bytes_received"] = result.received
+    if point.windows:
+        row["windows"] = {kind: keys or row["sequence_length"] for kind, keys in point.windows}
     if run.config.train.z_loss:
         row["z_loss"] = result.z_loss
     if run.peak_flops is not None:

@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from model.at_step import AtStep
 from model.attention.core import choose_core
 from model.initialization import initialize
 from model.loss import IGNORE

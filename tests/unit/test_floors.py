@@ -59,7 +59,8 @@ FLOORS = {
         configuration/groups configuration/plain_values configuration/changes
         configuration/composition configuration/origins configuration/arguments configuration/flags
         configuration/typed_model schedule
-        checkpointing/state checkpointing/folder huggingface/kept_files
+        checkpointing/model_differences checkpointing/folder huggingface/kept_files
+        checkpointing/state
         checkpointing/locate
         checkpointing/continuation
         configuration huggingface/config huggingface/folder

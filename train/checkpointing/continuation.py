@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.tokens.declared import Declared
+from model.layer_pattern import layer_kinds
 from train.checkpointing import folder as checkpoint_folder
 from train.checkpointing.locate import locate
 from train.checkpointing.state import RunState, differences
@@ -72,7 +73,7 @@ def obstacles(
         tokenizer=tokenizer_identity(sources) if sources else _unknown_tokenizer(state),
         allowed=allowed,
     )
-    return found + _other_rules(state, point, allowed)
+    return found + _other_lengths(state, point, allowed) + _other_rules(state, point, allowed)
 
 
 def _other_rules(state: RunState, point: Point, allowed: Sequence[str]) -> list[str]:
@@ -94,6 +95,31 @@ def _said(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name}: {inner}" for name, inner in value.items()) + "}"
     return json.dumps(value)
+
+
+def _other_lengths(state: RunState, point: Point, allowed: Sequence[str]) -> list[str]:
+    """Returns how the lengths that methods of positions read differ from those up to the last step before `state`."""
+    lengths = list(point.lengths)
+    if "sequence_length" in allowed or state.lengths in ([], lengths) or not _reads_length(point):
+        return []
+    return [
+        f"sequence_length: this schedule has {_listed(lengths)} up to where the checkpoint stands, and its methods of "
+        f"positions read {_listed(state.lengths)} in training; restore the schedule, or set "
+        "checkpoint.allow_changes=[sequence_length]"
+    ]
+
+
+def _reads_length(point: Point) -> bool:
+    """Whether a position method or a scale of the model reads the sequence length."""
+    return any(
+        part is not None and part.reads_length
+        for spec in layer_kinds(point.model).values()
+        for part in (spec.rope, spec.position_scale)
+    )
+
+
+def _listed(lengths: Sequence[int]) -> str:
+    return ", ".join(map(str, lengths))
 
 
 def last_point(schedule: Schedule, state: RunState) -> Point:

@@ -5,16 +5,14 @@ This module reads `state.json` and `index.json` but no tensors, so `--check` can
 
 import errno
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data.files import BrokenSeal, unseal
 from model.config import ModelConfig
-from model.layer_pattern import KindConfig, uses_model_chunk, uses_model_window
-from model.position.methods import default_fields
-from model.position.scales.methods import SCALES
 from parallel.checkpoint.index import DamagedCheckpoint, Index, checked_index
+from train.checkpointing.model_differences import model_differences
 from train.configuration.renamed_keys import renamed_model
 
 FORMAT = 2
@@ -22,10 +20,6 @@ STATE = "state.json"
 INDEX = "index.json"
 # Errors of reading that mean a damaged checkpoint; others may be a fault of this host.
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
-# Fields that do not affect the trained model: a run may resume with other values.
-_NOT_THE_MODEL = {"attention_backend", "init_std"}
-# Scales with a parameter: a checkpoint of another scale does not have it.
-_LEARNED = {name for name, scale in SCALES.items() if scale.learned}
 
 
 @dataclass
@@ -46,8 +40,12 @@ class RunState:
     # Longest sequence length trained on so far in tokens, under PoSE that of positions; includes that of an imported
     # model.
     context_length: int = 0
+    # Sequence lengths trained at up to that of the last step, ascending, see `Point.lengths`: methods of positions that
+    # need a length used the last one. Empty: unknown.
+    lengths: list[int] = field(default_factory=list)
     # The packer's place in the data: see data/packing/planner.py. Empty at the start.
     cursor: dict[str, Any] = field(default_factory=dict)
+    # The model with the settings of its kinds of layers as of the last step: windows, rotations, scales.
     model: dict[str, Any] = field(default_factory=dict)
     # Sources with their checksums, in order, and the seed, on which the cursor depends.
     data: dict[str, Any] = field(default_factory=dict)
@@ -139,27 +137,15 @@ def differences(
     allowed: Sequence[str],
 ) -> list[str]:
     """Returns why a run with this configuration cannot resume from `state`, one line each; empty if it can."""
-    found = []
-    trained, wanted = _comparable(state.model, asdict(model))
-    for name in wanted:
-        if name == "window" and not uses_model_window(model):
-            continue
-        if name == "chunk" and not uses_model_chunk(model):
-            continue
-        change = _change_of(name, trained[name], wanted[name])
-        if trained[name] == wanted[name] or change in allowed:
-            continue
-        way_out = f", or set checkpoint.allow_changes=[{change}]" if change else ""
-        found.append(
-            f"model.{name}={_said(wanted[name])}: the checkpoint's model has {_said(trained[name])}; "
-            f"use that, or start a new run (another run_name){way_out}"
-        )
+    found = model_differences(state.model, model, allowed)
     if state.optimizer_steps > 0 and state.optimizer != optimizer:
         found.append(
             f"optimizer.name={optimizer}: the checkpoint has the states of {state.optimizer}; use that, or start "
             "a new run (another run_name)"
         )
-    if "rope_base" not in allowed and state.rope_base != rope_base:
+    # Kinds that rotate on one side only differ in their position too, which is reported there.
+    shared = state.rope_base.keys() & rope_base.keys()
+    if "rope_base" not in allowed and any(state.rope_base[k] != rope_base[k] for k in shared):
         found.append(
             f"rope_base: this schedule has {rope_base} where the checkpoint stands, it was trained with "
             f"{state.rope_base}; restore the schedule, or set checkpoint.allow_changes=[rope_base]"
@@ -173,21 +159,6 @@ def differences(
     if "tokenizer" not in allowed:
         found += _other_tokenizer(state.tokenizer, tokenizer)
     return found
-
-
-def _change_of(name: str, trained: Any, wanted: Any) -> str:
-    """Returns the value of `checkpoint.allow_changes` that allows another value of a field; empty if none does."""
-    if ".rope." in name:
-        return "rope_scaling"
-    if name.endswith(".position_scale") and not _LEARNED & {trained["scale"], wanted["scale"]}:
-        return "position_scale"
-    return ""
-
-
-def _said(value: Any) -> str:
-    if not isinstance(value, dict):
-        return str(value)
-    return "{" + ", ".join(f"{name}: {inner}" for name, inner in value.items()) + "}"
 
 
 def _other_tokenizer(learned: dict[str, Any], corpus: dict[str, Any]) -> list[str]:
@@ -209,26 +180,4 @@ def _other_tokenizer(learned: dict[str, Any], corpus: dict[str, Any]) -> list[st
             f"data: its documents begin with {bos}, those that the model was trained with begin with {learned_bos}; "
             "prepare the corpus anew (--bos), or set checkpoint.allow_changes=[tokenizer]"
         )
-    return found
-
-
-def _comparable(*models: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the fields of each model, flat and under the same keys, such as `kinds.NAME.window`.
-
-    Fields that an older version did not have, or that one model does not set, have their defaults.
-    """
-    default = asdict(ModelConfig())
-    named = sorted({name for model in models for name in model.get("kinds", {})})
-    found = []
-    for model in models:
-        parts = default | model
-        kinds = parts.pop("kinds")
-        flat = {name: parts[name] for name in sorted(parts.keys() - _NOT_THE_MODEL)}
-        for name in named:
-            settings = asdict(KindConfig()) | kinds.get(name, {})
-            rope = default_fields() | settings.pop("rope")
-            settings["position_scale"].pop("initial", None)
-            flat |= {f"kinds.{name}.{key}": value for key, value in settings.items()}
-            flat |= {f"kinds.{name}.rope.{key}": value for key, value in rope.items()}
-        found.append(flat)
     return found

@@ -286,7 +286,15 @@ class CheckpointConfig:
     # Differences between the checkpoint and the configuration that are accepted; the start fails on any other.
     allow_changes: list[
         Literal[
-            "rope_base", "rope_scaling", "position_scale", "document_rules", "data", "tokenizer"
+            "rope_base",
+            "rope_scaling",
+            "position",
+            "position_scale",
+            "window",
+            "sequence_length",
+            "document_rules",
+            "data",
+            "tokenizer",
         ]
     ] = field(default_factory=list)
 

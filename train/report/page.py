@@ -33,6 +33,7 @@ from train.report.step_figures import (
     utilisation_figure,
 )
 from train.report.tables import facts, paragraph
+from train.report.window_figures import window_figures
 
 HERE = Path(__file__).parent
 # See plotly_js/SOURCE.md: the version, and the SHA-256 of the uncompressed file.
@@ -75,6 +76,7 @@ def sections_of(record: RunRecord) -> tuple[dict[str, str], list[Figure]]:
     course = _drawn(
         schedule_figure(record, "sequence_length", "Sequence length"),
         schedule_figure(record, "rope_base", "RoPE base"),
+        *window_figures(record),
         learning_rate_figure(record),
         gradient_norm_figure(record),
     )

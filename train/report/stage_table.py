@@ -5,6 +5,7 @@ import html
 from train.report.overview import quarter_gain
 from train.report.record import NUM_COLOURS, RunRecord
 from train.report.rows import Row, finite_value, known, mapping, weighted_mean
+from train.report.stage_changes import changes_in_words
 from train.report.tables import html_table
 from train.report.units import percent, short_number, signed, whole_number
 
@@ -49,6 +50,7 @@ def _cells(record: RunRecord, stage: str) -> dict[str, str]:
         "Sequence length": whole_number(length) if length else "",
         "RoPE base": whole_number(base) if base else "",
         "Documents": documents_words(plan),
+        "Attention": changes_in_words(plan),
         "Peak learning rate": f"{rate:.2g}" if rate is not None else "",
         "Batch, tokens": short_number(batch) if batch else "",
         "Held-out loss": f"{loss:.3f}" if loss is not None else "",

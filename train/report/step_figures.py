@@ -18,7 +18,7 @@ from train.report.units import duration, percent, short_number, whole_number
 
 
 def schedule_figure(record: RunRecord, key: str, what: str) -> Figure:
-    """Returns a stepwise quantity (sequence length, RoPE base) on a log axis with ticks at its values.
+    """Returns a stepwise quantity (sequence length, RoPE base, a window) on a log axis with ticks at its values.
 
     The figure has no traces if the quantity never changes.
     """
@@ -26,14 +26,16 @@ def schedule_figure(record: RunRecord, key: str, what: str) -> Figure:
     levels = list(dict.fromkeys(values))
     if len(levels) < 2:
         return Figure(key, what, "", [], {})  # the table of stages shows it
-    unit = f"{'tokens' if key == 'sequence_length' else 'base of the rotation angles'}, log scale"
+    unit = {"sequence_length": "tokens", "rope_base": "base of the rotation angles"}.get(
+        key, "keys"
+    )
     title = f"{what} from {whole_number(levels[0])} to {whole_number(levels[-1])}"
     if len(levels) <= 6:
         title = f"{what} grows " if levels == sorted(levels) else f"{what} goes "
         title += " → ".join(whole_number(level) for level in levels)
     data = stage_lines(record, key, whole_number, what)
     layout = layout_over_tokens(record, log_ticks(_labelled(levels), whole_number))
-    return Figure(key, title, unit, data, layout)
+    return Figure(key, title, f"{unit}, log scale", data, layout)
 
 
 def _labelled(levels: list[float]) -> list[float]:
