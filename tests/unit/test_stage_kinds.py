@@ -92,7 +92,9 @@ OF_MODEL = "belongs to the model and is the same in all stages, as everything wi
 REFUSED: dict[str, Any] = {
     "window_rope.sinks=true": f".sinks: {OF_MODEL} model.kinds.window_rope.sinks",
     "window_rope={sinks: true}": f".sinks: {OF_MODEL} model.kinds.window_rope.sinks",
-    "window_rope.qk_norm=true": f".qk_norm: {OF_MODEL} model.qk_norm",
+    "window_rope.qk_norm=true": f".qk_norm: {OF_MODEL} model.kinds.window_rope.qk_norm",
+    "window_rope.gate=sigmoid": f".gate: {OF_MODEL} model.kinds.window_rope.gate",
+    "window_rope.qkv_bias=true": f".qkv_bias: {OF_MODEL} model.qkv_bias",
     "window_rope.position_scale=ssmax": ".position_scale: this scale has a parameter, which belongs to the model",
     "window_rope.window=128": ".window=128: has no effect, it is the model's; drop it",
     "window_rope.window.start=300": ".window.start=300: must be below the end of the ramp, 128",
