@@ -205,12 +205,14 @@ def _trainer(
     config: RunConfig, mesh: Mesh, schedule: Schedule, state: RunState, resume: Path | None
 ) -> Trainer:
     leg = schedule.leg(state.tokens_seen)
+    # Its windows and length decide how a pipeline divides the layers; parameters are those of every stage.
+    longest = max(leg, key=lambda stage: stage.shape.sequence_length)
     try:
         trainer = build_trainer(
-            config,
+            dataclasses.replace(config, model=schedule.at_end_of(longest).model),
             mesh,
             leg[0].parallel,
-            sequence_length=max(stage.shape.sequence_length for stage in leg),
+            sequence_length=longest.shape.sequence_length,
             picture=run_folder(config) / f"pipeline_{leg[0].name}.svg",
         )
     except ValueError as error:  # not a user mistake: keep its traceback

@@ -94,8 +94,11 @@ def in_four_kinds(model: ModelConfig) -> ModelConfig:
     if reasons := unknown_to_all(model):
         raise CannotExpress(reasons)
     specs = layer_kinds(model)
-    alike = {name: model.kinds[name].like if name in model.kinds else "" for name in specs}
-    names = {name: like or name for name, like in alike.items()}
+    # By what they do: a stage of the schedule may have given a full kind a window, or ended its rotation.
+    names = {
+        name: f"{'full' if spec.window is None else 'window'}_{'nope' if spec.rope is None else 'rope'}"
+        for name, spec in specs.items()
+    }
     windows = {name: spec.window for name, spec in specs.items() if spec.window is not None}
     reasons = []
     if len(set(windows.values())) > 1:

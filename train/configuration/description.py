@@ -30,8 +30,15 @@ def describe_model(model: ModelConfig) -> str:
 
 
 def describe_stages(schedule: Schedule) -> str:
-    """Returns every stage with its context length."""
-    return " -> ".join(f"{s.name} {s.shape.sequence_length:,}" for s in schedule.stages)
+    """Returns every stage with its context length, and the kinds of layers that it changes."""
+    return " -> ".join(
+        f"{stage.name} {stage.shape.sequence_length:,}{_changed(stage)}"
+        for stage in schedule.stages
+    )
+
+
+def _changed(stage: Stage) -> str:
+    return f" (changes {', '.join(stage.kinds.changes)})" if stage.kinds.changes else ""
 
 
 def describe_labels(sources: Sequence[Declared]) -> list[str]:
@@ -75,7 +82,9 @@ def stage_memory(config: RunConfig, stage: Stage, world_size: int) -> RankMemory
     """Returns the memory of the rank that needs most in this stage."""
     return rank_memory(
         Step(
-            model=config.model,
+            model=stage.kinds.model_at(
+                config.model, stage.end - stage.start - stage.shape.batch_tokens
+            ),
             layout=stage.parallel,
             world_size=world_size,
             sequence_length=stage.shape.sequence_length,

@@ -113,11 +113,27 @@ def _mixes(run: RunConfig, mix: Mapping[str, float]) -> bool:
     return len(known) > 1 or not set(mix) <= known
 
 
-def _follows_base(run: RunConfig) -> bool:
-    """Whether some layer uses the schedule's RoPE base."""
+def _follows_base(run: RunConfig, stage: str) -> bool:
+    """Whether some layer uses the RoPE base of a stage, there or in later stages whose base goes on from it."""
     if run.model.problems():
         return True
-    return any(spec.rope is not None and not spec.rope.base for spec in expand_pattern(run.model))
+    names = list(run.schedule.stages)
+    for name in names[names.index(stage) :]:
+        row = run.schedule.stages[name]
+        if name != stage and not _goes_on(row.rope_base):
+            return False
+        kinds = {kind: row.kinds[kind] for kind in row.kinds if kind in run.model.layer_pattern}
+        model = StageKinds(kinds, row.sequence_length).model_at(run.model, 0)
+        if any(spec.rope is not None and not spec.rope.base for spec in expand_pattern(model)):
+            return True
+    return False
+
+
+def _goes_on(base: RopeBase | None) -> bool:
+    """Whether a stage's base depends on the one before."""
+    if isinstance(base, DerivedBase):
+        return base.policy in ("keep", "ntk")
+    return isinstance(base, RampBase) and base.start is None
 
 
 def _reads_positions(run: RunConfig, stage: str) -> bool:
@@ -147,9 +163,7 @@ def _first_base(run: RunConfig) -> RopeBase | None:
 
 def _begins_at_base(run: RunConfig) -> bool:
     """Whether the first stage's base depends on `schedule.start_base`."""
-    base = _first_base(run)
-    goes_on = isinstance(base, DerivedBase) and base.policy in ("keep", "ntk")
-    return goes_on or (isinstance(base, RampBase) and base.start is None)
+    return _goes_on(_first_base(run))
 
 
 def _begins_at_length(run: RunConfig) -> bool:
@@ -227,7 +241,7 @@ ROWS = (
     ),
     Row(
         ("schedule.stages.NAME.rope_base",),
-        lambda run, _: _follows_base(run),
+        _follows_base,
         "where no layer rotates by the schedule's base; drop it",
     ),
     Row(

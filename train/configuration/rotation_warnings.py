@@ -16,10 +16,13 @@ def rotation_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
 def _bases(config: RunConfig, schedule: Schedule) -> list[str]:
     """Warns of a rising base for layers with scaled frequencies: both lengthen the wavelengths."""
     start, last = config.schedule.start_base, schedule.stages[-1].base.last
+    at_end = schedule.at_end_of(schedule.stages[-1]).at.specs
     scaled = {
         spec.kind: spec.rope
         for spec in expand_pattern(config.model)
-        if isinstance(spec.rope, ScaledRope) and not spec.rope.base
+        if isinstance(spec.rope, ScaledRope)
+        and not spec.rope.base
+        and at_end[spec.kind].rope == spec.rope
     }
     if not start or last <= 1.001 * start:
         return []

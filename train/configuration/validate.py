@@ -5,14 +5,14 @@ disk space stand here. `warnings` come from published results and do not stop a 
 """
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from data.tokens.declared import HELDOUT, Declared, disagreements, read_declared
 from model.attention.backends import backend_problem
 from model.config import ModelConfig
 from model.huggingface.catalogue import family_for
 from model.huggingface.refusal import CannotExpress
-from model.layer_pattern import expand_pattern
+from model.layer_pattern import LayerSpec, expand_pattern
 from model.position.rope import Rope
 from parallel.config import ParallelConfig
 from parallel.pipeline.split import pipeline_problems
@@ -21,6 +21,7 @@ from parallel.sequence.dealing import dealing_problem
 from parallel.tensor.cut import tensor_problems
 from train.checkpointing.continuation import find_resume, obstacles
 from train.checkpointing.state import read_state
+from train.configuration.ramp_warnings import ramp_warnings
 from train.configuration.room import room_problems
 from train.configuration.rotation_warnings import rotation_warnings
 from train.configuration.scale_warnings import scale_warnings
@@ -75,29 +76,41 @@ def files(config: RunConfig) -> list[str]:
 
 def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     """Returns warnings from published results and about lost work; they do not stop the run."""
-    found = _saving_warnings(config, schedule) + _export_warnings(config, schedule)
+    found = _saving_warnings(config, schedule) + _export_warnings(schedule)
     found += rotation_warnings(config, schedule) + _chunk_warnings(config, schedule)
-    found += scale_warnings(schedule)
-    specs = expand_pattern(config.model)
-    limited_rotary = any(spec.rope and spec.reach.limit for spec in specs)
-    hybrid = limited_rotary and any(not spec.rope and not spec.reach.limit for spec in specs)
-    bases = [corner[1] for stage in schedule.stages for corner in stage.base.corners]
-    if hybrid and max(bases) > 1.001 * max(bases[0], 10_000.0):
+    found += scale_warnings(schedule) + ramp_warnings(config, schedule)
+    specs = [schedule.at_end_of(stage).at.specs.values() for stage in schedule.stages]
+    first = schedule.stages[0].base.corners[0][1]
+    bases = [
+        corner[1]
+        for stage in schedule.stages
+        if _is_windowed_hybrid(specs[stage.index])
+        for corner in stage.base.corners
+    ]
+    if max(bases, default=0.0) > 1.001 * max(first, 10_000.0):
         found.append(
             f"rope_base rises to {max(bases):g}: in a windowed hybrid a higher base hurts retrieval "
             "(RNoPE-SWA, arXiv 2501.18795: needles 8.0 at 1e4, 6.2 at 4e6); keep it and let the NoPE "
             "layers carry the length"
         )
     # The bound holds for unscaled frequencies of whole heads; scaling is meant to exceed it.
-    own_bases = {
-        spec.rope.base
-        for spec in specs
-        if isinstance(spec.rope, Rope) and not spec.reach.limit and spec.rope.rotary_share == 1.0
-    }
     for stage in schedule.stages:
+        own_bases = {
+            spec.rope.base
+            for spec in specs[stage.index]
+            if isinstance(spec.rope, Rope)
+            and not spec.reach.limit
+            and spec.rope.rotary_share == 1.0
+        }
         for base in sorted({own or stage.base.last for own in own_bases}):
             found += _bound_warning(stage.name, base, stage.shape.position_length, config)
     return found
+
+
+def _is_windowed_hybrid(specs: Iterable[LayerSpec]) -> bool:
+    """Whether layers of limited reach rotate, and layers that see the whole document do not."""
+    kinds = {(spec.rope is not None, spec.reach.limit is not None) for spec in specs}
+    return {(True, True), (False, False)} <= kinds
 
 
 def _chunk_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
@@ -124,10 +137,11 @@ def _saving_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     ]
 
 
-def _export_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
-    """Warns that no Hugging Face family can express the trained model, with the reason."""
+def _export_warnings(schedule: Schedule) -> list[str]:
+    """Warns that no Hugging Face family can express the model as of the last step, with the reason."""
+    last = schedule.at_end_of(schedule.stages[-1])
     try:
-        family_for(config.model, schedule.stages[-1].base.last)
+        family_for(last.model, last.rope_base)
     except CannotExpress as error:
         nearest = min(error.reasons, key=lambda reason: reason.count(";"))
         of_family = "; the nearest, " if len(error.reasons) > 1 else ": "

@@ -83,6 +83,7 @@ def _of_model(model: ModelConfig, state: RunState) -> dict[str, str]:
         "window": f"{seen} keys, the token's own included" if seen else "none",
         "vocabulary": f"{model.vocab_size:,}",
         "longest sequence trained on": f"{state.context_length:,} tokens",
+        **({"sequence length of the last step": f"{state.lengths[-1]:,}"} if state.lengths else {}),
         "RoPE base": bases or "none",
     }
 

@@ -78,14 +78,15 @@ class StageKinds:
         return 0 if not windowed and keys >= self.sequence_length else keys
 
     def _ramp(self, ramp: WindowRamp, model: ModelConfig, name: str, tokens: int) -> int:
-        end = self._end(ramp, model, name)
+        end = self.end_of_ramp(ramp, model, name)
         if ramp.per_step:
             # The decimal that was given: 0.29 x 100 is 29, in binary floating point 28.99...
             grown = Fraction(str(ramp.per_step)) * (tokens // self.batch_tokens)
             return min(end, ramp.start + int(grown))
         return min(end, ramp.start + (end - ramp.start) * tokens // self.tokens)
 
-    def _end(self, ramp: WindowRamp, model: ModelConfig, name: str) -> int:
+    def end_of_ramp(self, ramp: WindowRamp, model: ModelConfig, name: str) -> int:
+        """Returns the keys at which a ramp of the kind `name` ends."""
         return ramp.end or _window_of_model(model, name) or self.sequence_length
 
     def problems(self, model: ModelConfig, stage: str) -> list[str]:
@@ -115,7 +116,7 @@ class StageKinds:
         if window is None:
             return []
         if isinstance(window, WindowRamp):
-            end = self._end(window, model, name)
+            end = self.end_of_ramp(window, model, name)
             if window.start >= end:
                 return [
                     f"{key}.start={window.start}: must be below the end of the ramp, {end}; give a number for a "

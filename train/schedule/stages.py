@@ -115,6 +115,10 @@ class Schedule:
             stage.kinds.windows_at(self.model, tokens_seen - stage.start),
         )
 
+    def at_end_of(self, stage: Stage) -> Point:
+        """Returns what holds at the last step of a stage: the widest windows of its ramps."""
+        return self.at(stage.end - stage.shape.batch_tokens)
+
     def _lengths(self, stage: Stage) -> tuple[int, ...]:
         """Returns the lengths trained at up to `stage`, ascending, each longer than those before."""
         before = [s.shape.position_length for s in self.stages[: stage.index]]
