@@ -4,12 +4,14 @@ The compiler's own code generation is left out (`aot_eager`): what is proved is 
 may be, with every gradient, under each way of keeping activations.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from model.at_step import AtStep
 from model.attention.packed import PackedCore
 from model.attention.segments import BandedSegments
 from model.config import ModelConfig
@@ -58,12 +60,12 @@ def model_of(recipe, kernel, dtype=torch.float64):
     return model.to(dtype)
 
 
-def step(model, lengths=LENGTHS):
+def step(model, lengths=LENGTHS, at=10_000.0):
     """Loss and every gradient."""
     tokens_T = torch.arange(sum(lengths)) % 50
     layout = PackedLayout.from_lengths(lengths)
     model.zero_grad()
-    total = model.loss(model(tokens_T, layout, 10_000.0), tokens_T.roll(-1), 1e-3).total
+    total = model.loss(model(tokens_T, layout, at), tokens_T.roll(-1), 1e-3).total
     total.backward()
     return total.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
 
@@ -117,3 +119,26 @@ def test_compiled_regions_give_the_gradients_of_plain_ones(compiler, recipe):
                 torch.testing.assert_close(found[1][name], gradient, atol=1e-12, rtol=0)
     # Before, of a rotary layer and of another, after, and the loss; once more for any other length.
     assert compiler.frame_count <= 2 * 4
+
+
+def test_windows_and_bases_that_change_every_step_compile_nothing_anew(compiler):
+    model = model_of("parallel", BandedSegments())
+    compile_regions(model)
+
+    def at(window, base, **changes):
+        kinds = model.config.kinds
+        changed = {
+            name: replace(kinds.get(name, KindConfig()), window=window + number, **changes)
+            for number, name in enumerate(("full_nope", "window_rope"))
+        }
+        return AtStep.of(replace(model.config, kinds=kinds | changed), base)
+
+    step(model, at=at(3, 100.0))
+    compiled = compiler.frame_count
+    for window in range(4, 12):
+        step(model, at=at(window, 100.0 + window))
+    assert compiler.frame_count == compiled
+    # Without rotation the region before attention is another one, once.
+    for window in range(4, 6):
+        step(model, at=at(window, 100.0, position="none"))
+    assert compiler.frame_count <= compiled + 1
