@@ -30,6 +30,7 @@ NAMES = (
     "packing",
     "huggingface",
     "step_profile",
+    "position_scales",
     "resume",
     "deterministic",
     "traffic",

@@ -57,7 +57,7 @@ def test_every_kind_of_layer_is_told_with_its_reach(tmp_path: Path) -> None:
         "layer_pattern": ["near", "window_rope", "full_nope", "part"],
         "kinds": {
             "near": {"like": "window_rope", "window": 64},
-            "part": {"like": "chunk_rope", "chunk": 96},
+            "part": {"like": "chunk_rope", "chunk": 96, "position_scale": {"scale": "swan"}},
         },
     }
     folder = write_run(tmp_path, made_steps(), made_evaluations(made_steps()), pattern)
@@ -65,6 +65,7 @@ def test_every_kind_of_layer_is_told_with_its_reach(tmp_path: Path) -> None:
     assert "2 near (windowed with RoPE) and 2 windowed with RoPE and 2 full attention" in page.text
     assert "2 part (chunked attention with RoPE)" in page.text
     assert "attention chunks of 96 tokens" in page.text
+    assert "queries scaled by position: swan in part layers" in page.text
     assert "keys that a window sees: 64 in near layers, 128 in window_rope layers" in page.text
     lines = page.figures["position"]["layout"]["shapes"]
     assert [line["x0"] for line in lines] == [64, 128, 96]

@@ -9,12 +9,10 @@ from composed import composed_once  # noqa: F401 (a fixture)
 from model.huggingface.catalogue import family_for
 from model.huggingface.refusal import CannotExpress
 from model.layer_pattern import layer_kinds
-from model.position.scales.methods import SCALES, AnyScale
 from model.position.scales.ssmax import SsmaxScale
 from train.checkpointing.state import RunState, differences
 from train.configuration import validate
 from train.configuration.compose import ConfigMistakes, compose_run, from_yaml, to_yaml
-from train.configuration.typed import objects
 from train.schedule.stages import build_schedule
 
 KEY = "model.kinds.full_nope.position_scale"
@@ -29,11 +27,6 @@ def warned(*arguments: str) -> list[str]:
     schedule, _ = build_schedule(config)
     assert schedule is not None
     return [line for line in validate.warnings(config, schedule) if "Hugging Face" not in line]
-
-
-def test_the_table_and_the_type_have_the_same_scales() -> None:
-    assert set(SCALES.values()) == set(objects(AnyScale))
-    assert [schema.scale for schema in SCALES.values()] == list(SCALES)
 
 
 def test_a_scale_is_chosen_by_its_name_or_with_its_settings_and_kept() -> None:

@@ -7,12 +7,10 @@ from typing import Any
 from model.config import ModelConfig
 from model.layer_pattern import KindConfig, layer_kind, layer_kinds, uses_model_chunk
 from model.position.methods import default_fields
-from model.position.scales.methods import SCALES
+from model.position.scales.methods import LEARNED
 
 # Fields that do not affect the trained model: a run may resume with other values.
 _NOT_THE_MODEL = {"attention_backend", "init_std"}
-# Scales with a parameter: a checkpoint of another scale does not have it.
-_LEARNED = {name for name, scale in SCALES.items() if scale.learned}
 
 
 def model_differences(
@@ -51,7 +49,7 @@ def _change_of(name: str, trained: Any, wanted: Any) -> str:
         return "window"
     if name.endswith(".position"):
         return "position"
-    if name.endswith(".position_scale") and not _LEARNED & {trained["scale"], wanted["scale"]}:
+    if name.endswith(".position_scale") and not LEARNED & {trained["scale"], wanted["scale"]}:
         return "position_scale"
     return ""
 

@@ -4,6 +4,7 @@ from collections import Counter
 
 from model.flops import parameter_count
 from model.layer_pattern import LAYER_KINDS, expand_pattern, layer_kind, layer_kinds
+from model.position.scales.none import NoScale
 from train.report.record import RunRecord
 from train.report.units import whole_number
 
@@ -22,6 +23,14 @@ def chunks(record: RunRecord) -> dict[str, int]:
         return {}
     kinds = layer_kinds(record.model)
     return {name: spec.chunk for name, spec in kinds.items() if spec.chunk is not None}
+
+
+def scales(record: RunRecord) -> dict[str, str]:
+    """Returns the name of the scale of queries of every kind of layer that has one, by the kind's name."""
+    if record.model is None:
+        return {}
+    kinds = {name: kind.position_scale.scale for name, kind in record.model.kinds.items()}
+    return {name: scale for name, scale in kinds.items() if scale != NoScale.scale}
 
 
 def parameters(record: RunRecord) -> int | None:
@@ -53,6 +62,9 @@ def lead(record: RunRecord) -> str:
     elif lengths:
         each = [f"{whole_number(chunk)} in {kind} layers" for kind, chunk in lengths.items()]
         words += f"; tokens of an attention chunk: {', '.join(each)}"
+    if scaled := scales(record):
+        each = [f"{scale} in {kind} layers" for kind, scale in scaled.items()]
+        words += f"; queries scaled by position: {', '.join(each)}"
     return f"{words}. Vocabulary of {whole_number(model.vocab_size)}."
 
 
