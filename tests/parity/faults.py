@@ -32,6 +32,7 @@ from tests.parity.layout_cases import Case
 from tests.parity.stream_faults import (
     last_target_of_a_chunk_is_lost,
     mask_is_off_on_one_rank,
+    one_rank_keeps_the_settings_of_the_model,
     positions_restart_at_the_chunk,
     skips_are_drawn_per_rank,
     windows_count_positions,
@@ -342,6 +343,7 @@ TENSOR = Case(2, 1, 1, 1, "-", "-", 1, "llama", "everything")
 SEQUENCE = Case(1, 1, 2, 1, "-", "zigzag", 2, "llama", "everything")
 SEVERAL_KINDS = replace(SEQUENCE, model="cohere")
 SKIPS = replace(TENSOR, rules="pose over rows")
+STAGE = Case(1, 1, 1, 2, "-", "-", 1, "cohere", "everything", stage="ladder")
 PIPELINE = Case(1, 2, 1, 1, "1f1b", "-", 2, "cohere", "everything")
 _KEYS = r"k_proj|v_proj"
 FAULTS = (
@@ -368,6 +370,7 @@ FAULTS = (
     Fault(positions_restart_at_the_chunk, SEQUENCE, False, "loss"),
     Fault(skips_are_drawn_per_rank, SKIPS, False, "loss"),
     Fault(windows_count_positions, SKIPS, False, "loss"),
+    Fault(one_rank_keeps_the_settings_of_the_model, STAGE, False, "loss"),
     Fault(mask_is_off_on_one_rank, TENSOR, False, "loss"),
     Fault(last_target_of_a_chunk_is_lost, SEQUENCE, False, "valid tokens"),
     Fault(first_layout_serves_all_micro_batches, PIPELINE, False, "loss"),

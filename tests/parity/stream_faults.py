@@ -1,4 +1,7 @@
-"""Faults in what is said about the tokens of a stream: documents, positions, targets. See `faults.py`."""
+"""Faults in what is said about the tokens of a stream, and about a step: documents, targets, settings.
+
+See `faults.py`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,9 +15,12 @@ from torch import Tensor
 from data.batch import IGNORE, PackedBatch
 from data.packing.document_order import mix_integers
 from data.packing.document_rules import DocumentRules
+from model.at_step import AtStep
 from model.attention.dense import visible_TS
+from model.layer_pattern import layer_kinds
 from model.packed_layout import PackedLayout
 from model.reach import Reach
+from model.transformer import Transformer
 from parallel.sequence.chunks import Dealing
 from parallel.sequence.layout import SequenceShare, build_share
 from tests.parity.test_layouts import to_device
@@ -68,3 +74,14 @@ def mask_is_off_on_one_rank(patch: Patch) -> None:
         return real(replace(rules, document_mask=dist.get_rank() != 1), rows, length)
 
     patch.setattr(DocumentRules, "attention_documents", by_rank)
+
+
+def one_rank_keeps_the_settings_of_the_model(patch: Patch) -> None:
+    """In a stage that changes windows, rotations and scales."""
+    real = Transformer.forward
+
+    def forward(model: Transformer, tokens_T: Tensor, layout: PackedLayout, at: AtStep) -> Tensor:
+        before = replace(at, specs=layer_kinds(model.config))
+        return real(model, tokens_T, layout, before if dist.get_rank() else at)
+
+    patch.setattr(Transformer, "forward", forward)
