@@ -32,12 +32,13 @@ def model_differences(
         change = _change_of(name, before[name], now[name])
         if before[name] == now[name] or change in allowed:
             continue
-        here = ", here or in the kinds of the stage" if change else ""
-        way_out = f", or set checkpoint.allow_changes=[{change}]" if change else ""
-        found.append(
+        line = (
             f"model.{name}={_said(now[name])}: the checkpoint's model has {_said(before[name])}; "
-            f"use that{here}, or start a new run (another run_name){way_out}"
+            "use that, or start a new run (another run_name)"
         )
+        if change:
+            line += f", or set checkpoint.allow_changes=[{change}]"
+        found.append(line)
     return found
 
 
