@@ -16,6 +16,7 @@ from train.configuration.compose import ConfigMistakes, compose_run, from_yaml, 
 from train.schedule.stages import build_schedule
 
 KEY = "model.kinds.full_nope.position_scale"
+NAMES = "none, llama4, ministral3, swan, ssmax, drope"
 
 
 def run(*arguments: str) -> Any:
@@ -42,7 +43,8 @@ def test_a_scale_is_chosen_by_its_name_or_with_its_settings_and_kept() -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([f"{KEY}=7"], f"{KEY}=7: must be a scale (none, llama4, ministral3, swan, ssmax, drope)"),
+        ([f"{KEY}=7"], f"{KEY}=7: must be a scale ({NAMES})"),
+        ([f"{KEY}=ssmaxx"], f"{KEY}=ssmaxx: must be a scale ({NAMES}); did you mean ssmax?"),
         ([f"{KEY}=drope"], f"{KEY}.trained_length: must be given; it has no default"),
         ([f"{KEY}.scale=swan", f"{KEY}.log_base=1"], f"{KEY}.log_base=1: must be a finite number above 1"),
     ],

@@ -211,7 +211,8 @@ def _alternative(hint: Any, value: Any, key: str, instead: Any, found: Mistakes)
             return _adapter(Union.__getitem__(single)).validate_python(value)
     except ValidationError:
         or_choice = f"{described(Union.__getitem__(single))}, or {or_choice}"
-    found[key] = f"{key}={shown(value)}: must be {or_choice}"
+    near = "" if single else near_choice(value, list(by_choice))
+    found[key] = f"{key}={shown(value)}: must be {or_choice}{near}"
     return WRONG
 
 
