@@ -15,6 +15,7 @@ from train.configuration.compose import ConfigMistakes, compose_run, from_yaml, 
 from train.configuration.keys import hint_at, known_keys
 from train.configuration.paths import absolute_path, is_path, start_folder
 from train.configuration.typed import part_of
+from train.configuration.validate import problems
 
 # Whoever adds a key whose value is text decides here which of both it is.
 PATHS = {
@@ -164,3 +165,9 @@ def test_a_value_that_must_be_quoted_is_shown_in_quotes() -> None:
     with pytest.raises(ConfigMistakes, match="""for example 'run_name="a=b, c"'"""):
         compose_run(["run_name=a=b"])
     assert compose_run(['run_name="a=b, c"']).run_name == "a=b, c"
+
+
+def test_a_name_too_long_for_a_folder_is_one_line_beside_runs_that_exist(tmp_path: Path) -> None:
+    config = compose_run([f"run_name={'a' * 300}", f"paths.outputs={tmp_path}"])
+    (line,) = (line for line in problems(config, 1) if line.startswith("run_name="))
+    assert "must be a plain folder name of at most 200 bytes" in line

@@ -205,6 +205,8 @@ def _resume_problems(config: RunConfig, sources: Sequence[Declared]) -> list[str
 
     sources: the training files; empty if they are not known.
     """
+    if _name_problems(config):
+        return []  # the run has no folder
     try:
         path = find_resume(config)
     except ValueError as error:
