@@ -205,8 +205,8 @@ def _resume_problems(config: RunConfig, sources: Sequence[Declared]) -> list[str
 
     sources: the training files; empty if they are not known.
     """
-    if _name_problems(config):
-        return []  # the run has no folder
+    if len(config.run_name.encode()) > MOST_NAME_BYTES:
+        return []  # no file system has such a folder, and looking into it raises
     try:
         path = find_resume(config)
     except ValueError as error:
