@@ -18,12 +18,13 @@ class AtStep:
 
     specs: by name of the kind, the specification of its layers: window, rotation, scale. rope_base: base of rotary
     layers that set none of their own. lengths: sequence lengths trained at so far, in tokens, ascending; the last one
-    is that of this step, or the length that an evaluation asks for. Empty: unknown.
+    is that of this step. Empty: unknown. asked_length: the length that an evaluation asks for; 0: that of this step.
     """
 
     specs: Mapping[str, LayerSpec]
     rope_base: float
     lengths: tuple[int, ...] = ()
+    asked_length: int = 0
 
     @classmethod
     def of(cls, model: ModelConfig, rope_base: float, lengths: tuple[int, ...] = ()) -> "AtStep":
@@ -37,8 +38,17 @@ class AtStep:
         Raises:
             ValueError: no length was given.
         """
+        return self.asked_length or self.trained_lengths[-1]
+
+    @property
+    def trained_lengths(self) -> tuple[int, ...]:
+        """`lengths`, which must be known.
+
+        Raises:
+            ValueError: no length was given.
+        """
         if not self.lengths:
             raise ValueError(
                 "lengths=(): a position method of this model needs the sequence length; give AtStep its lengths"
             )
-        return self.lengths[-1]
+        return self.lengths

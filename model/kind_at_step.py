@@ -3,14 +3,16 @@
 Shape letters: T tokens.
 """
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 
 from model.at_step import AtStep
+from model.config import ModelConfig
+from model.layer_pattern import LayerSpec
 from model.norm import statistics_dtype
 from model.packed_layout import PackedLayout
+from model.position.fourier_table import FourierRotation, FourierSource, make_fourier
 from model.position.positioning import Positioning
 from model.position.rotation import Rotation, make_rotation
 from model.position.scales.scale import TokensInPlace
@@ -28,24 +30,36 @@ class KindAtStep:
     reach: Reach
     positioning: Positioning
 
+    def of_layer(self, layer: int, groups: range) -> "KindAtStep":
+        """The settings of one layer: they differ between layers of a kind under FoPE only.
+
+        layer: its global index. groups: the key/value heads held here, of all.
+        """
+        rotation = self.positioning.rotation
+        if not isinstance(rotation, FourierRotation):
+            return self
+        return replace(
+            self, positioning=replace(self.positioning, rotation=rotation.of_layer(layer, groups))
+        )
+
 
 def make_kinds(
-    at: AtStep, kinds: list[str], layout: PackedLayout, *, head_dim: int, dtype: torch.dtype
+    at: AtStep, kinds: list[str], layout: PackedLayout, config: ModelConfig, dtype: torch.dtype
 ) -> dict[str, KindAtStep]:
     """The settings of `kinds` for the tokens of `layout`; kinds that turn alike share one rotation.
 
     dtype: that in which the model computes.
     """
-    make = partial(make_rotation, layout.positions_T, at.rope_base, head_dim=head_dim, dtype=dtype)
-    made: list[tuple[RopeSettings, Rotation]] = []
+    made: list[tuple[RopeSettings, tuple[int, ...], Rotation | FourierRotation]] = []
     found: dict[str, KindAtStep] = {}
     for kind in kinds:
         spec = at.specs[kind]
-        rotation = next((rotation for known, rotation in made if known == spec.rope), None)
-        if spec.rope is not None and rotation is None:
-            length = at.length if spec.rope.reads_length else 0
-            rotation = make(rope=spec.rope, length=length)
-            made.append((spec.rope, rotation))
+        rotation = None
+        if spec.rope is not None:
+            seen = _lengths_seen(at, spec)
+            alike = (r for rope, lengths, r in made if (rope, lengths) == (spec.rope, seen))
+            rotation = next(alike, None) or _rotation(at, spec.rope, seen, layout, config, dtype)
+            made.append((spec.rope, seen, rotation))
         factors_T = None
         if spec.position_scale is not None:
             tokens = TokensInPlace(
@@ -57,3 +71,29 @@ def make_kinds(
             factors_T = spec.position_scale.factors(tokens).to(statistics_dtype(dtype))
         found[kind] = KindAtStep(spec.reach, Positioning(rotation, factors_T))
     return found
+
+
+def _lengths_seen(at: AtStep, spec: LayerSpec) -> tuple[int, ...]:
+    """The largest distance that a layer sees at each length trained at, in tokens; empty where nothing reads it."""
+    if spec.rope is None or spec.rope.fourier is None:
+        return ()
+    most = spec.reach.limit
+    return tuple(length if most is None else min(length, most) for length in at.trained_lengths)
+
+
+def _rotation(
+    at: AtStep,
+    rope: RopeSettings,
+    seen: tuple[int, ...],
+    layout: PackedLayout,
+    config: ModelConfig,
+    dtype: torch.dtype,
+) -> Rotation | FourierRotation:
+    positions_T, head_dim = layout.positions_T, config.head_dim
+    length = at.length if rope.reads_length else 0
+    if rope.fourier is None:
+        return make_rotation(
+            positions_T, at.rope_base, head_dim=head_dim, dtype=dtype, rope=rope, length=length
+        )
+    source = FourierSource(rope, at.rope_base, head_dim, config.num_kv_heads, seen, length)
+    return make_fourier(positions_T, source, dtype)

@@ -60,6 +60,8 @@ class Transformer(nn.Module):
         self.head_loss: HeadLoss = ChunkedLoss()
         self.run_layer: LayerRunner = keep_everything
         self._recomputed = evenly(config.num_layers, config.num_layers)
+        # The key/value heads held here, of all.
+        self.key_heads = range(config.num_kv_heads)
         self.specs = expand_pattern(config)
         indices = range(config.num_layers) if layer_indices is None else layer_indices
         self.embedding: nn.Module = nn.Identity()
@@ -116,12 +118,13 @@ class Transformer(nn.Module):
             at,
             [*{self.specs[int(index)].kind: None for index in self.layers}],
             layout,
-            head_dim=self.config.head_dim,
-            dtype=x_TD.dtype,
+            self.config,
+            x_TD.dtype,
         )
         for index, layer in self.layers.items():
             run = self.run_layer if int(index) in self._recomputed else keep_everything
-            x_TD = run(layer, x_TD, layout, kinds[self.specs[int(index)].kind])
+            of_kind = kinds[self.specs[int(index)].kind]
+            x_TD = run(layer, x_TD, layout, of_kind.of_layer(int(index), self.key_heads))
         hidden_TD: Tensor = self.norm(x_TD)
         return hidden_TD
 

@@ -18,8 +18,7 @@ from model.kind_at_step import KindAtStep
 from model.layer_pattern import LayerSpec
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
-from model.position.positioning import LearnedScale, Positioning, scale_queries
-from model.position.rotation import rotate
+from model.position.positioning import LearnedScale, Positioning, scale_queries, turn
 from model.products import Linear
 from model.reach import Reach
 
@@ -92,7 +91,7 @@ class Attention(nn.Module):
         self, q_THK: Tensor, k_TGK: Tensor, positioning: Positioning
     ) -> tuple[Tensor, Tensor]:
         """Rotates queries and keys, normalises rotated ones and scales queries, as far as they are; token-wise."""
-        q_THK, k_TGK = rotate(q_THK, positioning.rotation), rotate(k_TGK, positioning.rotation)
+        q_THK, k_TGK = turn(q_THK, k_TGK, positioning.rotation)
         if self.normalises_rotated:
             q_THK, k_TGK = self._normalised(q_THK, k_TGK)
         scale = scale_queries if self.position_scale is None else self.position_scale

@@ -240,6 +240,8 @@ def write(rope: RopeSettings, base: float, head_dim: int) -> Json:
         )
     if rope.resonance:
         raise CannotExpress(["rope resonance=true: transformers has none"])
+    if rope.fourier is not None:
+        raise CannotExpress([f"rope fourier (form={rope.fourier.form}): transformers has no FoPE"])
     if isinstance(rope, Rope):
         return {"rope_type": "default", "rope_theta": base}
     if isinstance(rope, NtkRope):  # the same as another base

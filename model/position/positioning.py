@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from model.position.rotation import Rotation
+from model.position.fourier_table import FourierRotation, LayerFourier
+from model.position.rotation import Rotation, rotate
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +27,19 @@ class Positioning:
     float32 or float64 (T,); None: queries are not scaled.
     """
 
-    rotation: Rotation | None = None
+    rotation: Rotation | FourierRotation | LayerFourier | None = None
     query_factors_T: Tensor | None = None
+
+
+def turn(
+    q_THK: Tensor, k_TGK: Tensor, rotation: Rotation | FourierRotation | LayerFourier | None
+) -> tuple[Tensor, Tensor]:
+    """Queries and keys, rotated; unchanged without a rotation. dtypes and shapes are kept."""
+    assert not isinstance(rotation, FourierRotation), "the coefficients are those of a layer"
+    if isinstance(rotation, LayerFourier):
+        turned: tuple[Tensor, Tensor] = rotation.turn(q_THK, k_TGK)
+        return turned
+    return rotate(q_THK, rotation), rotate(k_TGK, rotation)
 
 
 def scale_queries(q_THK: Tensor, factors_T: Tensor | None) -> Tensor:

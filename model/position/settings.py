@@ -17,6 +17,7 @@ import numpy
 from annotated_types import Ge, Gt, Le, Lt
 from numpy.typing import NDArray
 
+from model.position.fourier import Fourier
 from model.position.resonance import resonant
 
 NotNegative = Annotated[float, Ge(0), Lt(inf)]
@@ -87,6 +88,9 @@ class RopeSettings:
     partial: Literal["ordinary", "proportional"] = "ordinary"
     # Whether wavelengths are rounded to whole tokens after scaling (Resonance RoPE).
     resonance: bool = False
+    # FoPE: each pair turns by a short Fourier series, for example {sigma: 0.3, num_tones: 64}; a pair that completes no
+    # turn over the training length in tokens (or the window) does not turn. null: plain turns.
+    fourier: Fourier | None = None
 
     def scaled(self, given: RopeInput) -> Frequencies:
         """The frequencies of this method, before resonance."""
@@ -100,6 +104,10 @@ class RopeSettings:
             return found
         first_P = None if found.first_P is None else resonant(found.first_P)
         return replace(found, radians_P=resonant(found.radians_P), first_P=first_P)
+
+    def unscaled(self, scheduled_base: float, head_dim: int) -> Values:
+        """The frequencies of RoPE before this method scales them, (P,)."""
+        return self._input(self.base_of(scheduled_base), head_dim).unscaled()
 
     def base_of(self, scheduled: float) -> float:
         """The base of these layers; `scheduled` is the schedule's."""
@@ -122,6 +130,8 @@ class RopeSettings:
         if 0.0 < self.base <= 1.0:
             found.append(f"{key}.base={self.base}: must be above 1; give 0 for the schedule's")
         found += self._share_problems(key, head_dim)
+        if self.fourier is not None:
+            found += self.fourier.problems(f"{key}.fourier")
         return found or self.own_problems(key, self._input(2.0, head_dim))
 
     def _input(self, base: float, head_dim: int, length: int = 0) -> RopeInput:

@@ -15,7 +15,7 @@ from model.parameters import role_of
 from model.transformer import Transformer
 from parallel.mesh import AxisGroup
 from parallel.tensor.block import cut_block
-from parallel.tensor.cut import cut_of
+from parallel.tensor.cut import cut_of, key_heads
 from parallel.tensor.modules import AllHeadsNorm, SummandLinear
 from parallel.tensor.vocabulary import VocabularyParallelEmbedding, VocabularyParallelLoss
 
@@ -48,6 +48,7 @@ def cut_model(model: Transformer, group: AxisGroup) -> None:
         weight_VD = nn.Parameter(model.embedding.weight.detach())
         model.embedding = VocabularyParallelEmbedding(weight_VD, group)
     model.head_loss = VocabularyParallelLoss(group)
+    model.key_heads = key_heads(model.config, group.rank, group.size)
 
 
 def _replace_modules(model: Transformer, group: AxisGroup) -> None:

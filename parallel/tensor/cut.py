@@ -63,6 +63,13 @@ def cut_of(name: str, config: ModelConfig, rank: int, size: int) -> Cut:
     return Cut(1 if cut == "columns" else 0, size, rank, 1, True)
 
 
+def key_heads(config: ModelConfig, rank: int, size: int) -> range:
+    """Returns the key/value heads that a tensor rank holds, of all."""
+    replicas = max(1, size // config.num_kv_heads)
+    held = config.num_kv_heads * replicas // size
+    return range(rank // replicas * held, (rank // replicas + 1) * held)
+
+
 def part_elements(name: str, config: ModelConfig, size: int) -> int:
     """Returns the elements of the parameter called `name` on each of `size` tensor ranks."""
     return math.prod(shape_of(name, config)) // cut_of(name, config, 0, size).parts

@@ -28,9 +28,11 @@ from parallel.mesh import Mesh, World, arrange
 from tests.parity.layout_cases import TOKENS, Case
 from tests.parity.streams import (
     BASE,
+    LENGTHS,
     NUM_SOURCES,
     SEED,
     Z_LOSS,
+    at,
     part_of_rank,
     streams,
     summed_by_source,
@@ -100,7 +102,7 @@ def step(
         trainer,
         mesh,
         batch,
-        point=Point(stage, RATE, BASE, model),
+        point=Point(stage, RATE, BASE, model, LENGTHS),
         stop=False,
         limit=limit,
     )
@@ -148,13 +150,15 @@ def losses_by_source(case: Case) -> tuple[float, ...]:
     sums = torch.zeros(NUM_SOURCES, dtype=torch.float64)
     with torch.no_grad():
         for one in batch:
-            hidden_TD = model(one.tokens_T, PackedLayout.from_lengths(one.lengths), BASE)
+            hidden_TD = model(
+                one.tokens_T, PackedLayout.from_lengths(one.lengths), at(model.config)
+            )
             sums += summed_by_source(model.token_losses(hidden_TD, one.targets_T), one)
     return tuple((sums / torch.tensor(valid_by_source(batch))).tolist())
 
 
 def _backward(model: Transformer, batch: PackedBatch, valid: int) -> float:
-    hidden_TD = model(batch.tokens_T, PackedLayout.from_lengths(batch.lengths), BASE)
+    hidden_TD = model(batch.tokens_T, PackedLayout.from_lengths(batch.lengths), at(model.config))
     sums = model.loss(hidden_TD, batch.targets_T, Z_LOSS)
     (sums.total / valid).backward()
     return float(sums.loss_sum) / valid

@@ -18,6 +18,8 @@ from tests.parity.layout_cases import RULES, TOKENS, Case
 from train.build_trainer import dealer
 
 BASE, Z_LOSS, SEED = 500.0, 1e-3, 11
+# Sequence lengths trained at: those of a stage before, and of this one.
+LENGTHS = (TOKENS // 2, TOKENS)
 # Segment lengths of the streams, in turn; the last segment of the first is padding.
 STREAMS = (
     (1, 70, 1, 1, 20, 3),
@@ -31,8 +33,8 @@ NUM_SOURCES = 3
 
 
 def at(model: ModelConfig) -> AtStep:
-    """Base and sequence length of all streams."""
-    return AtStep.of(model, BASE, (TOKENS,))
+    """Base of all streams, their length and that of a stage before."""
+    return AtStep.of(model, BASE, LENGTHS)
 
 
 def streams(case: Case, first: int = 0) -> list[PackedBatch]:

@@ -19,6 +19,9 @@ CASES = (
     Case(1, 1, 2, 1, "-", "zigzag", 2, "turned", "input"),
     Case(1, 2, 1, 1, "zbv", "-", 2, "turned_llama", "everything"),
     Case(1, 1, 2, 1, "-", "balanced", 2, "turned_llama", "attention"),
+    Case(2, 1, 1, 1, "-", "-", 1, "fourier_llama", "attention"),
+    Case(2, 1, 1, 1, "-", "-", 1, "fourier", "everything"),
+    Case(1, 1, 2, 1, "-", "balanced", 2, "fourier", "input"),
 )
 OTHERS = (
     Case(1, 2, 2, 1, "1f1b", "balanced", 2, "gated", "input"),

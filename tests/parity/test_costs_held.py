@@ -107,7 +107,7 @@ def shared_bytes(keeping: KeptTensors, positioning: Positioning) -> int:
 def kinds_of(model: Transformer, batch: MicroBatch, dtype: torch.dtype) -> dict[str, KindAtStep]:
     """What every layer of the model is given, by its index."""
     config, at = model.config, AtStep.of(model.config, BASE)
-    found = make_kinds(at, list(at.specs), batch.layout, head_dim=config.head_dim, dtype=dtype)
+    found = make_kinds(at, list(at.specs), batch.layout, config, dtype)
     return {index: found[model.specs[int(index)].kind] for index in model.layers}
 
 

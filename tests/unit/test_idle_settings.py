@@ -46,6 +46,7 @@ RUNS: tuple[tuple[int, list[str]], ...] = (
 # Values for keys whose type does not say any.
 SPECIAL = {
     "model.layer_pattern": ["[full_rope]", "[full_nope]"],
+    "model.kinds.NAME.rope.fourier": ["{sigma: 0.1}"],
     "model.kinds.NAME.rope": ["{base: 5000}"],
     "model.kinds.NAME.rope.short_factors": ["[2]"],
     "model.kinds.NAME.rope.long_factors": ["[2]"],

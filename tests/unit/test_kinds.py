@@ -104,7 +104,7 @@ def test_kinds_that_turn_alike_share_a_rotation_and_nope_has_none():
     model = built(DenseCore())
     at = AtStep.of(model.config, BASE)
     layout = PackedLayout.from_lengths(LENGTHS)
-    found = make_kinds(at, list(at.specs), layout, head_dim=8, dtype=torch.float64)
+    found = make_kinds(at, list(at.specs), layout, MODEL, torch.float64)
     rotations = {name: kind.positioning.rotation for name, kind in found.items()}
     assert rotations["near"] is rotations["window_rope"] is not rotations["wide"]
     assert rotations["full_nope"] is None
