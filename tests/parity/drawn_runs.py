@@ -69,6 +69,9 @@ SINGLE: dict[str, tuple[Any, ...]] = {
         None, {"target_length": 1, "chunks": 2}, {"target_length": 4, "chunks": 2},
         {"target_length": 4096, "chunks": 1}, {"target_length": 4096, "chunks": 4},
     ),
+    "schedule.stages.first.kinds": (
+        {"full_rope": {"window": 4}}, {"window_rope": {"window": 5}}, {"full_nope": {"position": "none"}},
+    ),
     "schedule.stages.first.parallel": ({"tensor": 2}, {"sequence": 2}, {"pipeline": 2}, {"zero_stage": 3}),
 }  # fmt: skip
 OVERLAYS: tuple[Run, ...] = (
@@ -227,6 +230,8 @@ def _sound_runs(draw: st.DrawFn, ranks: int, axes: tuple[int, int, int]) -> Run:
             "rope_base": base,
             "parallel": draw(st.sampled_from(OVERLAYS)),
         }
+    for row in stages.values():
+        row["kinds"] = draw(_kinds(model["layer_pattern"]))
     split = [1] * (stages_of_pipeline - 1) + [model["num_layers"] - stages_of_pipeline + 1]
     zero = draw(st.sampled_from([1] if pipeline > 1 else [1, 2, 3]))
     keeps = KEEPS[:1] if pipeline > 1 and schedule == "zbv" else KEEPS
@@ -301,6 +306,19 @@ def _models(draw: st.DrawFn, tensor: int, least_layers: int) -> Run:
         "init_std": 0.02,
         "attention_backend": "auto",
     }
+
+
+@st.composite
+def _kinds(draw: st.DrawFn, pattern: list[str]) -> Run:
+    """What a stage changes in one kind of layer of the pattern, or nothing."""
+    kind = draw(st.sampled_from(pattern))
+    changes: list[Run] = [
+        {"window": {"start": 1, "end": 3}},
+        {"window": {"start": 1, "end": 9, "per_step": 0.5}, "position_scale": {"scale": "swan"}},
+    ]
+    if kind.endswith("rope"):
+        changes += [{"position": "none"}, {"rope": {"scaling": "linear", "factor": 2.0}}]
+    return draw(st.sampled_from([{}, {}, *({kind: change} for change in changes)]))
 
 
 @st.composite

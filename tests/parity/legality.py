@@ -36,6 +36,7 @@ def is_legal(run: Run, ranks: int) -> bool:
         and run["evaluation"]["every_steps"] >= 0
         and _layout(run["parallel"])  # also where every stage lays another one over it
         and all(_row(row) for row in stages)
+        and all(_kind(row, kind, run["model"]) for row in stages for kind in row["kinds"])
         and all(_fits({**run["parallel"], **row["parallel"]}, row, run, ranks) for row in stages)
         and all(_base(stages, index, run["model"]["head_dim"]) for index in range(len(stages)))
         and all(_rate(row["learning_rate"], _span(row)) for row in stages if row["learning_rate"])
@@ -69,6 +70,27 @@ def _row(row: Run) -> bool:
         and micro % length == batch % length == 0
         and (row["pose"] is None or 2 <= row["pose"]["chunks"] <= length <= _reached(row))
     )
+
+
+def _kind(row: Run, kind: str, model: Run) -> bool:
+    """Whether what a stage changes in a kind of layer has an effect."""
+    change = row["kinds"][kind]
+    window = change.get("window")
+    if kind not in model["layer_pattern"] or not set(change):
+        return False
+    if isinstance(window, dict) and not window["start"] < min(
+        window["end"], row["sequence_length"]
+    ):
+        return False
+    if isinstance(window, int) and kind.startswith("window") and window == model["window"]:
+        return False
+    if (
+        isinstance(window, int)
+        and kind.startswith(("full", "chunk"))
+        and window >= row["sequence_length"]
+    ):
+        return False
+    return kind.endswith("rope") or not {"position", "rope"} & set(change)
 
 
 def _reached(row: Run) -> int:

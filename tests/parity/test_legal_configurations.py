@@ -100,7 +100,7 @@ def take_step(
     )
     deal = dealer(config.model, mesh, stage.parallel)
     reader = RankReader([documents], 1, mesh.dp_rank, mesh.dp_size, deal)
-    batch = make_global_batch(planner, stage.shape, reader)
+    batch = make_global_batch(planner, next(schedule.shapes(stage.start)), reader)
     before = weights(trainer)
     point = schedule.at(stage.start)
     result = optimizer_step(trainer, mesh, batch, point=point, stop=False)
