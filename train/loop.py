@@ -283,7 +283,7 @@ def _metrics(
     if result.received is not None:
         row["sequence_bytes_received"] = result.received
     if point.windows:
-        row["windows"] = {kind: keys or row["sequence_length"] for kind, keys in point.windows}
+        row["windows"] = point.keys_seen
     if run.config.train.z_loss:
         row["z_loss"] = result.z_loss
     if run.peak_flops is not None:
@@ -338,6 +338,8 @@ def _evaluate(run: Run, point: Point, progress: Progress) -> None:
             "task": name,
             **found,
         }
+        if point.windows:
+            row["windows"] = point.keys_seen
         if run.log is not None and run.wandb is not None:
             try:
                 run.log.evaluation(row)

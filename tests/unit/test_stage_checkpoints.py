@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from train.checkpointing.state import RunState
 from train.configuration.compose import compose_run
 from train.configuration.typed_model import typed_model
 from train.huggingface.config import choose_family, write_config
+from train.huggingface.model_card import model_card
 from train.schedule.rope_base import bases_by_kind, scheduled_base
 from train.schedule.stages import Schedule, build_schedule
 
 STEP = 512
+PATTERN = "model.layer_pattern=[window_rope,full_rope]"
 
 
 def scheduled(*arguments: str) -> Schedule:
@@ -79,6 +82,21 @@ def test_layers_whose_rotation_was_dropped_are_exported_as_layers_without_one() 
         exported(state_after(11, *scaled))
 
 
+def test_the_model_card_says_window_rotation_and_length_of_the_last_step() -> None:
+    def card(state: RunState) -> str:
+        model = typed_model(state.model)
+        return model_card(Path("run/checkpoints/step"), state, model, "Any", {}, name="any")
+
+    inside = card(state_after(3, *LADDER))
+    assert "| window | full_rope layers 24 keys, the token's own included |" in inside
+    assert "| sequence length of the last step | 64 |" in inside and "not rotated" not in inside
+    dropped = card(
+        state_after(11, PATTERN, "+schedule.stages.second.kinds.full_rope.position=none")
+    )
+    assert "| not rotated | full_rope layers |" in dropped
+    assert "| RoPE base | window layers 10000 |" in dropped
+
+
 def refusals(state: RunState, *arguments: str) -> list[str]:
     """Why a run with these settings cannot go on from `state`."""
     run = compose_run(["schedule=small", *arguments])
@@ -87,7 +105,6 @@ def refusals(state: RunState, *arguments: str) -> list[str]:
     return obstacles(run, schedule, state, [])
 
 
-PATTERN = "model.layer_pattern=[window_rope,full_rope]"
 DROPE = (
     "+schedule.stages.first.kinds.full_rope="
     "{position: none, position_scale: {scale: drope, trained_length: 32}}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.flops import parameter_count
-from model.layer_pattern import layer_kinds
+from model.layer_pattern import layer_kind, layer_kinds
 from train.checkpointing.state import RunState
 from train.records.evaluation_rows import HELD_OUT, rows_of_task
 
@@ -75,6 +75,12 @@ def _of_model(model: ModelConfig, state: RunState) -> dict[str, str]:
     windows = {kind: spec.window for kind, spec in layer_kinds(model).items() if spec.window}
     seen = ", ".join(f"{kind} layers {window:,}" for kind, window in windows.items())
     bases = ", ".join(f"{kind} layers {base:g}" for kind, base in state.rope_base.items())
+    # Kinds whose names say that they rotate.
+    still = [
+        f"{kind} layers"
+        for kind, spec in layer_kinds(model).items()
+        if spec.rope is None and layer_kind(model, kind).rotary
+    ]
     return {
         "parameters": f"{parameter_count(model):,}",
         "layers": f"{model.num_layers}: {', '.join(model.layer_pattern)}",
@@ -85,6 +91,7 @@ def _of_model(model: ModelConfig, state: RunState) -> dict[str, str]:
         "longest sequence trained on": f"{state.context_length:,} tokens",
         **({"sequence length of the last step": f"{state.lengths[-1]:,}"} if state.lengths else {}),
         "RoPE base": bases or "none",
+        **({"not rotated": ", ".join(still)} if still else {}),
     }
 
 

@@ -65,6 +65,12 @@ class Point:
     windows: tuple[tuple[str, int], ...] = ()
 
     @property
+    def keys_seen(self) -> dict[str, int]:
+        """The most keys that a token of a kind of layer sees, of every kind whose window the stage sets."""
+        length = self.stage.shape.sequence_length
+        return {kind: keys or length for kind, keys in self.windows}
+
+    @property
     def at(self) -> AtStep:
         """The settings of attention, for the model's forward."""
         return AtStep.of(self.model, self.rope_base, self.lengths)
