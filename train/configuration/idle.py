@@ -17,15 +17,19 @@ from model.layer_pattern import (
     LayerSpec,
     expand_pattern,
     uses_model_chunk,
-    uses_model_window,
 )
 from model.overrides import is_inherited
 from parallel.config import ParallelConfig
+from train.configuration.idle_kinds import (
+    follows_base,
+    goes_on,
+    keeps,
+    some_stage_has_model_window,
+)
 from train.configuration.keys import field_at
 from train.configuration.schema import (
     DerivedBase,
     LearningRateConfig,
-    RampBase,
     RopeBase,
     RunConfig,
 )
@@ -113,27 +117,13 @@ def _mixes(run: RunConfig, mix: Mapping[str, float]) -> bool:
     return len(known) > 1 or not set(mix) <= known
 
 
-def _follows_base(run: RunConfig, stage: str) -> bool:
-    """Whether some layer uses the RoPE base of a stage, there or in later stages whose base goes on from it."""
-    if run.model.problems():
-        return True
-    names = list(run.schedule.stages)
-    for name in names[names.index(stage) :]:
-        row = run.schedule.stages[name]
-        if name != stage and not _goes_on(row.rope_base):
-            return False
-        kinds = {kind: row.kinds[kind] for kind in row.kinds if kind in run.model.layer_pattern}
-        model = StageKinds(kinds, row.sequence_length).model_at(run.model, 0)
-        if any(spec.rope is not None and not spec.rope.base for spec in expand_pattern(model)):
-            return True
-    return False
-
-
-def _goes_on(base: RopeBase | None) -> bool:
-    """Whether a stage's base depends on the one before."""
-    if isinstance(base, DerivedBase):
-        return base.policy in ("keep", "ntk")
-    return isinstance(base, RampBase) and base.start is None
+def _set_by_stages(setting: str) -> Row:
+    """The row of a setting of a kind of layer that every stage may replace."""
+    return Row(
+        (f"model.kinds.NAME.{setting}",),
+        lambda run, kind: any(keeps(row, kind, setting) for row in run.schedule.stages.values()),
+        "where every stage sets it; drop it",
+    )
 
 
 def _reads_positions(run: RunConfig, stage: str) -> bool:
@@ -163,7 +153,7 @@ def _first_base(run: RunConfig) -> RopeBase | None:
 
 def _begins_at_base(run: RunConfig) -> bool:
     """Whether the first stage's base depends on `schedule.start_base`."""
-    return _goes_on(_first_base(run))
+    return goes_on(_first_base(run))
 
 
 def _begins_at_length(run: RunConfig) -> bool:
@@ -218,9 +208,10 @@ ROWS = (
     ),
     Row(
         ("model.window",),
-        lambda run, _: bool(run.model.problems()) or uses_model_window(run.model),
+        lambda run, _: bool(run.model.problems()) or some_stage_has_model_window(run),
         "where no layer of model.layer_pattern has this window; drop it, or use recipe=rnope_swa",
     ),
+    *map(_set_by_stages, ("window", "rope", "position", "position_scale")),
     Row(
         ("model.chunk",),
         lambda run, _: bool(run.model.problems()) or uses_model_chunk(run.model),
@@ -241,7 +232,7 @@ ROWS = (
     ),
     Row(
         ("schedule.stages.NAME.rope_base",),
-        _follows_base,
+        follows_base,
         "where no layer rotates by the schedule's base; drop it",
     ),
     Row(
