@@ -97,12 +97,11 @@ def step(
     shape = BatchShape(TOKENS, len(everything) * TOKENS, TOKENS, weights)
     batch = GlobalBatch(shape, mine, valid_by_source(everything), 0, {})
     stage = Stage("only", 0, 0, STEPS, shape, BaseCurve(((0, BASE),)), None)
-    model = case.config
     return optimizer_step(
         trainer,
         mesh,
         batch,
-        point=Point(stage, RATE, BASE, model, LENGTHS),
+        point=Point(stage, RATE, BASE, case.at_stage, LENGTHS),
         stop=False,
         limit=limit,
     )
@@ -124,7 +123,7 @@ def oracle(
     case: Case, optimizer: Callable[[Named], Callable[[], object]] = adamw
 ) -> tuple[list[float], list[float], dict[str, Tensor]]:
     """Losses and gradient norms of all steps, and the weights after the last one, on one process."""
-    config = case.config
+    config = case.at_stage
     core = choose_core("dense", CPU, torch.float32, softcap=config.attention_softcap)
     model = Transformer(config, core)
     initialize(model, config, SEED)
@@ -143,22 +142,22 @@ def oracle(
 
 def losses_by_source(case: Case) -> tuple[float, ...]:
     """Of the first step, per valid token of every source, on one process; NaN for a source that has none."""
-    config, batch = case.config, streams(case)
+    config, batch = case.at_stage, streams(case)
     core = choose_core("dense", CPU, torch.float32, softcap=config.attention_softcap)
     model = Transformer(config, core)
     initialize(model, config, SEED)
     sums = torch.zeros(NUM_SOURCES, dtype=torch.float64)
     with torch.no_grad():
         for one in batch:
-            hidden_TD = model(
-                one.tokens_T, PackedLayout.from_lengths(one.lengths), at(model.config)
-            )
+            layout = PackedLayout.from_lengths(one.lengths, positions_T=one.positions_T)
+            hidden_TD = model(one.tokens_T, layout, at(config))
             sums += summed_by_source(model.token_losses(hidden_TD, one.targets_T), one)
     return tuple((sums / torch.tensor(valid_by_source(batch))).tolist())
 
 
 def _backward(model: Transformer, batch: PackedBatch, valid: int) -> float:
-    hidden_TD = model(batch.tokens_T, PackedLayout.from_lengths(batch.lengths), at(model.config))
+    layout = PackedLayout.from_lengths(batch.lengths, positions_T=batch.positions_T)
+    hidden_TD = model(batch.tokens_T, layout, at(model.config))
     sums = model.loss(hidden_TD, batch.targets_T, Z_LOSS)
     (sums.total / valid).backward()
     return float(sums.loss_sum) / valid

@@ -7,9 +7,13 @@ from model.layer_pattern import KindConfig
 from model.position.dynamic_ntk import DynamicNtkRope
 from model.position.fourier import Fourier
 from model.position.linear import LinearRope
+from model.position.llama3 import Llama3Rope
 from model.position.longrope import LongRope
+from model.position.ntk import NtkRope
 from model.position.rope import Rope
+from model.position.scales.drope import DropeScale
 from model.position.scales.llama4 import Llama4Scale
+from model.position.scales.ministral3 import Ministral3Scale
 from model.position.scales.ssmax import SsmaxScale
 from model.position.scales.swan import SwanScale
 from model.position.yarn import YarnRope
@@ -118,7 +122,13 @@ FORMS = {
     "scaled": replace(
         MODELS["cohere"],
         kinds={
-            "near": KindConfig(like="window_rope", window=5, position_scale=SsmaxScale(0.6)),
+            "near": KindConfig(
+                like="window_rope",
+                window=5,
+                position_scale=SsmaxScale(0.6),
+                gate="sigmoid",
+                gate_over="channel",
+            ),
             "full_nope": KindConfig(position_scale=SsmaxScale(0.4)),
             "wide": KindConfig(like="window_rope", window=17, position_scale=Llama4Scale(0.5, 8)),
             "part": KindConfig(like="chunk_rope", chunk=20, position_scale=SsmaxScale(0.7)),
@@ -176,6 +186,22 @@ FORMS |= {
         kinds={
             "window_rope": KindConfig(rope=Rope(fourier=Fourier(form="official"))),
             "full_rope": KindConfig(rope=Rope(fourier=Fourier(num_tones=9))),
+        },
+    ),
+    # What is left: methods that scale frequencies of full layers, scales of queries without a parameter.
+    "extended": replace(
+        MODELS["cohere"],
+        layer_pattern=["near", "full_nope", "wide", "part", "far"],
+        kinds={
+            "near": KindConfig(like="window_rope", window=5, rope=NtkRope(factor=2.0)),
+            "full_nope": KindConfig(position_scale=Ministral3Scale(0.2, original_length=20)),
+            "wide": KindConfig(
+                like="full_rope",
+                rope=Llama3Rope(factor=2.0, original_length=48),
+                position_scale=DropeScale(trained_length=24),
+            ),
+            "part": KindConfig(like="chunk_nope", chunk=20, position_scale=SwanScale(6.0)),
+            "far": KindConfig(like="full_rope", rope=LinearRope(factor=3.0, resonance=True)),
         },
     ),
 }
