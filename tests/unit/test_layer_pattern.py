@@ -101,7 +101,7 @@ TWO = ["window_rope", "full_nope"]
         ([*TWO, "near"], {"near": {"like": "window_ropes"}}, ".near.like=window_ropes: must be one of"),
         ([*TWO, "near"], {"near": {}}, ".near.like=: must name the kind it is like"),
         (TWO, {"window_rope": {"like": "full_rope"}}, ".window_rope.like=full_rope: "),
-        (TWO, {"full_nope": {"window": 5}}, ".full_nope.window=5: has no effect"),
+        (TWO, {"full_nope": {"chunk": 5}}, ".full_nope.chunk=5: has no effect"),
         (TWO, {"window_rope": {"window": -1}}, ".window_rope.window=-1: must be a whole number from 0"),
         (TWO, {"full_nope": {"rope": {"base": 9.0}}}, ".full_nope.rope: has no effect"),
         (TWO, {"window_rope": {"rope": {"base": 0.5}}}, ".window_rope.rope.base=0.5: must be above 1"),
