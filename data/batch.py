@@ -210,10 +210,22 @@ def _read(
         here = slice(begin - piece.start, end - piece.start)
         tokens_T[here] = read[: end - begin]
         sources_T[here] = span.source
-        targets = targets_T[begin - piece.start : labelled - piece.start]
-        targets[:] = read[1 : 1 + len(targets)]
         mask = reader.label_mask(span.document, span.start + begin - at, wanted)
-        if mask is not None:
-            targets[~mask[1 : 1 + len(targets)]] = IGNORE
-            whole = len(targets) == span.length - 1
-            assert not whole or mask[1:].sum() == span.valid, f"{mask[1:].sum()} labels in {span}"
+        following = slice(begin - piece.start, labelled - piece.start)
+        targets_T[following] = _targets(read, mask)[: labelled - begin]
+        if mask is not None and wanted == span.length:
+            _check_count(span, mask)
+
+
+def _targets(read: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """The target of each of these tokens but the last, int64. mask: which of them have a label; None: all."""
+    targets = read[1:].astype(np.int64)
+    if mask is not None:
+        targets[~mask[1:]] = IGNORE
+    return targets
+
+
+def _check_count(span: Span, mask: np.ndarray) -> None:
+    """Notices a source whose labels in a whole span are not as many as it counts: the loss would be wrong."""
+    found = int(mask[1:].sum())
+    assert found == span.valid, f"{found} labels in {span}"

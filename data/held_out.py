@@ -2,14 +2,14 @@
 
 To compare losses by position, every position must be averaged over the same documents. So at
 length L only documents of at least L tokens are used, one segment per row: the first L tokens of
-each, then the second L tokens of those that are long enough, and so on. If no document is that
-long, whole shorter documents are packed, longest first.
+each, then the second L tokens of those that are long enough, and so on; a piece without any target that counts is
+passed over while another has one. If no document is that long, whole shorter documents are packed, longest first.
 """
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 
 import numpy as np
 
@@ -55,20 +55,27 @@ def evaluation_rows(
     lengths = np.concatenate(
         [source.document_lengths(order[at : at + CHUNK]) for at in range(0, len(order), CHUNK)]
     )
-    rows: list[list[Span]] = []
-    for piece in count():
-        start = piece * sequence_length
-        chosen = order[lengths >= start + sequence_length]
-        if not len(chosen) or len(rows) >= most:
-            break
-        rows += [
-            [Span(0, int(document), start, sequence_length, 0).counted(source)]
-            for document in chosen[: most - len(rows)]
-        ]
+    pieces = _pieces(source, order, lengths, sequence_length)
+    rows = list(islice(([span] for span in pieces if span.valid), most))
+    if not rows:  # no piece has a target that counts
+        pieces = _pieces(source, order, lengths, sequence_length)
+        rows = list(islice(([span] for span in pieces), most))
     if rows:
         return rows, True
     short = _pack_short(order, lengths, sequence_length, most)
     return [[span.counted(source) for span in row] for row in short], False
+
+
+def _pieces(
+    source: LengthSource, order: np.ndarray, lengths: np.ndarray, sequence_length: int
+) -> Iterator[Span]:
+    """The first piece of `sequence_length` tokens of each document that has one, then the second pieces, and so on."""
+    for start in count(0, sequence_length):
+        chosen = order[lengths >= start + sequence_length]
+        if not len(chosen):
+            return
+        for document in chosen:
+            yield Span(0, int(document), start, sequence_length, 0).counted(source)
 
 
 def _pack_short(

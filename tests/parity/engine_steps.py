@@ -33,8 +33,8 @@ from tests.parity.streams import (
     SEED,
     Z_LOSS,
     at,
-    part_of_rank,
     streams,
+    streams_of_rank,
     summed_by_source,
     valid_by_source,
 )
@@ -89,10 +89,7 @@ def step(
 ) -> Any:
     """Step `number` of the case's streams; with a `limit` below the loss it is skipped."""
     everything = streams(case, first=number * 8)
-    mine = tuple(
-        part_of_rank(stream, case.config, mesh, parallel)
-        for stream in everything[mesh.data.rank :: mesh.data.size]
-    )
+    mine = tuple(streams_of_rank(case, mesh, parallel, first=number * 8))
     weights = (1.0,) * NUM_SOURCES
     shape = BatchShape(TOKENS, len(everything) * TOKENS, TOKENS, weights)
     batch = GlobalBatch(shape, mine, valid_by_source(everything), 0, {})

@@ -28,6 +28,11 @@ from parallel.sequence.route import Own, Route, Transport, route
 from parallel.sequence.wire import add_rows
 from parallel.tensor.cut import Cut, cut_of
 from parallel.tensor.modules import SummandLinear
+from tests.parity.label_faults import (
+    labels_are_shifted_by_one,
+    labels_are_taken_before_the_cut,
+    labels_of_the_whole_document_are_counted,
+)
 from tests.parity.layout_cases import Case
 from tests.parity.stream_faults import (
     last_target_of_a_chunk_is_lost,
@@ -373,6 +378,9 @@ FAULTS = (
     Fault(one_rank_keeps_the_settings_of_the_model, STAGE, False, "loss"),
     Fault(mask_is_off_on_one_rank, TENSOR, False, "loss"),
     Fault(last_target_of_a_chunk_is_lost, SEQUENCE, False, "valid tokens"),
+    Fault(labels_are_shifted_by_one, SEQUENCE, False, "loss"),
+    Fault(labels_of_the_whole_document_are_counted, SEQUENCE, False, "loss", "valid tokens"),
+    Fault(labels_are_taken_before_the_cut, SEQUENCE, False, "valid tokens"),
     Fault(first_layout_serves_all_micro_batches, PIPELINE, False, "loss"),
     Fault(gradient_of_the_tied_head_is_not_added, PIPELINE, False, "embedding", "loss|layers"),
     Fault(tied_head_does_not_follow, PIPELINE, True, "loss of step 2"),

@@ -1,15 +1,20 @@
-"""Hostile packed streams for the parity tests, and each rank's part of them."""
+"""Hostile packed streams for the parity tests, and each rank's part of them.
+
+The streams are read by `data.batch.assemble` from sources of which some say which tokens have a label: a few in every
+document, those of one rank's share alone, all, or none.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from data.batch import IGNORE, PackedBatch, Windows
-from data.packing.document_rules import BY_DOCUMENT, DocumentRules
-from data.packing.positions import Placing, Positions
-from data.packing.spans import starts_of
+from data.batch import IGNORE, Dealer, PackedBatch, Windows, assemble
+from data.labels import EveryTarget
+from data.packing.positions import Placing
+from data.packing.spans import Span
 from model.at_step import AtStep
 from model.config import ModelConfig
 from parallel.config import ParallelConfig
@@ -20,14 +25,13 @@ from train.build_trainer import dealer
 BASE, Z_LOSS, SEED = 500.0, 1e-3, 11
 # Sequence lengths trained at: those of a stage before, and of this one.
 LENGTHS = (TOKENS // 2, TOKENS)
-# Segment lengths of the streams, in turn; the last segment of the first is padding.
+# Segment lengths of the streams, in turn; the first stream ends with 3 tokens of padding.
 STREAMS = (
-    (1, 70, 1, 1, 20, 3),
+    (1, 70, 1, 1, 20),
     (TOKENS,),
     (5, 1, 2, 8, 1, 1, 30, 40, 8),
-    (TOKENS,),  # no label at all
+    (TOKENS,),
 )
-WITHOUT_LABEL = 3
 # Segments are of these sources in turn; the first of stream n is of source n.
 NUM_SOURCES = 3
 
@@ -37,48 +41,65 @@ def at(model: ModelConfig) -> AtStep:
     return AtStep.of(model, BASE, LENGTHS)
 
 
+class Source(EveryTarget):
+    """Document n has the tokens of stream n; a segment is its piece at the same place. All tokens have a label."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+
+    def read(self, document: int, start: int, length: int) -> np.ndarray:
+        generator = torch.Generator().manual_seed(document)
+        tokens_T = torch.randint(0, self._vocab_size, (TOKENS,), generator=generator)
+        return tokens_T[start : start + length].numpy()
+
+
+class LabelledSource(Source):
+    """The same tokens, of which some have a label."""
+
+    @staticmethod
+    def labels(document: int) -> np.ndarray:
+        """bool (TOKENS,): in every fourth document runs of a few, those of tokens 8 to 19, again runs, none."""
+        places = np.arange(TOKENS)
+        of_each = (places // 4 % 3 != 1, (places >= 8) & (places < 20), places % 7 < 3, places < 0)
+        return of_each[document % len(of_each)]
+
+    def count_labels(self, document: int, start: int, length: int) -> int:
+        return int(self.labels(document)[start + 1 : start + length].sum())
+
+    def label_mask(self, document: int, start: int, length: int) -> np.ndarray:
+        return self.labels(document)[start : start + length]
+
+
+def sources(vocab_size: int) -> list[Source]:
+    """All of them but the last say which tokens have a label."""
+    return [LabelledSource(vocab_size) for _ in range(NUM_SOURCES - 1)] + [Source(vocab_size)]
+
+
 def streams(case: Case, first: int = 0) -> list[PackedBatch]:
     """The global batch: micro-batch m of data rank d is number m * data + d, as `rows_of_rank` deals."""
     many = case.micro_batches * case.data
-    rules = RULES[case.rules]
-    return [_stream(first + number, case.config, many, rules) for number in range(many)]
+    return [_stream(first + number, case, None) for number in range(many)]
 
 
-def _stream(
-    number: int, model: ModelConfig, many: int, rules: DocumentRules = BY_DOCUMENT
-) -> PackedBatch:
+def streams_of_rank(
+    case: Case, mesh: Mesh, parallel: ParallelConfig, first: int = 0
+) -> list[PackedBatch]:
+    """The part of the global batch that a rank reads."""
+    deal = dealer(case.config, mesh, parallel)
+    mine = range(mesh.data.rank, case.micro_batches * case.data, mesh.data.size)
+    return [_stream(first + number, case, deal) for number in mine]
+
+
+def _stream(number: int, case: Case, deal: Dealer | None) -> PackedBatch:
     """One row of TOKENS."""
-    lengths = STREAMS[number % len(STREAMS)]
-    generator = torch.Generator().manual_seed(number)
-    tokens_T = torch.randint(0, model.vocab_size, (TOKENS,), generator=generator)
-    targets_T = tokens_T.roll(-1)
-    targets_T[torch.tensor(lengths).cumsum(0) - 1] = IGNORE
-    spans = lengths
-    if number % len(STREAMS) == 0:
-        spans = lengths[:-1]
-        targets_T[TOKENS - lengths[-1] :] = IGNORE
-    if number % len(STREAMS) == WITHOUT_LABEL and many > 1:
-        targets_T[:] = IGNORE
-    valid = int((targets_T != IGNORE).sum())
-    source = (torch.arange(len(lengths)) + number) % NUM_SOURCES
-    return PackedBatch(
-        tokens_T,
-        targets_T,
-        rules.attention_documents([spans], TOKENS),
-        starts_of(lengths),
-        valid,
-        0,
-        (),
-        sources_T=source.to(torch.int16).repeat_interleave(torch.tensor(lengths)),
-        positions_T=_positions_T(spans, number, rules),
-    )
-
-
-def _positions_T(spans: Sequence[int], number: int, rules: DocumentRules) -> Tensor | None:
-    if rules.plain_positions:
-        return None
-    positions = Positions.of_rows([spans], TOKENS, Placing(rules, SEED, number))
-    return torch.from_numpy(positions.of([range(TOKENS)]))
+    readers = sources(case.config.vocab_size)
+    row, at = [], 0
+    for segment, length in enumerate(STREAMS[number % len(STREAMS)]):
+        source = (segment + number) % NUM_SOURCES
+        row.append(Span(source, number, at, length, 0).counted(readers[source]))
+        at += length
+    placing = Placing(RULES[case.rules], SEED, number, case.windows)
+    return assemble([row], TOKENS, readers=readers, pad_id=0, deal=deal, placing=placing)
 
 
 def valid_by_source(batch: Sequence[PackedBatch]) -> tuple[int, ...]:

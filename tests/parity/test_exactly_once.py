@@ -105,7 +105,7 @@ def test_every_token_of_an_epoch_once(
     surviving = spans(tmp_path, "first", range(1, survived + 1))
     surviving += spans(tmp_path, "second", range(survived + 1, 10**6))
     seen: Counter[tuple[int, int, int]] = Counter()
-    for source, document, begin, length, epoch in surviving:
+    for source, document, begin, length, epoch, *_ in surviving:
         if epoch == 0:
             seen.update((source, document, begin + offset) for offset in range(length))
     everything = {

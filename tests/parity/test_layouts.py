@@ -42,8 +42,8 @@ from tests.parity.streams import (
     SEED,
     Z_LOSS,
     at,
-    part_of_rank,
     streams,
+    streams_of_rank,
     summed_by_source,
 )
 from train.objective import losses_by_source, to_device
@@ -109,8 +109,7 @@ def gradients(case: Case, mesh: Mesh) -> tuple[float, int, dict[str, Tensor]]:
         return found.total / valid
 
     micro_batches = [
-        to_device(part_of_rank(b, case.config, mesh, case.parallel(), case.windows), mesh.device)
-        for b in streams(case)[mesh.data.rank :: mesh.data.size]
+        to_device(b, mesh.device) for b in streams_of_rank(case, mesh, case.parallel())
     ]
     if mesh.pipeline.size == 1:
         (model,) = local.stages

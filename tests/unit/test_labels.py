@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.batch import IGNORE, RankReader, assemble
-from data.held_out import evaluation_batches
+from data.held_out import evaluation_batches, evaluation_rows
 from data.labels import EveryTarget
 from data.loader import GlobalBatch, make_global_batch
 from data.packing.planner import BatchPlanner
@@ -96,7 +96,7 @@ def test_ranks_that_share_a_stream_hold_its_labels(
     for rank in range(size):
         ranges = [range(c * width, (c + 1) * width) for c in range(rank, size * chunks, size)]
         part = assemble(
-            planned, ROW, readers=sources, pad_id=PAD, deal=lambda _, r=ranges: _Ranges(*r)
+            planned, ROW, readers=sources, pad_id=PAD, deal=lambda *_, r=ranges: _Ranges(*r)
         )
         index = torch.cat([torch.arange(r.start, r.stop) for r in ranges])
         assert torch.equal(part.targets_T, whole.targets_T[index])
@@ -138,12 +138,25 @@ def test_the_cursor_holds_no_labels_and_a_resumed_plan_counts_the_same() -> None
 @pytest.mark.parametrize("length", [4, 16])
 def test_held_out_rows_score_labelled_targets_only(length: int) -> None:
     masks = [[False, True, True, False] * 2, [False] * 6, [True] * 9]
+    source = Labelled(masks)
     found = evaluation_batches(
-        Labelled(masks), sequence_length=length, micro_batch_tokens=2 * length, max_tokens=1_000
+        source,
+        RankReader([source], PAD),
+        sequence_length=length,
+        micro_batch_tokens=2 * length,
+        max_tokens=1_000,
     )
     scored = sum(int((packed.targets_T != IGNORE).sum()) for packed in found)
     assert found.contiguous == (length == 4)
     assert found.valid_tokens == scored == (2 * 2 + 2 * 3 if length == 4 else 4 + 8)
+    assert found.num_rows == (4 if length == 4 else 2), "the six tokens without labels are left out"
+
+
+def test_held_out_rows_without_any_label_are_rows_all_the_same() -> None:
+    rows, contiguous = evaluation_rows(Labelled([[False] * 9, [False] * 4]), 4, 1_000)
+    assert contiguous
+    assert [(span.document, span.start, span.valid) for (span,) in rows][-1] == (0, 4, 0)
+    assert len(rows) == 3
 
 
 def test_a_mask_that_contradicts_its_count_is_noticed_when_the_piece_is_read() -> None:
