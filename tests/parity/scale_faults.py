@@ -20,9 +20,9 @@ Kinds = dict[str, KindAtStep]
 def _factors_of(patch: Patch, wrongly: Callable[[AtStep, ShardedLayout, Any], Kinds]) -> None:
     """Rotations stay; factors of queries are those of the kinds that `wrongly` makes."""
 
-    def made(at: AtStep, kinds: list[str], layout: ShardedLayout, **options: Any) -> Kinds:
-        right = make_kinds(at, kinds, layout, **options)
-        wrong = wrongly(at, layout, options)
+    def made(at: AtStep, kinds: list[str], layout: ShardedLayout, *more: Any) -> Kinds:
+        right = make_kinds(at, kinds, layout, *more)
+        wrong = wrongly(at, layout, more)
         return {
             kind: replace(
                 own,
@@ -37,10 +37,10 @@ def _factors_of(patch: Patch, wrongly: Callable[[AtStep, ShardedLayout, Any], Ki
 
 
 def _placed(patch: Patch, place_of: Callable[[ShardedLayout], Tensor]) -> None:
-    def wrongly(at: AtStep, layout: ShardedLayout, options: Any) -> Kinds:
+    def wrongly(at: AtStep, layout: ShardedLayout, more: Any) -> Kinds:
         place_T = place_of(layout)
         moved = replace(layout, place_T=place_T, positions_T=place_T)
-        return make_kinds(at, list(at.specs), moved, **options)
+        return make_kinds(at, list(at.specs), moved, *more)
 
     _factors_of(patch, wrongly)
 
@@ -60,7 +60,7 @@ def scale_reads_the_row_on_the_rank(patch: Patch) -> None:
 def visible_keys_are_those_of_another_kind(patch: Patch) -> None:
     """The number of keys that SSMax reads is bounded by the other window, or by none."""
 
-    def wrongly(at: AtStep, layout: ShardedLayout, options: Any) -> Kinds:
+    def wrongly(at: AtStep, layout: ShardedLayout, more: Any) -> Kinds:
         names = list(at.specs)
         reaches = [at.specs[name].reach for name in names]
         others = dict(zip(names, [*reaches[1:], reaches[0]], strict=True))
@@ -68,7 +68,7 @@ def visible_keys_are_those_of_another_kind(patch: Patch) -> None:
             name: replace(spec, window=others[name].window, chunk=others[name].chunk)
             for name, spec in at.specs.items()
         }
-        return make_kinds(replace(at, specs=specs), names, layout, **options)
+        return make_kinds(replace(at, specs=specs), names, layout, *more)
 
     _factors_of(patch, wrongly)
 
