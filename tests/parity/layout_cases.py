@@ -219,6 +219,11 @@ MORE_STAGE_CASES = tuple(
     for keep in ("everything", "attention")
     for model, stage in (("cohere", "ladder"), ("llama", "dropped"))
     for tensor, sequence in ((1, 2), (1, 3), (1, 4), (2, 2))
+) + tuple(
+    Case(tensor, 2, sequence, 1, schedule, dealing, 4, model, "everything", stage=stage)
+    for schedule in ("1f1b", "interleaved_1f1b", "zbv")
+    for tensor, sequence, dealing in ((2, 1, "-"), (1, 2, "balanced"))
+    for model, stage in (("cohere", "ladder"), ("llama", "dropped"))
 )
 # With all dealings, and three ranks.
 MORE_RULE_CASES = tuple(
