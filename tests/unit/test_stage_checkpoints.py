@@ -110,6 +110,7 @@ DROPE = (
     "{position: none, position_scale: {scale: drope, trained_length: 32}}"
 )
 YARN = "+schedule.stages.first.kinds.full_rope.rope={scaling: yarn, factor: 4, original_length: 32}"
+FOPE = "+schedule.stages.first.kinds.full_rope.rope={fourier: {sigma: 0.1}}"
 LONGER = "schedule.stages.first.sequence_length=128"
 # What the checkpoint's run has beyond the pattern; what the next one has; the words that allow it.
 CHANGES: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
@@ -124,6 +125,7 @@ CHANGES: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = 
         ("position",),
     ),
     ((DROPE,), (DROPE, LONGER), ("sequence_length",)),
+    ((FOPE,), (FOPE, LONGER), ("sequence_length",)),
     ((), ("schedule.stages.first.rope_base=5e5",), ("rope_base",)),
     ((), ("schedule.stages.first.document_mask=false",), ("document_rules",)),
 )

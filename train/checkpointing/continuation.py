@@ -110,11 +110,11 @@ def _other_lengths(state: RunState, point: Point, allowed: Sequence[str]) -> lis
 
 
 def _reads_length(point: Point) -> bool:
-    """Whether a position method or a scale of the model reads the sequence length."""
+    """Whether a rotation or a scale of the model depends on the lengths trained at."""
     return any(
-        part is not None and part.reads_length
+        (spec.rope is not None and (spec.rope.reads_length or spec.rope.fourier is not None))
+        or (spec.position_scale is not None and spec.position_scale.reads_length)
         for spec in layer_kinds(point.model).values()
-        for part in (spec.rope, spec.position_scale)
     )
 
 
