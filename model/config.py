@@ -137,7 +137,7 @@ class ModelConfig:
         found = pattern_problems(self, self.head_dim) or override_problems(self)
         if not found and self.head_dim % 2:
             specs = layer_kinds(self).values()
-            rotary = sorted(s.kind for s in specs if s.rope and s.rope.rotary_share == 1.0)
+            rotary = sorted(spec.kind for spec in specs if spec.rope)
             if rotary:
                 found.append(
                     f"model.head_dim={self.head_dim}: must be even, rotary layers turn pairs; "

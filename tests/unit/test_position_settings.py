@@ -94,13 +94,6 @@ def test_ntk_of_a_single_pair_is_refused_and_of_two_is_not() -> None:
     assert model.problems() == [line]
 
 
-def test_an_odd_head_may_rotate_a_part() -> None:
-    kinds = {"window_rope": KindConfig(rope=METHODS["none"](rotary_share=0.5))}
-    assert ModelConfig(head_dim=9, layer_pattern=["window_rope"], kinds=kinds).problems() == []
-    (line,) = ModelConfig(head_dim=9, layer_pattern=["window_rope"]).problems()
-    assert "must be even" in line
-
-
 def test_a_method_is_a_member_of_the_union_and_a_field_of_several_is_the_same_in_each() -> None:
     assert tuple(METHODS.values()) == get_args(RopeMethod)
     assert [method().scaling for method in METHODS.values()] == list(METHODS)

@@ -173,8 +173,8 @@ def test_the_length_is_that_of_the_step_and_not_of_a_document() -> None:
     layout = PackedLayout.from_lengths((3, 90, 7))
     for length in (64, 256):
         at = AtStep.of(model, 1e4, (64, length))
-        (found,) = make_kinds(at, ["full_rope"], layout, head_dim=16, dtype=torch.float64).values()
-        assert found.placing.rotation is not None
+        (found,) = make_kinds(at, ["full_rope"], layout, model, torch.float64).values()
+        assert found.positioning.rotation is not None
         expected = make_rotation(
             layout.positions_T,
             1e4,
@@ -182,7 +182,7 @@ def test_the_length_is_that_of_the_step_and_not_of_a_document() -> None:
             dtype=torch.float64,
             rope=NtkRope(factor=length / 64),
         )
-        turns = found.placing.rotation.turns_TP2
+        turns = found.positioning.rotation.turns_TP2
         torch.testing.assert_close(turns, expected.turns_TP2, atol=1e-12, rtol=0)
     with pytest.raises(ValueError, match="needs the sequence length"):
-        make_kinds(AtStep.of(model, 1e4), ["full_rope"], layout, head_dim=16, dtype=torch.float64)
+        make_kinds(AtStep.of(model, 1e4), ["full_rope"], layout, model, torch.float64)
