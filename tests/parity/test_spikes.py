@@ -181,6 +181,8 @@ def test_a_step_stops_every_rank(
 ROLLBACK = SPIKES | {
     "train.spikes.action": "rollback",
     "train.spikes.patience": "2",
+    # A window that grows every step: a step that is done again has that of its tokens.
+    "+schedule.stages.first.kinds.window_rope": "{window: {start: 4, per_step: 1}}",
     "checkpoint.every_steps": "4",
     "checkpoint.keep": "3",
 }
