@@ -70,7 +70,7 @@ def test_nothing_is_wider_than_a_terminal() -> None:
         ("checkpoint", "  checkpoint\n", 21),
         ("train.precision", "  train.precision=float32\n", 4),
         ("schedule.stages.long.tokens", "  schedule.stages.NAME.tokens=...", 4),
-        ("recipe=llama", "  recipe=\n", 20),
+        ("recipe=llama", "  recipe=\n", 31),
     ],
 )
 def test_a_part_can_be_asked_for(

@@ -138,3 +138,13 @@ def test_a_base_that_rises_beside_a_scaling_is_warned_of(
             line for line in validate.warnings(config, resolved) if "beside model.kinds" in line
         ]
         assert bool(lines) == says
+
+
+RECIPES = sorted(path.stem for path in (ROOT / "conf/recipe").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_is_sound_and_stands_on_the_page_of_positions(recipe: str) -> None:
+    run = compose_run(["experiment=quickstart", f"recipe={recipe}", "model.num_layers=6"])
+    assert validate.rules(run, 1) == []
+    assert f"`{recipe}`" in (ROOT / "docs/positions.md").read_text()
