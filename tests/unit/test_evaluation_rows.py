@@ -4,10 +4,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from data.batch import IGNORE, RankReader
 from data.held_out import EvaluationSet, evaluation_batches, evaluation_rows
 from data.labels import EveryTarget
+from data.packing.document_rules import DocumentRules, Pose
+from data.packing.positions import Placing
 from data.packing.spans import Span
 
 
@@ -90,6 +93,27 @@ def test_shorter_documents_are_packed_whole_where_none_is_long_enough() -> None:
     assert len(rows) == 4
     few, _ = evaluation_rows(Source(LENGTHS), 40, 80)
     assert len(few) == 2
+
+
+def test_documents_are_kept_apart_as_in_the_stage_and_positions_have_no_skips() -> None:
+    source = Source(LENGTHS)
+    shape = {"sequence_length": 40, "micro_batch_tokens": 40, "max_tokens": 10_000}
+    reader = RankReader([source], source.eos_id)
+    rules = DocumentRules(False, False, Pose(2, 10_000))
+    found = list(evaluation_batches(source, reader, **shape, placing=Placing(rules)))
+    for batch, apart in zip(found, evaluation_batches(source, reader, **shape), strict=True):
+        assert batch.lengths == tuple(
+            n for n in (40 - batch.padding_tokens, batch.padding_tokens) if n
+        )
+        assert batch.positions_T is None, "the place in the row"
+        assert torch.equal(batch.targets_T, apart.targets_T)
+        # Losses are counted by the place in the segment, under any rules.
+        places = [place for length in apart.lengths for place in range(length)]
+        assert batch.place_in_segment_T().tolist() == places
+    going_on = Placing(DocumentRules(True, False, Pose(2, 10_000)))
+    for batch in evaluation_batches(source, reader, **shape, placing=going_on):
+        real = 40 - batch.padding_tokens
+        assert batch.positions_T.tolist() == [*range(real), *range(batch.padding_tokens)]
 
 
 def test_mistakes_are_named() -> None:
