@@ -149,7 +149,14 @@ def _generated_problems(key: str, source: SourceConfig) -> list[str]:
 def missing_files(key: str, prefix: str) -> list[str]:
     """One line if token files of `prefix` are missing, with the command that makes them."""
     if not prefix:
-        return [f"{key}: is empty; name the prefix of token files made by `ropewalk prepare`"]
+        other = (
+            f", or give {key.removesuffix('prefix')}generated=copy"
+            if key.endswith(".prefix")
+            else ""
+        )
+        return [
+            f"{key}: is empty; name the prefix of token files made by `ropewalk prepare`{other}"
+        ]
     # For a name that is too long, or a folder without permission, os.path returns False and Path raises.
     missing = [str(p) for p in (bin_path(prefix), idx_path(prefix)) if not os.path.isfile(p)]  # noqa: PTH113
     if not missing:

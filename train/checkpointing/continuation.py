@@ -139,9 +139,14 @@ def data_identity(config: RunConfig, sources: Sequence[Declared]) -> dict[str, A
 
 
 def tokenizer_identity(sources: Sequence[Declared]) -> dict[str, Any]:
-    """Returns the facts of the corpus's tokenizer; an empty SHA-256 if its manifest has none."""
+    """Returns the facts of the corpus's tokenizer; an empty SHA-256 if its manifest has none.
+
+    generated: stands there if there are no files that could have a tokenizer.
+    """
     source = sources[0]
+    generated = all(one.is_generated and not one.tokenizer_sha256 for one in sources)
     return {
+        **({"generated": True} if generated else {}),
         "sha256": source.tokenizer_sha256,
         "vocab_size": source.vocab_size,
         "eos_id": source.eos_id,

@@ -178,6 +178,12 @@ def _other_tokenizer(learned: dict[str, Any], corpus: dict[str, Any]) -> list[st
         )
         found.append(
             f"data: its documents begin with {bos}, those that the model was trained with begin with {learned_bos}; "
-            "prepare the corpus anew (--bos), or set checkpoint.allow_changes=[tokenizer]"
+            "prepare the corpus anew (--bos; without token files: data.bos_id), or set "
+            "checkpoint.allow_changes=[tokenizer]"
+        )
+    elif corpus.get("generated") and learned.get("eos_id", corpus["eos_id"]) != corpus["eos_id"]:
+        found.append(
+            f"data.end_id={corpus['eos_id']}: the model was trained with the end token {learned['eos_id']}; give "
+            "that, or set checkpoint.allow_changes=[tokenizer]"
         )
     return found

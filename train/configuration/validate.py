@@ -21,6 +21,7 @@ from parallel.sequence.dealing import dealing_problem
 from parallel.tensor.cut import tensor_problems
 from train.checkpointing.continuation import find_resume, obstacles
 from train.checkpointing.state import read_state
+from train.configuration.generated_rules import cut_warnings, id_problems
 from train.configuration.ramp_warnings import ramp_warnings
 from train.configuration.room import room_problems
 from train.configuration.rotation_warnings import rotation_warnings
@@ -53,7 +54,7 @@ def _rules(config: RunConfig, world_size: int) -> list[str]:
     found += _name_problems(config)
     if 0.0 < (base := config.schedule.start_base) <= 1.0:
         found.append(f"schedule.start_base={base}: must be above 1; give 0 for none")
-    found += _recompute_problems(config) + _backend_problems(config) + _id_problems(config)
+    found += _recompute_problems(config) + _backend_problems(config) + id_problems(config)
     if config.model.problems():  # the schedule's own rules are checked all the same
         config = dataclasses.replace(config, model=ModelConfig())
     schedule, mistakes = build_schedule(config)
@@ -79,6 +80,7 @@ def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     found = _saving_warnings(config, schedule) + _export_warnings(schedule)
     found += rotation_warnings(config, schedule) + _chunk_warnings(config, schedule)
     found += scale_warnings(schedule) + ramp_warnings(config, schedule)
+    found += cut_warnings(config, schedule)
     specs = [schedule.at_end_of(stage).at.specs.values() for stage in schedule.stages]
     first = schedule.stages[0].base.corners[0][1]
     bases = [
@@ -174,20 +176,6 @@ def _name_problems(config: RunConfig) -> list[str]:
     return [
         f"run_name={name!r}: must be a plain folder name of at most {MOST_NAME_BYTES} bytes, such as my_run"
     ]
-
-
-def _id_problems(config: RunConfig) -> list[str]:
-    """Returns which generated sources have ids that the model has not, whatever the end token and BOS token are."""
-    found, rows = [], config.model.vocab_size
-    for name, settings in config.data.generated.items():
-        most = rows - settings.first_id - 1
-        if settings.ids > most:
-            key = f"data.sources.{name}.generated"
-            found.append(
-                f"{key}.ids={settings.ids}: the model has {rows} ids (model.vocab_size), of which {max(0, most)} are "
-                f"from first_id={settings.first_id} on beside the end token; give fewer ids, or a larger vocab_size"
-            )
-    return found
 
 
 def _source_problems(config: RunConfig) -> tuple[list[Declared], list[str]]:

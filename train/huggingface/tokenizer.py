@@ -126,6 +126,8 @@ def find_tokenizer(
         tokenizer = open_tokenizer(path)
         if _forms(tokenizer) & corpus:
             return _source(tokenizer, vocab_size)
+    if state.tokenizer.get("generated"):
+        return TokenizerSource(end_token=state.tokenizer["eos_id"])
     which = f"with SHA-256 {_short(corpus)}" if corpus else "of its corpus"
     raise ValueError(
         f"checkpoint={checkpoint}: a tokenizer {which} is neither in {KEPT}/ nor beside its token files; give "

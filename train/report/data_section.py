@@ -42,7 +42,7 @@ def data_section(record: RunRecord) -> str:
                 _epochs(so_far, tokens),
                 _share(plan, planned.values()),
                 _share(so_far, seen.values()),
-                str(source.get("prefix") or ""),
+                _origin(source),
             ]
         )
     columns = [
@@ -53,16 +53,21 @@ def data_section(record: RunRecord) -> str:
         "Epochs seen",
         "Share planned",
         "Share seen",
-        "Files",
+        "Files or task",
     ]
     text = table(columns, rows)
     heldout = mapping(record.newest_start, "heldout")
     held_out = finite_value(heldout, "tokens")
     if held_out:
         documents = short_number(finite_value(heldout, "documents") or 0.0)
-        words = f"Held out: {short_number(held_out)} tokens in {documents} documents, {heldout.get('prefix') or ''}."
+        words = f"Held out: {short_number(held_out)} tokens in {documents} documents, {_origin(heldout)}."
         text += paragraph(words, "unit")
     return text + _mix_table(record)
+
+
+def _origin(source: Row) -> str:
+    """Returns the prefix of a source's files, or task, version and settings of generated documents."""
+    return str(source.get("prefix") or source.get("generated") or "")
 
 
 def _epochs(tokens: float | None, of_source: float) -> str:

@@ -1,0 +1,35 @@
+"""Rules of generated sources beside the model and the stages."""
+
+from data.generated.tasks import share_of_labels
+from train.configuration.schema import RunConfig
+from train.schedule.stages import Schedule
+
+
+def id_problems(config: RunConfig) -> list[str]:
+    """Returns which generated sources beside an embedded corpus have more ids than the model.
+
+    Other runs compare the ids with `disagreements`; the end token of an embedded corpus may not be known yet.
+    """
+    found, rows = [], config.model.vocab_size
+    for name, settings in config.data.generated.items() if config.data.corpus else ():
+        most = rows - settings.first_id - 1
+        if settings.ids > most:
+            key = f"data.sources.{name}.generated"
+            found.append(
+                f"{key}.ids={settings.ids}: the model has {rows} ids (model.vocab_size), of which {max(0, most)} are "
+                f"from first_id={settings.first_id} on beside the end token; give fewer ids, or a larger vocab_size"
+            )
+    return found
+
+
+def cut_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
+    """Warns of generated documents whose labels refer to tokens that a cut puts into another piece."""
+    shortest = min(schedule.stages, key=lambda stage: stage.shape.sequence_length)
+    length = shortest.shape.sequence_length
+    return [
+        f"data.sources.{name}.generated.max_length={settings.max_length}: stage {shortest.name} cuts documents into "
+        f"pieces of at most {length} tokens, and a label may count whose answer stands in another piece; give "
+        f"max_length={length} or less"
+        for name, settings in config.data.generated.items()
+        if settings.max_length > length and share_of_labels(settings, 1) < 1.0
+    ]
