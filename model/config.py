@@ -12,6 +12,7 @@ from model.layer_pattern import (
     GateOver,
     KindConfig,
     NormPlace,
+    StaticGateOver,
     layer_kinds,
     pattern_problems,
 )
@@ -93,6 +94,10 @@ class ModelConfig:
     gate: Gate = "none"
     # What the gate has a number for: each head, or each channel of every head.
     gate_over: GateOver = "head"
+    # Static gate (ASR): attention's output is multiplied, before its projection, by learned numbers that do not depend
+    # on the input, one for each head or each channel of every head; an export folds them into the projection. none: no
+    # such gate.
+    static_gate: StaticGateOver = "none"
     # Factor of the values (MiMo: 0.707).
     value_scale: Positive = 1.0
     # Cap c of attention scores s, which become c tanh(s / c); 0: none.

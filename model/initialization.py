@@ -43,6 +43,9 @@ def initialize_parameter(name: str, tensor: Tensor, config: ModelConfig, seed: i
     if initial == "zero":
         tensor.zero_()
         return
+    if initial == "tenth":
+        tensor.fill_(0.1)
+        return
     if initial == "scale":
         scale = expand_pattern(config)[int(name.split(".")[1])].position_scale
         assert scale is not None
@@ -52,7 +55,8 @@ def initialize_parameter(name: str, tensor: Tensor, config: ModelConfig, seed: i
     if initial == "into_residual":
         std /= math.sqrt(2 * config.num_layers)
     values = torch.empty(tensor.shape, dtype=torch.float32)
-    tensor.copy_(values.normal_(0.0, std, generator=_generator(name, config, seed)))
+    values.normal_(0.0, std, generator=_generator(name, config, seed))
+    tensor.copy_(values.abs_() if initial == "positive" else values)
 
 
 def _generator(name: str, config: ModelConfig, seed: int) -> torch.Generator:

@@ -41,6 +41,7 @@ Sees = Literal["full", "window", "chunk"]
 NormPlace = Literal["before", "after"]
 Gate = Literal["none", "sigmoid", "softplus"]
 GateOver = Literal["head", "channel"]
+StaticGateOver = Literal["none", "head", "channel"]
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ class KindConfig:
     gate: Gate | None = None
     # What the gate of these layers has a number for; null: model.gate_over.
     gate_over: GateOver | None = None
+    # What the static gate of these layers has a number for; null: model.static_gate.
+    static_gate: StaticGateOver | None = None
     # Factor of the values of these layers; null: model.value_scale.
     value_scale: Annotated[float, Gt(0), Lt(inf)] | None = None
 
@@ -142,7 +145,8 @@ class KindConfig:
 
 # Fields of `KindConfig` that replace the model's field of the same name, for layers of that kind; None keeps it.
 OVERRIDES = (
-    "sinks", "qk_norm", "qk_norm_at", "qk_norm_weight", "gate", "gate_over", "value_scale",
+    "sinks", "qk_norm", "qk_norm_at", "qk_norm_weight", "gate", "gate_over", "static_gate",
+    "value_scale",
 )  # fmt: skip
 
 
@@ -167,6 +171,7 @@ class LayerSpec:
     qk_norm_weight: bool = True
     gate: Gate = "none"
     gate_over: GateOver = "head"
+    static_gate: StaticGateOver = "none"
     value_scale: float = 1.0
 
     @property
@@ -199,6 +204,7 @@ class PatternSource(Protocol):
     qk_norm_weight: bool
     gate: Gate
     gate_over: GateOver
+    static_gate: StaticGateOver
     value_scale: float
 
 

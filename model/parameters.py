@@ -8,8 +8,8 @@
 Building, cutting, initialising, decay, FLOPs, costs, checkpoints and the exchange with Hugging Face use `role_of`,
 which raises for a name without a row. Names and shapes are those of the whole (logical) parameter. No tensors here.
 
-Letters of shapes: V vocabulary, D width, F feed-forward width, H query heads, G key/value heads, K head dimension.
-"HK D" is a matrix of H * K rows and D columns.
+Letters of shapes: V vocabulary, D width, F feed-forward width, H query heads, G key/value heads, K head dimension; S
+and C the reduced widths of static gates over heads and channels. "HK D" is a matrix of H * K rows and D columns.
 """
 
 import math
@@ -34,6 +34,10 @@ FIELDS: Mapping[str, str] = MappingProxyType(
 )
 
 
+# What the reduced widths of static gates are made from.
+REDUCED: Mapping[str, str] = MappingProxyType({"S": "H", "C": "HK"})
+
+
 @dataclass(frozen=True)
 class Role:
     """The properties of one parameter of the model, or of one parameter that every layer has.
@@ -43,8 +47,9 @@ class Role:
     summed: whether the tensor ranks that hold the same part each compute a share of its gradient (that of their own
     tokens or heads), and the shares must be summed. False where each computes the whole gradient.
     initial: normal (deviation init_std), into_residual (init_std / sqrt(2 num_layers): the product is added to the
-    residual stream), norm (multiplies by one), zero or scale (as the layer's `position_scale` says). decays: whether
-    weight decay applies. multiplies_tokens: whether all of its elements multiply every token, so that FLOPs count them.
+    residual stream), norm (multiplies by one), zero, scale (as the layer's `position_scale` says), positive (the
+    absolute value of normal) or tenth (0.1). decays: whether weight decay applies. multiplies_tokens: whether all of
+    its elements multiply every token, so that FLOPs count them.
     turned: whether its rows are in the order of rotary pairs: (2i, 2i + 1) here, (i, i + K / 2) in most
     families of Hugging Face. present: whether a layer of this specification has it, in a model with this
     configuration; not asked for the parameters of the ends, which every embedding or head has.
@@ -53,7 +58,9 @@ class Role:
     shape: str
     cut: Literal["rows", "key_rows", "columns", "whole"]
     summed: bool
-    initial: Literal["normal", "into_residual", "norm", "zero", "scale"] = "normal"
+    initial: Literal[
+        "normal", "into_residual", "norm", "zero", "scale", "positive", "tenth"
+    ] = "normal"  # fmt: skip
     decays: bool = True
     multiplies_tokens: bool = True
     turned: bool = False
@@ -68,7 +75,7 @@ class Role:
 def _vector(
     shape: str,
     cut: Literal["rows", "key_rows", "whole"],
-    initial: Literal["normal", "norm", "zero", "scale"],
+    initial: Literal["normal", "norm", "zero", "scale", "tenth"],
     present: Callable[[ModelConfig, LayerSpec], bool] = lambda config, spec: True,  # noqa: ARG005
     *,
     turned: bool = False,
@@ -99,6 +106,23 @@ def _gates_channels(_: ModelConfig, spec: LayerSpec) -> bool:
 
 def _gates_heads(_: ModelConfig, spec: LayerSpec) -> bool:
     return spec.gate != "none" and spec.gate_over == "head"
+
+
+def _static_over_channels(_: ModelConfig, spec: LayerSpec) -> bool:
+    return spec.static_gate == "channel"
+
+
+def _static_over_heads(_: ModelConfig, spec: LayerSpec) -> bool:
+    return spec.static_gate == "head"
+
+
+def _static_matrix(
+    shape: str,
+    present: Callable[[ModelConfig, LayerSpec], bool],
+    initial: Literal["normal", "positive"],
+) -> Role:
+    """Row of a matrix of a static gate: each tensor rank has the share of its own heads' gates in the gradient."""
+    return Role(shape, "whole", True, initial, multiplies_tokens=False, present=present)
 
 
 def _has_qkv_bias(config: ModelConfig, _: LayerSpec) -> bool:
@@ -147,6 +171,24 @@ LAYER: Mapping[str, Role] = MappingProxyType(
             "H", "rows", "scale", lambda _, spec: spec.learns_scale
         ),
         "attention.sinks.weight": _vector("H", "rows", "normal", lambda _, spec: spec.sinks),
+        "attention.static_gate.constant.weight": _vector(
+            "HK", "whole", "tenth", _static_over_channels
+        ),
+        "attention.static_gate.reduce.weight": _static_matrix(
+            "C HK", _static_over_channels, "positive"
+        ),
+        "attention.static_gate.expand.weight": _static_matrix(
+            "HK C", _static_over_channels, "normal"
+        ),
+        "attention.head_static_gate.constant.weight": _vector(
+            "H", "whole", "tenth", _static_over_heads
+        ),
+        "attention.head_static_gate.reduce.weight": _static_matrix(
+            "S H", _static_over_heads, "positive"
+        ),
+        "attention.head_static_gate.expand.weight": _static_matrix(
+            "H S", _static_over_heads, "normal"
+        ),
         "feed_forward.gate_proj.weight": Role("F D", "rows", False),
         "feed_forward.gate_proj.bias": _vector("F", "rows", "zero", _has_feed_forward_bias),
         "feed_forward.up_proj.weight": Role("F D", "rows", False),
@@ -185,9 +227,18 @@ def shape_of(name: str, config: ModelConfig) -> tuple[int, ...]:
     Raises:
         LookupError: the table has no such row.
     """
-    return tuple(
-        math.prod(getattr(config, FIELDS[letter]) for letter in dim) for dim in role_of(name).dims
-    )
+    return tuple(_length(dim, config) for dim in role_of(name).dims)
+
+
+def reduced_width(width: int) -> int:
+    """Numbers between the two matrices of a static gate over `width` heads or channels."""
+    return max(1, width // 16)
+
+
+def _length(dim: str, config: ModelConfig) -> int:
+    if dim in REDUCED:
+        return reduced_width(_length(REDUCED[dim], config))
+    return math.prod(getattr(config, FIELDS[letter]) for letter in dim)
 
 
 def numbers_of(name: str, config: ModelConfig) -> str:

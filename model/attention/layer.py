@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from model.attention.core import AttentionCore
 from model.attention.gate import gated
 from model.attention.sinks import Sinks
+from model.attention.static_gate import StaticGate, scaled
 from model.config import ModelConfig
 from model.kind_at_step import KindAtStep
 from model.layer_pattern import LayerSpec
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
+from model.parameters import reduced_width
 from model.position.positioning import LearnedScale, Positioning, scale_queries, turn
 from model.products import Linear
 from model.reach import Reach
@@ -49,6 +51,13 @@ class Attention(nn.Module):
             self.gate_proj = Linear(config.hidden_size, query_width)
         elif spec.gate != "none":
             self.head_gate_proj = Linear(config.hidden_size, config.num_heads)
+        # Static gate: over channels, over heads, or none.
+        self.static_gate: StaticGate | None = None
+        self.head_static_gate: StaticGate | None = None
+        if spec.static_gate == "channel":
+            self.static_gate = StaticGate(query_width, reduced_width(query_width))
+        elif spec.static_gate == "head":
+            self.head_static_gate = StaticGate(config.num_heads, reduced_width(config.num_heads))
         # Norms over the queries and keys of each head, or of all heads together.
         self.q_norm: nn.Module = nn.Identity()
         self.k_norm: nn.Module = nn.Identity()
@@ -111,12 +120,14 @@ class Attention(nn.Module):
         layout: PackedLayout,
         reach: Reach,
     ) -> Tensor:
-        """Attention's output (T, H K), the input of `o_proj`. Tokens see tokens of their own document only.
+        """Attention's output (T, H K) times its static gate. Tokens see tokens of their own document only.
 
         reach: as in `KindAtStep`.
         """
         sinks = () if self.sinks is None else (self.sinks(),)
-        return self.core(q_THK, k_TGK, v_TGK, layout, reach, *sinks).flatten(-2)
+        o_TD = self.core(q_THK, k_TGK, v_TGK, layout, reach, *sinks).flatten(-2)
+        static_gate = self.static_gate or self.head_static_gate
+        return o_TD if static_gate is None else scaled(o_TD, static_gate())
 
     def output(self, o_TD: Tensor, gate_TW: Tensor | None) -> Tensor:
         """Attention's output (T, H K), gated and projected: (T, D); token-wise.

@@ -151,13 +151,15 @@ def layer_activations(
 def _gate(stage: StageShape, spec: LayerSpec) -> int:
     """Returns the bytes of a token that a layer keeps for its output gate: the gate, and the product with it.
 
-    The softplus keeps its argument too.
+    The softplus keeps its argument too. A static gate keeps the product with it.
     """
-    if spec.gate == "none":
-        return 0
     heads, head_dim = stage.config.num_heads // stage.tensor, stage.config.head_dim
+    static = heads * head_dim * stage.element if spec.static_gate != "none" else 0
+    if spec.gate == "none":
+        return static
     numbers = heads * (head_dim if spec.gate_over == "channel" else 1)
-    return (heads * head_dim + numbers * (1 + (spec.gate == "softplus"))) * stage.element
+    dynamic = heads * head_dim + numbers * (1 + (spec.gate == "softplus"))
+    return static + dynamic * stage.element
 
 
 def _query_key_norms(stage: StageShape, spec: LayerSpec, num_tokens: int) -> int:

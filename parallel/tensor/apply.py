@@ -8,6 +8,7 @@ Parameters stay plain tensors under the same names, so ZeRO can flatten them and
 import torch
 from torch import Tensor, nn
 
+from model.attention.static_gate import StaticGate
 from model.config import ModelConfig
 from model.initialization import initialize_parameter
 from model.norm import NORMS
@@ -41,6 +42,8 @@ def cut_model(model: Transformer, group: AxisGroup) -> None:
                 setattr(module, name, nn.Parameter(part))
         if isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape
+        if isinstance(module, StaticGate):
+            module.index, module.parts = group.rank, group.size
     _replace_modules(model, group)
     for index, block in model.layers.items():
         model.layers[index] = cut_block(block, group)

@@ -205,3 +205,21 @@ FORMS |= {
         },
     ),
 }
+# Static gates over heads and over channels, beside layers without one.
+FORMS |= {
+    "static": replace(
+        MODELS["cohere"],
+        static_gate="head",
+        kinds={
+            "near": KindConfig(like="window_rope", window=5, static_gate="channel"),
+            "wide": KindConfig(like="window_rope", window=17, static_gate="none"),
+            "part": KindConfig(like="chunk_rope", chunk=20, gate="sigmoid"),
+        },
+    ),
+    "static_llama": replace(
+        MODELS["llama"],
+        static_gate="channel",
+        kinds=MODELS["llama"].kinds
+        | {"window_rope": KindConfig(static_gate="head", gate="softplus", gate_over="channel")},
+    ),
+}

@@ -22,6 +22,10 @@ CASES = (
     Case(2, 1, 1, 1, "-", "-", 1, "fourier_llama", "attention"),
     Case(2, 1, 1, 1, "-", "-", 1, "fourier", "everything"),
     Case(1, 1, 2, 1, "-", "balanced", 2, "fourier", "input"),
+    Case(2, 1, 1, 1, "-", "-", 1, "static", "input"),
+    Case(2, 1, 1, 1, "-", "-", 1, "static_llama", "attention"),
+    Case(1, 1, 2, 1, "-", "zigzag", 2, "static", "everything"),
+    Case(1, 2, 1, 1, "zbv", "-", 2, "static", "everything"),
 )
 OTHERS = (
     Case(1, 2, 2, 1, "1f1b", "balanced", 2, "gated", "input"),
@@ -34,6 +38,8 @@ OTHERS = (
 STEP_CASES = (
     (Case(2, 1, 1, 1, "-", "-", 2, "gated", "everything"), 1),
     (Case(1, 1, 2, 1, "-", "balanced", 1, "normed", "input"), 3),
+    (Case(2, 1, 1, 1, "-", "-", 2, "static_llama", "everything"), 1),
+    (Case(1, 1, 1, 2, "-", "-", 1, "static", "input"), 3),
 )
 OTHER_STEP_CASES = (
     (Case(2, 1, 2, 1, "-", "zigzag", 2, "gated", "input"), 3),

@@ -42,6 +42,7 @@ from train.huggingface.config import (
 )
 from train.huggingface.conversion import converted, target_entries, to_theirs
 from train.huggingface.folder import SHARD_BYTES, make_folder, refuse_output, write_model
+from train.huggingface.folding import folding_read, without_static_gates
 from train.huggingface.import_model import parameter_shapes
 from train.huggingface.model_card import model_card
 from train.huggingface.tokenizer import find_tokenizer
@@ -103,7 +104,8 @@ def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> tupl
         raise ValueError(
             f"checkpoint {checkpoint}: does not say how long its sequences were; give --context-length N"
         )
-    model = typed_model(state.model)
+    trained = typed_model(state.model)
+    model = without_static_gates(trained)
     base = scheduled_base(model, state.rope_base)
     chosen = choose_family(model, base, state, options.family)
     others = limits_of(chosen.write(model, base, state.context_length))
@@ -114,7 +116,7 @@ def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> tupl
     def fill(folder: Path) -> None:
         # Here, because the folder is made: reading a large checkpoint takes minutes.
         verify_alone(checkpoint, index)
-        _write_weights(folder, checkpoint, index, chosen, model, dtypes, options.shard_bytes)
+        _write_weights(folder, checkpoint, index, chosen, trained, dtypes, options.shard_bytes)
         source.write(folder, int(config["max_position_embeddings"]))
         write_durably(folder / "config.json", _text(config))
         write_durably(
@@ -125,6 +127,8 @@ def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> tupl
 
     make_folder(output, fill)
     notes = changed_keys(config, state)
+    if model != trained:
+        notes.append("the static gates are folded into o_proj; the model in this folder has none")
     if obstacle := obstacle_before_5(config):
         notes.append(f"transformers 4 cannot read this model: {obstacle}; use transformers 5")
     notes += [f"{reader} {'; '.join(lines)}" for reader, lines in others.items()]
@@ -142,20 +146,24 @@ def _write_weights(
     dtypes: Mapping[str, str],
     shard_bytes: int,
 ) -> None:
-    shapes = parameter_shapes(model)
-    _refuse_differences(checkpoint, index, shapes)
-    conversions = to_theirs(family.links(model, list(shapes)))
+    held = parameter_shapes(model)
+    _refuse_differences(checkpoint, index, held)
+    plain = without_static_gates(model)
+    shapes = parameter_shapes(plain)
+    conversions = to_theirs(family.links(plain, list(shapes)))
 
     def read(name: str) -> Tensor:
         key = f"weight/{name}"
         file = checkpoint / index["tensors"][key]["file"]
-        return map_tensors(file, {key: torch.Size(shapes[name])})[key]
+        return map_tensors(file, {key: torch.Size(held[name])})[key]
 
     def dtype_of(name: str) -> torch.dtype:
         return DTYPES[dtypes.get(name, dtypes[""])]
 
     entries = target_entries(conversions, shapes, dtype_of)
-    write_model(folder, entries, converted(conversions, read, dtype_of), shard_bytes)
+    write_model(
+        folder, entries, converted(conversions, folding_read(model, read), dtype_of), shard_bytes
+    )
 
 
 def _refuse_differences(
