@@ -52,7 +52,8 @@ class StaticGate(nn.Module):
 
 def scaled(o_TD: Tensor, gate_C: Tensor) -> Tensor:
     """Attention's output (T, H K) times the gate of each head, or of each channel. Shape and dtype are kept."""
-    return (o_TD.unflatten(-1, (len(gate_C), -1)) * gate_C[:, None]).flatten(-2)
+    o_TCK = o_TD.reshape(*o_TD.shape[:-1], len(gate_C), -1)
+    return (o_TCK * gate_C[:, None]).flatten(-2)
 
 
 def folded(o_proj_DC: Tensor, constant_C: Tensor, reduce_RC: Tensor, expand_CR: Tensor) -> Tensor:
