@@ -1,6 +1,7 @@
 """The checks see what they are there for: every planted fault makes one fail, and undone it passes again.
 
-The faults are in `faults.py` and `scale_faults.py`; what each shows stands in docs/numerics.md. To see it all again:
+The faults are in `faults.py`, `scale_faults.py` and `form_faults.py`; what each shows stands in docs/numerics.md. To
+see it all again:
 
     python -m pytest tests/parity/test_planted_faults.py -o log_cli=true --log-cli-level=INFO
 """
@@ -19,12 +20,13 @@ from ranks import run_on_ranks
 from tests.parity import test_layout_steps, test_layouts
 from tests.parity.faults import FAULTS as GENERAL_FAULTS
 from tests.parity.faults import Fault
+from tests.parity.form_faults import FORM_FAULTS
 from tests.parity.layout_cases import Case
 from tests.parity.scale_faults import SCALE_FAULTS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "numerics.md"
 RANKS = 2
-FAULTS = (*GENERAL_FAULTS, *SCALE_FAULTS)
+FAULTS = (*GENERAL_FAULTS, *SCALE_FAULTS, *FORM_FAULTS)
 SOUND = tuple(dict.fromkeys((fault.case, fault.in_steps) for fault in FAULTS))
 
 
