@@ -69,9 +69,11 @@ class Coefficients:
             if self.form == "paper":
                 new[self.pairs :, :series] = True
                 identity, deviation = np.eye(count), self.sigma
-            else:
+            elif series:
                 identity = official_identity(count, series)
                 deviation = official_deviation(count, series, self.groups, self.sigma)
+            else:  # no pair completes a turn
+                continue
             new[: known[0], : known[1]] = False
             new[self.pairs :, : known[1]] = False
             deviation_NP[new] = deviation

@@ -33,6 +33,10 @@ SINGLE: dict[str, tuple[Any, ...]] = {
     "model.chunk": (0, 1, 1000),
     "model.layer_pattern": ([], list(KINDS), ["full_rope", "full"], ["full_rope", "window_nope"], ["chunk_nope"]),
     "model.block": ("serial", "sequential"),
+    "model.sinks": (True, False),
+    "model.gate": ("none", "tanh", "softplus", "sigmoid"),
+    "model.value_scale": (1.0, math.nan, 0.7),
+    "model.kinds": ({}, {"full_nope": {"rope": {"scaling": "linear", "factor": 2.0}}}),
     "model.norm": ("batchnorm", "rmsnorm"),
     "model.norm_eps": (0.0, math.nan, 1e-3),
     "model.logit_scale": (0.0, -1.0, 0.25),
@@ -74,6 +78,26 @@ SINGLE: dict[str, tuple[Any, ...]] = {
     ),
     "schedule.stages.first.parallel": ({"tensor": 2}, {"sequence": 2}, {"pipeline": 2}, {"zero_stage": 3}),
 }  # fmt: skip
+# Rotations of a kind; the last three need more than one pair.
+ROPES: tuple[Run, ...] = (
+    {"scaling": "linear", "factor": 2.0},
+    {"scaling": "yarn", "factor": 2.0, "original_length": 16},
+    {"scaling": "llama3", "factor": 2.0, "original_length": 16},
+    {"scaling": "none", "resonance": True},
+    {"scaling": "none", "fourier": {"form": "paper", "num_tones": 5}},
+    {"scaling": "none", "fourier": {"form": "official", "sigma": 0.1}},
+    {"scaling": "ntk", "factor": 2.0},
+    {"scaling": "dynamic_ntk", "original_length": 8},
+    {"scaling": "none", "rotary_share": 0.5},
+)
+SCALES: tuple[Run, ...] = (
+    {"scale": "llama4", "floor_scale": 4}, {"scale": "ministral3", "original_length": 4}, {"scale": "swan"},
+    {"scale": "ssmax"}, {"scale": "drope", "trained_length": 4},
+)  # fmt: skip
+_NORMS: tuple[Run, ...] = (
+    {"qk_norm": False}, {"qk_norm": True}, {"qk_norm": True, "qk_norm_at": "after"},
+    {"qk_norm": True, "qk_norm_at": "after", "qk_norm_weight": False},
+)  # fmt: skip
 OVERLAYS: tuple[Run, ...] = (
     {},
     {"sequence_layout": "contiguous"},
@@ -232,6 +256,10 @@ def _sound_runs(draw: st.DrawFn, ranks: int, axes: tuple[int, int, int]) -> Run:
         }
     for row in stages.values():
         row["kinds"] = draw(_kinds(model["layer_pattern"]))
+    changed = {kind for row in stages.values() for kind in row["kinds"]}
+    model["kinds"] = draw(_own_kinds(sorted(set(model["layer_pattern"]) - changed), model))
+    # zbv refuses sinks.
+    model["sinks"] = draw(st.booleans()) and not (pipeline > 1 and schedule == "zbv")
     split = [1] * (stages_of_pipeline - 1) + [model["num_layers"] - stages_of_pipeline + 1]
     zero = draw(st.sampled_from([1] if pipeline > 1 else [1, 2, 3]))
     keeps = KEEPS[:1] if pipeline > 1 and schedule == "zbv" else KEEPS
@@ -300,12 +328,32 @@ def _models(draw: st.DrawFn, tensor: int, least_layers: int) -> Run:
         "block": draw(st.sampled_from(["parallel", "sequential"])),
         "norm": draw(st.sampled_from(["layernorm", "rmsnorm"])),
         "norm_eps": 1e-5,
-        "qk_norm": draw(st.booleans()),
+        **draw(st.sampled_from(_NORMS)),
+        "gate": draw(st.sampled_from(["none", "sigmoid", "softplus"])),
+        "gate_over": draw(st.sampled_from(["head", "channel"])),
+        "value_scale": draw(st.sampled_from([1.0, 0.7])),
         "tie_embeddings": draw(st.booleans()),
         "logit_scale": 1.0,
         "init_std": 0.02,
         "attention_backend": "auto",
     }
+
+
+@st.composite
+def _own_kinds(draw: st.DrawFn, names: list[str], model: Run) -> Run:
+    """Rotations and scales of kinds that no stage changes."""
+    wide = model["head_dim"] > 2
+    found: Run = {}
+    for name in names:
+        own: Run = {}
+        if name.endswith("rope"):
+            own = draw(
+                st.sampled_from([{}, *({"rope": rope} for rope in (ROPES if wide else ROPES[:6]))])
+            )
+        scale = draw(st.sampled_from([None, *SCALES]))
+        own = own if scale is None else own | {"position_scale": scale}
+        found |= {name: own} if own else {}
+    return found
 
 
 @st.composite

@@ -59,6 +59,25 @@ def _model(model: Run) -> bool:
         and model["norm"] in ("layernorm", "rmsnorm")
         and all(0 < model[name] < math.inf for name in ("norm_eps", "logit_scale", "init_std"))
         and model["attention_backend"] in ("auto", "dense", "banded")
+        and model["gate"] in ("none", "sigmoid", "softplus")
+        and 0 < model["value_scale"] < math.inf
+        and all(_own_kind(name, own, model) for name, own in model["kinds"].items())
+    )
+
+
+def _own_kind(name: str, own: Run, model: Run) -> bool:
+    """Whether the rotation and the scale of a kind of layer fit it."""
+    if name not in model["layer_pattern"] or not own:
+        return False
+    if "rope" not in own:
+        return True
+    rope, head_dim = own["rope"], model["head_dim"]
+    rotated = int(rope.get("rotary_share", 1.0) * head_dim)
+    return (
+        name.endswith("rope")
+        and rotated >= 2
+        and rotated % 2 == 0
+        and (rotated > 2 or rope["scaling"] not in ("ntk", "dynamic_ntk"))
     )
 
 
@@ -143,6 +162,8 @@ def _pipeline(layout: Run, micro_batches: int, run: Run) -> bool:
     if schedule == "interleaved_1f1b" and micro_batches % max(1, micro_batches // ranks):
         return False
     if schedule == "zbv" and run["train"]["keep_for_backward"] != "everything":
+        return False
+    if schedule == "zbv" and run["model"]["sinks"]:
         return False
     if not split:
         return layers >= stages - 1
