@@ -135,6 +135,11 @@ METHODS: dict[str, Method] = {
     "softplus gate": Method(
         f"`{_KIND}gate=softplus`", "Laguna", _spec(lambda spec: spec.gate == "softplus")
     ),
+    "static gate": Method(
+        f"`{_KIND}static_gate`",
+        "ASR, arXiv 2304.06345",
+        _spec(lambda spec: spec.static_gate != "none"),
+    ),
     "QK-norm after the rotation": Method(
         f"`{_KIND}qk_norm_at=after`",
         "Llama 4",
