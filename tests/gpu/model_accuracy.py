@@ -9,7 +9,7 @@ less memory at each step?
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from attention_accuracy import able_backends, plain_attention
@@ -17,6 +17,7 @@ from machine import GIB, Machine
 from outcome import Outcome
 from torch import Tensor
 
+from model.at_step import AtStep
 from model.attention.core import AttentionCore, choose_core
 from model.attention.dense import DenseCore
 from model.config import ModelConfig
@@ -41,9 +42,16 @@ class Problem:
     """A packed stream with its targets, and the model that reads it."""
 
     config: ModelConfig
+    lengths: Sequence[int]
     layout: PackedLayout
     tokens_T: Tensor
     targets_T: Tensor
+
+    def on(self, device: str) -> "Problem":
+        """The same on another device."""
+        layout = PackedLayout.from_lengths(self.lengths, device)
+        tokens_T, targets_T = self.tokens_T.to(device), self.targets_T.to(device)
+        return replace(self, layout=layout, tokens_T=tokens_T, targets_T=targets_T)
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,9 @@ def _problem(config: ModelConfig, lengths: Sequence[int], machine: Machine) -> P
     ends = list(itertools.accumulate(lengths))
     targets_T[ends[:-1]] = IGNORE
     targets_T[ends[-2] :] = IGNORE  # the last document is padding
-    return Problem(config, layout, tokens_T.to(machine.device), targets_T.to(machine.device))
+    return Problem(
+        config, lengths, layout, tokens_T.to(machine.device), targets_T.to(machine.device)
+    )
 
 
 def build(problem: Problem, core: AttentionCore, dtype: torch.dtype) -> Transformer:
@@ -117,7 +127,8 @@ def build(problem: Problem, core: AttentionCore, dtype: torch.dtype) -> Transfor
 
 def answer(model: Transformer, problem: Problem) -> Answer:
     """Losses and gradients of the mean loss."""
-    hidden_TD = model(problem.tokens_T, problem.layout, ROPE_BASE)
+    at = AtStep.of(problem.config, ROPE_BASE, (max(problem.lengths),))
+    hidden_TD = model(problem.tokens_T, problem.layout, at)
     losses_T = model.token_losses(hidden_TD.detach(), problem.targets_T)
     sums = model.loss(hidden_TD, problem.targets_T)
     named = dict(model.named_parameters())
@@ -127,7 +138,8 @@ def answer(model: Transformer, problem: Problem) -> Answer:
     return Answer(losses_T.float().cpu(), dict(zip(named, on_cpu, strict=True)))
 
 
-def _distance(one: Tensor, other: Tensor) -> float:
+def distance(one: Tensor, other: Tensor) -> float:
+    """The 2-norm of the difference."""
     return float((one - other).norm())
 
 
@@ -162,12 +174,12 @@ def _judge(
     mine, truth, rods = found.tensors(), exact.tensors(), [rod.tensors() for rod in yardsticks]
     shares: dict[str, float] = {}
     for key, true in truth.items():
-        error = _distance(mine[key], true)
-        bound = 2 * max(_distance(rod[key], true) for rod in rods) + FLOOR * float(true.norm())
+        error = distance(mine[key], true)
+        bound = 2 * max(distance(rod[key], true) for rod in rods) + FLOOR * float(true.norm())
         shares[key] = error / bound
         line = f"{name}: {key}: distance {error:.2e} from float32, bound {bound:.2e}"
         outcome.expect(error <= bound, line)
-    off = _distance(found.losses_T, exact.losses_T) / len(exact.losses_T) ** 0.5
+    off = distance(found.losses_T, exact.losses_T) / len(exact.losses_T) ** 0.5
     worst = max((key for key in shares if key != TOKEN_LOSSES), key=lambda key: shares[key])
     outcome.rows.append(
         (name, f"{found.mean_loss:.4f}", f"{off:.1e}", f"{shares[worst]:.2f} ({worst})")
@@ -194,7 +206,7 @@ def check_memory(machine: Machine) -> Outcome:
         found = answer(model, problem)
         peaks.append(machine.peak_bytes())
         changes = {
-            key: _distance(gradient, first.gradients[key]) / first.gradients[key].norm().item()
+            key: distance(gradient, first.gradients[key]) / first.gradients[key].norm().item()
             for key, gradient in found.gradients.items()
         }
         worst = max(changes, key=lambda key: changes[key])
