@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, Lt
 
-from data.generated.tasks import GeneratedConfig
+from data.generated.tasks import FilesOrGenerated, GeneratedConfig, NotGenerated
 from data.tokens.prefix import bin_path, idx_path
 
 # How documents become rows; see data/packing/planner.py.
@@ -36,8 +36,8 @@ class SourceConfig:
 
     # Prefix of the token files PREFIX.bin, PREFIX.idx and PREFIX.manifest.json; empty for generated documents.
     prefix: PathText = ""
-    # Documents that the run generates, in place of files: a task and its settings (data/generated/); null: files.
-    generated: GeneratedConfig | None = None
+    # Documents that the run generates, in place of token files: a task and its settings (data/generated/).
+    generated: FilesOrGenerated = field(default_factory=NotGenerated)
     # Share of the tokens, relative to the other sources; a stage's mix overrides it.
     weight: Annotated[float, Ge(0), Lt(inf)] = 1.0
 
@@ -83,12 +83,14 @@ class DataConfig:
     @property
     def files(self) -> dict[str, str]:
         """Prefixes of the sources that have token files, by name."""
-        return {name: one.prefix for name, one in self.sources.items() if one.generated is None}
+        made = self.generated
+        return {name: one.prefix for name, one in self.sources.items() if name not in made}
 
     @property
     def generated(self) -> dict[str, GeneratedConfig]:
         """Settings of the generated sources, by name."""
-        return {name: one.generated for name, one in self.sources.items() if one.generated}
+        found = {name: one.generated for name, one in self.sources.items()}
+        return {name: one for name, one in found.items() if not isinstance(one, NotGenerated)}
 
     @property
     def has_files(self) -> bool:
@@ -136,7 +138,7 @@ class DataConfig:
 
 def _generated_problems(key: str, source: SourceConfig) -> list[str]:
     """Every broken rule of the settings of a generated source."""
-    if source.generated is None:
+    if isinstance(source.generated, NotGenerated):
         return []
     found = [f"{key}.generated.{line}" for line in source.generated.problems()]
     if source.prefix:
@@ -150,7 +152,7 @@ def missing_files(key: str, prefix: str) -> list[str]:
     """One line if token files of `prefix` are missing, with the command that makes them."""
     if not prefix:
         other = (
-            f", or give {key.removesuffix('prefix')}generated=copy"
+            f", or give {key.removesuffix('prefix')}generated={{task: copy, ...}}"
             if key.endswith(".prefix")
             else ""
         )

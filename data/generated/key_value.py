@@ -30,7 +30,7 @@ class KeyValue(GeneratedDocuments):
     key_tokens: Annotated[int, Ge(1), Le(16)] = 2
     # Tokens of a value.
     value_tokens: Annotated[int, Ge(1), Le(1_024)] = 2
-    # Queries at the end of a document, in pairs of a key and its value; all other pairs are before them.
+    # Queries at the end of a document: keys of pairs before them, each with its value.
     queries: Annotated[int, Ge(1), Le(2**20)] = 8
 
     def problems(self) -> list[str]:

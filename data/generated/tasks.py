@@ -3,15 +3,27 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from data.generated.copied_span import Copy, CopyTask
 from data.generated.documents import Task
 from data.generated.key_value import KeyValue, KeyValueTask
 from data.generated.uniform import Uniform, UniformTask
 
+
+@dataclass
+class NotGenerated:
+    """The source has token files."""
+
+    # What the documents of the source are. none: those of token files. copy: spans that are repeated after a distance.
+    # key_value: pairs and queries. uniform: random tokens.
+    task: Literal["none"] = "none"
+
+
 # The settings of a task, which their `task` names.
 GeneratedConfig = Copy | KeyValue | Uniform
+# The setting of a source.
+FilesOrGenerated = NotGenerated | Copy | KeyValue | Uniform
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from data.config import DataConfig
 from data.packing.planner import BatchPlanner
 from data.packing.spans import BatchShape
-from data.sources import TokenSource, make_corpus, open_corpus
+from data.sources import Source, make_corpus, open_corpus
 
 OUTPUT = Path("outputs/benchmarks/packing.json")
 VOCABULARY = 4096
@@ -24,13 +24,13 @@ LENGTHS = (256, 1024, 4096, 8192, 32768)
 ROWS_AT_ONCE = 64
 
 
-def pack(source: TokenSource, method: str, length: int) -> dict[str, float]:
+def pack(source: Source, method: str, length: int) -> dict[str, float]:
     """Rows by `method` until every document of the first epoch is placed whole."""
     planner = BatchPlanner([source], seed=0, method=method)
     shape = BatchShape(length, ROWS_AT_ONCE * length, ROWS_AT_ONCE * length, (1.0,))
     placed = first = pieces = rows = 0
     started = time.process_time()
-    while first < source.dataset.num_tokens:
+    while first < source.num_tokens:
         planned = [span for row in planner.plan(shape) for span in row]
         rows += ROWS_AT_ONCE
         placed += sum(span.length for span in planned)
@@ -51,7 +51,7 @@ def main() -> None:
     source = open_corpus(config, "outputs/prepared", VOCABULARY, check=False).sources[0]
     lengths = source.document_lengths(np.arange(source.num_documents))
     write = sys.stdout.write
-    write(f"{source.num_documents:,} documents, {source.dataset.num_tokens:,} tokens\n")
+    write(f"{source.num_documents:,} documents, {source.num_tokens:,} tokens\n")
     write(f"{'':>8}{'padding':>30}{'extra cuts a document':>22}{'planning, M tokens/s':>23}\n")
     write(f"{'length':>8}{'naive':>10}{'best fit':>10}{'concat':>10}{'best fit':>12}{'concat':>10}")
     write(f"{'best fit':>13}{'concat':>10}\n")

@@ -28,6 +28,7 @@ RECORDS = Path("docs/benchmarks")
 NAMES = (
     "attention",
     "packing",
+    "generated",
     "huggingface",
     "step_profile",
     "position_scales",

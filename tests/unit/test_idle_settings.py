@@ -44,7 +44,9 @@ RUNS: tuple[tuple[int, list[str]], ...] = (
          "model.layer_pattern=[near,part,chunk_nope]",
          "+model.kinds.near={like: window_rope, window: 32, rope: {scaling: yarn, factor: 2, original_length: 64}}",
          "+model.kinds.part={like: chunk_rope, chunk: 24}"]),
-    (1, ["schedule=small", "data=generated", "+data.sources.one.generated={task: uniform}"]),
+    (1, ["schedule=small", "data=generated", "+data.sources.one.generated={task: key_value, min_length: 64}"]),
+    (1, ["schedule=small", "data=generated", "+data.sources.one.generated={task: copy, min_length: 128, span: 8}",
+         "evaluation.enabled=false"]),
 )  # fmt: skip
 # Values for keys whose type does not say any.
 SPECIAL = {
@@ -67,7 +69,6 @@ SPECIAL = {
     "schedule.stages.NAME.parallel": ["{tensor: 2}", "{bucket_elements: 77}", "{sequence_layout: balanced}"],
     "checkpoint.allow_changes": ["[data]"],
     "data.corpus": ["python_stdlib", "''"],
-    "data.sources.NAME.generated": ["{task: copy, ids: 9}", "{task: copy, ids: 10}"],
     "data.bos_id": ["5"],
 }  # fmt: skip
 # Keys that need no refusal where they change nothing, or are never changed here, and why.
