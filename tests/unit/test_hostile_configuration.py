@@ -122,6 +122,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @example(["data.heldout=" + "/x" * 3000], "--check")
 @example(["schedule=\0.yaml"], "--check")
 @example(["schedule=" + 300 * "x" + ".yaml"], "--check")
+@example(["model.layer_pattern=[]"], "--check")
+@example(["model.layer_pattern=[window_rope,near]"], "--check")
 def test_any_words_are_answered(words: list[str], flag: str) -> None:
     check_answer([flag, *words])
 

@@ -30,6 +30,8 @@ def _room(config: RunConfig, outputs: Path) -> list[str]:
             f"paths.outputs={config.paths.outputs}: {folder} is not a folder that can be written; "
             "point paths.outputs elsewhere"
         ]
+    if config.model.problems():
+        return []  # reported with the model, which has no size yet
     needed = (config.checkpoint.keep + 1) * one_checkpoint_bytes(config)
     there = checkpoint_folder.complete(outputs / config.run_name / "checkpoints")
     sizes = [file.stat().st_size for checkpoint in there for file in checkpoint.iterdir()]
