@@ -17,8 +17,8 @@ SOURCES = (
 )  # fmt: skip
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "small/metrics.jsonl").read_text().splitlines()]
+def rows(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "small" / name).read_text().splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -41,15 +41,15 @@ def test_a_run_is_the_same_under_every_layout_and_goes_on_in_another(
                 "+data.sources": f"{{{', '.join([files, *SOURCES])}}}",
                 "train.max_steps": str(steps),
                 "preflight.enabled": "false",
-                "evaluation.enabled": "false",
                 **more,
             },
         )
         assert set(run_on_ranks(lambda *_: run_job(compose_run(arguments)), ranks)) == {0}
 
-    train(tmp_path / "one", 2 * len(axes), 1)
+    train(tmp_path / "one", 2 * len(axes), 1, **{"evaluation.yardstick_tokens": "2000"})
     for number, axis in enumerate(axes, start=1):
-        layout = {} if axis == "data" else {f"parallel.{axis}": "2"}
+        layout = {"evaluation.enabled": "false"}
+        layout |= {} if axis == "data" else {f"parallel.{axis}": "2"}
         train(tmp_path / "two", 2 * number, 2, **layout)
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert [row["step"] for row in two] == [*range(1, 2 * len(axes) + 1)]
@@ -66,3 +66,6 @@ def test_a_run_is_the_same_under_every_layout_and_goes_on_in_another(
         assert list(of_source) == ["files", "copy", "recall"]
         assert of_source == {name: source["tokens"] for name, source in theirs["sources"].items()}
     assert sum(row["sources"]["recall"]["tokens"] for row in one) > 12
+    evaluated = rows(tmp_path / "one", "evaluation.jsonl")
+    assert [row["task"] for row in evaluated] == ["held_out", "held_out_copy", "held_out_recall"]
+    assert all(0 < row["tokens"] < 2_048 and row["loss"] > 4 for row in evaluated)

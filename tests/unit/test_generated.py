@@ -25,6 +25,9 @@ from data.packing.planner import BatchPlanner
 from data.packing.spans import BatchShape
 from data.sources import generate, open_corpus
 from data.tokens.declared import declared_generated
+from train.checkpointing.continuation import tokenizer_identity
+from train.checkpointing.state import RunState, _other_tokenizer
+from train.huggingface.tokenizer import TokenizerSource, find_tokenizer
 
 # Awkward shapes of each task: uneven lengths, a first id beside special ids, spans as long as the distance.
 SETTINGS = (
@@ -268,3 +271,18 @@ def test_batches_go_on_bit_by_bit_from_every_step(tmp_path: Path) -> None:
         again = planner()
         again.load_state_dict(cursor)
         assert [batch(again) for _ in range(step, 8)] == made[step:]
+
+
+def test_another_end_or_bos_token_than_the_checkpoint_has_is_refused(tmp_path: Path) -> None:
+    state = RunState()
+    state.tokenizer = tokenizer_identity([source(SETTINGS[5], end_id=7, bos_id=5)])
+    assert state.tokenizer["generated"]
+
+    def refused(end_id: int, bos_id: int | None) -> list[str]:
+        facts = tokenizer_identity([source(SETTINGS[5], end_id=end_id, bos_id=bos_id)])
+        return _other_tokenizer(state.tokenizer, facts)
+
+    assert refused(7, 5) == []
+    assert "data.end_id=9: the model was trained with the end token 7" in refused(9, 5)[0]
+    assert "without token files: data.bos_id" in refused(7, None)[0]
+    assert find_tokenizer("", tmp_path, state, 64) == TokenizerSource(end_token=7)

@@ -126,6 +126,39 @@ def _summary(total: np.ndarray, held_out: HeldOut) -> dict[str, Any]:
     }
 
 
+class StageCounts:
+    """The yardstick of a stage: n-gram counts of training tokens in its mix, for all held-out sets."""
+
+    def __init__(self, config: RunConfig, mesh: Mesh, corpus: Corpus) -> None:
+        self._config, self._mesh, self._corpus = config, mesh, corpus
+        self._made: tuple[tuple[float, ...], NgramYardstick] | None = None
+
+    def of(self, stage: Stage) -> NgramYardstick:
+        """Counts, unless the last stage had the same mix. Collective.
+
+        Raises:
+            ValueError, OSError: on every rank: one of them could not read a file.
+        """
+        weights, mesh = stage.shape.weights, self._mesh
+        if self._made is None or self._made[0] != weights:
+            self._made = None  # free the memory of the stage before first
+            # The main rank counts, and caches the counts of files, which the other ranks read.
+            own = mesh.together(lambda: self._count(weights) if mesh.is_main else None)
+            self._made = weights, mesh.together(lambda: own or self._count(weights))
+        return self._made[1]
+
+    def _count(self, weights: Sequence[float]) -> NgramYardstick:
+        config = self._config
+        budgets = shares_of(config.evaluation.yardstick_tokens, weights)
+        return merge(
+            [
+                yardstick(source, config.model.vocab_size, max_tokens=budget)
+                for source, budget in zip(self._corpus.sources, budgets, strict=True)
+                if budget
+            ]
+        )
+
+
 class HeldOutLoss:
     """The task. Builds streams and yardstick at the first evaluation of a stage; keeps them until the next
     stage, or until windows change."""
@@ -134,13 +167,17 @@ class HeldOutLoss:
         self,
         config: RunConfig,
         mesh: Mesh,
-        corpus: Corpus,
         deal: Dealer | None,
         held_out: Source,
+        counts: StageCounts,
     ) -> None:
-        self._config, self._mesh, self._corpus, self._deal = config, mesh, corpus, deal
-        self._held_out = held_out
+        self._config, self._mesh, self._deal = config, mesh, deal
+        self._held_out, self._counts = held_out, counts
         self._made: tuple[tuple[str, Windows], HeldOut] | None = None
+
+    def of_another(self, held_out: Source) -> "HeldOutLoss":
+        """Returns the task for another held-out set of the same run, which shares the yardstick."""
+        return HeldOutLoss(self._config, self._mesh, self._deal, held_out, self._counts)
 
     def evaluate(self, trainer: Trainer, point: Point) -> dict[str, Any]:
         """Returns the losses of the whole held-out set. Collective.
@@ -206,37 +243,13 @@ class HeldOutLoss:
                 placing=Placing(stage.shape.rules, windows=windows),
             )
         )
-        # The main rank counts, and caches the counts of files, which the other ranks read.
-        own = mesh.together(lambda: self._yardstick(stage) if mesh.is_main else None)
-        counts = mesh.together(lambda: own or self._yardstick(stage))
-        return HeldOut(stage.shape.sequence_length, streams, counts)
-
-    def _yardstick(self, stage: Stage) -> NgramYardstick:
-        """Returns the n-gram counts of training tokens in the stage's mix."""
-        config = self._config
-        budgets = shares_of(config.evaluation.yardstick_tokens, stage.shape.weights)
-        return merge(
-            [
-                yardstick(source, config.model.vocab_size, max_tokens=budget)
-                for source, budget in zip(self._corpus.sources, budgets, strict=True)
-                if budget
-            ]
-        )
+        return HeldOut(stage.shape.sequence_length, streams, self._counts.of(stage))
 
 
 def make_task(
     config: RunConfig, mesh: Mesh, corpus: Corpus, deal: Dealer | None
 ) -> HeldOutLoss | None:
     """Returns the task; None without held-out documents."""
-    held_out = corpus.heldout
-    return None if held_out is None else HeldOutLoss(config, mesh, corpus, deal, held_out)
-
-
-def more_tasks(
-    config: RunConfig, mesh: Mesh, corpus: Corpus, deal: Dealer | None
-) -> dict[str, HeldOutLoss]:
-    """Returns the same task for each of the other held-out sets, as held_out_NAME for the source NAME."""
-    return {
-        f"{NAME}_{source.name}": HeldOutLoss(config, mesh, corpus, deal, source)
-        for source in corpus.more_heldout
-    }
+    if corpus.heldout is None:
+        return None
+    return HeldOutLoss(config, mesh, deal, corpus.heldout, StageCounts(config, mesh, corpus))
