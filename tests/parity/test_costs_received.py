@@ -108,7 +108,7 @@ def test_sequence_ranks_receive_what_the_formula_says(tensor: int, ranks: int, l
             counted = run_counted(local.stages[0], batch, keep)
             steps = {kind: bool(route.steps) for kind, route in batch.layout.routes.items()}
             found.append((lengths, keep, batch.layout.dealing, steps, counted, deepcopy(meter)))
-        return [found, local.stages[0].layers["1"].attention.core.buffers.num_rows]
+        return [found, local.stages[0].layers["1"].attention.core.without_window.buffers.num_rows]
 
     stage, tokens = whole_model(config, tensor=tensor, element=2), TOKENS // ranks
     for rank, (found, rows) in enumerate(run_on_ranks(work, tensor * ranks)):
