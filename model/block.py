@@ -50,6 +50,7 @@ class Block(nn.Module, ABC):
     def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
         """(T, D) to (T, D)."""
         q_THK, k_TGK, v_TGK, gate_TW, r_TD = self.before(x_TD, at.positioning)
+        self.attention.count_gate(gate_TW)
         o_TD = self.attention.attend(q_THK, k_TGK, v_TGK, layout, at.reach)
         return self.after(r_TD, o_TD, gate_TW)
 

@@ -11,12 +11,15 @@ Shape letters: T tokens, D width, V vocabulary.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from model.at_step import AtStep
 from model.attention.core import AttentionCore
+from model.attention.gate_sums import GateSums
+from model.attention.layer import Attention
 from model.block import build_block
 from model.config import ModelConfig
 from model.feed_forward.dense import FeedForward
@@ -59,6 +62,7 @@ class Transformer(nn.Module):
         self.config = config
         self.head_loss: HeadLoss = ChunkedLoss()
         self.run_layer: LayerRunner = keep_everything
+        self._gate_sums: GateSums | None = None
         self._recomputed = evenly(config.num_layers, config.num_layers)
         # The key/value heads held here, of all.
         self.key_heads = range(config.num_kv_heads)
@@ -103,6 +107,14 @@ class Transformer(nn.Module):
             if isinstance(module, FeedForward):
                 module.tile_rows = TILE_ROWS if what == "tiles" else 0
 
+    def count_gates(self, sums: GateSums) -> None:
+        """Adds the output gates of the layers held here to `sums`, in the steps that these measure."""
+        self._gate_sums = sums
+        for index, layer in self.layers.items():
+            attention = layer.attention
+            assert isinstance(attention, Attention)
+            attention.gate_sums, attention.layer = sums, int(index)
+
     def forward(self, tokens_T: Tensor, layout: PackedLayout, at: AtStep | float) -> Tensor:
         """Hidden states (T, D), after the final norm if this stage has it.
 
@@ -121,10 +133,11 @@ class Transformer(nn.Module):
             self.config,
             x_TD.dtype,
         )
-        for index, layer in self.layers.items():
-            run = self.run_layer if int(index) in self._recomputed else keep_everything
-            of_kind = kinds[self.specs[int(index)].kind]
-            x_TD = run(layer, x_TD, layout, of_kind.of_layer(int(index), self.key_heads))
+        with nullcontext() if self._gate_sums is None else self._gate_sums.counting():
+            for index, layer in self.layers.items():
+                run = self.run_layer if int(index) in self._recomputed else keep_everything
+                of_kind = kinds[self.specs[int(index)].kind]
+                x_TD = run(layer, x_TD, layout, of_kind.of_layer(int(index), self.key_heads))
         hidden_TD: Tensor = self.norm(x_TD)
         return hidden_TD
 

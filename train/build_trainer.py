@@ -13,11 +13,13 @@ from torch import Tensor
 
 from data.batch import Dealer, Windows
 from model.attention.core import choose_core
+from model.attention.gate_sums import GateSums
 from model.config import ModelConfig
 from model.documents import Documents
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern, layer_kinds
 from model.reach import Reach
+from model.transformer import Transformer
 from parallel.config import ParallelConfig
 from parallel.engine.engine import TrainingEngine
 from parallel.engine.materialise import materialise
@@ -86,14 +88,29 @@ def build_trainer(
     parameters, tied = finish(local, mesh)
     if _compiles(config, mesh, parallel):
         compile_stages(local)
+    trainer: Trainer
     if mesh.pipeline.size == 1:
         objective = NextTokenLoss(local.stages[0], config.train.z_loss)
         engine = TrainingEngine(parameters, objective, mesh, config.optimizer, settings)
-        return WholeTrainer(engine, mesh, traffic)
-    engine = TrainingEngine(parameters, local.module, mesh, config.optimizer, settings, tied)
-    runner = PipelineRunner(local.stages, local.placement, mesh, engine.after_backward)
-    draw = partial(_draw, picture)
-    return StagedTrainer(engine, runner, mesh, traffic, z_loss=config.train.z_loss, draw=draw)
+        trainer = WholeTrainer(engine, mesh, traffic)
+    else:
+        engine = TrainingEngine(parameters, local.module, mesh, config.optimizer, settings, tied)
+        runner = PipelineRunner(local.stages, local.placement, mesh, engine.after_backward)
+        draw, z_loss = partial(_draw, picture), config.train.z_loss
+        trainer = StagedTrainer(engine, runner, mesh, traffic, z_loss=z_loss, draw=draw)
+    _count_gates(trainer, local.stages, config.model, mesh)
+    return trainer
+
+
+def _count_gates(
+    trainer: Trainer, stages: Sequence[Transformer], model: ModelConfig, mesh: Mesh
+) -> None:
+    """Gives the trainer and its layers sums of output gates, if any layer of the model has one."""
+    if all(spec.gate == "none" for spec in layer_kinds(model).values()):
+        return
+    trainer.gate_sums = GateSums(model, mesh.device, mesh.tensor.rank, mesh.tensor.size)
+    for stage in stages:
+        stage.count_gates(trainer.gate_sums)
 
 
 def _compiles(config: RunConfig, mesh: Mesh, parallel: ParallelConfig) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.at_step import AtStep
+from model.attention.gate_sums import GateSums
 from model.transformer import Transformer
 from parallel.engine.engine import TrainingEngine
 from parallel.mesh import Mesh
@@ -59,6 +60,8 @@ class Trainer(Protocol):
     engine: TrainingEngine
     # Bytes that sequence parallelism received.
     traffic: TrafficMeter
+    # Sums of output gates; None without a gate.
+    gate_sums: GateSums | None
     # Number of micro-batches to pass to `token_losses` at a time: enough to keep all pipeline ranks busy.
     at_once: int
 
@@ -86,6 +89,7 @@ class WholeTrainer:
     """Every rank holds all layers (possibly cut by tensor parallelism)."""
 
     at_once = 1
+    gate_sums: GateSums | None = None
 
     def __init__(self, engine: TrainingEngine, mesh: Mesh, traffic: TrafficMeter) -> None:
         self.engine = engine
@@ -127,6 +131,8 @@ class WholeTrainer:
 
 class StagedTrainer:
     """The layers are divided among pipeline ranks."""
+
+    gate_sums: GateSums | None = None
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from model.attention.core import AttentionCore
 from model.attention.gate import gated
+from model.attention.gate_sums import GateSums
 from model.attention.sinks import Sinks
 from model.attention.static_gate import StaticGate, scaled
 from model.config import ModelConfig
@@ -45,6 +46,9 @@ class Attention(nn.Module):
         self.value_scale = spec.value_scale
         # Output gate: over channels, over heads, or none.
         self.gate = spec.gate
+        # Where the gates of measured steps are summed, and under which number of layer.
+        self.gate_sums: GateSums | None = None
+        self.layer = -1
         self.gate_proj: Linear | None = None
         self.head_gate_proj: Linear | None = None
         if spec.gate != "none" and spec.gate_over == "channel":
@@ -76,6 +80,7 @@ class Attention(nn.Module):
     def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
         """(T, D) to (T, D); tokens of different documents never mix."""
         q_THK, k_TGK, v_TGK, gate_TW = self.positioned(x_TD, at.positioning)
+        self.count_gate(gate_TW)
         return self.output(self.attend(q_THK, k_TGK, v_TGK, layout, at.reach), gate_TW)
 
     def project(self, x_TD: Tensor) -> Projected:
@@ -128,6 +133,11 @@ class Attention(nn.Module):
         o_TD = self.core(q_THK, k_TGK, v_TGK, layout, reach, *sinks).flatten(-2)
         static_gate = self.static_gate or self.head_static_gate
         return o_TD if static_gate is None else scaled(o_TD, static_gate())
+
+    def count_gate(self, gate_TW: Tensor | None) -> None:
+        """Adds the gate of these tokens to the sums of a measured step; not to be compiled."""
+        if self.gate_sums is not None and gate_TW is not None:
+            self.gate_sums.add(self.layer, self.gate, gate_TW)
 
     def output(self, o_TD: Tensor, gate_TW: Tensor | None) -> Tensor:
         """Attention's output (T, H K), gated and projected: (T, D); token-wise.

@@ -69,6 +69,8 @@ class TensorSequentialBlock(nn.Module):
         arriving = Arriving(self.norm(x_TD), self._group)
         projected = [self.attention.project(arriving.piece()) for _ in range(arriving.count)]
         *qkv, gates = zip(*projected, strict=True)
+        for gate_TW in gates:
+            self.attention.count_gate(gate_TW)
         q_THK, k_TGK, v_TGK = (torch.cat(parts) for parts in qkv)
         q_THK, k_TGK = self.attention.position(q_THK, k_TGK, at.positioning)
         o_TD = self.attention.attend(q_THK, k_TGK, v_TGK, layout, at.reach)

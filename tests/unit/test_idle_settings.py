@@ -193,7 +193,9 @@ def _logging(run: RunConfig) -> Any:
     logging = run.logging
     wandb = logging.wandb if logging.wandb.mode != "disabled" else None
     straggler = logging.straggler_factor if logging.straggler_steps else None
-    return logging.console_seconds, logging.straggler_steps, straggler, wandb
+    gated = any(spec.gate != "none" for spec in expand_pattern(run.model))
+    gate_steps = logging.gate_steps if gated else None
+    return logging.console_seconds, logging.straggler_steps, straggler, gate_steps, wandb
 
 
 def _holds_out(run: RunConfig) -> bool:

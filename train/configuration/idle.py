@@ -341,6 +341,11 @@ ROWS = (
         "with preflight.links=false; drop it",
     ),
     Row(
+        ("logging.gate_steps",),
+        lambda run, _: _some_layer(run, lambda spec: spec.gate != "none"),
+        "without an output gate; set model.gate, or drop it",
+    ),
+    Row(
         ("logging.straggler_factor",),
         lambda run, _: run.logging.straggler_steps > 0,
         "with logging.straggler_steps=0; drop it",

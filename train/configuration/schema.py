@@ -343,6 +343,8 @@ class LoggingConfig:
     straggler_steps: Annotated[int, Ge(0)] = 20
     # A rank is reported as slow if its test product takes more than this many times the median, twice in a row.
     straggler_factor: AtLeastOne = 1.5
+    # Optimizer steps between two measurements of how much output gates vary over tokens; 0: no measurement.
+    gate_steps: Annotated[int, Ge(0)] = 20
 
 
 @dataclass
