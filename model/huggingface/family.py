@@ -177,7 +177,8 @@ class Family:
         if reasons:
             raise CannotExpress(reasons)
         written |= self.write_layers(model)
-        return written | {"max_position_embeddings": context_length}
+        # Dynamic scaling has written the length that it counts from.
+        return {"max_position_embeddings": context_length} | written
 
     def carried(self, origin: Mapping[str, Any], context_length: int) -> Json:
         """The keys of an imported config.json that export writes again beside ours; see `foreign_keys.kept`."""

@@ -18,8 +18,18 @@ from dataclasses import replace
 from typing import Any
 
 from model.huggingface.refusal import CannotExpress
+from model.huggingface.rope_by_length import (
+    BY_LENGTH,
+    counted_from,
+    read_longrope,
+    write_dynamic,
+    write_longrope,
+)
+from model.huggingface.rope_values import CONTEXT, ORIGINAL, is_number, number, original_length
+from model.position.dynamic_ntk import DynamicNtkRope
 from model.position.linear import LinearRope
 from model.position.llama3 import Llama3Rope
+from model.position.longrope import LongRope
 from model.position.methods import RopeMethod
 from model.position.ntk import NtkRope, ntk_base
 from model.position.rope import Rope
@@ -29,10 +39,10 @@ from model.position.yarn import YarnRope, yarn_attention_factor
 Json = dict[str, Any]
 KINDS = {"window": "sliding_attention", "full": "full_attention"}
 NEW, OLD = "rope_parameters", ("rope_theta", "rope_scaling", "rope_local_base_freq")
-KEYS = (NEW, *OLD, "partial_rotary_factor", "original_max_position_embeddings")
+KEYS = (NEW, *OLD, "partial_rotary_factor", ORIGINAL)
 _EXTENDED = ("yarn", "llama3")
 # Scalings with the same name here and in transformers.
-_SCALINGS = ("linear", *_EXTENDED)
+_SCALINGS = ("linear", *_EXTENDED, "longrope")
 
 
 def read_flat(
@@ -82,6 +92,10 @@ def read_by_kind(
     new = {kind: _object(given, name, f"{NEW}.") for kind, name in KINDS.items()}
     full, window = new["full"] | scaling, new["window"]
     for kind in (full, window):
+        if (scaled := kind.get("rope_type", kind.get("type"))) in BY_LENGTH:
+            raise CannotExpress(
+                [f"config.json: rope_type={scaled}: is read only where all layers rotate alike"]
+            )
         if kind.get("truncate") is False:
             raise CannotExpress(
                 [
@@ -119,7 +133,7 @@ def _object(config: Mapping[str, Any], key: str, where: str = "") -> Json:
 def _base(given: Mapping[str, Any], config: Mapping[str, Any], key: str, default: float) -> float:
     """The base as transformers 5 reads it: `rope_theta` in `given`, else `key` of the config.json, else the default."""
     base = given["rope_theta"] if "rope_theta" in given else config.get(key, default)
-    if not _is_number(base) or not 1.0 < base < math.inf:
+    if not is_number(base) or not 1.0 < base < math.inf:
         raise CannotExpress([f"config.json: {key}={base}: must be a number above 1"])
     return float(base)
 
@@ -153,25 +167,27 @@ def _read(
         raise CannotExpress(
             [f"config.json: partial_rotary_factor={partial}: our rotary layers turn whole heads"]
         )
-    if kind not in ("default", *_SCALINGS):
-        hint = "; dynamic scaling differs from text to text, remove it" if kind == "dynamic" else ""
-        raise CannotExpress(
-            [f"config.json: rope_type={kind}: can be default, linear, llama3, yarn{hint}"]
-        )
+    if kind not in ("default", "dynamic", *_SCALINGS):
+        known = "default, dynamic, linear, llama3, longrope, yarn"
+        raise CannotExpress([f"config.json: rope_type={kind}: can be {known}"])
     if kind == "default":
         return base, Rope()
-    original = _original_length(given, config) if kind in _EXTENDED else 0
+    if kind == "longrope":
+        return base, read_longrope(given, config)
+    original = original_length(given, config) if kind in _EXTENDED else 0
     if given.get("factor") is None and kind == "yarn":
-        factor = _number(config, "max_position_embeddings") / original
+        factor = number(config, "max_position_embeddings") / original
     else:
-        factor = _number(given, "factor")
+        factor = number(given, "factor")
     if not factor >= 1.0:
         raise CannotExpress([f"config.json: rope factor={factor}: must be a number from 1 up"])
+    if kind == "dynamic":
+        return base, DynamicNtkRope(factor=factor, original_length=counted_from(given, config))
     if kind == "yarn":
         yarn = _read_yarn(given, factor, original)
         return base, yarn if factor > 1.0 or yarn.attention_factor else Rope()
     if kind == "llama3":
-        low, high = _number(given, "low_freq_factor"), _number(given, "high_freq_factor")
+        low, high = number(given, "low_freq_factor"), number(given, "high_freq_factor")
         if factor > 1.0:
             return base, Llama3Rope(
                 factor=factor, original_length=original, low_frequency=low, high_frequency=high
@@ -184,48 +200,20 @@ def _read_yarn(given: Mapping[str, Any], factor: float, original_length: int) ->
         factor=factor,
         original_length=original_length,
         # As in transformers, 0 and null stand for the default.
-        beta_fast=_number(given, "beta_fast") if given.get("beta_fast") else 32.0,
-        beta_slow=_number(given, "beta_slow") if given.get("beta_slow") else 1.0,
+        beta_fast=number(given, "beta_fast") if given.get("beta_fast") else 32.0,
+        beta_slow=number(given, "beta_slow") if given.get("beta_slow") else 1.0,
         truncate=bool(given.get("truncate", True)),
     )
     if given.get("attention_factor") is not None:
-        own = _number(given, "attention_factor")
+        own = number(given, "attention_factor")
         if own <= 0.0:
             raise CannotExpress([f"config.json: rope attention_factor={own}: must be above 0"])
         return replace(found, attention_factor=own)
     if given.get("mscale") and given.get("mscale_all_dim"):  # DeepSeek's two scales
-        scale, all_scale = _number(given, "mscale"), _number(given, "mscale_all_dim")
+        scale, all_scale = number(given, "mscale"), number(given, "mscale_all_dim")
         above, below = (yarn_attention_factor(factor, each) for each in (scale, all_scale))
         return replace(found, attention_factor=above / below)
     return found
-
-
-def _original_length(given: Mapping[str, Any], config: Mapping[str, Any]) -> int:
-    """The length before scaling. transformers 5 prefers the top-level key of config.json, transformers 4 ignores it."""
-    key = "original_max_position_embeddings"
-    original = given.get(key) or config.get("max_position_embeddings")
-    outer = config.get(key, original)
-    if outer != original:
-        raise CannotExpress(
-            [
-                f"config.json: {key}: {original} beside the scaling, {outer} outside, and versions of transformers "
-                "take one or the other; remove one of them"
-            ]
-        )
-    if type(original) is not int or original < 1:
-        raise CannotExpress([f"config.json: {key}={original}: must be a number of tokens"])
-    return original
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _number(given: Mapping[str, Any], key: str) -> float:
-    value: Any = given.get(key)
-    if not _is_number(value) or not math.isfinite(value):
-        raise CannotExpress([f"config.json: rope {key}={value!r}: must be a number"])
-    return float(value)
 
 
 def write(rope: RopeSettings, base: float, head_dim: int) -> Json:
@@ -246,9 +234,13 @@ def write(rope: RopeSettings, base: float, head_dim: int) -> Json:
         return {"rope_type": "default", "rope_theta": base}
     if isinstance(rope, NtkRope):  # the same as another base
         return {"rope_type": "default", "rope_theta": ntk_base(base, rope.factor, head_dim)}
+    if isinstance(rope, DynamicNtkRope):
+        return write_dynamic(rope, base)
+    if isinstance(rope, LongRope):
+        return write_longrope(rope, base)
     if not isinstance(rope, LinearRope | YarnRope | Llama3Rope):
         raise CannotExpress(
-            [f"rope scaling={rope.scaling}: exports write only {', '.join(_SCALINGS)}"]
+            [f"rope scaling={rope.scaling}: exports write only dynamic_ntk, {', '.join(_SCALINGS)}"]
         )
     written: Json = {"rope_type": rope.scaling, "rope_theta": base, "factor": rope.factor}
     if isinstance(rope, YarnRope | Llama3Rope):
@@ -269,14 +261,18 @@ def write(rope: RopeSettings, base: float, head_dim: int) -> Json:
 
 
 def written_flat(parameters: Json, *, two_fields: bool) -> Json:
-    """All rotation keys of a family with one rotation for all layers.
+    """All rotation keys of a family with one rotation for all layers, and the lengths that its scaling counts from.
 
     two_fields: in this family transformers 4 accepts in `rope_scaling` exactly the fields `type` and `factor`.
     """
     scaling = _scaling(parameters)
-    if scaling and two_fields and scaling["rope_type"] == "linear":
-        scaling = {"type": "linear", "factor": scaling["factor"]}
-    return {NEW: parameters, "rope_theta": parameters["rope_theta"], "rope_scaling": scaling}
+    kind = parameters["rope_type"]
+    if scaling and two_fields and kind in ("linear", "dynamic"):
+        scaling = {"type": kind, "factor": scaling["factor"]}
+    written = {NEW: parameters, "rope_theta": parameters["rope_theta"], "rope_scaling": scaling}
+    if kind in BY_LENGTH:
+        written[CONTEXT if kind == "dynamic" else ORIGINAL] = parameters[ORIGINAL]
+    return written
 
 
 def written_by_kind(
@@ -289,8 +285,13 @@ def written_by_kind(
     to load the model instead of using another base.
 
     Raises:
-        CannotExpress: transformers 5 would not read `truncate=false`.
+        CannotExpress: transformers 5 would not read `truncate=false`; a scaling by length.
     """
+    for kind in kinds:
+        if (scaled := by_kind[kind]["rope_type"]) in BY_LENGTH:
+            raise CannotExpress(
+                [f"rope scaling ({scaled} in transformers): exports write it only where all layers rotate alike"]
+            )  # fmt: skip
     if any(by_kind[kind].get("truncate") is False for kind in kinds):
         raise CannotExpress(
             ["rope truncate=false: transformers reads it only in families that rotate all layers alike"]
@@ -313,8 +314,12 @@ def obstacle_before_5(config: Mapping[str, Any]) -> str:
         if key in config and config[key] is None:
             return "it has no keys for a separate rotation of windowed layers"
     scaling = config.get("rope_scaling") or {}
-    if config.get("model_type") == "olmo2" and scaling.get("rope_type") in _EXTENDED:
-        return f"its olmo2 has linear scaling only, not {scaling['rope_type']}"
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if config.get("model_type") == "olmo2":
+        if kind in (*_EXTENDED, "longrope"):
+            return f"its olmo2 has linear and dynamic scaling only, not {kind}"
+        if kind == "dynamic" and scaling["factor"] == 1.0:
+            return "its olmo2 has dynamic scaling only with a factor above 1"
     return ""
 
 

@@ -29,7 +29,7 @@ Values = NDArray[numpy.float64]
 
 def inverse_frequencies(base: float, width: int) -> Values:
     """Radians per token of pair i: base ** (-2i / width), (width / 2,). Source: arXiv 2104.09864."""
-    # The power of the C library: numpy's depends on the CPU in its last bits, and hosts must agree.
+    # The power of the C library: numpy's depends on the CPU in its last bits; hosts are expected to agree on this one.
     return numpy.array([float(base) ** -(dim / width) for dim in range(0, width, 2)])
 
 

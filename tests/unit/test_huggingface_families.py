@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data.files import seal
+from model.at_step import AtStep
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.huggingface import rope_fields
@@ -55,7 +56,9 @@ def our_model(checkpoint: Path, **changes: Any) -> tuple[Transformer, float]:
 
 
 @torch.no_grad()
-def our_logits(model: Transformer, base: float, texts: list[torch.Tensor]) -> list[torch.Tensor]:
+def our_logits(
+    model: Transformer, base: float | AtStep, texts: list[torch.Tensor]
+) -> list[torch.Tensor]:
     """Of all texts in one packed stream."""
     layout = PackedLayout.from_lengths([len(text) for text in texts])
     logits = model.logits(model(torch.cat(texts), layout, base))
@@ -192,7 +195,7 @@ def test_a_model_that_changed_keeps_what_is_not_about_it(imported, tmp_path: Pat
 REFUSED = {
     "gpt_oss": ({"num_local_experts": 32}, "num_local_experts=32: can only be 1"),
     "cohere2": ({"sliding_window": None}, "sliding_window=None; give a number"),
-    "llama": ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "differs from text to text"),
+    "llama": ({"rope_scaling": {"type": "su", "factor": 2.0}}, "rope_type=su: can be default, dynamic"),
     "mistral": ({"layer_types": ["sliding_attention"] * 4, "sliding_window": None}, "give a number of keys"),
     "ministral": ({"layer_types": ["full_attention"] * 3}, "3 entries for num_hidden_layers=4"),
     "qwen2": ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),

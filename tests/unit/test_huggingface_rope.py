@@ -1,25 +1,34 @@
 """Rotation as a config.json says it: read as transformers 4 and 5 read it, or refused where they differ."""
 
 import dataclasses
+import json
 import re
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from model.huggingface import rope_fields
 from model.huggingface.catalogue import BY_TYPE, family_of
 from model.huggingface.refusal import CannotExpress
 from model.layer_pattern import KindConfig
+from model.position.dynamic_ntk import DynamicNtkRope
 from model.position.linear import LinearRope
+from model.position.longrope import LongRope
 from model.position.rope import Rope
 from model.position.yarn import YarnRope
-from tests.unit.huggingface_cases import CASES, SIZES
+from tests.unit.huggingface_cases import CASES, SIZES, their_model
 from train.configuration.typed_model import typed_model
+from train.huggingface.export_model import ExportOptions, export_model
+from train.huggingface.import_model import import_model
 
 GPT_OSS = {"num_local_experts": 1, "num_experts_per_tok": 1}
 YARN = {"type": "yarn", "factor": 8.0, "original_max_position_embeddings": 512}
+
+DYNAMIC = {"type": "dynamic", "factor": 2.0}
+LONGROPE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 
 
 def read(kind: str, **keys: Any) -> tuple[float, Rope]:
@@ -39,6 +48,11 @@ def test_a_scaling_that_transformers_has_not_is_refused():
     rope = Rope(resonance=True)
     with pytest.raises(CannotExpress, match="resonance"):
         rope_fields.write(rope, 1e4, 32)
+    first = LongRope(
+        factor=2.0, original_length=8, short_factors=[1.0], long_factors=[2.0], unscaled_tokens=4
+    )
+    with pytest.raises(CannotExpress, match="unscaled_tokens=4"):
+        rope_fields.write(first, 1e4, 2)
 
 
 def test_what_is_written_stands_before_what_the_family_has_by_default():
@@ -123,6 +137,26 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "limits reversed": ("llama", {"rope_scaling": {**YARN, "beta_fast": 1.0, "beta_slow": 32.0}}, "below beta_fast"),
     "a text as limit": ("llama", {"rope_scaling": {**YARN, "beta_fast": "x"}}, "beta_fast='x': must be a number"),
     "no attention": ("llama", {"rope_scaling": {**YARN, "attention_factor": 0.0}}, "must be above 0"),
+    "another length to grow from": (
+        "llama", {"rope_scaling": {**DYNAMIC, "original_max_position_embeddings": 32}},
+        "takes max_position_embeddings=64",
+    ),
+    "a dynamic kind": ("olmo3", {"rope_scaling": DYNAMIC}, "only where all layers rotate alike"),
+    "a length that transformers 4 does not read": (
+        "llama", {"rope_scaling": {**LONGROPE, "original_max_position_embeddings": 16}}, "outside too",
+    ),
+    "two factors of attention": (
+        "llama", {"rope_scaling": {**LONGROPE, "factor": 2.0}, "original_max_position_embeddings": 16},
+        "transformers 4 takes 4 for longrope",
+    ),
+    "no list of factors": (
+        "llama", {"rope_scaling": {**LONGROPE, "long_factor": 2.0}, "original_max_position_embeddings": 16},
+        "must be a list of numbers",
+    ),
+    "a factor for too few pairs": (
+        "llama", {"rope_scaling": {**LONGROPE, "long_factor": [2.0]}, "original_max_position_embeddings": 16},
+        "needs a factor for each",
+    ),
     "nothing or yarn": ("gpt_oss", {"rope_scaling": None}, "nothing in transformers 4, and yarn"),
 }  # fmt: skip
 
@@ -140,6 +174,31 @@ def test_a_factor_of_one_is_no_scaling():
     assert read("llama", rope_scaling={"type": "linear", "factor": 1.0})[1] == Rope()
     own = read("llama", rope_scaling={**YARN, "factor": 1.0, "attention_factor": 1.2})[1]
     assert (own.scaling, own.attention_factor) == ("yarn", 1.2)
+
+
+METHODS = [
+    DynamicNtkRope(factor=1.0, original_length=8),
+    DynamicNtkRope(factor=4.0, original_length=8),
+    LongRope(factor=4.0, original_length=8, short_factors=[1.0] * 8, long_factors=[2.0] * 8),
+    LongRope(factor=3.0, original_length=8, short_factors=[1.1] * 8, long_factors=[2.0] * 8, attention_factor=1.5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rope", METHODS)
+def test_a_scaling_by_length_comes_back_as_it_was_with_the_tensors(rope, tmp_path):
+    length = rope.original_length if rope.scaling == "dynamic_ntk" else 64
+    keys = rope_fields.written_flat(rope_fields.write(rope, 7e4, 16), two_fields=False)
+    assert read("llama", **keys) == (7e4, rope)
+    theirs, ours, back = (tmp_path / name for name in ("theirs", "ours", "back"))
+    their_model("llama", {"max_position_embeddings": length, **keys}).save_pretrained(theirs)
+    import_model(theirs, ours)
+    export_model(ours, back, ExportOptions(tokenizer="none", context_length=256))
+    now = json.loads((back / "config.json").read_text())
+    assert now["max_position_embeddings"] == (256 if length == 64 else length)
+    assert read("llama", **now)[1] == rope
+    was, is_now = (load_file(folder / "model.safetensors") for folder in (theirs, back))
+    assert was.keys() == is_now.keys()
+    assert all(was[name].equal(is_now[name]) for name in was)
 
 
 def test_an_original_length_outside_does_not_come_back_beside_another_scaling():

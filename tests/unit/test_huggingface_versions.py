@@ -16,15 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from data.files import seal
 from data.tokenizer.convert import tokenizer_files
 from data.tokenizer.sentencepiece_model import train
+from model.at_step import AtStep
 from model.config import ModelConfig
 from model.layer_pattern import KindConfig
+from model.position.dynamic_ntk import DynamicNtkRope
 from model.position.linear import LinearRope
 from model.position.llama3 import Llama3Rope
+from model.position.longrope import LongRope
 from model.position.ntk import NtkRope
 from model.position.rope import Rope
 from model.position.yarn import YarnRope
@@ -40,6 +44,9 @@ ROOT = Path(__file__).parent.parent.parent
 TRANSFORMERS_4 = Path(sys.prefix) / "transformers4"
 # float32 logits of a size of a few, sums in another order.
 TOLERANCE = 1e-5
+# LongRoPE's factors, one for each pair of a head of 16.
+SHORT = [1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.35]
+LONG = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0]
 
 ROTATIONS = {
     "a base": Rope(),
@@ -50,6 +57,8 @@ ROTATIONS = {
     ),
     "yarn, whole": YarnRope(factor=4.0, original_length=64, truncate=False),
     "llama3": Llama3Rope(factor=4.0, original_length=32, low_frequency=1.5),
+    "dynamic": DynamicNtkRope(factor=4.0, original_length=8),
+    "longrope": LongRope(factor=4.0, original_length=8, short_factors=SHORT, long_factors=LONG),
 }  # fmt: skip
 BASE = 70_000.0
 STRINGS = ["one  three\n\treturn 31", "</s> \u2581\u4e2d\ufb01e\u0301"]
@@ -60,10 +69,12 @@ FAMILIES = {
     "olmo3": "olmo3", "gpt_oss": "gpt-oss",
 }  # fmt: skip
 BY_KIND = ("gemma3_text", "olmo3")
+FLAT_ONLY = ("yarn, whole", "dynamic", "longrope")
 FEW = [
     ("cohere2", "a base"), ("llama", "llama3"), ("mistral", "yarn"), ("ministral", "a base"), ("qwen2", "linear"),
     ("qwen3", "yarn of its own"), ("smollm3", "ntk"), ("gemma3_text", "linear"), ("olmo2", "linear"),
     ("olmo3", "yarn"), ("gpt_oss", "yarn, whole"), ("olmo2", "llama3"), ("olmo3", "windows"),
+    ("qwen3", "dynamic"), ("smollm3", "longrope"),
 ]  # fmt: skip
 
 
@@ -149,6 +160,14 @@ def read_by_transformers_4(models: list[Exported], output: Path) -> tuple[dict[s
     return load_file(output), said
 
 
+def ours_at_their_length(checkpoint: Path) -> list[torch.Tensor]:
+    """Our logits of every text, with its length as the length in force, which is what transformers takes."""
+    model, base = our_model(checkpoint)
+    lengths = (len(text) for text in texts())
+    steps = (AtStep.of(model.config, base, (length,)) for length in lengths)
+    return [our_logits(model, step, [text])[0] for step, text in zip(steps, texts(), strict=True)]
+
+
 def check(cases: list[tuple[str, str]], folder: Path, capsys: Any) -> None:
     """Logits of all cases here, in transformers 5 and in transformers 4."""
     from transformers import AutoModelForCausalLM
@@ -156,7 +175,7 @@ def check(cases: list[tuple[str, str]], folder: Path, capsys: Any) -> None:
     models = [exported(folder, family, rotation, capsys) for family, rotation in cases]
     found, said = read_by_transformers_4(models, folder / "logits.safetensors")
     for number, (case, model) in enumerate(zip(cases, models, strict=True)):
-        ours = our_logits(*our_model(model.checkpoint), texts())
+        ours = ours_at_their_length(model.checkpoint)
         five = AutoModelForCausalLM.from_pretrained(model.folder, attn_implementation="eager")
         for place, (text, logits) in enumerate(zip(texts(), ours, strict=True)):
             assert float(logits.std()) > 0.5, case
@@ -171,7 +190,7 @@ def check(cases: list[tuple[str, str]], folder: Path, capsys: Any) -> None:
         assert ("transformers 4 cannot read" in model.note) == refused, case
 
 
-NOT_IN_4 = [("olmo2", name) for name in ROTATIONS if name.startswith(("yarn", "llama3"))] + [
+NOT_IN_4 = [("olmo2", name) for name in ROTATIONS if name.startswith(("yarn", "llama3", "longrope"))] + [
     ("gemma3_text", "windows"), ("olmo3", "windows"), ("olmo3", "a base of windows"), ("olmo3", "ntk"),
 ]  # fmt: skip
 
@@ -183,7 +202,7 @@ def test_both_versions_of_transformers_give_our_logits_in_every_family(tmp_path,
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_versions_of_transformers_give_our_logits_for_every_rotation(family, tmp_path, capsys):
-    rotations = [name for name in ROTATIONS if family not in BY_KIND or name != "yarn, whole"]
+    rotations = [name for name in ROTATIONS if family not in BY_KIND or name not in FLAT_ONLY]
     if family in BY_KIND:
         rotations += ["windows", "a base of windows"]
     check([(family, rotation) for rotation in rotations], tmp_path, capsys)

@@ -117,7 +117,7 @@ def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> tupl
         # Here, because the folder is made: reading a large checkpoint takes minutes.
         verify_alone(checkpoint, index)
         _write_weights(folder, checkpoint, index, chosen, trained, dtypes, options.shard_bytes)
-        source.write(folder, int(config["max_position_embeddings"]))
+        source.write(folder, state.context_length)
         write_durably(folder / "config.json", _text(config))
         write_durably(
             folder / "generation_config.json", _text(write_generation_config(config, state))
@@ -127,6 +127,11 @@ def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> tupl
 
     make_folder(output, fill)
     notes = changed_keys(config, state)
+    if (counted := config["max_position_embeddings"]) != state.context_length:
+        notes.append(
+            f"config.json: max_position_embeddings is {counted}, not {state.context_length}: transformers counts "
+            "dynamic scaling from it, by the length of the input"
+        )
     if model != trained:
         notes.append("the static gates are folded into o_proj; the model in this folder has none")
     if obstacle := obstacle_before_5(config):
