@@ -31,7 +31,7 @@ NAMES = (
     "generated",
     "huggingface",
     "step_profile",
-    "position_scales",
+    "attention_forms",
     "resume",
     "deterministic",
     "traffic",
