@@ -4,6 +4,7 @@
 """
 
 from functools import partial
+from typing import get_args
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.initialization import initialize
 from model.packed_layout import PackedLayout
+from model.position.methods import METHODS as ROTATIONS
+from model.position.scales.methods import AnyScale
 from model.regions import compile_regions
 from model.transformer import Transformer
 from parallel.pipeline.split import pipeline_problems
@@ -34,6 +37,14 @@ from tests.parity.streams import SEED, Z_LOSS, at, streams
 
 def test_no_pair_of_a_method_and_an_axis_is_missing() -> None:
     assert missing() == []
+
+
+def test_every_rotation_and_scale_of_the_model_is_a_method_of_the_array() -> None:
+    keys = " ".join(method.key for method in METHODS.values())
+    scales = {scale.scale for scale in get_args(AnyScale)} - {"none"}
+    wanted = {f"scaling={name}" for name in set(ROTATIONS) - {"none"}}
+    wanted |= {f"position_scale={name}" for name in scales}
+    assert {key for key in wanted if f"{key}`" not in keys} == set()
 
 
 def test_the_tables_of_the_page_are_those_of_the_array() -> None:
