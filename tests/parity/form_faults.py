@@ -10,9 +10,11 @@ from model.attention.gate import gated
 from model.attention.layer import Attention
 from model.attention.sinks import with_sinks
 from model.block import ParallelBlock
+from model.config import ModelConfig
 from model.parameters import Role, role_of
 from parallel.mesh import Mesh
 from parallel.parallelize import LocalModel
+from parallel.tensor.cut import key_heads
 from tests.parity import test_layouts
 from tests.parity.faults import Fault, Patch, cut_otherwise
 from tests.parity.layout_cases import Case
@@ -140,7 +142,24 @@ def values_are_not_scaled_on_one_rank(patch: Patch) -> None:
     _built(patch, change)
 
 
+# Static gates, FoPE.
+
+
+def static_gate_gradients_of_ranks_are_not_summed(patch: Patch) -> None:
+    """Every rank holds the whole gate and computes the gradient by way of its own heads."""
+    cut_otherwise(patch, "static_gate", replicas=1)
+
+
+def series_are_those_of_the_first_groups_on_every_rank(patch: Patch) -> None:
+    def from_zero(config: ModelConfig, rank: int, size: int) -> range:
+        return range(len(key_heads(config, rank, size)))
+
+    patch.setattr("parallel.tensor.apply.key_heads", from_zero)
+
+
 TENSOR = Case(2, 1, 1, 1, "-", "-", 1, "gated", "everything")
+STATIC = Case(2, 1, 1, 1, "-", "-", 1, "static", "everything")
+FOURIER = Case(2, 1, 1, 1, "-", "-", 1, "fourier", "everything")
 NORMED = Case(2, 1, 1, 1, "-", "-", 1, "normed", "everything")
 SEQUENCE = Case(1, 1, 2, 1, "-", "zigzag", 2, "gated", "everything")
 FORM_FAULTS = (
@@ -155,4 +174,6 @@ FORM_FAULTS = (
     Fault(sinks_of_one_rank_are_missing_in_the_norm, TENSOR, False, "gradient norm", "loss|layers"),
     Fault(projections_are_normalised_before_the_rotation, NORMED, False, "_projection_norm", "loss"),
     Fault(values_are_not_scaled_on_one_rank, NORMED, False, "loss", "valid tokens"),
+    Fault(static_gate_gradients_of_ranks_are_not_summed, STATIC, False, "static_gate", "loss|proj"),
+    Fault(series_are_those_of_the_first_groups_on_every_rank, FOURIER, False, "loss", "valid tokens"),
 )  # fmt: skip
