@@ -26,20 +26,21 @@ from model.transformer import Transformer
 
 SHAPE = {"num_layers": 4, "hidden_size": 24, "intermediate_size": 40, "num_heads": 6, "head_dim": 8}
 RECIPES = {
-    "parallel": {"kinds": {"full_nope": KindConfig(position_scale=SsmaxScale())}},
+    "parallel": {
+        "sinks": True,
+        "gate": "sigmoid",
+        "gate_over": "channel",
+        "kinds": {"full_nope": KindConfig(position_scale=SsmaxScale())},
+    },
     "sequential": {
         "block": "sequential",
         "norm": "rmsnorm",
         "qk_norm": True,
-        "kinds": {"window_rope": KindConfig(position_scale=Llama4Scale(floor_scale=4))},
-    },
-    "gated": {
-        "sinks": True,
-        "gate": "sigmoid",
-        "gate_over": "channel",
+        "gate": "softplus",
+        "value_scale": 0.7,
         "kinds": {
             "window_rope": KindConfig(
-                gate_over="head", qk_norm=True, qk_norm_at="after", value_scale=0.7
+                qk_norm_at="after", position_scale=Llama4Scale(floor_scale=4)
             ),
         },
     },
@@ -127,9 +128,8 @@ def test_compiled_regions_give_the_gradients_of_plain_ones(compiler, recipe):
             torch.testing.assert_close(found[0], total, atol=1e-12, rtol=1e-14)
             for name, gradient in gradients.items():
                 torch.testing.assert_close(found[1][name], gradient, atol=1e-12, rtol=0)
-    # Before, of a rotary layer and of another, after, and the loss; once more for any other length. With gates, after
-    # differs between the two kinds too; and the compiler makes one graph twice.
-    assert compiler.frame_count <= 2 * (6 if recipe == "gated" else 4)
+    # Before, of a rotary layer and of another, after, and the loss; once more for any other length.
+    assert compiler.frame_count <= 2 * 4
 
 
 def test_windows_and_bases_that_change_every_step_compile_nothing_anew(compiler):
