@@ -21,13 +21,8 @@ def rows(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "small" / name).read_text().splitlines()]
 
 
-@pytest.mark.parametrize(
-    "axes",
-    [
-        ("tensor", "sequence"),
-        pytest.param(("sequence", "data", "pipeline"), marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", [("tensor", "sequence"), ("sequence", "data", "pipeline")])
 def test_a_run_is_the_same_under_every_layout_and_goes_on_in_another(
     small_corpus: Any, small_run: Callable[..., list[str]], tmp_path: Path, axes: tuple[str, ...]
 ) -> None:
