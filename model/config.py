@@ -1,7 +1,7 @@
 """The settings of the model. Values are in `conf/model/*.yaml`; the defaults are the tiny preset."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Annotated, Literal
 
@@ -124,6 +124,11 @@ class ModelConfig:
     def halves(self) -> int:
         """How often a block reads the residual stream; see `HALVES`."""
         return HALVES[self.block]
+
+    def without_static_gates(self) -> "ModelConfig":
+        """Returns the same model without static gates: what an export writes, with the gates folded into `o_proj`."""
+        kinds = {name: replace(kind, static_gate=None) for name, kind in self.kinds.items()}
+        return replace(self, static_gate="none", kinds=kinds)
 
     def problems(self) -> list[str]:
         """Returns every broken rule between fields, one line each; annotations limit the single fields."""

@@ -179,7 +179,7 @@ def test_check_warns_that_no_family_of_hugging_face_can_take_the_model(
     _, _, notes = check(capsys, "model=8b", "recipe=llama", "schedule=to_128k")
     assert "warning: no Hugging Face family can express this model" in notes
     assert "the nearest, llama: model.logit_scale=0.25: llama has only 1.0" in notes
-    for exported in ("recipe=llama", "recipe=rnope_swa"):
+    for exported in ("recipe=llama", "recipe=rnope_swa", "model.static_gate=head"):
         assert "Hugging Face" not in check(capsys, "schedule=small", exported)[2]
 
 

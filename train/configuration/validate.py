@@ -140,10 +140,13 @@ def _saving_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
 
 
 def _export_warnings(schedule: Schedule) -> list[str]:
-    """Warns that no Hugging Face family can express the model as of the last step, with the reason."""
+    """Warns that no Hugging Face family can express the model as of the last step, with the reason.
+
+    Static gates are no reason: an export folds them into `o_proj`.
+    """
     last = schedule.at_end_of(schedule.stages[-1])
     try:
-        family_for(last.model, last.rope_base)
+        family_for(last.model.without_static_gates(), last.rope_base)
     except CannotExpress as error:
         nearest = min(error.reasons, key=lambda reason: reason.count(";"))
         of_family = "; the nearest, " if len(error.reasons) > 1 else ": "

@@ -42,7 +42,7 @@ from train.huggingface.config import (
 )
 from train.huggingface.conversion import converted, target_entries, to_theirs
 from train.huggingface.folder import SHARD_BYTES, make_folder, refuse_output, write_model
-from train.huggingface.folding import folding_read, without_static_gates
+from train.huggingface.folding import folding_read
 from train.huggingface.import_model import parameter_shapes
 from train.huggingface.model_card import model_card
 from train.huggingface.tokenizer import find_tokenizer
@@ -105,7 +105,7 @@ def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> tupl
             f"checkpoint {checkpoint}: does not say how long its sequences were; give --context-length N"
         )
     trained = typed_model(state.model)
-    model = without_static_gates(trained)
+    model = trained.without_static_gates()
     base = scheduled_base(model, state.rope_base)
     chosen = choose_family(model, base, state, options.family)
     others = limits_of(chosen.write(model, base, state.context_length))
@@ -153,7 +153,7 @@ def _write_weights(
 ) -> None:
     held = parameter_shapes(model)
     _refuse_differences(checkpoint, index, held)
-    plain = without_static_gates(model)
+    plain = model.without_static_gates()
     shapes = parameter_shapes(plain)
     conversions = to_theirs(family.links(plain, list(shapes)))
 

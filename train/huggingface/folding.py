@@ -7,7 +7,6 @@ caller rounds once, to the dtype it writes. See `model/attention/static_gate.py`
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -18,14 +17,8 @@ from model.layer_pattern import expand_pattern
 Read = Callable[[str], Tensor]
 
 
-def without_static_gates(model: ModelConfig) -> ModelConfig:
-    """The same model without static gates."""
-    kinds = {name: replace(kind, static_gate=None) for name, kind in model.kinds.items()}
-    return replace(model, static_gate="none", kinds=kinds)
-
-
 def folding_read(model: ModelConfig, read: Read) -> Read:
-    """Reads the parameters of `without_static_gates(model)` by means of `read`, which returns those of `model`."""
+    """Reads the parameters of `model.without_static_gates()` by means of `read`, which returns those of `model`."""
     specs = expand_pattern(model)
 
     def read_folded(name: str) -> Tensor:
