@@ -138,6 +138,20 @@ def test_a_wrong_model_does_not_hide_a_wrong_schedule() -> None:
     assert any("sequence_length=999" in line for line in found)
 
 
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "schedule.stages.middle.kinds.full_nope.window=-2",
+        "schedule.stages.middle.kinds.full_nope.window={policy: ramp}",
+        "model.kinds.window_rope.rope={scaling: longrope, original_length: 8, short_factors: 3, long_factors: [1, a]}",
+    ],
+)
+def test_a_wrong_value_is_no_second_mistake(argument: str) -> None:
+    """A rule reads the value that replaces a wrong one: null, or an empty list."""
+    for line in problems(argument):
+        assert "must be" in line, line
+
+
 def test_room_is_asked_for_where_the_outputs_will_be(tmp_path: Path) -> None:
     assert problems(f"paths.outputs={tmp_path}/not/yet/there") == []
 

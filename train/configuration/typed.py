@@ -63,8 +63,20 @@ def field_types(schema: Any) -> Mapping[str, Any]:
 
 def still_judged(lines: Iterable[str], wrong: Collection[str]) -> list[str]:
     """Returns the lines that name no key in `wrong`: those keys had replaced values when the rules were checked."""
-    names = [re.compile(rf"\b{re.escape(key.split('.')[-1])}=") for key in wrong]
-    return [line for line in lines if not any(name.search(line) for name in names)]
+    keys = [re.sub(r"\[\d+\]$", "", key) for key in wrong]
+    names = [re.compile(rf"\b{re.escape(key.split('.')[-1])}=") for key in keys]
+    return [
+        line
+        for line in lines
+        if not any(name.search(line) for name in names)
+        and not any(_is_about(line, key) for key in keys)
+    ]
+
+
+def _is_about(line: str, key: str) -> bool:
+    """Whether a line is about `key`, without its value, or says that what holds `key` changes nothing."""
+    subject, _, rule = line.partition(": ")
+    return key == subject or (key.startswith(f"{subject}.") and rule.startswith("changes nothing"))
 
 
 @lru_cache(maxsize=256)
