@@ -70,18 +70,12 @@ class EngineStack:
         engine = TrainingEngine(parameters, objective, mesh, optimizer, settings)
         self._mesh = mesh
         self._trainer = WholeTrainer(engine, mesh, traffic)
-        # A point of a run's schedule; its stage is not looked at within a step.
-        self._point = Point(cast(Stage, None), LEARNING_RATE, ROPE_BASE, self.model.config)
 
     def step(self, batch: GlobalBatch) -> float:
         """See `Stack`. NaN if the step was not taken."""
-        done = optimizer_step(
-            self._trainer,
-            self._mesh,
-            batch,
-            point=self._point,
-            stop=False,
-        )
+        # Made anew, as the model may have taken another recipe; its stage is not looked at within a step.
+        point = Point(cast(Stage, None), LEARNING_RATE, ROPE_BASE, self.model.config)
+        done = optimizer_step(self._trainer, self._mesh, batch, point=point, stop=False)
         return done.loss if done.applied else float("nan")
 
     def close(self) -> None:
