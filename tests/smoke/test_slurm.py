@@ -158,5 +158,7 @@ def test_a_run_of_srun_trains_as_the_same_ranks_of_torchrun(
     expected, outputs, arguments = straight
     monkeypatch.chdir(hostile_folder(outputs / "of srun"))
     words = [sys.executable, str(ROOT / "launch/ropewalk.py"), "train", *arguments("srun")]
-    cluster.must("login", "env", "GLOO_SOCKET_IFNAME=eth0", "srun", "--ntasks=2", "-N2", *words)
+    # One thread a rank, as torchrun sets it: virtual nodes share the cores of this host.
+    settings = ["env", "GLOO_SOCKET_IFNAME=eth0", "OMP_NUM_THREADS=1"]
+    cluster.must("login", *settings, "srun", "--ntasks=2", "-N2", *words)
     same(expected, rows(outputs, "srun"))
