@@ -9,6 +9,7 @@ host, so that `--check` can judge and compute without torch.
 Shape letters: P pairs that rotate.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Annotated, Any, ClassVar, Literal
@@ -71,7 +72,7 @@ class Frequencies:
 
 
 @dataclass
-class RopeSettings:
+class RopeSettings(ABC):
     """How one kind of layer rotates. Mutable only because Hydra needs it; read-only by rule."""
 
     # Whether frequencies depend on the length of `RopeInput`.
@@ -92,9 +93,9 @@ class RopeSettings:
     # turn over the training length in tokens (or the window) does not turn. null: plain turns.
     fourier: Fourier | None = None
 
+    @abstractmethod
     def scaled(self, given: RopeInput) -> Frequencies:
         """The frequencies of this method, before resonance."""
-        raise NotImplementedError
 
     def frequencies(self, scheduled_base: float, head_dim: int, *, length: int = 0) -> Frequencies:
         """The rotation of a head. scheduled_base: used if these settings have no base. length: see `RopeInput`."""

@@ -88,7 +88,7 @@ def test_a_stage_brings_rotation_back() -> None:
     assert found is not None and found.base == 500.0
 
 
-OF_MODEL = "belongs to the model and is the same in all stages, as everything with parameters; set"
+OF_MODEL = "belongs to the model, as its parameters do, and is the same in all stages; set"
 REFUSED: dict[str, Any] = {
     "window_rope.sinks=true": f".sinks: {OF_MODEL} model.kinds.window_rope.sinks",
     "window_rope={sinks: true}": f".sinks: {OF_MODEL} model.kinds.window_rope.sinks",

@@ -18,8 +18,7 @@ def problems(*arguments: str, world_size: int = 2) -> list[str]:
     except ConfigMistakes as error:
         assert error.rest is not None, error
         config, mistakes, wrong = error.rest, error.mistakes, error.wrong
-    room = not config.model.problems()
-    return mistakes + validate.rules(config, world_size, wrong) + validate.places(config, room=room)
+    return mistakes + validate.rules(config, world_size, wrong) + validate.places(config)
 
 
 def warnings(*arguments: str) -> list[str]:

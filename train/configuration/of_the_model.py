@@ -19,7 +19,7 @@ def belongs_to_model(path: Sequence[str]) -> str:
     if not of_kind and not _has(ModelConfig, name):
         return ""
     there = f"model.kinds.{path[4]}.{name}" if of_kind else f"model.{name}"
-    return f"belongs to the model and is the same in all stages, as everything with parameters; set {there}"
+    return f"belongs to the model, as its parameters do, and is the same in all stages; set {there}"
 
 
 def _has(schema: type, name: str) -> bool:

@@ -38,7 +38,7 @@ MOST_NAME_BYTES = 200
 
 def problems(config: RunConfig, world_size: int) -> list[str]:
     """Returns every reason why this run cannot start on `world_size` ranks, one line each."""
-    return rules(config, world_size) + places(config, room=not config.model.problems())
+    return rules(config, world_size) + places(config)
 
 
 def rules(config: RunConfig, world_size: int, wrong: Collection[str] = ()) -> list[str]:
