@@ -5,7 +5,6 @@ whose positions are an explicit array; everything is float64.
 """
 
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -28,10 +27,10 @@ from model.position.scales.ssmax import SsmaxScale
 from model.position.scales.swan import SwanScale
 from model.position.yarn import YarnRope
 from model.transformer import Transformer
-from parallel.sequence.layout import build_share
+from parallel.sequence.route import Transport
 from tests.parity.layout_cases import MODELS, MORE_RULE_CASES, RULE_CASES, Case
 from tests.parity.streams import BASE, SEED, Z_LOSS
-from tests.parity.test_layouts import check, of_one_size, results
+from tests.parity.test_layouts import check, check_by, of_one_size, results
 from train.objective import to_device
 
 LENGTH = 32
@@ -192,10 +191,6 @@ def test_every_gradient_equals_one_process(case: Case) -> None:
 @pytest.mark.parametrize("transport", ["ring", "exchange"])
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_every_gradient_equals_one_process_for_all_dealings(
-    monkeypatch: pytest.MonkeyPatch, ranks: int, transport: str
+    monkeypatch: pytest.MonkeyPatch, ranks: int, transport: Transport
 ) -> None:
-    monkeypatch.setattr(
-        "train.build_trainer.build_share", partial(build_share, transport=transport)
-    )
-    for case, found in results.__wrapped__(of_one_size(MORE_RULE_CASES, ranks)).items():
-        check(case, found)
+    check_by(transport, of_one_size(MORE_RULE_CASES, ranks), monkeypatch)

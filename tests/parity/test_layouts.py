@@ -6,7 +6,7 @@ the border of a rank and one larger than a rank's share, padding at the end, a s
 """
 
 from collections import defaultdict
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -23,6 +23,8 @@ from parallel.mesh import Mesh, arrange, gather, start
 from parallel.parallelize import LocalModel, build_local, finish
 from parallel.pipeline.runner import PipelineRunner
 from parallel.pipeline.tied import TiedWeight
+from parallel.sequence.layout import build_share
+from parallel.sequence.route import Transport
 from parallel.sequence.traffic import TrafficMeter
 from parallel.tensor.apply import initialise_cut
 from ranks import run_on_ranks
@@ -188,6 +190,13 @@ def check(case: Case, results: list[tuple[float, int, dict[str, Tensor]]]) -> No
     wrong = [name for name in found if not found[name] <= tolerances.get(name, 1e-10)]
     wrong.sort(key=lambda name: (name not in tolerances, -found[name]))
     assert not wrong, "; ".join(f"{name} {found[name]:.1e}" for name in wrong) + f"; {case}"
+
+
+def check_by(transport: Transport, cases: tuple[Case, ...], patch: pytest.MonkeyPatch) -> None:
+    """Cases of one size whose full layers receive keys by ring steps, or in one exchange, whatever their number."""
+    patch.setattr("train.build_trainer.build_share", partial(build_share, transport=transport))
+    for case, found in results.__wrapped__(cases).items():
+        check(case, found)
 
 
 @pytest.mark.parametrize("case", FIRST, ids=str)

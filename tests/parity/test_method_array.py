@@ -19,7 +19,6 @@ from model.position.scales.methods import AnyScale
 from model.regions import compile_regions
 from model.transformer import Transformer
 from parallel.pipeline.split import pipeline_problems
-from parallel.sequence.layout import build_share
 from tests.parity import test_layout_steps, test_layouts
 from tests.parity.layout_cases import Case
 from tests.parity.method_array import (
@@ -79,10 +78,7 @@ def test_every_gradient_equals_one_process(case: Case) -> None:
 def test_every_gradient_equals_one_process_where_full_layers_exchange(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    exchanged = partial(build_share, transport="exchange")
-    monkeypatch.setattr("train.build_trainer.build_share", exchanged)
-    for case, found in test_layouts.results.__wrapped__(EXCHANGED).items():
-        test_layouts.check(case, found)
+    test_layouts.check_by("exchange", EXCHANGED, monkeypatch)
 
 
 @pytest.mark.slow

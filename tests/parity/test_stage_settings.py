@@ -3,8 +3,6 @@
 Windows of every kind of layer, also of full and chunked ones; rotations, no rotation, scales of queries. Float64.
 """
 
-from functools import partial
-
 import pytest
 
 from model.at_step import AtStep
@@ -12,8 +10,9 @@ from model.documents import Documents
 from model.layer_pattern import layer_kinds
 from parallel.sequence.dealing import deal
 from parallel.sequence.layout import ShardedLayout, build_share
+from parallel.sequence.route import Transport
 from tests.parity.layout_cases import MORE_STAGE_CASES, STAGE_CASES, TOKENS, Case
-from tests.parity.test_layouts import check, of_one_size, results
+from tests.parity.test_layouts import check, check_by, of_one_size, results
 
 
 @pytest.mark.parametrize("case", STAGE_CASES, ids=str)
@@ -25,13 +24,9 @@ def test_every_gradient_equals_one_process(case: Case) -> None:
 @pytest.mark.parametrize("transport", ["ring", "exchange"])
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_every_gradient_equals_one_process_for_all_dealings(
-    monkeypatch: pytest.MonkeyPatch, ranks: int, transport: str
+    monkeypatch: pytest.MonkeyPatch, ranks: int, transport: Transport
 ) -> None:
-    monkeypatch.setattr(
-        "train.build_trainer.build_share", partial(build_share, transport=transport)
-    )
-    for case, found in results.__wrapped__(of_one_size(MORE_STAGE_CASES, ranks)).items():
-        check(case, found)
+    check_by(transport, of_one_size(MORE_STAGE_CASES, ranks), monkeypatch)
 
 
 def test_a_route_for_the_windows_of_the_model_is_noticed_in_a_stage_with_others() -> None:
