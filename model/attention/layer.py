@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model.attention.core import AttentionCore
 from model.attention.gate import gated
 from model.attention.gate_sums import GateSums
-from model.attention.sinks import Sinks
+from model.attention.learned_vector import LearnedVector
 from model.attention.static_gate import StaticGate, scaled
 from model.config import ModelConfig
 from model.kind_at_step import KindAtStep
@@ -75,7 +75,7 @@ class Attention(nn.Module):
         self.normalises_rotated = spec.qk_norm and spec.qk_norm_at == "after"
         self.query_scale = config.query_scale
         self.position_scale = LearnedScale(config.num_heads) if spec.learns_scale else None
-        self.sinks = Sinks(config.num_heads) if spec.sinks else None
+        self.sinks = LearnedVector(config.num_heads) if spec.sinks else None
 
     def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
         """(T, D) to (T, D); tokens of different documents never mix."""

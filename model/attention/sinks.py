@@ -12,22 +12,9 @@ exp(s - l'). Only the sink's own gradient must be added: - sum_t exp(sink - l'_t
 Source: the released code of gpt-oss. Shape letters: T tokens, H query heads, K head dimension.
 """
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.norm import statistics_dtype
-
-
-class Sinks(nn.Module):
-    """The sinks of one layer, a parameter `weight` (H,)."""
-
-    def __init__(self, num_heads: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_heads))
-
-    def forward(self) -> Tensor:
-        """Returns a copy: with sharded parameters (ZeRO-3) the weight is gathered only during this call."""
-        return self.weight.clone()
 
 
 def with_sinks(o_THK: Tensor, lse_TH: Tensor, sinks_H: Tensor | None) -> tuple[Tensor, Tensor]:

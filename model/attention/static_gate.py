@@ -17,19 +17,8 @@ dimension, C numbers of the gate (H, or H K), R reduced numbers.
 import torch
 from torch import Tensor, nn
 
+from model.attention.learned_vector import LearnedVector
 from model.products import Linear
-
-
-class Constant(nn.Module):
-    """The constant of one gate, a parameter `weight` (C,)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width))
-
-    def forward(self) -> Tensor:
-        """Returns a copy: with sharded parameters (ZeRO-3) the weight is gathered only during this call."""
-        return self.weight.clone()
 
 
 class StaticGate(nn.Module):
@@ -37,7 +26,7 @@ class StaticGate(nn.Module):
 
     def __init__(self, width: int, reduced: int) -> None:
         super().__init__()
-        self.constant = Constant(width)
+        self.constant = LearnedVector(width)
         self.reduce = Linear(width, reduced)
         self.expand = Linear(reduced, width)
         # Tensor ranks hold the module whole, and each multiplies its own heads: part `index` of `parts` equal ones.
