@@ -7,7 +7,9 @@ N and adds to each other pair the tones of a set W, which holds the kept tones:
     f_m(n) = exp(i w_m n) + sum_{w in W} (a cos(w n) + i b sin(w n))    otherwise
 
 The coefficients a and b are drawn once and are not trained; cosines and sines have coefficients of their own, and so
-has each key/value group of each layer. `fourier_table.py` draws them and turns queries and keys.
+has each key/value group of each layer. `fourier_table.py` draws them and turns queries and keys. The deviation of the
+official form follows the number of kept pairs, so a window that ramps changes its coefficients from step to step; in
+the paper's form it only adds some.
 
 Source: arXiv 2412.17739, section 4. The released code differs from the paper: see `form`. Shape letters: P pairs.
 """

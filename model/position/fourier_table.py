@@ -185,7 +185,8 @@ def _generator(name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-@lru_cache(maxsize=1024)
+# Bounded, as a window that ramps asks for others as it grows.
+@lru_cache(maxsize=256)
 def _coefficients(
     source: Coefficients, layer: int, groups: range, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
