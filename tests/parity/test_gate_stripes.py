@@ -77,7 +77,7 @@ def test_the_measure_is_the_same_on_any_layout_and_changes_no_training(
     assert not any("gate_stripes" in row for row in plain)
     for ours, theirs in zip(one, cut, strict=True):
         for layer, found in ours.get("gate_stripes", {}).items():
-            # Steps of float32 trainings in different layouts.
-            assert found["median"] == pytest.approx(
-                theirs["gate_stripes"][layer]["median"], rel=1e-3
-            )
+            # As loss and gradient norm of float32 runs on other layouts (docs/interfaces.md).
+            other = theirs["gate_stripes"][layer]
+            assert found["median"] == pytest.approx(other["median"], rel=1e-5)
+            assert found["constant_share"] == other["constant_share"]

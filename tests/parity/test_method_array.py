@@ -132,7 +132,9 @@ def test_bfloat16_gives_the_gradients_of_float64_within_its_rounding(case: Case)
     config = case.at_stage
     loss, expected = _stepped(_built(config, torch.float64), config, case)
     found_loss, found = _stepped(_built(config, torch.bfloat16), config, case)
-    assert found_loss == pytest.approx(loss, rel=1e-2)
+    # bfloat16 rounds to 8 bits, 0.4 %, some ten times in each of seven layers. The plain models are 0.7 % (cohere) and
+    # 1.7 % (llama) off, the worst form 4.3 %; a form that is wrong moves gradients by as much as they are.
+    assert found_loss == pytest.approx(loss, rel=1e-3)
     names = [name for name in expected if expected[name].norm() > 1e-6]
     ours, truth = (torch.cat([g[name].flatten() for name in names]) for g in (found, expected))
     assert (ours - truth).norm() <= 0.05 * truth.norm()
