@@ -148,17 +148,19 @@ def test_check_refuses_to_go_on_from_what_the_run_would_refuse(
     capsys: pytest.CaptureFixture[str], imported: str, declare: Callable[..., str], tmp_path: Path
 ) -> None:
     texts = f"data.sources.texts.prefix={declare(tmp_path / 'texts')}"
-    arguments = ["experiment=extend_llama", f"checkpoint.resume={imported}", texts]
+    # Of runs without a checkpoint of their own, whatever `make train` has left in outputs/.
+    start = [f"checkpoint.resume={imported}", f"paths.outputs={tmp_path}"]
+    arguments = ["experiment=extend_llama", *start, texts]
     assert check(capsys, *arguments)[0] == 0
     status, _, said = check(capsys, *arguments, "model.kinds.full_rope.rope.scaling=linear",
                             "model.kinds.full_rope.rope.factor=4")  # fmt: skip
     assert status == 2
     assert "or set checkpoint.allow_changes=[rope_scaling]" in said
-    status, _, said = check(capsys, "experiment=quickstart", f"checkpoint.resume={imported}")
+    status, _, said = check(capsys, "experiment=quickstart", *start)
     assert status == 2
     assert "model.hidden_size=192: the checkpoint's model has 128" in said
     (Path(imported) / "state.json").write_bytes(b"{}")
-    status, _, said = check(capsys, "experiment=quickstart", f"checkpoint.resume={imported}")
+    status, _, said = check(capsys, "experiment=quickstart", *start)
     assert status == 2
     assert said.count("\n") == 1
     assert f"checkpoint.resume={imported}: checkpoint {imported}: state.json is damaged" in said

@@ -54,7 +54,17 @@ def starts(imported: str, declare: Callable[..., str], tmp_path: Path) -> list[S
     extended = ["experiment=extend_llama", f"checkpoint.resume={imported}"]
     found.append(Start(2, 1, ["--check", *extended, "model.num_kv_heads=3"]))
     found.append(Start(2, 1, ["--check", "experiment=extend_llama"]))
-    found.append(Start(2, 1, ["experiment=quickstart", f"checkpoint.resume={tmp_path}/nowhere"]))
+    found.append(
+        Start(
+            2,
+            1,
+            [
+                "experiment=quickstart",
+                f"checkpoint.resume={tmp_path}/nowhere",
+                f"paths.outputs={tmp_path}",
+            ],
+        )
+    )
     return found
 
 

@@ -45,7 +45,6 @@ def warnings(*arguments: str) -> list[str]:
         ("train.precision=float16", "must be one of float32, bfloat16"),
         ("optimizer.beta2=1.0", "from 0 to below 1"),
         ("run_name=a/b", "plain folder name"),
-        ("checkpoint.resume=nowhere", "no such folder"),
         ("checkpoint.keep=0", "from 1 up"),
         ("logging.wandb.mode=on", "must be one of offline"),
         ("train.max_steps=0", "from 1 up"),
@@ -86,6 +85,12 @@ def test_each_mistake_is_one_line_with_a_way_out(argument: str, says: str) -> No
     assert found, argument
     assert any(says in line for line in found), found
     assert all("\n" not in line for line in found)
+
+
+def test_a_checkpoint_to_resume_from_must_be_there(tmp_path: Path) -> None:
+    """Of a run without a checkpoint of its own, whatever `make train` has left in outputs/."""
+    (line,) = problems("checkpoint.resume=nowhere", f"paths.outputs={tmp_path}")
+    assert "no such folder" in line
 
 
 def test_a_rollback_needs_checkpoints_between_stages() -> None:
