@@ -47,11 +47,12 @@ STEP_CASES = (
     (Case(4, 1, 1, 1, "-", "-", 1, "cohere", "everything"), 2),
     (Case(2, 2, 1, 1, "zbv", "-", 4, "llama", "everything"), 1),
     (Case(1, 1, 3, 2, "-", "contiguous", 1, "cohere", "everything"), 3),
+    (Case(1, 2, 1, 1, "interleaved_1f1b", "-", 2, "cohere", "everything"), 1),
+)
+# `make test-all`: eight ranks, three axes at a time, and ZeRO-2 where the cases above have 1 and 3.
+OTHER_STEP_CASES = (
     (Case(1, 1, 4, 2, "-", "balanced", 1, "cohere", "input"), 1),
     (Case(1, 4, 1, 2, "interleaved_1f1b", "-", 4, "cohere", "everything"), 1),
-)
-# `make test-all`: three axes at a time on eight ranks, and ZeRO-2 where the cases above have 1 and 3.
-OTHER_STEP_CASES = (
     (Case(2, 1, 2, 1, "-", "zigzag", 2, "scaled_llama", "everything"), 2),
     (Case(2, 1, 2, 1, "-", "zigzag", 2, "scaled_llama", "everything"), 3),
     (Case(2, 2, 2, 1, "zbv", "balanced", 2, "cohere", "everything"), 1),
