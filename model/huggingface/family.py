@@ -109,6 +109,8 @@ class Family:
     published: Sequence[str] = ()
     # Keys that we read and transformers does not: a config.json with one of them is rewritten, not copied.
     unread: Sequence[str] = ()
+    # Keys that may be a text here, and are whole numbers in the other families.
+    texts: Sequence[str] = ()
     # The model_type of another family: models imported from it that it cannot express are exported as this family.
     heir_of: str = ""
 
@@ -228,7 +230,9 @@ class Family:
             f"config.json: {key}={config[key]!r}: must be {called}, or null"
             for keys, wanted, called in types
             for key in keys
-            if config.get(key) is not None and type(config[key]) is not wanted
+            if config.get(key) is not None
+            and type(config[key]) is not wanted
+            and not (key in self.texts and type(config[key]) is str)
         ]
         wrong += [
             f"config.json: {key}={config[key]}: must be from 0 to {_LARGEST}, or null"

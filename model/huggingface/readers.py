@@ -32,6 +32,8 @@ def limits_of(config: Config) -> dict[str, list[str]]:
     config: a config.json from `Family.write`, which has every key of the family.
     """
     found: dict[str, list[str]] = {}
+    if config["model_type"] not in EXAMINED:
+        return {f"{reader} {version}": [_UNKNOWN] for reader, version in VERSIONS.items()}
     for limit in LIMITS:
         if config["model_type"] in limit.families.split() and limit.concerns(config):
             found.setdefault(f"{limit.reader} {VERSIONS[limit.reader]}", []).append(limit.says)
@@ -127,6 +129,9 @@ def _other_query_scale(config: Config) -> bool:
 
 
 _ALL = "cohere2 llama mistral ministral qwen2 qwen3 smollm3 gemma3_text olmo2 olmo3 gpt_oss"
+# The families that were examined in all three programs.
+EXAMINED = frozenset(_ALL.split())
+_UNKNOWN = "was not examined with this family"
 _WINDOWS_IGNORED = "has no windows in this family: every token sees all keys before it"
 _HEADS = "takes hidden_size / num_attention_heads for the width of a head"
 _HEAD_IGNORED = "takes the embedding for the head and leaves the head out"

@@ -158,6 +158,32 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "olmo3",
         {"sliding_window": WINDOW, "attention_bias": True, "tie_word_embeddings": True},
     ),
+    "exaone4": (
+        "exaone4",
+        {
+            "sliding_window": WINDOW,
+            "sliding_window_pattern": "LLLG",
+            "layer_types": SLIDING,
+            "rope_parameters": {**LLAMA3, "factor": 16.0},
+        },
+    ),
+    "exaone4, full layers that rotate": (
+        "exaone4",
+        {
+            "sliding_window": None,
+            "layer_types": ["full_attention"] * 4,
+            "tie_word_embeddings": True,
+            "rope_parameters": {**LLAMA3, "factor": 16.0},
+        },
+    ),
+    "exaone4, by the pattern alone": (
+        "exaone4",
+        {"sliding_window": WINDOW, "sliding_window_pattern": 2, "num_hidden_layers": 5},
+    ),
+    "exaone4, full layers that do not rotate": (
+        "exaone4",
+        {"sliding_window": WINDOW, "layer_types": ["full_attention"] * 4},
+    ),
     "gpt-oss": (
         "gpt_oss",
         {

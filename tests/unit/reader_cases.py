@@ -131,11 +131,15 @@ READER_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_oss, tied": ("gpt_oss", {**_GPT_OSS, **TIED}),
     "gpt_oss, three to one": ("gpt_oss", {**_GPT_OSS, "layer_types": SLIDING}),
 }  # fmt: skip
+# Families with which no other program was run: the family, and what differs from PLAIN.
+OTHER_CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "exaone4": ("exaone4", {"sliding_window": WINDOW, "layer_types": SLIDING, **BASE}),
+}
 
 
 def said(case: str, reader: str) -> list[str]:
     """What an export of this case says of a program."""
-    kind, changes = READER_CASES[case]
+    kind, changes = {**READER_CASES, **OTHER_CASES}[case]
     family = BY_TYPE[kind]
     read = family.read({**SIZES, "model_type": kind, **PLAIN, **changes})
     written = family.write(read.model, read.rope_base, read.context_length)

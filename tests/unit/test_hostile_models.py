@@ -19,14 +19,14 @@ from safetensors.torch import load_file, save_file
 from model.huggingface.catalogue import BY_TYPE
 from model.huggingface.foreign_keys import LENGTHS, OF_FILES, OF_THE_MODEL, REFUSED
 from tests.unit.huggingface_folders import written_model
-from tests.unit.reader_cases import PLAIN, READER_CASES
+from tests.unit.reader_cases import OTHER_CASES, PLAIN, READER_CASES
 from train.huggingface.export_model import main as export
 from train.huggingface.folder import INDEX as SHARDS
 from train.huggingface.folder import WHOLE
 from train.huggingface.import_model import main as import_
 
 # One case of every family.
-CASES = {kind: (kind, changes) for kind, changes in READER_CASES.values()}
+CASES = {kind: (kind, changes) for kind, changes in (READER_CASES | OTHER_CASES).values()}
 ODD: list[Any] = [
     None, [], [1], {}, {"a": 1}, "", "x", "\0", -1, 0, 1, 7, 2**40, 2**70, 1.5, float("nan"), float("inf"), True,
     False, [[]], ["sliding_attention"] * 4, {"rope_type": "yarn"}, {"full_attention": []}, "9" * 5000,

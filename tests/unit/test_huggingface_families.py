@@ -204,6 +204,7 @@ REFUSED = {
     "gemma3_text": ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0: can only be None"),
     "olmo2": ({"num_key_value_heads": 4}, "must be divisible by"),
     "olmo3": ({"layer_types": ["chunked_attention"] * 4}, "chunked_attention"),
+    "exaone4": ({"sliding_window_pattern": "LLLG"}, "cannot read it without layer_types"),
     "gemma3": ({}, "save its language model by itself"),
 }  # fmt: skip
 

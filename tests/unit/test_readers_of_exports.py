@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from model.huggingface.catalogue import BY_TYPE
-from model.huggingface.readers import LIMITS, LLAMA_CPP, VERSIONS
+from model.huggingface.readers import EXAMINED, LIMITS, LLAMA_CPP, VERSIONS
 from tests.unit.huggingface_cases import SLIDING, WINDOW
 from tests.unit.huggingface_folders import written_model
-from tests.unit.reader_cases import READER_CASES, said
+from tests.unit.reader_cases import OTHER_CASES, READER_CASES, said
 from train.huggingface.export_model import ExportOptions, export_model
 from train.huggingface.import_model import import_model
 
@@ -35,6 +35,14 @@ def test_every_limit_of_llama_cpp_was_met_and_every_version_is_the_one_that_was_
 def test_limits_of_other_programs_can_be_asked_of_every_model(case: str) -> None:
     for reader in VERSIONS:
         assert len(said(case, reader)) == len(set(said(case, reader)))
+
+
+def test_of_a_family_that_no_program_was_run_with_that_is_said() -> None:
+    assert {kind for kind, _ in READER_CASES.values()} == EXAMINED
+    assert {kind for kind, _ in OTHER_CASES.values()} == BY_TYPE.keys() - EXAMINED
+    for case in OTHER_CASES:
+        for reader in VERSIONS:
+            assert said(case, reader) == ["was not examined with this family"]
 
 
 def test_an_export_says_what_other_programs_do_otherwise_and_so_does_its_card(
