@@ -15,6 +15,7 @@ Seconds = Annotated[float, Ge(1), Le(10_000_000)]
 Timed = Literal["tensor", "sequence", "pipeline", "data", "control", "checkpoint"]
 SequenceLayout = Literal["zigzag", "balanced", "contiguous"]
 NotNegative = Annotated[float, Ge(0), Lt(math.inf)]
+Positive = Annotated[float, Gt(0), Lt(math.inf)]
 
 
 @dataclass
@@ -84,6 +85,24 @@ class ParallelConfig:
 
 
 @dataclass
+class ParameterGroup:
+    """Parameters that train differently from the others: see parallel/engine/groups.py."""
+
+    # Kinds of layers whose parameters are in the group, as patterns of their names: [full_nope], ["full_*"]. Empty: all
+    # parameters, also those outside layers.
+    kinds: list[str] = field(default_factory=list)
+    # Names of parameters in the group, as patterns: of the whole name ("layers.3.*", "embedding.weight"), or of the
+    # name inside a layer ("attention.*").
+    parameters: list[str] = field(default_factory=lambda: ["*"])
+    # Factor of the learning rate of the schedule.
+    learning_rate_factor: Positive = 1.0
+    # Factor of optimizer.weight_decay; parameters without decay stay without.
+    weight_decay_factor: NotNegative = 1.0
+    # Whether the weights stay as they are: no gradient, no optimizer states.
+    frozen: bool = False
+
+
+@dataclass
 class OptimizerConfig:
     """Settings of the optimizer; the learning rate comes from the schedule."""
 
@@ -100,3 +119,6 @@ class OptimizerConfig:
     weight_decay: NotNegative = 0.1
     # Global gradient norm above which gradients are scaled down; 0 clips nothing.
     gradient_clipping: NotNegative = 1.0
+    # Parameters that train differently, by a name of the group's own, for example {rest: {frozen: true}, long:
+    # {kinds: [full_nope]}}. A parameter is in the last group that it matches; a stage changes numbers of a group.
+    groups: dict[str, ParameterGroup] = field(default_factory=dict)

@@ -13,6 +13,8 @@ from composed import composed_once  # noqa: F401 (a fixture)
 from data.packing.document_rules import DocumentRules
 from data.packing.spans import BatchShape
 from model.layer_pattern import OVERRIDES, LayerSpec, expand_pattern
+from model.parameters import parameter_names
+from parallel.engine.groups import groups_of
 from train.configuration import groups, validate
 from train.configuration.compose import ConfigMistakes, compose_run
 from train.configuration.keys import field_at, hint_at, known_keys
@@ -47,6 +49,12 @@ RUNS: tuple[tuple[int, list[str]], ...] = (
     (1, ["schedule=small", "data=generated", "+data.sources.one.generated={task: key_value, min_length: 64}"]),
     (1, ["schedule=small", "data=generated", "+data.sources.one.generated={task: copy, min_length: 128, span: 8}",
          "evaluation.enabled=false"]),
+    (1, ["schedule=small", "optimizer.groups={all: {learning_rate_factor: 0.5}, norms: {parameters: [norm.weight]}}",
+         "+schedule.stages.first.groups.all={learning_rate_factor: 0.25}"]),
+    (1, ["schedule=small", "optimizer.groups={near: {kinds: [window_rope], frozen: true}, far: {kinds: [full_nope], "
+         "learning_rate_factor: 0.5, weight_decay_factor: 0.5}}"]),
+    (1, ["schedule=small", "+schedule.stages.first.groups.far={}",
+         "optimizer.groups={far: {kinds: [full_nope]}, near: {kinds: [window_rope], learning_rate_factor: 0.5}}"]),
 )  # fmt: skip
 # Values for keys whose type does not say any.
 SPECIAL = {
@@ -64,6 +72,11 @@ SPECIAL = {
     "parallel.timeouts": ["{pipeline: 5}", "{tensor: 5}", "{data: 5}"],
     "schedule.stages.NAME.rope_base": ["500", "safe"],
     "schedule.stages.NAME.learning_rate": ["1e-4"],
+    "optimizer.groups.NAME.kinds": ["[window_rope]"],
+    "optimizer.groups.NAME.parameters": ["['*_proj.weight']"],
+    "schedule.stages.NAME.groups.NAME.learning_rate_factor": ["0.125", "0.5"],
+    "schedule.stages.NAME.groups.NAME.weight_decay_factor": ["2", "1"],
+    "schedule.stages.NAME.groups.NAME.frozen": ["true"],
     "schedule.stages.NAME.pose": ["{target_length: 5000}"],
     "schedule.stages.NAME.data": ["{one: 1}"],
     "schedule.stages.NAME.parallel": ["{tensor: 2}", "{bucket_elements: 77}", "{sequence_layout: balanced}"],
@@ -109,6 +122,12 @@ def outcome(run: RunConfig) -> dict[str, Any]:
     used = {axis for axis in ("tensor", "sequence", "pipeline") for stage in schedule.stages
             if getattr(stage.parallel, axis) > 1}  # fmt: skip
     waits = run.parallel.timeouts
+    names = parameter_names(run.model, range(run.model.num_layers))
+    members = groups_of(names, run.model, run.optimizer.groups)
+    parts["optimizer"]["groups"] = [
+        [group in stage.frozen or stage.groups[group] for group in members.values()]
+        for stage in schedule.stages
+    ]
     parts["timeouts"] = {
         name: s for name, s in waits.items() if name in {*used, "data", "control", "checkpoint"}
     }

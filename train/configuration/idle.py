@@ -20,6 +20,7 @@ from model.layer_pattern import (
 )
 from model.overrides import is_inherited
 from parallel.config import ParallelConfig
+from train.configuration.idle_groups import some_group_differs, trains
 from train.configuration.idle_kinds import (
     follows_base,
     goes_on,
@@ -299,6 +300,22 @@ ROWS = (
         ("parallel.timeouts.NAME",),
         lambda run, axis: any(getattr(layout, axis, 2) > 1 for layout in _layouts(run)),
         "where no stage has this axis; drop it",
+    ),
+    Row(
+        ("optimizer.groups.NAME.learning_rate_factor", "optimizer.groups.NAME.weight_decay_factor"),
+        trains,
+        "where the group is frozen in every stage; drop it",
+    ),
+    Row(
+        ("optimizer.groups.NAME.weight_decay_factor",),
+        lambda run, _: run.optimizer.weight_decay > 0,
+        "with optimizer.weight_decay=0; drop it",
+    ),
+    Row(
+        ("optimizer.groups",),
+        lambda run, _: some_group_differs(run),
+        "where every group trains as parameters without a group do; give learning_rate_factor, weight_decay_factor or "
+        "frozen, or drop it",
     ),
     Row(
         ("train.recompute_layers",),

@@ -15,9 +15,8 @@ from data.config import DataConfig, PathMark, PathText
 from model.config import Keys, ModelConfig
 from model.position.methods import RopeMethod
 from model.position.scales.methods import AnyScale
-from parallel.config import OptimizerConfig, ParallelConfig
+from parallel.config import NotNegative, OptimizerConfig, ParallelConfig, Positive
 
-NotNegative = Annotated[float, Ge(0), Lt(inf)]
 AtLeastOne = Annotated[float, Ge(1), Lt(inf)]
 Tokens = Annotated[int, Ge(0)]
 # Offsets in a stream are 32-bit integers.
@@ -146,6 +145,18 @@ class StageKindConfig:
 
 
 @dataclass
+class StageGroupConfig:
+    """What a stage changes in one group of parameters; null: as in optimizer.groups."""
+
+    # Factor of the learning rate in this stage.
+    learning_rate_factor: Positive | None = None
+    # Factor of optimizer.weight_decay in this stage.
+    weight_decay_factor: NotNegative | None = None
+    # Whether the group's weights stay as they are in this stage; states of AdamW start at zero where they train again.
+    frozen: bool | None = None
+
+
+@dataclass
 class StageConfig:
     """One row of the run's table of stages: a number of tokens at one context length."""
 
@@ -174,6 +185,9 @@ class StageConfig:
     pose: PoseConfig | None = None
     # Settings of kinds of layers that this stage changes, by name of the kind; empty: none.
     kinds: dict[str, StageKindConfig] = field(default_factory=dict)
+    # Settings of groups of parameters that this stage changes, by name of the group, for example
+    # {rest: {frozen: true}}; empty: none.
+    groups: dict[str, StageGroupConfig] = field(default_factory=dict)
     # Settings of `parallel` that this stage overrides, for example {sequence: 4, zero_stage: 2}; empty: none.
     parallel: Annotated[dict[str, Any], PartOf(ParallelConfig, OF_ALL_STAGES)] = field(
         default_factory=dict

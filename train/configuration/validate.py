@@ -15,6 +15,7 @@ from model.huggingface.refusal import CannotExpress
 from model.layer_pattern import LayerSpec, expand_pattern
 from model.position.rope import Rope
 from parallel.config import ParallelConfig
+from parallel.engine.groups import group_problems
 from parallel.pipeline.split import pipeline_problems
 from parallel.regions import regions_obstacle
 from parallel.sequence.dealing import dealing_problem
@@ -57,6 +58,8 @@ def _rules(config: RunConfig, world_size: int) -> list[str]:
     found += _recompute_problems(config) + _backend_problems(config) + id_problems(config)
     if config.model.problems():  # the schedule's own rules are checked all the same
         config = dataclasses.replace(config, model=ModelConfig())
+    else:
+        found += group_problems(config.model, config.optimizer.groups)
     schedule, mistakes = build_schedule(config)
     found += mistakes
     if schedule is not None:

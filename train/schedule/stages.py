@@ -17,8 +17,10 @@ from model.at_step import AtStep
 from model.config import ModelConfig
 from model.layer_pattern import expand_pattern
 from parallel.config import ParallelConfig
+from parallel.engine.groups import NO_GROUP, ORDINARY, GroupSettings
 from train.configuration.schema import LearningRateConfig, RunConfig, StageConfig
 from train.schedule import learning_rate, rope_base
+from train.schedule.groups import stage_group_problems, stage_groups
 from train.schedule.kinds import StageKinds
 from train.schedule.rope_base import BaseCurve
 
@@ -41,6 +43,13 @@ class Stage:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     # What the stage changes in kinds of layers.
     kinds: StageKinds = field(default_factory=StageKinds)
+    # How every group of parameters trains, by name; `NO_GROUP`: those of no group.
+    groups: Mapping[str, GroupSettings] = field(default_factory=lambda: {NO_GROUP: ORDINARY})
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """The groups whose parameters do not train."""
+        return frozenset(name for name, group in self.groups.items() if group.frozen)
 
     @property
     def end(self) -> int:
@@ -132,12 +141,12 @@ class Schedule:
         return (*sorted({n for n in (self.start_length, *before) if 0 < n < here}), here)
 
     def leg(self, tokens_seen: int) -> tuple[Stage, ...]:
-        """Returns the consecutive stages around `tokens_seen` that share one layout, and so one engine. The result
-        is the same wherever among them a run starts."""
+        """Returns the consecutive stages around `tokens_seen` that share one layout and the parameters that train, and
+        so one engine. The result is the same wherever among them a run starts."""
         here = self.stage_at(tokens_seen)
-        for layout, stages in groupby(self.stages, key=lambda stage: stage.parallel):
+        for _, stages in groupby(self.stages, key=lambda stage: (stage.parallel, stage.frozen)):
             members = tuple(stages)
-            if layout == here.parallel and members[0].index <= here.index <= members[-1].index:
+            if members[0].index <= here.index <= members[-1].index:
                 return members
         raise AssertionError("every stage is in a group")
 
@@ -218,6 +227,7 @@ def _resolve(
     tokens = num_steps * row.batch_tokens
     kinds = StageKinds(row.kinds, row.sequence_length, row.batch_tokens, tokens)
     found += kinds.problems(config.model, key)
+    found += stage_group_problems(config.model, config.optimizer.groups, row.groups, key)
     if found:
         return None, found
     rules, mistakes = _document_rules(row, key)
@@ -255,7 +265,8 @@ def _resolve(
         row.sequence_length, row.batch_tokens, row.micro_batch_tokens, weights, rules
     )
     start = before[-1].end if before else 0
-    return Stage(name, len(before), start, num_steps, shape, curve, rate, layout, kinds), []
+    groups = stage_groups(config.optimizer.groups, row.groups)
+    return Stage(name, len(before), start, num_steps, shape, curve, rate, layout, kinds, groups), []
 
 
 def _document_rules(row: StageConfig, key: str) -> tuple[DocumentRules, list[str]]:

@@ -1,0 +1,133 @@
+"""Groups of parameters: which parameters a group has, what a stage changes in it, and what is refused in one line."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from model.config import ModelConfig
+from model.layer_pattern import KindConfig
+from model.parameters import parameter_names
+from parallel.config import OptimizerConfig, ParameterGroup
+from parallel.engine.groups import NO_GROUP, GroupSettings, group_problems, groups_of
+from train.configuration.compose import compose_run
+from train.configuration.schema import StageGroupConfig
+from train.configuration.validate import rules
+from train.schedule.groups import stage_group_problems, stage_groups
+from train.schedule.stages import build_schedule
+
+MODEL = ModelConfig(
+    num_layers=4,
+    layer_pattern=["window_rope", "near", "window_rope", "full_nope"],
+    kinds={"near": KindConfig(like="window_rope", window=16)},
+)
+NAMES = parameter_names(MODEL, range(4))
+
+
+def members(groups: dict[str, ParameterGroup], group: str) -> set[str]:
+    return {name for name, of in groups_of(NAMES, MODEL, groups).items() if of == group}
+
+
+def test_a_parameter_is_in_the_last_group_that_it_matches() -> None:
+    groups = {
+        "rest": ParameterGroup(frozen=True),
+        "long": ParameterGroup(kinds=["full_*"]),
+        "queries": ParameterGroup(parameters=["attention.q_proj.*", "layers.0.attention.k*"]),
+    }
+    queries = {f"layers.{layer}.attention.q_proj.weight" for layer in range(4)}
+    assert members(groups, "queries") == queries | {"layers.0.attention.k_proj.weight"}
+    assert members(groups, "long") == {n for n in NAMES if n.startswith("layers.3.")} - queries
+    assert members(groups, NO_GROUP) == set()
+    assert {"embedding.weight", "norm.weight"} < members(groups, "rest")
+
+
+def test_a_kind_is_matched_by_its_own_name_and_ends_belong_to_no_kind() -> None:
+    groups = {"near": ParameterGroup(kinds=["near"]), "windows": ParameterGroup(kinds=["window_*"])}
+    assert members(groups, "near") == {n for n in NAMES if n.startswith("layers.1.")}
+    assert members(groups, "windows") == {
+        n for n in NAMES if n.startswith(("layers.0.", "layers.2."))
+    }
+    assert {"embedding.weight", "norm.weight"} < members(groups, NO_GROUP)
+
+
+def test_without_groups_every_parameter_is_ordinary() -> None:
+    assert set(groups_of(NAMES, MODEL, {}).values()) == {NO_GROUP}
+    assert stage_groups({}, {}) == {NO_GROUP: GroupSettings()}
+
+
+@pytest.mark.parametrize(
+    ("groups", "says"),
+    [
+        ({"a": ParameterGroup(kinds=["full_rope"])}, "optimizer.groups.a.kinds=full_rope: matches no kind"),
+        ({"a": ParameterGroup(parameters=["*.bias"])}, "optimizer.groups.a.parameters=*.bias: matches no"),
+        (
+            {"a": ParameterGroup(kinds=["near"]), "b": ParameterGroup()},
+            "optimizer.groups.a: has no parameter, or later groups take all",
+        ),
+        (
+            {"a": ParameterGroup(parameters=["*norm.weight"], weight_decay_factor=2.0)},
+            "optimizer.groups.a.weight_decay_factor: has no effect, no parameter of the group has weight decay",
+        ),
+        ({"a b": ParameterGroup()}, "optimizer.groups.a b: a group's name is made of"),
+    ],
+)  # fmt: skip
+def test_a_group_without_parameters_is_refused(
+    groups: dict[str, ParameterGroup], says: str
+) -> None:
+    (found,) = group_problems(MODEL, groups)
+    assert found.startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"b": StageGroupConfig(frozen=True)}, "s.groups.b: is no group of optimizer.groups, there are a"),
+        ({"a": StageGroupConfig()}, "s.groups.a: changes nothing"),
+        ({"a": StageGroupConfig(learning_rate_factor=0.5)}, "s.groups.a.learning_rate_factor=0.5: has no effect"),
+        (
+            {"a": StageGroupConfig(frozen=True, weight_decay_factor=2.0)},
+            "s.groups.a.weight_decay_factor: has no effect where the group is frozen",
+        ),
+    ],
+)  # fmt: skip
+def test_a_change_of_a_stage_without_effect_is_refused(
+    change: dict[str, StageGroupConfig], says: str
+) -> None:
+    groups = {"a": ParameterGroup(kinds=["near"], learning_rate_factor=0.5)}
+    (found,) = stage_group_problems(MODEL, groups, change, "s")
+    assert found.startswith(says)
+
+
+def test_a_stage_in_which_nothing_trains_is_refused() -> None:
+    groups = {"all": ParameterGroup()}
+    (found,) = stage_group_problems(
+        MODEL, groups, {"all": StageGroupConfig(frozen=True)}, "schedule.stages.long"
+    )
+    assert found.startswith("schedule.stages.long: every parameter is frozen, so nothing trains")
+
+
+def run_with(*words: str) -> Any:
+    return compose_run(["experiment=quickstart", *words])
+
+
+def test_stages_with_the_same_parameters_frozen_share_an_engine_and_others_do_not() -> None:
+    config = run_with(
+        "optimizer.groups.windows={kinds: [window_rope], learning_rate_factor: 0.5}",
+        "schedule.stages.middle.groups.windows.learning_rate_factor=0.25",
+        "schedule.stages.long.groups.windows.frozen=true",
+    )
+    schedule, found = build_schedule(config)
+    assert schedule is not None and not found
+    short, middle, long = schedule.stages
+    assert schedule.leg(0) == (short, middle)
+    assert schedule.leg(middle.end) == (long,)
+    factors = [stage.groups["windows"].learning_rate_factor for stage in schedule.stages]
+    assert factors == [0.5, 0.25, 0.5]
+    assert [sorted(stage.frozen) for stage in schedule.stages] == [[], [], ["windows"]]
+
+
+def test_groups_are_judged_with_the_run() -> None:
+    config = run_with("optimizer.groups.x={kinds: [chunk_rope], frozen: true}")
+    assert any("optimizer.groups.x.kinds=chunk_rope" in line for line in rules(config, 1))
+    without = replace(config, optimizer=OptimizerConfig())
+    assert rules(without, 1) == []
