@@ -78,6 +78,10 @@ class GeneratedDocuments:
             f" max_length={self.min_length}"
         ]
 
+    def warnings(self) -> list[str]:
+        """Returns what is allowed and may surprise, one line each; keys as in `problems`."""
+        return []
+
     def room_problems(self, needed: int, what: str) -> list[str]:
         """Returns a line if a shortest document has no room for `needed` symbols, of `what`, BOS and end token."""
         if self.min_length >= needed + 2:

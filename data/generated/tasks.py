@@ -8,6 +8,7 @@ from typing import Any, Literal
 from data.generated.copied_span import Copy, CopyTask
 from data.generated.documents import Task
 from data.generated.key_value import KeyValue, KeyValueTask
+from data.generated.posgen import PosGen, PosGenTask
 from data.generated.uniform import Uniform, UniformTask
 
 
@@ -16,14 +17,14 @@ class NotGenerated:
     """The source has token files."""
 
     # What the documents of the source are. none: those of token files. copy: spans that are repeated after a distance.
-    # key_value: pairs and queries. uniform: random tokens.
+    # key_value: pairs and queries. posgen: sums of earlier tokens. uniform: random tokens.
     task: Literal["none"] = "none"
 
 
 # The settings of a task, which their `task` names.
-GeneratedConfig = Copy | KeyValue | Uniform
+GeneratedConfig = Copy | KeyValue | PosGen | Uniform
 # The setting of a source.
-FilesOrGenerated = NotGenerated | Copy | KeyValue | Uniform
+FilesOrGenerated = NotGenerated | Copy | KeyValue | PosGen | Uniform
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ TASKS: Mapping[type, Maker] = MappingProxyType(
     {
         Copy: Maker(CopyTask, version=1),
         KeyValue: Maker(KeyValueTask, version=1),
+        PosGen: Maker(PosGenTask, version=1),
         Uniform: Maker(UniformTask, version=1),
     }
 )

@@ -86,7 +86,7 @@ def _identity(settings: GeneratedConfig, eos_id: int, bos_id: int | None) -> str
     given = {
         name: value
         for name, (value, usual) in values.items()
-        if name not in ("task", "heldout") and value != usual
+        if name not in ("task", "heldout", "heldout_set") and value != usual
     }
     facts = json.dumps({**given, "end_id": eos_id, "bos_id": bos_id}, sort_keys=True)
     return f"{settings.task} {TASKS[type(settings)].version} {facts}"

@@ -17,6 +17,7 @@ from data.config import DataConfig, SourceConfig
 from data.generated.copied_span import Copy
 from data.generated.documents import HELD_OUT, below, draws_at, key, one_below
 from data.generated.key_value import KeyValue
+from data.generated.posgen import PosGen
 from data.generated.source import GeneratedSource
 from data.generated.tasks import TASKS, GeneratedConfig
 from data.generated.uniform import Uniform
@@ -36,6 +37,7 @@ SETTINGS = (
     KeyValue(task="key_value", min_length=42, max_length=97, key_tokens=1, value_tokens=3, queries=5),
     KeyValue(task="key_value", min_length=6, max_length=9, ids=8, key_tokens=1, value_tokens=1, queries=1),
     KeyValue(task="key_value", min_length=80, max_length=90, ids=5, key_tokens=16, queries=2),
+    PosGen(task="posgen", min_length=30, max_length=64, rule="semi_recursive", far=2, near=3),
     Uniform(task="uniform", min_length=3, max_length=20, first_id=5, ids=9),
 )  # fmt: skip
 
@@ -223,12 +225,12 @@ def test_impossible_settings_name_a_way_out(wanted: GeneratedConfig, said: list[
 
 
 def test_a_source_is_either_files_or_generated() -> None:
-    both = DataConfig(sources={"a": SourceConfig(prefix="x", generated=SETTINGS[5])})
+    both = DataConfig(sources={"a": SourceConfig(prefix="x", generated=SETTINGS[-1])})
     assert both.rules() == [
         "data.sources.a.prefix=x: the source is generated (uniform); use one of both"
     ]
     named = DataConfig(
-        corpus="python_stdlib", sources={"python_stdlib": SourceConfig(generated=SETTINGS[5])}
+        corpus="python_stdlib", sources={"python_stdlib": SourceConfig(generated=SETTINGS[-1])}
     )
     assert named.rules() == [
         "data.sources.python_stdlib: data.corpus has this name; give the source another"
@@ -275,11 +277,11 @@ def test_batches_go_on_bit_by_bit_from_every_step(tmp_path: Path) -> None:
 
 def test_another_end_or_bos_token_than_the_checkpoint_has_is_refused(tmp_path: Path) -> None:
     state = RunState()
-    state.tokenizer = tokenizer_identity([source(SETTINGS[5], end_id=7, bos_id=5)])
+    state.tokenizer = tokenizer_identity([source(SETTINGS[-1], end_id=7, bos_id=5)])
     assert state.tokenizer["generated"]
 
     def refused(end_id: int, bos_id: int | None) -> list[str]:
-        facts = tokenizer_identity([source(SETTINGS[5], end_id=end_id, bos_id=bos_id)])
+        facts = tokenizer_identity([source(SETTINGS[-1], end_id=end_id, bos_id=bos_id)])
         return _other_tokenizer(state.tokenizer, facts)
 
     assert refused(7, 5) == []

@@ -22,7 +22,17 @@ def id_problems(config: RunConfig) -> list[str]:
     return found
 
 
-def cut_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
+def generated_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
+    """Returns the warnings of generated sources: their own, and about documents that a stage cuts."""
+    own = [
+        f"data.sources.{name}.generated.{line}"
+        for name, settings in config.data.generated.items()
+        for line in settings.warnings()
+    ]
+    return own + _cut_warnings(config, schedule)
+
+
+def _cut_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     """Warns of generated documents whose labels refer to tokens that a cut puts into another piece."""
     shortest = min(schedule.stages, key=lambda stage: stage.shape.sequence_length)
     length = shortest.shape.sequence_length

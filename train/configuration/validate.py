@@ -22,7 +22,7 @@ from parallel.sequence.dealing import dealing_problem
 from parallel.tensor.cut import tensor_problems
 from train.checkpointing.continuation import find_resume, obstacles
 from train.checkpointing.state import read_state
-from train.configuration.generated_rules import cut_warnings, id_problems
+from train.configuration.generated_rules import generated_warnings, id_problems
 from train.configuration.ramp_warnings import ramp_warnings
 from train.configuration.room import room_problems
 from train.configuration.rotation_warnings import rotation_warnings
@@ -83,7 +83,7 @@ def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     found = _saving_warnings(config, schedule) + _export_warnings(schedule)
     found += rotation_warnings(config, schedule) + _chunk_warnings(config, schedule)
     found += scale_warnings(schedule) + ramp_warnings(config, schedule)
-    found += cut_warnings(config, schedule)
+    found += generated_warnings(config, schedule)
     specs = [schedule.at_end_of(stage).at.specs.values() for stage in schedule.stages]
     first = schedule.stages[0].base.corners[0][1]
     bases = [
