@@ -53,8 +53,6 @@ RUNS: tuple[tuple[int, list[str]], ...] = (
          "+schedule.stages.first.groups.all={learning_rate_factor: 0.25}"]),
     (1, ["schedule=small", "optimizer.groups={near: {kinds: [window_rope], frozen: true}, far: {kinds: [full_nope], "
          "learning_rate_factor: 0.5, weight_decay_factor: 0.5}}"]),
-    (1, ["schedule=small",
-         "optimizer.groups={far: {kinds: [full_nope]}, near: {kinds: [window_rope], learning_rate_factor: 0.5}}"]),
 )  # fmt: skip
 # Values for keys whose type does not say any.
 SPECIAL = {
@@ -92,6 +90,7 @@ EXCEPTIONS = {
     "optimizer.name": "has one choice",
     "model.kinds.NAME.like": "another built-in kind is another model or a rule of its own",
     "preflight.links": "is the condition of others",
+    "optimizer.groups.NAME.frozen": "takes the effect of the factors of its group, which are refused then",
     "schedule.stages.NAME.groups.NAME.frozen": "has two values: that of the group, which is refused, and the other",
 }
 

@@ -20,7 +20,7 @@ from model.layer_pattern import (
 )
 from model.overrides import is_inherited
 from parallel.config import ParallelConfig
-from train.configuration.idle_groups import some_group_differs, trains
+from train.configuration.idle_groups import group_matters, trains
 from train.configuration.idle_kinds import (
     follows_base,
     goes_on,
@@ -312,10 +312,10 @@ ROWS = (
         "with optimizer.weight_decay=0; drop it",
     ),
     Row(
-        ("optimizer.groups",),
-        lambda run, _: some_group_differs(run),
-        "where every group trains as parameters without a group do; give learning_rate_factor, weight_decay_factor or "
-        "frozen, or drop it",
+        ("optimizer.groups.NAME",),
+        group_matters,
+        "where its parameters train the same without it; give learning_rate_factor, weight_decay_factor or frozen, or "
+        "drop it",
     ),
     Row(
         ("train.recompute_layers",),
