@@ -9,6 +9,8 @@ The sequential block may normalise after attention and feed-forward instead (OLM
 
     h = x + post_norm(attention(norm(x)))    y = h + feed_forward_post_norm(feed_forward(feed_forward_norm(h)))
 
+In both blocks `residual_scale` multiplies what is added to the residual stream (Granite); with 1 the sum is exact.
+
 Only attention mixes tokens and communicates between ranks. The code before and after attention is token-wise; both
 parts are methods, which `regions` can compile. The parallel block computes its feed-forward in `before`, where the
 normalised input is available:
@@ -23,6 +25,7 @@ Shape letters: T tokens, D width, H query heads, G key/value heads, K head dimen
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from model.attention.core import AttentionCore
@@ -46,6 +49,7 @@ class Block(nn.Module, ABC):
         super().__init__()
         self.norm = build_norm(config.norm, config.hidden_size, config.norm_eps)
         self.attention = Attention(config, spec, core)
+        self.residual_scale = config.residual_scale
 
     def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
         """(T, D) to (T, D)."""
@@ -73,12 +77,12 @@ class ParallelBlock(Block):
     def before(self, x_TD: Tensor, positioning: Positioning) -> BeforeAttention:
         """See `Block`."""
         n_TD = self.norm(x_TD)
-        return *self.attention.positioned(n_TD, positioning), x_TD + self.feed_forward(n_TD)
+        positioned = self.attention.positioned(n_TD, positioning)
+        return *positioned, torch.add(x_TD, self.feed_forward(n_TD), alpha=self.residual_scale)
 
     def after(self, r_TD: Tensor, o_TD: Tensor, gate_TW: Tensor | None) -> Tensor:
         """See `Block`."""
-        y_TD: Tensor = r_TD + self.attention.output(o_TD, gate_TW)
-        return y_TD
+        return torch.add(r_TD, self.attention.output(o_TD, gate_TW), alpha=self.residual_scale)
 
 
 class SequentialBlock(Block):
@@ -100,10 +104,10 @@ class SequentialBlock(Block):
 
     def after(self, r_TD: Tensor, o_TD: Tensor, gate_TW: Tensor | None) -> Tensor:
         """See `Block`."""
-        h_TD = r_TD + self.post_norm(self.attention.output(o_TD, gate_TW))
-        f_TD = self.feed_forward(self.feed_forward_norm(h_TD))
-        y_TD: Tensor = h_TD + self.feed_forward_post_norm(f_TD)
-        return y_TD
+        a_TD = self.post_norm(self.attention.output(o_TD, gate_TW))
+        h_TD = torch.add(r_TD, a_TD, alpha=self.residual_scale)
+        f_TD = self.feed_forward_post_norm(self.feed_forward(self.feed_forward_norm(h_TD)))
+        return torch.add(h_TD, f_TD, alpha=self.residual_scale)
 
 
 # Keys: the values of `ModelConfig.block`.

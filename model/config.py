@@ -108,6 +108,8 @@ class ModelConfig:
     query_scale: Positive = 1.0
     # Factor of the embeddings before the first layer.
     embedding_scale: Positive = 1.0
+    # Factor of what attention and feed-forward add to the residual stream (Granite: 0.22).
+    residual_scale: Positive = 1.0
     # Whether the output head reuses the embedding's weight.
     tie_embeddings: bool = True
     # Factor of the output logits.

@@ -35,6 +35,7 @@ class TensorParallelBlock(nn.Module):
         self.norm = block.norm
         self.attention = block.attention
         self.feed_forward = block.feed_forward
+        self.residual_scale = block.residual_scale
         self._group = group
 
     def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
@@ -48,7 +49,7 @@ class TensorParallelBlock(nn.Module):
         # `map` is lazy: the transfer of a sum starts before the next piece's feed-forward.
         for a, f in zip(a_TD, chain(f_TD, map(self.feed_forward, n_TD)), strict=True):
             leaving.send(a + f)
-        return x_TD + leaving.landed()
+        return torch.add(x_TD, leaving.landed(), alpha=self.residual_scale)
 
 
 class TensorSequentialBlock(nn.Module):
@@ -62,6 +63,7 @@ class TensorSequentialBlock(nn.Module):
         self.feed_forward_norm = block.feed_forward_norm
         self.feed_forward_post_norm = block.feed_forward_post_norm
         self.feed_forward = block.feed_forward
+        self.residual_scale = block.residual_scale
         self._group = group
 
     def forward(self, x_TD: Tensor, layout: PackedLayout, at: KindAtStep) -> Tensor:
@@ -77,16 +79,16 @@ class TensorSequentialBlock(nn.Module):
         leaving = Leaving(self._group, ends_block=False)
         for piece_TD, gate_TW in zip(pieces(o_TD, self._group.size), gates, strict=True):
             leaving.send(self.attention.output(piece_TD, gate_TW))
-        h_TD = x_TD + self.post_norm(leaving.landed())
+        a_TD = self.post_norm(leaving.landed())
+        h_TD = torch.add(x_TD, a_TD, alpha=self.residual_scale)
         arriving = Arriving(self.feed_forward_norm(h_TD), self._group)
         # A norm after the sums keeps them for its backward, so a recomputation needs them.
         ends_block = isinstance(self.feed_forward_post_norm, nn.Identity)
         leaving = Leaving(self._group, ends_block=ends_block)
         for _ in range(arriving.count):
             leaving.send(self.feed_forward(arriving.piece()))
-        f_TD = leaving.landed()
-        y_TD: Tensor = h_TD + self.feed_forward_post_norm(f_TD)
-        return y_TD
+        f_TD = self.feed_forward_post_norm(leaving.landed())
+        return torch.add(h_TD, f_TD, alpha=self.residual_scale)
 
 
 def cut_block(block: nn.Module, group: AxisGroup) -> nn.Module:

@@ -88,6 +88,7 @@ FORMS = {
     "gated": replace(
         MODELS["cohere"],
         sinks=True,
+        residual_scale=0.7,
         gate="sigmoid",
         gate_over="channel",
         kinds={
@@ -109,6 +110,7 @@ FORMS = {
     "normed": replace(
         MODELS["llama"],
         gate="sigmoid",
+        residual_scale=0.3,
         kinds={
             "window_rope": KindConfig(qk_norm_at="after", value_scale=0.7),
             "full_rope": KindConfig(

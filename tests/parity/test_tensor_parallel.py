@@ -181,7 +181,11 @@ CASES: dict[str, tuple[int, dict[str, Any], float]] = {
     "4 ranks, two key heads": (4, {"num_kv_heads": 2, "tie_embeddings": True}, 1e-3),
     "4 ranks, one key head, sequential": (4, {"num_kv_heads": 1, "block": "sequential"}, 1e-3),
     "4 ranks, heads not normed": (4, {"num_kv_heads": 2, "qk_norm": False}, 0.0),
-    "2 ranks, as OLMo": (2, {**IMPORTED, "num_kv_heads": 4, "norm_at": "after"}, 1e-3),
+    "2 ranks, as OLMo": (
+        2,
+        {**IMPORTED, "num_kv_heads": 4, "norm_at": "after", "residual_scale": 0.3},
+        1e-3,
+    ),
     "3 ranks, as Gemma": (
         3,
         {**IMPORTED, "num_kv_heads": 1, "norm": "rmsnorm_plus_one", "norm_at": "both"},
@@ -200,7 +204,13 @@ CASES: dict[str, tuple[int, dict[str, Any], float]] = {
     ),
     "2 ranks, parallel, biases": (
         2,
-        {"qkv_bias": True, "output_bias": True, "feed_forward_bias": True, "sinks": True},
+        {
+            "qkv_bias": True,
+            "output_bias": True,
+            "feed_forward_bias": True,
+            "sinks": True,
+            "residual_scale": 0.7,
+        },
         0.0,
     ),
 }

@@ -148,6 +148,35 @@ def test_banded_and_dense_models_agree_in_every_gradient(block, norm, qk_norm):
         assert torch.count_nonzero(gradient) > 0, name
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"block": "sequential", "output_bias": True, "feed_forward_bias": True},
+        {"block": "sequential", "norm_at": "after"},
+        {"block": "sequential", "norm": "rmsnorm", "norm_at": "both"},
+    ],
+)
+def test_the_residual_scale_is_a_factor_of_what_ends_both_halves_of_a_block(form):
+    """The same model with that factor in the weights, and a biased model too, whose biases it multiplies as well."""
+    config = replace(TINY, **form)
+    scaled, folded = built(replace(config, residual_scale=0.3)), built(config)
+    ends = ("post_norm.weight",) if "norm_at" in form else ("o_proj.", "down_proj.")
+    with torch.no_grad():
+        for (name, ours), theirs in zip(
+            scaled.named_parameters(), folded.parameters(), strict=True
+        ):
+            if name.endswith(".bias"):
+                ours.add_(0.2)
+            theirs.copy_(ours)
+            if any(end in name for end in ends):
+                theirs.mul_(0.3)
+    tokens, layout = random_tokens(23), PackedLayout.from_lengths([20, 3])
+    torch.testing.assert_close(
+        scaled(tokens, layout, BASE), folded(tokens, layout, BASE), atol=1e-12, rtol=0
+    )
+
+
 def test_one_layer_as_written_on_paper():
     """A readable parallel block, spelled out with torch's own attention."""
     config = replace(TINY, num_layers=1, layer_pattern=["full_nope"], logit_scale=0.5)
