@@ -11,17 +11,39 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.parameters import parameter_names
+from parallel.engine.training import ORDINARILY, Training
 from parallel.tensor.cut import Cut, cut_of
 
 
 @dataclass(frozen=True)
 class NamedParameters:
-    """named: the parameters this rank trains. config, tensor_rank, tensor_ranks: determine how each is cut."""
+    """The parameters that this rank answers for; a tied head on another rank than its embedding is none.
+
+    named: all of them, by name. config, tensor_rank, tensor_ranks: determine how each is cut. training: how the model's
+    parameters train, also those of other ranks.
+    """
 
     named: Mapping[str, nn.Parameter]
     config: ModelConfig
     tensor_rank: int = 0
     tensor_ranks: int = 1
+    training: Training = ORDINARILY
+
+    @property
+    def everywhere(self) -> list[str]:
+        """The names of all parameters of the model, on whatever rank."""
+        return parameter_names(self.config, range(self.config.num_layers))
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Those that train."""
+        return {n: p for n, p in self.named.items() if not self.training.is_frozen(n)}
+
+    @property
+    def frozen(self) -> dict[str, nn.Parameter]:
+        """Those that stay as they are."""
+        return {n: p for n, p in self.named.items() if self.training.is_frozen(n)}
 
     def cut(self, name: str) -> Cut:
         """Returns how the parameter is cut.

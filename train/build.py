@@ -16,8 +16,11 @@ from data.batch import RankReader
 from data.loader import Loader
 from data.packing.planner import BatchPlanner
 from data.sources import Corpus, make_corpus, open_corpus
+from model.parameters import parameter_names
 from model.peak_flops import peak_flops
 from parallel.checkpoint import tensors as checkpoint_tensors
+from parallel.engine.groups import groups_of
+from parallel.engine.training import StepCounts, Training
 from parallel.mesh import Mesh, arrange
 from train.build_trainer import build_trainer, dealer
 from train.checkpointing import folder as checkpoint_folder
@@ -205,6 +208,12 @@ def _trainer(
     config: RunConfig, mesh: Mesh, schedule: Schedule, state: RunState, resume: Path | None
 ) -> Trainer:
     leg = schedule.leg(state.tokens_seen)
+    names = parameter_names(config.model, range(config.model.num_layers))
+    training = Training(
+        groups_of(names, config.model, config.optimizer.groups),
+        leg[0].groups,
+        StepCounts(state.optimizer_steps, state.other_optimizer_steps),
+    )
     # Its windows and length decide how a pipeline divides the layers; parameters are those of every stage.
     longest = max(leg, key=lambda stage: stage.shape.sequence_length)
     try:
@@ -214,14 +223,15 @@ def _trainer(
             leg[0].parallel,
             sequence_length=longest.shape.sequence_length,
             picture=run_folder(config) / f"pipeline_{leg[0].name}.svg",
+            training=training,
         )
     except ValueError as error:  # not a user mistake: keep its traceback
         raise RuntimeError("the engine could not be built") from error
     if resume is not None:
         index = mesh.together(lambda: read_index(resume))
-        checkpoint_tensors.read(
-            trainer.engine, resume, index, optimizer_steps=state.optimizer_steps
-        )
+        checkpoint_tensors.read(trainer.engine, resume, index, steps=training.steps)
+        for line in training.changes(names) if mesh.is_main else []:
+            say(f"{config.run_name}: {line}", run_folder(config) / "log.txt")
     return trainer
 
 

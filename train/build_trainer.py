@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 
 from torch import Tensor
@@ -16,16 +17,17 @@ from model.attention.core import choose_core
 from model.attention.gate_sums import GateSums
 from model.config import ModelConfig
 from model.documents import Documents
-from model.flops import parameter_count
 from model.layer_pattern import expand_pattern, layer_kinds
+from model.parameters import parameter_names, shape_of
 from model.reach import Reach
 from model.transformer import Transformer
 from parallel.config import ParallelConfig
 from parallel.engine.engine import TrainingEngine
 from parallel.engine.materialise import materialise
 from parallel.engine.settings import DTYPES, zero_settings
+from parallel.engine.training import ORDINARILY, Training
 from parallel.mesh import Mesh
-from parallel.parallelize import build_local, compile_stages, finish
+from parallel.parallelize import LocalModel, build_local, compile_stages, finish
 from parallel.pipeline.placement import Placement
 from parallel.pipeline.runner import PipelineRunner
 from parallel.pipeline.schedule import TimedAction
@@ -47,11 +49,12 @@ def build_trainer(
     *,
     sequence_length: int,
     picture: Path | None = None,
+    training: Training = ORDINARILY,
 ) -> Trainer:
     """Returns the trainer of this rank: its part of the model with initial weights, and its engine.
 
-    sequence_length: the longest of the stages to come, for which pipeline stages are balanced. picture:
-    path for the drawing of one pipeline step, with a table of idle time beside it; None: no drawing.
+    sequence_length: the longest of the stages to come, for which pipeline stages are balanced. picture: path for the
+    drawing of one pipeline step, with a table of idle time beside it; None: no drawing. training: of these stages.
     """
     dtype, traffic = DTYPES[config.train.precision], TrafficMeter()
     core = choose_core(
@@ -68,13 +71,10 @@ def build_trainer(
         parallel,
         config.optimizer,
         precision=config.train.precision,
-        num_parameters=parameter_count(config.model),
+        num_parameters=_num_trained(config.model, training),
         device=mesh.device,
     )
-
-    def initialise(name: str, tensor: Tensor) -> None:
-        initialise_cut(name, tensor, config.model, config.seed, mesh.tensor)
-
+    initialise = partial(_initialise, config, mesh)
     for stage in local.stages:
         stage.keep_for_backward(config.train.keep_for_backward, config.train.recompute_layers)
         materialise(
@@ -85,21 +85,42 @@ def build_trainer(
             zero3_settings=settings if parallel.zero_stage == 3 else None,
             mesh=mesh,
         )
-    parameters, tied = finish(local, mesh)
+    parameters, tied = finish(local, mesh, training)
     if _compiles(config, mesh, parallel):
         compile_stages(local)
     trainer: Trainer
+    z_loss = config.train.z_loss
     if mesh.pipeline.size == 1:
-        objective = NextTokenLoss(local.stages[0], config.train.z_loss)
+        objective = NextTokenLoss(local.stages[0], z_loss)
         engine = TrainingEngine(parameters, objective, mesh, config.optimizer, settings)
         trainer = WholeTrainer(engine, mesh, traffic)
     else:
         engine = TrainingEngine(parameters, local.module, mesh, config.optimizer, settings, tied)
-        runner = PipelineRunner(local.stages, local.placement, mesh, engine.after_backward)
-        draw, z_loss = partial(_draw, picture), config.train.z_loss
+        runner = _runner(local, mesh, engine, training)
+        draw = partial(_draw, picture)
         trainer = StagedTrainer(engine, runner, mesh, traffic, z_loss=z_loss, draw=draw)
     _count_gates(trainer, local.stages, config.model, mesh)
     return trainer
+
+
+def _runner(
+    local: LocalModel, mesh: Mesh, engine: TrainingEngine, training: Training
+) -> PipelineRunner:
+    """Returns what runs this rank's stages of a pipeline."""
+    differentiated = local.differentiated(training)
+    return PipelineRunner(
+        local.stages, local.placement, mesh, engine.after_backward, differentiated
+    )
+
+
+def _initialise(config: RunConfig, mesh: Mesh, name: str, tensor: Tensor) -> None:
+    initialise_cut(name, tensor, config.model, config.seed, mesh.tensor)
+
+
+def _num_trained(model: ModelConfig, training: Training) -> int:
+    """Returns the number of elements that train, for the size of DeepSpeed's buffers of gradients."""
+    names = parameter_names(model, range(model.num_layers))
+    return sum(prod(shape_of(name, model)) for name in names if not training.is_frozen(name))
 
 
 def _count_gates(

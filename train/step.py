@@ -87,7 +87,7 @@ def optimizer_step(
     loss = _mean(loss_sum, batch.valid_tokens)
     if loss > limit:  # the same number on every rank
         trainer.engine.spoil_gradients()
-    outcome = trainer.engine.step(point.learning_rate)
+    outcome = trainer.engine.step(point.learning_rate, point.stage.groups)
     return StepResult(
         loss=loss,
         loss_by_source=_means(by_source or [loss_sum], batch),

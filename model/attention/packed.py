@@ -89,5 +89,7 @@ class _PackedAttention(torch.autograd.Function):
         dq, dk, dv = ctx.kernel.backward(
             do_THK.contiguous(), q_THK, k_TGK, v_TGK, o_THK, lse_TH, ctx.segments
         )
-        d_sinks_H = sinks_gradient(do_THK, o_THK, lse_TH, sinks_H)
+        # Frozen sinks need none.
+        wanted_H = sinks_H if ctx.needs_input_grad[3] else None
+        d_sinks_H = sinks_gradient(do_THK, o_THK, lse_TH, wanted_H)
         return dq.to(q_THK.dtype), dk.to(k_TGK.dtype), dv.to(v_TGK.dtype), d_sinks_H, None, None

@@ -56,24 +56,30 @@ class _Tiled(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy_TD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, dy_TD: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, gate_FD, up_FD, down_DF = ctx.saved_tensors
         wide = statistics_dtype(x_TD.dtype)
-        dx_TD = torch.empty_like(x_TD)
+        wants_dx, *wants = ctx.needs_input_grad[:4]
+        dx_TD = torch.empty_like(x_TD) if wants_dx else None
         d_gate_FD, d_up_FD, d_down_DF = (
-            torch.zeros_like(weight, dtype=wide) for weight in (gate_FD, up_FD, down_DF)
+            torch.zeros_like(weight, dtype=wide) if wanted else None
+            for weight, wanted in zip((gate_FD, up_FD, down_DF), wants, strict=True)
         )
         for tile in chunks_of(len(x_TD), ctx.rows):
             x_CD, dy_CD = x_TD[tile], dy_TD[tile]
             g_CF, u_CF = x_CD @ gate_FD.t(), x_CD @ up_FD.t()
             s_CF = F.silu(g_CF)
-            add_product(d_down_DF, dy_CD.t(), s_CF * u_CF)
+            if d_down_DF is not None:
+                add_product(d_down_DF, dy_CD.t(), s_CF * u_CF)
             dh_CF = dy_CD @ down_DF
             du_CF = dh_CF * s_CF
             dg_CF = torch.ops.aten.silu_backward(dh_CF.mul_(u_CF), g_CF)
-            add_product(d_gate_FD, dg_CF.t(), x_CD)
-            add_product(d_up_FD, du_CF.t(), x_CD)
-            torch.mm(dg_CF, gate_FD, out=dx_TD[tile])
-            dx_TD[tile].addmm_(du_CF, up_FD)
-        dtype = x_TD.dtype
-        return dx_TD, d_gate_FD.to(dtype), d_up_FD.to(dtype), d_down_DF.to(dtype), None
+            if d_gate_FD is not None:
+                add_product(d_gate_FD, dg_CF.t(), x_CD)
+            if d_up_FD is not None:
+                add_product(d_up_FD, du_CF.t(), x_CD)
+            if dx_TD is not None:
+                torch.mm(dg_CF, gate_FD, out=dx_TD[tile])
+                dx_TD[tile].addmm_(du_CF, up_FD)
+        sums = (d_gate_FD, d_up_FD, d_down_DF)
+        return dx_TD, *(None if d is None else d.to(x_TD.dtype) for d in sums), None

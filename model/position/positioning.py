@@ -77,8 +77,10 @@ class _Scaled(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_THK: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, d_THK: Tensor) -> tuple[Tensor, Tensor | None, None]:
         q_THK, weight_H, factors_T = ctx.saved_tensors
         wide_THK = d_THK * factors_T[:, None, None]
-        d_weight_H = torch.einsum("thk,thk->h", wide_THK, q_THK.to(wide_THK.dtype))
+        d_weight_H = None
+        if ctx.needs_input_grad[1]:
+            d_weight_H = torch.einsum("thk,thk->h", wide_THK, q_THK.to(wide_THK.dtype))
         return (wide_THK * weight_H[:, None]).to(q_THK.dtype), d_weight_H, None

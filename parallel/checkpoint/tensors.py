@@ -1,15 +1,15 @@
 """Tensors of a checkpoint, in one format for every layout.
 
-Full logical float32 tensors by parameter name: `weight/NAME` and one `STATE/NAME` for each state of the optimizer
-(AdamW: `exp_avg/NAME`, `exp_avg_sq/NAME`), each in the file of the one rank that wrote it, and an index of files
-and tensors. The format does not depend on axes or ZeRO stages, so a run may continue under another layout. Gathering
-is collective and short; writing happens in a thread, on a separate process group, while training continues. JSON
-files, retention and `latest` are in train/.
+Full logical float32 tensors by parameter name: `weight/NAME` and, unless the parameter is frozen, one `STATE/NAME` for
+each state of the optimizer (AdamW: `exp_avg/NAME`, `exp_avg_sq/NAME`), each in the file of the one rank that wrote it,
+and an index of files and tensors. The format does not depend on axes or ZeRO stages, so a run may continue under
+another layout. Gathering is collective and short; writing happens in a thread, on a separate process group, while
+training continues. JSON files, retention and `latest` are in train/.
 """
 
 import errno
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from parallel.checkpoint.index import DamagedCheckpoint, FileRecord, Index, TensorRecord
 from parallel.checkpoint.tensor_files import file_record, map_tensors, write_tensors
 from parallel.engine.engine import TrainingEngine
+from parallel.engine.training import StepCounts
 from parallel.mesh import Mesh
 
 # Seconds between two progress lines of a long verification.
@@ -149,11 +150,12 @@ def _share_done(
     return count
 
 
-def read(engine: TrainingEngine, folder: Path, index: Index, *, optimizer_steps: int) -> None:
+def read(engine: TrainingEngine, folder: Path, index: Index, *, steps: StepCounts) -> None:
     """Loads weights and the optimizer's states from `folder` into `engine`, whatever layout wrote them. Collective.
 
-    Tensors are mapped, so a rank reads only what it keeps; call `verify` first. With optimizer_steps=0 states are
-    neither read nor required: a checkpoint that was made of weights alone has none.
+    Tensors are mapped, so a rank reads only what it keeps; call `verify` first. steps: those before the checkpoint.
+    States of parameters with 0 steps, or that are frozen now, are neither read nor required: a checkpoint that was made
+    of weights alone has none.
 
     Raises:
         ValueError: the checkpoint's parameters differ from the model's in names or shapes.
@@ -164,9 +166,9 @@ def read(engine: TrainingEngine, folder: Path, index: Index, *, optimizer_steps:
     wanted = {name: parameters.full_shape(name) for name in parameters.named}
     everywhere = {name for names in engine.mesh.gather_objects(list(wanted)) for name in names}
     engine.mesh.together(lambda: _refuse_others(folder, shapes, wanted, everywhere))
-    kinds = engine.kinds if optimizer_steps else engine.kinds[:1]
+    kinds = {name: engine.kinds_of(name, steps) for name in wanted}
     tensors = engine.mesh.together(lambda: _map(folder, index, shapes, wanted, kinds))
-    engine.restore(_by_name(tensors, wanted, kinds), optimizer_steps)
+    engine.restore(_by_name(tensors, kinds), steps)
 
 
 def _refuse_others(
@@ -194,12 +196,12 @@ def _map(
     index: Index,
     shapes: dict[str, torch.Size],
     wanted: dict[str, torch.Size],
-    kinds: Sequence[str],
+    kinds: Mapping[str, Sequence[str]],
 ) -> dict[str, Tensor]:
-    """Returns the wanted parameters' tensors of these kinds, by key, mapped into memory."""
+    """Returns the wanted parameters' tensors of their kinds, by key, mapped into memory."""
     by_file: dict[str, dict[str, torch.Size]] = {}
     for name, shape in wanted.items():
-        for kind in kinds:
+        for kind in kinds[name]:
             key = f"{kind}/{name}"
             if shapes.get(key) != shape:
                 raise DamagedCheckpoint(f"checkpoint {folder}: its index does not fit {key}")
@@ -214,10 +216,10 @@ def _map(
 
 
 def _by_name(
-    tensors: dict[str, Tensor], wanted: dict[str, torch.Size], kinds: Sequence[str]
+    tensors: dict[str, Tensor], kinds: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    for name in wanted:
-        yield name, {kind: tensors.pop(f"{kind}/{name}") for kind in kinds}
+    for name, of_name in kinds.items():
+        yield name, {kind: tensors.pop(f"{kind}/{name}") for kind in of_name}
 
 
 def verify_alone(folder: Path, index: Index) -> None:

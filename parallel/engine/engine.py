@@ -8,7 +8,8 @@ Gradients are accumulated and reduced in float32 in every precision.
 import contextlib
 import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,9 +17,12 @@ from torch import Tensor, nn
 
 from parallel.config import OptimizerConfig
 from parallel.engine.deepspeed_import import deepspeed
-from parallel.engine.inner import MatrixUpdates, create_states, inner_optimizer
+from parallel.engine.frozen import FrozenWeights
+from parallel.engine.groups import GroupSettings
+from parallel.engine.inner import MatrixUpdates, create_states, inner_optimizer, set_rates
 from parallel.engine.optimizers import OPTIMIZERS
 from parallel.engine.settings import ModelParallelUnit
+from parallel.engine.training import StepCounts
 from parallel.engine.zero_adapters import StepOutcome, adapter_for
 from parallel.mesh import Mesh, gather
 from parallel.parameters import NamedParameters
@@ -28,9 +32,9 @@ from parallel.pipeline.tied import TiedWeight
 class TrainingEngine:
     """Parameters, their sharded optimizer and the steps between them.
 
-    parameters: the trained parameters, by name. objective: the module that holds and uses them; its forward returns
-    the loss that `forward_backward` differentiates. settings: DeepSpeed's JSON. tied: with a pipeline, the transfers
-    between a tied head and its embedding.
+    parameters: those of this rank; DeepSpeed's optimizer gets the ones that train. objective: the module that holds and
+    uses them; its forward returns the loss that `forward_backward` differentiates. settings: DeepSpeed's JSON. tied:
+    with a pipeline, the transfers between a tied head and its embedding.
 
     Raises:
         RuntimeError: the installed DeepSpeed lacks private names that this code uses.
@@ -48,8 +52,11 @@ class TrainingEngine:
         self.parameters = parameters
         self.mesh = mesh
         self.kinds = OPTIMIZERS[optimizer.name].kinds
-        self._clipping = optimizer.gradient_clipping
+        self._optimizer = optimizer
         self._tied = tied
+        self._trained = parameters.trained
+        self._frozen = FrozenWeights(parameters.frozen, mesh.zero)
+        self._steps, self._applied = parameters.training.steps, 0
         self._inner = inner_optimizer(optimizer, parameters, mesh, objective)
         with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints memory tables
             self._engine = deepspeed.initialize(
@@ -59,7 +66,7 @@ class TrainingEngine:
                 dist_init_required=False,
                 mpu=ModelParallelUnit(mesh),
             )[0]
-        self._zero = adapter_for(self._engine, self._inner, parameters.named, mesh.zero)
+        self._zero = adapter_for(self._engine, self._inner, self._trained, mesh.zero)
         create_states(self._inner, self._zero.masters(), OPTIMIZERS[optimizer.name].states)
         if isinstance(self._inner, MatrixUpdates):
             self._inner.attach(self._zero, parameters, mesh)
@@ -82,7 +89,7 @@ class TrainingEngine:
         self._engine.set_gradient_accumulation_boundary(False)
         work()
         if self._tied is not None:
-            embedding = self.parameters.named.get("embedding.weight")
+            embedding = self._trained.get("embedding.weight")
             self._tied.add_gradient(
                 None if embedding is None else self._zero.accumulated(embedding)
             )
@@ -106,12 +113,21 @@ class TrainingEngine:
             if gradient is not None:
                 gradient.fill_(math.nan)
 
-    def step(self, learning_rate: float) -> StepOutcome:
-        """Runs one optimizer step; changes nothing if a gradient on any rank is not finite. Collective."""
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
-        outcome = self._zero.step(self._clipping)
-        if self._tied is not None:
+    def step(
+        self,
+        learning_rate: float,
+        groups: Mapping[str, GroupSettings] = MappingProxyType({}),
+    ) -> StepOutcome:
+        """Runs one optimizer step; changes nothing if a gradient on any rank is not finite. Collective.
+
+        groups: how groups train at this step, where it differs from what the engine was built with. The same groups
+        are frozen.
+        """
+        settings = {**self.parameters.training.settings, **groups}
+        set_rates(self._inner, self._optimizer, learning_rate, settings)
+        outcome = self._zero.step(self._optimizer.gradient_clipping)
+        self._applied += outcome.applied
+        if self._tied is not None and self._tied.trains:
             self._tied.follow()
         return outcome
 
@@ -122,11 +138,14 @@ class TrainingEngine:
     # For checkpoints: full logical float32 tensors by parameter name.
 
     def full_tensors(self, name: str) -> dict[str, Tensor]:
-        """Returns a parameter's full float32 tensors by kind: "weight" and the optimizer's states.
+        """Returns a parameter's full float32 tensors by kind: "weight" and the optimizer's states, if it trains.
 
         Collective over the ranks of this pipeline coordinate: call on all of them, in the same order.
         """
-        tensors = {kind: self._zero.full(name, _state_of(kind)) for kind in self.kinds}
+        if name in self._trained:
+            tensors = {kind: self._zero.full(name, _state_of(kind)) for kind in self.kinds}
+        else:
+            tensors = {"weight": self._frozen.full(name)}
         if self.parameters.cut(name).parts == 1:
             return tensors
         return {
@@ -134,30 +153,42 @@ class TrainingEngine:
             for kind, part in tensors.items()
         }
 
-    def optimizer_steps(self) -> int:
-        """Returns the number of steps that the optimizer has applied, without skipped steps."""
-        for state in self._inner.state.values():
-            return int(state["step"])
-        return 0
+    def optimizer_steps(self) -> StepCounts:
+        """Returns the steps that the optimizer has applied to every parameter of the model, without skipped steps."""
+        names, training = self.parameters.everywhere, self.parameters.training
+        return training.steps_after(names, self._steps, self._applied)
 
-    def restore(
-        self, tensors: Iterator[tuple[str, dict[str, Tensor]]], optimizer_steps: int
-    ) -> None:
-        """Loads full float32 tensors by parameter name and kind, and the optimizer's step count. Collective.
+    def kinds_of(self, name: str, steps: StepCounts) -> Sequence[str]:
+        """Returns the kinds of tensors that `restore` needs of a parameter."""
+        has_states = name in self._trained and steps.of(name) > 0
+        return self.kinds if has_states else self.kinds[:1]
 
-        tensors: must have every parameter; each rank keeps its part. With optimizer_steps=0 states are ignored.
+    def restore(self, tensors: Iterator[tuple[str, dict[str, Tensor]]], steps: StepCounts) -> None:
+        """Loads full float32 tensors by parameter name and kind, and the optimizer's step counts. Collective.
+
+        tensors: must have every parameter; each rank keeps its part. States of parameters with 0 steps stay as they
+        are in a new engine, zero. Parameters of one torch group must have the same count.
         """
-        kinds = self.kinds if optimizer_steps > 0 else self.kinds[:1]
+        counts: dict[Tensor, int] = {}
         for name, full in tensors:
             cut = self.parameters.cut(name)
-            for kind in kinds:
+            for kind in self.kinds_of(name, steps):
                 part = full[kind][cut.part(full[kind].shape)]
-                self._zero.store(name, part, _state_of(kind))
+                if name in self._trained:
+                    self._zero.store(name, part, _state_of(kind))
+                else:
+                    self._frozen.store(name, part)
+            if name in self._trained:
+                master = self._zero.places[name].master
+                assert counts.get(master, steps.of(name)) == steps.of(name)
+                counts[master] = steps.of(name)
         self._zero.refresh()
         if self._tied is not None:
             self._tied.follow()
-        for state in self._inner.state.values():
-            state["step"] = torch.full_like(state["step"], float(optimizer_steps))
+        for master, state in self._inner.state.items():
+            count = counts.get(master, steps.most)
+            state["step"] = torch.full_like(state["step"], float(count))
+        self._steps, self._applied = steps, 0
 
 
 def _state_of(kind: str) -> str | None:

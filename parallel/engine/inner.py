@@ -8,9 +8,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from parallel.config import OptimizerConfig
+from parallel.engine.groups import GroupSettings
 from parallel.engine.optimizers import (
     OPTIMIZERS,
     Fragment,
+    GroupKey,
     MatrixOptimizer,
     MatrixStep,
     has_decay,
@@ -23,11 +25,22 @@ from parallel.parameters import NamedParameters
 def inner_optimizer(
     config: OptimizerConfig, parameters: NamedParameters, mesh: Mesh, objective: nn.Module
 ) -> torch.optim.Optimizer:
-    """Returns the optimizer `config.name` over groups of parameters; every step sets its learning rate."""
-    row, named = OPTIMIZERS[config.name], parameters.named
+    """Returns the optimizer `config.name` over groups of the trained parameters.
+
+    Call `set_rates` before every step. The groups and their order are the same on every rank of a pipeline.
+    """
+    row, training = OPTIMIZERS[config.name], parameters.training
+    by_key: dict[GroupKey, list[nn.Parameter]] = {
+        row.key(name, training): []
+        for name in parameters.everywhere
+        if not training.is_frozen(name)
+    }
+    for name, parameter in parameters.trained.items():
+        by_key[row.key(name, training)].append(parameter)
+    order = list(training.settings)
     groups: list[dict[str, Any]] = [
-        {"params": [named[name] for name in group.names], "weight_decay": group.weight_decay}
-        for group in row.groups(named, config)
+        {"params": by_key[key], "weight_decay": 0.0, "group": key.group, "decays": key.decays}
+        for key in sorted(by_key, key=lambda k: (order.index(k.group), not k.decays, k.steps))
     ]
     groups = _without_empty(groups, parameters, mesh, objective)
     if isinstance(row, MatrixOptimizer):
@@ -49,12 +62,29 @@ def _without_empty(
     if mesh.pipeline.size == 1:
         return [group for group in groups if group["params"]]
     dtype = next(iter(parameters.named.values())).dtype
-    for group in groups:
+    for number, group in enumerate(groups):
         if not group["params"]:
             placeholder = nn.Parameter(torch.zeros(1, dtype=dtype, device=mesh.device))
-            objective.register_parameter("placeholder", placeholder)  # DeepSpeed looks it up there
+            # DeepSpeed looks it up there.
+            objective.register_parameter(f"placeholder_{number}", placeholder)
             group["params"] = [placeholder]
     return groups
+
+
+def set_rates(
+    inner: torch.optim.Optimizer,
+    config: OptimizerConfig,
+    learning_rate: float,
+    settings: Mapping[str, GroupSettings],
+) -> None:
+    """Sets learning rate and weight decay of the next step. settings: of every group of the configuration."""
+    if isinstance(inner, MatrixUpdates):
+        inner.settings = settings
+    for group in inner.param_groups:
+        one = settings[group["group"]]
+        group["lr"] = learning_rate * one.learning_rate_factor
+        decays = group["decays"]
+        group["weight_decay"] = config.weight_decay * one.weight_decay_factor if decays else 0.0
 
 
 def create_states(
@@ -83,6 +113,8 @@ class MatrixUpdates(torch.optim.Optimizer):
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0})
         self._row, self._config = row, config
         self._places: Mapping[str, Place] = {}
+        # Of every group of the configuration, at this step: see `set_rates`.
+        self.settings: Mapping[str, GroupSettings] = {}
 
     def attach(self, adapter: Adapter, parameters: NamedParameters, mesh: Mesh) -> None:
         """Stores the place of each parameter in DeepSpeed's flat tensors, and the axes to sum over."""
@@ -107,7 +139,6 @@ class MatrixUpdates(torch.optim.Optimizer):
         self._row.update(
             MatrixStep(
                 config=self._config,
-                learning_rate=self.param_groups[0]["lr"],
                 fragments=fragments,
                 sums=lambda parts: sum_over(self._axes, parts, owners),
             )
@@ -116,12 +147,15 @@ class MatrixUpdates(torch.optim.Optimizer):
     def _fragment(self, name: str, place: Place) -> Fragment:
         state = self.state[place.master]
         assert place.master.grad is not None
+        one = self.settings[self._parameters.training.group(name)]
+        decay = self._config.weight_decay * one.weight_decay_factor
         return Fragment(
             name=name,
             weight=place.in_master(place.master.detach()),
             gradient=place.in_master(place.master.grad),
             states={key: place.in_master(state[key]) for key in self._row.states},
-            weight_decay=self._config.weight_decay if has_decay(name) else 0.0,
+            learning_rate=self.param_groups[0]["lr"] * one.learning_rate_factor,
+            weight_decay=decay if has_decay(name) else 0.0,
         )
 
 
@@ -129,6 +163,8 @@ def sum_over(
     axes: Iterable[AxisGroup], parts: Sequence[Tensor], owners: Sequence[bool]
 ) -> list[Tensor]:
     """Returns the sum of each part over the owners among the ranks of all `axes`. Collective: one tensor is sent."""
+    if not parts:  # a pipeline stage that trains nothing
+        return []
     counted = [
         part.reshape(-1) if is_owner else torch.zeros_like(part).reshape(-1)
         for part, is_owner in zip(parts, owners, strict=True)

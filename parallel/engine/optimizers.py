@@ -12,12 +12,14 @@ without torch, so such a file imports torch for its annotations only, and uses m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from model.parameters import role_of
 from parallel.config import OptimizerConfig
+from parallel.engine.groups import NO_GROUP
+from parallel.engine.training import Training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,12 +32,16 @@ def has_decay(name: str) -> bool:
     return role_of(name).decays
 
 
-@dataclass(frozen=True)
-class Group:
-    """A parameter group of the inner torch optimizer: names, and their weight decay."""
+class GroupKey(NamedTuple):
+    """What the parameters of one group of the inner torch optimizer have in common.
 
-    names: tuple[str, ...]
-    weight_decay: float
+    group: name of their group in the configuration. decays: whether they have weight decay. steps: taken with them
+    before, since such a group has one step count.
+    """
+
+    group: str
+    decays: bool
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -67,13 +73,9 @@ class ElementwiseOptimizer(Optimizer):
     torch_class: str
     arguments: Callable[[OptimizerConfig], dict[str, Any]]
 
-    def groups(self, names: Iterable[str], config: OptimizerConfig) -> list[Group]:
-        """Returns a group with weight decay and one without; either may be empty."""
-        names = list(names)
-        return [
-            Group(tuple(name for name in names if has_decay(name)), config.weight_decay),
-            Group(tuple(name for name in names if not has_decay(name)), 0.0),
-        ]
+    def key(self, name: str, training: Training) -> GroupKey:
+        """Returns the torch group of a parameter."""
+        return GroupKey(training.group(name), has_decay(name), training.steps.of(name))
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,12 @@ class MatrixOptimizer(Optimizer):
 
     update: Callable[[MatrixStep], None]
 
-    def groups(self, names: Iterable[str], config: OptimizerConfig) -> list[Group]:  # noqa: ARG002
-        """Returns one group, so that one collective sums for all matrices; each fragment has its own weight decay."""
-        return [Group(tuple(names), 0.0)]
+    def key(self, name: str, training: Training) -> GroupKey:
+        """Returns one torch group for all, so that one collective sums for all matrices.
+
+        Each fragment has its own learning rate and weight decay.
+        """
+        return GroupKey(NO_GROUP, False, training.steps.of(name))
 
 
 @dataclass(frozen=True)
@@ -92,13 +97,15 @@ class Fragment:
     """The part of one parameter that this rank updates, flat (n,); n may be 0.
 
     name: of the parameter in the Transformer. weight: float32 master. gradient: float32, reduced and clipped.
-    states: by name, float32. weight_decay: decoupled; 0 for a parameter without decay.
+    states: by name, float32. learning_rate: of the step, with the factor of its group. weight_decay: decoupled; 0 for a
+    parameter without decay.
     """
 
     name: str
     weight: Tensor
     gradient: Tensor
     states: Mapping[str, Tensor]
+    learning_rate: float
     weight_decay: float
 
 
@@ -113,7 +120,6 @@ class MatrixStep:
     """
 
     config: OptimizerConfig
-    learning_rate: float
     fragments: Sequence[Fragment]
     sums: Callable[[Sequence[Tensor]], list[Tensor]]
 

@@ -328,8 +328,8 @@ def adapter_for(
             "install the version of DeepSpeed that pyproject.toml names"
         )
     gone = [name for name in kind.names if not hasattr(outer, name)]
-    one = next(iter(parameters.values()))
-    gone += [f"{name} (of a parameter)" for name in kind.parameter_names if not hasattr(one, name)]
+    for one in list(parameters.values())[:1]:  # none on a pipeline rank that trains nothing
+        gone += [f"{n} (of a parameter)" for n in kind.parameter_names if not hasattr(one, n)]
     if gone:
         raise RuntimeError(
             f"DeepSpeed's {type(outer).__name__} has no {', '.join(gone)} any more; install the version "

@@ -40,7 +40,7 @@ class PipelineRunner:
 
     stages: in the order of `placement.stages_of(mesh.pipeline.rank)`. after_backward: called with the stage after
     every backward that made gradients of its weights, so that they can be accumulated in another precision.
-    recorder: records when actions run; None: no records.
+    differentiated: see `ScheduledStage`; empty: every stage. recorder: records when actions run; None: no records.
     """
 
     def __init__(
@@ -49,12 +49,14 @@ class PipelineRunner:
         placement: Placement,
         mesh: Mesh,
         after_backward: Callable[[Transformer], None] | None = None,
+        differentiated: Sequence[bool] = (),
     ) -> None:
         self.placement = placement
         self.recorder: Recorder | None = None
         self._stages = dict(zip(placement.stages_of(mesh.pipeline.rank), stages, strict=True))
         self._mesh = mesh
         self._after_backward = after_backward
+        self._differentiated = differentiated or (True,) * placement.num_stages
         # By number of micro-batches and tokens of each: transfers have one shape in a schedule.
         self._schedules: dict[tuple[int, int], tuple[Any, list[ScheduledStage]]] = {}
         self._inputs = StepInputs((), 0.0, None)
@@ -145,10 +147,10 @@ class PipelineRunner:
                     module,
                     index,
                     self.placement,
-                    self._mesh.pipeline.group,
+                    self._mesh,
                     num_tokens=num_tokens,
-                    hidden_rows=num_tokens // self._mesh.tensor.size,
                     after_backward=self._after_backward,
+                    differentiated=self._differentiated,
                 )
                 for index, module in self._stages.items()
             ]

@@ -6,7 +6,8 @@ torch's `PipelineStage` runs a module, keeps what its backward needs and lists t
   micro-batches, so only hidden states (T / tensor, D) are sent forward and their gradients backward;
 - torch allocates a receive buffer for every micro-batch of the step and keeps all of them. Here a buffer
   exists from its transfer until it is used, so memory is that of the micro-batches in flight;
-- after every backward that made gradients of weights, `after_backward` may accumulate them elsewhere.
+- after every backward that made gradients of weights, `after_backward` may accumulate them elsewhere;
+- below the lowest stage that trains anything no backward runs, and no gradient of hidden states is sent.
 
 Shape letters: T tokens of the stream on this rank (of the tensor ranks together), D width.
 """
@@ -24,6 +25,7 @@ from torch.distributed.pipelining import PipelineStage
 from model.at_step import AtStep
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
+from parallel.mesh import Mesh
 from parallel.pipeline.placement import Placement
 from parallel.pipeline.schedule import Action, ActionKind
 from parallel.pipeline.timeline import Recorder
@@ -57,7 +59,8 @@ class StepInputs:
 class ScheduledStage(PipelineStage):
     """A Transformer with some of the layers, run by torch's schedules.
 
-    num_tokens: T. hidden_rows: T / tensor. Both are the same for every micro-batch of the step.
+    num_tokens: T, the same for every micro-batch of the step. differentiated: of every stage of the pipeline, whether
+    its output depends on a trained parameter; equal on all ranks, so that they agree on the gradients that are sent.
     """
 
     def __init__(
@@ -65,19 +68,20 @@ class ScheduledStage(PipelineStage):
         module: Transformer,
         index: int,
         placement: Placement,
-        group: dist.ProcessGroup | None,
+        mesh: Mesh,
         *,
         num_tokens: int,
-        hidden_rows: int,
         after_backward: Callable[[Transformer], None] | None,
+        differentiated: Sequence[bool],
     ) -> None:
         parameter = next(module.parameters())
-        # With requires_grad torch receives and sends gradients of hidden states.
+        self._output_has_gradient = differentiated[index]
+        self._input_has_gradient = index > 0 and differentiated[index - 1]
+        # Where it requires a gradient, torch receives and sends gradients of hidden states.
         self._blank_TD = torch.empty(
-            (hidden_rows, module.config.hidden_size),
+            (num_tokens // mesh.tensor.size, module.config.hidden_size),
             dtype=parameter.dtype,
             device="meta",
-            requires_grad=True,
         )
         tokens_T = torch.empty(num_tokens, dtype=torch.int64, device="meta")
         # With input_args and output_args torch runs no extra micro-batch to infer shapes.
@@ -86,14 +90,16 @@ class ScheduledStage(PipelineStage):
             index,
             placement.num_stages,
             parameter.device,
-            input_args=(tokens_T if index == 0 else self._blank_TD,),
-            output_args=(self._blank_TD,),
-            group=group,
+            input_args=(tokens_T if index == 0 else self._blank(self._input_has_gradient),),
+            output_args=(self._blank(self._output_has_gradient),),
+            group=mesh.pipeline.group,
         )
         self.module = module
         self.inputs: StepInputs | None = None
         self._after_backward = after_backward
         self._running = 0
+        # Losses of micro-batches whose whole backward runs with the gradients of weights.
+        self._postponed: dict[int, Any] = {}
 
     def forward_one_chunk(  # type: ignore[override]  # options differ between versions of torch
         self, fwd_chunk_id: int, args: Any, kwargs: Any = None, **options: Any
@@ -107,7 +113,7 @@ class ScheduledStage(PipelineStage):
         else:
             (info,) = self.args_recv_info[fwd_chunk_id]
             assert info.buffer is not None
-            info.buffer.requires_grad_(True)
+            info.buffer.requires_grad_(self._input_has_gradient)
         with self._timed("F", fwd_chunk_id):
             hidden_TD = super().forward_one_chunk(fwd_chunk_id, given, {}, **options)
         # From here on the graph holds the input; the list of outputs is not used again.
@@ -130,17 +136,33 @@ class ScheduledStage(PipelineStage):
         last_backward: bool = False,
     ) -> None:
         """Runs the backward of a micro-batch, whole or for the stage's input only."""
-        # The first stage has no input to differentiate: torch runs all of its backward with the weights.
-        idle = self.is_first and not full_backward
-        with nullcontext() if idle else self._timed("B" if full_backward else "I", bwd_chunk_id):
+        if not self._output_has_gradient:
+            self.fwd_cache.pop(bwd_chunk_id)
+            self.bwd_cache[bwd_chunk_id] = (None,)
+            return
+        if not full_backward and not self._input_has_gradient:
+            # Nobody needs the gradient of its input: all of the backward runs with the weights.
+            self._postponed[bwd_chunk_id] = loss
+            self.bwd_cache[bwd_chunk_id] = (None,)
+            return
+        with self._timed("B" if full_backward else "I", bwd_chunk_id):
             super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
         if not self.is_last:
             self._release(self.grad_recv_info, bwd_chunk_id)
 
     def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> None:
         """Runs the rest of a backward: gradients of the stage's weights."""
+        if not self._output_has_gradient:
+            return
         with self._timed("W", bwd_chunk_id):
-            super().backward_weight_one_chunk(bwd_chunk_id, last_backward)
+            if bwd_chunk_id not in self._postponed:
+                super().backward_weight_one_chunk(bwd_chunk_id, last_backward)
+                return
+            loss = self._postponed.pop(bwd_chunk_id)
+            super().backward_one_chunk(bwd_chunk_id, loss, True, last_backward)
+            del self.bwd_cache[bwd_chunk_id]
+        if not self.is_last:
+            self._release(self.grad_recv_info, bwd_chunk_id)
 
     def backward_maybe_with_nosync(
         self, backward_type: str, bwd_kwargs: Any, last_backward: bool = False
@@ -158,10 +180,27 @@ class ScheduledStage(PipelineStage):
         return operations
 
     def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
-        """Returns the receive of the gradient of a micro-batch's output, into a new buffer."""
+        """Returns the receive of the gradient of a micro-batch's output, into a new buffer; none if it has none."""
+        if not self._output_has_gradient:
+            return []
         self._take(self.grad_recv_info, bwd_chunk_id)
         operations: list[dist.P2POp] = super().get_bwd_recv_ops(bwd_chunk_id)
         return operations
+
+    def get_bwd_send_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
+        """Returns the send of the gradient of a micro-batch's input; none if nobody needs it."""
+        if not self._input_has_gradient:
+            self.bwd_cache.pop(bwd_chunk_id, None)
+            return []
+        operations: list[dist.P2POp] = super().get_bwd_send_ops(bwd_chunk_id)
+        return operations
+
+    def set_local_bwd_input(
+        self, next_stage_bwd_outputs: tuple[Tensor | None, ...], mb_index: int
+    ) -> None:
+        """Takes the gradient of the output from the next stage, if both are on this rank."""
+        if self._output_has_gradient:
+            super().set_local_bwd_input(next_stage_bwd_outputs, mb_index)
 
     def _prepare_forward_infra(self, *args: Any, **kwargs: Any) -> Any:
         with self._without_memory():
@@ -193,6 +232,9 @@ class ScheduledStage(PipelineStage):
         for info in buffers[micro_batch]:
             if hasattr(info, "buffer") and info.buffer is not None:
                 info.buffer = self._blank_TD.detach()
+
+    def _blank(self, requires_grad: bool) -> Tensor:
+        return self._blank_TD.detach().requires_grad_(requires_grad)
 
     @property
     def _inputs(self) -> StepInputs:

@@ -9,7 +9,8 @@
 The copy is no parameter of the optimizer: it has no master weight and no optimizer states, the global gradient norm
 counts the weight once, and the two always stay equal. With an optimizer for each they would drift apart, because
 sums over data ranks round differently in buffers that are cut differently. Both transfers together cost as much as
-one exchange of gradients. In a V-shaped schedule both stages are on one rank and share the parameter.
+one exchange of gradients. In a V-shaped schedule both stages are on one rank and share the parameter. A frozen weight
+changes only by a restore; after that it is sent once.
 
 Shape letters: V vocabulary (of this tensor rank), D width.
 """
@@ -34,9 +35,18 @@ class TiedWeight:
     neither end. Call `add_gradient` and `follow` on every rank, in the same order.
 
     stages: of this rank, ascending. follower: the head's copy, not to be given to the optimizer; None on other ranks.
+    trains: whether the weight is trained, so that its gradient is sent; the same on every rank.
     """
 
-    def __init__(self, stages: Sequence[Transformer], placement: Placement, mesh: Mesh) -> None:
+    def __init__(
+        self,
+        stages: Sequence[Transformer],
+        placement: Placement,
+        mesh: Mesh,
+        *,
+        trains: bool = True,
+    ) -> None:
+        self.trains = trains
         self.follower: nn.Parameter | None = None
         self._leader: nn.Parameter | None = None
         self._collected_VD: Tensor | None = None
@@ -73,6 +83,8 @@ class TiedWeight:
         gradient: on the embedding's rank, its gradient summed over the micro-batches, in the precision of that sum;
         changed in place. Ignored on other ranks.
         """
+        if not self.trains:
+            return
         if self.follower is not None:
             self.collect()
             assert self._collected_VD is not None, "no backward has reached the head"

@@ -117,7 +117,9 @@ class ExchangedAttention(torch.autograd.Function):
         kernel: SegmentKernel = ctx.kernel
         attended = Attended(o_THK, lse_TH)
         do_THK = do_THK.contiguous()
-        d_sinks_H = sinks_gradient(do_THK, o_THK, lse_TH, sinks_H)
+        # Frozen sinks need none.
+        wanted_H = sinks_H if ctx.needs_input_grad[3] else None
+        d_sinks_H = sinks_gradient(do_THK, o_THK, lse_TH, wanted_H)
         sums = Gradients.zeros(q_THK, kv_T2GK)
         if route.exchange is None:
             attend_calls_backward(kernel, route.local, do_THK, q_THK, attended, kv_T2GK, sums)

@@ -22,13 +22,13 @@ from parallel.tensor.cut import cut_of
 
 
 def sum_replicated_gradients(model: Transformer, group: AxisGroup) -> None:
-    """Registers the hook on every replicated parameter of a cut model. Call it after materialising the parameters.
+    """Registers the hook on every trained, replicated parameter of a cut model. Call it on materialised parameters.
 
     Sums are computed in float32, or float64 for float64; all replicas get the same bits.
     """
     for name, parameter in model.named_parameters():
         replicas = cut_of(name, model.config, group.rank, group.size).replicas
-        if replicas > 1 and role_of(name).summed:
+        if replicas > 1 and role_of(name).summed and parameter.requires_grad:
             hook = partial(sum_over_replicas, group=group, replicas=replicas)
             parameter.register_hook(hook)  # type: ignore[no-untyped-call]
 

@@ -24,6 +24,7 @@ from parallel.checkpoint import tensors
 from parallel.checkpoint.index import Index
 from parallel.config import OptimizerConfig, ParallelConfig
 from parallel.engine.optimizers import has_decay
+from parallel.engine.training import ORDINARILY, StepCounts
 from parallel.mesh import Mesh, World, arrange
 from tests.parity.layout_cases import TOKENS, Case
 from tests.parity.streams import (
@@ -71,12 +72,13 @@ def configured(
 
 
 def trainer_of(mesh: Mesh, model: ModelConfig, parallel: ParallelConfig, **train: Any) -> Trainer:
-    """A trainer as a run builds it. train: `precision`, `optimizer` and fields of config.train."""
+    """A trainer as a run builds it. train: `precision`, `optimizer`, `training` and fields of config.train."""
     precision, optimizer = train.pop("precision", "float32"), train.pop("optimizer", OPTIMIZER)
+    training = train.pop("training", ORDINARILY)
     config = configured(model, parallel, precision, optimizer)
     for key, value in train.items():
         setattr(config.train, key, value)
-    return build_trainer(config, mesh, parallel, sequence_length=TOKENS)
+    return build_trainer(config, mesh, parallel, sequence_length=TOKENS, training=training)
 
 
 def step(
@@ -218,12 +220,12 @@ class Walk:
         trainer.engine.close()
         trainer = self._build(mesh)
         if before is not None:
-            tensors.read(trainer.engine, *before[:2], optimizer_steps=2)
+            tensors.read(trainer.engine, *before[:2], steps=StepCounts(2))
             self._expect(trainer, mesh, before[2])
-        tensors.read(trainer.engine, folder, index, optimizer_steps=2)
+        tensors.read(trainer.engine, folder, index, steps=StepCounts(2))
         self._step(trainer, mesh, 2)
         self._expect(trainer, mesh, straight)
-        assert trainer.engine.optimizer_steps() == STEPS
+        assert trainer.engine.optimizer_steps().most == STEPS
         trainer.engine.close()
         return folder, index, saved
 

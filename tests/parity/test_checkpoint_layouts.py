@@ -16,6 +16,7 @@ from parallel.config import OptimizerConfig, ParallelConfig
 from parallel.engine.engine import TrainingEngine
 from parallel.engine.materialise import materialise
 from parallel.engine.settings import DTYPES, zero_settings
+from parallel.engine.training import StepCounts
 from parallel.mesh import Mesh, start
 from parallel.parameters import NamedParameters
 from ranks import run_on_ranks
@@ -134,7 +135,7 @@ def go_on(folder: Path, precision: str, ranks: int, zero_stage: int) -> dict[int
             engine = build(mesh, zero_stage, precision)
             index = json.loads((folder / str(wrote) / "index").read_text())
             tensors.verify(folder / str(wrote), index, mesh, print)
-            tensors.read(engine, folder / str(wrote), index, optimizer_steps=3)
+            tensors.read(engine, folder / str(wrote), index, steps=StepCounts(3))
             losses[wrote] = train(engine, mesh, range(3, 8))
         return losses
 
@@ -162,7 +163,7 @@ def test_tensors_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
         index = keep(engine, tmp_path / "saved")
         engine = build(mesh, 1, "float32", width=34)
         with pytest.raises(ValueError, match="is of another model") as caught:
-            tensors.read(engine, tmp_path / "saved", index, optimizer_steps=1)
+            tensors.read(engine, tmp_path / "saved", index, steps=StepCounts(1))
         return str(caught.value)
 
     (message,) = run_on_ranks(work, 1)

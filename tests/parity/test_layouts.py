@@ -19,6 +19,7 @@ from model.initialization import initialize
 from model.loss import IGNORE
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
+from parallel.engine.training import ORDINARILY, Training
 from parallel.mesh import Mesh, arrange, gather, start
 from parallel.parallelize import LocalModel, build_local, finish
 from parallel.pipeline.runner import PipelineRunner
@@ -57,7 +58,11 @@ FIRST = (*FIRST_CASES, *KEPT_ATTENTION)
 OTHERS = tuple(case for case in CASES if case not in FIRST_CASES)
 
 
-def oracle(case: Case) -> tuple[float, dict[str, Tensor]]:
+Found = tuple[float, int, dict[str, Tensor]]
+Truth = tuple[float, dict[str, Tensor]]
+
+
+def oracle(case: Case) -> Truth:
     """Loss per valid token, and gradients and losses by source, of one process."""
     config = case.at_stage
     core = choose_core("dense", "cpu", torch.float64, softcap=config.attention_softcap)
@@ -75,8 +80,12 @@ def oracle(case: Case) -> tuple[float, dict[str, Tensor]]:
         loss += sums.loss_sum.detach() / valid
         by_source += summed_by_source(sums.losses_T, b) / valid
     found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    norm = torch.stack([gradient.square().sum() for gradient in found.values()]).sum().sqrt()
-    return float(loss), found | {BY_SOURCE: by_source, NORM: norm}
+    return float(loss), found | {BY_SOURCE: by_source, NORM: norm_of(found)}
+
+
+def norm_of(gradients: dict[str, Tensor]) -> Tensor:
+    """The norm of all of them together."""
+    return torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt()
 
 
 def build(case: Case, mesh: Mesh) -> LocalModel:
@@ -94,10 +103,10 @@ def build(case: Case, mesh: Mesh) -> LocalModel:
     return local
 
 
-def gradients(case: Case, mesh: Mesh) -> tuple[float, int, dict[str, Tensor]]:
+def gradients(case: Case, mesh: Mesh, training: Training = ORDINARILY) -> Found:
     """Loss, valid tokens of this rank's stage and every gradient it answers for, whole; losses by source, norm."""
     local = build(case, mesh)
-    parameters, tied = finish(local, mesh)
+    parameters, tied = finish(local, mesh, training)
     valid = sum(b.valid_tokens for b in streams(case))
     sums, by_source = torch.zeros(2 + NUM_SOURCES, dtype=torch.float64).split((2, NUM_SOURCES))
 
@@ -119,13 +128,15 @@ def gradients(case: Case, mesh: Mesh) -> tuple[float, int, dict[str, Tensor]]:
             hidden_TD = model(micro_batch.tokens_T, micro_batch.layout, at(case.at_stage))
             loss_of(model, hidden_TD, micro_batch).backward()
     else:
-        runner = PipelineRunner(local.stages, local.placement, mesh)
+        runs = local.differentiated(training)
+        runner = PipelineRunner(local.stages, local.placement, mesh, None, runs)
         runner.forward_backward(micro_batches, at(case.at_stage), loss_of)
         add_tied(tied, parameters.named.get("embedding.weight"))
     mesh.sum_over_world(sums)
     found = {BY_SOURCE: mesh.sum_over_world(by_source)}
     squares = torch.zeros((), dtype=torch.float64)
-    for name, parameter in parameters.named.items():
+    assert all(parameter.grad is None for parameter in parameters.frozen.values())
+    for name, parameter in parameters.trained.items():
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         dist.all_reduce(gradient, group=mesh.zero.group)
         found[name] = parameters.joined(name, gather(gradient, mesh.tensor))
@@ -159,12 +170,12 @@ def of_one_size(cases: tuple[Case, ...], ranks: int) -> tuple[Case, ...]:
     return tuple(case for case in cases if case.ranks == ranks)
 
 
-def errors(case: Case, results: list[tuple[float, int, dict[str, Tensor]]]) -> dict[str, float]:
-    """By the oracle: the largest relative error on any rank of loss, valid tokens and every gradient.
+def errors(case: Case, results: list[Found], truth: Truth) -> dict[str, float]:
+    """By the truth: the largest relative error on any rank of loss, valid tokens and every gradient.
 
-    Of a gradient: relative to its largest element. Infinite for a name that only the ranks have, or only the oracle.
+    Of a gradient: relative to its largest element. Infinite for a name that only the ranks have, or only the truth.
     """
-    loss, expected = oracle(case)
+    loss, expected = truth
     valid = sum(b.valid_tokens for b in streams(case))
     seen: dict[str, list[float]] = defaultdict(list)
     for found_loss, found_valid, found in results:
@@ -183,10 +194,10 @@ def errors(case: Case, results: list[tuple[float, int, dict[str, Tensor]]]) -> d
     }
 
 
-def check(case: Case, results: list[tuple[float, int, dict[str, Tensor]]]) -> None:
+def check(case: Case, results: list[Found], truth: Truth | None = None) -> None:
     """Every rank's results against the oracle's; the message names all that is wrong, the worst gradient first."""
     tolerances = {"loss": 1e-12, "valid tokens": 0.0, BY_SOURCE: 1e-12, NORM: 1e-12}
-    found = errors(case, results)
+    found = errors(case, results, truth or oracle(case))
     wrong = [name for name in found if not found[name] <= tolerances.get(name, 1e-10)]
     wrong.sort(key=lambda name: (name not in tolerances, -found[name]))
     assert not wrong, "; ".join(f"{name} {found[name]:.1e}" for name in wrong) + f"; {case}"

@@ -32,7 +32,7 @@ def update(taken: MatrixStep) -> None:
     for fragment, momentum, square in zip(taken.fragments, momenta, squares, strict=True):
         direction = momentum / (square.sqrt().float() + taken.config.epsilon)
         direction += fragment.weight_decay * fragment.weight
-        fragment.weight.sub_(direction, alpha=taken.learning_rate)
+        fragment.weight.sub_(direction, alpha=fragment.learning_rate)
 
 
 def on_one_process(named: Named) -> Callable[[], None]:

@@ -33,6 +33,7 @@ from parallel.engine.engine import TrainingEngine
 from parallel.engine.materialise import materialise
 from parallel.engine.optimizers import OPTIMIZERS
 from parallel.engine.settings import zero_settings
+from parallel.engine.training import Training
 from parallel.mesh import AxisGroup, Mesh, start
 from parallel.parallelize import build_local, finish
 from parallel.parameters import NamedParameters
@@ -110,8 +111,7 @@ def each_name(read: Callable[[str], Any]) -> Callable[[Transformer], None]:
 
 def decayed(names: list[str]) -> set[str]:
     """Those that AdamW decays."""
-    groups = OPTIMIZERS["adamw"].groups(names, OptimizerConfig(weight_decay=0.1))
-    return {name for group in groups if group.weight_decay for name in group.names}
+    return {name for name in names if OPTIMIZERS["adamw"].key(name, Training()).decays}
 
 
 STAGE = whole_model(CONFIG, tensor=2)

@@ -208,7 +208,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_or_too_high_leaves_everything_unt
             too_high.applied,
             too_high.loss > first.loss / 2,
             same,
-            trained.engine.optimizer_steps(),
+            trained.engine.optimizer_steps().most,
             after.applied,
             after.loss,
         )

@@ -16,6 +16,7 @@ import torch
 
 from data.files import seal
 from parallel.checkpoint.index import DamagedCheckpoint
+from parallel.engine.training import StepCounts
 from parallel.mesh import Mesh, start
 from ranks import run_on_ranks
 from train.checkpointing.checkpoint import CheckpointFailed, Checkpoints, verify
@@ -42,8 +43,8 @@ class Engine:
             for i, kind in enumerate(("weight", "exp_avg", "exp_avg_sq"))
         }
 
-    def optimizer_steps(self) -> int:
-        return 7
+    def optimizer_steps(self) -> StepCounts:
+        return StepCounts(7)
 
 
 class Saver:

@@ -40,8 +40,8 @@ FLOORS = {
     "parallel": """
         launcher topology timeouts
         watch config
-        rendezvous transfer regions
-        mesh
+        rendezvous transfer regions engine/groups
+        mesh engine/training
         collectives links sequence
         tensor
         parameters pipeline

@@ -68,7 +68,8 @@ class Checkpoints:
         before: called first in the background; an OSError from it fails the save.
         """
         self.wait()
-        state.optimizer_steps = engine.optimizer_steps()
+        steps = engine.optimizer_steps()
+        state.optimizer_steps, state.other_optimizer_steps = steps.most, dict(steps.others)
         owned = tensors.gather_owned(engine)
         text = seal({"format": FORMAT, **asdict(state)})
         self._pending = self._writer.submit(self._write, owned, text, state.step, before)

@@ -32,6 +32,8 @@ class RunState:
     # optimizer.name, and the steps it has applied; 0 steps: the checkpoint has weights only, for any optimizer.
     optimizer: str = "adamw"
     optimizer_steps: int = 0
+    # Parameters to which it has applied another number of steps, by name; 0: frozen, the checkpoint has no states.
+    other_optimizer_steps: dict[str, int] = field(default_factory=dict)
     skipped_steps: int = 0
     # Base of the rotary layers by kind, as of the last step: {"window": ..., "full": ...}; see `bases_by_kind`.
     rope_base: dict[str, float] = field(default_factory=dict)
