@@ -14,6 +14,7 @@ FLOORS = {
         packed_layout reach
         position/scales
         position
+        position/advice
         layer_pattern
         overrides
         config
