@@ -73,8 +73,9 @@ class ModelConfig:
     norm_at: Literal["before", "after", "both"] = "before"
     # Whether queries and keys are normalised.
     qk_norm: bool = False
-    # What the norm of queries and keys runs over: each head, or the projection to all heads.
-    qk_norm_over: Literal["head", "projection"] = "head"
+    # What the norm of queries and keys runs over. head: each head, with one weight for all heads; each_head: each head,
+    # with weights of its own (Command R+); projection: all heads together.
+    qk_norm_over: Literal["head", "each_head", "projection"] = "head"
     # Whether queries and keys are normalised before the rotation or after it (Llama 4).
     qk_norm_at: NormPlace = "before"
     # Whether the norm of queries and keys has a learned weight (Llama 4 has none).

@@ -68,6 +68,26 @@ class RMSNormPlusOne(nn.Module):
         return F.rms_norm(x.to(wide), x.shape[-1:], weight, self.eps).to(x.dtype)
 
 
+class HeadsNorm(nn.Module):
+    """Normalises every head by itself and multiplies by a weight of its own, (heads, K). Shape (T, heads, K) is kept.
+
+    Source: the released code of Command R+, with a LayerNorm.
+    """
+
+    def __init__(self, kind: str, num_heads: int, head_dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_heads, head_dim))
+        self._norm = build_norm(kind, head_dim, eps, learned=False)
+        self._added = 1.0 if kind == "rmsnorm_plus_one" else 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension of `x`."""
+        wide = statistics_dtype(x.dtype)
+        weight = self.weight.to(wide)
+        normed: Tensor = self._norm(x.to(wide)) * (weight + self._added if self._added else weight)
+        return normed.to(x.dtype)
+
+
 # Keys: the values of `ModelConfig.norm`.
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm, "rmsnorm_plus_one": RMSNormPlusOne}
 

@@ -80,7 +80,7 @@ def _vector(
     *,
     turned: bool = False,
 ) -> Role:
-    """Row of a norm, bias or sink: not decayed; ranks that hold the same part each compute a share of its gradient."""
+    """Row of norms, biases, sinks: not decayed; ranks that hold the same part each compute a share of its gradient."""
     return Role(shape, cut, cut != "rows", initial, False, False, turned, present)
 
 
@@ -94,6 +94,10 @@ def _norms_after(config: ModelConfig, _: LayerSpec) -> bool:
 
 def _norms_each_head(config: ModelConfig, spec: LayerSpec) -> bool:
     return spec.qk_norm and spec.qk_norm_weight and config.qk_norm_over == "head"
+
+
+def _norms_head_by_head(config: ModelConfig, spec: LayerSpec) -> bool:
+    return spec.qk_norm and spec.qk_norm_weight and config.qk_norm_over == "each_head"
 
 
 def _norms_all_heads(config: ModelConfig, spec: LayerSpec) -> bool:
@@ -161,6 +165,12 @@ LAYER: Mapping[str, Role] = MappingProxyType(
         ),
         "attention.q_norm.weight": _vector("K", "whole", "norm", _norms_each_head, turned=True),
         "attention.k_norm.weight": _vector("K", "whole", "norm", _norms_each_head, turned=True),
+        "attention.q_heads_norm.weight": _vector(
+            "H K", "rows", "norm", _norms_head_by_head, turned=True
+        ),
+        "attention.k_heads_norm.weight": _vector(
+            "G K", "key_rows", "norm", _norms_head_by_head, turned=True
+        ),
         "attention.q_projection_norm.weight": _vector(
             "HK", "rows", "norm", _norms_all_heads, turned=True
         ),

@@ -18,7 +18,7 @@ from model.attention.static_gate import StaticGate, scaled
 from model.config import ModelConfig
 from model.kind_at_step import KindAtStep
 from model.layer_pattern import LayerSpec
-from model.norm import build_norm
+from model.norm import HeadsNorm, build_norm
 from model.packed_layout import PackedLayout
 from model.parameters import reduced_width
 from model.position.positioning import LearnedScale, Positioning, scale_queries, turn
@@ -62,14 +62,22 @@ class Attention(nn.Module):
             self.static_gate = StaticGate(query_width, reduced_width(query_width))
         elif spec.static_gate == "head":
             self.head_static_gate = StaticGate(config.num_heads, reduced_width(config.num_heads))
-        # Norms over the queries and keys of each head, or of all heads together.
+        # Norms over the queries and keys of each head, with one weight or one for each head, or of all heads together.
         self.q_norm: nn.Module = nn.Identity()
         self.k_norm: nn.Module = nn.Identity()
+        self.q_heads_norm: nn.Module = nn.Identity()
+        self.k_heads_norm: nn.Module = nn.Identity()
         self.q_projection_norm: nn.Module = nn.Identity()
         self.k_projection_norm: nn.Module = nn.Identity()
         norm = partial(build_norm, config.norm, eps=config.norm_eps, learned=spec.qk_norm_weight)
         if spec.qk_norm and config.qk_norm_over == "projection":
             self.q_projection_norm, self.k_projection_norm = norm(query_width), norm(key_width)
+        elif spec.qk_norm and config.qk_norm_over == "each_head" and spec.qk_norm_weight:
+            for_heads = partial(
+                HeadsNorm, config.norm, head_dim=config.head_dim, eps=config.norm_eps
+            )
+            self.q_heads_norm = for_heads(config.num_heads)
+            self.k_heads_norm = for_heads(config.num_kv_heads)
         elif spec.qk_norm:
             self.q_norm, self.k_norm = norm(config.head_dim), norm(config.head_dim)
         self.normalises_rotated = spec.qk_norm and spec.qk_norm_at == "after"
@@ -113,8 +121,9 @@ class Attention(nn.Module):
 
     def _normalised(self, q_THK: Tensor, k_TGK: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys, normalised if this layer does so, and queries times the model's scale."""
-        q_THK = self.q_norm(self.q_projection_norm(q_THK.flatten(-2)).view_as(q_THK))
-        k_TGK = self.k_norm(self.k_projection_norm(k_TGK.flatten(-2)).view_as(k_TGK))
+        q_THK = self.q_heads_norm(self.q_projection_norm(q_THK.flatten(-2)).view_as(q_THK))
+        k_TGK = self.k_heads_norm(self.k_projection_norm(k_TGK.flatten(-2)).view_as(k_TGK))
+        q_THK, k_TGK = self.q_norm(q_THK), self.k_norm(k_TGK)
         return (q_THK if self.query_scale == 1.0 else q_THK * self.query_scale), k_TGK
 
     def attend(

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.config import ModelConfig
+from model.huggingface.families.cohere import COHERE
 from model.huggingface.families.cohere2 import COHERE2
 from model.huggingface.families.exaone4 import EXAONE4
-from model.huggingface.families.gemma3 import GEMMA3
+from model.huggingface.families.gemma import GEMMA2, GEMMA3
 from model.huggingface.families.gpt_oss import GPT_OSS
 from model.huggingface.families.llama import LLAMA
 from model.huggingface.families.mistral import MINISTRAL, MISTRAL
@@ -20,6 +21,7 @@ from model.huggingface.refusal import CannotExpress
 # In the order in which `family_for` tries them.
 FAMILIES: tuple[Family, ...] = (
     COHERE2, LLAMA, MISTRAL, SMOLLM3, MINISTRAL, QWEN3, QWEN2, OLMO2, OLMO3, EXAONE4, GEMMA3, GPT_OSS,
+    COHERE, GEMMA2,
 )  # fmt: skip
 BY_TYPE: Mapping[str, Family] = {family.model_type: family for family in FAMILIES}
 

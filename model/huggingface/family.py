@@ -239,7 +239,7 @@ class Family:
             for key in _WHOLE
             if type(config.get(key)) is int and not 0 <= config[key] <= _LARGEST
         ]
-        foreign = foreign_keys.refused(config)
+        foreign = foreign_keys.refused(config, {row.theirs for row in self.rows})
         return missing + wrong + foreign + foreign_keys.unread_windows(config, self.layer_keys)
 
     def _foreign(self, model: ModelConfig) -> list[str]:

@@ -46,12 +46,12 @@ OF_FILES = ("auto_map",)
 _WINDOWED = "sliding_attention"
 
 
-def refused(config: Mapping[str, Any]) -> list[str]:
-    """The reasons why no family can read this config.json, one line each."""
+def refused(config: Mapping[str, Any], read: Collection[str]) -> list[str]:
+    """The reasons why a family cannot read this config.json, one line each. read: the keys that the family reads."""
     return [
         f"config.json: {key}={config[key]}: cannot be expressed{DEQUANTISE if key == _QUANTISED else ''}"
         for key, harmless in REFUSED.items()
-        if key in config and config[key] not in harmless
+        if key in config and key not in read and config[key] not in harmless
     ]
 
 

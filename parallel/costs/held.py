@@ -175,7 +175,12 @@ def _query_key_norms(stage: StageShape, spec: LayerSpec, num_tokens: int) -> int
         rows, width = num_tokens * heads, config.head_dim
         if config.qk_norm_over == "projection":
             rows, width = num_tokens, heads * config.head_dim
-        found += _norm(stage, rows, width, calls, learned=learned)
+        if config.qk_norm_over == "each_head" and learned:
+            # A norm without a weight, then its rows and every head's weights, which are multiplied.
+            found += _norm(stage, rows, width, learned=False) + stage.wide * rows * width
+            found += calls * heads * width * stage.wide if stage.wide > stage.element else 0
+        else:
+            found += _norm(stage, rows, width, calls, learned=learned)
     return found
 
 

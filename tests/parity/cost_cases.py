@@ -73,7 +73,21 @@ NORMED = replace(
         "chunk_nope": KindConfig(gate_over="head"),
     },
 )
-MODELS = {"cohere": MODEL, "llama": LLAMA, "gated": GATED, "normed": NORMED}
+# Weights of its own for every head: after a LayerNorm in both kinds, after an RMSNorm in one of two.
+HEADED = replace(MODEL, qk_norm=True, qk_norm_over="each_head")
+HEADED_LLAMA = replace(
+    LLAMA,
+    qk_norm_over="each_head",
+    kinds={**LLAMA.kinds, "chunk_nope": KindConfig(qk_norm_weight=False)},
+)
+MODELS = {
+    "cohere": MODEL,
+    "llama": LLAMA,
+    "gated": GATED,
+    "normed": NORMED,
+    "headed": HEADED,
+    "headed_llama": HEADED_LLAMA,
+}
 
 
 def built(

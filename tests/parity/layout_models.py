@@ -225,3 +225,22 @@ FORMS |= {
         | {"window_rope": KindConfig(static_gate="head", gate="softplus", gate_over="channel")},
     ),
 }
+# Norms of queries and keys with weights for every head: after a LayerNorm here, an RMSNorm with 1 + weight there.
+FORMS |= {
+    "headed": replace(
+        MODELS["cohere"],
+        qk_norm=True,
+        qk_norm_over="each_head",
+        kinds=MODELS["cohere"].kinds
+        | {
+            "full_nope": KindConfig(qk_norm_at="after"),
+            "part": KindConfig(like="chunk_rope", chunk=20, qk_norm=False),
+        },
+    ),
+    "headed_llama": replace(
+        MODELS["llama"],
+        norm="rmsnorm_plus_one",
+        qk_norm_over="each_head",
+        kinds=MODELS["llama"].kinds | {"window_rope": KindConfig(qk_norm_weight=False)},
+    ),
+}

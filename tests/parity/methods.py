@@ -150,6 +150,11 @@ METHODS: dict[str, Method] = {
         "Llama 4",
         _spec(lambda spec: spec.qk_norm and not spec.qk_norm_weight),
     ),
+    "QK-norm with weights for every head": Method(
+        "`model.qk_norm_over=each_head`",
+        "Command R+, released code",
+        lambda case: case.at_stage.qk_norm_over == "each_head",
+    ),
     "value scale": Method(
         f"`{_KIND}value_scale`", "MiMo-V2-Flash", _spec(lambda spec: spec.value_scale != 1)
     ),

@@ -26,6 +26,8 @@ CASES = (
     Case(2, 1, 1, 1, "-", "-", 1, "static_llama", "attention"),
     Case(1, 1, 2, 1, "-", "zigzag", 2, "static", "everything"),
     Case(1, 2, 1, 1, "zbv", "-", 2, "static", "everything"),
+    Case(2, 1, 1, 1, "-", "-", 1, "headed", "input"),
+    Case(1, 1, 2, 1, "-", "zigzag", 2, "headed_llama", "attention"),
 )
 OTHERS = (
     Case(1, 2, 2, 1, "1f1b", "balanced", 2, "gated", "input"),
@@ -33,6 +35,8 @@ OTHERS = (
     Case(2, 1, 2, 1, "-", "contiguous", 1, "normed", "input"),
     Case(4, 1, 1, 1, "-", "-", 1, "normed", "everything"),
     Case(4, 1, 1, 1, "-", "-", 1, "gated", "attention"),
+    Case(4, 1, 1, 1, "-", "-", 1, "headed", "everything"),
+    Case(4, 1, 1, 1, "-", "-", 1, "headed_llama", "input"),
 )
 # With a ZeRO stage.
 STEP_CASES = ((Case(2, 1, 1, 1, "-", "-", 2, "gated", "everything"), 1),)

@@ -34,6 +34,9 @@ YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+# Families whose norms multiply by 1 + weight; families whose embedding or logits are scaled.
+PLUS_ONE = ("gemma2", "gemma3_text")
+SCALED = ("cohere", "cohere2", *PLUS_ONE)
 SLIDING = ["sliding_attention"] * 3 + ["full_attention"]
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere2": (
@@ -52,6 +55,20 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": False,
             "attention_bias": True,
             "logit_scale": 1.0,
+        },
+    ),
+    "cohere": (
+        "cohere",
+        {"logit_scale": 0.25, "rope_parameters": {"rope_type": "default", "rope_theta": 5e4}},
+    ),
+    "cohere, a norm for each head, untied, biases": (
+        "cohere",
+        {
+            "use_qk_norm": True,
+            "tie_word_embeddings": False,
+            "attention_bias": True,
+            "logit_scale": 1.0,
+            "rope_parameters": YARN,
         },
     ),
     "llama 2": ("llama", {"num_key_value_heads": 6}),
@@ -119,6 +136,27 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "use_sliding_window": True,
             "sliding_window": WINDOW,
             "rope_parameters": {**YARN, "truncate": False, "attention_factor": 1.3},
+        },
+    ),
+    "gemma2": (
+        "gemma2",
+        {
+            "sliding_window": WINDOW,
+            "query_pre_attn_scalar": 24,
+            "final_logit_softcapping": 3.0,
+            "attn_logit_softcapping": 1.5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e4},
+        },
+    ),
+    "gemma2, uncapped, untied, biases": (
+        "gemma2",
+        {
+            "sliding_window": WINDOW,
+            "layer_types": SLIDING,
+            "final_logit_softcapping": None,
+            "attn_logit_softcapping": None,
+            "tie_word_embeddings": False,
+            "attention_bias": True,
         },
     ),
     "gemma3": (
@@ -220,12 +258,12 @@ def their_model(kind: str, settings: dict[str, Any], seed: int = 0) -> Any:
             continue
         parameter.normal_(generator=generator)
         if "norm" in name:
-            parameter.mul_(0.3).add_(0.0 if kind == "gemma3_text" else 1.0)
+            parameter.mul_(0.3).add_(0.0 if kind in PLUS_ONE else 1.0)
         elif "bias" in name:
             parameter.mul_(0.5)
         elif "embed" in name:
             # Tied, it makes the logits too: of a size of a few, unless they are scaled.
-            tied = config.tie_word_embeddings and kind not in ("cohere2", "gemma3_text")
+            tied = config.tie_word_embeddings and kind not in SCALED
             parameter.mul_(0.2 if tied else 1.0)
         elif parameter.dim() > 1:
             fan_in = parameter.shape[-1] if "experts" not in name else parameter.shape[-2]

@@ -46,7 +46,8 @@ def our_model(checkpoint: Path, **changes: Any) -> tuple[Transformer, float]:
     """The model of a checkpoint and its base."""
     state, index = read_state(checkpoint), read_index(checkpoint)
     config = dataclasses.replace(typed_model(state.model), **changes)
-    model = Transformer(config, choose_core("auto", "cpu", torch.float32))
+    core = choose_core("auto", "cpu", torch.float32, config.head_dim, config.attention_softcap)
+    model = Transformer(config, core)
     weights = {}
     for key, record in index["tensors"].items():
         found = map_tensors(checkpoint / record["file"], {key: torch.Size(record["shape"])})
@@ -295,7 +296,7 @@ def test_every_recipe_finds_a_family_or_hears_why_none_fits() -> None:
             found[recipe] = ""
     assert found == {
         "rnope_swa": "cohere2", "nope": "cohere2", "llama": "llama",
-        "full_rope": "", "qk_norm": "", "rnope": "", "irope": "",
+        "full_rope": "cohere", "qk_norm": "", "rnope": "", "irope": "",
         "swan": "smollm3", "gpt_oss": "gpt_oss", "gemma4": "", "laguna": "", "mimo": "", "step_flash": "",
         "trinity": "",
     }  # fmt: skip
