@@ -32,8 +32,10 @@ def limits_of(config: Config) -> dict[str, list[str]]:
     config: a config.json from `Family.write`, which has every key of the family.
     """
     found: dict[str, list[str]] = {}
+    if config.get("attn_logit_softcapping"):
+        found[_TRANSFORMERS] = [_UNCAPPED]
     if config["model_type"] not in EXAMINED:
-        return {f"{reader} {version}": [_UNKNOWN] for reader, version in VERSIONS.items()}
+        return found | {f"{reader} {version}": [_UNKNOWN] for reader, version in VERSIONS.items()}
     for limit in LIMITS:
         if config["model_type"] in limit.families.split() and limit.concerns(config):
             found.setdefault(f"{limit.reader} {VERSIONS[limit.reader]}", []).append(limit.says)
@@ -131,6 +133,11 @@ def _other_query_scale(config: Config) -> bool:
 _ALL = "cohere2 llama mistral ministral qwen2 qwen3 smollm3 gemma3_text olmo2 olmo3 gpt_oss"
 # The families that were examined in all three programs.
 EXAMINED = frozenset(_ALL.split())
+_TRANSFORMERS = "transformers 5.17.0 and 4.57.3"
+_UNCAPPED = (
+    "leave the cap of attention scores out with sdpa, the attention they choose by default; load the model with "
+    'attn_implementation="eager", or with flash attention'
+)
 _UNKNOWN = "was not examined with this family"
 _WINDOWS_IGNORED = "has no windows in this family: every token sees all keys before it"
 _HEADS = "takes hidden_size / num_attention_heads for the width of a head"

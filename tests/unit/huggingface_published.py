@@ -3,6 +3,7 @@
 Keys that no program reads for the model's function (tokens, dropout, `use_cache`, versions) are left out.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,16 @@ _EXAONE_ROPE = {
         "original_max_position_embeddings": 8192,
         "rope_type": "llama3",
     },
+}
+
+_COMMAND_R = {
+    "architectures": ["CohereForCausalLM"],
+    "hidden_act": "silu",
+    "layer_norm_eps": 1e-05,
+    "max_position_embeddings": 131072,
+    "model_max_length": 131072,
+    "model_type": "cohere",
+    "vocab_size": 256000,
 }
 
 PUBLISHED: dict[str, Published] = {
@@ -79,5 +90,77 @@ PUBLISHED: dict[str, Published] = {
         },
         {"layer_pattern": ["full_rope"], "head_dim": 64, "tie_embeddings": True},
         1e6,
+    ),
+    # github.com/AI-Hypercomputer/maxtext, MaxText/utils/ckpt_conversion/utils/hf_model_configs.py; the other keys have
+    # the values that transformers takes without them.
+    "google/gemma-2-9b": Published(
+        {
+            "architectures": ["Gemma2ForCausalLM"],
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+            "head_dim": 256,
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_activation": "gelu_pytorch_tanh",
+            "hidden_size": 3584,
+            "intermediate_size": 14336,
+            "max_position_embeddings": 8192,
+            "model_type": "gemma2",
+            "num_attention_heads": 16,
+            "num_hidden_layers": 42,
+            "num_key_value_heads": 8,
+            "query_pre_attn_scalar": 224,
+            "rms_norm_eps": 1e-06,
+            "rope_theta": 10000.0,
+            "sliding_window": 4096,
+            "vocab_size": 256000,
+        },
+        {
+            "layer_pattern": ["window_rope", "full_rope"],
+            "window": 4096,
+            "attention_softcap": 50.0,
+            "logit_softcap": 30.0,
+            "query_scale": math.sqrt(256 / 224),
+            "embedding_scale": math.sqrt(3584),
+            "norm_at": "both",
+            "tie_embeddings": True,
+        },
+        1e4,
+    ),
+    # The sizes of both: a public table of a program in Keras that reads them (COHERE_MODEL_CONFIG). The names of the
+    # tensors of Command R+, with q_norm and k_norm: github.com/arcee-ai/mergekit, pull request 674.
+    "CohereForAI/c4ai-command-r-v01": Published(
+        {
+            **_COMMAND_R,
+            "hidden_size": 8192,
+            "intermediate_size": 22528,
+            "logit_scale": 0.0625,
+            "num_attention_heads": 64,
+            "num_hidden_layers": 40,
+            "num_key_value_heads": 64,
+            "rope_theta": 8000000.0,
+        },
+        {
+            "layer_pattern": ["full_rope"],
+            "block": "parallel",
+            "norm": "layernorm",
+            "logit_scale": 0.0625,
+            "qk_norm": False,
+        },
+        8e6,
+    ),
+    "CohereForAI/c4ai-command-r-plus": Published(
+        {
+            **_COMMAND_R,
+            "hidden_size": 12288,
+            "intermediate_size": 33792,
+            "logit_scale": 0.8333333333333334,
+            "num_attention_heads": 96,
+            "num_hidden_layers": 64,
+            "num_key_value_heads": 8,
+            "rope_theta": 75000000.0,
+            "use_qk_norm": True,
+        },
+        {"qk_norm": True, "qk_norm_over": "each_head", "head_dim": 128, "tie_embeddings": True},
+        7.5e7,
     ),
 }

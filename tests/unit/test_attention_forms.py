@@ -142,7 +142,7 @@ def normed(x: torch.Tensor, weight: torch.Tensor | float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
-@pytest.mark.parametrize("over", ["head", "projection"])
+@pytest.mark.parametrize("over", ["head", "each_head", "projection"])
 @pytest.mark.parametrize("place", ["before", "after"])
 @pytest.mark.parametrize("learned", [True, False])
 def test_queries_and_keys_are_normalised_where_the_configuration_says(
@@ -159,12 +159,12 @@ def test_queries_and_keys_are_normalised_where_the_configuration_says(
         (q_THK, layer.q_proj, "q", config.query_scale),
         (k_TGK, layer.k_proj, "k", 1.0),
     ):
-        norm = getattr(layer, f"{name}_{'projection_' if over == 'projection' else ''}norm")
-        weight = norm.weight if learned else 1.0
+        middle = {"each_head": "heads_", "projection": "projection_"}.get(over, "")
+        weight = getattr(layer, f"{name}_{middle}norm").weight if learned else 1.0
         heads = (TOKENS, -1, 8)
 
         def by_head_or_all(x_THK, weight=weight, heads=heads):
-            x = x_THK if over == "head" else x_THK.flatten(-2)
+            x = x_THK.flatten(-2) if over == "projection" else x_THK
             return normed(x, weight).view(heads)
 
         x_THK = (x_TD @ proj.weight.t()).view(heads)

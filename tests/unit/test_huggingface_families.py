@@ -149,6 +149,21 @@ def test_a_window_off_by_one_and_a_swapped_rotary_layout_are_noticed(imported) -
     assert largest_difference(model, base, theirs) > 1e-2
 
 
+# Models of families whose windows are beside what no other family has (a cap of scores, ...).
+WINDOWED = ("gemma2",)
+
+
+@pytest.mark.parametrize("case", WINDOWED)
+def test_a_window_off_by_one_is_noticed_in_other_families(case: str, tmp_path: Path) -> None:
+    kind, settings = CASES[case]
+    theirs = their_model(kind, settings)
+    theirs.save_pretrained(tmp_path / "theirs")
+    import_model(tmp_path / "theirs", tmp_path / "ours")
+    for window in (WINDOW - 1, WINDOW + 1):
+        model, base = our_model(tmp_path / "ours", window=window)
+        assert largest_difference(model, base, theirs) > 1e-2
+
+
 def test_weights_of_16_bits_in_shards_come_back_bit_by_bit(imported, tmp_path: Path) -> None:
     theirs, _ = imported
     theirs = copy.deepcopy(theirs).to(torch.bfloat16)
@@ -206,6 +221,8 @@ REFUSED = {
     "olmo2": ({"num_key_value_heads": 4}, "must be divisible by"),
     "olmo3": ({"layer_types": ["chunked_attention"] * 4}, "chunked_attention"),
     "exaone4": ({"sliding_window_pattern": "LLLG"}, "cannot read it without layer_types"),
+    "gemma2": ({"attn_logit_softcapping": 0}, "attn_logit_softcapping=0: transformers divides by it"),
+    "cohere": ({}, "rope_theta is missing: transformers 4 takes 10000 for it, transformers 5 500000"),
     "gemma3": ({}, "save its language model by itself"),
 }  # fmt: skip
 

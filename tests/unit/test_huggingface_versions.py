@@ -66,7 +66,8 @@ STRINGS = ["one  three\n\treturn 31", "</s> \u2581\u4e2d\ufb01e\u0301"]
 FAMILIES = {
     "cohere2": "cohere2", "llama": "llama 3, tied, biases", "mistral": "mistral", "ministral": "ministral",
     "qwen2": "qwen2", "qwen3": "qwen3", "smollm3": "smollm3 as rnope-swa", "gemma3_text": "gemma3", "olmo2": "olmo2",
-    "olmo3": "olmo3", "gpt_oss": "gpt-oss", "exaone4": "exaone4",
+    "olmo3": "olmo3", "gpt_oss": "gpt-oss", "exaone4": "exaone4", "gemma2": "gemma2",
+    "cohere": "cohere, a norm for each head, untied, biases",
 }  # fmt: skip
 BY_KIND = ("gemma3_text", "olmo3")
 FLAT_ONLY = ("yarn, whole", "dynamic", "longrope")
@@ -75,6 +76,7 @@ FEW = [
     ("qwen3", "yarn of its own"), ("smollm3", "ntk"), ("gemma3_text", "linear"), ("olmo2", "linear"),
     ("olmo3", "yarn"), ("gpt_oss", "yarn, whole"), ("olmo2", "llama3"), ("olmo3", "windows"),
     ("qwen3", "dynamic"), ("smollm3", "longrope"), ("exaone4", "llama3"),
+    ("gemma2", "yarn"), ("cohere", "longrope"),
 ]  # fmt: skip
 
 
