@@ -77,15 +77,19 @@ class HeadsNorm(nn.Module):
     def __init__(self, kind: str, num_heads: int, head_dim: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(num_heads, head_dim))
-        self._norm = build_norm(kind, head_dim, eps, learned=False)
+        self.eps = eps
+        self._subtracts_mean = kind == "layernorm"
         self._added = 1.0 if kind == "rmsnorm_plus_one" else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of `x`."""
         wide = statistics_dtype(x.dtype)
-        weight = self.weight.to(wide)
-        normed: Tensor = self._norm(x.to(wide)) * (weight + self._added if self._added else weight)
-        return normed.to(x.dtype)
+        weight, width = self.weight.to(wide), x.shape[-1:]
+        if self._subtracts_mean:
+            normed = F.layer_norm(x.to(wide), width, None, None, self.eps)
+        else:
+            normed = F.rms_norm(x.to(wide), width, None, self.eps)
+        return (normed * (weight + self._added if self._added else weight)).to(x.dtype)
 
 
 # Keys: the values of `ModelConfig.norm`.
