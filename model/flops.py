@@ -2,8 +2,9 @@
 
 Conventions, as usual in the field:
 
-- One multiply-add is two operations. A backward costs twice its forward, so training is three
-  forwards. Recomputed forwards are not counted: these are model FLOPs, not hardware FLOPs.
+- One multiply-add is two operations. A backward costs twice its forward, half for the gradient of
+  the weight and half for that of the input, so training is three forwards where nothing is frozen.
+  Recomputed forwards are not counted: these are model FLOPs, not hardware FLOPs.
 - Every weight that multiplies each token (`multiplies_tokens` in the table of parameters) counts 2 per
   token and forward (hence 6 N T in training). The embedding lookup is free; the output head is a product
   over the whole vocabulary. So a tied embedding counts once, AS THE HEAD, and an untied input embedding
@@ -17,12 +18,12 @@ Conventions, as usual in the field:
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from model.config import ModelConfig
 from model.layer_pattern import LayerSpec, expand_pattern, layer_kinds
-from model.parameters import layer_names, parameter_names, role_of, shape_of
+from model.parameters import layer_names, numbers_of, parameter_names, role_of, shape_of
 from model.reach import Reach
 
 _FORWARDS_PER_TRAINING_STEP = 3
@@ -125,6 +126,27 @@ def forward_flops(config: ModelConfig, lengths: Sequence[int]) -> int:
     return count_forward(config, lengths).total
 
 
-def training_flops(config: ModelConfig, lengths: Sequence[int]) -> int:
-    """Operations of one forward and backward over documents of these lengths."""
-    return _FORWARDS_PER_TRAINING_STEP * forward_flops(config, lengths)
+def training_flops(
+    config: ModelConfig, lengths: Sequence[int], frozen: Collection[str] = ()
+) -> int:
+    """Operations of one forward and backward over documents of these lengths.
+
+    frozen: names of parameters that do not train. Their products have no gradient of the weight, and layers below the
+    lowest that trains have no backward; a trained embedding needs all of them.
+    """
+    forward = count_forward(config, lengths)
+    if not frozen:
+        return _FORWARDS_PER_TRAINING_STEP * forward.total
+    specs, tokens = expand_pattern(config), sum(lengths)
+    names = [layer_names(config, spec, layer) for layer, spec in enumerate(specs)]
+    trains = [any(name not in frozen for name in of_layer) for of_layer in names]
+    lowest = 0 if "embedding.weight" not in frozen else [*trains, True].index(True)
+    backwards = [name for of_layer in names[lowest:] for name in of_layer]
+    backwards += parameter_names(config, [], has_embedding=False)
+    trained = [name for name in backwards if numbers_of(name, config) not in frozen]
+    pairs = sum(score_pairs(lengths, spec.reach) for spec in specs[lowest:])
+    return (
+        forward.total
+        + 2 * tokens * (_products(backwards, config) + _products(trained, config))
+        + 2 * 4 * config.num_heads * config.head_dim * pairs
+    )

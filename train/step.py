@@ -77,9 +77,8 @@ def optimizer_step(
     counted = trainer.gradients(micro_batches, point.at, weigh, len(batch.shape.weights))
     flops = 0
     if mesh.model.rank == 0 and mesh.sequence.rank == 0:  # a stream is counted once
-        flops = sum(
-            training_flops(point.model, micro_batch.lengths) for micro_batch in batch.micro_batches
-        )
+        lengths = [n for micro_batch in batch.micro_batches for n in micro_batch.lengths]
+        flops = training_flops(point.model, lengths, trainer.engine.parameters.training.frozen)
     loss_sum, z_sum, total_flops, stop_votes, *by_source = _over_world(
         mesh, counted, (float(flops), float(stop))
     )

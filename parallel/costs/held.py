@@ -8,6 +8,8 @@ real autograd graphs. With P parameters on this rank, n ZeRO ranks, e bytes an e
     ZeRO-2      e P        w P / n                        12 P / n                        bucket, while reducing
     ZeRO-3      e P / n    w P / n                        12 P / n                        bucket
 
+Of frozen parameters a rank has the weights only; P is those that train in the other columns.
+
     a layer (parallel block, layernorm), t tensor ranks, T tokens on this sequence rank, everything kept:
         T e D                      the gathered input of the matrix products
         T e (2 H K + 2 G K) / t    queries, keys, values, output of attention      (+ 4 T H / t: log-sum-exp)
@@ -22,7 +24,7 @@ workspaces of kernels, fragmentation.
 Letters: T tokens, D width, H query heads, G key/value heads, K head dimension, F feed-forward width, V vocabulary.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from model.layer_pattern import LayerSpec, evenly
@@ -65,16 +67,28 @@ def _elements(stage: StageShape, names: Iterable[str]) -> int:
     return sum(parameter_elements(stage, name) for name in names)
 
 
-def rank_parameters(stages: Sequence[StageShape]) -> tuple[int, int]:
-    """Returns a rank's (held, trained) parameters: a head tied to another rank's embedding is held, not trained."""
+def rank_parameters(stages: Sequence[StageShape], frozen: Collection[str] = ()) -> tuple[int, int]:
+    """Returns a rank's (held, trained) parameters: a head tied to another rank's embedding is held, not trained.
+
+    frozen: names of parameters that do not train.
+    """
     held = sum(stage_parameters(stage) for stage in stages)
+    still = sum(_elements(stage, _frozen_names(stage, frozen)) for stage in stages)
     tied, head = stages[0].config.tie_embeddings, parameter_elements(stages[0], "lm_head.weight")
     separate = not any(stage.has_embedding and stage.has_head for stage in stages)
     if not (tied and separate and any(stage.has_head for stage in stages)):
-        return held, held
+        return held, held - still
     if any(stage.has_embedding for stage in stages):  # both ends on one rank: one tensor
-        return held - head, held - head
-    return held, held - head
+        return held - head, held - head - still
+    return held, held - head - still
+
+
+def _frozen_names(stage: StageShape, frozen: Collection[str]) -> list[str]:
+    """The frozen parameters of a stage; not a head that is a copy of a tied embedding."""
+    names = parameter_names(
+        stage.config, stage.layers, has_embedding=stage.has_embedding, has_head=stage.has_head
+    )
+    return [name for name in names if name in frozen] if frozen else []
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,7 @@ def model_memory(
         return ModelMemory(4 * held, 4 * trained, optimizer.bytes_of_states * trained, bucket)
     kept = optimizer.bytes_of_kinds * share
     if zero_stage == 3:
-        return ModelMemory(element * share, 4 * share, kept, bucket)
+        return ModelMemory(element * -(-held // ranks), 4 * share, kept, bucket)
     if zero_stage == 2:
         return ModelMemory(element * held, 4 * share, kept, bucket)
     # Beside the float32 sums over micro-batches: the gradients that autograd made last.

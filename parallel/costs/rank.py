@@ -39,7 +39,8 @@ class Step:
     """One optimizer step of a model on `world_size` ranks.
 
     sequence_length, micro_batch_tokens, batch_tokens: in tokens, as in a stage of the schedule. element: bytes of a
-    weight. keep_for_backward, recompute_layers: the settings of these names.
+    weight. keep_for_backward, recompute_layers: the settings of these names. frozen: names of parameters that do not
+    train; their layers are counted as if they kept the same for the backward.
     """
 
     model: ModelConfig
@@ -52,6 +53,7 @@ class Step:
     keep_for_backward: str
     recompute_layers: int | None
     optimizer: Optimizer
+    frozen: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def rank_memory(step: Step) -> RankMemory:
             tensor=step.layout.tensor,
             element=step.element,
         )
-        parameters = rank_parameters(stages)
+        parameters = rank_parameters(stages, step.frozen)
         memory = model_memory(
             parameters,
             optimizer=step.optimizer,

@@ -66,6 +66,20 @@ def groups_of(
     return found
 
 
+def frozen_parameters(
+    model: ModelConfig,
+    groups: Mapping[str, ParameterGroup],
+    settings: Mapping[str, GroupSettings],
+) -> list[str]:
+    """Returns the parameters that do not train. settings: by name of the group."""
+    if not any(one.frozen for one in settings.values()):
+        return []
+    names = parameter_names(model, range(model.num_layers))
+    return [
+        name for name, group in groups_of(names, model, groups).items() if settings[group].frozen
+    ]
+
+
 def group_problems(model: ModelConfig, groups: Mapping[str, ParameterGroup]) -> list[str]:
     """Returns every rule that the groups break, one line each. model: without problems of its own."""
     found = []

@@ -50,6 +50,11 @@ class Training:
         """Returns whether the parameter `name` stays as it is."""
         return self.settings[self.group(name)].frozen
 
+    @property
+    def frozen(self) -> list[str]:
+        """The parameters of the model that stay as they are."""
+        return [name for name in self.groups if self.is_frozen(name)]
+
     def steps_after(self, names: Iterable[str], before: StepCounts, applied: int) -> StepCounts:
         """Returns the counts of these parameters after `applied` more steps; 0 for frozen ones: they have no states."""
         return StepCounts.by_name(

@@ -16,6 +16,7 @@ from model.config import ModelConfig
 from model.documents import Documents
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern
+from model.parameters import parameter_names
 from model.reach import Reach
 from model.transformer import Transformer
 from parallel.config import ParallelConfig
@@ -53,6 +54,7 @@ from parallel.pipeline.split import split_layers
 from parallel.sequence.dealing import deal
 from parallel.sequence.plan import needs_few_keys, plan_keys
 from parallel.tensor.apply import cut_model
+from parallel.tensor.cut import part_elements
 from train.configuration.compose import compose_run
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "parallelism.md"
@@ -226,6 +228,42 @@ def test_memory_under_zero_adds_up_to_the_known_bytes_a_parameter() -> None:
         bucket_elements=0,
     )
     assert alone.total == (2 + 4 + 12) * 10**6
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("schedule", ["1f1b", "zbv"])
+def test_a_frozen_parameter_is_held_and_not_trained_on_the_rank_that_has_it(
+    schedule: str, tied: bool
+) -> None:
+    config = replace(preset("tiny"), num_layers=4, tie_embeddings=tied)
+    parallel = ParallelConfig(tensor=2, pipeline=2, pipeline_schedule=schedule)  # type: ignore[arg-type]
+    placement, layers = place_stages(parallel), split_layers(config, parallel, 64)
+    names = parameter_names(config, range(4))
+    frozen = [name for name in names if name.startswith(("layers.0.", "layers.3.attention", "emb"))]
+    still = 0
+    for rank in range(2):
+        stages = stages_of_rank(config, placement, layers, rank, tensor=2, element=2)
+        held, trained = rank_parameters(stages)
+        assert rank_parameters(stages, frozen)[0] == held
+        still += trained - rank_parameters(stages, frozen)[1]
+    assert still == sum(part_elements(name, config, 2) for name in frozen)
+
+
+def test_frozen_parameters_take_weights_and_nothing_else() -> None:
+    held, trained = 10**6, 10**5
+    for zero_stage, element in ((0, 4), (1, 2), (1, 4), (2, 2), (3, 2)):
+        memory, small = (
+            model_memory(
+                numbers,
+                optimizer=OPTIMIZERS["adamw"],
+                ranks=1,
+                zero_stage=zero_stage,
+                element=element,
+                bucket_elements=10**9,
+            )
+            for numbers in ((held, trained), (trained, trained))
+        )
+        assert memory.total - small.total == element * (held - trained)
 
 
 def test_key_heads_are_never_less_than_one() -> None:

@@ -14,12 +14,14 @@ from model.flops import (
     forward_flops,
     matmul_parameters,
     parameter_count,
+    products_per_token,
     score_pairs,
     total_score_pairs,
     training_flops,
 )
 from model.layer_pattern import KindConfig
 from model.packed_layout import PackedLayout
+from model.parameters import parameter_names
 from model.reach import Reach
 from model.transformer import Transformer
 
@@ -127,3 +129,29 @@ def test_an_untied_input_embedding_costs_memory_but_no_products():
 def test_packing_short_documents_costs_less_than_one_long_one():
     assert training_flops(FULL_8B, [64] * 128) < training_flops(FULL_8B, [8192])
     assert count_forward(FULL_8B, [64] * 128).dense == count_forward(FULL_8B, [8192]).dense
+
+
+def test_training_with_frozen_weights_counts_only_gradients_that_are_made() -> None:
+    config = ModelConfig(num_layers=3, layer_pattern=["full_nope"], tie_embeddings=False)
+    names = parameter_names(config, range(3))
+    lengths, tokens = [5, 2], 7
+    a_layer = products(config, [name for name in names if name.startswith("layers.0.")])
+    head = products(config, ["lm_head.weight"])
+    scores = 4 * config.num_heads * config.head_dim * (5 * 6 // 2 + 2 * 3 // 2)
+    forward = 2 * tokens * (3 * a_layer + head) + 3 * scores
+
+    def trains(*prefixes: str) -> int:
+        frozen = [name for name in names if not name.startswith(prefixes)]
+        return training_flops(config, lengths, frozen)
+
+    assert trains("") == training_flops(config, lengths) == 3 * forward
+    # The last layer alone: its own weights and inputs, and the input of the frozen head.
+    assert trains("layers.2.") == forward + 2 * tokens * (2 * a_layer + head) + 2 * scores
+    # The first layer alone: the gradients of inputs pass all layers, weights that are frozen have none.
+    assert trains("layers.0.") == forward + 2 * tokens * (4 * a_layer + head) + 2 * 3 * scores
+    assert trains("lm_head") == forward + 2 * tokens * 2 * head
+    assert trains("embedding") == forward + 2 * tokens * (3 * a_layer + head) + 2 * 3 * scores
+
+
+def products(config: ModelConfig, names: list[str]) -> int:
+    return sum(products_per_token(name, config) for name in names)

@@ -1,12 +1,15 @@
 """Describes a run in words: model, stages, memory of a rank. No tensors, so `--check` prints it too."""
 
 from collections.abc import Sequence
+from math import prod
 
 from data.tokens.declared import Declared, read_declared
 from model.config import ModelConfig
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern
+from model.parameters import shape_of
 from parallel.costs.rank import RankMemory, Step, rank_memory
+from parallel.engine.groups import GroupSettings, frozen_parameters
 from parallel.engine.optimizers import OPTIMIZERS
 from train.configuration.schema import RunConfig
 from train.schedule.saving import steps_between_checkpoints
@@ -62,9 +65,38 @@ def describe_run(config: RunConfig, schedule: Schedule, world_size: int) -> list
     return [
         describe_model(config.model),
         f"{describe_stages(schedule)}; {schedule.total_tokens:,} tokens, {steps:,} steps; {saved}",
+        *_describe_groups(config, schedule),
         *describe_labels(read_declared(config.data)[0]),
         _describe_memory(config, schedule, world_size),
     ]
+
+
+def _describe_groups(config: RunConfig, schedule: Schedule) -> list[str]:
+    """Returns a line on how the groups of parameters train, in every stage that differs from the one before."""
+    lines, before = [], None
+    for stage in schedule.stages:
+        if not config.optimizer.groups or stage.groups == before:
+            continue
+        before = stage.groups
+        words = ", ".join(f"{name} {_trains(one)}" for name, one in stage.groups.items() if name)
+        frozen = sum(prod(shape_of(name, config.model)) for name in _frozen(config, stage))
+        train = parameter_count(config.model) - frozen
+        lines.append(f"from stage {stage.name} on {train:,} parameters train; groups: {words}")
+    return lines
+
+
+def _trains(group: GroupSettings) -> str:
+    if group.frozen:
+        return "frozen"
+    factors = [
+        (group.learning_rate_factor, "learning rate"),
+        (group.weight_decay_factor, "weight decay"),
+    ]
+    return " and ".join(f"{one:g} x {name}" for one, name in factors if one != 1.0) or "as usual"
+
+
+def _frozen(config: RunConfig, stage: Stage) -> list[str]:
+    return frozen_parameters(config.model, config.optimizer.groups, stage.groups)
 
 
 def _describe_memory(config: RunConfig, schedule: Schedule, world_size: int) -> str:
@@ -94,6 +126,7 @@ def stage_memory(config: RunConfig, stage: Stage, world_size: int) -> RankMemory
             keep_for_backward=config.train.keep_for_backward,
             recompute_layers=config.train.recompute_layers,
             optimizer=OPTIMIZERS[config.optimizer.name],
+            frozen=frozenset(_frozen(config, stage)),
         )
     )
 

@@ -2,12 +2,16 @@
 
 import os
 import shutil
+from math import prod
 from pathlib import Path
 
 from model.flops import parameter_count
+from model.parameters import shape_of
+from parallel.engine.groups import frozen_parameters
 from parallel.engine.optimizers import OPTIMIZERS
 from train.checkpointing import folder as checkpoint_folder
 from train.configuration.schema import RunConfig
+from train.schedule.groups import stage_groups
 
 
 def room_problems(config: RunConfig) -> list[str]:
@@ -46,5 +50,15 @@ def _room(config: RunConfig, outputs: Path) -> list[str]:
 
 
 def one_checkpoint_bytes(config: RunConfig) -> int:
-    """Returns the bytes of one checkpoint's tensors."""
-    return OPTIMIZERS[config.optimizer.name].bytes_of_kinds * parameter_count(config.model)
+    """Returns the bytes of one checkpoint's tensors; parameters that are frozen in every stage have no states."""
+    optimizer, groups = OPTIMIZERS[config.optimizer.name], config.optimizer.groups
+    frozen = [
+        set(frozen_parameters(config.model, groups, stage_groups(groups, stage.groups)))
+        for stage in config.schedule.stages.values()
+    ]
+    still = set.intersection(*frozen) if frozen else set()
+    without = sum(prod(shape_of(name, config.model)) for name in still)
+    return (
+        optimizer.bytes_of_kinds * parameter_count(config.model)
+        - optimizer.bytes_of_states * without
+    )
