@@ -222,6 +222,30 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "exaone4",
         {"sliding_window": WINDOW, "layer_types": ["full_attention"] * 4},
     ),
+    "granite": (
+        "granite",
+        {
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.22,
+            "attention_multiplier": 0.21,
+            "logits_scaling": 0.49,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e7},
+        },
+    ),
+    "granite, tied, biases": (
+        "granite",
+        {
+            "embedding_multiplier": 7,
+            "residual_multiplier": 3,
+            "attention_multiplier": 0.13,
+            "logits_scaling": 0.7,
+            "tie_word_embeddings": True,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "head_dim": 24,
+            "rope_parameters": YARN,
+        },
+    ),
     "gpt-oss": (
         "gpt_oss",
         {

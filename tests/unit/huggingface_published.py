@@ -163,4 +163,38 @@ PUBLISHED: dict[str, Published] = {
         {"qk_norm": True, "qk_norm_over": "each_head", "head_dim": 128, "tie_embeddings": True},
         7.5e7,
     ),
+    # A public list of configurations and tensor shapes of released models; vocabulary and base are those of 3.3.
+    "ibm-granite/granite-3.3-8b-base": Published(
+        {
+            "architectures": ["GraniteForCausalLM"],
+            "attention_bias": False,
+            "attention_multiplier": 0.0078125,
+            "embedding_multiplier": 12.0,
+            "hidden_act": "silu",
+            "hidden_size": 4096,
+            "intermediate_size": 12800,
+            "logits_scaling": 16.0,
+            "max_position_embeddings": 131072,
+            "mlp_bias": False,
+            "model_type": "granite",
+            "num_attention_heads": 32,
+            "num_hidden_layers": 40,
+            "num_key_value_heads": 8,
+            "residual_multiplier": 0.22,
+            "rms_norm_eps": 1e-05,
+            "rope_scaling": None,
+            "rope_theta": 10_000_000.0,
+            "tie_word_embeddings": True,
+            "vocab_size": 49159,
+        },
+        {
+            "layer_pattern": ["full_rope"],
+            "embedding_scale": 12.0,
+            "residual_scale": 0.22,
+            # 1 / 128 instead of 128 ** -0.5.
+            "query_scale": 128**-0.5,
+            "logit_scale": 1 / 16,
+        },
+        1e7,
+    ),
 }

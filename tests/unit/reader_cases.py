@@ -134,6 +134,7 @@ READER_CASES: dict[str, tuple[str, dict[str, Any]]] = {
 # Families with which no other program was run: the family, and what differs from PLAIN.
 OTHER_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "exaone4": ("exaone4", {"sliding_window": WINDOW, "layer_types": SLIDING, **BASE}),
+    "granite": ("granite", {"attention_multiplier": 0.25, "residual_multiplier": 0.22}),
 }
 
 

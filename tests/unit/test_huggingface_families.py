@@ -220,6 +220,7 @@ REFUSED = {
     "gemma3_text": ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0: can only be None"),
     "olmo2": ({"num_key_value_heads": 4}, "must be divisible by"),
     "olmo3": ({"layer_types": ["chunked_attention"] * 4}, "chunked_attention"),
+    "granite": ({"logits_scaling": 0}, "logits_scaling=0: must be a number above 0"),
     "exaone4": ({"sliding_window_pattern": "LLLG"}, "cannot read it without layer_types"),
     "gemma2": ({"attn_logit_softcapping": 0}, "attn_logit_softcapping=0: transformers divides by it"),
     "cohere": ({}, "rope_theta is missing: transformers 4 takes 10000 for it, transformers 5 500000"),
