@@ -18,6 +18,7 @@ from model.huggingface.families.smollm3 import SMOLLM3
 from model.huggingface.family import Family
 from model.huggingface.layer_fields import unknown_to_all
 from model.huggingface.refusal import CannotExpress
+from model.huggingface.wrappers import WRAPPERS
 
 # In the order in which `family_for` tries them.
 FAMILIES: tuple[Family, ...] = (
@@ -36,7 +37,9 @@ def family_of(config: Mapping[str, Any]) -> Family:
     """
     kind = str(config.get("model_type"))
     if kind not in BY_TYPE:
-        way_out = "; save its language model by itself, as gemma3_text" if kind == "gemma3" else ""
+        way_out = (
+            "; ropewalk import --text-only takes its language model" if kind in WRAPPERS else ""
+        )
         raise CannotExpress(
             [f"config.json: model_type={kind}: there are {', '.join(sorted(BY_TYPE))}{way_out}"]
         )

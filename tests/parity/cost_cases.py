@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from data.batch import PackedBatch
@@ -88,6 +89,8 @@ MODELS = {
     "headed": HEADED,
     "headed_llama": HEADED_LLAMA,
 }
+# Names for `parametrize`; one of two models that differ in the kind of norm alone is run under the marker `slow`.
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name == "headed" else ()) for name in MODELS]
 
 
 def built(

@@ -43,7 +43,7 @@ from parallel.parameters import NamedParameters
 from parallel.sequence.layout import ShardedLayout
 from parallel.tensor.apply import initialise_cut
 from ranks import run_on_ranks
-from tests.parity.cost_cases import BASE, CPU, MODEL, MODELS, TOKENS, built, micro_batch
+from tests.parity.cost_cases import BASE, CPU, MODEL, MODELS, NAMES, TOKENS, built, micro_batch
 from tests.parity.received_bytes import KeptTensors, ReceivedBytes
 from tests.parity.test_sequence_memory import LiveBytes
 from train.objective import MicroBatch, NextTokenLoss
@@ -62,7 +62,7 @@ BYTES = {torch.bfloat16: 2, torch.float32: 4, torch.float64: 8}
     ],
     ids=["alone", "tensor 2", "tensor 4", "sequence 2", "tensor 2 x sequence 2"],
 )
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_layers_keep_what_the_formula_says(name: str, parallel: ParallelConfig) -> None:
     """To the byte, in three precisions: what autograd saves of one layer, parameters, rotation and factors left out."""
     config = MODELS[name]

@@ -42,7 +42,17 @@ from parallel.pipeline.split import split_layers
 from parallel.sequence.plan import plan_keys
 from parallel.sequence.traffic import TrafficMeter
 from ranks import run_on_ranks
-from tests.parity.cost_cases import BASE, CPU, LENGTHS, MODEL, MODELS, TOKENS, built, micro_batch
+from tests.parity.cost_cases import (
+    BASE,
+    CPU,
+    LENGTHS,
+    MODEL,
+    MODELS,
+    NAMES,
+    TOKENS,
+    built,
+    micro_batch,
+)
 from tests.parity.received_bytes import ReceivedBytes
 from train.objective import MicroBatch
 
@@ -61,7 +71,7 @@ def run_counted(model: Transformer, batch: MicroBatch, keep: str) -> Received:
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_tensor_ranks_receive_what_the_formula_says(name: str, ranks: int) -> None:
     config, parallel = MODELS[name], ParallelConfig(tensor=ranks)
 

@@ -268,13 +268,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@torch.no_grad()
 def their_model(kind: str, settings: dict[str, Any], seed: int = 0) -> Any:
     """A random model of transformers whose every number matters."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(kind, **{**SIZES, **settings})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")  # fmt: skip
+    return fill(model, kind, tied=config.tie_word_embeddings, seed=seed)
+
+
+@torch.no_grad()
+def fill(model: Any, kind: str, *, tied: bool, seed: int = 0) -> Any:
+    """Gives every parameter a random value of a size that makes logits of a few. kind: of the language model."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "router" in name:
@@ -287,8 +292,7 @@ def their_model(kind: str, settings: dict[str, Any], seed: int = 0) -> Any:
             parameter.mul_(0.5)
         elif "embed" in name:
             # Tied, it makes the logits too: of a size of a few, unless they are scaled.
-            tied = config.tie_word_embeddings and kind not in SCALED
-            parameter.mul_(0.2 if tied else 1.0)
+            parameter.mul_(0.2 if tied and kind not in SCALED else 1.0)
         elif parameter.dim() > 1:
             fan_in = parameter.shape[-1] if "experts" not in name else parameter.shape[-2]
             parameter.mul_((1.3 if "lm_head" in name else 1.0) * fan_in**-0.5)

@@ -224,7 +224,7 @@ REFUSED = {
     "exaone4": ({"sliding_window_pattern": "LLLG"}, "cannot read it without layer_types"),
     "gemma2": ({"attn_logit_softcapping": 0}, "attn_logit_softcapping=0: transformers divides by it"),
     "cohere": ({}, "rope_theta is missing: transformers 4 takes 10000 for it, transformers 5 500000"),
-    "gemma3": ({}, "save its language model by itself"),
+    "gemma3": ({}, "import --text-only takes its language model"),
 }  # fmt: skip
 
 

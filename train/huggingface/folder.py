@@ -16,6 +16,7 @@ from torch import Tensor
 
 from data.files import sync_folder
 from model.huggingface.foreign_keys import DEQUANTISE
+from model.huggingface.wrappers import WRAPPERS, part_of, text_config, text_name
 from parallel.checkpoint.index import FileRecord
 from parallel.checkpoint.tensor_files import (
     Entry,
@@ -77,16 +78,37 @@ def full_names(stored: Iterable[str]) -> dict[str, str]:
     return names
 
 
+def _in_words(entries: Mapping[str, Entry]) -> str:
+    """Returns number and bytes of these tensors by the part that they belong to."""
+    parts: dict[str, list[Entry]] = {}
+    for name, entry in entries.items():
+        parts.setdefault(part_of(name), []).append(entry)
+    return ", ".join(
+        f"{part} ({len(found)} tensors, {sum(entry.bytes for entry in found):,} bytes)"
+        for part, found in parts.items()
+    )
+
+
 class ModelFolder:
     """A model's folder: `config`, and the entry of every tensor, by its name in a whole model.
 
+    text_only: for a folder with a multimodal model, which becomes that of its language model. left_out: the tensors
+    that are not the language model's, in words; empty for other folders.
+
     Raises:
-        ValueError: a file is missing or cannot be read, or the index differs from the files.
+        ValueError: a file is missing or cannot be read, the index differs from the files, or text_only is not given
+            for a multimodal model, or given for another one.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, text_only: bool = False) -> None:
         self.folder = folder
         self.config = self.json("config.json", needed=True)
+        multimodal = self.config.get("model_type") in WRAPPERS
+        if text_only and not multimodal:
+            raise ValueError(
+                f"text-only: has no effect: {folder} has a model of {self.config.get('model_type')}, and the "
+                f"multimodal ones are {', '.join(WRAPPERS)}; drop it"
+            )
         self.entries: dict[str, Entry] = {}
         self._file_of: dict[str, Path] = {}
         indexed = self.json(INDEX).get("weight_map")
@@ -110,7 +132,30 @@ class ModelFolder:
                 f"{folder}: {INDEX} and the files differ: {strange[0]}; fetch the model anew"
             )
         self._stored = full_names(self.entries)
+        self.left_out = self._take_language_model(text_only=text_only) if multimodal else ""
         self.entries = {name: self.entries[stored] for name, stored in self._stored.items()}
+
+    def _take_language_model(self, *, text_only: bool) -> str:
+        """Reduces names and config to those of the language model; returns what is left out."""
+        kind = str(self.config["model_type"])
+        names = {name: text_name(name) for name in self._stored}
+        others = [name for name, text in names.items() if not text]
+        found = _in_words({name: self.entries[self._stored[name]] for name in others})
+        if not text_only:
+            raise ValueError(
+                f"{self.folder}: {kind} is a multimodal model; --text-only imports its language model alone and leaves "
+                f"out {found or 'nothing'}"
+            )
+        known = WRAPPERS[kind].others
+        if strange := sorted(name for name in others if part_of(name) not in known):
+            raise ValueError(
+                f"{self.folder}: {strange[0]}: is neither of the language model nor of {', '.join(known)}, which "
+                f"--text-only leaves out of a {kind}; {len(strange)} such"
+            )
+        self._stored = {text: self._stored[name] for name, text in names.items() if text}
+        has_head = any(text.startswith("lm_head.") for text in self._stored)
+        self.config = text_config(self.config, has_head=has_head)
+        return f"{found or 'nothing'} of this {kind}"
 
     def json(self, name: str, *, needed: bool = False) -> Json:
         """Returns the JSON object in a file; empty if the file is missing and not needed."""
@@ -141,9 +186,9 @@ class ModelFolder:
     def renamed(self) -> str:
         """Returns how the names in the files differ from those of a whole model; empty if they do not."""
         name, stored = next(iter(self._stored.items()))
-        return (
-            "" if name == stored else f"{stored} is read as {name}, and all other tensors likewise"
-        )
+        if name == stored or self.left_out:
+            return ""
+        return f"{stored} is read as {name}, and all other tensors likewise"
 
     def _files(self, indexed: object) -> list[str]:
         if indexed is None:

@@ -19,6 +19,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from model.huggingface.catalogue import family_of
 from model.huggingface.foreign_keys import carried_unread
 from model.huggingface.links import Link
 from model.huggingface.refusal import CannotExpress
+from model.huggingface.wrappers import WRAPPERS, head_obstacle
 from model.parameters import parameter_names, shape_of
 from model.position.settings import inverse_frequencies
 from parallel.checkpoint.index import Index
@@ -58,24 +60,28 @@ def import_model(
     model: Path,
     output: Path,
     *,
+    text_only: bool = False,
     shard_bytes: int = SHARD_BYTES,
     tell: Callable[[str], None] = lambda line: None,  # noqa: ARG005
 ) -> RunState:
     """Converts the model in folder `model` into the checkpoint `output`; returns its state.
 
-    tell: receives notes for the user on how the model was read, one line each.
+    text_only: import the language model of a multimodal model, without the rest. tell: receives notes for the user on
+    how the model was read, one line each.
 
     Raises:
         ValueError: why the import is not possible, one line per reason.
         OSError: a file cannot be read or written.
     """
     refuse_output(output)
-    source = ModelFolder(model)
+    source = ModelFolder(model, text_only=text_only)
     for file in exported_files(model):
         refuse_pointer(file)
     family = family_of(source.config)
     imported = family.read(source.config)
     typed_model(dataclasses.asdict(imported.model), "config.json")
+    if source.left_out and (obstacle := head_obstacle(imported.model)):
+        raise CannotExpress([obstacle])
     shapes = parameter_shapes(imported.model)
     links = family.links(imported.model, list(shapes))
     _refuse_differences(
@@ -90,11 +96,7 @@ def import_model(
         rope_base=bases_by_kind(imported.model, imported.rope_base),
         context_length=imported.context_length,
         model=dataclasses.asdict(imported.model),
-        origin={
-            "config": source.config,
-            "generation_config": source.json("generation_config.json"),
-            "dtypes": _dtypes(source),
-        },
+        origin=_origin(source),
         tokenizer=tokenizer_facts(model),
     )
 
@@ -105,11 +107,21 @@ def import_model(
         write_durably(folder / STATE, seal({"format": FORMAT, **dataclasses.asdict(state)}))
 
     make_folder(output, fill)
-    said = [source.renamed] if source.renamed else []
+    left_out = f"only the language model is imported; left out: {source.left_out}"
+    said = [source.renamed] if source.renamed else [left_out] if source.left_out else []
     said += carried_unread(source.config, family.layer_keys) + unopened_tokenizers(model)
     for line in said:
         tell(line)
     return state
+
+
+def _origin(source: ModelFolder) -> dict[str, Any]:
+    found = {
+        "config": source.config,
+        "generation_config": source.json("generation_config.json"),
+        "dtypes": _dtypes(source),
+    }
+    return found | ({"left_out": source.left_out} if source.left_out else {})
 
 
 def parameter_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -229,6 +241,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--output", required=True, help="folder of the checkpoint to write; must be new or empty"
     )
     parser.add_argument(
+        "--text-only",
+        action="store_true",
+        help=f"import the language model of a multimodal model ({', '.join(WRAPPERS)}), and leave out the rest",
+    )
+    parser.add_argument(
         "--shard-bytes",
         type=int,
         default=SHARD_BYTES,
@@ -239,6 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         state = import_model(
             Path(options.model),
             Path(options.output),
+            text_only=options.text_only,
             shard_bytes=options.shard_bytes,
             tell=_note,
         )

@@ -55,6 +55,8 @@ def model_card(
         facts |= _of_run(state)
     if origin := state.origin.get("config", {}).get("_name_or_path"):
         facts["started from"] = str(origin)
+    if left_out := state.origin.get("left_out"):
+        facts["language model without"] = str(left_out)
     table = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     head = (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- ropewalk\n---\n"
