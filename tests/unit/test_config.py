@@ -55,7 +55,7 @@ def test_every_schedule_resolves(schedule: str) -> None:
     arguments = [f"schedule={schedule}"]
     if schedule.startswith(("extend_", "llama31_")):  # goes on from a model's base
         arguments.append("schedule.start_base=10000")
-    if schedule in ("skyladder_small", "drope_small"):  # change full layers that rotate
+    if schedule in ("skyladder_small", "drope_small", "posgen"):  # change full layers that rotate
         arguments.append("recipe=llama")
     resolved, found = build_schedule(compose_run(arguments))
     assert found == []
