@@ -44,7 +44,7 @@ ANSWERED = {
     "~model": "write model=CHOICE",
     "run_name=${oc.env:HOME}": "only another key can be referred to",
     "schedule=nowhere/own.yaml": "schedule=nowhere/own.yaml: no such file",
-    "schedule=own": "schedule=own: no such schedule; there are drope_small",
+    "schedule=mine": "schedule=mine: no such schedule; there are drope_small",
 }  # fmt: skip
 
 
