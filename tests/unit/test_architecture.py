@@ -111,10 +111,11 @@ def chain_to_a_heavy_package(start: Path) -> str:
     return ""
 
 
-def test_what_check_reaches_imports_no_heavy_package() -> None:
-    chain = chain_to_a_heavy_package(Path("train/__main__.py"))
+@pytest.mark.parametrize("start", ["train/__main__.py", "train/advise/__main__.py"])
+def test_what_check_and_advise_reach_imports_no_heavy_package(start: str) -> None:
+    chain = chain_to_a_heavy_package(Path(start))
     assert not chain, (
-        f"{chain}: --help and --check must start without it; put what they judge apart"
+        f"{chain}: --help, --check and advise must start without it; put what they judge apart"
     )
 
 

@@ -67,7 +67,7 @@ FLOORS = {
         configuration huggingface/config huggingface/folder
         records checkpointing objective
         health/run_lock health/stop_signal health/stragglers health/supervisor health/determinism report trainer
-        huggingface evaluation step
+        huggingface evaluation step advise
         health import_huggingface export_huggingface
         loop build_trainer
         build

@@ -52,19 +52,35 @@ def rules(config: RunConfig, world_size: int, wrong: Collection[str] = ()) -> li
 
 def _rules(config: RunConfig, world_size: int) -> list[str]:
     found = config.model.problems() + config.data.rules() + config.parallel.problems()
-    found += _name_problems(config)
-    if 0.0 < (base := config.schedule.start_base) <= 1.0:
-        found.append(f"schedule.start_base={base}: must be above 1; give 0 for none")
+    found += _name_problems(config) + _start_problems(config)
     found += _recompute_problems(config) + _backend_problems(config) + id_problems(config)
-    if config.model.problems():  # the schedule's own rules are checked all the same
-        config = dataclasses.replace(config, model=ModelConfig())
-    else:
+    if not config.model.problems():
         found += group_problems(config.model, config.optimizer.groups)
+    config = _with_a_sound_model(config)
     schedule, mistakes = build_schedule(config)
     found += mistakes
     if schedule is not None:
         found += _layout_problems(config, schedule, world_size) + _spike_problems(config, schedule)
     return found
+
+
+def shape_rules(config: RunConfig) -> tuple[Schedule | None, list[str]]:
+    """Returns the resolved schedule, and the violations of rules about model and schedule alone; None if there are."""
+    found = config.model.problems() + _start_problems(config)
+    schedule, mistakes = build_schedule(_with_a_sound_model(config))
+    found += mistakes
+    return (None if found else schedule), found
+
+
+def _with_a_sound_model(config: RunConfig) -> RunConfig:
+    """Returns the run, with another model if its own breaks rules: the schedule's rules are checked all the same."""
+    return dataclasses.replace(config, model=ModelConfig()) if config.model.problems() else config
+
+
+def _start_problems(config: RunConfig) -> list[str]:
+    if 0.0 < (base := config.schedule.start_base) <= 1.0:
+        return [f"schedule.start_base={base}: must be above 1; give 0 for none"]
+    return []
 
 
 def places(config: RunConfig, *, room: bool = True) -> list[str]:

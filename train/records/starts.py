@@ -23,9 +23,9 @@ import numpy as np
 
 from data.files import reason
 from data.sources import Corpus, Source
+from train.records.file_names import STARTS
 
 ROOT = Path(__file__).resolve().parents[2]
-STARTS = "starts.jsonl"
 # From a larger source this many documents, evenly spread, are sampled for the table of lengths.
 MOST_DOCUMENTS = 4_000_000
 # Timeout of git in seconds, for slow file systems.

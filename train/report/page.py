@@ -9,7 +9,7 @@ import html
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -72,16 +72,16 @@ def render(record: RunRecord, *, running: bool = False, now: datetime | None = N
 
 def sections_of(record: RunRecord) -> tuple[dict[str, str], list[Figure]]:
     """Returns the sections of a run by heading, in reading order, and all their figures."""
-    loss = _drawn(loss_figure(record), position_figure(record), source_figure(record))
-    course = _drawn(
+    loss = drawn(loss_figure(record), position_figure(record), source_figure(record))
+    course = drawn(
         schedule_figure(record, "sequence_length", "Sequence length"),
         schedule_figure(record, "rope_base", "RoPE base"),
         *window_figures(record),
         learning_rate_figure(record),
         gradient_norm_figure(record),
     )
-    data = _drawn(lengths_figure(record), padding_figure(record))
-    speed = _drawn(throughput_figure(record), utilisation_figure(record), time_figure(record))
+    data = drawn(lengths_figure(record), padding_figure(record))
+    speed = drawn(throughput_figure(record), utilisation_figure(record), time_figure(record))
     sections = {
         "Loss": grid(loss),
         "Stages": stage_table(record) + grid(course),
@@ -95,7 +95,7 @@ def sections_of(record: RunRecord) -> tuple[dict[str, str], list[Figure]]:
     return sections, [*loss, *course, *data, *speed]
 
 
-def _drawn(*figures: Figure) -> list[Figure]:
+def drawn(*figures: Figure) -> list[Figure]:
     """Returns the figures that have data; widens one if the last row would be half empty."""
     kept = [figure for figure in figures if figure.data]
     if sum(not figure.wide for figure in kept) % 2:
@@ -119,8 +119,31 @@ def _card(figure: Figure) -> str:
     )
 
 
+@dataclass(frozen=True)
+class PageWords:
+    """What a page is called above its title and in the browser's tab, and its last paragraph, which is HTML."""
+
+    kind: str
+    tab: str
+    footer: str
+
+
+REPORT = PageWords(
+    "Ropewalk run report",
+    "run report",
+    "Losses are natural logarithms per token, means over tokens that have a target. k, M, B and T are 10<sup>3</sup>, "
+    "10<sup>6</sup>, 10<sup>9</sup> and 10<sup>12</sup>; kB, MB and GB are 10<sup>3</sup>, 10<sup>6</sup> and "
+    "10<sup>9</sup> bytes. Times are UTC.",
+)
+
+
 def document(
-    title: str, head: str, legend: str, sections: dict[str, str], figures: Sequence[Figure]
+    title: str,
+    head: str,
+    legend: str,
+    sections: dict[str, str],
+    figures: Sequence[Figure],
+    words: PageWords = REPORT,
 ) -> str:
     """Returns the page. head, legend, sections: already HTML. legend: the chips of the sticky navigation strip."""
     content = [{"key": f.key, "data": f.data, "layout": f.layout} for f in figures]
@@ -130,6 +153,9 @@ def document(
     body = "".join(f'<h2 id="{_anchor(name)}">{name}</h2>{text}' for name, text in filled.items())
     parts = {
         "title": html.escape(title),
+        "kind": words.kind,
+        "tab": words.tab,
+        "footer": words.footer,
         "head": head,
         "legend": legend,
         "links": links,

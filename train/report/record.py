@@ -22,7 +22,7 @@ from model.layer_pattern import pattern_problems
 from train.configuration.renamed_keys import renamed_model
 from train.configuration.typed import field_types, read
 from train.records.evaluation_rows import HELD_OUT, rows_of_task
-from train.records.starts import STARTS
+from train.records.file_names import STARTS
 from train.report.rows import Row, finite_value, known, mapping
 
 NUM_COLOURS = 6  # --stage0 ... --stage5, --source0 ... --source5 in the page's style sheet

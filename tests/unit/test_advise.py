@@ -1,0 +1,185 @@
+"""`ropewalk advise`: its data are those of the published formulas, for released models and for runs of our own."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train.advise.advice import Advice, advise, default_lengths
+from train.advise.data import data_of
+from train.advise.inputs import Before, Mistakes, read_subject
+
+Json = dict[str, Any]
+LLAMA: Json = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+}
+# meta-llama/Llama-2-7b-hf, meta-llama/Llama-3.1-8B and CohereLabs/c4ai-command-r7b-12-2024, as published.
+RELEASED: dict[str, Json] = {
+    "llama2": LLAMA,
+    "llama31": LLAMA
+    | {
+        "intermediate_size": 14336,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "max_position_embeddings": 131072,
+        "rope_theta": 500000.0,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+    },
+    "command_r7b": {
+        "model_type": "cohere2",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 256000,
+        "max_position_embeddings": 8192,
+        "logit_scale": 0.25,
+        "rope_theta": 50000,
+        "sliding_window": 4096,
+    },
+}
+# The two stages of ProLong (arXiv 2410.02660), from Llama 3: base 5e5 at 8,192 tokens.
+STAGE = (
+    "tokens: 20e9, batch_tokens: 4194304, micro_batch_tokens: {length}, sequence_length: {length}"
+)
+LLAMA_3 = Before(8192, 5e5)
+PROLONG = [
+    "model=8b",
+    "recipe=llama",
+    "~schedule.stages.short",
+    "~schedule.stages.middle",
+    "~schedule.stages.long",
+    f"+schedule.stages.to_64k={{{STAGE.format(length=65536)}, rope_base: 8e6}}",
+    f"+schedule.stages.to_512k={{{STAGE.format(length=524288)}, rope_base: 1.28e8}}",
+]
+
+
+def released(folder: Path, name: str, length: int = 4096) -> Advice:
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(RELEASED[name]))
+    return advise(read_subject([str(path)]), (length,))
+
+
+def only(rows: Sequence[Json]) -> Json:
+    (row,) = rows
+    return row
+
+
+def test_llama_2_has_the_golden_values_of_every_formula(tmp_path: Path) -> None:
+    found = data_of(released(tmp_path, "llama2"))
+    assert only(found["reach"])["reach"] == 1706
+    assert not only(found["reach"])["enough"]
+    bases = only(found["bases"])
+    assert bases["first_feasible"] == pytest.approx(2.697e4, rel=0.02)
+    assert bases["safe"] == pytest.approx(5.88e4, rel=0.02)
+    assert bases["fit"] == pytest.approx(3.22e4, rel=2e-3)
+    pairs = only(found["pairs"])
+    assert (pairs["pairs"], pairs["never_turn_once"]) == (64, 18)
+    assert (pairs["kept_by_fope"], pairs["precritical"]) == (46, 46)
+    assert pairs["resonant_wavelengths"][:8] == [6, 7, 8, 10, 11, 13, 15, 17]
+    assert pairs["resonant_wavelengths"][44:48] == [3533, 4080, 4712, 5441]
+    laws = only(found["extrapolation"])
+    assert laws["critical_dimension"] == 92
+    assert laws["extended_length"] == pytest.approx(4712, abs=0.5)
+    small = laws["small_bases"]
+    assert small["quarter"] == pytest.approx(2607.6, abs=0.05)
+    assert small["whole"] == pytest.approx(651.9, abs=0.05)
+    scores = only(found["decay"])["scores"]
+    golden = {"0": 11.314, "1": 10.977, "100": 5.399, "1000": 1.799}
+    assert scores == pytest.approx(golden, abs=5e-4)
+    # Keys and values of 32 layers of 32 heads of 128, in two bytes.
+    assert only(found["cost"])["cache_bytes"] == 2 * 32 * 4096 * 32 * 128 * 2
+
+
+def test_llama_31_is_judged_by_its_scaled_rotation_and_its_length_before_scaling(
+    tmp_path: Path,
+) -> None:
+    found = data_of(released(tmp_path, "llama31", length=8192))
+    pairs, laws = only(found["pairs"]), only(found["extrapolation"])
+    plain = data_of(released(tmp_path, "llama2"))["pairs"][0]["wavelengths"]
+    assert pairs["wavelengths"][0] == plain[0]
+    assert pairs["wavelengths"][29] == pytest.approx(2 * 3.141592653589793 / 2.166571e-3, rel=1e-6)
+    assert pairs["wavelengths"][63] == pytest.approx(2 * 3.141592653589793 / 3.068926e-7, rel=1e-6)
+    assert (laws["pretrained_base"], laws["pretrained_length"]) == (5e5, 8192)
+    assert laws["critical_dimension"] == 70
+    assert only(found["reach"])["method"] == "llama3 x8"
+    assert (
+        only(found["reach"])["reach"] > 18437
+    )  # the golden reach of the same base without scaling
+
+
+def test_the_stages_of_prolong_have_the_golden_reach_of_their_bases() -> None:
+    subject = read_subject(PROLONG, "", LLAMA_3)
+    assert [moment.length for moment in subject.moments] == [65536, 524288]
+    found = data_of(advise(subject, (65536,)))
+    short, long = found["reach"]
+    assert (short["stages"], short["base"], short["reach"]) == (["to_64k"], 8e6, 61935)
+    assert not short["enough"]
+    assert (long["base"], long["sees"]) == (1.28e8, 524288)
+    bases = only(found["bases"])
+    assert bases["first_feasible"] == pytest.approx(2.09e6, rel=0.02)
+    assert bases["safe"] == pytest.approx(1.50e7, rel=0.02)
+    first = found["extrapolation"][0]
+    assert first["critical_dimension"] == 70
+    exponent = 9.252558 / 7.173117  # ln(65536 / 2 pi) / ln(8192 / 2 pi)
+    assert first["critical_base"] == pytest.approx(5e5**exponent, rel=1e-4)
+
+
+def test_command_r7b_is_judged_by_its_window_and_its_full_layers_by_no_base(tmp_path: Path) -> None:
+    found = data_of(released(tmp_path, "command_r7b", length=131072))
+    reach = only(found["reach"])
+    assert (reach["kind"], reach["sees"], reach["reach"]) == ("window_rope", 4096, 5305)
+    assert reach["enough"]
+    assert only(found["bases"])["length"] == 4096
+    assert only(found["extrapolation"])["critical_dimension"] == 78
+    cost = only(found["cost"])
+    token = 2 * 8 * 128 * 2  # bytes of the key and the value of a layer
+    assert cost["kinds"]["window_rope"]["cache_bytes"] == 24 * 4096 * token
+    assert cost["kinds"]["full_nope"]["cache_bytes"] == 8 * 131072 * token
+    assert cost["cache_bytes_of_next_token"] == 8 * token
+
+
+def test_our_8b_saves_what_its_paper_says() -> None:
+    subject = read_subject(["model=8b", "schedule=to_128k"])
+    found = advise(subject, (65536, 131072))
+    saved = [cost.full_forward_flops / cost.forward_flops for cost in found.costs]
+    assert saved == pytest.approx([1.517, 1.922], abs=5e-4)
+    assert data_of(found)["parameters"] == 8_028_033_024
+    assert only(data_of(found)["reach"])["stages"] == ["pretrain", "extend_32k", "extend_128k"]
+
+
+def test_lengths_that_nobody_asked_for_are_those_of_the_stages_and_longer_ones() -> None:
+    found = default_lengths(read_subject(PROLONG, "", LLAMA_3))
+    assert found == (65536, 524288, 2**20, 2**21, 2**22)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["model=8c"], "model=8c"),
+        (["model.num_layer=4"], "did you mean model.num_layers?"),
+        (["nothing"], "nothing: no such file or folder; give KEY=VALUE"),
+        (["model=8b", "./here"], "is given beside ./here"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], says: str) -> None:
+    with pytest.raises(Mistakes) as found:
+        read_subject(words)
+    assert says in str(found.value)
+    assert len(found.value.lines) == 1

@@ -1,0 +1,72 @@
+"""Is the base enough? How far each rotation reaches, and which bases reach a length (arXiv 2405.14591).
+
+Layers that see the whole document are judged by the sequence length, layers with a window or chunk by that.
+"""
+
+from dataclasses import dataclass
+
+from model.position.advice.base_bound import (
+    PER_E,
+    BaseBound,
+    base_bound,
+    published_fit,
+    reach,
+)
+from model.position.ntk import ntk_base
+from train.advise.subject import Case
+
+# Reaches are searched up to here, and bases for lengths up to here: a search evaluates every distance for hundreds.
+MOST = 2**20
+# Longest length with the fine grid of bases, and bases per factor of e beyond.
+_FINE, _COARSE = 2**17, 200
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The reach of one case: the largest distance up to which a similar key is ahead of a random one, at most MOST."""
+
+    case: Case
+    tokens: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether it covers all distances that these layers see."""
+        return self.tokens >= self.case.kind.sees
+
+
+@dataclass(frozen=True)
+class Bases:
+    """Bases for one length, of layers that rotate as `case` does.
+
+    bound: None where the length is above MOST or no base reaches it. ntk: the NTK-aware base, from `pretrained`; None
+    where the length is not longer.
+    """
+
+    case: Case
+    length: int
+    bound: BaseBound | None
+    fit: float
+    ntk: float | None
+
+
+def reach_of(case: Case) -> Reach:
+    """Returns the reach of a case."""
+    return Reach(case, reach(case.head_radians(), MOST))
+
+
+def bases_for(case: Case, length: int) -> Bases:
+    """Returns the bases for a length in tokens."""
+    width, (base, before) = case.width, case.kind.pretrained
+    longer = length > before and width > 2
+    ntk = ntk_base(base, length / before, width) if longer else None
+    return Bases(case, length, _bound(case, length), published_fit(length), ntk)
+
+
+def _bound(case: Case, length: int) -> BaseBound | None:
+    if length > MOST or case.width <= 2:
+        return None
+    per_e = PER_E if length <= _FINE else _COARSE
+    try:
+        return base_bound(length, case.head_radians, per_e=per_e)
+    except ValueError:
+        return None

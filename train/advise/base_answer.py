@@ -1,0 +1,107 @@
+"""Is the RoPE base enough? Reach of every rotation, and bases for every length."""
+
+from train.advise.advice import Advice
+from train.advise.base import MOST, Bases, Reach
+from train.advise.tables import Question, Table, base_in_words, stages_in_words
+from train.report.units import NOTHING, whole_number
+
+_SOURCE = "arXiv 2405.14591"
+
+
+def base_question(found: Advice) -> Question:
+    """Returns the question about bases."""
+    return Question(
+        "Base",
+        "Is the RoPE base enough?",
+        _answer(found),
+        [_reaches(found), _bases(found)],
+    )
+
+
+def _answer(found: Advice) -> list[str]:
+    if not found.reaches:
+        return ["No layer rotates: there is no base to choose."]
+    said = [_about(reach) for reach in found.reaches if reach.case in found.at_end]
+    if not any(reach.case.full for reach in found.reaches):
+        said.append(
+            "No rotary layer sees the whole document, so the length of the context asks nothing of the base: layers "
+            "without positions carry what is farther away."
+        )
+    return said
+
+
+def _about(reach: Reach) -> str:
+    case = reach.case
+    limit = "the whole document" if case.full else "its window or chunk"
+    verdict = "covers" if reach.enough else "does not cover"
+    more = ""
+    if not reach.enough and not case.full:
+        more = "; released hybrids work below the bound, because layers without positions retrieve"
+    elif not reach.enough:
+        more = "; see the bases below"
+    return (
+        f"{case.label}: base {base_in_words(case.kind.base)} reaches {_tokens(reach)} tokens and {verdict} the "
+        f"{whole_number(case.kind.sees)} that the layers see ({limit}){more}."
+    )
+
+
+def _tokens(reach: Reach) -> str:
+    return f"{MOST:,} or more" if reach.tokens >= MOST else whole_number(reach.tokens)
+
+
+def _reaches(found: Advice) -> Table:
+    rows = [
+        [
+            reach.case.kind.name,
+            stages_in_words(reach.case),
+            whole_number(reach.case.kind.layers),
+            whole_number(reach.case.kind.sees),
+            base_in_words(reach.case.kind.base),
+            reach.case.method,
+            _tokens(reach),
+            "yes" if reach.enough else "no",
+        ]
+        for reach in found.reaches
+    ]
+    return Table(
+        "How far each rotation reaches",
+        ["Kind", "Stages", "Layers", "See", "Base", "Method", "Reach", "Enough"],
+        rows,
+        [
+            "See: the most tokens that these layers look back over, their window or chunk included. Reach: the largest "
+            "distance up to which a key like the query scores above a random key on average, sum of cos(m theta) over "
+            f"the pairs >= 0 ({_SOURCE}, section 4). It is an argument about one layer and not strict: Llama 3 is used "
+            "beyond its reach."
+        ],
+    )
+
+
+def _bases(found: Advice) -> Table:
+    rows = [
+        [
+            bases.case.kind.name,
+            whole_number(bases.length),
+            base_in_words(bases.bound.first) if bases.bound else NOTHING,
+            base_in_words(bases.bound.safe) if bases.bound else NOTHING,
+            base_in_words(bases.fit),
+            base_in_words(bases.ntk) if bases.ntk else NOTHING,
+            _now(found, bases),
+        ]
+        for bases in found.bases
+    ]
+    return Table(
+        "Which bases reach a length",
+        ["Kind", "Length", "First feasible", "Safe from", "Paper's fit", "NTK-aware", "Base now"],
+        rows,
+        [
+            "First feasible: the smallest base with enough reach. The reach is not monotone in the base, larger bases "
+            "may fail again; above Safe from none does, up to 12 times the fit (searched on a grid of "
+            f"bases). Paper's fit: 0.0424 L^1.628 ({_SOURCE}). NTK-aware: the base in pretraining times "
+            "s^(d/(d-2)), s the growth of the length (arXiv 2309.00071, 3.1)."
+        ],
+    )
+
+
+def _now(found: Advice, bases: Bases) -> str:
+    reach = next(reach for reach in found.reaches if reach.case == bases.case)
+    return "reaches it" if reach.tokens >= bases.length else "too small"

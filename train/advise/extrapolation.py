@@ -1,0 +1,46 @@
+"""How far does it extrapolate? The scaling laws of RoPE-based extrapolation (arXiv 2310.05209) for each rotary kind."""
+
+import math
+from dataclasses import dataclass
+
+from model.position.advice.extrapolation import (
+    Extrapolation,
+    SmallBases,
+    critical_dimension,
+    extrapolation,
+    small_bases,
+    usable_length,
+)
+from train.advise.subject import Case
+
+
+@dataclass(frozen=True)
+class ExtrapolationOfCase:
+    """The scaling laws for one case: of the base and length before, for training at the distance that layers see now.
+
+    pretrained_dimension: critical dimension of pretraining. wave: T_extra, in tokens, where the first pair turns once
+    that did not in pretraining. laws: None where the laws say nothing: fewer than 7 tokens, or fewer than before.
+    """
+
+    case: Case
+    pretrained_dimension: int
+    wave: float
+    small: SmallBases
+    laws: Extrapolation | None
+
+
+def extrapolation_of(case: Case) -> ExtrapolationOfCase:
+    """Returns the scaling laws for one case."""
+    (base, length), sees = case.kind.pretrained, case.kind.sees
+    dimension = critical_dimension(base, case.width, length)
+    laws = None
+    if sees >= length > 2.0 * math.pi:
+        laws = extrapolation(
+            case.kind.base,
+            pretrained_base=base,
+            pretrained_length=length,
+            tuned_length=sees,
+            width=case.width,
+        )
+    wave = usable_length(case.kind.base, case.width, dimension)
+    return ExtrapolationOfCase(case, dimension, wave, small_bases(sees), laws)

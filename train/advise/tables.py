@@ -1,0 +1,39 @@
+"""What a question is made of: sentences and tables of text, for the terminal and for the page alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from train.advise.subject import Case
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text. notes: what its numbers mean, and their sources."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question of the user. name: one word for it. answer: sentences about this model."""
+
+    name: str
+    asks: str
+    answer: Sequence[str]
+    tables: Sequence[Table]
+
+
+def stages_in_words(case: Case) -> str:
+    """Returns the stages that a case stands for: short to long."""
+    first, last = case.stages[0], case.stages[-1]
+    return first if first == last else f"{first} to {last}"
+
+
+def base_in_words(base: float) -> str:
+    """Returns a RoPE base: 10,000, 2.697e4, 1.28e8; at most four significant digits."""
+    rounded = float(f"{base:.4g}")
+    short = f"{rounded:.4g}".replace("e+0", "e").replace("e+", "e")
+    return f"{rounded:,.0f}" if rounded < 1e6 and rounded == round(rounded) else short
