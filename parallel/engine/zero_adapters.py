@@ -15,8 +15,9 @@ adapter. `adapter_for` checks them against the installed DeepSpeed, and raises a
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -227,9 +228,15 @@ class ZeroOneBfloat16(_FlatGroups):
         "bf16_groups",
         "fp32_groups_gradients_flat",
         "_update_hp_grad",
+        "get_grads_for_norm",
         "update_lp_params",
     )
     _masters, _groups = "fp32_groups_flat_partition", "bf16_groups"
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        zero = torch.zeros(1, device=self.masters()[0].device)
+        self._zero.get_grads_for_norm = partial(_or_zero, self._zero.get_grads_for_norm, zero)
 
     def reduced(self) -> Iterable[Tensor | None]:
         """See `Adapter`."""
@@ -254,6 +261,17 @@ class ZeroOneBfloat16(_FlatGroups):
             for index, parameter in enumerate(members)
         }
         return super()._parts()
+
+
+def _or_zero(gradients_for: Callable[..., Any], zero: Tensor, for_clipping: bool = False) -> Any:
+    """Returns DeepSpeed's gradients for the norm, or `zero` if there is none: it cannot take the norm of nothing.
+
+    A rank counts none if its pipeline stage trains nothing, or if other tensor ranks own all that trains.
+    """
+    found = gradients_for(for_clipping)
+    if not for_clipping and not found[0]:
+        found[0].append(zero)
+    return found
 
 
 class ZeroThree(Adapter):

@@ -1,11 +1,12 @@
 """Training steps through the real engine on any layout, and the same steps on one process in plain torch."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -23,8 +24,9 @@ from model.transformer import Transformer
 from parallel.checkpoint import tensors
 from parallel.checkpoint.index import Index
 from parallel.config import OptimizerConfig, ParallelConfig
+from parallel.engine.groups import GroupSettings
 from parallel.engine.optimizers import has_decay
-from parallel.engine.training import ORDINARILY, StepCounts
+from parallel.engine.training import ORDINARILY, StepCounts, Training
 from parallel.mesh import Mesh, World, arrange
 from tests.parity.layout_cases import TOKENS, Case
 from tests.parity.streams import (
@@ -88,14 +90,15 @@ def step(
     parallel: ParallelConfig,
     number: int,
     limit: float = math.inf,
+    groups: Mapping[str, GroupSettings] = MappingProxyType({}),
 ) -> Any:
-    """Step `number` of the case's streams; with a `limit` below the loss it is skipped."""
+    """Step `number` of the case's streams; with a `limit` below the loss it is skipped. groups: those of its stage."""
     everything = streams(case, first=number * 8)
     mine = tuple(streams_of_rank(case, mesh, parallel, first=number * 8))
     weights = (1.0,) * NUM_SOURCES
     shape = BatchShape(TOKENS, len(everything) * TOKENS, TOKENS, weights)
     batch = GlobalBatch(shape, mine, valid_by_source(everything), 0, {})
-    stage = Stage("only", 0, 0, STEPS, shape, BaseCurve(((0, BASE),)), None)
+    stage = Stage("only", 0, 0, STEPS, shape, BaseCurve(((0, BASE),)), None, groups=groups)
     return optimizer_step(
         trainer,
         mesh,
@@ -198,13 +201,14 @@ Saved = tuple[Path, Index, dict[str, dict[str, Tensor]]]
 
 @dataclass(frozen=True)
 class Walk:
-    """One layout and one optimizer through everything that a run does with them."""
+    """One layout and one optimizer through everything that a run does with them. training: see `build_trainer`."""
 
     world: World
     case: Case
     layout: ParallelConfig
     optimizer: OptimizerConfig
     precision: str = "float32"
+    training: Training = ORDINARILY
 
     def check(self, folder: Path, truth: Any, before: Saved | None) -> Saved:
         """Train as the `truth` of `oracle` does; save, skip a step, resume; load `before` of another layout."""
@@ -230,7 +234,11 @@ class Walk:
         return folder, index, saved
 
     def _build(self, mesh: Mesh) -> Trainer:
-        config = {"optimizer": self.optimizer, "precision": self.precision}
+        config = {
+            "optimizer": self.optimizer,
+            "precision": self.precision,
+            "training": self.training,
+        }
         return trainer_of(mesh, self.case.config, self.layout, **config)
 
     def _step(self, trainer: Trainer, mesh: Mesh, number: int, limit: float = math.inf) -> Any:
