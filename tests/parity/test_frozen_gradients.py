@@ -33,14 +33,18 @@ ZBV = Case(1, 2, 1, 1, "zbv", "-", 2, "llama", "everything")
 CASES = tuple(
     (case, trained)
     for case, names in {
-        TENSOR: ("full layers", "queries", "vectors", "embedding", "head"),
-        SEQUENCE: ("full layers", "one layer", "all but the embedding"),
-        ONE_F_ONE_B: ("full layers", "one layer", "embedding", "all but the embedding"),
-        ZBV: ("full layers", "one layer", "head", "embedding"),
+        TENSOR: ("full layers", "vectors"),
+        SEQUENCE: ("one layer",),
+        ONE_F_ONE_B: ("one layer", "embedding"),
+        ZBV: ("full layers", "head"),
     }.items()
     for trained in names
 )
 OTHER_LAYOUTS = (
+    TENSOR,
+    SEQUENCE,
+    ONE_F_ONE_B,
+    ZBV,
     Case(1, 1, 2, 1, "-", "balanced", 2, "gated", "attention"),
     Case(1, 2, 1, 1, "interleaved_1f1b", "-", 4, "cohere", "input"),
     Case(1, 2, 1, 1, "interleaved_1f1b", "-", 2, "llama", "everything"),

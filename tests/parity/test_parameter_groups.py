@@ -46,13 +46,13 @@ GROUPS = {
 }  # fmt: skip
 Layout = tuple[ParallelConfig, str]
 LAYOUTS: tuple[Layout, ...] = (
-    (ParallelConfig(tensor=2), "float32"),
-    (ParallelConfig(zero_stage=3), "bfloat16"),
     (ParallelConfig(sequence=2, zero_stage=2), "float32"),
+    (ParallelConfig(zero_stage=3), "bfloat16"),
     (ParallelConfig(pipeline=2), "bfloat16"),
-    (ParallelConfig(pipeline=2, pipeline_schedule="zbv"), "float32"),
 )
 OTHERS: tuple[Layout, ...] = (
+    (ParallelConfig(pipeline=2, pipeline_schedule="zbv"), "float32"),
+    (ParallelConfig(tensor=2), "float32"),
     (ParallelConfig(zero_stage=0), "float32"),
     (ParallelConfig(), "float32"),
     (ParallelConfig(), "bfloat16"),
