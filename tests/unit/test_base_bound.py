@@ -8,12 +8,13 @@ import pytest
 from model.position.advice.base_bound import (
     PUBLISHED,
     base_bound,
+    plain_bound,
     published_fit,
     reach,
     reach_of_base,
-    safe_base,
     similarity,
 )
+from model.position.advice.bound_table import tabled_bound
 from model.position.settings import inverse_frequencies
 
 # First feasible base, safe base and fit, by length in tokens (head dimension 128).
@@ -60,7 +61,7 @@ def test_golden_bounds_on_their_grid(length: int) -> None:
     found = base_bound(
         length,
         lambda base: inverse_frequencies(base, 128),
-        per_e=(count - 1) / math.log(40.0),
+        per_e=round((count - 1) / math.log(40.0)),
         top=12.0 * PUBLISHED[length],
     )
     assert (found.first, found.safe) == pytest.approx(GOLDEN[length][:2], rel=0.02)
@@ -71,16 +72,39 @@ def test_published_bases_just_miss_their_length_where_rounding_is_coarse() -> No
     assert missed == [2**12, 2**14, 2**15, 2**17]
 
 
-def test_safe_base_holds_and_slightly_below_does_not() -> None:
-    base = safe_base(512, 64)
-    assert reach_of_base(base, 64, 512) == 512
-    assert reach_of_base(base * 0.998, 64, 512) < 512
+def test_small_heads_need_a_grid_beyond_twelve_times_the_fit() -> None:
+    """At head dimension 64 the fit is far too low: on a grid up to 12 times it, 357,000 would look safe."""
+    found = plain_bound(4096, 64)
+    assert found.top > math.e * found.safe
+    assert found.safe == pytest.approx(9.78e5, rel=0.02)
+    assert reach_of_base(found.safe * math.exp(-1 / 800), 64, 4096) < 4096
 
 
 def test_a_pair_that_does_not_rotate_counts_as_similar_at_every_distance() -> None:
     radians = numpy.array([1.0, 0.0])
     assert reach(radians, 1000) == 1000
     assert reach(numpy.array([1.0]), 1000) == 1
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "exponent"),
+    [
+        pytest.param(head_dim, n, marks=[pytest.mark.slow] if n > 8 else [])
+        for head_dim in (32, 64, 96, 128, 192, 256)
+        for n in range(8, 16)
+    ],
+)
+def test_the_table_is_what_the_scan_finds(head_dim: int, exponent: int) -> None:
+    found, tabled = plain_bound(2**exponent, head_dim), tabled_bound(2**exponent, head_dim)
+    assert tabled is not None
+    # Five digits.
+    assert (tabled.first, tabled.safe) == pytest.approx((found.first, found.safe), rel=5e-5)
+
+
+def test_the_table_gives_the_next_length() -> None:
+    lengths = [bound.length for n in (1, 256, 257, 2**20) if (bound := tabled_bound(n, 128))]
+    assert lengths == [256, 256, 512, 2**20]
+    assert tabled_bound(2**20 + 1, 128) is tabled_bound(256, 130) is None
 
 
 def test_a_single_pair_reaches_no_length() -> None:

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
+from model.position.advice.base_bound import reach_of_base
 from train.configuration.schema import StageConfig
 from train.configuration.typed import read
-from train.schedule.rope_base import BaseCurve, StageFacts, base_curve, reach_of_base, safe_base
+from train.schedule.rope_base import BaseCurve, StageFacts, base_curve, safe_base
 
 FACTS = StageFacts(
     tokens=1000,
@@ -26,20 +27,6 @@ def curve_of(value: object, facts: StageFacts = FACTS) -> BaseCurve:
         raise ValueError("\n".join(mistakes.values()))
     assert row is not None
     return base_curve(row.rope_base, facts)
-
-
-@pytest.mark.parametrize(
-    ("base", "reach"),
-    [(100, 58), (500, 170), (1e3, 360), (4.3e3, 1076), (1e4, 1706), (1.6e4, 2723), (2.7e4, 4078),
-     (5e4, 5305), (8.4e4, 8591), (1e5, 7756), (3.1e5, 12222)],
-)  # fmt: skip
-def test_reach_of_a_base_at_head_dim_128(base: float, reach: int) -> None:
-    assert reach_of_base(base, 128, 20_000) == reach
-
-
-@pytest.mark.parametrize(("base", "reach"), [(100.0, 2), (1e4, 21)])
-def test_reach_of_a_base_at_head_dim_4(base: float, reach: int) -> None:
-    assert reach_of_base(base, 4, 100) == reach
 
 
 @pytest.mark.parametrize(("length", "safe"), [(1024, 6020), (2048, 2.277e4)])

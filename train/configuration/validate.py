@@ -13,7 +13,6 @@ from model.config import ModelConfig
 from model.huggingface.catalogue import family_for
 from model.huggingface.refusal import CannotExpress
 from model.layer_pattern import LayerSpec, expand_pattern
-from model.position.rope import Rope
 from parallel.config import ParallelConfig
 from parallel.engine.groups import group_problems
 from parallel.pipeline.split import pipeline_problems
@@ -22,6 +21,7 @@ from parallel.sequence.dealing import dealing_problem
 from parallel.tensor.cut import tensor_problems
 from train.checkpointing.continuation import find_resume, obstacles
 from train.checkpointing.state import read_state
+from train.configuration.bound_warnings import bound_warnings
 from train.configuration.generated_rules import generated_warnings, id_problems
 from train.configuration.ramp_warnings import ramp_warnings
 from train.configuration.room import room_problems
@@ -29,7 +29,6 @@ from train.configuration.rotation_warnings import rotation_warnings
 from train.configuration.scale_warnings import scale_warnings
 from train.configuration.schema import RunConfig, run_folder
 from train.configuration.typed import still_judged
-from train.schedule import rope_base
 from train.schedule.saving import steps_between_checkpoints
 from train.schedule.stages import Schedule, build_schedule
 
@@ -98,7 +97,8 @@ def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     """Returns warnings from published results and about lost work; they do not stop the run."""
     found = _saving_warnings(config, schedule) + _export_warnings(schedule)
     found += rotation_warnings(config, schedule) + _chunk_warnings(config, schedule)
-    found += scale_warnings(schedule) + ramp_warnings(config, schedule)
+    found += bound_warnings(config, schedule) + scale_warnings(schedule)
+    found += ramp_warnings(config, schedule)
     found += generated_warnings(config, schedule)
     specs = [schedule.at_end_of(stage).at.specs.values() for stage in schedule.stages]
     first = schedule.stages[0].base.corners[0][1]
@@ -114,17 +114,6 @@ def warnings(config: RunConfig, schedule: Schedule) -> list[str]:
             "(RNoPE-SWA, arXiv 2501.18795: needles 8.0 at 1e4, 6.2 at 4e6); keep it and let the NoPE "
             "layers carry the length"
         )
-    # The bound holds for unscaled frequencies of whole heads; scaling is meant to exceed it.
-    for stage in schedule.stages:
-        own_bases = {
-            spec.rope.base
-            for spec in specs[stage.index]
-            if isinstance(spec.rope, Rope)
-            and not spec.reach.limit
-            and spec.rope.rotary_share == 1.0
-        }
-        for base in sorted({own or stage.base.last for own in own_bases}):
-            found += _bound_warning(stage.name, base, stage.shape.position_length, config)
     return found
 
 
@@ -173,17 +162,6 @@ def _export_warnings(schedule: Schedule) -> list[str]:
             f"no Hugging Face family can express this model, so it cannot be exported{of_family}{nearest}"
         ]
     return []
-
-
-def _bound_warning(name: str, base: float, length: int, config: RunConfig) -> list[str]:
-    reach = rope_base.reach_of_base(base, config.model.head_dim, length)
-    if reach >= length:
-        return []
-    return [
-        f"stage {name}: base {base:g} separates similar from random keys only up to {reach} tokens, "
-        f"below the {length} that its positions reach (arXiv 2405.14591); full-attention RoPE layers need a higher "
-        "base: try rope_base={policy: safe}"
-    ]
 
 
 def _name_problems(config: RunConfig) -> list[str]:

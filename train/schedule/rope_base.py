@@ -1,4 +1,4 @@
-"""RoPE base over a run: policies that are pure functions of tokens, and the bound used in warnings.
+"""RoPE base over a run: policies that are pure functions of tokens.
 
 A stage has `rope_base: 10000`, or a policy:
 
@@ -25,19 +25,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
-import numpy as np
-
 from model.config import ModelConfig
 from model.layer_pattern import layer_kinds
+from model.position.advice.base_bound import reaches
 from model.position.ntk import ntk_base
+from model.position.settings import inverse_frequencies
 from model.reach import WHOLE_DOCUMENT
 from train.configuration.schema import ConstantBase, DerivedBase, RampBase, RopeBase, SteppedBase
 
 # Grid of `safe_base`: bases from 12x the published fit downwards, this many per factor of e.
 _GRID_PER_E = 800
-# The search evaluates every distance for thousands of bases: about a minute at this reach.
+# The search evaluates every distance for thousands of bases: three seconds at this reach.
 MOST_SAFE_REACH = 2**20
-_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -189,24 +188,12 @@ def _refuse_one_pair(facts: StageFacts, policy: str) -> None:
 
 
 @lru_cache(maxsize=256)
-def reach_of_base(base: float, head_dim: int, limit: int) -> int:
-    """Returns L_b of arXiv 2405.14591: the largest L <= limit with B_b(m) >= 0 for every 0 <= m <= L."""
-    frequencies = base ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-    for start in range(0, limit + 1, _BLOCK):
-        m = np.arange(start, min(start + _BLOCK, limit + 1), dtype=np.float64)
-        negative = np.flatnonzero(np.cos(m[:, None] * frequencies).sum(axis=1) < 0.0)
-        if len(negative):
-            return start + int(negative[0]) - 1
-    return limit
-
-
-@lru_cache(maxsize=256)
 def safe_base(length: int, head_dim: int) -> float:
     """Returns the smallest base above which every base, up to 12x the published fit, keeps B >= 0 up to `length`."""
     base = top = 12.0 * 0.0424 * float(max(length, 64)) ** 1.628
-    while reach_of_base(top, head_dim, length) < length:
+    while not reaches(inverse_frequencies(top, head_dim), length):
         base = top = top * 2.0
     step = math.exp(-1.0 / _GRID_PER_E)
-    while base > 2.0 and reach_of_base(base * step, head_dim, length) >= length:
+    while base > 2.0 and reaches(inverse_frequencies(base * step, head_dim), length):
         base *= step
     return float(base)

@@ -89,40 +89,40 @@ class BaseBound:
     """Which bases of a grid reach a length.
 
     length: in tokens. first: the smallest base that does; the paper tabulates it. safe: the smallest base from which
-    on every base of the grid does. top: the largest base of the grid. per_e: bases of the grid per factor of e.
+    on every base of the grid does. top: the largest base of the grid; 0: as `base_bound` finds it.
     """
 
     length: int
     first: float
     safe: float
-    top: float
-    per_e: float
+    top: float = 0.0
 
 
 def base_bound(
     length: int,
     radians_of: Callable[[float], Values],
     *,
-    per_e: float = PER_E,
     top: float = 0.0,
+    per_e: int = PER_E,
 ) -> BaseBound:
-    """The first feasible base and the safe one for a rotation.
+    """The first feasible base and the safe one for a rotation, on a grid of bases top * exp(-k / per_e).
 
     length: in tokens, at least 1. radians_of: radians per token of each pair at a base, (P,), 0 for a pair that does
-    not rotate; see `frequencies.py`. per_e: bases of the grid per factor of e; a coarser grid misses narrow intervals.
-    top: largest base of the grid; 0: 12 times the published fit. It is doubled until it reaches the length. Below the
-    first feasible base a whole factor of e has no feasible one.
+    not rotate; see `frequencies.py`. top: where the grid ends; 0: at 12 times the published fit. It is raised by
+    factors of e until a whole factor of e below it is feasible. Below `first` a whole factor of e is not. per_e: bases
+    per factor of e; a coarser grid misses narrow intervals.
 
     Raises:
         ValueError: no base reaches the length.
     """
-
-    def feasible(base: float) -> bool:
-        return reaches(radians_of(base), length)
-
-    top = _feasible_top(top or _top(length), length, feasible)
-    safe = _safe_from(top, feasible, per_e)
-    return BaseBound(length, _first_below(safe, feasible, per_e), safe, top, per_e)
+    grid = _Grid(top or 12.0 * published_fit(max(length, 64)), per_e, length, radians_of)
+    highest = 0
+    while (safe := grid.end_of_feasible(highest)) < highest + per_e and grid.base(safe) > _SMALLEST:
+        highest -= per_e
+        if grid.base(highest) > _LARGEST:
+            raise ValueError(f"no base up to {_LARGEST:g} reaches {length} tokens")
+    first = grid.first_below(safe)
+    return BaseBound(length, grid.base(first), grid.base(safe), grid.base(highest))
 
 
 @lru_cache(maxsize=256)
@@ -135,49 +135,43 @@ def plain_bound(length: int, head_dim: int) -> BaseBound:
     return base_bound(length, lambda base: inverse_frequencies(base, head_dim))
 
 
-@lru_cache(maxsize=256)
-def safe_base(length: int, head_dim: int) -> float:
-    """`plain_bound(...).safe` alone, which costs less.
+class _Grid:
+    """Bases by their number, descending from 0 at the top, and which of them reach the length."""
 
-    Raises:
-        ValueError: no base reaches the length.
-    """
+    def __init__(
+        self, top: float, per_e: int, length: int, radians_of: Callable[[float], Values]
+    ) -> None:
+        self.top, self.per_e, self.length, self.radians_of = top, per_e, length, radians_of
+        self.known: dict[int, bool] = {}
 
-    def feasible(base: float) -> bool:
-        return reaches(inverse_frequencies(base, head_dim), length)
+    def base(self, number: int) -> float:
+        return self.top * math.exp(-number / self.per_e)
 
-    return _safe_from(_feasible_top(_top(length), length, feasible), feasible, PER_E)
+    def feasible(self, number: int) -> bool:
+        if number not in self.known:
+            self.known[number] = reaches(self.radians_of(self.base(number)), self.length)
+        return self.known[number]
 
+    def end_of_feasible(self, highest: int) -> int:
+        """The last number from `highest` on up to which all are feasible; `highest` - 1 if it is not itself."""
+        number = highest
+        while self.feasible(number) and self.base(number) > _SMALLEST:
+            number += 1
+        return number - 1
 
-def _top(length: int) -> float:
-    return float(12.0 * 0.0424 * float(max(length, 64)) ** 1.628)
-
-
-def _feasible_top(top: float, length: int, feasible: Callable[[float], bool]) -> float:
-    while not feasible(top):
-        top *= 2.0
-        if top > _LARGEST:
-            raise ValueError(f"no base up to {_LARGEST:g} reaches {length} tokens")
-    return top
-
-
-def _safe_from(top: float, feasible: Callable[[float], bool], per_e: float) -> float:
-    base, step = top, math.exp(-1.0 / per_e)
-    while base > _SMALLEST and feasible(base * step):
-        base *= step
-    return base
-
-
-def _first_below(safe: float, feasible: Callable[[float], bool], per_e: float) -> float:
-    """The smallest feasible base of the grid below `safe`; steps down while a factor of e has a feasible one."""
-    first, step = safe, math.exp(-1.0 / per_e)
-    while first > _SMALLEST:
-        below = [base for k in range(round(per_e), 0, -1) if (base := first * step**k) > _SMALLEST]
-        found = next(filter(feasible, below), None)
-        if found is None:
-            break
-        first = found
-    return first
+    def first_below(self, safe: int) -> int:
+        """The number of the smallest feasible base; steps down while a factor of e has a feasible one."""
+        first = safe
+        while True:
+            below = [
+                number
+                for number in range(first + self.per_e, first, -1)
+                if self.base(number) > _SMALLEST
+            ]
+            found = next(filter(self.feasible, below), None)
+            if found is None:
+                return first
+            first = found
 
 
 def _blocks(
