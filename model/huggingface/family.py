@@ -284,11 +284,13 @@ class Family:
         ropes = {
             kind: model.kinds.get(f"{kind}_rope", KindConfig()).rope for kind in ("window", "full")
         }
+        kinds = [kind for kind in ("full", "window") if f"{kind}_rope" in model.layer_pattern]
+        if len(kinds) == 1:  # the other kind, which the model has not, must not give another base
+            ropes = dict.fromkeys(ropes, ropes[kinds[0]])
         by_kind = {
             kind: rope_fields.write(rope, rope.base_of(rope_base), model.head_dim)
             for kind, rope in ropes.items()
         }
-        kinds = [kind for kind in ("full", "window") if f"{kind}_rope" in model.layer_pattern]
         if isinstance(self.default_base, Mapping):
             local = self.default_base["window"] != self.default_base["full"]
             return rope_fields.written_by_kind(by_kind, kinds, local_base=local)

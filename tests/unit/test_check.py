@@ -178,9 +178,16 @@ def test_a_damaged_checkpoint_of_its_own_is_for_the_run_to_set_aside(
 def test_check_warns_that_no_family_of_hugging_face_can_take_the_model(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _, _, notes = check(capsys, "model=8b", "recipe=llama", "schedule=to_128k")
-    assert "warning: no Hugging Face family can express this model" in notes
-    assert "the nearest, llama: model.logit_scale=0.25: llama has only 1.0" in notes
+    _, _, notes = check(capsys, "schedule=small", "recipe=qk_norm")
+    assert "warning: no Hugging Face family takes all forms of this model together" in notes
+    assert (
+        "the nearest, cohere: model.qk_norm_over=head: cohere ties it to use_qk_norm=True" in notes
+    )
+    _, _, notes = check(capsys, "schedule=small", "model.gate=sigmoid")
+    assert (
+        "warning: no Hugging Face family takes sigmoid gate over heads (model.gate=sigmoid model.gate_over=head): "
+        "ropewalk export will refuse this model\n"
+    ) in notes
     for exported in ("recipe=llama", "recipe=rnope_swa", "model.static_gate=head"):
         assert "Hugging Face" not in check(capsys, "schedule=small", exported)[2]
 

@@ -181,8 +181,8 @@ def test_chunks_that_mask_nothing_and_models_that_no_family_writes_are_warned_of
         for line in found
     )
     assert [line for line in found if "Hugging Face" in line] == [
-        "no Hugging Face family can express this model, so it cannot be exported: model.layer_pattern has chunk_rope: "
-        "no family here has attention chunks"
+        "no Hugging Face family takes attention chunks (model.layer_pattern=[chunk_rope]): ropewalk export will refuse "
+        "this model"
     ]
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,11 @@ def test_closing_words_fit_the_run_and_bear_scores_that_are_missing(tmp_path: Pa
     assert "recipe=" not in closing_words(branched, RunState(step=20), finished=True)
     assert "max_steps" not in words
     assert "W&B" not in words
+    # A form that no family of Hugging Face takes, in the run's model and in that of its last step.
+    gated = replace(config, model=replace(config.model, gate="sigmoid"))
+    assert "export" not in closing_words(gated, RunState(step=20), finished=True)
+    last = RunState(step=20, model=asdict(gated.model))
+    assert "export" not in closing_words(config, last, finished=True)
     words = closing_words(config, RunState(step=7, tokens_seen=700), finished=False)
     assert "saved at step 7" in words
     assert "status 75" in words

@@ -10,8 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from data.tokens.declared import HELDOUT, Declared, disagreements, read_declared
 from model.attention.backends import backend_problem
 from model.config import ModelConfig
-from model.huggingface.catalogue import family_for
-from model.huggingface.refusal import CannotExpress
+from model.huggingface.takers import refusal
 from model.layer_pattern import LayerSpec, expand_pattern
 from parallel.config import ParallelConfig
 from parallel.engine.groups import group_problems
@@ -148,20 +147,10 @@ def _saving_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
 
 
 def _export_warnings(schedule: Schedule) -> list[str]:
-    """Warns that no Hugging Face family can express the model as of the last step, with the reason.
-
-    Static gates are no reason: an export folds them into `o_proj`.
-    """
+    """Warns that no Hugging Face family takes the model as of the last step, with the reason."""
     last = schedule.at_end_of(schedule.stages[-1])
-    try:
-        family_for(last.model.without_static_gates(), last.rope_base)
-    except CannotExpress as error:
-        nearest = min(error.reasons, key=lambda reason: reason.count(";"))
-        of_family = "; the nearest, " if len(error.reasons) > 1 else ": "
-        return [
-            f"no Hugging Face family can express this model, so it cannot be exported{of_family}{nearest}"
-        ]
-    return []
+    why = refusal(last.model, last.rope_base)
+    return [f"{why}: ropewalk export will refuse this model"] if why else []
 
 
 def _name_problems(config: RunConfig) -> list[str]:

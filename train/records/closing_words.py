@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from model.huggingface.takers import refusal
 from train.checkpointing.folder import latest
 from train.checkpointing.state import RunState
 from train.configuration.schema import RunConfig, run_folder
+from train.configuration.typed_model import typed_model
 from train.records.console import number
 from train.records.evaluation_rows import HELD_OUT, read_evaluations, rows_of_task
+from train.schedule.rope_base import scheduled_base
 
 
 def closing_words(config: RunConfig, state: RunState, *, finished: bool) -> str:
@@ -37,9 +40,10 @@ def closing_words(config: RunConfig, state: RunState, *, finished: bool) -> str:
     if last:
         lines += _held_out(last)
     lines += [f"Pipeline, one step drawn: {path}" for path in sorted(folder.glob("pipeline_*.svg"))]
-    lines += [f"Report: {folder}/report.html", *_wandb(folder, config), "", "Next"]
+    lines += [f"Report: {folder}/report.html", *_wandb(folder, config)]
     imported = bool(state.origin) or config.checkpoint.resume not in ("auto", "never")
-    return "\n".join([*lines, *_next_steps(folder, config, imported=imported), ""])
+    steps = _next_steps(folder, config, state, imported=imported)
+    return "\n".join([*lines, *(["", "Next", *steps] if steps else []), ""])
 
 
 def words_after_failure(config: RunConfig) -> str:
@@ -60,16 +64,19 @@ def _wandb(folder: Path, config: RunConfig) -> list[str]:
     return [f"W&B: {folder / 'wandb'}, offline; to sync it: wandb sync {runs}"]
 
 
-def _next_steps(folder: Path, config: RunConfig, *, imported: bool) -> list[str]:
+def _next_steps(folder: Path, config: RunConfig, state: RunState, *, imported: bool) -> list[str]:
     """Returns commands to try next, for the data, model and schedule of this run."""
     steps = []
     # A run that began at another checkpoint keeps its layers: recipe=full_rope would be refused.
     if not imported and any(kind != "full_rope" for kind in config.model.layer_pattern):
         change = f"run_name={config.run_name}_full_rope recipe=full_rope"
         steps.append(f"  a baseline, full attention in every layer: the same command with {change}")
-    exported = folder / "exported"
-    command = f"ropewalk export --checkpoint {shlex.quote(str(folder))} --output {shlex.quote(str(exported))}"
-    steps.append(f"  a model for Hugging Face transformers: {command}")
+    # The model as of the last step; a state without one is of a run that has made no step.
+    model = typed_model(state.model) if state.model else config.model
+    if not refusal(model, scheduled_base(model, state.rope_base)):
+        exported = folder / "exported"
+        command = f"ropewalk export --checkpoint {shlex.quote(str(folder))} --output {shlex.quote(str(exported))}"
+        steps.append(f"  a model for Hugging Face transformers: {command}")
     return steps
 
 
