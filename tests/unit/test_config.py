@@ -34,7 +34,7 @@ def test_every_experiment_is_sound(experiment: str, imported: str) -> None:
     if experiment.startswith("extend_"):
         arguments += [f"checkpoint.resume={imported}", "data.sources.texts.prefix=texts"]
     config = compose_run(arguments)
-    world_size = 4 if experiment.endswith("_4d") else 2
+    world_size = {"quickstart_4d": 4, "posgen": 1}.get(experiment, 2)
     assert validate.rules(config, world_size) == []
 
 
