@@ -24,7 +24,7 @@ from data.packing.positions import PLAIN, Placing, Positions
 from data.packing.spans import Span, count_valid, rows_of_rank, starts_of
 
 # Target of a token that has none: the last token of a segment, one before a token without a label, and padding. The
-# same as torch's `ignore_index` and IGNORE in model/loss.py.
+# same as torch's `ignore_index` and IGNORE in model/logits.py.
 IGNORE = -100
 
 

@@ -7,7 +7,7 @@ passed over while another has one. If no document is that long, whole shorter do
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 
@@ -133,3 +133,22 @@ def evaluation_batches(
         valid_tokens=count_valid(rows),
         contiguous=contiguous,
     )
+
+
+def document_batches(
+    documents: Sequence[int],
+    source: LengthSource,
+    reader: RankReader,
+    *,
+    length: int,
+    row_length: int,
+    rows_each: int,
+    placing: Placing = PLAIN,
+) -> tuple[PackedBatch, ...]:
+    """This rank's micro-batches of the first `length` tokens of each document: one a row, padded to `row_length`.
+
+    reader: of this source alone. Every rank has the same number of micro-batches. placing: as in `evaluation_batches`.
+    """
+    rows = [[Span(0, document, 0, length, 0).counted(source)] for document in documents]
+    rows += [[] for _ in range(-len(rows) % (rows_each * reader.dp_size))]
+    return reader.read(rows, row_length, rows_each, placing.without_pose())

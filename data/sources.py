@@ -1,6 +1,6 @@
 """Opens and checks the corpus of a run: token files and generated documents as sources for planner and loader."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from sysconfig import get_python_version
 
@@ -194,6 +194,19 @@ def generate(
         first=HELD_OUT if held_out else 0,
         num_documents=settings.heldout if held_out else settings.documents,
         ids=settings.symbol_ids(facts.eos_id, facts.bos_id),
+    )
+
+
+def held_out_of_length(
+    source: GeneratedSource, settings: GeneratedConfig, length: int
+) -> GeneratedSource:
+    """The held-out documents of a generated source with these settings, each of `length` tokens in their place."""
+    longer = replace(settings, min_length=length, max_length=length)
+    return replace(
+        source,
+        task=TASKS[type(settings)].make(longer, 1 if source.bos_id is None else 2),
+        first=HELD_OUT,
+        num_documents=settings.heldout,
     )
 
 

@@ -24,15 +24,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from model.logits import IGNORE, Logits, chunks_of, columns, picked_logits, rows_at_once
 from model.norm import statistics_dtype
+from model.predictions import Predictions, predictions
 from model.products import for_product
-
-# Target of a token without a label: torch's `ignore_index`, and what data/batch.py packs.
-IGNORE = -100
-# Rows of logits held at a time. On a CPU they should fit in its cache. An accelerator needs large
-# products: there the rows may take 1 GiB in float32.
-_CPU_ROWS = 256
-_ACCELERATOR_LOGITS = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -48,32 +43,6 @@ class LossSums:
     loss_sum: Tensor
     z_sum: Tensor
     losses_T: Tensor
-
-
-@dataclass(frozen=True)
-class Logits:
-    """The map from the product h W^T to the logits: scale, then softcap (0 for none)."""
-
-    scale: float = 1.0
-    softcap: float = 0.0
-
-    def of(self, product: Tensor) -> Tensor:
-        """The logits in float32, or float64."""
-        scaled = product.to(statistics_dtype(product.dtype)) * self.scale
-        return self.softcap * torch.tanh(scaled / self.softcap) if self.softcap else scaled
-
-    def in_place(self, product: Tensor) -> Tensor:
-        """Like `of`, in the buffer of the product where its dtype is float32 or float64."""
-        scaled = product.to(statistics_dtype(product.dtype))
-        if self.scale != 1.0:
-            scaled = scaled.mul_(self.scale)
-        return scaled.div_(self.softcap).tanh_().mul_(self.softcap) if self.softcap else scaled
-
-    def slope(self, logits: Tensor) -> Tensor | float:
-        """d logits / d product at these logits."""
-        if not self.softcap:
-            return self.scale
-        return (1.0 - (logits / self.softcap).square()) * self.scale
 
 
 class HeadLoss(Protocol):
@@ -101,6 +70,17 @@ class HeadLoss(Protocol):
         logit_softcap: float,
     ) -> Tensor:
         """Natural-log losses (T,), 0 where ignored, without gradients."""
+
+    def predictions(
+        self,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        targets_T: Tensor,
+        *,
+        logit_scale: float,
+        logit_softcap: float,
+    ) -> Predictions:
+        """The predicted id and the rank of the target after every token that has one, without gradients."""
 
 
 # What a walk over the chunks returns: loss_sum, z_sum, losses_T, d total / d hidden, d total / d weight. A gradient
@@ -174,6 +154,18 @@ class ChunkedLoss:
             losses_T[rows], _ = _losses(logits_CV, targets_T[rows])
         return losses_T
 
+    def predictions(
+        self,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        targets_T: Tensor,
+        *,
+        logit_scale: float = 1.0,
+        logit_softcap: float = 0.0,
+    ) -> Predictions:
+        """See `Predictions`."""
+        return predictions(hidden_TD, weight_VD, targets_T, Logits(logit_scale, logit_softcap))
+
 
 class OfChunk(Protocol):
     """Computes the losses and the gradient of one chunk from its logits."""
@@ -239,7 +231,7 @@ def chunk_in_place(
     wide_CV = logits.in_place(logits_CV)
     if not wants_gradient:
         return *_losses(wide_CV, targets_C), logits_CV
-    column_C1, valid_C = _columns(wide_CV, targets_C, 0)[0][:, None], targets_C != IGNORE
+    column_C1, valid_C = columns(wide_CV, targets_C, 0)[0][:, None], targets_C != IGNORE
     log_p_CV = wide_CV.log_softmax(dim=-1)
     log_p_C = log_p_CV.gather(1, column_C1).squeeze(1)
     lse_C = wide_CV.gather(1, column_C1).squeeze(1) - log_p_C
@@ -320,16 +312,6 @@ def add_product(sum_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
         sum_VD += left_VC @ right_CD
 
 
-def rows_at_once(like: Tensor, vocab_size: int) -> int:
-    """Tokens of one chunk, for logits of `vocab_size` columns on the device of `like`."""
-    return _CPU_ROWS if like.is_cpu else max(_CPU_ROWS, _ACCELERATOR_LOGITS // vocab_size)
-
-
-def chunks_of(num_tokens: int, rows: int) -> list[slice]:
-    """Slices of `rows` tokens; the last may be shorter."""
-    return [slice(start, min(start + rows, num_tokens)) for start in range(0, num_tokens, rows)]
-
-
 def _chunks(hidden_TD: Tensor, vocab_size: int) -> list[slice]:
     return chunks_of(hidden_TD.shape[0], rows_at_once(hidden_TD, vocab_size))
 
@@ -346,13 +328,6 @@ def valid_losses(lse_C: Tensor, picked_C: Tensor, targets_C: Tensor) -> tuple[Te
     return torch.where(valid_C, lse_C - picked_C, zero), torch.where(valid_C, lse_C, zero)
 
 
-def picked_logits(logits_CV: Tensor, targets_C: Tensor, first: int = 0) -> Tensor:
-    """The targets' logits (C,), 0 where the target is not among the vocabulary columns from `first` on."""
-    column_C, held_C = _columns(logits_CV, targets_C, first)
-    picked_C = logits_CV.gather(1, column_C[:, None]).squeeze(1)
-    return torch.where(held_C, picked_C, picked_C.new_zeros(()))
-
-
 def gradient_in_place(
     p_CV: Tensor,
     targets_C: Tensor,
@@ -367,15 +342,8 @@ def gradient_in_place(
     With a softcap the result is d total / d logits: the caller multiplies it by the slope, which differs by element.
     Rows with an ignored target become zero. lse_C: log-sum-exp of every row over the whole vocabulary.
     """
-    column_C, held_C = _columns(p_CV, targets_C, first)
+    column_C, held_C = columns(p_CV, targets_C, first)
     # Weight of a token: zero where its target is ignored.
     scale_C = (targets_C != IGNORE).to(lse_C.dtype) * (1.0 if logits.softcap else logits.scale)
     gradient_CV = p_CV.mul_((scale_C * (1 + 2 * z_loss * lse_C))[:, None])
     return gradient_CV.scatter_add_(1, column_C[:, None], -(scale_C * held_C)[:, None])
-
-
-def _columns(logits_CV: Tensor, targets_C: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    """The column of each target, and whether it is among these columns (if not, the column is arbitrary)."""
-    local_C = targets_C - first
-    last = logits_CV.shape[1] - 1
-    return local_C.clamp(0, last), (local_C >= 0) & (local_C <= last)

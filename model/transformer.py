@@ -1,7 +1,7 @@
 """The language model of one device: embedding, layers, final norm, head.
 
     tokens_T -> embedding -> layers["0"] ... layers["n - 1"] -> norm -> hidden_TD -> loss /
-    token_losses / logits
+    token_losses / predictions / logits
 
 Nothing here depends on ranks. A pipeline stage is the same class with fewer layers, under their
 global indices, and possibly without embedding or head. An absent module passes its input through,
@@ -30,6 +30,7 @@ from model.loss import ChunkedLoss, HeadLoss, LossSums
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
 from model.parameters import check_parameters, parameter_names
+from model.predictions import Predictions
 from model.recompute import RUNNERS, LayerRunner, keep_everything
 
 
@@ -164,6 +165,16 @@ class Transformer(nn.Module):
     def token_losses(self, hidden_TD: Tensor, targets_T: Tensor) -> Tensor:
         """Natural-log loss of every token (T,), 0 where ignored; no gradients. For evaluation."""
         return self.head_loss.per_token(
+            hidden_TD,
+            self.head_weight_VD,
+            targets_T,
+            logit_scale=self.config.logit_scale,
+            logit_softcap=self.config.logit_softcap,
+        )
+
+    def predictions(self, hidden_TD: Tensor, targets_T: Tensor) -> Predictions:
+        """The predicted id and the rank of the target after every token that has one. For evaluation."""
+        return self.head_loss.predictions(
             hidden_TD,
             self.head_weight_VD,
             targets_T,

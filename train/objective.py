@@ -5,6 +5,7 @@ around it; evaluation runs the same forward without gradients.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from model.at_step import AtStep
 from model.packed_layout import PackedLayout, copy_to_device
 from model.transformer import Transformer
 from parallel.sequence.layout import SequenceShare, ShardedLayout
+
+Returned = Literal["sums", "token_losses", "predictions"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def losses_by_source(losses_T: Tensor, sources_T: Tensor, num_sources: int) -> T
 
 
 class NextTokenLoss(nn.Module):
-    """Summed loss of a micro-batch, or the loss of every token."""
+    """Summed loss of a micro-batch, or for evaluation the loss or the prediction of every token."""
 
     def __init__(self, model: Transformer, z_loss: float) -> None:
         super().__init__()
@@ -60,11 +63,18 @@ class NextTokenLoss(nn.Module):
         self.z_loss = z_loss
 
     def forward(
-        self, micro_batch: MicroBatch, at: AtStep | float, per_token: bool = False
+        self, micro_batch: MicroBatch, at: AtStep | float, returns: Returned = "sums"
     ) -> tuple[Tensor, ...]:
-        """Returns (total, loss_sum, z_sum, losses_T) with `total` differentiable, or (losses_T,) for evaluation."""
+        """Runs the model and its head.
+
+        Returns, by the name at `returns`, sums: (total, loss_sum, z_sum, losses_T) with `total` differentiable.
+        token_losses: (losses_T,). predictions: (ids_T, ranks_T), see `Predictions`.
+        """
         hidden_TD = self.model(micro_batch.tokens_T, micro_batch.layout, at)
-        if per_token:
+        if returns == "token_losses":
             return (self.model.token_losses(hidden_TD, micro_batch.targets_T),)
+        if returns == "predictions":
+            found = self.model.predictions(hidden_TD, micro_batch.targets_T)
+            return found.ids_T, found.ranks_T
         sums = self.model.loss(hidden_TD, micro_batch.targets_T, self.z_loss)
         return sums.total, sums.loss_sum, sums.z_sum, sums.losses_T

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from model.at_step import AtStep
 from model.attention.gate_sums import GateSums
+from model.predictions import Predictions
 from model.transformer import Transformer
 from parallel.engine.engine import TrainingEngine
 from parallel.mesh import Mesh
@@ -20,7 +21,7 @@ from parallel.pipeline.runner import PipelineRunner
 from parallel.pipeline.schedule import TimedAction
 from parallel.pipeline.timeline import Recorder
 from parallel.sequence.traffic import TrafficMeter
-from train.objective import MicroBatch, losses_by_source
+from train.objective import MicroBatch, Returned, losses_by_source
 
 Weigh = Callable[[Tensor], Tensor]
 Draw = Callable[[list[TimedAction], Placement, int], None]
@@ -62,7 +63,8 @@ class Trainer(Protocol):
     traffic: TrafficMeter
     # Sums of output gates; None without a gate.
     gate_sums: GateSums | None
-    # Number of micro-batches to pass to `token_losses` at a time: enough to keep all pipeline ranks busy.
+    # Number of micro-batches to pass to `token_losses` or `predictions` at a time: enough to keep all pipeline ranks
+    # busy.
     at_once: int
 
     def gradients(
@@ -83,6 +85,12 @@ class Trainer(Protocol):
     ) -> list[Tensor] | None:
         """Returns, for every micro-batch, the losses of this rank's tokens, without gradients; None if another
         rank counts them. Collective."""
+
+    def predictions(
+        self, micro_batches: Sequence[MicroBatch], at: AtStep | float
+    ) -> list[Predictions] | None:
+        """Returns, for every micro-batch, what the model predicts after this rank's tokens; None as `token_losses`.
+        Collective."""
 
 
 class WholeTrainer:
@@ -121,12 +129,21 @@ class WholeTrainer:
         self, micro_batches: Sequence[MicroBatch], at: AtStep | float
     ) -> list[Tensor] | None:
         """See `Trainer`."""
-        with torch.no_grad():
-            losses = [
-                self.engine.forward_only(micro_batch, at, per_token=True)[0]
-                for micro_batch in micro_batches
-            ]
+        losses = [losses_T for (losses_T,) in self._forward(micro_batches, at, "token_losses")]
         return losses if self._counts else None
+
+    def predictions(
+        self, micro_batches: Sequence[MicroBatch], at: AtStep | float
+    ) -> list[Predictions] | None:
+        """See `Trainer`."""
+        found = [Predictions(*both) for both in self._forward(micro_batches, at, "predictions")]
+        return found if self._counts else None
+
+    @torch.no_grad()
+    def _forward(
+        self, micro_batches: Sequence[MicroBatch], at: AtStep | float, returns: Returned
+    ) -> list[tuple[Tensor, ...]]:
+        return [self.engine.forward_only(each, at, returns=returns) for each in micro_batches]
 
 
 class StagedTrainer:
@@ -193,3 +210,16 @@ class StagedTrainer:
             ),
         )
         return losses if losses and self._mesh.tensor.rank == 0 else None
+
+    def predictions(
+        self, micro_batches: Sequence[MicroBatch], at: AtStep | float
+    ) -> list[Predictions] | None:
+        """See `Trainer`."""
+        found = self._runner.forward_only(
+            micro_batches,
+            at,
+            lambda stage, hidden_TD, micro_batch: stage.predictions(
+                hidden_TD, micro_batch.targets_T
+            ),
+        )
+        return found if found and self._mesh.tensor.rank == 0 else None

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.loss import add_product, chunks_of
+from model.logits import chunks_of
+from model.loss import add_product
 from model.norm import statistics_dtype
 
 # Tokens of a tile: large products, and at width 14,336 a quarter of a gigabyte for each bfloat16 intermediate.

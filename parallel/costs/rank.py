@@ -29,7 +29,7 @@ from parallel.pipeline.split import split_layers
 from parallel.sequence.dealing import deal
 from parallel.sequence.plan import needs_few_keys, plan_keys
 
-# Bytes of one chunk's float32 logits on a GPU (`model/loss.py`), and how many tensors of that size are alive at once.
+# Bytes of one chunk's float32 logits on a GPU (`model/logits.py`), and how many tensors of that size are alive at once.
 _CHUNK_BYTES = 1 << 30
 _CHUNKS_ALIVE = 4
 

@@ -68,14 +68,19 @@ def deal(layout: str, lengths: Sequence[int], size: int, layers: Mapping[Reach, 
     return DEALINGS[layout].deal(lengths, size, layers)
 
 
+def stream_multiple(layout: str, size: int) -> int:
+    """Returns the number of tokens of which a stream must be a multiple to be dealt to `size` ranks."""
+    return DEALINGS[layout].chunks * size if size > 1 else 1
+
+
 def dealing_problem(layout: str, num_tokens: int, size: int) -> str | None:
     """Returns why streams of `num_tokens` cannot be dealt to `size` ranks in equal parts, or None if they can."""
-    chunks = DEALINGS[layout].chunks if size > 1 else 1
-    step = chunks * size
+    step = stream_multiple(layout, size)
     if num_tokens > 0 and num_tokens % step == 0:
         return None
     below = num_tokens // step * step
     use = f"{below} or {below + step}" if below else str(step)
+    chunks = step // size
     rule = f"{chunks} x sequence = {step}" if chunks > 1 else f"sequence = {step}"
     return (
         f"sequence_layout={layout}: a stream of {num_tokens} tokens must be a multiple of {rule}; "

@@ -25,19 +25,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.logits import IGNORE, Logits, chunks_of, picked_logits, rows_at_once
 from model.loss import (
-    Logits,
     LossSums,
     Walked,
     add_product,
-    chunks_of,
     gradient_in_place,
-    picked_logits,
-    rows_at_once,
     sums_of_walk,
     valid_losses,
 )
 from model.norm import statistics_dtype
+from model.predictions import Predictions, count_before
 from model.products import for_product
 from parallel.collectives import add_up, launch_exchange, launch_gather
 from parallel.mesh import AxisGroup
@@ -118,6 +116,41 @@ class VocabularyParallelLoss:
             losses_NT[:, rows] = losses_C.view(self._group.size, -1)
         return in_stream_order(losses_NT)
 
+    @torch.no_grad()
+    def predictions(
+        self,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        targets_T: Tensor,
+        *,
+        logit_scale: float = 1.0,
+        logit_softcap: float = 0.0,
+    ) -> Predictions:
+        """Returns the predictions of all tokens, on every rank. Collective.
+
+        A rank gathers the hidden states of scored tokens alone: of every rank's tokens as many as the rank with the
+        most has; those without a target fill up.
+        """
+        logits = Logits(logit_scale, logit_softcap)
+        targets_NT = by_rank(targets_T, self._group.size)
+        scored_NT = targets_NT != IGNORE
+        most = int(scored_NT.sum(dim=1).max())
+        found_2NT = targets_NT.new_full((2, *targets_NT.shape), IGNORE)
+        if most:
+            order_NT = scored_NT.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+            weight_VD = for_product(weight_VD)
+            hidden_TD = hidden_TD[order_NT[self._group.rank]]
+            for rows, hidden_CD in self._chunks(hidden_TD, weight_VD):
+                places_NC = order_NT[:, rows]
+                targets_NC = targets_NT.gather(1, places_NC)
+                logits_CV = logits.in_place(hidden_CD @ weight_VD.t())
+                of_chunk_2NC = self._predicted(logits_CV, targets_NC.flatten()).view(
+                    2, *targets_NC.shape
+                )
+                for into_NT, values_NC in zip(found_2NT, of_chunk_2NC, strict=True):
+                    into_NT.scatter_(1, places_NC, values_NC)
+        return Predictions(*(in_stream_order(one_NT) for one_NT in found_2NT))
+
     def _walk(
         self,
         hidden_TD: Tensor,
@@ -182,8 +215,31 @@ class VocabularyParallelLoss:
         own_2C = torch.stack(
             (logits_CV.logsumexp(dim=-1), picked_logits(logits_CV, targets_C, first))
         )
-        parts_N2C = launch_gather(own_2C, self._group).wait().view(-1, *own_2C.shape)
+        parts_N2C = self._parts(own_2C)
         return parts_N2C[:, 0].logsumexp(0), parts_N2C[:, 1].sum(0)
+
+    def _predicted(self, logits_CV: Tensor, targets_C: Tensor) -> Tensor:
+        """Returns predicted ids and ranks of targets over the whole vocabulary, int64 (2, C). Collective."""
+        first = self._group.rank * logits_CV.shape[1]
+        column_C = logits_CV.argmax(dim=1)
+        largest_C = logits_CV.gather(1, column_C[:, None]).squeeze(1)
+        # float64 holds every id and every logit exactly.
+        own_3C = torch.stack(
+            [
+                x_C.double()
+                for x_C in (picked_logits(logits_CV, targets_C, first), largest_C, column_C + first)
+            ]
+        )
+        picked_NC, largest_NC, id_NC = self._parts(own_3C).unbind(1)
+        picked_C = picked_NC.sum(0).to(logits_CV.dtype)
+        before_C = self._parts(count_before(logits_CV, picked_C, targets_C, first)).sum(0)
+        # The first rank among equals holds the lowest ids.
+        id_C = id_NC.gather(0, largest_NC.argmax(0)[None]).squeeze(0).long()
+        return torch.stack((id_C, before_C)).masked_fill(targets_C == IGNORE, IGNORE)
+
+    def _parts(self, own: Tensor) -> Tensor:
+        """Returns the tensors `own` of all ranks, in order. Collective."""
+        return launch_gather(own, self._group).wait().view(-1, *own.shape)
 
 
 class _Returning:

@@ -34,7 +34,7 @@ from model.attention.small_problems import Problem, attend, attend_backward
 from model.config import ModelConfig
 from model.flops import count_forward
 from model.initialization import initialize
-from model.loss import IGNORE
+from model.logits import IGNORE
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 

@@ -19,7 +19,7 @@ from parallel.costs.received import over_layers, whole_model
 
 # Least to most recomputation.
 MODES = ("everything", "attention", "input", "input_on_cpu", "tiles")
-# Logits of one chunk in float32 (`model/loss.py`), and what works on them.
+# Logits of one chunk in float32 (`model/logits.py`), and what works on them.
 _CHUNK_BYTES, _CHUNKS_ALIVE = 1 << 30, 4
 # Of the device: the rest is for the context, workspaces and fragments.
 USABLE = 0.93

@@ -22,7 +22,7 @@ from model.attention.core import AttentionCore, choose_core
 from model.attention.dense import DenseCore
 from model.config import ModelConfig
 from model.initialization import initialize
-from model.loss import IGNORE
+from model.logits import IGNORE
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.attention.core import choose_core
 from model.initialization import initialize
-from model.loss import IGNORE
+from model.logits import IGNORE
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 from parallel.engine.training import ORDINARILY, Training

@@ -4,7 +4,7 @@ Oracle: the single-device Transformer with dense attention, in float64, same see
 together to the logical parameter, so a wrong slice, a missing sum and a sum too many all show.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 
-from model import loss as loss_module
+from model import logits
 from model.attention.core import AttentionCore, choose_core
 from model.config import ModelConfig
 from model.initialization import initialize
 from model.layer_pattern import KindConfig
-from model.loss import IGNORE
+from model.logits import IGNORE
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 from parallel.mesh import AxisGroup, start
@@ -58,6 +58,8 @@ class Found:
 
     sums: tuple[float, float]
     token_losses_T: Tensor
+    # Predicted ids and ranks of targets: see model/predictions.py. Then the same where all logits are equal.
+    predictions_4T: Tensor
     weights: dict[str, Tensor]
     gradients: dict[str, Tensor]
     # Rows of the residual stream that layers were given.
@@ -90,6 +92,12 @@ def measured(model: Transformer, z_loss: float) -> Found:
     return Found(
         (float(sums.loss_sum), float(sums.z_sum)),
         losses_T,
+        torch.stack(
+            [
+                *astuple(model.predictions(hidden_TD, targets_T)),
+                *astuple(model.predictions(torch.zeros_like(hidden_TD), targets_T)),
+            ]
+        ),
         {name: p.detach().clone() for name, p in model.named_parameters()},
         {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
         rows,
@@ -221,7 +229,7 @@ def test_loss_and_every_gradient_are_those_of_one_process(case, monkeypatch) -> 
     size, changes, z_loss = CASES[case]
     config = replace(MODEL, **changes)
     truth = measured(whole_model(config), z_loss)
-    monkeypatch.setattr(loss_module, "_CPU_ROWS", 24)  # several chunks, the last one short
+    monkeypatch.setattr(logits, "_CPU_ROWS", 24)  # several chunks, the last one short
 
     def work(rank: int, world_size: int) -> list[Found]:
         mesh = start(CPU, 60, Topology(tensor=world_size))
@@ -237,6 +245,7 @@ def test_loss_and_every_gradient_are_those_of_one_process(case, monkeypatch) -> 
             assert one.sums == pytest.approx(truth.sums, rel=1e-12)
             assert one.sums == found[0].sums
             torch.testing.assert_close(one.token_losses_T, truth.token_losses_T, rtol=0, atol=1e-12)
+            assert torch.equal(one.predictions_4T, truth.predictions_4T)
             assert one.gradients.keys() == truth.gradients.keys()
             assert one.rows == {TOKENS // size}
         for name, gradient in truth.gradients.items():

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import loss as loss_module
+from model import logits
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.packed_layout import PackedLayout
@@ -139,7 +139,7 @@ def test_a_layer_receives_as_many_bytes_as_documented(block, streams, monkeypatc
 
 def test_the_loss_brings_together_one_chunk_at_a_time(monkeypatch) -> None:
     """Embedding and head: five streams of hidden states, and two numbers a token; never a whole one at once."""
-    monkeypatch.setattr(loss_module, "_CPU_ROWS", 24)
+    monkeypatch.setattr(logits, "_CPU_ROWS", 24)
 
     def work(rank: int, world_size: int) -> Any:
         model = cut_transformer(MODEL, axis())
@@ -228,7 +228,7 @@ def test_transfers_hide_behind_products(block, share, monkeypatch) -> None:
 
 def test_transfers_of_the_loss_hide_behind_its_products(monkeypatch) -> None:
     """But for the first chunk's hidden states, the last one's gradients, and two numbers a token."""
-    monkeypatch.setattr(loss_module, "_CPU_ROWS", 12)
+    monkeypatch.setattr(logits, "_CPU_ROWS", 12)
 
     def work(rank: int, world_size: int) -> tuple[float, float]:
         model = cut_transformer(MODEL, axis())

@@ -6,7 +6,7 @@ import torch
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.initialization import initialize
-from model.loss import IGNORE
+from model.logits import IGNORE
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
 from tests.benchmark.cohere2 import copy_weights, hf_inputs, hf_model, targets, their_names

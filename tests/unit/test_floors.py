@@ -20,6 +20,8 @@ FLOORS = {
         config
         parameters at_step
         kind_at_step
+        logits
+        predictions
         initialization flops attention loss
         feed_forward
         block recompute
@@ -50,6 +52,7 @@ FLOORS = {
         checkpoint costs
     """,
     "train": """
+        configuration/evaluation_settings
         health/checkout health/exit_status configuration/schema configuration/nearest configuration/other_names
         configuration/of_the_model
         records/evaluation_rows

@@ -77,9 +77,9 @@ SPECIAL = {
     "schedule.stages.NAME.pose": ["{target_length: 5000}"],
     "schedule.stages.NAME.data": ["{one: 1}"],
     "schedule.stages.NAME.parallel": ["{tensor: 2}", "{bucket_elements: 77}", "{sequence_layout: balanced}"],
+    "evaluation.accuracy.lengths": ["[256]"],
     "checkpoint.allow_changes": ["[data]"],
-    "data.corpus": ["python_stdlib", "''"],
-    "data.bos_id": ["5"],
+    "data.corpus": ["python_stdlib", "''"], "data.bos_id": ["5"],
 }  # fmt: skip
 # Keys that need no refusal where they change nothing, or are never changed here, and why.
 EXCEPTIONS = {
@@ -229,7 +229,8 @@ EFFECTIVE = {
     "train": _train,
     "preflight": _preflight,
     "logging": _logging,
-    "evaluation": lambda run: run.evaluation.enabled and _holds_out(run) and run.evaluation,
+    "evaluation": lambda run: run.evaluation.enabled and _holds_out(run) and replace(
+        run.evaluation, accuracy=run.evaluation.accuracy.lengths and run.evaluation.accuracy),
     "checkpoint": lambda run: (
         replace(run.checkpoint, allow_changes=[]) if run.checkpoint.resume == "never" else run.checkpoint
     ),

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from data import batch
 from model import loss as loss_module
-from model.loss import IGNORE, ChunkedLoss, Logits
+from model.logits import IGNORE, Logits
+from model.loss import ChunkedLoss
 
 
 def problem(tokens=700, width=12, vocab=37, *, ignored=0.3, dtype=torch.float64, seed=0):

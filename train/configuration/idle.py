@@ -343,6 +343,18 @@ ROWS = (
         "without held-out files; give data.heldout",
     ),
     Row(
+        ("evaluation.accuracy.NAME",),
+        lambda run, _: run.evaluation.enabled,
+        "with evaluation.enabled=false; drop one",
+    ),
+    Row(
+        tuple(
+            f"evaluation.accuracy.{name}" for name in ("source", "documents", "greedy_documents")
+        ),
+        lambda run, _: bool(run.evaluation.accuracy.lengths),
+        "without lengths to evaluate; give evaluation.accuracy.lengths, or drop it",
+    ),
+    Row(
         ("checkpoint.allow_changes",),
         lambda run, _: run.checkpoint.resume != "never",
         "with checkpoint.resume=never; drop it",

@@ -16,6 +16,7 @@ from model.config import Keys, ModelConfig
 from model.position.methods import RopeMethod
 from model.position.scales.methods import AnyScale
 from parallel.config import NotNegative, OptimizerConfig, ParallelConfig, Positive
+from train.configuration.evaluation_settings import EvaluationConfig
 
 AtLeastOne = Annotated[float, Ge(1), Lt(inf)]
 Tokens = Annotated[int, Ge(0)]
@@ -268,21 +269,6 @@ class TrainConfig:
     max_skipped_steps: Annotated[int, Ge(0)] = 0
     # How loss spikes, losses far above those before, are detected and handled.
     spikes: SpikesConfig = field(default_factory=SpikesConfig)
-
-
-@dataclass
-class EvaluationConfig:
-    """Held-out loss by position in the document."""
-
-    # Whether to compute the held-out loss, at the end of every stage and every evaluation.every_steps.
-    enabled: bool = True
-    # Most held-out tokens scored in one evaluation; at least one sequence is scored.
-    max_tokens: Annotated[int, Ge(1)] = 500_000
-    # Optimizer steps between two evaluations inside a stage; 0: only at the end of the stage.
-    every_steps: Annotated[int, Ge(0)] = 0
-    # Training tokens from which the unigram and bigram baselines (yardsticks) are counted, in the
-    # stage's mix of sources.
-    yardstick_tokens: Annotated[int, Ge(1)] = 20_000_000
 
 
 @dataclass

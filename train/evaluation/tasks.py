@@ -11,7 +11,7 @@ from data.batch import Dealer
 from data.sources import Corpus
 from parallel.mesh import Mesh
 from train.configuration.schema import RunConfig
-from train.evaluation import held_out
+from train.evaluation import accuracy, held_out
 from train.schedule.stages import Point
 from train.trainer import Trainer
 
@@ -41,7 +41,9 @@ class Task(Protocol):
 # sequence ranks in that layout.
 MakeTask = Callable[[RunConfig, Mesh, Corpus, Dealer | None], Task | None]
 # By their names in the rows of evaluation.jsonl, in order of evaluation.
-TASKS: Mapping[str, MakeTask] = MappingProxyType({held_out.NAME: held_out.make_task})
+TASKS: Mapping[str, MakeTask] = MappingProxyType(
+    {held_out.NAME: held_out.make_task, accuracy.NAME: accuracy.make_task}
+)
 
 
 def make_tasks(

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 Row = TypeVar("Row", bound=Mapping[str, Any])
 # Rows of version 0.1.0 have no `task`: held-out loss was the only one.
 HELD_OUT = "held_out"
+ACCURACY = "accuracy"
 
 
 def read_evaluations(path: Path) -> list[dict[str, Any]]:

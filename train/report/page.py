@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from data.files import write_durably
+from train.report.accuracy_figure import accuracy_figure
 from train.report.axes import Figure
 from train.report.data_section import data_section, lengths_figure
 from train.report.differences import configuration_section
@@ -72,7 +73,12 @@ def render(record: RunRecord, *, running: bool = False, now: datetime | None = N
 
 def sections_of(record: RunRecord) -> tuple[dict[str, str], list[Figure]]:
     """Returns the sections of a run by heading, in reading order, and all their figures."""
-    loss = drawn(loss_figure(record), position_figure(record), source_figure(record))
+    loss = drawn(
+        loss_figure(record),
+        position_figure(record),
+        accuracy_figure(record),
+        source_figure(record),
+    )
     course = drawn(
         schedule_figure(record, "sequence_length", "Sequence length"),
         schedule_figure(record, "rope_base", "RoPE base"),

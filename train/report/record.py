@@ -21,7 +21,7 @@ from model.config import ModelConfig
 from model.layer_pattern import pattern_problems
 from train.configuration.renamed_keys import renamed_model
 from train.configuration.typed import field_types, read
-from train.records.evaluation_rows import HELD_OUT, rows_of_task
+from train.records.evaluation_rows import ACCURACY, HELD_OUT, rows_of_task
 from train.records.file_names import STARTS
 from train.report.rows import Row, finite_value, known, mapping
 
@@ -41,12 +41,16 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as read from its files. steps: rows of metrics.jsonl; evaluations: held-out rows of evaluation.jsonl."""
+    """A run as read from its files.
+
+    steps: rows of metrics.jsonl. evaluations, accuracies: rows of evaluation.jsonl, held-out loss and accuracy.
+    """
 
     name: str
     config: Row = field(default_factory=dict)
     steps: tuple[Row, ...] = ()
     evaluations: tuple[Row, ...] = ()
+    accuracies: tuple[Row, ...] = ()
     summary: Row = field(default_factory=dict)
     # One row for every start of the run, oldest first.
     starts: tuple[Row, ...] = ()
@@ -163,6 +167,7 @@ def read_run(run_folder: Path) -> RunRecord:
         config=config,
         steps=tuple(steps),
         evaluations=tuple(rows_of_task(evaluations, HELD_OUT)),
+        accuracies=tuple(rows_of_task(evaluations, ACCURACY)),
         summary=optional("summary.json", read_json, {}),
         starts=tuple(optional(STARTS, read_rows, ())),
         preflight=optional("preflight.json", read_json, {}),

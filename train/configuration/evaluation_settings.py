@@ -1,0 +1,45 @@
+"""Settings of the evaluations inside training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Ge, Le
+
+from data.generated.tasks import GeneratedConfig
+
+
+@dataclass
+class AccuracyConfig:
+    """Share of the labelled tokens of generated documents that the model predicts, at lengths of one's own."""
+
+    # Lengths in tokens of the documents that are scored, also beyond the training length; empty: no accuracy.
+    lengths: list[Annotated[int, Ge(3), Le(2**31 - 1)]] = field(default_factory=list)
+    # Generated source whose settings the documents have, but for their length; empty: the first with held-out
+    # documents.
+    source: str = ""
+    # Held-out documents of each length; the first ones of the source.
+    documents: Annotated[int, Ge(1), Le(2**24)] = 100
+    # How many of these documents are also decoded greedily, which takes up to one forward for each token; 0: none.
+    greedy_documents: Annotated[int, Ge(0), Le(2**24)] = 0
+
+    def source_of(self, generated: Mapping[str, GeneratedConfig]) -> str:
+        """Returns the name of the source; empty without a generated source that has held-out documents."""
+        return self.source or next((name for name, one in generated.items() if one.heldout), "")
+
+
+@dataclass
+class EvaluationConfig:
+    """Held-out loss by position in the document, and accuracy."""
+
+    # Whether to evaluate the model, at the end of every stage and every evaluation.every_steps.
+    enabled: bool = True
+    # Most held-out tokens scored in one evaluation; at least one sequence is scored.
+    max_tokens: Annotated[int, Ge(1)] = 500_000
+    # Optimizer steps between two evaluations inside a stage; 0: only at the end of the stage.
+    every_steps: Annotated[int, Ge(0)] = 0
+    # Training tokens from which the unigram and bigram baselines (yardsticks) are counted, in the
+    # stage's mix of sources.
+    yardstick_tokens: Annotated[int, Ge(1)] = 20_000_000
+    # Accuracy on generated documents of given lengths.
+    accuracy: AccuracyConfig = field(default_factory=AccuracyConfig)
