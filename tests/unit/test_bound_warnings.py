@@ -24,8 +24,8 @@ def test_full_layers_are_judged_by_every_stage_s_length() -> None:
     middle, long = warnings("recipe=llama")
     assert middle == (
         "stage middle: base 10000 separates similar from random keys only up to 724 of the 1,024 tokens that full_rope "
-        "layers see (advice of arXiv 2405.14591, no limit: Llama 3 works all the same); 7760 is the first base that "
-        "reaches 1,024, 23100 a safe one; consider schedule.stages.middle.rope_base=23100"
+        "layers see (advice of arXiv 2405.14591, no limit: Llama 3 works below its bound); from 7760 on some bases "
+        "reach 1,024, from 23100 on all; consider schedule.stages.middle.rope_base=23100"
     )
     assert "724 of the 4,096 tokens" in long
     raised = (f"{STAGE}.middle.rope_base=23100", f"{STAGE}.long.rope_base=979000")
@@ -37,6 +37,15 @@ def test_the_base_is_that_at_the_end_of_the_stage() -> None:
     assert len(warnings("recipe=llama", rising)) == 1
     (line, _) = warnings("recipe=llama", f"{FULL}.rope.base=12345")
     assert line.endswith(f"consider {FULL}.rope.base=23100")
+
+
+def test_a_base_between_the_two_bounds_is_told_both_of_them() -> None:
+    line = warnings("recipe=llama", "model.head_dim=128", f"{FULL}.rope.base=30000")[-1]
+    assert "from 27000 on some bases reach 4,096, from 58800 on all" in line
+    bases = [f"{STAGE}.{name}.rope_base=900" for name in ("middle", "long")]
+    window = ["model.layer_pattern=[window_rope]", "model.window=200", "model.head_dim=128"]
+    (line,) = warnings(*window, f"{STAGE}.short.rope_base=500", *bases)
+    assert "Llama 3 works below its bound); from 891 on all bases reach 256; consider" in line
 
 
 def test_windows_and_chunks_are_judged_by_themselves_where_no_layer_sees_farther() -> None:

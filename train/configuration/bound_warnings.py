@@ -93,10 +93,11 @@ def _warning(one: _Judged, reached: int, head_dim: int) -> str:
     base_key = f"{key}.rope.base" if one.rope.base else f"schedule.stages.{one.stage}.rope_base"
     bound = tabled_bound(one.seen, head_dim) if _is_plain(one.rope) else None
     bases, way_out = "", f"a higher base ({base_key}); ropewalk advise shows what bases reach"
-    if bound is not None:
-        safe = _upwards(bound.safe)
-        bases = f"; {_upwards(bound.first):g} is the first base that reaches {bound.length:,}, {safe:g} a safe one"
-        way_out = f"{base_key}={safe:g}"
+    if bound is not None and one.base < bound.safe:
+        first, safe = _upwards(bound.first), _upwards(bound.safe)
+        some = f"from {first:g} on some bases reach {bound.length:,}, " if first < safe else ""
+        bases, way_out = f"; {some}from {safe:g} on all", f"{base_key}={safe:g}"
+        bases += "" if some else f" bases reach {bound.length:,}"
     if one.beside_nope:
         way_out = (
             f"a window of what it reaches ({key}.window={reached}): layers without rotation find what is farther, and "
@@ -105,7 +106,7 @@ def _warning(one: _Judged, reached: int, head_dim: int) -> str:
     return (
         f"stage {one.stage}: base {one.base:g}{scaled} separates similar from random keys only up to {reached:,} of "
         f"the {one.seen:,} tokens that {', '.join(one.kinds)} layers see (advice of arXiv 2405.14591, no limit: Llama "
-        f"3 works all the same){bases}; consider {way_out}"
+        f"3 works below its bound){bases}; consider {way_out}"
     )
 
 
