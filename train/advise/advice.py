@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from train.advise.base import Bases, Reach, bases_for, reach_of
 from train.advise.cost import Cost, cost_of
 from train.advise.decay import Decay, decay_of
+from train.advise.effective import Effective, effective_lengths
 from train.advise.extrapolation import ExtrapolationOfCase, extrapolation_of
 from train.advise.pairs import PairsOfCase, pairs_of
 from train.advise.subject import Case, Subject, cases_of
@@ -25,6 +26,7 @@ class Advice:
     bases: tuple[Bases, ...]
     pairs: tuple[PairsOfCase, ...]
     extrapolations: tuple[ExtrapolationOfCase, ...]
+    effective: tuple[Effective, ...]
     decays: tuple[Decay, ...]
     costs: tuple[Cost, ...]
 
@@ -61,6 +63,7 @@ def advise(subject: Subject, lengths: Sequence[int]) -> Advice:
         tuple(_bases(cases, lengths)),
         tuple(map(pairs_of, cases)),
         tuple(map(extrapolation_of, cases)),
+        effective_lengths(subject),
         tuple(map(decay_of, cases)),
         tuple(cost_of(subject.moments[-1], length) for length in lengths),
     )

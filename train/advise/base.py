@@ -17,6 +17,8 @@ from train.advise.subject import Case
 
 # Reaches are searched up to here, and bases for lengths up to here: a search evaluates every distance for hundreds.
 MOST = 2**20
+# Below this base the search ends: any base reaches the length.
+ANY_BASE = 2.0
 # Longest length with the fine grid of bases, and bases per factor of e beyond.
 _FINE, _COARSE = 2**17, 200
 

@@ -1,7 +1,8 @@
 """Is the RoPE base enough? Reach of every rotation, and bases for every length."""
 
 from train.advise.advice import Advice
-from train.advise.base import MOST, Bases, Reach
+from train.advise.base import ANY_BASE, MOST, Bases, Reach
+from train.advise.subject import Kind
 from train.advise.tables import Question, Table, base_in_words, stages_in_words
 from train.report.units import NOTHING, whole_number
 
@@ -21,28 +22,33 @@ def base_question(found: Advice) -> Question:
 def _answer(found: Advice) -> list[str]:
     if not found.reaches:
         return ["No layer rotates: there is no base to choose."]
-    said = [_about(reach) for reach in found.reaches if reach.case in found.at_end]
-    if not any(reach.case.full for reach in found.reaches):
+    said = [_about(reach, found) for reach in found.reaches if reach.case in found.at_end]
+    if not any(kind.frequencies and kind.spec.reach.limit is None for kind in _last(found)):
         said.append(
-            "No rotary layer sees the whole document, so the length of the context asks nothing of the base: layers "
-            "without positions carry what is farther away."
+            "No rotary layer sees the whole document, so the length of the context asks nothing of the base."
         )
     return said
 
 
-def _about(reach: Reach) -> str:
+def _about(reach: Reach, found: Advice) -> str:
     case = reach.case
-    limit = "the whole document" if case.full else "its window or chunk"
+    limit = "the whole document" if case.full else "their window or chunk"
     verdict = "covers" if reach.enough else "does not cover"
-    more = ""
-    if not reach.enough and not case.full:
-        more = "; released hybrids work below the bound, because layers without positions retrieve"
-    elif not reach.enough:
-        more = "; see the bases below"
-    return (
+    said = (
         f"{case.label}: base {base_in_words(case.kind.base)} reaches {_tokens(reach)} tokens and {verdict} the "
-        f"{whole_number(case.kind.sees)} that the layers see ({limit}){more}."
+        f"{whole_number(case.kind.sees)} that the layers see ({limit})"
     )
+    if reach.enough:
+        return f"{said}."
+    if case.full:
+        return f"{said}; see the bases below, which reach it."
+    if any(kind.spec.reach.limit is None and kind.spec.rope is None for kind in _last(found)):
+        return f"{said}; released hybrids work so, since their layers without positions retrieve."
+    return f"{said}; see the bases below, which do."
+
+
+def _last(found: Advice) -> tuple[Kind, ...]:
+    return found.subject.moments[-1].kinds
 
 
 def _tokens(reach: Reach) -> str:
@@ -81,8 +87,8 @@ def _bases(found: Advice) -> Table:
         [
             bases.case.kind.name,
             whole_number(bases.length),
-            base_in_words(bases.bound.first) if bases.bound else NOTHING,
-            base_in_words(bases.bound.safe) if bases.bound else NOTHING,
+            _bound(bases.bound.first) if bases.bound else NOTHING,
+            _bound(bases.bound.safe) if bases.bound else NOTHING,
             base_in_words(bases.fit),
             base_in_words(bases.ntk) if bases.ntk else NOTHING,
             _now(found, bases),
@@ -100,6 +106,11 @@ def _bases(found: Advice) -> Table:
             "s^(d/(d-2)), s the growth of the length (arXiv 2309.00071, 3.1)."
         ],
     )
+
+
+def _bound(base: float) -> str:
+    """Returns a base in words."""
+    return "any" if base <= ANY_BASE else base_in_words(base)
 
 
 def _now(found: Advice, bases: Bases) -> str:

@@ -30,6 +30,14 @@ def data_of(found: Advice) -> Json:
         "bases": [_bases(row) for row in found.bases],
         "pairs": [_pairs(row) for row in found.pairs],
         "extrapolation": [_extrapolation(row) for row in found.extrapolations],
+        "effective_lengths": [
+            {
+                "stage": row.moment.stage,
+                "windows_carry": row.windows_carry,
+                "trained_often": row.trained_often,
+            }
+            for row in found.effective
+        ],
         "decay": [
             _case(row.case)
             | {

@@ -19,12 +19,13 @@ class ExtrapolationOfCase:
     """The scaling laws for one case: of the base and length before, for training at the distance that layers see now.
 
     pretrained_dimension: critical dimension of pretraining. wave: T_extra, in tokens, where the first pair turns once
-    that did not in pretraining. laws: None where the laws say nothing: fewer than 7 tokens, or fewer than before.
+    that did not in pretraining; None: all have, or the rotation is scaled and not of a base alone. laws: None where
+    they say nothing: a scaled rotation, fewer than 7 tokens, or fewer than before.
     """
 
     case: Case
     pretrained_dimension: int
-    wave: float
+    wave: float | None
     small: SmallBases
     laws: Extrapolation | None
 
@@ -32,15 +33,13 @@ class ExtrapolationOfCase:
 def extrapolation_of(case: Case) -> ExtrapolationOfCase:
     """Returns the scaling laws for one case."""
     (base, length), sees = case.kind.pretrained, case.kind.sees
-    dimension = critical_dimension(base, case.width, length)
-    laws = None
-    if sees >= length > 2.0 * math.pi:
+    rotated = 2 * len(case.radians)
+    dimension = min(critical_dimension(base, case.width, length), rotated)
+    now, laws, wave = case.plain_base, None, None
+    if now is not None and sees >= length > 2.0 * math.pi:
         laws = extrapolation(
-            case.kind.base,
-            pretrained_base=base,
-            pretrained_length=length,
-            tuned_length=sees,
-            width=case.width,
+            now, pretrained_base=base, pretrained_length=length, tuned_length=sees, width=case.width
         )
-    wave = usable_length(case.kind.base, case.width, dimension)
+    if now is not None and dimension < rotated:
+        wave = usable_length(now, case.width, dimension)
     return ExtrapolationOfCase(case, dimension, wave, small_bases(sees), laws)

@@ -10,7 +10,8 @@ from model.position.advice.adjusted_base import decay
 from model.position.advice.base_bound import reach
 from model.position.settings import Values
 from train.advise.advice import Advice
-from train.advise.base import MOST
+from train.advise.base import ANY_BASE, MOST
+from train.advise.effective import OFTEN, trained
 from train.advise.subject import Case
 from train.advise.tables import base_in_words
 from train.report.axes import Figure, base_layout
@@ -26,8 +27,17 @@ _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceord
 
 
 def colour(index: int) -> str:
-    """The name in the style sheet of the colour of a case."""
+    """The colour of a case, as its name in the style sheet."""
     return f"@stage{index % NUM_COLOURS}"
+
+
+def colour_of_kind(found: Advice, kind: str, number: int) -> str:
+    """The colour of a kind: that of its last case, so that all figures agree; of a kind that does not rotate another.
+
+    number: of the kind in the model.
+    """
+    cases = [place for place, case in enumerate(found.cases) if case.kind.name == kind]
+    return colour(cases[-1]) if cases else f"@source{number % NUM_COLOURS}"
 
 
 def length_axis(low: float, high: float, title: str) -> Row:
@@ -60,37 +70,70 @@ def reach_figure(found: Advice) -> Figure:
     cases = found.cases
     if not cases or all(case.width <= 2 for case in cases):
         return Figure("reach", "", "", [], {})
-    bases = _bases_drawn(found)
-    forms = {(case.kind.name, case.method, case.width): case for case in found.cases}
     unlike: dict[tuple[str, int], Case] = {}
-    for case in forms.values():
-        unlike.setdefault((case.method, case.width), case)
-    data = [_reach_line(case, bases, number) for number, case in enumerate(unlike.values())]
-    data += [_reach_point(case, number, found) for number, case in enumerate(cases)]
+    for case in cases:
+        unlike.setdefault((case.method, len(case.radians)), case)
+    bases = _bases_drawn(found)
     seen = [case.kind.sees for case in cases] + [row.length for row in found.bases]
-    axis = {"type": "log", "title": {"text": "RoPE base"}, "dtick": 1, "exponentformat": "power"}
-    low = max(16, min(seen) / 4)
-    layout = base_layout(axis, length_axis(low, max(MOST, max(seen)), ""))
+    most = min(MOST, 8 * max(seen))
+    data = [_reach_line(case, bases, most, number) for number, case in enumerate(unlike.values())]
+    data += _bases_asked(found)
+    data += [_reach_point(case, number, found) for number, case in enumerate(cases)]
+    ticks = 1 if bases[-1] > 1e3 * bases[0] else "D2"
+    axis: Row = {"type": "log", "title": {"text": "RoPE base"}, "exponentformat": "power"}
+    axis["dtick"] = ticks
+    layout = base_layout(axis, length_axis(max(4, min(seen) / 8), most, ""))
     layout |= {"hovermode": "closest", "showlegend": True, "legend": _LEGEND}
     layout["margin"] = layout["margin"] | {"t": 44}
     title = "A larger base reaches farther, but not at every step"
     unit = (
-        "reach in tokens, log scale: the largest distance with a sum of cosines >= 0 · diamonds: what the layers "
-        "see at their base; enough below the line, too small above it"
+        "reach in tokens, log scale: the largest distance with a sum of cosines >= 0 · diamonds: what layers see, at "
+        "their base: enough below the line, too small above it · triangles: the bases for every length"
     )
     return Figure("reach", title, unit, data, layout, wide=True, height=380)
+
+
+def _bases_asked(found: Advice) -> list[Row]:
+    """Returns the first feasible base and the safe one of every length, as points on the level of the length."""
+    kinds = (
+        ("first feasible base", "triangle-right", "first"),
+        ("safe from here on", "triangle-left", "safe"),
+    )
+    rows = [row for row in found.bases if row.bound and row.bound.safe > ANY_BASE]
+    traces = []
+    for name, symbol, which in kinds:
+        bases = [float(getattr(row.bound, which)) for row in rows]
+        texts = [
+            f"{name} for {whole_number(row.length)} tokens: {base_in_words(base)}"
+            for row, base in zip(rows, bases, strict=True)
+        ]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": name,
+                "x": [rounded(base) for base in bases],
+                "y": [row.length for row in rows],
+                "marker": {"symbol": symbol, "size": 9, "color": "@ink"},
+                "customdata": texts,
+                "hovertemplate": "%{customdata}<extra></extra>",
+                "cliponaxis": False,
+            }
+        )
+    return traces if rows else []
 
 
 def _bases_drawn(found: Advice) -> Values:
     tops = [row.bound.safe for row in found.bases if row.bound]
     here = [case.kind.base for case in found.cases]
-    low, high = min(1e3, *here), max(1e7, *here, *tops, 1.0) * 3
+    firsts = [row.bound.first for row in found.bases if row.bound]
+    low, high = max(2.0, min([*here, *firsts]) / 8), max([*here, *tops]) * 8
     return numpy.geomspace(low, high, _BASES)
 
 
-def _reach_line(case: Case, bases: Values, number: int) -> Row:
-    reaches = [reach(case.head_radians(base), MOST) for base in bases]
-    name = f"{case.method} rotation, {case.width // 2} pairs"
+def _reach_line(case: Case, bases: Values, most: int, number: int) -> Row:
+    reaches = [reach(case.head_radians(base), most) for base in bases]
+    name = f"{case.method} rotation, {len(case.radians)} pairs"
     return {
         "type": "scatter",
         "mode": "lines",
@@ -99,7 +142,7 @@ def _reach_line(case: Case, bases: Values, number: int) -> Row:
         "y": [max(1, tokens) for tokens in reaches],
         "line": {"color": "@muted", "width": 1.5, "dash": _DASHES[number % 4], "shape": "hvh"},
         "customdata": [
-            f"base {base_in_words(base)} reaches {whole_number(tokens)} tokens"
+            f"base {base_in_words(base)} reaches {whole_number(tokens)}{' or more' * (tokens >= most)} tokens"
             for base, tokens in zip(bases, reaches, strict=True)
         ],
         "hovertemplate": "%{customdata}<extra></extra>",
@@ -237,3 +280,45 @@ def _limit(tokens: int, number: int) -> Row:
         "y1": tokens,
         "line": {"color": colour(number), "width": 1, "dash": "dot"},
     }
+
+
+def trained_figure(found: Advice) -> Figure:
+    """Returns how often each position is trained up to the end of each stage, if every row is one document."""
+    moments = found.subject.moments
+    data = list[Row]()
+    for number, moment in enumerate(moments):
+        if not moment.rows:
+            return Figure("trained", "", "", [], {})
+        counts = trained(moments[: number + 1])
+        places = numpy.unique(numpy.geomspace(1, len(counts) - 1 or 1, _BINS).astype(numpy.int64))
+        places = places[places < len(counts)]
+        name = f"up to the end of {html.escape(moment.stage)}"
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": name,
+                "x": places.tolist(),
+                "y": [rounded(float(count)) for count in counts[places]],
+                "line": {"color": f"@part{min(4, len(moments) - 1 - number)}", "width": 2},
+                "hovertemplate": f"{name}<br>position %{{x:,}}: %{{y:.3s}} times<extra></extra>",
+            }
+        )
+    tops = [max(trace["y"], default=1) for trace in data]
+    y_axis = {"type": "log", "exponentformat": "power", "dtick": 1}
+    y_axis |= {"range": [math.log10(max(tops)) - 4, math.log10(max(tops)) + 0.3]}
+    layout = base_layout(length_axis(1, max(4, found.subject.longest), "position, tokens"), y_axis)
+    layout |= {"hovermode": "closest", "showlegend": True, "legend": _LEGEND}
+    layout["margin"] = layout["margin"] | {"t": 44}
+    layout["shapes"] = [_level(OFTEN)] if max(tops) > OFTEN else []
+    unit = (
+        "times that a position occurs in training, log scale, at most: as if every row were one document · dashed: "
+        "100 billion, where the effective length of two models of 1.3B parameters ended"
+    )
+    return Figure("trained", "Far positions are trained less often", unit, data, layout, height=320)
+
+
+def _level(value: float) -> Row:
+    line = {"color": "@muted", "width": 1, "dash": "dash"}
+    ends = {"x0": 0, "x1": 1, "y0": value, "y1": value}
+    return {"type": "line", "xref": "paper", "yref": "y", "line": line} | ends

@@ -10,6 +10,7 @@ from typing import Any
 
 from model.at_step import AtStep
 from model.huggingface.catalogue import family_of
+from model.huggingface.wrappers import WRAPPERS, text_config
 from train.advise.subject import Subject, of_model, of_schedule
 from train.checkpointing.locate import CHECKPOINTS, locate
 from train.checkpointing.state import STATE, read_state
@@ -121,6 +122,9 @@ def _of_released(file: Path, before: Before) -> Subject:
     if not isinstance(content, dict):
         raise Mistakes([f"{file}: must hold an object, as a config.json of Hugging Face does"])
     try:
+        if content.get("model_type") in WRAPPERS:
+            # Without the tensors it is unknown whether the head is one of them; nothing here depends on it but a count.
+            content = text_config(content, has_head=True)
         imported = family_of(content).read(content)
         model = typed_model(asdict(imported.model), str(file))
     except ValueError as error:

@@ -7,7 +7,13 @@ from datetime import UTC, datetime
 from model.flops import parameter_count
 from train.advise.advice import Advice
 from train.advise.cost_figures import cost_figures
-from train.advise.figures import decay_figure, reach_figure, short_length, wavelength_figure
+from train.advise.figures import (
+    decay_figure,
+    reach_figure,
+    short_length,
+    trained_figure,
+    wavelength_figure,
+)
 from train.advise.questions import questions
 from train.advise.tables import Question, base_in_words
 from train.report.axes import Figure
@@ -58,6 +64,7 @@ def figures_of(found: Advice) -> dict[str, list[Figure]]:
     return {
         "Base": drawn(reach_figure(found)),
         "Pairs": drawn(wavelength_figure(found)),
+        "Lengths": drawn(trained_figure(found)),
         "Resolution": drawn(decay_figure(found)),
         "Cost": drawn(*cost_figures(found)),
     }
@@ -87,27 +94,18 @@ def _facts(found: Advice) -> dict[str, str]:
 
 def _tiles(found: Advice) -> list[str]:
     tiles = []
-    for reach in found.reaches:
+    for reach, pairs in zip(found.reaches, found.pairs, strict=True):
+        kind = reach.case.kind
         if reach.case in found.at_end:
-            verdict = "enough" if reach.enough else "too small"
-            sees = short_length(reach.case.kind.sees)
-            tiles.append(
-                tile(
-                    f"Base of {reach.case.kind.name}",
-                    base_in_words(reach.case.kind.base),
-                    f"{verdict} for {sees} tokens",
-                )
+            sees = whole_number(kind.sees)
+            covers = (
+                f"reaches {'all' if reach.enough else whole_number(reach.tokens) + ' of'} {sees}"
             )
-    for row in found.pairs:
-        if row.case in found.at_end:
-            tiles.append(
-                tile(
-                    f"Pairs of {row.case.kind.name}",
-                    f"{row.never} of {len(row.turns_P)}",
-                    f"never turn once in {short_length(row.case.kind.sees)} tokens",
-                )
-            )
-    cost = found.costs[-1]
-    at = short_length(cost.length)
-    tiles.append(tile("Cache of a sequence", size(cost.cache_bytes), f"at {at} tokens, bfloat16"))
+            tiles.append(tile(f"Base of {kind.name}", base_in_words(kind.base), f"{covers} tokens"))
+            never = f"{pairs.never} of {len(pairs.turns_P)}"
+            tiles.append(tile(f"Pairs of {kind.name}", never, f"never turn once in {sees} tokens"))
+    ends = (min(found.subject.longest, found.lengths[-1]), found.lengths[-1])
+    for cost in (cost for cost in found.costs if cost.length in ends):
+        at = f"at {short_length(cost.length)} tokens, bfloat16"
+        tiles.append(tile("Cache of a sequence", size(cost.cache_bytes), at))
     return tiles

@@ -80,17 +80,22 @@ def extrapolation_question(found: Advice) -> Question:
 def _about_extrapolation(row: ExtrapolationOfCase) -> str:
     case, laws = row.case, row.laws
     base, length = case.kind.pretrained
+    rotated = 2 * len(case.radians)
     said = (
-        f"{case.label}: {row.pretrained_dimension} of {case.width} dimensions turn once in pretraining "
+        f"{case.label}: {row.pretrained_dimension} of {rotated} dimensions turn once in pretraining "
         f"({whole_number(length)} tokens at base {base_in_words(base)})"
     )
     if not case.full:
         return f"{said}; the layers never look farther than {whole_number(case.kind.sees)} tokens."
+    if row.pretrained_dimension >= rotated:
+        return f"{said}, so no angle is new at any distance."
+    if case.plain_base is None:
+        return f"{said}; the laws are about bases and do not know {case.method} scaling."
     if laws is None:
         return (
             f"{said}; the laws say nothing of a training at {whole_number(case.kind.sees)} tokens."
         )
-    now, critical = base_in_words(case.kind.base), base_in_words(laws.critical_base)
+    now, critical = base_in_words(case.plain_base), base_in_words(laws.critical_base)
     if laws.usable_length > case.kind.sees:
         return (
             f"{said}; base {now} is above the critical base {critical}, and perplexity is expected to hold up to "
@@ -115,7 +120,7 @@ def _extrapolation(found: Advice) -> Table:
                 str(row.pretrained_dimension),
                 whole_number(case.kind.sees),
                 base_in_words(laws.critical_base) if laws else NOTHING,
-                whole_number(row.wave),
+                whole_number(row.wave) if row.wave else NOTHING,
                 whole_number(laws.usable_length) if laws else NOTHING,
             ]
         )
@@ -154,8 +159,16 @@ def decay_question(found: Advice) -> Question:
     return Question(
         "Resolution",
         "How sharply are positions told apart?",
-        [],
+        [_about_decay(row) for row in found.decays if row.case in found.at_end],
         [_decay(found)],
+    )
+
+
+def _about_decay(row: Decay) -> str:
+    farthest = max(row.scores)
+    return (
+        f"{row.case.label}: one token turns the pairs by {row.granularity:.3f} on average; the score of ones falls "
+        f"from {row.scores[0]:.1f} at distance 0 to {row.scores[farthest]:.1f} at {whole_number(farthest)} tokens."
     )
 
 

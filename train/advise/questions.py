@@ -8,6 +8,7 @@ from collections.abc import Callable
 from train.advise.advice import Advice
 from train.advise.base_answer import base_question
 from train.advise.cost_answer import cost_question
+from train.advise.effective_answer import effective_question
 from train.advise.pair_answers import decay_question, extrapolation_question, pairs_question
 from train.advise.tables import Question
 
@@ -15,6 +16,7 @@ QUESTIONS: tuple[Callable[[Advice], Question], ...] = (
     base_question,
     pairs_question,
     extrapolation_question,
+    effective_question,
     decay_question,
     cost_question,
 )

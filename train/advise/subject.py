@@ -15,6 +15,8 @@ from model.at_step import AtStep
 from model.config import ModelConfig
 from model.layer_pattern import LayerSpec, expand_pattern
 from model.position.advice.frequencies import head_radians
+from model.position.ntk import NtkRope, ntk_base
+from model.position.rope import Rope
 from model.position.settings import Frequencies, RopeSettings, Values
 from train.schedule.stages import Schedule
 
@@ -165,6 +167,14 @@ class Case:
     def width(self) -> int:
         """Dimensions that the exponents run over."""
         return self.kind.rope.width(self.head_dim)
+
+    @property
+    def plain_base(self) -> float | None:
+        """The base that alone makes these frequencies; None: they are scaled otherwise."""
+        rope = self.kind.rope
+        if isinstance(rope, NtkRope):
+            return ntk_base(self.kind.base, rope.factor, self.width)
+        return self.kind.base if isinstance(rope, Rope) else None
 
     @property
     def method(self) -> str:
