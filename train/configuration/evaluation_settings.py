@@ -22,6 +22,8 @@ class AccuracyConfig:
     documents: Annotated[int, Ge(1), Le(2**24)] = 100
     # How many of these documents are also decoded greedily, which takes up to one forward for each token; 0: none.
     greedy_documents: Annotated[int, Ge(0), Le(2**24)] = 0
+    # Places of a document, in tokens, that a bucket of the result holds; 0: buckets end at powers of two.
+    bucket_tokens: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
 
     def source_of(self, generated: Mapping[str, GeneratedConfig]) -> str:
         """Returns the name of the source; empty without a generated source that has held-out documents."""

@@ -84,16 +84,17 @@ class Accuracy:
 
     def _of_length(self, trainer: Trainer, point: Point, length: int) -> dict[str, Any]:
         wanted, trained = self._config.evaluation.accuracy, point.lengths[-1]
+        bucket = wanted.bucket_tokens
         documents = self._documents(point, length)
         scored = Scored(trainer, documents, replace(point.at, asked_length=length))
         counts = scored.given_truth(range(wanted.documents))
-        found = {"length": length, "documents": wanted.documents, **counts.shares(trained)}
+        found = {"length": length, "documents": wanted.documents, **counts.shares(trained, bucket)}
         if not wanted.greedy_documents:
             return found | {"greedy": None}
         wrong = counts.wrong[: wanted.greedy_documents]
         greedy = scored.greedy(wrong > 0, self._say)
         told = {"documents": len(wrong), "decoded": int((wrong > 0).sum())}
-        return found | {"greedy": told | greedy.shares(trained)}
+        return found | {"greedy": told | greedy.shares(trained, bucket)}
 
     def _documents(self, point: Point, length: int) -> Documents:
         stage, mesh = point.stage, self._mesh

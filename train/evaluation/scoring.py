@@ -47,10 +47,15 @@ class Counts:
         found.wrong = total[self.by_place.size :]
         return found
 
-    def shares(self, trained_length: int) -> dict[str, Any]:
-        """Returns tokens and accuracy: of all places, below and from the training length, and by powers of two."""
+    def shares(self, trained_length: int, bucket_tokens: int = 0) -> dict[str, Any]:
+        """Returns tokens and accuracy: of all places, below and from the training length, and by buckets.
+
+        bucket_tokens: places of a bucket; 0: buckets end at powers of two.
+        """
         length = self.by_place.shape[1]
-        edges = [(start, end) for start, end in itertools.pairwise(bucket_edges(length))]
+        edges = (
+            [*range(0, length, bucket_tokens), length] if bucket_tokens else bucket_edges(length)
+        )
         return {
             "tokens": int(self.by_place[1].sum()),
             "accuracy": self._share(0, length),
@@ -63,7 +68,7 @@ class Counts:
                     "tokens": int(self.by_place[1, start:end].sum()),
                     "accuracy": self._share(start, end),
                 }
-                for start, end in edges
+                for start, end in itertools.pairwise(edges)
             ],
         }
 
