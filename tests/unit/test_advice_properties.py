@@ -6,7 +6,7 @@ import numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.position.advice.base_bound import reach, reaches
+from model.position.advice.base_bound import base_bound, reach, reaches
 from model.position.advice.effective_length import position_frequency, reach_of_stack
 from model.position.advice.extrapolation import critical_base
 from model.position.settings import inverse_frequencies
@@ -37,6 +37,26 @@ def test_the_reach_is_that_of_the_sum_written_out(radians: numpy.ndarray, limit:
 def test_a_limit_only_cuts_the_reach(radians: numpy.ndarray, one: int, other: int) -> None:
     low, high = sorted((one, other))
     assert reach(radians, low) == min(reach(radians, high), low)
+
+
+@settings(max_examples=30, deadline=None)
+@given(RADIANS, st.integers(2, 8))
+def test_interpolation_multiplies_the_reach_at_most(radians: numpy.ndarray, factor: int) -> None:
+    """B of the interpolated rotation at factor x m is B of the plain one at m."""
+    found = reach(radians, 5000)
+    scaled = reach(radians / factor, 5000 * factor)
+    assert scaled < factor * (found + 1)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 300), st.sampled_from((16, 48, 64, 100)))
+def test_both_bounds_reach_and_nothing_between_safe_and_top_fails(length: int, width: int) -> None:
+    found = base_bound(length, lambda base: inverse_frequencies(base, width), per_e=50)
+    assert found.first <= found.safe <= found.top
+    numbers = range(round(50 * math.log(found.top / found.safe)) + 1)
+    between = [found.top * math.exp(-k / 50) for k in numbers]
+    for base in (found.first, found.safe, *between):
+        assert reaches(inverse_frequencies(base, width), length)
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,11 +7,10 @@ import pytest
 
 from model.position.advice.base_bound import (
     PUBLISHED,
+    BaseBound,
     base_bound,
-    plain_bound,
     published_fit,
     reach,
-    reach_of_base,
     similarity,
 )
 from model.position.advice.bound_table import tabled_bound
@@ -28,6 +27,14 @@ GOLDEN = {
     65536: (2.09e6, 1.50e7, 2.94e6),
     131072: (4.87e6, 3.41e7, 9.09e6),
 }
+
+
+def plain_bound(length: int, head_dim: int) -> BaseBound:
+    return base_bound(length, lambda base: inverse_frequencies(base, head_dim))
+
+
+def reach_of_base(base: float, head_dim: int, limit: int) -> int:
+    return reach(inverse_frequencies(base, head_dim), limit)
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,13 @@ def test_scaled_frequencies_are_judged_as_they_are() -> None:
     assert warnings("recipe=llama", f"{FULL}.rope={{rotary_share: 0.5}}") == []
 
 
+def test_a_single_pair_is_not_told_to_raise_its_base() -> None:
+    line = warnings("recipe=llama", "model.head_dim=2")[0]
+    assert line.endswith(
+        "consider wider heads (model.head_dim): one pair turns by a radian a token, whatever the base"
+    )
+
+
 @pytest.mark.parametrize(("base", "count"), [("keep", 0), ("9000", 1)])
 def test_what_an_imported_model_was_trained_for_is_evidence(base: str, count: int) -> None:
     bases = [f"{STAGE}.{stage}.rope_base=keep" for stage in ("short", "middle")]

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from model.position.advice.base_bound import reach_of_base
+from model.position.advice.base_bound import reaches
+from model.position.settings import inverse_frequencies
 from train.configuration.schema import StageConfig
 from train.configuration.typed import read
 from train.schedule.rope_base import BaseCurve, StageFacts, base_curve, safe_base
@@ -37,8 +38,8 @@ def test_safe_base_is_the_one_above_which_every_base_is_feasible(length: int, sa
 
 def test_safe_base_holds_and_slightly_below_does_not() -> None:
     base = safe_base(512, 64)
-    assert reach_of_base(base, 64, 512) == 512
-    assert reach_of_base(base * 0.998, 64, 512) < 512
+    assert reaches(inverse_frequencies(base, 64), 512)
+    assert not reaches(inverse_frequencies(base * 0.998, 64), 512)
 
 
 def test_number_is_constant() -> None:

@@ -98,7 +98,11 @@ def _warning(one: _Judged, reached: int, head_dim: int) -> str:
         some = f"from {first:g} on some bases reach {bound.length:,}, " if first < safe else ""
         bases, way_out = f"; {some}from {safe:g} on all", f"{base_key}={safe:g}"
         bases += "" if some else f" bases reach {bound.length:,}"
-    if one.beside_nope:
+    if one.rope.pairs(head_dim) == 1:
+        way_out = (
+            "wider heads (model.head_dim): one pair turns by a radian a token, whatever the base"
+        )
+    elif one.beside_nope:
         way_out = (
             f"a window of what it reaches ({key}.window={reached}): layers without rotation find what is farther, and "
             "a higher base beside them lost retrieval (arXiv 2501.18795)"

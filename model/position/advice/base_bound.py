@@ -22,13 +22,12 @@ Source: arXiv 2405.14591. Shape letters: P pairs, M distances.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from types import MappingProxyType
 
 import numpy
 from numpy.typing import NDArray
 
-from model.position.settings import Values, inverse_frequencies
+from model.position.settings import Values
 
 # Lower bounds of the base that the paper publishes, by context length in tokens; they hold for a head dimension of 128,
 # which the paper does not say.
@@ -71,12 +70,6 @@ def reaches(radians_P: Values, length: int) -> bool:
         _negative(radians_P, start, values_M) is None
         for start, values_M in _blocks(radians_P, length, backwards=True)
     )
-
-
-@lru_cache(maxsize=256)
-def reach_of_base(base: float, head_dim: int, limit: int) -> int:
-    """`reach` of plain RoPE. head_dim: width of the rotation, an even number."""
-    return reach(inverse_frequencies(base, head_dim), limit)
 
 
 def published_fit(length: int) -> float:
@@ -123,16 +116,6 @@ def base_bound(
             raise ValueError(f"no base up to {_LARGEST:g} reaches {length} tokens")
     first = grid.first_below(safe)
     return BaseBound(length, grid.base(first), grid.base(safe), grid.base(highest))
-
-
-@lru_cache(maxsize=256)
-def plain_bound(length: int, head_dim: int) -> BaseBound:
-    """`base_bound` of plain RoPE. head_dim: width of the rotation, an even number.
-
-    Raises:
-        ValueError: no base reaches the length.
-    """
-    return base_bound(length, lambda base: inverse_frequencies(base, head_dim))
 
 
 class _Grid:

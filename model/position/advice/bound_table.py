@@ -1,4 +1,4 @@
-"""The bounds of `plain_bound` for common head dimensions and lengths, so that --check need not scan for seconds.
+"""The bounds of plain RoPE for common head dimensions and lengths, so that --check need not scan for seconds.
 
 `tests/unit/test_base_bound.py` computes them again.
 """
