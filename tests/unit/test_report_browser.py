@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.made_run import made_evaluations, made_steps, write_run
+from train.advise.advice import advise
+from train.advise.inputs import read_subject
+from train.advise.page import render
 from train.report.axes import Figure, base_layout
 from train.report.page import document, grid, write_report
 
@@ -58,6 +61,21 @@ def test_every_figure_is_valid_and_drawn(tmp_path: Path, options: tuple[str, ...
     page = write_report(write_run(tmp_path / "run", steps, made_evaluations(steps)))
     found = answer(page, *options)
     assert found == {"places": 10, "wrong": [], "trouble": "", "wide": False, "images": 0}
+
+
+@pytest.mark.parametrize("options", [(), ("--window-size=500,900",)])
+def test_every_figure_of_an_advice_is_valid_and_drawn(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    words = [
+        "experiment=quickstart",
+        "model.layer_pattern=[window_rope,full_nope,full_rope]",
+        "model.num_layers=3",
+    ]
+    page = tmp_path / "advice.html"
+    page.write_text(render(advise(read_subject(words), (1024,))))
+    found = answer(page, *options)
+    assert found == {"places": 6, "wrong": [], "trouble": "", "wide": False, "images": 0}
 
 
 def test_a_heat_map_is_drawn(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from model.position.advice.base_bound import (
     published_fit,
     reach,
 )
+from model.position.advice.bound_table import tabled_bound
 from model.position.ntk import ntk_base
 from train.advise.subject import Case
 
@@ -19,7 +20,7 @@ from train.advise.subject import Case
 MOST = 2**20
 # Below this base the search ends: any base reaches the length.
 ANY_BASE = 2.0
-# Longest length with the fine grid of bases, and bases per factor of e beyond.
+# Longest length that is searched on the fine grid of bases, and bases per factor of e beyond.
 _FINE, _COARSE = 2**17, 200
 
 
@@ -67,6 +68,10 @@ def bases_for(case: Case, length: int) -> Bases:
 def _bound(case: Case, length: int) -> BaseBound | None:
     if length > MOST or case.width <= 2:
         return None
+    if case.is_plain:
+        tabled = tabled_bound(length, case.head_dim)
+        if tabled is not None and tabled.length == length:
+            return tabled
     per_e = PER_E if length <= _FINE else _COARSE
     try:
         return base_bound(length, case.head_radians, per_e=per_e)

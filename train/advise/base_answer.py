@@ -97,13 +97,14 @@ def _bases(found: Advice) -> Table:
     ]
     return Table(
         "Which bases reach a length",
-        ["Kind", "Length", "First feasible", "Safe from", "Paper's fit", "NTK-aware", "Base now"],
+        ["Kind", "Length", "First feasible", "Safe from", "Paper's fit", "NTK-aware", "Last base"],
         rows,
         [
-            "First feasible: the smallest base with enough reach. The reach is not monotone in the base, larger bases "
-            "may fail again; above Safe from none does, up to 12 times the fit (searched on a grid of "
-            f"bases). Paper's fit: 0.0424 L^1.628 ({_SOURCE}). NTK-aware: the base in pretraining times "
-            "s^(d/(d-2)), s the growth of the length (arXiv 2309.00071, 3.1)."
+            "First feasible: the smallest base with enough reach. The reach is not monotone in the base: larger bases "
+            "may fail again. Safe from: the base above which none of the grid that was searched does. Paper's fit: "
+            f"0.0424 L^1.628 ({_SOURCE}). NTK-aware: the base in pretraining times s^(d/(d-2)), s the growth of the "
+            "length (arXiv 2309.00071, 3.1). Last base: that of the last stage. Pairs that stand still count as 1 at "
+            "every distance, so a rotation of a small part of the head may reach any length with any base."
         ],
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.command_line import Parser
-from data.files import reason, write_durably
+from data.files import write_durably
 from data.printable import one_line
 from train.advise.advice import advise, default_lengths
 from train.advise.data import data_of
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             write_durably(given.page, render(found))
         except OSError as error:
-            return _refuse([f"--page={given.page}: cannot be written ({reason(error)})"])
+            return _refuse([f"--page={given.page}: cannot be written ({error.strerror or error})"])
         sys.stderr.write(f"{one_line(str(given.page))}: the page with pictures\n")
     said = json.dumps(data_of(found), indent=1) + "\n" if given.json else text_of(found)
     sys.stdout.write(said.encode(errors="backslashreplace").decode())

@@ -29,9 +29,8 @@ def _answer(found: Advice) -> list[str]:
         )
     if last.trained_often is not None:
         times = f"{OFTEN // 10**9} billion times"
-        said.append(
-            f"At most {whole_number(last.trained_often)} positions are trained {times} or more."
-        )
+        many = whole_number(last.trained_often) if last.trained_often else "no"
+        said.append(f"In these stages at most {many} positions are trained {times} or more.")
     return said
 
 

@@ -16,7 +16,7 @@ from model.config import ModelConfig
 from model.layer_pattern import LayerSpec, expand_pattern
 from model.position.advice.frequencies import head_radians
 from model.position.ntk import NtkRope, ntk_base
-from model.position.rope import Rope
+from model.position.rope import UNSCALED, Rope
 from model.position.settings import Frequencies, RopeSettings, Values
 from train.schedule.stages import Schedule
 
@@ -167,6 +167,11 @@ class Case:
     def width(self) -> int:
         """Dimensions that the exponents run over."""
         return self.kind.rope.width(self.head_dim)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the whole head rotates, by nothing but a base."""
+        return replace(self.kind.rope, base=0.0) == UNSCALED
 
     @property
     def plain_base(self) -> float | None:
