@@ -220,8 +220,13 @@ ROWS = (
     ),
     Row(
         ("model.qk_norm_over",),
-        lambda run, _: _some_layer(run, lambda spec: spec.qk_norm),
-        "without a norm; set model.qk_norm=true",
+        lambda run, _: _some_layer(
+            run,
+            lambda spec: (
+                spec.qk_norm and (spec.qk_norm_weight or run.model.qk_norm_over != "each_head")
+            ),
+        ),
+        "without a norm, or without a weight where every head has its own; set model.qk_norm=true, or drop it",
     ),
     *(
         Row(
