@@ -9,7 +9,7 @@ from model.huggingface.families.cohere2 import COHERE2
 from model.huggingface.families.exaone4 import EXAONE4
 from model.huggingface.families.gemma import GEMMA2, GEMMA3
 from model.huggingface.families.gpt_oss import GPT_OSS
-from model.huggingface.families.granite import GRANITE
+from model.huggingface.families.granite import GRANITE, GRANITE_SWA
 from model.huggingface.families.llama import LLAMA
 from model.huggingface.families.mistral import MINISTRAL, MISTRAL
 from model.huggingface.families.olmo import OLMO2, OLMO3
@@ -24,7 +24,7 @@ from model.huggingface.wrappers import WRAPPERS
 FAMILIES: tuple[Family, ...] = (
     COHERE2, LLAMA, MISTRAL, SMOLLM3, MINISTRAL, QWEN3, QWEN2, OLMO2, OLMO3, EXAONE4, GEMMA3, GPT_OSS,
     COHERE, GEMMA2,
-    GRANITE,
+    GRANITE, GRANITE_SWA,
 )  # fmt: skip
 BY_TYPE: Mapping[str, Family] = {family.model_type: family for family in FAMILIES}
 

@@ -13,11 +13,11 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from model.config import ModelConfig
-from model.huggingface import foreign_keys, rope_fields
+from model.huggingface import foreign_keys, layer_bases, rope_fields
 from model.huggingface.layer_fields import in_four_kinds
 from model.huggingface.links import Link, half_split, same
 from model.huggingface.refusal import CannotExpress
-from model.layer_pattern import KindConfig
+from model.layer_pattern import KindConfig, expand_pattern
 from model.parameters import role_of
 from model.position.methods import RopeMethod
 from model.position.rope import UNSCALED, Rope
@@ -33,7 +33,7 @@ _WHOLE = (
     "num_key_value_heads", "head_dim", "sliding_window", "sliding_window_pattern", "max_window_layers",
     "no_rope_layer_interval", "max_position_embeddings",
 )  # fmt: skip
-_LISTS = ("layer_types", "no_rope_layers")
+_LISTS = ("layer_types", "no_rope_layers", "layer_rope_theta")
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,10 @@ class Family:
     halves: bool = True
     # Whether `transformers` requires hidden_size to be a multiple of the number of heads, although head_dim is given.
     whole_heads: bool = False
+    # The key with the base of every layer, 0 for one that does not rotate, if the family has one; see `layer_bases`.
+    bases: str = ""
+    # Whether transformers 4.57 lacks it.
+    new_in_5: bool = False
     # Default of `rope_parameters`.
     default_rope: Mapping[str, Any] = field(default_factory=dict)
     # Whether transformers 4 accepts in `rope_scaling` exactly the fields `type` and `factor`.
@@ -136,7 +140,9 @@ class Family:
             values |= self.read_layers(config)
             ropes = self._read_ropes(config, values.get("layer_pattern", []))
             values["kinds"] = {
-                name: KindConfig(rope=rope) for name, (_, rope) in ropes.items() if rope != UNSCALED
+                name: KindConfig(like=layer_bases.like(name), rope=rope)
+                for name, (_, rope) in ropes.items()
+                if rope != UNSCALED
             }
             bases = {name: base for name, (base, _) in ropes.items()}
         except CannotExpress as error:
@@ -155,7 +161,8 @@ class Family:
         Raises:
             CannotExpress: it lists every reason.
         """
-        model = in_four_kinds(model)
+        given = model
+        model = in_four_kinds(model, bases_differ=bool(self.bases))
         reasons = self._foreign(model)
         written: Json = {"architectures": [self.architecture], "model_type": self.model_type}
         for row in self.rows:
@@ -174,6 +181,8 @@ class Family:
                     )
         try:
             written |= self._write_ropes(model, rope_base)
+            if self.bases:
+                written[self.bases] = _base_of_every_layer(given, rope_base)
         except CannotExpress as error:
             reasons += error.reasons
         if reasons:
@@ -273,11 +282,23 @@ class Family:
         else:
             flat = rope_fields.read_flat(config, self.default_base, self.default_rope)
             ropes = {"window": flat, "full": flat}
+            if self.bases:
+                return self._read_bases(config, *flat)
         by_name = {f"{kind}_rope": found for kind, found in ropes.items()}
         return {
             name: (base, rope if name in pattern else Rope())
             for name, (base, rope) in by_name.items()
         }
+
+    def _read_bases(
+        self, config: Mapping[str, Any], base: float, rope: RopeMethod
+    ) -> dict[str, tuple[float, RopeMethod]]:
+        """As `_read_ropes`, of a family with a list of bases. base: where there is no list."""
+        bases = layer_bases.listed_bases(config, self.bases, base)
+        pattern = self.read_layers(config)["layer_pattern"]
+        kinds = [pattern[layer % len(pattern)] for layer in range(len(bases))]
+        unused: dict[str, tuple[float, RopeMethod]] = {"full_rope": (base, Rope())}
+        return unused | layer_bases.rope_of_kinds(kinds, bases, rope)
 
     def _write_ropes(self, model: ModelConfig, rope_base: float) -> Json:
         """The keys of the rotation, for transformers 4 and 5."""
@@ -306,6 +327,17 @@ class Family:
 
 
 _ORDINARY = ModelConfig()
+
+
+def _base_of_every_layer(model: ModelConfig, rope_base: float) -> list[float]:
+    """The base of every layer, 0 for one that does not rotate. rope_base: of layers on the schedule."""
+    ropes = [spec.rope for spec in expand_pattern(model)]
+    return [
+        0.0
+        if rope is None
+        else rope_fields.write(rope, rope.base_of(rope_base), model.head_dim)["rope_theta"]
+        for rope in ropes
+    ]
 
 
 def _wrong_types(values: Json) -> list[str]:

@@ -82,10 +82,11 @@ def unknown_to_all(model: ModelConfig) -> list[str]:
     return [f"model.layer_pattern has {', '.join(chunked)}: no family here has attention chunks"]
 
 
-def in_four_kinds(model: ModelConfig) -> ModelConfig:
+def in_four_kinds(model: ModelConfig, *, bases_differ: bool = False) -> ModelConfig:
     """The same model with further kinds replaced by the windowed and full kinds that they are like.
 
-    Values that all its kinds of layers override alike become the model's.
+    Values that all its kinds of layers override alike become the model's. bases_differ: the family writes the base of
+    every layer elsewhere; the rotations returned have none of their own.
 
     Raises:
         CannotExpress: layers with attention chunks, layers with different windows or different values of an override,
@@ -125,8 +126,9 @@ def in_four_kinds(model: ModelConfig) -> ModelConfig:
     for name, spec in specs.items():
         if spec.rope is None:
             continue
-        known = kinds.setdefault(names[name], KindConfig(rope=spec.rope))
-        if known.rope != spec.rope:
+        rope = replace(spec.rope, base=0.0) if bases_differ else spec.rope
+        known = kinds.setdefault(names[name], KindConfig(rope=rope))
+        if known.rope != rope:
             reasons.append(
                 f"model.kinds.{name}.rope: differs from that of other layers like {names[name]}: a "
                 "config.json has one rotation for both"

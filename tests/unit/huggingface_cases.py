@@ -37,6 +37,12 @@ YARN = {
 # Families whose norms multiply by 1 + weight; families whose embedding or logits are scaled.
 PLUS_ONE = ("gemma2", "gemma3_text")
 SCALED = ("cohere", "cohere2", *PLUS_ONE)
+GRANITE = {
+    "embedding_multiplier": 12,
+    "residual_multiplier": 0.28,
+    "attention_multiplier": 0.21,
+    "logits_scaling": 0.49,
+}
 SLIDING = ["sliding_attention"] * 3 + ["full_attention"]
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere2": (
@@ -222,13 +228,38 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "exaone4",
         {"sliding_window": WINDOW, "layer_types": ["full_attention"] * 4},
     ),
+    "granite_swa as rnope-swa": (
+        "granite_swa",
+        {
+            **GRANITE,
+            "sliding_window": WINDOW,
+            "layer_types": SLIDING,
+            "layer_rope_theta": [5e4, 5e4, 5e4, 0],
+        },
+    ),
+    "granite_swa, a base for every layer": (
+        "granite_swa",
+        {
+            **GRANITE,
+            "sliding_window": WINDOW,
+            "num_hidden_layers": 7,
+            "layer_types": ["full_attention", *SLIDING, *SLIDING[2:]],
+            "layer_rope_theta": [5e5, 2e4, 3e3, 2e4, 4e5, 0.0, 0],
+            "tie_word_embeddings": False,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "rope_parameters": YARN,
+        },
+    ),
+    "granite_swa, without lists": (
+        "granite_swa",
+        {"sliding_window": WINDOW, "num_hidden_layers": 6, "attention_multiplier": 0.25},
+    ),
     "granite": (
         "granite",
         {
-            "embedding_multiplier": 12.0,
+            **GRANITE,
             "residual_multiplier": 0.22,
-            "attention_multiplier": 0.21,
-            "logits_scaling": 0.49,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e7},
         },
     ),

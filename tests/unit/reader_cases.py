@@ -134,6 +134,10 @@ READER_CASES: dict[str, tuple[str, dict[str, Any]]] = {
 # Families with which no other program was run: the family, and what differs from PLAIN.
 OTHER_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "exaone4": ("exaone4", {"sliding_window": WINDOW, "layer_types": SLIDING, **BASE}),
+    "granite_swa": (
+        "granite_swa",
+        {"sliding_window": WINDOW, "layer_types": SLIDING, "layer_rope_theta": [1e4, 5e4, 1e4, 0]},
+    ),
     "granite": ("granite", {"attention_multiplier": 0.25, "residual_multiplier": 0.22}),
 }
 

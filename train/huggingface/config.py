@@ -13,8 +13,8 @@ from model.config import ModelConfig
 from model.huggingface import foreign_keys, rope_fields
 from model.huggingface.catalogue import BY_TYPE, FAMILIES, family_for
 from model.huggingface.family import Family, Imported
-from model.huggingface.layer_fields import in_four_kinds
 from model.huggingface.refusal import CannotExpress
+from model.layer_pattern import OVERRIDES, expand_pattern
 from train.checkpointing.state import RunState
 from train.schedule.rope_base import scheduled_base
 
@@ -117,9 +117,22 @@ def _says(origin: Json, family: Family, wanted: Imported) -> bool:
 
 def _same(one: Imported, other: Imported) -> bool:
     """Whether both compute the same; ignores initialisation and attention backend."""
-    aside = {"attention_backend": "", "init_std": 0.0}
+    # What layers do is compared layer by layer: names of kinds do not matter.
+    aside = {
+        "attention_backend",
+        "init_std",
+        "layer_pattern",
+        "kinds",
+        "window",
+        "chunk",
+        *OVERRIDES,
+    }
     models = [
-        dataclasses.asdict(in_four_kinds(imported.model)) | aside for imported in (one, other)
+        (
+            [dataclasses.replace(spec, kind="") for spec in expand_pattern(imported.model)],
+            {k: v for k, v in dataclasses.asdict(imported.model).items() if k not in aside},
+        )
+        for imported in (one, other)
     ]
     facts = [(imported.rope_base, imported.context_length) for imported in (one, other)]
     return models[0] == models[1] and facts[0] == facts[1]

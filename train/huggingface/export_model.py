@@ -134,7 +134,8 @@ def export_model(checkpoint: Path, output: Path, options: ExportOptions) -> tupl
         )
     if model != trained:
         notes.append("the static gates are folded into o_proj; the model in this folder has none")
-    if obstacle := obstacle_before_5(config):
+    missing = f"it has no {chosen.model_type}" if chosen.new_in_5 else ""
+    if obstacle := missing or obstacle_before_5(config):
         notes.append(f"transformers 4 cannot read this model: {obstacle}; use transformers 5")
     notes += [f"{reader} {'; '.join(lines)}" for reader, lines in others.items()]
     if other_bos := source.other_bos(state.tokenizer):
