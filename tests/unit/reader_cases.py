@@ -134,6 +134,8 @@ READER_CASES: dict[str, tuple[str, dict[str, Any]]] = {
 # Families with which no other program was run: the family, and what differs from PLAIN.
 OTHER_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "exaone4": ("exaone4", {"sliding_window": WINDOW, "layer_types": SLIDING, **BASE}),
+    "cohere": ("cohere", BASE),
+    "gemma2": ("gemma2", {"sliding_window": WINDOW}),
     "granite_swa": (
         "granite_swa",
         {"sliding_window": WINDOW, "layer_types": SLIDING, "layer_rope_theta": [1e4, 5e4, 1e4, 0]},

@@ -68,7 +68,7 @@ FAMILIES = {
     "qwen2": "qwen2", "qwen3": "qwen3", "smollm3": "smollm3 as rnope-swa", "gemma3_text": "gemma3", "olmo2": "olmo2",
     "olmo3": "olmo3", "gpt_oss": "gpt-oss", "exaone4": "exaone4", "gemma2": "gemma2",
     "cohere": "cohere, a norm for each head, untied, biases",
-    "granite": "granite",
+    "granite": "granite", "granite_swa": "granite_swa as rnope-swa",
 }  # fmt: skip
 BY_KIND = ("gemma3_text", "olmo3")
 FLAT_ONLY = ("yarn, whole", "dynamic", "longrope")
@@ -78,7 +78,7 @@ FEW = [
     ("olmo3", "yarn"), ("gpt_oss", "yarn, whole"), ("olmo2", "llama3"), ("olmo3", "windows"),
     ("qwen3", "dynamic"), ("smollm3", "longrope"), ("exaone4", "llama3"),
     ("gemma2", "yarn"), ("cohere", "longrope"),
-    ("granite", "yarn of its own"),
+    ("granite", "yarn of its own"), ("granite_swa", "linear"),
 ]  # fmt: skip
 
 
@@ -196,6 +196,7 @@ def check(cases: list[tuple[str, str]], folder: Path, capsys: Any) -> None:
 
 NOT_IN_4 = [("olmo2", name) for name in ROTATIONS if name.startswith(("yarn", "llama3", "longrope"))] + [
     ("gemma3_text", "windows"), ("olmo3", "windows"), ("olmo3", "a base of windows"), ("olmo3", "ntk"),
+    *(("granite_swa", name) for name in ROTATIONS),
 ]  # fmt: skip
 
 
