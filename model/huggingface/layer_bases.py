@@ -14,7 +14,7 @@ the others keep theirs.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from model.huggingface.layer_fields import SLIDING
 from model.huggingface.refusal import CannotExpress
@@ -58,9 +58,11 @@ def kinds_of(types: Sequence[str], bases: Sequence[float]) -> list[str]:
     return [names[key] for key in zip(types, bases, strict=True)]
 
 
-def like(kind: str) -> str:
+def like(kind: str) -> Literal["", "window_rope", "full_rope"]:
     """The built-in kind that a kind of `kinds_of` is like; empty for a built-in kind itself."""
-    return "" if kind in LAYER_KINDS else kind.rpartition("_")[0]
+    if kind in LAYER_KINDS:
+        return ""
+    return "window_rope" if kind.startswith("window_rope") else "full_rope"
 
 
 def rope_of_kinds(
