@@ -1,6 +1,7 @@
 """`ropewalk advise`: its data are those of the published formulas, for released models and for runs of our own."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from train.advise.data import data_of
 from train.advise.inputs import Before, Mistakes, read_subject
 
 Json = dict[str, Any]
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 LLAMA: Json = {
     "model_type": "llama",
     "hidden_size": 4096,
@@ -107,6 +109,17 @@ def test_llama_2_has_the_golden_values_of_every_formula(tmp_path: Path) -> None:
     assert only(found["cost"])["cache_bytes"] == 2 * 32 * 4096 * 32 * 128 * 2
 
 
+def test_llama_2_stretched_fourfold_has_the_golden_granularity(tmp_path: Path) -> None:
+    found = data_of(released(tmp_path, "llama2", length=16384))
+    stretched = only(found["stretched"])
+    assert stretched["factor"] == 4.0
+    assert stretched["interpolated"] == pytest.approx(0.0290, abs=5e-5)
+    assert stretched["ntk"] > stretched["first"] > stretched["interpolated"]
+    (pairs,) = found["pairs"]
+    whole = [round(wave) for wave in pairs["resonant_wavelengths"][: pairs["precritical"]]]
+    assert math.lcm(*whole) == pytest.approx(7.058e51, rel=1e-4)
+
+
 def test_llama_31_is_judged_by_its_scaled_rotation_and_its_length_before_scaling(
     tmp_path: Path,
 ) -> None:
@@ -162,6 +175,13 @@ def test_our_8b_saves_what_its_paper_says() -> None:
     assert saved == pytest.approx([1.517, 1.922], abs=5e-4)
     assert data_of(found)["parameters"] == 8_028_033_024
     assert only(data_of(found)["reach"])["stages"] == ["pretrain", "extend_32k", "extend_128k"]
+
+
+@pytest.mark.parametrize("place", ["0.1.0/hybrid", "0.1.0/hybrid/config.yaml", "flat_rope"])
+def test_runs_and_checkpoints_of_earlier_versions_are_read(place: str) -> None:
+    found = advise(read_subject([str(FIXTURES / place)]), (256,))
+    assert found.subject.longest >= 1
+    assert found.cases
 
 
 def test_lengths_that_nobody_asked_for_are_those_of_the_stages_and_longer_ones() -> None:

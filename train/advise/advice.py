@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from train.advise.base import Bases, Reach, bases_for, reach_of
 from train.advise.cost import Cost, cost_of
-from train.advise.decay import Decay, decay_of
+from train.advise.decay import Decay, Stretch, decay_of, stretch_of
 from train.advise.effective import Effective, effective_lengths
 from train.advise.extrapolation import ExtrapolationOfCase, extrapolation_of
 from train.advise.pairs import PairsOfCase, pairs_of
@@ -28,6 +28,7 @@ class Advice:
     extrapolations: tuple[ExtrapolationOfCase, ...]
     effective: tuple[Effective, ...]
     decays: tuple[Decay, ...]
+    stretches: tuple[Stretch, ...]
     costs: tuple[Cost, ...]
 
     @property
@@ -56,15 +57,17 @@ def default_lengths(subject: Subject) -> tuple[int, ...]:
 def advise(subject: Subject, lengths: Sequence[int]) -> Advice:
     """Returns the advice about a subject at these lengths, in tokens."""
     cases = cases_of(subject)
+    bases = _bases(cases, lengths)
     return Advice(
         subject,
         tuple(lengths),
         tuple(map(reach_of, cases)),
-        tuple(_bases(cases, lengths)),
+        tuple(bases),
         tuple(map(pairs_of, cases)),
         tuple(map(extrapolation_of, cases)),
         effective_lengths(subject),
         tuple(map(decay_of, cases)),
+        tuple(filter(None, map(stretch_of, bases))),
         tuple(cost_of(subject.moments[-1], length) for length in lengths),
     )
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -54,8 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             return _refuse([f"--page={given.page}: cannot be written ({error.strerror or error})"])
         sys.stderr.write(f"{one_line(str(given.page))}: the page with pictures\n")
-    said = json.dumps(data_of(found), indent=1) + "\n" if given.json else text_of(found)
-    sys.stdout.write(said.encode(errors="backslashreplace").decode())
+    return _say(json.dumps(data_of(found), indent=1) + "\n" if given.json else text_of(found))
+
+
+def _say(text: str) -> int:
+    """Writes to standard output, whatever its encoding; returns the exit status. A closed pipe is no mistake."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer would be written again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            return _refuse([f"the output cannot be written ({error.strerror})"])
     return 0
 
 

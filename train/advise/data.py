@@ -46,6 +46,11 @@ def data_of(found: Advice) -> Json:
             }
             for row in found.decays
         ],
+        "stretched": [
+            {"kind": row.case.kind.name}
+            | {key: value for key, value in vars(row).items() if key != "case"}
+            for row in found.stretches
+        ],
         "cost": [_cost(cost) for cost in found.costs],
     }
 

@@ -77,7 +77,7 @@ def _section(question: Question, figures: Sequence[Figure]) -> str:
     for one in question.tables:
         if one.rows:
             parts.append(f"<h4>{html.escape(one.title)}</h4>")
-            parts.append(table(one.columns, one.rows))
+            parts.append(table(one.columns, one.rows, words=one.long))
             parts += [paragraph(note, "unit") for note in one.notes]
     return "".join(parts)
 

@@ -1,7 +1,6 @@
 """Which pairs are untrained, how far the model extrapolates, and how sharply it tells positions apart."""
 
 from train.advise.advice import Advice
-from train.advise.decay import DISTANCES, Decay
 from train.advise.extrapolation import ExtrapolationOfCase
 from train.advise.pairs import PairsOfCase
 from train.advise.tables import Question, Table, base_in_words, stages_in_words
@@ -59,12 +58,17 @@ def _pairs(found: Advice) -> Table:
 
 
 def _wavelengths(found: Advice) -> Table:
-    rows = []
-    for row in found.pairs:
-        waves = [f"{wave:.0f}" for wave in row.rounded_P]
-        if row.case.kind.rope.resonance:
-            rows.append([row.case.label, " ".join(waves)])
-    return Table("Wavelengths of Resonance RoPE, tokens", ["Kind", "Wavelengths"], rows)
+    rows = [
+        [row.case.label, " ".join(f"{wave:,.0f}" for wave in row.rounded_P[: row.precritical])]
+        for row in found.pairs
+        if row.precritical
+    ]
+    return Table(
+        "Wavelengths that Resonance RoPE makes whole, tokens",
+        ["Kind", "Wavelengths"],
+        rows,
+        long=True,
+    )
 
 
 def extrapolation_question(found: Advice) -> Question:
@@ -150,43 +154,5 @@ def _small_bases(found: Advice) -> Table:
         [
             "Bases below which every pair makes that part of a turn in training. Such a base extrapolates too, the "
             "better the smaller it is (arXiv 2310.05209), but its reach is short: low perplexity is no retrieval."
-        ],
-    )
-
-
-def decay_question(found: Advice) -> Question:
-    """Returns the question about granularity and decay."""
-    return Question(
-        "Resolution",
-        "How sharply are positions told apart?",
-        [_about_decay(row) for row in found.decays if row.case in found.at_end],
-        [_decay(found)],
-    )
-
-
-def _about_decay(row: Decay) -> str:
-    farthest = max(row.scores)
-    return (
-        f"{row.case.label}: one token turns the pairs by {row.granularity:.3f} on average; the score of ones falls "
-        f"from {row.scores[0]:.1f} at distance 0 to {row.scores[farthest]:.1f} at {whole_number(farthest)} tokens."
-    )
-
-
-def _decay(found: Advice) -> Table:
-    def cells(row: Decay) -> list[str]:
-        scores = [
-            f"{row.scores[distance]:.3f}" if distance in row.scores else ""
-            for distance in (0, *DISTANCES)
-        ]
-        return [row.case.kind.name, stages_in_words(row.case), f"{row.granularity:.4f}", *scores]
-
-    return Table(
-        "Granularity, and scores by distance",
-        ["Kind", "Stages", "Granularity", *(f"at {distance:,}" for distance in (0, *DISTANCES))],
-        [cells(row) for row in found.decays],
-        [
-            "Granularity: the mean sine of one token's turn, how far neighbouring positions lie apart; "
-            "interpolation makes it small, a higher base less so. Scores: 2 sum cos(m theta) / sqrt(d), that of a "
-            "query and a key of ones at distance m; a faster fall forgets more (arXiv 2309.16039, section 4.1)."
         ],
     )

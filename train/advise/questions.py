@@ -8,8 +8,9 @@ from collections.abc import Callable
 from train.advise.advice import Advice
 from train.advise.base_answer import base_question
 from train.advise.cost_answer import cost_question
+from train.advise.decay_answer import decay_question
 from train.advise.effective_answer import effective_question
-from train.advise.pair_answers import decay_question, extrapolation_question, pairs_question
+from train.advise.pair_answers import extrapolation_question, pairs_question
 from train.advise.tables import Question
 
 QUESTIONS: tuple[Callable[[Advice], Question], ...] = (

@@ -8,12 +8,13 @@ from train.advise.subject import Case
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text. notes: what its numbers mean, and their sources."""
+    """A table of text. notes: what its numbers mean, and their sources. long: the last column has long texts."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
+    long: bool = False
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,12 @@ def _question(question: Question) -> str:
 
 
 def _table(table: Table) -> str:
-    lines = [table.title, *aligned(table.columns, table.rows)]
+    rows = (
+        [_wrapped(f"{row[0]}: {row[-1]}", "  ") for row in table.rows]
+        if table.long
+        else aligned(table.columns, table.rows)
+    )
+    lines = [table.title, *rows]
     return "\n".join([*lines, *(_wrapped(note, "  ") for note in table.notes)])
 
 

@@ -43,10 +43,13 @@ A stage is a row of schedule.stages: ~schedule.stages.short removes one,
 """
 
 _AFTER = """\
+Before a run
+  ropewalk advise KEY=VALUE ...      formulas on bases, lengths and cost
+  ropewalk prepare --help            token files from your own documents
+
 After a run
   outputs/RUN_NAME/report.html       curves and tables of the run
   ropewalk report RUN [RUN ...]      write the page again; compare several runs
-  ropewalk prepare --help            token files from your own documents
 
 Shorter: --help SECTION or --help KEY.
 """
