@@ -89,8 +89,11 @@ MODELS = {
     "headed": HEADED,
     "headed_llama": HEADED_LLAMA,
 }
-# Names for `parametrize`; one of two models that differ in the kind of norm alone is run under the marker `slow`.
-NAMES = [pytest.param(name, marks=pytest.mark.slow if name == "headed" else ()) for name in MODELS]
+# Names for `parametrize`: what one form of norms alone changes is run under the marker `slow`.
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow if name.startswith("headed") else ())
+    for name in MODELS
+]
 
 
 def built(
