@@ -100,9 +100,10 @@ _BODIES = ("language_model.model.", "model.language_model.", "language_model.")
 def text_config(config: Mapping[str, Any], *, has_head: bool) -> Json:
     """The config.json of the language model in a multimodal one, complete.
 
-    has_head: whether the files have a tensor for the head. Where the two parts of config.json disagree about
-    tie_word_embeddings, which versions of transformers read in different parts, it decides: versions that find a
-    head of its own use it, and without one there is only the embedding.
+    has_head: whether the files have a tensor for the head. Versions of transformers read tie_word_embeddings in
+    different parts of config.json. Where the parts disagree, or where text_config does not say it for a model_type
+    whose default is not listed here, has_head decides: all versions use a head that they find, and without one there
+    is only the embedding.
 
     Raises:
         CannotExpress: `text_config` is no object.
@@ -115,9 +116,9 @@ def text_config(config: Mapping[str, Any], *, has_head: bool) -> Json:
     found |= {**TEXT_DEFAULTS.get(kind, {}), **given, "model_type": kind}
     if not found.get("architectures"):
         found.pop("architectures", None)
-    says = [part.get("tie_word_embeddings") for part in (config, found)]
-    outer, inner = wrapper.tied if says[0] is None else says[0], bool(says[1])
-    found["tie_word_embeddings"] = inner if outer == inner else not has_head
+    outer, inner = (part.get("tie_word_embeddings") for part in (config, found))
+    agree = inner == (wrapper.tied if outer is None else outer)
+    found["tie_word_embeddings"] = inner if agree else not has_head
     return found
 
 

@@ -84,7 +84,7 @@ def _in_words(entries: Mapping[str, Entry]) -> str:
     for name, entry in entries.items():
         parts.setdefault(part_of(name), []).append(entry)
     return ", ".join(
-        f"{part} ({len(found)} tensors, {sum(entry.bytes for entry in found):,} bytes)"
+        f"{part} ({len(found)} tensor{'s' * (len(found) > 1)}, {sum(entry.bytes for entry in found):,} bytes)"
         for part, found in parts.items()
     )
 
