@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from data.printable import Mistakes
 from train.advise.advice import Advice, advise, default_lengths
 from train.advise.data import data_of
-from train.advise.inputs import Before, Mistakes, read_subject
+from train.advise.inputs import Before, read_subject
 
 Json = dict[str, Any]
 FIXTURES = Path(__file__).parents[1] / "fixtures"

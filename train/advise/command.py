@@ -10,10 +10,10 @@ from pathlib import Path
 
 from data.command_line import Parser
 from data.files import write_durably
-from data.printable import one_line
+from data.printable import Mistakes, one_line
 from train.advise.advice import advise, default_lengths
 from train.advise.data import data_of
-from train.advise.inputs import Before, Mistakes, read_subject
+from train.advise.inputs import Before, read_subject
 from train.advise.page import render
 from train.advise.terminal import text_of
 
@@ -47,10 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(error.lines)
     except ValueError as error:
         return _refuse(str(error).splitlines())
+    if subject.note:
+        sys.stderr.write(f"{subject.note}\n")
     if given.page is not None:
-        if given.page.exists() and not given.page.is_file():
-            return _refuse([f"--page={given.page}: is no file; name one"])
         try:
+            if given.page.exists() and not given.page.is_file():
+                return _refuse([f"--page={given.page}: is no file; name one"])
             write_durably(given.page, render(found))
         except OSError as error:
             return _refuse([f"--page={given.page}: cannot be written ({error.strerror or error})"])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from train.advise.advice import Advice
 from train.advise.cost import Cost, cost_of
-from train.advise.figures import colour_of_kind, length_axis, short_length
+from train.advise.figures import colour_of_kind, length_axis, short_length, with_legend
 from train.report.axes import Figure, base_layout
 from train.report.rows import Row, rounded
 from train.report.units import percent, plural, size
@@ -24,7 +24,6 @@ class Style(NamedTuple):
 
 _ALL = Style("all", "@ink")
 _IF_FULL = Style("if all layers were full", "@muted", 1.5, "dash")
-_LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"}
 
 
 def cost_figures(found: Advice) -> list[Figure]:
@@ -88,9 +87,8 @@ def _attention_of_kind(number: int, cost: Cost) -> float:
 def _layout(costs: Sequence[Cost], unit: str) -> Row:
     x_axis = length_axis(costs[0].length, costs[-1].length, "length of the sequence, tokens")
     y_axis = {"type": "log", "dtick": 1, "ticksuffix": unit, "exponentformat": "SI"}
-    layout = base_layout(x_axis, y_axis, right=24)
-    layout |= {"showlegend": True, "legend": _LEGEND}
-    layout["margin"] = layout["margin"] | {"t": 76, "l": 74}
+    layout = with_legend(base_layout(x_axis, y_axis, right=24), top=76) | {"hovermode": "x"}
+    layout["margin"]["l"] = 74
     return layout
 
 

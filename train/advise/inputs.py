@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data.printable import Mistakes
 from model.at_step import AtStep
 from model.huggingface.catalogue import family_of
 from model.huggingface.wrappers import WRAPPERS, text_config
@@ -15,6 +16,9 @@ from train.advise.subject import Subject, of_model, of_schedule
 from train.checkpointing.locate import CHECKPOINTS, locate
 from train.checkpointing.state import STATE, read_state
 from train.configuration.compose import compose_all
+from train.configuration.description import default_schedule_note
+from train.configuration.groups import groups, own_folder
+from train.configuration.paths import start_folder
 from train.configuration.typed import still_judged
 from train.configuration.typed_model import typed_model
 from train.configuration.validate import shape_rules
@@ -26,14 +30,6 @@ _MOST_BYTES = 16 * 1024 * 1024
 _GIVE = (
     "give KEY=VALUE as for ropewalk train, a run's folder, a checkpoint, or a Hugging Face model"
 )
-
-
-class Mistakes(ValueError):
-    """All mistakes in what is asked, one line each."""
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = list(lines)
 
 
 @dataclass(frozen=True)
@@ -55,17 +51,17 @@ def read_subject(words: Sequence[str], config_dir: str = "", before: Before = Be
         return _of_arguments(words, config_dir, before)
     if len(words) > 1:
         other = next((word for word in words if word != paths[0]), paths[0])
-        raise Mistakes([f"{other}: is given beside {paths[0]}; {_GIVE}, and only one of them"])
+        raise Mistakes(f"{other}: is given beside {paths[0]}; {_GIVE}, and only one of them")
     if config_dir:
-        raise Mistakes([f"--config-dir={config_dir}: has no effect with {paths[0]}; drop it"])
+        raise Mistakes(f"--config-dir={config_dir}: has no effect with {paths[0]}; drop it")
     try:
         return _of_path(Path(paths[0]), before)
     except Mistakes:
         raise
     except OSError as error:
-        raise Mistakes([f"{paths[0]}: cannot be read ({error.strerror}); {_GIVE}"]) from None
+        raise Mistakes(f"{paths[0]}: cannot be read ({error.strerror}); {_GIVE}") from None
     except (ValueError, RecursionError) as error:
-        raise Mistakes(str(error).splitlines() or [f"{paths[0]}: cannot be read"]) from None
+        raise Mistakes(*(str(error).splitlines() or [f"{paths[0]}: cannot be read"])) from None
 
 
 def names_a_path(word: str) -> bool:
@@ -81,11 +77,13 @@ def _of_arguments(words: Sequence[str], config_dir: str, before: Before) -> Subj
         schedule, rules = shape_rules(composed.config)
         found += [composed.origins.named(line) for line in still_judged(rules, composed.wrong)]
     if found or schedule is None or composed.config is None:
-        raise Mistakes(found)
+        raise Mistakes(*found)
     start = before.base or composed.config.schedule.start_base or schedule.at(0).rope_base
     length = before.length or composed.config.schedule.start_length or schedule.at(0).lengths[-1]
     source = "the configuration of a run"
-    return of_schedule(composed.config.run_name, source, schedule, (start, length))
+    subject = of_schedule(composed.config.run_name, source, schedule, (start, length))
+    choices = groups(own_folder(config_dir, start_folder()))["schedule"]
+    return replace(subject, note=default_schedule_note(words, composed.config, schedule, choices))
 
 
 def _of_path(path: Path, before: Before) -> Subject:
@@ -98,7 +96,7 @@ def _of_path(path: Path, before: Before) -> Subject:
     if model.is_file() and model.name != STATE and not is_checkpoint:
         return _of_released(model, before)
     if not path.exists():
-        raise Mistakes([f"{path}: no such file or folder; {_GIVE}"])
+        raise Mistakes(f"{path}: no such file or folder; {_GIVE}")
     return _of_checkpoint(path, before)
 
 
@@ -118,9 +116,9 @@ def _of_released(file: Path, before: Before) -> Subject:
     try:
         content: Any = json.loads(_text(file, _MOST_BYTES))
     except ValueError as error:
-        raise Mistakes([f"{file}: is not JSON ({error})"]) from None
+        raise Mistakes(f"{file}: is not JSON ({error})") from None
     if not isinstance(content, dict):
-        raise Mistakes([f"{file}: must hold an object, as a config.json of Hugging Face does"])
+        raise Mistakes(f"{file}: must hold an object, as a config.json of Hugging Face does")
     try:
         if content.get("model_type") in WRAPPERS:
             # Without the tensors it is unknown whether the head is one of them; nothing here depends on it but a count.
@@ -128,7 +126,7 @@ def _of_released(file: Path, before: Before) -> Subject:
         imported = family_of(content).read(content)
         model = typed_model(asdict(imported.model), str(file))
     except ValueError as error:
-        raise Mistakes([f"{file}: {line}" for line in str(error).splitlines()]) from None
+        raise Mistakes(*(f"{file}: {line}" for line in str(error).splitlines())) from None
     length = before.length or imported.context_length
     _require(length, str(file))
     at = AtStep.of(model, imported.rope_base, (length,))
@@ -140,7 +138,7 @@ def _of_released(file: Path, before: Before) -> Subject:
 def _require(length: int, where: str) -> None:
     if length < 1:
         raise Mistakes(
-            [f"{where}: does not say how long the model's texts were; give --trained-length N"]
+            f"{where}: does not say how long the model's texts were; give --trained-length N"
         )
 
 
@@ -152,12 +150,12 @@ def _text(path: Path, most_bytes: int) -> str:
         OSError: it cannot be read.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
-        raise Mistakes([f"{path}: is no regular file; {_GIVE}"])
+        raise Mistakes(f"{path}: is no regular file; {_GIVE}")
     with path.open("rb") as file:
         raw = file.read(most_bytes + 1)
     if len(raw) > most_bytes:
-        raise Mistakes([f"{path}: is larger than {most_bytes // 1024} KiB; no such file is"])
+        raise Mistakes(f"{path}: is larger than {most_bytes // 1024} KiB; no such file is")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise Mistakes([f"{path}: is not UTF-8 text; {_GIVE}"]) from None
+        raise Mistakes(f"{path}: is not UTF-8 text; {_GIVE}") from None

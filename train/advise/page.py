@@ -6,14 +6,11 @@ from datetime import UTC, datetime
 
 from model.flops import parameter_count
 from train.advise.advice import Advice
+from train.advise.base_figure import reach_figure
 from train.advise.cost_figures import cost_figures
-from train.advise.figures import (
-    decay_figure,
-    reach_figure,
-    short_length,
-    trained_figure,
-    wavelength_figure,
-)
+from train.advise.effective_figure import trained_figure
+from train.advise.figures import short_length
+from train.advise.pair_figures import decay_figure, wavelength_figure
 from train.advise.questions import questions
 from train.advise.tables import Question, base_in_words
 from train.report.axes import Figure
@@ -51,6 +48,7 @@ def render(found: Advice, now: datetime | None = None) -> str:
         ),
         paragraph(model_in_words(subject.model), "lead"),
         paragraph(_ADVICE, "note"),
+        paragraph(subject.note, "note"),
         facts(_facts(found)),
         f"<div class=tiles>{''.join(_tiles(found))}</div>",
     ]

@@ -1,4 +1,4 @@
-"""Which pairs are untrained, how far the model extrapolates, and how sharply it tells positions apart."""
+"""Which pairs are untrained, and how far does the model extrapolate? Answers and tables."""
 
 from train.advise.advice import Advice
 from train.advise.extrapolation import ExtrapolationOfCase

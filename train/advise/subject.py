@@ -71,11 +71,15 @@ class Moment:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and its stages. name: of the run or the folder. source: what was read, in words."""
+    """A model and its stages.
+
+    name: of the run or the folder. source: what was read, in words. note: what the user should know of it; may be "".
+    """
 
     name: str
     source: str
     moments: tuple[Moment, ...]
+    note: str = ""
 
     @property
     def model(self) -> ModelConfig:

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
+from data.printable import one_line
 from train.advise.advice import Advice
 from train.advise.questions import questions
 from train.advise.tables import Question, Table
@@ -13,7 +14,7 @@ WIDTH = 100
 
 def text_of(found: Advice) -> str:
     """Returns the answer to every question, as text that ends with a line break."""
-    parts = [_wrapped(found.subject.name + ": " + found.subject.source)]
+    parts = [_wrapped(one_line(f"{found.subject.name}: {found.subject.source}"))]
     parts += [_question(question) for question in questions(found)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
