@@ -11,8 +11,10 @@ from model.huggingface.families.gemma import GEMMA2, GEMMA3
 from model.huggingface.families.gpt_oss import GPT_OSS
 from model.huggingface.families.granite import GRANITE, GRANITE_SWA
 from model.huggingface.families.llama import LLAMA
+from model.huggingface.families.ministral3 import MINISTRAL3
 from model.huggingface.families.mistral import MINISTRAL, MISTRAL
 from model.huggingface.families.olmo import OLMO2, OLMO3
+from model.huggingface.families.phi3 import PHI3
 from model.huggingface.families.qwen import QWEN2, QWEN3
 from model.huggingface.families.smollm3 import SMOLLM3
 from model.huggingface.family import Family
@@ -23,8 +25,7 @@ from model.huggingface.wrappers import WRAPPERS
 # In the order in which `family_for` tries them.
 FAMILIES: tuple[Family, ...] = (
     COHERE2, LLAMA, MISTRAL, SMOLLM3, MINISTRAL, QWEN3, QWEN2, OLMO2, OLMO3, EXAONE4, GEMMA3, GPT_OSS,
-    COHERE, GEMMA2,
-    GRANITE, GRANITE_SWA,
+    COHERE, GEMMA2, GRANITE, GRANITE_SWA, PHI3, MINISTRAL3,
 )  # fmt: skip
 BY_TYPE: Mapping[str, Family] = {family.model_type: family for family in FAMILIES}
 

@@ -9,18 +9,21 @@ does not have.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from model.config import ModelConfig
-from model.huggingface import foreign_keys, layer_bases, rope_fields
-from model.huggingface.layer_fields import in_four_kinds
+from model.huggingface import foreign_keys, layer_bases, rope_export, rope_fields
+from model.huggingface.layer_fields import in_four_kinds, rotated_widths
 from model.huggingface.links import Link, half_split, same
+from model.huggingface.query_scale import read_scale, write_scale
 from model.huggingface.refusal import CannotExpress
+from model.huggingface.rope_rules import ORDINARY, RopeRules
 from model.layer_pattern import KindConfig, expand_pattern
 from model.parameters import role_of
 from model.position.methods import RopeMethod
-from model.position.rope import UNSCALED, Rope
+from model.position.rope import Rope
+from model.position.scales.none import NoScale
 
 Json = dict[str, Any]
 # Fields without a row: those of the pattern, those of rope_fields, and those that do not change the model's function.
@@ -82,8 +85,8 @@ class Family:
     recipe: fields of `ModelConfig` that all its models share. rows: the other fields. kinds: those of our layer
     kinds that it can express. read_layers, write_layers: convert the pattern. default_base: default of rope_theta;
     a mapping by kind where the family has one rotation per kind of layer. halves: whether heads are rotated
-    half-split. modules: names of our modules of a layer, mapped to theirs. special: links of a layer that `modules`
-    cannot express; the parameters in their `ours` need no other link.
+    half-split. modules: names of our modules of a layer, mapped to theirs. special: links of a layer (by its index)
+    that `modules` cannot express; the parameters in their `ours` need no other link.
     """
 
     model_type: str
@@ -104,9 +107,9 @@ class Family:
     new_in_5: bool = False
     # Default of `rope_parameters`.
     default_rope: Mapping[str, Any] = field(default_factory=dict)
-    # Whether transformers 4 accepts in `rope_scaling` exactly the fields `type` and `factor`.
-    two_fields: bool = False
-    special: Callable[[int], Sequence[Link]] = lambda layer: ()  # noqa: ARG005
+    # What it does with the keys of the rotation.
+    rope_rules: RopeRules = ORDINARY
+    special: Callable[[ModelConfig, int], Sequence[Link]] = lambda model, layer: ()  # noqa: ARG005
     # Keys that read_layers reads; `carried` leaves them out, since write_layers writes them.
     layer_keys: Sequence[str] = field(default=("layer_types", "sliding_window"))
     # Keys that other programs read and transformers does not; they are added to an unchanged config.json without them.
@@ -138,11 +141,13 @@ class Family:
         bases: dict[str, float] = {}
         try:
             values |= self.read_layers(config)
-            ropes = self._read_ropes(config, values.get("layer_pattern", []))
+            pattern = values.get("layer_pattern", [])
+            ropes = self._read_ropes(config, pattern)
+            kinds = {name: self._kind(name, config, rope) for name, (_, rope) in ropes.items()}
             values["kinds"] = {
-                name: KindConfig(like=layer_bases.like(name), rope=rope)
-                for name, (_, rope) in ropes.items()
-                if rope != UNSCALED
+                name: kind
+                for name, kind in kinds.items()
+                if name in pattern and kind != KindConfig()
             }
             bases = {name: base for name, (base, _) in ropes.items()}
         except CannotExpress as error:
@@ -180,7 +185,7 @@ class Family:
                         f"{says}: {self.model_type} ties it to {row.theirs}={written[row.theirs]}"
                     )
         try:
-            written |= self._write_ropes(model, rope_base)
+            written |= self._write_ropes(model, rope_base, context_length)
             if self.bases:
                 written[self.bases] = _base_of_every_layer(given, rope_base)
         except CannotExpress as error:
@@ -206,15 +211,18 @@ class Family:
         links: dict[tuple[str, ...], Link] = {}
         covered: dict[str, Link] = {}
         for layer in range(model.num_layers):
-            for link in self.special(layer):
+            for link in self.special(model, layer):
                 covered |= dict.fromkeys(link.ours, link)
                 links[link.theirs] = link
+        widths = rotated_widths(model)
         for name in parameters:
-            turned = role_of(name).turned and self.halves
-            if name not in covered:
-                theirs = self._their_name(name)
-                link = half_split(theirs, name, model.head_dim) if turned else same(theirs, name)
-                links[link.theirs] = link
+            if name in covered:
+                continue
+            theirs = self._their_name(name)
+            link = same(theirs, name)
+            if role_of(name).turned and self.halves:
+                link = half_split(theirs, name, model.head_dim, widths[int(name.split(".")[1])])
+            links[link.theirs] = link
         return sorted(links.values(), key=lambda link: _place(link.theirs[0]))
 
     def _their_name(self, name: str) -> str:
@@ -270,25 +278,30 @@ class Family:
                 reasons.append(f"model.{name}={value}: {self.model_type} has only {expected}")
         return reasons
 
+    def _kind(self, name: str, config: Mapping[str, Any], rope: RopeMethod) -> KindConfig:
+        kind = KindConfig(like=layer_bases.like(name), rope=rope)
+        if not self.rope_rules.scales_queries:
+            return kind
+        given = rope_fields.parameters_of(config, self.default_rope)
+        return replace(kind, position_scale=read_scale(given, config))
+
     def _read_ropes(
         self, config: Mapping[str, Any], pattern: Sequence[str]
     ) -> dict[str, tuple[float, RopeMethod]]:
-        """Base and scaling of `window_rope` and `full_rope` layers; default scaling for kinds not in the pattern."""
+        """Base and scaling of `window_rope` and `full_rope` layers, also of a kind that is not in the pattern."""
         if isinstance(self.default_base, Mapping):
-            ropes = rope_fields.read_by_kind(config, self.default_base)
+            ropes = rope_fields.read_by_kind(config, self.default_base, self.rope_rules)
             if {"window_rope", "full_rope"} <= set(pattern):  # windowed layers keep their base
                 base, rope = ropes["window"]
                 rope.base = base
         else:
-            flat = rope_fields.read_flat(config, self.default_base, self.default_rope)
+            flat = rope_fields.read_flat(
+                config, self.default_base, self.default_rope, self.rope_rules
+            )
             ropes = {"window": flat, "full": flat}
             if self.bases:
                 return self._read_bases(config, *flat)
-        by_name = {f"{kind}_rope": found for kind, found in ropes.items()}
-        return {
-            name: (base, rope if name in pattern else Rope())
-            for name, (base, rope) in by_name.items()
-        }
+        return {f"{kind}_rope": found for kind, found in ropes.items()}
 
     def _read_bases(
         self, config: Mapping[str, Any], base: float, rope: RopeMethod
@@ -300,21 +313,18 @@ class Family:
         unused: dict[str, tuple[float, RopeMethod]] = {"full_rope": (base, Rope())}
         return unused | layer_bases.rope_of_kinds(kinds, bases, rope)
 
-    def _write_ropes(self, model: ModelConfig, rope_base: float) -> Json:
+    def _write_ropes(self, model: ModelConfig, rope_base: float, context_length: int) -> Json:
         """The keys of the rotation, for transformers 4 and 5."""
-        ropes = {
-            kind: model.kinds.get(f"{kind}_rope", KindConfig()).rope for kind in ("window", "full")
-        }
         kinds = [kind for kind in ("full", "window") if f"{kind}_rope" in model.layer_pattern]
-        if len(kinds) == 1:  # the other kind, which the model has not, must not give another base
-            ropes = dict.fromkeys(ropes, ropes[kinds[0]])
-        by_kind = {
-            kind: rope_fields.write(rope, rope.base_of(rope_base), model.head_dim)
-            for kind, rope in ropes.items()
+        settings = {
+            kind: model.kinds.get(f"{kind}_rope", KindConfig()) for kind in ("window", "full")
         }
+        if len(kinds) == 1:  # the other kind, which the model has not, must not give another base
+            settings = dict.fromkeys(settings, settings[kinds[0]])
+        by_kind = {kind: self._write_kind(model, own, rope_base) for kind, own in settings.items()}
         if isinstance(self.default_base, Mapping):
             local = self.default_base["window"] != self.default_base["full"]
-            return rope_fields.written_by_kind(by_kind, kinds, local_base=local)
+            return rope_export.written_by_kind(by_kind, kinds, local_base=local)
         found = [by_kind[kind] for kind in kinds] or [by_kind["full"]]
         if any(written != found[0] for written in found):
             raise CannotExpress(
@@ -323,7 +333,18 @@ class Family:
                     f"{self.model_type} rotates all layers alike, these differ"
                 ]
             )
-        return rope_fields.written_flat(found[0], two_fields=self.two_fields)
+        return rope_export.written_flat(found[0], context_length, self.rope_rules)
+
+    def _write_kind(self, model: ModelConfig, kind: KindConfig, rope_base: float) -> Json:
+        base = kind.rope.base_of(rope_base)
+        written = rope_export.write(kind.rope, base, model.head_dim, self.rope_rules)
+        if self.rope_rules.scales_queries:
+            return write_scale(kind.position_scale, written)
+        if kind.position_scale != NoScale():
+            raise CannotExpress(
+                [f"position_scale: {self.model_type} does not scale queries by position"]
+            )
+        return written
 
 
 _ORDINARY = ModelConfig()
@@ -335,7 +356,7 @@ def _base_of_every_layer(model: ModelConfig, rope_base: float) -> list[float]:
     return [
         0.0
         if rope is None
-        else rope_fields.write(rope, rope.base_of(rope_base), model.head_dim)["rope_theta"]
+        else rope_export.write(rope, rope.base_of(rope_base), model.head_dim)["rope_theta"]
         for rope in ropes
     ]
 

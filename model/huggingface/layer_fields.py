@@ -10,8 +10,9 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.huggingface.refusal import CannotExpress
-from model.layer_pattern import LAYER_KINDS, OVERRIDES, KindConfig, layer_kinds
-from model.position.rope import UNSCALED
+from model.layer_pattern import LAYER_KINDS, OVERRIDES, KindConfig, expand_pattern, layer_kinds
+from model.position.scales.ministral3 import Ministral3Scale
+from model.position.scales.none import NoScale
 
 Json = dict[str, Any]
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -116,23 +117,8 @@ def in_four_kinds(model: ModelConfig, *, bases_differ: bool = False) -> ModelCon
             reasons.append(
                 f"model.kinds: different {field} ({says}): a config.json has one for all layers"
             )
-    reasons += [
-        f"model.kinds.{name}.position_scale: the queries of these layers are scaled by position, which no "
-        "family here has"
-        for name, spec in specs.items()
-        if spec.position_scale is not None
-    ]
-    kinds: dict[str, KindConfig] = {}
-    for name, spec in specs.items():
-        if spec.rope is None:
-            continue
-        rope = replace(spec.rope, base=0.0) if bases_differ else spec.rope
-        known = kinds.setdefault(names[name], KindConfig(rope=rope))
-        if known.rope != rope:
-            reasons.append(
-                f"model.kinds.{name}.rope: differs from that of other layers like {names[name]}: a "
-                "config.json has one rotation for both"
-            )
+    kinds, differences = _built_in_kinds(model, names, bases_differ=bases_differ)
+    reasons += differences
     if reasons:
         raise CannotExpress(reasons)
     return replace(
@@ -140,10 +126,72 @@ def in_four_kinds(model: ModelConfig, *, bases_differ: bool = False) -> ModelCon
         **{field: next(iter(values.values())) for field, values in shared.items()},
         layer_pattern=[names[name] for name in model.layer_pattern],
         window=next(iter(windows.values()), model.window),
-        kinds={name: found for name, found in kinds.items() if found.rope != UNSCALED},
+        kinds={name: found for name, found in kinds.items() if found != KindConfig()},
     )
+
+
+def _built_in_kinds(
+    model: ModelConfig, names: Mapping[str, str], *, bases_differ: bool
+) -> tuple[dict[str, KindConfig], list[str]]:
+    """Rotation and scale of the built-in kinds that rotate, and why a config.json cannot have them.
+
+    names: the built-in kind of every kind. bases_differ: as in `in_four_kinds`.
+    """
+    kinds: dict[str, KindConfig] = {}
+    reasons = []
+    for name, spec in layer_kinds(model).items():
+        scale = model.kinds.get(name, KindConfig()).position_scale
+        known_scale = isinstance(scale, NoScale | Ministral3Scale)
+        if not known_scale or (spec.rope is None and spec.position_scale is not None):
+            reasons.append(
+                f"model.kinds.{name}.position_scale: the queries of these layers are scaled by position "
+                f"({scale.scale}), which no family here has"
+            )
+        if spec.rope is None:
+            continue
+        rope = replace(spec.rope, base=0.0) if bases_differ else spec.rope
+        settings = KindConfig(rope=rope, position_scale=scale)
+        known = kinds.setdefault(names[name], settings)
+        reasons += [
+            f"model.kinds.{name}.{field}: differs from that of other layers like {names[name]}: a config.json has "
+            "one for both"
+            for field in ("rope", "position_scale")
+            if getattr(known, field) != getattr(settings, field)
+        ]
+    return kinds, reasons
 
 
 def written_types(config: ModelConfig) -> list[str]:
     """`layer_types` of every layer; always exported, because the defaults differ between families."""
     return [SLIDING if LAYER_KINDS[kind].windowed else FULL for kind in expanded(config)]
+
+
+def read_alike(config: Mapping[str, Any]) -> Json:
+    """Layers of a family with one window for all layers, `sliding_window`, or null."""
+    window = config.get("sliding_window")
+    return windowed_pattern(["full_rope" if window is None else "window_rope"], window)
+
+
+def write_alike(model: ModelConfig) -> Json:
+    """`sliding_window` of a family with one window for all layers or none.
+
+    Raises:
+        CannotExpress: some layers have a window.
+    """
+    types = set(written_types(model))
+    if len(types) > 1:
+        raise CannotExpress(
+            [
+                f"model.layer_pattern={model.layer_pattern}: this family has one window for all layers or none; "
+                "ministral has windows in some"
+            ]
+        )
+    return {"sliding_window": model.window if SLIDING in types else None}
+
+
+def rotated_widths(model: ModelConfig) -> list[int]:
+    """For each layer: rows of a head, from the first, that pair with each other; see `links.interleave`."""
+    return [
+        model.head_dim if spec.rope is None else spec.rope.width(model.head_dim)
+        for spec in expand_pattern(model)
+    ]

@@ -22,6 +22,9 @@ from model.position.rope import Rope
 Json = dict[str, Any]
 # Names in transformers.
 BY_LENGTH = ("dynamic", "longrope")
+LONGROPE_BY_KIND = (
+    "transformers 5.17 fails at the second input beyond the original length, by kind of layer"
+)
 
 
 def counted_from(given: Mapping[str, Any], config: Mapping[str, Any]) -> int:

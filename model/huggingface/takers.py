@@ -81,6 +81,8 @@ def small_models(model_type: str) -> tuple[ModelConfig, ...]:
     """A small model of a family with each mixture of kinds of layers that it has."""
     family = BY_TYPE[model_type]
     plain = {"rope_type": "default", "rope_theta": _BASE}
+    if family.rope_rules.scales_queries:
+        plain |= {"llama_4_scaling_beta": 0.0, "original_max_position_embeddings": 16}
     by_kind = isinstance(family.default_base, Mapping)
     ropes = {"sliding_attention": plain, "full_attention": plain} if by_kind else plain
     read = family.read({**_CONFIG, "model_type": model_type, "rope_parameters": ropes})

@@ -43,6 +43,7 @@ GRANITE = {
     "attention_multiplier": 0.21,
     "logits_scaling": 0.49,
 }
+PROPORTIONAL = {"rope_type": "proportional", "partial_rotary_factor": 0.5}
 SLIDING = ["sliding_attention"] * 3 + ["full_attention"]
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere2": (
@@ -294,6 +295,73 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "num_experts_per_tok": 1,
             "attention_bias": False,
             "head_dim": 32,
+        },
+    ),
+    "llama, proportional": (
+        "llama",
+        {"rope_parameters": {**PROPORTIONAL, "rope_theta": 3e4, "factor": 2.0}},
+    ),
+    "gemma3, proportional and dynamic": (
+        "gemma3_text",
+        {
+            "sliding_window": WINDOW,
+            "max_position_embeddings": WINDOW,
+            "layer_types": SLIDING,
+            "final_logit_softcapping": 3.0,
+            "rope_parameters": {
+                "sliding_attention": {**PROPORTIONAL, "rope_theta": 1e4},
+                "full_attention": {"rope_type": "dynamic", "rope_theta": 1e6, "factor": 4.0},
+            },
+        },
+    ),
+    "ministral3": (
+        "ministral3",
+        {
+            "sliding_window": WINDOW,
+            "rope_parameters": {
+                **YARN,
+                "original_max_position_embeddings": WINDOW,
+                "llama_4_scaling_beta": 0.7,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+            },
+        },
+    ),
+    "ministral3, unscaled": (
+        "ministral3",
+        {
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "original_max_position_embeddings": 2 * WINDOW,
+                "llama_4_scaling_beta": 1.1,
+            }
+        },
+    ),
+    "phi3": ("phi3", {"sliding_window": WINDOW, "hidden_size": 96}),
+    "phi3, half of each head": (
+        "phi3",
+        {
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 2e4,
+                "partial_rotary_factor": 0.5,
+            },
+        },
+    ),
+    "phi3, longrope of a part": (
+        "phi3",
+        {
+            "hidden_size": 96,
+            "partial_rotary_factor": 0.75,
+            "original_max_position_embeddings": WINDOW,
+            "rope_theta": 1e4,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1.0, 1.05, 1.1, 1.2, 1.3, 1.4],
+                "long_factor": [1.0, 1.5, 2.0, 3.0, 5.0, 8.0],
+            },
         },
     ),
 }

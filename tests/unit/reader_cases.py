@@ -141,6 +141,8 @@ OTHER_CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"sliding_window": WINDOW, "layer_types": SLIDING, "layer_rope_theta": [1e4, 5e4, 1e4, 0]},
     ),
     "granite": ("granite", {"attention_multiplier": 0.25, "residual_multiplier": 0.22}),
+    "ministral3": ("ministral3", {}),
+    "phi3": ("phi3", {"sliding_window": WINDOW, "partial_rotary_factor": 0.5, **BASE}),
 }
 
 

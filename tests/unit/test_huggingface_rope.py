@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from model.huggingface import rope_fields
+from model.huggingface import rope_export
 from model.huggingface.catalogue import BY_TYPE, family_of
 from model.huggingface.refusal import CannotExpress
 from model.layer_pattern import KindConfig
@@ -47,12 +47,12 @@ def read(kind: str, **keys: Any) -> tuple[float, Rope]:
 def test_a_scaling_that_transformers_has_not_is_refused():
     rope = Rope(resonance=True)
     with pytest.raises(CannotExpress, match="resonance"):
-        rope_fields.write(rope, 1e4, 32)
+        rope_export.write(rope, 1e4, 32)
     first = LongRope(
         factor=2.0, original_length=8, short_factors=[1.0], long_factors=[2.0], unscaled_tokens=4
     )
     with pytest.raises(CannotExpress, match="unscaled_tokens=4"):
-        rope_fields.write(first, 1e4, 2)
+        rope_export.write(first, 1e4, 2)
 
 
 def test_what_is_written_stands_before_what_the_family_has_by_default():
@@ -141,7 +141,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "llama", {"rope_scaling": {**DYNAMIC, "original_max_position_embeddings": 32}},
         "takes max_position_embeddings=64",
     ),
-    "a dynamic kind": ("olmo3", {"rope_scaling": DYNAMIC}, "only where all layers rotate alike"),
+    "longrope of a kind": ("olmo3", {"rope_scaling": LONGROPE}, "fails at the second input"),
     "a length that transformers 4 does not read": (
         "llama", {"rope_scaling": {**LONGROPE, "original_max_position_embeddings": 16}}, "outside too",
     ),
@@ -187,7 +187,7 @@ METHODS = [
 @pytest.mark.parametrize("rope", METHODS)
 def test_a_scaling_by_length_comes_back_as_it_was_with_the_tensors(rope, tmp_path):
     length = rope.original_length if rope.scaling == "dynamic_ntk" else 64
-    keys = rope_fields.written_flat(rope_fields.write(rope, 7e4, 16), two_fields=False)
+    keys = rope_export.written_flat(rope_export.write(rope, 7e4, 16), length)
     assert read("llama", **keys) == (7e4, rope)
     theirs, ours, back = (tmp_path / name for name in ("theirs", "ours", "back"))
     their_model("llama", {"max_position_embeddings": length, **keys}).save_pretrained(theirs)

@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from data.files import seal
 from data.tokenizer.convert import tokenizer_files
 from data.tokenizer.sentencepiece_model import train
-from model.at_step import AtStep
 from model.config import ModelConfig
 from model.layer_pattern import KindConfig
 from model.position.dynamic_ntk import DynamicNtkRope
@@ -33,7 +31,12 @@ from model.position.ntk import NtkRope
 from model.position.rope import Rope
 from model.position.yarn import YarnRope
 from tests.unit.huggingface_cases import CASES, their_model
-from tests.unit.test_huggingface_families import our_logits, our_model, texts, their_logits
+from tests.unit.test_huggingface_families import (
+    our_model,
+    ours_at_their_length,
+    texts,
+    their_logits,
+)
 from train.checkpointing.state import FORMAT, RunState, read_state
 from train.configuration.typed_model import typed_model
 from train.huggingface.export_model import main as export
@@ -59,6 +62,15 @@ ROTATIONS = {
     "llama3": Llama3Rope(factor=4.0, original_length=32, low_frequency=1.5),
     "dynamic": DynamicNtkRope(factor=4.0, original_length=8),
     "longrope": LongRope(factor=4.0, original_length=8, short_factors=SHORT, long_factors=LONG),
+    # The attention factor that follows from the lengths.
+    "longrope of lengths": LongRope(factor=16.0, original_length=8, short_factors=SHORT, long_factors=LONG),
+    "proportional": Rope(rotary_share=0.5, partial="proportional"),
+    "proportional, linear": LinearRope(factor=3.0, rotary_share=0.5, partial="proportional"),
+    "part": Rope(rotary_share=0.75),
+    "part, ntk": NtkRope(factor=4.0, rotary_share=0.75),
+    "part, longrope": LongRope(
+        factor=16.0, original_length=8, short_factors=SHORT[:6], long_factors=LONG[:6], rotary_share=0.75
+    ),
 }  # fmt: skip
 BASE = 70_000.0
 STRINGS = ["one  three\n\treturn 31", "</s> \u2581\u4e2d\ufb01e\u0301"]
@@ -67,18 +79,20 @@ FAMILIES = {
     "cohere2": "cohere2", "llama": "llama 3, tied, biases", "mistral": "mistral", "ministral": "ministral",
     "qwen2": "qwen2", "qwen3": "qwen3", "smollm3": "smollm3 as rnope-swa", "gemma3_text": "gemma3", "olmo2": "olmo2",
     "olmo3": "olmo3", "gpt_oss": "gpt-oss", "exaone4": "exaone4", "gemma2": "gemma2",
-    "cohere": "cohere, a norm for each head, untied, biases",
+    "cohere": "cohere, a norm for each head, untied, biases", "phi3": "phi3",
     "granite": "granite", "granite_swa": "granite_swa as rnope-swa",
 }  # fmt: skip
 BY_KIND = ("gemma3_text", "olmo3")
-FLAT_ONLY = ("yarn, whole", "dynamic", "longrope")
+FLAT_ONLY = ("yarn, whole", "longrope", "longrope of lengths")
+PHI3 = ("a base", "ntk", "longrope", "longrope of lengths", "part", "part, ntk", "part, longrope")
 FEW = [
     ("cohere2", "a base"), ("llama", "llama3"), ("mistral", "yarn"), ("ministral", "a base"), ("qwen2", "linear"),
     ("qwen3", "yarn of its own"), ("smollm3", "ntk"), ("gemma3_text", "linear"), ("olmo2", "linear"),
     ("olmo3", "yarn"), ("gpt_oss", "yarn, whole"), ("olmo2", "llama3"), ("olmo3", "windows"),
-    ("qwen3", "dynamic"), ("smollm3", "longrope"), ("exaone4", "llama3"),
     ("gemma2", "yarn"), ("cohere", "longrope"),
     ("granite", "yarn of its own"), ("granite_swa", "linear"),
+    ("qwen3", "dynamic"), ("smollm3", "longrope"), ("exaone4", "llama3"), ("phi3", "part, longrope"),
+    ("phi3", "longrope"), ("mistral", "proportional"), ("olmo3", "dynamic"),
 ]  # fmt: skip
 
 
@@ -164,14 +178,6 @@ def read_by_transformers_4(models: list[Exported], output: Path) -> tuple[dict[s
     return load_file(output), said
 
 
-def ours_at_their_length(checkpoint: Path) -> list[torch.Tensor]:
-    """Our logits of every text, with its length as the length in force, which is what transformers takes."""
-    model, base = our_model(checkpoint)
-    lengths = (len(text) for text in texts())
-    steps = (AtStep.of(model.config, base, (length,)) for length in lengths)
-    return [our_logits(model, step, [text])[0] for step, text in zip(steps, texts(), strict=True)]
-
-
 def check(cases: list[tuple[str, str]], folder: Path, capsys: Any) -> None:
     """Logits of all cases here, in transformers 5 and in transformers 4."""
     from transformers import AutoModelForCausalLM
@@ -179,7 +185,7 @@ def check(cases: list[tuple[str, str]], folder: Path, capsys: Any) -> None:
     models = [exported(folder, family, rotation, capsys) for family, rotation in cases]
     found, said = read_by_transformers_4(models, folder / "logits.safetensors")
     for number, (case, model) in enumerate(zip(cases, models, strict=True)):
-        ours = ours_at_their_length(model.checkpoint)
+        ours = ours_at_their_length(*our_model(model.checkpoint))
         five = AutoModelForCausalLM.from_pretrained(model.folder, attn_implementation="eager")
         for place, (text, logits) in enumerate(zip(texts(), ours, strict=True)):
             assert float(logits.std()) > 0.5, case
@@ -197,6 +203,7 @@ def check(cases: list[tuple[str, str]], folder: Path, capsys: Any) -> None:
 NOT_IN_4 = [("olmo2", name) for name in ROTATIONS if name.startswith(("yarn", "llama3", "longrope"))] + [
     ("gemma3_text", "windows"), ("olmo3", "windows"), ("olmo3", "a base of windows"), ("olmo3", "ntk"),
     *(("granite_swa", name) for name in ROTATIONS),
+    ("phi3", "longrope"), *((family, name) for family in FAMILIES for name in ROTATIONS if name.startswith("prop")),
 ]  # fmt: skip
 
 
@@ -207,7 +214,10 @@ def test_both_versions_of_transformers_give_our_logits_in_every_family(tmp_path,
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_versions_of_transformers_give_our_logits_for_every_rotation(family, tmp_path, capsys):
-    rotations = [name for name in ROTATIONS if family not in BY_KIND or name not in FLAT_ONLY]
+    rotations = [name for name in ROTATIONS if not name.startswith("part")]
+    if family == "phi3":
+        rotations = list(PHI3)
     if family in BY_KIND:
+        rotations = [name for name in rotations if name not in FLAT_ONLY]
         rotations += ["windows", "a base of windows"]
     check([(family, rotation) for rotation in rotations], tmp_path, capsys)

@@ -27,7 +27,7 @@ from model.config import ModelConfig
 from model.huggingface.family import Family
 from model.huggingface.readers import limits_of
 from model.huggingface.refusal import CannotExpress
-from model.huggingface.rope_fields import obstacle_before_5
+from model.huggingface.rope_export import obstacle_before_5
 from parallel.checkpoint.index import Index
 from parallel.checkpoint.tensor_files import map_tensors
 from parallel.checkpoint.tensors import verify_alone

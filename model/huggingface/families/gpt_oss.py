@@ -73,7 +73,7 @@ def _with_router(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [bias[None], bias.new_zeros(bias.shape)[None], bias.new_zeros(1)]
 
 
-def _sinks_and_feed_forward(layer: int) -> list[Link]:
+def _sinks_and_feed_forward(_: ModelConfig, layer: int) -> list[Link]:
     ours, theirs = f"layers.{layer}.feed_forward", f"model.layers.{layer}.mlp"
     experts = f"{theirs}.experts"
     return [

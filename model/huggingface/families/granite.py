@@ -86,7 +86,7 @@ def _write_layers(model: ModelConfig) -> Json:
     return {"layer_types": written_types(model), "sliding_window": model.window}
 
 
-def _sinks(layer: int) -> Sequence[Link]:
+def _sinks(_: ModelConfig, layer: int) -> Sequence[Link]:
     ours = f"layers.{layer}.attention.sinks.weight"
     return [same(f"model.layers.{layer}.self_attn.sinks", ours)]
 

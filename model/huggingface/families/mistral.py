@@ -15,9 +15,9 @@ from model.huggingface.layer_fields import (
     SLIDING,
     layer_types,
     windowed_pattern,
+    write_alike,
     written_types,
 )
-from model.huggingface.refusal import CannotExpress
 from model.huggingface.rows import ATTENTION, FEED_FORWARD, PRE_NORMS, sizes
 
 
@@ -27,18 +27,6 @@ def _read_layers(config: Mapping[str, Any]) -> Json:
     types = layer_types(config, alike)
     kinds = ["window_rope" if kind == SLIDING else "full_rope" for kind in types]
     return windowed_pattern(kinds, window)
-
-
-def _write_alike(model: ModelConfig) -> Json:
-    types = set(written_types(model))
-    if len(types) > 1:
-        raise CannotExpress(
-            [
-                f"model.layer_pattern={model.layer_pattern}: mistral has one window for all layers or none; ministral "
-                "has windows in some"
-            ]
-        )
-    return {"sliding_window": model.window if SLIDING in types else None}
 
 
 def _write_types(model: ModelConfig) -> Json:
@@ -55,7 +43,7 @@ MISTRAL = Family(
     default_base=10_000.0,
     modules={**PRE_NORMS, **ATTENTION, **FEED_FORWARD},
     read_layers=_read_layers,
-    write_layers=_write_alike,
+    write_layers=write_alike,
     unread=("layer_types",),
 )
 

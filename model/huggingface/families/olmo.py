@@ -12,6 +12,7 @@ from model.huggingface.layer_fields import (
     windowed_pattern,
     written_types,
 )
+from model.huggingface.rope_rules import RopeRules
 from model.huggingface.rows import ATTENTION, FEED_FORWARD, attention_bias, sizes
 
 _RECIPE = {
@@ -49,7 +50,7 @@ OLMO2 = Family(
     default_base=10_000.0,
     modules=_MODULES,
     layer_keys=(),
-    two_fields=True,
+    rope_rules=RopeRules(old_fields={"linear": ("type", "factor"), "dynamic": ("type", "factor")}),
 )
 
 OLMO3 = Family(
