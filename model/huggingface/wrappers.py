@@ -67,6 +67,18 @@ TEXT_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "sliding_window": 4096,
             "tie_word_embeddings": False,
         },
+        "ministral3": {
+            "vocab_size": 131_072,
+            "hidden_size": 4096,
+            "intermediate_size": 14_336,
+            "num_hidden_layers": 34,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 262_144,
+            "sliding_window": None,
+            "tie_word_embeddings": False,
+        },
         "llama": {
             "vocab_size": 32_000,
             "hidden_size": 4096,
