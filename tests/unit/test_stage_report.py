@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from train.report.record import RunRecord
-from train.report.stage_changes import changes_in_words
+from train.report.stage_changes import changes_in_words, groups_in_words
 from train.report.window_figures import window_figures
 
 WORDS: dict[str, dict[str, Any]] = {
@@ -34,6 +34,21 @@ WORDS: dict[str, dict[str, Any]] = {
 def test_the_table_of_stages_says_what_a_stage_changes(words: str) -> None:
     assert changes_in_words({"kinds": WORDS[words]}) == words
     assert changes_in_words({"kinds": 3}) == ""
+
+
+def test_the_table_of_stages_says_how_groups_of_parameters_train() -> None:
+    group = {"learning_rate_factor": 1.0, "weight_decay_factor": 1.0, "frozen": False}
+    groups = {
+        "rest": {**group, "frozen": True},
+        "long": group,
+        "ends": {**group, "learning_rate_factor": 0.1},
+    }
+    config = {"optimizer": {"groups": groups}}
+    assert groups_in_words(config, {}) == "rest: frozen; ends: 0.1 x learning rate"
+    change = {"rest": {"frozen": False, "weight_decay_factor": 2.0, "learning_rate_factor": None}}
+    words = "rest: 2 x weight decay; ends: 0.1 x learning rate"
+    assert groups_in_words(config, {"groups": change}) == words
+    assert groups_in_words({"optimizer": {"groups": {"rest": 3}}}, {"groups": []}) == ""
 
 
 def test_a_window_that_grows_is_drawn_and_one_that_stays_is_not() -> None:

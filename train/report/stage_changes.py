@@ -1,7 +1,9 @@
-"""What a stage changes in attention, in words, from the configuration that the run kept."""
+"""What a stage changes in attention and in groups of parameters, in words, from the configuration that the run kept."""
 
 from train.report.rows import Row, finite_value, mapping
 from train.report.units import whole_number
+
+_FACTORS = (("learning_rate_factor", "learning rate"), ("weight_decay_factor", "weight decay"))
 
 
 def changes_in_words(plan: Row) -> str:
@@ -11,6 +13,28 @@ def changes_in_words(plan: Row) -> str:
     """
     kinds = mapping(plan, "kinds")
     found = [f"{name}: {words}" for name in kinds if (words := _of_kind(mapping(kinds, name)))]
+    return "; ".join(found)
+
+
+def groups_in_words(config: Row, plan: Row) -> str:
+    """Returns how groups of parameters train in a stage: "rest: frozen; ends: 0.1 x learning rate".
+
+    config, plan: the configuration and the stage in it; any key may be absent or hold a value of any type.
+    """
+    groups, changes = mapping(mapping(config, "optimizer"), "groups"), mapping(plan, "groups")
+    found = []
+    for name in groups:
+        given = {k: v for k, v in mapping(changes, name).items() if v is not None}
+        settings = {**mapping(groups, name), **given}
+        words = [
+            f"{value:g} x {called}"
+            for key, called in _FACTORS
+            if (value := finite_value(settings, key)) not in (None, 1.0)
+        ]
+        if settings.get("frozen") is True:
+            words = ["frozen"]
+        if words:
+            found.append(f"{name}: {', '.join(words)}")
     return "; ".join(found)
 
 

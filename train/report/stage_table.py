@@ -5,7 +5,7 @@ import html
 from train.report.overview import quarter_gain
 from train.report.record import NUM_COLOURS, RunRecord
 from train.report.rows import Row, finite_value, known, mapping, weighted_mean
-from train.report.stage_changes import changes_in_words
+from train.report.stage_changes import changes_in_words, groups_in_words
 from train.report.tables import html_table
 from train.report.units import percent, short_number, signed, whole_number
 
@@ -51,6 +51,7 @@ def _cells(record: RunRecord, stage: str) -> dict[str, str]:
         "RoPE base": whole_number(base) if base else "",
         "Documents": documents_words(plan),
         "Attention": changes_in_words(plan),
+        "Parameter groups": groups_in_words(record.config, plan),
         "Peak learning rate": f"{rate:.2g}" if rate is not None else "",
         "Batch, tokens": short_number(batch) if batch else "",
         "Held-out loss": f"{loss:.3f}" if loss is not None else "",
