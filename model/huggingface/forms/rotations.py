@@ -135,6 +135,18 @@ ROTATIONS: tuple[Form, ...] = (
         " .ramp=paper",
         ramp="paper",
     ),
+    _rotation(
+        "YaRN with limits of its own",
+        "scaling=yarn .beta_fast .beta_slow",
+        lambda _: YarnRope(factor=4.0, original_length=16, beta_fast=12.0, beta_slow=2.0),
+        lambda rope: rope.scaling == "yarn" and (rope.beta_fast, rope.beta_slow) != (32.0, 1.0),
+    ),
+    _rotation(
+        "YaRN with an attention factor of its own",
+        "scaling=yarn .attention_factor",
+        lambda _: YarnRope(factor=4.0, original_length=16, attention_factor=1.3),
+        lambda rope: rope.scaling == "yarn" and bool(rope.attention_factor or rope.mscale),
+    ),
     _scaling("Llama 3.1", Llama3Rope(factor=4.0, original_length=16)),
     _rotation(
         "LongRoPE",
