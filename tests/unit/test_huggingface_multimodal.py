@@ -48,6 +48,12 @@ CASES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
         "image_token_index": 100,
     },
+    "mistral3 of ministral3": {
+        "text_config": {**SIZES, "model_type": "ministral3", "tie_word_embeddings": False},
+        "vision_config": {**_TOWER, "model_type": "pixtral", "head_dim": 8},
+        "tie_word_embeddings": False,
+        "image_token_index": 100,
+    },
     "llava": {
         "text_config": _MISTRAL,
         "vision_config": {**_TOWER, "model_type": "clip_vision_model"},
@@ -61,16 +67,16 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def multimodal_model(kind: str) -> Any:
-    """A random multimodal model of transformers."""
+def multimodal_model(case: str) -> Any:
+    """A random multimodal model of transformers; the first word of a case is its model_type."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    config = AutoConfig.for_model(kind, **CASES[kind])
+    config = AutoConfig.for_model(case.split()[0], **CASES[case])
     model = AutoModelForImageTextToText.from_config(
         config, dtype=torch.float32, attn_implementation="eager"
     )
     fill(model, config.text_config.model_type, tied=bool(config.tie_word_embeddings))
-    if kind == "gemma3":  # tied, and the logits have no scale
+    if case == "gemma3":  # tied, and the logits have no scale
         model.get_input_embeddings().weight.data.mul_(0.2)
     return model
 
@@ -92,20 +98,21 @@ def renamed(folder: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "form"),
+    ("case", "form"),
     [
         ("gemma3", "released"),
         ("gemma3", "modules"),
         ("mistral3", "released"),
         ("mistral3", "modules"),
+        ("mistral3 of ministral3", "released"),
         ("llava", "modules"),
         ("llava_next", "released"),
     ],
 )
 def test_on_text_it_is_the_multimodal_model_and_it_is_exported_alone(
-    kind: str, form: str, tmp_path: Path
+    case: str, form: str, tmp_path: Path
 ) -> None:
-    theirs = multimodal_model(kind)
+    theirs, kind = multimodal_model(case), case.split()[0]
     theirs.save_pretrained(tmp_path / "theirs")
     renamed(tmp_path / "theirs", form)
     said: list[str] = []
