@@ -153,3 +153,33 @@ def test_windows_and_bases_that_change_every_step_compile_nothing_anew(compiler)
     for window in range(4, 6):
         step(model, at=at(window, 100.0, position="none"))
     assert compiler.frame_count <= compiled + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_frozen_and_trained_layers_in_training_and_evaluation_are_all_compiled(compiler, recipe):
+    """Only the third layer trains: those below need no gradient, that above passes one on."""
+    model = model_of(recipe, BandedSegments())
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("layers.2."))
+    plain = [steps_of_trained(model, lengths) for lengths in (LENGTHS, (9, 70))]
+    compile_regions(model)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for lengths, expected in zip((LENGTHS, (9, 70)), plain, strict=True):
+            found = steps_of_trained(model, lengths)
+            assert found.keys() == expected.keys()
+            for name, tensor in expected.items():
+                torch.testing.assert_close(found[name], tensor, atol=1e-12, rtol=1e-12)
+
+
+def steps_of_trained(model, lengths):
+    """Losses without gradients, and every gradient that there is."""
+    tokens_T = torch.arange(sum(lengths)) % 50
+    layout = PackedLayout.from_lengths(lengths)
+    with torch.no_grad():
+        losses_T = model.token_losses(model(tokens_T, layout, 1e4), tokens_T.roll(-1))
+    model.zero_grad()
+    total = model.loss(model(tokens_T, layout, 1e4), tokens_T.roll(-1), 1e-3).total
+    total.backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return {"losses": losses_T, "total": total.detach(), **gradients}

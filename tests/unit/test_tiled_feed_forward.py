@@ -40,6 +40,27 @@ def test_tiles_give_the_outputs_and_all_gradients_of_the_whole(rows):
         torch.testing.assert_close(mine, true, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("frozen", ["gate_proj", "up_proj", "down_proj", "all", "input"])
+def test_tiles_compute_no_gradient_that_nobody_needs(frozen):
+    """Of the others they give the same."""
+    module, x_TD = layer()
+    names = ("y", "x", "gate_proj", "up_proj", "down_proj")
+    expected = dict(zip(names, answers(module, x_TD), strict=True))
+    module.tile_rows = 5
+    x_TD.requires_grad_(frozen != "input")
+    for name, child in module.named_children():
+        child.requires_grad_(frozen not in (name, "all"))
+    y_TD = module(x_TD)
+    given = []
+    y_TD.grad_fn.register_hook(lambda gradients, _: given.extend(gradients))
+    y_TD.backward(torch.linspace(-1, 1, y_TD.numel(), dtype=y_TD.dtype).view_as(y_TD))
+    left_out = {"input": {"x"}, "all": set(names[2:])}.get(frozen, {frozen})
+    for name, found in zip(names[1:], given, strict=False):
+        assert (found is None) == (name in left_out), name
+        if found is not None:
+            torch.testing.assert_close(found, expected[name], atol=1e-12, rtol=0)
+
+
 def test_gradients_of_weights_are_summed_in_float32():
     """In bfloat16 the sum over tiles of one token is off by one rounding of the whole, not by one a tile."""
     module, x_TD = layer(torch.bfloat16)
