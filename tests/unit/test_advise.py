@@ -185,6 +185,16 @@ def test_runs_and_checkpoints_of_earlier_versions_are_read(place: str) -> None:
     assert found.cases
 
 
+def test_lengths_that_no_memory_holds_are_answered(tmp_path: Path) -> None:
+    most = 2**31 - 1
+    config = RELEASED["command_r7b"] | {"max_position_embeddings": most, "sliding_window": most}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = data_of(advise(read_subject([str(tmp_path)]), (most,)))
+    assert only(found["effective_lengths"])["windows_carry"] is None
+    assert only(found["bases"])["safe"] is None
+    assert only(found["cost"])["cache_bytes"] == 32 * most * 2 * 8 * 128 * 2
+
+
 def test_lengths_that_nobody_asked_for_are_those_of_the_stages_and_longer_ones() -> None:
     found = default_lengths(read_subject(PROLONG, "", LLAMA_3))
     assert found == (65536, 524288, 2**20, 2**21, 2**22)

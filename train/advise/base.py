@@ -18,6 +18,8 @@ from train.advise.subject import Case
 
 # Reaches are searched up to here, and bases for lengths up to here: a search evaluates every distance for hundreds.
 MOST = 2**20
+# Heads wider than any of a released model are looked at up to here only.
+_WIDEST, _MOST_OF_WIDE = 1024, 2**12
 # Below this base the search ends: any base reaches the length.
 ANY_BASE = 2.0
 # Longest length that is searched on the fine grid of bases, and bases per factor of e beyond.
@@ -54,7 +56,12 @@ class Bases:
 
 def reach_of(case: Case) -> Reach:
     """Returns the reach of a case."""
-    return Reach(case, reach(case.head_radians(), MOST))
+    return Reach(case, reach(case.head_radians(), most_of(case)))
+
+
+def most_of(case: Case) -> int:
+    """Returns the length up to which reaches and bases of a case are searched, in tokens."""
+    return MOST if case.head_dim <= _WIDEST else _MOST_OF_WIDE
 
 
 def bases_for(case: Case, length: int) -> Bases:
@@ -66,7 +73,7 @@ def bases_for(case: Case, length: int) -> Bases:
 
 
 def _bound(case: Case, length: int) -> BaseBound | None:
-    if length > MOST or case.width <= 2:
+    if length > most_of(case) or case.width <= 2:
         return None
     if case.is_plain:
         tabled = tabled_bound(length, case.head_dim)

@@ -7,7 +7,7 @@ import numpy
 from model.position.advice.base_bound import reach
 from model.position.settings import Values
 from train.advise.advice import Advice
-from train.advise.base import ANY_BASE, MOST
+from train.advise.base import ANY_BASE, MOST, most_of
 from train.advise.figures import DASHES, colour, length_axis, with_legend
 from train.advise.subject import Case
 from train.advise.tables import base_in_words
@@ -88,7 +88,7 @@ def _bases_drawn(found: Advice) -> Values:
 
 
 def _reach_line(case: Case, bases: Values, most: int, number: int) -> Row:
-    reaches = [reach(case.head_radians(base), most) for base in bases]
+    reaches = [reach(case.head_radians(base), min(most, most_of(case))) for base in bases]
     name = f"{case.method} rotation, {len(case.radians)} pairs"
     return {
         "type": "scatter",

@@ -14,6 +14,8 @@ from model.position.advice.effective_length import (
 )
 from train.advise.subject import Moment, Subject
 
+# Longest length whose positions are looked at one by one.
+MOST = 2**24
 # Two models of 1.3B parameters worked up to the position that training had this often (arXiv 2410.18745).
 OFTEN = 10**11
 
@@ -24,7 +26,7 @@ class Effective:
 
     windows_carry: how far its layers with a window or chunk carry information, without the full layers; None: there
     are none. trained_often: number of positions that occur at least OFTEN times up to the end of the stage, at most,
-    since documents are taken to fill whole rows; None: it is not known what was trained.
+    since documents are taken to fill whole rows; None: it is not known what was trained. Both are None above MOST.
     """
 
     moment: Moment
@@ -34,21 +36,22 @@ class Effective:
 
 def effective_lengths(subject: Subject) -> tuple[Effective, ...]:
     """Returns the effective lengths of every stage."""
-    return tuple(
-        Effective(
-            moment,
-            _carry(moment),
-            effective_length(trained(subject.moments[: number + 1]), OFTEN)
-            if moment.rows
-            else None,
-        )
-        for number, moment in enumerate(subject.moments)
-    )
+    found = []
+    for number, moment in enumerate(subject.moments):
+        counts = trained(subject.moments[: number + 1])
+        often = None if counts is None else effective_length(counts, OFTEN)
+        found.append(Effective(moment, _carry(moment), often))
+    return tuple(found)
 
 
-def trained(moments: Sequence[Moment]) -> Counts:
-    """Returns how often each position from 0 occurs in these stages, int64 (N,), if every row is one document."""
+def trained(moments: Sequence[Moment]) -> Counts | None:
+    """Returns how often each position from 0 occurs in these stages, int64 (N,), if every row is one document.
+
+    None: it is not known, or a stage is longer than MOST.
+    """
     longest = max(moment.length for moment in moments)
+    if longest > MOST or not all(moment.rows for moment in moments):
+        return None
     found_N: Counts = numpy.zeros(longest, dtype=numpy.int64)
     for moment in moments:
         found_N[: moment.length] += moment.rows * position_frequency([moment.length])
@@ -56,6 +59,7 @@ def trained(moments: Sequence[Moment]) -> Counts:
 
 
 def _carry(moment: Moment) -> int | None:
-    reaches = [spec.reach for spec in expand_pattern(moment.model)]
-    limited = [reach for reach in reaches if reach.limit is not None]
-    return reach_of_stack(limited, moment.length) if limited else None
+    limited = [spec.reach for spec in expand_pattern(moment.model) if spec.reach.limit is not None]
+    # No stack carries farther than the sum of its limits; attention chunks may begin at any place of it.
+    length = min(moment.length, 2 * sum(reach.limit or 0 for reach in limited))
+    return reach_of_stack(limited, length) if limited and length <= MOST else None

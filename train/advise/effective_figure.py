@@ -20,9 +20,9 @@ def trained_figure(found: Advice) -> Figure:
     moments = found.subject.moments
     data = list[Row]()
     for number, moment in enumerate(moments):
-        if not moment.rows:
-            return Figure("trained", "", "", [], {})
         counts = trained(moments[: number + 1])
+        if counts is None:
+            return Figure("trained", "", "", [], {})
         places = numpy.unique(numpy.geomspace(1, len(counts) - 1 or 1, _PLACES).astype(numpy.int64))
         places = places[places < len(counts)]
         name = f"up to the end of {html.escape(moment.stage)}"
