@@ -241,3 +241,10 @@ def test_an_impossible_layout_is_refused_with_the_value_and_the_rule(
 )
 def test_a_possible_layout_is_not_refused(arguments: list[str]) -> None:
     assert problems(*arguments, world_size=4) == []
+
+
+def test_weights_of_every_head_in_norms_without_weights_have_no_effect() -> None:
+    norms = ("model.qk_norm=true", "model.qk_norm_over=each_head")
+    assert problems(*norms) == []
+    (said,) = problems(*norms, "model.qk_norm_weight=false")
+    assert said.startswith("model.qk_norm_over=each_head: has no effect")
