@@ -11,7 +11,6 @@ with at most as many forwards and one more to see that it is final (Jacobi decod
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import count
 
 import numpy as np
 import torch
@@ -22,8 +21,6 @@ from model.at_step import AtStep
 from parallel.mesh import Mesh
 from train.objective import MicroBatch, to_device
 from train.trainer import Trainer
-
-_FORWARDS_BETWEEN_LINES = 100
 
 
 def places_in_stream(packed: PackedBatch) -> np.ndarray:
@@ -36,19 +33,21 @@ def decode(
     mesh: Mesh,
     group: Sequence[PackedBatch],
     at: AtStep,
-    say: Callable[[str], None],
+    after_forward: Callable[[], None],
 ) -> list[Tensor] | None:
     """Returns, for every micro-batch, the decoded id after every token held here whose target has a label, int64 (T,).
 
     None if another rank counts them. group: at most `trainer.at_once` micro-batches with the true tokens, of equal
-    size on all ranks. say: gets a line now and then. Collective.
+    size on all ranks. after_forward: called after every forward. Collective.
     """
     truth = [to_device(packed, mesh.device) for packed in group]
     places = [torch.from_numpy(places_in_stream(packed)).to(mesh.device) for packed in group]
     width = 1 + max(sum(packed.lengths) for packed in group)
-    micro_batches, before = truth, None
-    for forwards in count(1):
+    micro_batches, before, ids = truth, None, None
+    # Every forward makes one more token of a document final, also where equal inputs do not give equal bits.
+    for _ in range(width):
         found = trainer.predictions(micro_batches, at)
+        after_forward()
         ids = None if found is None else [one.ids_T for one in found]
         # Of every data rank: the decoded id and one at every place of the stream that has one, else 0.
         decoded = torch.zeros(
@@ -59,16 +58,14 @@ def decode(
             decoded[mesh.dp_rank, index, places[index][known] + 1] = ids_T[known] + 1
         mesh.sum_over_world(decoded)
         if before is not None and torch.equal(decoded, before):
-            return ids
-        if forwards % _FORWARDS_BETWEEN_LINES == 0:
-            say(f"greedy decoding: {forwards} forwards of at most {width - 1} tokens")
+            break
         before = decoded
         own = decoded[mesh.dp_rank]
         micro_batches = [
             _with(one, own_T[places_T])
             for one, own_T, places_T in zip(truth, own, places, strict=True)
         ]
-    raise AssertionError("forwards are counted without an end")
+    return ids
 
 
 def _with(truth: MicroBatch, decoded_T: Tensor) -> MicroBatch:

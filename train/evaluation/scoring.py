@@ -20,6 +20,8 @@ from train.evaluation.held_out import bucket_edges
 from train.objective import to_device
 from train.trainer import Trainer
 
+_FORWARDS_BETWEEN_LINES = 100
+
 
 class Counts:
     """Labelled tokens of documents of one length. by_place: (2, length), right ones and all. wrong: by document."""
@@ -129,7 +131,7 @@ class Scored:
     def given_truth(self, numbers: Sequence[int]) -> Counts:
         """Returns the counts of these documents, every token predicted from the true ones before it. Collective."""
 
-        def right_of(group: Sequence[PackedBatch]) -> list[Tensor]:
+        def right_of(group: Sequence[PackedBatch], _: str) -> list[Tensor]:
             micro_batches = [to_device(packed, self.documents.mesh.device) for packed in group]
             found = self.trainer.predictions(micro_batches, self.at)
             return [one.ranks_T == 0 for one in found or ()]
@@ -140,11 +142,17 @@ class Scored:
         """Returns the counts of greedily decoded documents, those from number 0 on. Collective.
 
         wrong: bool, whether a document has an error given the truth; all others decode to the truth, without a forward.
-        say: see `decode`.
+        say: gets a line every hundred forwards.
         """
+        forwards = itertools.count(1)
 
-        def right_of(group: Sequence[PackedBatch]) -> list[Tensor]:
-            found = decode(self.trainer, self.documents.mesh, group, self.at, say)
+        def right_of(group: Sequence[PackedBatch], which: str) -> list[Tensor]:
+            def after_forward() -> None:
+                if (done := next(forwards)) % _FORWARDS_BETWEEN_LINES == 0:
+                    length = self.documents.length
+                    say(f"greedy decoding at length {length:,}: {done:,} forwards, at {which}")
+
+            found = decode(self.trainer, self.documents.mesh, group, self.at, after_forward)
             return [
                 ids_T == packed.targets_T.to(ids_T.device)
                 for ids_T, packed in zip(found or (), group, strict=False)
@@ -156,14 +164,18 @@ class Scored:
         return counts
 
     def _counts(
-        self, numbers: Sequence[int], right_of: Callable[[Sequence[PackedBatch]], Iterable[Tensor]]
+        self,
+        numbers: Sequence[int],
+        right_of: Callable[[Sequence[PackedBatch], str], Iterable[Tensor]],
     ) -> Counts:
+        """Returns the counts of documents. right_of(streams, which of them): what this rank's tokens score."""
         documents, at_once = self.documents, self.trainer.at_once
         counts = Counts(documents.length, 1 + max(numbers, default=-1))
         batches = documents.batches(numbers) if numbers else ()
         # A few at a time, so that memory does not grow with the number of documents.
         for first in range(0, len(batches), at_once):
             group = batches[first : first + at_once]
-            for packed, right_T in zip(group, right_of(group), strict=False):
+            which = f"stream {first + 1} of {len(batches)}"
+            for packed, right_T in zip(group, right_of(group, which), strict=False):
                 counts.add(packed, right_T, documents.row_length)
         return counts.summed(documents.mesh)
