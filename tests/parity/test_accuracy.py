@@ -32,7 +32,11 @@ GENERATED = "{task: posgen, ids: 3, min_length: 30, max_length: 32, documents: 6
 STAGE = (
     "{tokens: 128, sequence_length: 32, batch_tokens: 128, micro_batch_tokens: 32, parallel: %s}"
 )
-TWO_RANKS = {"sequence": "{sequence: 2, zero_stage: 2}", "pipeline": "{pipeline: 2}"}
+TWO_RANKS = {
+    "sequence": "{sequence: 2, zero_stage: 2}",
+    "pipeline": "{pipeline: 2}",
+    "sharded": "{zero_stage: 3}",
+}
 FOUR_RANKS = {
     "tensor": "{tensor: 2, sequence: 2}",
     "sharded": "{zero_stage: 3}",
