@@ -51,6 +51,7 @@ CHANGES = {
     "model.layer_pattern": "[window_rope,full_rope]",
     "+model.kinds.full_rope": "{rope: {scaling: dynamic_ntk, factor: 4.0, original_length: 20}}",
     "model.num_layers": "2",
+    "model.init_std": "0.4",
     "model.num_kv_heads": "2",
     "evaluation.accuracy.lengths": str([*LENGTHS]).replace(" ", ""),
     "evaluation.accuracy.documents": str(DOCUMENTS),
