@@ -175,7 +175,7 @@ def test_frequencies_of_a_head_have_zeros_for_pairs_that_do_not_turn() -> None:
     assert not half[32:].any()
     fourier = head_radians(Rope(fourier=Fourier()), 1e4, 128, length=8192, trained=4096)
     assert numpy.count_nonzero(fourier) == 46
-    # arXiv 2407.21783: inverse frequencies of Llama 3.1.
+    # Inverse frequencies of the released code of Llama 3.1.
     llama = head_radians(Llama3Rope(factor=8.0, original_length=8192), 5e5, 128, length=131_072)
     assert llama[[29, 63]] == pytest.approx((2.166571e-3, 3.068926e-7), rel=1e-6)
     numpy.testing.assert_array_equal(head_radians(UNSCALED, 1e4, 128, length=1), HEAD)

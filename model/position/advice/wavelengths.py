@@ -3,8 +3,8 @@
     wavelength_i = 2 pi / theta_i tokens
 
 A pair with a wavelength above the training length (or the window) meets angles beyond it that training never had.
-FoPE removes these pairs (arXiv 2412.17739, section 4). Resonance RoPE rounds the wavelengths of the others, so that
-they repeat angles of training (arXiv 2403.00071, section 4): these pairs are called pre-critical.
+FoPE removes these pairs (arXiv 2412.17739). Resonance RoPE rounds the wavelengths of the others, so that they repeat
+angles of training (arXiv 2403.00071): these pairs are called pre-critical.
 
 Shape letters: P pairs. A pair that does not rotate has 0 radians and an infinite wavelength.
 """
