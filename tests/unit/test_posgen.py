@@ -45,6 +45,18 @@ def test_far_symbols_are_those_of_the_rule_with_other_counts() -> None:
             assert x[place] == (x[first] + x[second] + near) % 11, (rule, place)
 
 
+def test_two_symbols_are_enough_wherever_the_far_one_is_that_of_the_place_before() -> None:
+    """The difference of two sums in a row: only every second symbol of semi_recursive needs its far one."""
+    shortcut = {"recursive": 5, "chain_of_thought": 4, "semi_recursive": 4}
+    for rule, before in shortcut.items():
+        settings = PosGen(task="posgen", rule=rule)
+        x = PosGenDocument(settings, (3, 1, 4, 1), 200).symbols(0, 200)
+        place = np.arange(5, 200)
+        right = x[place] == (2 * x[place - 1] - x[place - before]) % 17
+        assert right[place % 2 == 1].all(), rule
+        assert right[place % 2 == 0].all() == (rule != "semi_recursive"), rule
+
+
 def seeds(settings: PosGen, first: int, count: int) -> list[tuple[int, ...]]:
     return [
         tuple(seed) for seed in PosGenTask(settings, 1).given(first + np.arange(count)).tolist()
