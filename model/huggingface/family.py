@@ -196,6 +196,13 @@ class Family:
         # Dynamic scaling has written the length that it counts from.
         return {"max_position_embeddings": context_length} | written
 
+    def is_read_as_is(self, origin: Mapping[str, Any]) -> bool:
+        """Whether both versions of transformers read this config.json of the family as we do, so that it is copied."""
+        if origin.keys() & set(self.unread):
+            return False
+        scaling = origin.get("rope_scaling") or origin.get(rope_fields.NEW) or {}
+        return scaling.get("rope_type", scaling.get("type")) not in self.rope_rules.other_names
+
     def carried(self, origin: Mapping[str, Any], context_length: int) -> Json:
         """The keys of an imported config.json that export writes again beside ours; see `foreign_keys.kept`."""
         ours = {row.theirs for row in self.rows} | set(rope_fields.KEYS) | set(self.layer_keys)

@@ -15,11 +15,11 @@ class RopeRules:
 
     types: the values of `rope_type` that it accepts. slices: whether its attention turns only the first dimensions of a
     head, as many as there are frequencies, which makes `partial_rotary_factor` the ordinary partial rotation; the
-    attention of other families turns whole heads. other_names: names of a `rope_type` that the family also accepts,
-    mapped to that type. original: its default of `original_max_position_embeddings` beside the scaling; 0: the family
-    has no such key of its own. old_fields: by type, the only fields that transformers 4 accepts in `rope_scaling`;
-    types that are not here may have all fields. scales_queries: whether `rope_parameters` has the scale of queries of
-    Ministral 3.
+    attention of other families turns whole heads. other_names: names of a `rope_type` in early releases, which not
+    every version reads, mapped to that type; an export writes the type. original: its default of
+    `original_max_position_embeddings` beside the scaling; 0: the family has no such key of its own. old_fields: by
+    type, the only fields that transformers 4 accepts in `rope_scaling`; types that are not here may have all fields.
+    scales_queries: whether `rope_parameters` has the scale of queries of Ministral 3.
     """
 
     types: tuple[str, ...] = TYPES

@@ -93,7 +93,7 @@ def config_with(kind: str, parameters: dict[str, Any]) -> dict[str, Any]:
     case = next(changes for of, changes in CASES.values() if of == kind)
     config = {**SIZES, "model_type": kind, **case, "num_hidden_layers": 1, "pad_token_id": 0}
     kinds = {"layer_types": ["sliding_attention"], "no_rope_layers": [1]}
-    one = kinds | {"use_sliding_window": True, "sliding_window": WINDOW}
+    one = kinds | {"use_sliding_window": True, "sliding_window": WINDOW, "layer_rope_theta": [2e4]}
     config |= {key: value for key, value in one.items() if key in family.layer_keys}
     if family.rope_rules.scales_queries:
         scale = {"original_max_position_embeddings": 64, "llama_4_scaling_beta": 0.1}
@@ -196,7 +196,7 @@ def test_a_share_of_one_is_no_partial_rotation() -> None:
 def test_longrope_of_phi3_is_called_su_or_yarn_in_early_releases_and_comes_back_for_transformers_4(
     tmp_path: Path,
 ) -> None:
-    """What transformers 4 reads: three fields, and the attention factor from the two lengths outside."""
+    """transformers 4 takes three fields, and computes the attention factor from the lengths; 5.17 does not load su."""
     kind, settings = CASES["phi3, longrope of a part"]
     theirs = their_model(kind, settings)
     theirs.save_pretrained(tmp_path / "theirs")
@@ -209,6 +209,10 @@ def test_longrope_of_phi3_is_called_su_or_yarn_in_early_releases_and_comes_back_
     import_model(tmp_path / "theirs", tmp_path / "ours")
     model, base = our_model(tmp_path / "ours")
     assert largest_difference(model, base, theirs) < 1e-5
+    export_model(tmp_path / "ours", tmp_path / "same", ExportOptions(tokenizer="none"))
+    same = json.loads((tmp_path / "same/config.json").read_text())
+    assert same["rope_scaling"] == scaling | {"type": "longrope"}
+    assert same["rope_parameters"]["rope_type"] == "longrope"
     options = ExportOptions(tokenizer="none", context_length=256)
     export_model(tmp_path / "ours", tmp_path / "back", options)
     now = json.loads((tmp_path / "back/config.json").read_text())

@@ -7,10 +7,16 @@ import torch
 
 from model.huggingface.catalogue import family_of
 from model.position.llama3 import Llama3Rope
-from tests.unit.huggingface_published import PUBLISHED
+from model.position.longrope import LongRope
+from model.position.scales.ministral3 import Ministral3Scale
+from model.position.yarn import YarnRope
+from tests.unit.huggingface_published import PUBLISHED as OTHERS
+from tests.unit.huggingface_published_phi import LONG_OF_MINI_4, PHI_AND_MINISTRAL
 from train.configuration.typed_model import typed_model
 from train.huggingface.conversion import target_entries, to_theirs
 from train.huggingface.import_model import parameter_shapes
+
+PUBLISHED = OTHERS | PHI_AND_MINISTRAL
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -47,3 +53,27 @@ def test_exaone_4_scales_its_rotation_by_16_as_llama_3(size: str) -> None:
     assert kind.rope == Llama3Rope(
         factor=16.0, original_length=8192, low_frequency=1.0, high_frequency=4.0
     )
+
+
+def test_phi_4_mini_turns_three_quarters_of_a_head_by_longrope() -> None:
+    config = PUBLISHED["microsoft/Phi-4-mini-instruct"].config
+    (kind,) = family_of(config).read(config).model.kinds.values()
+    assert kind.rope == LongRope(
+        factor=32.0,
+        original_length=4096,
+        short_factors=[1.0] * 48,
+        long_factors=[float(each) for each in LONG_OF_MINI_4],
+        rotary_share=0.75,
+    )
+    # 96 of 128 dimensions turn; the attention factor of 32 times 4,096 tokens.
+    found = kind.rope.frequencies(1e4, 128, length=8192)
+    assert len(found.radians_P) == 48
+    assert found.factor == pytest.approx(1.190238, abs=5e-7)
+    assert found.radians_P[47] == pytest.approx(1e4 ** (-94 / 96) / 47.77, rel=1e-12)
+
+
+def test_ministral_3_scales_queries_by_blocks_of_the_length_before_yarn() -> None:
+    config = PUBLISHED["mistralai/Ministral-3-3B-Base-2512"].config
+    (kind,) = family_of(config).read(config).model.kinds.values()
+    assert kind.rope == YarnRope(factor=16.0, original_length=16384, attention_factor=1.0)
+    assert kind.position_scale == Ministral3Scale(beta=0.1, original_length=16384)

@@ -56,7 +56,7 @@ def write_config(
     if not own and origin.get("model_type") != family.heir_of:
         origin = {}
     ours = family.write(model, base, state.context_length)
-    as_read = own and not origin.keys() & set(family.unread)
+    as_read = own and family.is_read_as_is(origin)
     if as_read and _says(origin, family, Imported(model, base, state.context_length)):
         rotation = rope_fields.OLD if rope_fields.NEW in origin else ()
         lacking = ("architectures", *rotation, *family.published)
