@@ -225,9 +225,10 @@ class Family:
         for name in parameters:
             if name in covered:
                 continue
+            role = role_of(name)  # raises for a name without a row, before the family is asked
             theirs = self._their_name(name)
             link = same(theirs, name)
-            if role_of(name).turned and self.halves:
+            if role.turned and self.halves:
                 link = half_split(theirs, name, model.head_dim, widths[int(name.split(".")[1])])
             links[link.theirs] = link
         return sorted(links.values(), key=lambda link: _place(link.theirs[0]))
