@@ -222,3 +222,15 @@ def test_fp8_tensors_are_refused_with_the_way_to_dequantise_them(tmp_path: Path)
 
 def test_families_name_the_family_they_take_over_from() -> None:
     assert {family.heir_of for family in BY_TYPE.values()} == {"", "mistral"}
+
+
+def test_a_cap_of_gemma_2_that_is_absent_is_the_familys_and_null_is_none() -> None:
+    config = {**SIZES, "model_type": "gemma2"}
+    for key, field, default in (
+        ("attn_logit_softcapping", "attention_softcap", 50.0),
+        ("final_logit_softcapping", "logit_softcap", 30.0),
+    ):
+        for given, cap in (({}, default), ({key: None}, 0.0), ({key: 7.0}, 7.0)):
+            found = family_of(config).read({**config, **given}).model
+            assert getattr(found, field) == cap
+            assert BY_TYPE["gemma2"].write(found, 1e4, 64)[key] == (cap or None)
