@@ -34,7 +34,8 @@ def test_a_line_for_each_length_has_the_accuracy_of_its_buckets() -> None:
         ("256 greedy", "dash", [0.875, 0.75, 0.5, 0.25]),
     ]
     assert figure.data[1]["line"]["color"] == figure.data[2]["line"]["color"]
-    assert "trained to 64" in [label["text"] for label in figure.layout["annotations"]]
+    labels = [label["text"] for label in figure.layout["annotations"]]
+    assert labels == ["trained to 64", "64", "256"]
     assert "places 64 to 127<br>50.0%" in figure.data[1]["customdata"]
 
 

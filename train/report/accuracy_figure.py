@@ -23,7 +23,8 @@ def accuracy_figure(record: RunRecord) -> Figure:
                 name = f"{whole_number(length)}{way}"
                 data.append(_line(name, buckets, f"@source{index % NUM_COLOURS}", dashed=bool(way)))
                 edges += [edge for b in buckets for edge in (bucket_start(b), b["end"])]
-    names = line_ends(data)
+    # A greedy line has the colour of the solid one of its length, whose name stands for both.
+    names = line_ends([line for line in data if line["line"]["dash"] == "solid"])
     layout = position_layout(record, edges)
     layout["yaxis"] |= {"range": [-0.02, 1.02], "tickformat": ".0%"}
     trained = finite_value(newest, "trained_length")
@@ -34,7 +35,7 @@ def accuracy_figure(record: RunRecord) -> Figure:
         )
         layout["annotations"].append(
             {"text": f"trained to {whole_number(trained)}", "showarrow": False, "xref": "x"}
-            | {"x": math.log10(trained), "yref": "paper", "y": 0, "yanchor": "bottom"}
+            | {"x": math.log10(trained), "xanchor": "left", "xshift": 4, "yref": "paper", "y": 0.5}
         )
     layout["annotations"] += names
     unit = "labelled tokens predicted, by place in documents of each length"
