@@ -12,6 +12,7 @@ from data.printable import Mistakes
 from train.advise.advice import Advice, advise, default_lengths
 from train.advise.data import data_of
 from train.advise.inputs import Before, read_subject
+from train.advise.questions import questions
 
 Json = dict[str, Any]
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -79,13 +80,21 @@ def released(folder: Path, name: str, length: int = 4096) -> Advice:
     return advise(read_subject([str(path)]), (length,))
 
 
+def cells_of(found: Advice) -> set[str]:
+    """Every cell of the tables that terminal and page show."""
+    tables = [table for question in questions(found) for table in question.tables]
+    return {cell for table in tables for row in table.rows for cell in row}
+
+
 def only(rows: Sequence[Json]) -> Json:
     (row,) = rows
     return row
 
 
 def test_llama_2_has_the_golden_values_of_every_formula(tmp_path: Path) -> None:
-    found = data_of(released(tmp_path, "llama2"))
+    advice = released(tmp_path, "llama2")
+    found = data_of(advice)
+    assert {"1,706", "92", "4,712", "11.314", "10.977", "2,608", "652"} <= cells_of(advice)
     assert only(found["reach"])["reach"] == 1706
     assert not only(found["reach"])["enough"]
     bases = only(found["bases"])
@@ -124,7 +133,9 @@ def test_llama_2_stretched_fourfold_has_the_golden_granularity(tmp_path: Path) -
 def test_llama_31_is_judged_by_its_scaled_rotation_and_its_length_before_scaling(
     tmp_path: Path,
 ) -> None:
-    found = data_of(released(tmp_path, "llama31", length=1024))
+    advice = released(tmp_path, "llama31", length=256)
+    assert {"llama3 x8", "8,192 at 500,000", "70"} <= cells_of(advice)
+    found = data_of(advice)
     pairs, laws = only(found["pairs"]), only(found["extrapolation"])
     plain = data_of(released(tmp_path, "llama2", length=64))["pairs"][0]["wavelengths"]
     assert pairs["wavelengths"][0] == plain[0]
@@ -141,7 +152,9 @@ def test_llama_31_is_judged_by_its_scaled_rotation_and_its_length_before_scaling
 def test_the_stages_of_prolong_have_the_golden_reach_of_their_bases() -> None:
     subject = read_subject(PROLONG, "", LLAMA_3)
     assert [moment.length for moment in subject.moments] == [65536, 524288]
-    found = data_of(advise(subject, (65536,)))
+    advice = advise(subject, (65536,))
+    assert {"61,935", "8e6", "1.28e8", "8,192 at 500,000"} <= cells_of(advice)
+    found = data_of(advice)
     short, long = found["reach"]
     assert (short["stages"], short["base"], short["reach"]) == (["to_64k"], 8e6, 61935)
     assert not short["enough"]
@@ -156,7 +169,9 @@ def test_the_stages_of_prolong_have_the_golden_reach_of_their_bases() -> None:
 
 
 def test_command_r7b_is_judged_by_its_window_and_its_full_layers_by_no_base(tmp_path: Path) -> None:
-    found = data_of(released(tmp_path, "command_r7b", length=131072))
+    advice = released(tmp_path, "command_r7b", length=131072)
+    assert {"5,305", "50,000", "4.29 GB", "403 MB", "4.7 GB", "32.8 kB"} <= cells_of(advice)
+    found = data_of(advice)
     reach = only(found["reach"])
     assert (reach["kind"], reach["sees"], reach["reach"]) == ("window_rope", 4096, 5305)
     assert reach["enough"]
@@ -172,6 +187,7 @@ def test_command_r7b_is_judged_by_its_window_and_its_full_layers_by_no_base(tmp_
 def test_our_8b_saves_what_its_paper_says() -> None:
     subject = read_subject(["model=8b", "schedule=to_128k"])
     found = advise(subject, (65536, 131072))
+    assert {"1.517x", "1.922x", "98,281", "1,706"} <= cells_of(found)
     saved = [cost.full_forward_flops / cost.forward_flops for cost in found.costs]
     assert saved == pytest.approx([1.517, 1.922], abs=5e-4)
     assert data_of(found)["parameters"] == 8_028_033_024

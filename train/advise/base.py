@@ -75,6 +75,11 @@ def bases_for(case: Case, length: int) -> Bases:
 def _bound(case: Case, length: int) -> BaseBound | None:
     if length > most_of(case) or case.width <= 2:
         return None
+    turning = len(case.radians)
+    if (
+        case.head_dim // 2 - turning >= turning
+    ):  # the pairs that stand still outweigh the others at any distance
+        return BaseBound(length, ANY_BASE, ANY_BASE)
     if case.is_plain:
         tabled = tabled_bound(length, case.head_dim)
         if tabled is not None and tabled.length == length:

@@ -1,6 +1,7 @@
 """How far does it extrapolate? The scaling laws of RoPE-based extrapolation (arXiv 2310.05209) for each rotary kind."""
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 from model.position.advice.extrapolation import (
@@ -37,9 +38,16 @@ def extrapolation_of(case: Case) -> ExtrapolationOfCase:
     dimension = min(critical_dimension(base, case.width, length), rotated)
     now, laws, wave = case.plain_base, None, None
     if now is not None and sees >= length > 2.0 * math.pi:
-        laws = extrapolation(
-            now, pretrained_base=base, pretrained_length=length, tuned_length=sees, width=case.width
-        )
+        with suppress(
+            OverflowError
+        ):  # the critical base of a much longer training is beyond all numbers
+            laws = extrapolation(
+                now,
+                pretrained_base=base,
+                pretrained_length=length,
+                tuned_length=sees,
+                width=case.width,
+            )
     if now is not None and dimension < rotated:
         wave = usable_length(now, case.width, dimension)
     return ExtrapolationOfCase(case, dimension, wave, small_bases(sees), laws)

@@ -120,7 +120,7 @@ def _of_released(file: Path, before: Before) -> Subject:
     if not isinstance(content, dict):
         raise Mistakes(f"{file}: must hold an object, as a config.json of Hugging Face does")
     try:
-        if content.get("model_type") in WRAPPERS:
+        if str(content.get("model_type")) in WRAPPERS:
             # Without the tensors it is unknown whether the head is one of them; nothing here depends on it but a count.
             content = text_config(content, has_head=True)
         imported = family_of(content).read(content)
