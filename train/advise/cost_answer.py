@@ -2,7 +2,7 @@
 
 from train.advise.advice import Advice
 from train.advise.cost import Cost
-from train.advise.tables import Question, Table
+from train.advise.tables import Question, Table, flops_in_words
 from train.report.units import percent, size, whole_number
 
 
@@ -64,18 +64,20 @@ def _operations(found: Advice) -> Table:
 
     def cells(cost: Cost) -> list[str]:
         each = (
-            [_flops(kind.attention_flops / cost.length) for kind in cost.kinds] if several else []
+            [flops_in_words(kind.attention_flops / cost.length) for kind in cost.kinds]
+            if several
+            else []
         )
         hybrid = cost.forward_flops < cost.full_forward_flops
         return [
             whole_number(cost.length),
-            _flops(cost.dense_flops / cost.length),
+            flops_in_words(cost.dense_flops / cost.length),
             *each,
-            _flops(cost.forward_flops / cost.length),
+            flops_in_words(cost.forward_flops / cost.length),
             percent(cost.attention_flops / cost.forward_flops),
-            _flops(cost.training_flops / cost.length),
+            flops_in_words(cost.training_flops / cost.length),
             f"{cost.full_forward_flops / cost.forward_flops:.3f}x" if hybrid else "",
-            _flops(cost.decode_flops),
+            flops_in_words(cost.decode_flops),
         ]
 
     return Table(
@@ -98,10 +100,3 @@ def _operations(found: Advice) -> Table:
             "model/flops.py."
         ],
     )
-
-
-def _flops(count: float) -> str:
-    for limit, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if count >= limit * 0.9995:
-            return f"{count / limit:.4g}{prefix}"
-    return f"{count:.4g}"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from train.advise.advice import Advice
 from train.advise.cost import Cost, cost_of
 from train.advise.figures import colour_of_kind, length_axis, short_length, with_legend
+from train.advise.tables import flops_in_words
 from train.report.axes import Figure, base_layout
 from train.report.rows import Row, rounded
 from train.report.units import percent, plural, size
@@ -113,7 +114,4 @@ def _trace(
 
 
 def _flops(count: float) -> str:
-    for limit, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if count >= limit * 0.9995:
-            return f"{count / limit:.4g} {prefix}FLOP"
-    return f"{count:.4g} FLOP"
+    return f"{flops_in_words(count)}FLOP"

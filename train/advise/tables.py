@@ -38,3 +38,11 @@ def base_in_words(base: float) -> str:
     rounded = float(f"{base:.4g}")
     short = f"{rounded:.4g}".replace("e+0", "e").replace("e+", "e")
     return f"{rounded:,.0f}" if rounded < 1e6 and rounded == round(rounded) else short
+
+
+def flops_in_words(count: float) -> str:
+    """Returns a number of operations: 950, 290.3k, 6.582M, 50.42G; four significant digits."""
+    for limit, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= limit * 0.99995:
+            return f"{count / limit:.4g}{prefix}"
+    return f"{count:.4g}"
