@@ -15,84 +15,13 @@ from data.packing.spans import BatchShape
 from model.layer_pattern import OVERRIDES, LayerSpec, expand_pattern
 from model.parameters import parameter_names
 from parallel.engine.groups import groups_of
+from tests.unit.idle_runs import EXCEPTIONS, RUNS, SPECIAL
 from train.configuration import groups, validate
 from train.configuration.compose import ConfigMistakes, compose_run
 from train.configuration.keys import field_at, hint_at, known_keys
 from train.configuration.schema import RunConfig
 from train.configuration.typed import default_of, is_section
 from train.schedule.stages import Stage, build_schedule
-
-FILES = ["data=files", "+data.sources={one: {prefix: a}, two: {prefix: b}}"]
-# Runs in which keys are changed, and the ranks they are for.
-RUNS: tuple[tuple[int, list[str]], ...] = (
-    (1, ["schedule=small", "preflight.links=false", "parallel.timeouts={data: 50}",
-         "+model.kinds.window_rope.rope={scaling: linear, factor: 2}",
-         "+schedule.stages.first.kinds.window_rope={window: 24}"]),
-    (1, ["schedule=quickstart", "recipe=full_rope", "data.packing=concat", "train.spikes.action=stop",
-         "evaluation.enabled=false", "logging.wandb.mode=disabled", "checkpoint.resume=never"]),
-    (4, ["schedule=small", "recipe=nope", "model.qk_norm=true", "model.block=sequential",
-         "train.spikes.action=rollback",
-         "checkpoint.every_steps=2", "train.spikes.window=8", "parallel.pipeline=2", "logging.straggler_steps=0",
-         "schedule.learning_rate.shape=constant"]),
-    (2, ["schedule=small", *FILES, "train.keep_for_backward=input", "parallel.sequence=2",
-         "schedule.learning_rate={shape: wsd, decay_tokens: 1024}", "schedule.stages.first.rope_base=ntk",
-         "schedule.start_base=5000", "schedule.start_length=32"]),
-    (1, ["schedule=small", "model.layer_pattern=[window_rope,full_rope]", "+model.kinds.window_rope.window=24"]),
-    (1, ["schedule=small", "model.layer_pattern=[window_rope,full_rope]",
-         "+schedule.stages.first.kinds={window_rope: {window: 24}, full_rope: {window: 32, position: none}}",
-         "+schedule.stages.second.kinds={window_rope: {window: 8, position: none}, full_rope: {window: 16}}"]),
-    (1, ["schedule=small", "data=files", "+data.sources.one.prefix=a", "data.heldout=c", "parallel.zero_stage=0",
-         "schedule.stages.first.rope_base=keep", "schedule.start_base=5000",
-         "model.layer_pattern=[near,part,chunk_nope]",
-         "+model.kinds.near={like: window_rope, window: 32, rope: {scaling: yarn, factor: 2, original_length: 64}}",
-         "+model.kinds.part={like: chunk_rope, chunk: 24}"]),
-    (1, ["schedule=small", "data=generated", "+data.sources.one.generated={task: key_value, min_length: 64}"]),
-    (1, ["schedule=small", "data=generated", "+data.sources.one.generated={task: copy, min_length: 128, span: 8}",
-         "evaluation.enabled=false"]),
-    (1, ["schedule=small", "optimizer.groups={all: {learning_rate_factor: 0.5}, norms: {parameters: [norm.weight]}}",
-         "+schedule.stages.first.groups.all={learning_rate_factor: 0.25}"]),
-    (1, ["schedule=small", "optimizer.groups={near: {kinds: [window_rope], frozen: true}, far: {kinds: [full_nope], "
-         "learning_rate_factor: 0.5, weight_decay_factor: 0.5}}"]),
-)  # fmt: skip
-# Values for keys whose type does not say any.
-SPECIAL = {
-    "model.layer_pattern": ["[full_rope]", "[full_nope]"],
-    "model.kinds.NAME.rope.fourier": ["{sigma: 0.1}"],
-    "model.kinds.NAME.rope": ["{base: 5000}"],
-    "model.kinds.NAME.rope.short_factors": ["[2]"],
-    "model.kinds.NAME.rope.long_factors": ["[2]"],
-    "model.kinds.NAME.position_scale.trained_length": ["64"],
-    "schedule.stages.NAME.kinds.NAME.rope": ["{scaling: linear, factor: 4}"],
-    "schedule.stages.NAME.kinds.NAME.position": ["none"],
-    "schedule.stages.NAME.kinds.NAME.position_scale": ["swan"],
-    "schedule.stages.NAME.kinds.NAME.window": ["16", "{policy: ramp, start: 4}"],
-    "parallel.pipeline_split": ["[2,2]"],
-    "parallel.timeouts": ["{pipeline: 5}", "{tensor: 5}", "{data: 5}"],
-    "schedule.stages.NAME.rope_base": ["500", "safe"],
-    "schedule.stages.NAME.learning_rate": ["1e-4"],
-    "optimizer.groups.NAME.kinds": ["[window_rope]"],
-    "optimizer.groups.NAME.parameters": ["['*_proj.weight']"],
-    "schedule.stages.NAME.groups.NAME.learning_rate_factor": ["0.125", "0.5"],
-    "schedule.stages.NAME.groups.NAME.weight_decay_factor": ["2", "1"],
-    "schedule.stages.NAME.pose": ["{target_length: 5000}"],
-    "schedule.stages.NAME.data": ["{one: 1}"],
-    "schedule.stages.NAME.parallel": ["{tensor: 2}", "{bucket_elements: 77}", "{sequence_layout: balanced}"],
-    "evaluation.accuracy.lengths": ["[256]"],
-    "checkpoint.allow_changes": ["[data]"],
-    "data.corpus": ["python_stdlib", "''"], "data.bos_id": ["5"],
-}  # fmt: skip
-# Keys that need no refusal where they change nothing, or are never changed here, and why.
-EXCEPTIONS = {
-    "evaluation.enabled": "says what is so already where nothing is held out",
-    "data.corpus": "stands against data.sources, which is a rule of its own",
-    "data.heldout": "stands against data.corpus, which is a rule of its own",
-    "checkpoint.resume": "names a folder, which a test of the rules does not have",
-    "optimizer.name": "has one choice",
-    "model.kinds.NAME.like": "another built-in kind is another model or a rule of its own",
-    "preflight.links": "is the condition of others",
-    "optimizer.groups.NAME.frozen": "takes the effect of the factors of its group, which are refused then",
-    "schedule.stages.NAME.groups.NAME.frozen": "has two values: that of the group, which is refused, and the other",
-}
 
 
 def outcome(run: RunConfig) -> dict[str, Any]:
@@ -289,10 +218,26 @@ def is_absent(run: RunConfig, key: str) -> bool:
 SINGLE = [key for key in known_keys() if key in SPECIAL or not is_section(annotation(key))]
 
 
-@pytest.mark.parametrize("key", [key for key in SINGLE if key not in EXCEPTIONS])
+JUDGED_KEYS = [key for key in SINGLE if key not in EXCEPTIONS]
+
+
+@pytest.mark.parametrize("key", JUDGED_KEYS)
 def test_a_change_changes_the_run_or_is_refused(key: str) -> None:
+    judge(key, enough=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", JUDGED_KEYS)
+def test_a_change_changes_every_run_or_is_refused_there(key: str) -> None:
+    judge(key, enough=len(RUNS))
+
+
+def judge(key: str, *, enough: int) -> None:
+    """Change the key in one run after the other, until it was judged in `enough` of them."""
     judged: Counter[str] = Counter()
     for ranks, arguments in RUNS:
+        if judged.total() >= enough:
+            break
         run, was = before(*arguments)
         for name in named(key, run):
             if judged and is_absent(run, name):

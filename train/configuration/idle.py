@@ -354,7 +354,8 @@ ROWS = (
     ),
     Row(
         tuple(
-            f"evaluation.accuracy.{name}" for name in ("source", "documents", "greedy_documents")
+            f"evaluation.accuracy.{name}"
+            for name in ("source", "documents", "greedy_documents", "bucket_tokens")
         ),
         lambda run, _: bool(run.evaluation.accuracy.lengths),
         "without lengths to evaluate; give evaluation.accuracy.lengths, or drop it",
