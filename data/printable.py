@@ -1,4 +1,7 @@
-"""Makes text of unknown origin safe for one line of an error message."""
+"""Makes text of unknown origin safe for one line of an error message, and writes results to standard output."""
+
+import os
+import sys
 
 # Limit of one line: longer text does not help, and may come from an untrusted file.
 MOST_CHARACTERS = 600
@@ -34,3 +37,20 @@ def told(command: str, error: Exception) -> str:
     if len(error.lines) > MOST_MISTAKES:
         lines.append(f"  and {len(error.lines) - MOST_MISTAKES} more")
     return "\n".join(lines) + "\n"
+
+
+def print_result(text: str) -> str:
+    """Write `text` to standard output, whatever its encoding; returns why that failed, "" if it did not.
+
+    A reader that has closed the pipe is no failure.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer would be written again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            return f"the output cannot be written ({error.strerror})"
+    return ""

@@ -13,6 +13,7 @@ from train.health.checkout import refuse_strangers, version
 refuse_strangers()
 
 from data.interrupt import end_at_once, end_without_a_line
+from data.printable import print_result
 
 if __name__ == "__main__":
     # Of several ranks the first one writes the line.
@@ -136,10 +137,11 @@ def _note_default_schedule(config: RunConfig, options: Options) -> None:
 
 
 def say(text: str) -> int:
-    """Writes `text` to stdout on the main rank; returns exit status 0."""
-    if launched_rank() == 0:
-        sys.stdout.write(text)
-    return 0
+    """Writes `text` to stdout on the main rank; returns the exit status, 1 if it cannot be written."""
+    failure = print_result(text) if launched_rank() == 0 else ""
+    if failure:
+        _note([f"train: {failure}"])
+    return 1 if failure else 0
 
 
 def _note(lines: list[str]) -> None:

@@ -179,6 +179,15 @@ def test_without_the_option_the_command_says_what_it_would_leave_out(tmp_path, c
     assert "note: only the language model is imported; left out: vision" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", [["gemma3"], {"gemma3": 1}, None, 3])
+def test_a_model_type_of_another_type_is_refused_in_one_line(tmp_path, capsys, kind: Any) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    status = main(["--model", str(tmp_path), "--output", str(tmp_path / "out"), "--text-only"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert status == 1
+    assert "has a model of" in line
+
+
 def test_the_option_is_refused_where_it_has_no_effect_or_would_drop_what_is_unknown(
     tmp_path: Path,
 ) -> None:

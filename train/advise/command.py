@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from data.command_line import Parser
 from data.files import write_durably
-from data.printable import Mistakes, one_line
+from data.printable import Mistakes, one_line, print_result
 from train.advise.advice import advise, default_lengths
 from train.advise.data import data_of
 from train.advise.inputs import Before, read_subject
@@ -61,17 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(text: str) -> int:
-    """Writes to standard output, whatever its encoding; returns the exit status. A closed pipe is no mistake."""
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        sys.stdout.flush()
-    except OSError as error:
-        # What is left in the buffer would be written again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            return _refuse([f"the output cannot be written ({error.strerror})"])
-    return 0
+    """Writes to standard output; returns the exit status."""
+    failure = print_result(text)
+    return _refuse([failure]) if failure else 0
 
 
 def _parser() -> Parser:

@@ -103,7 +103,7 @@ class ModelFolder:
     def __init__(self, folder: Path, *, text_only: bool = False) -> None:
         self.folder = folder
         self.config = self.json("config.json", needed=True)
-        multimodal = self.config.get("model_type") in WRAPPERS
+        multimodal = str(self.config.get("model_type")) in WRAPPERS
         if text_only and not multimodal:
             raise ValueError(
                 f"text-only: has no effect: {folder} has a model of {self.config.get('model_type')}, and the "
