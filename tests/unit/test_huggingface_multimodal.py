@@ -184,7 +184,7 @@ def test_a_model_type_of_another_type_is_refused_in_one_line(tmp_path, capsys, k
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
     status = main(["--model", str(tmp_path), "--output", str(tmp_path / "out"), "--text-only"])
     (line,) = capsys.readouterr().err.splitlines()
-    assert status == 1
+    assert status == 2
     assert "has a model of" in line
 
 
