@@ -99,7 +99,7 @@ OVERRIDES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
-# small: as the experiment has it. paper: the width of the paper, T5-small, on fewer steps.
+# small: as the experiment has it. paper: the width and the layers of the paper, on fewer steps and documents.
 SIZES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "small": (),
@@ -109,8 +109,13 @@ SIZES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "model.intermediate_size=2048",
             "model.num_heads=8",
             "model.num_kv_heads=8",
-            "schedule.learning_rate.peak=5e-4",
-            "schedule.learning_rate.final=5e-6",
+            "model.init_std=0.044",
+            "schedule.learning_rate.peak=1e-3",
+            "schedule.learning_rate.final=2e-5",
+            "schedule.learning_rate.warmup_tokens=40_960",
+            "schedule.stages.train.tokens=409_600",
+            "evaluation.accuracy.documents=100",
+            "evaluation.accuracy.greedy_documents=0",
         ),
     }
 )
@@ -232,8 +237,8 @@ def _summary(cell: Cell) -> Cell:
     """The numbers of one cell at the longest length."""
     longest = _longest(cell)
     kept = {key: cell[key] for key in ("method", "rule", "seed", "size", "steps")}
-    for scoring, row in (("truth", longest), ("greedy", longest["greedy"])):
-        kept[scoring] = [row["accuracy_below"], row["accuracy_from"]]
+    for scoring, row in (("truth", longest), ("greedy", longest.get("greedy"))):
+        kept[scoring] = [row["accuracy_below"], row["accuracy_from"]] if row else None
     return kept | {"cpu_seconds_of_run": cell["cpu_seconds_of_run"]}
 
 
@@ -265,7 +270,7 @@ def _block(title: str, rows: Sequence[Cell], rule: int) -> list[str]:
             continue
         mark = "*" if min(row["truth"][0] for row in own) < LEARNED else " "
         values = [
-            _spread([row[scoring][side] for row in own])
+            _spread([row[scoring][side] for row in own if row[scoring]])
             for scoring in ("truth", "greedy")
             for side in (0, 1)
         ]
@@ -277,8 +282,8 @@ def _block(title: str, rows: Sequence[Cell], rule: int) -> list[str]:
 
 def _spread(shares: Sequence[float]) -> str:
     percent = [100.0 * share for share in shares]
-    if len(percent) == 1:
-        return f"{percent[0]:.1f}"
+    if len(percent) < 2:
+        return f"{percent[0]:.1f}" if percent else "-"
     return f"{mean(percent):.1f} +- {stdev(percent):.1f}"
 
 
