@@ -10,7 +10,7 @@ from model.layer_pattern import KindConfig
 from model.parameters import parameter_names
 from parallel.config import OptimizerConfig, ParameterGroup
 from parallel.engine.groups import NO_GROUP, GroupSettings, group_problems, groups_of
-from train.configuration.compose import compose_run
+from train.configuration.compose import compose_all, compose_run
 from train.configuration.schema import StageGroupConfig
 from train.configuration.validate import rules
 from train.schedule.groups import stage_group_problems, stage_groups
@@ -131,3 +131,28 @@ def test_groups_are_judged_with_the_run() -> None:
     assert any("optimizer.groups.x.kinds=chunk_rope" in line for line in rules(config, 1))
     without = replace(config, optimizer=OptimizerConfig())
     assert rules(without, 1) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("{frozn: true}", "optimizer.groups.a.frozn: unknown key; did you mean optimizer.groups.a.frozen?"),
+        ("{kinds: [near], learning_rate_factor: 0}", "optimizer.groups.a.learning_rate_factor=0: must be"),
+        ("{kinds: near, frozen: true}", "optimizer.groups.a.kinds=near: must be a list"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_group_is_reported_alone(wrong: str, says: str) -> None:
+    composed = compose_all(["experiment=quickstart", f"optimizer.groups={{a: {wrong}}}"])
+    assert composed.config is not None
+    found = [*composed.mistakes, *rules(composed.config, 1, composed.wrong)]
+    (line,) = [line for line in found if "matches no kind" not in line]
+    assert line.startswith(says)
+
+
+def test_a_stage_that_gives_patterns_is_told_where_they_belong() -> None:
+    words = ["optimizer.groups.a={kinds: [full_nope], frozen: true}"]
+    words += ["schedule.stages.long.groups.a={kinds: [window_rope], frozen: false}"]
+    (line,) = compose_all(["experiment=quickstart", *words]).mistakes
+    assert line == (
+        "schedule.stages.long.groups.a.kinds: is the same in all stages; set optimizer.groups.a.kinds"
+    )

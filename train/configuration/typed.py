@@ -61,6 +61,10 @@ def field_types(schema: Any) -> Mapping[str, Any]:
     return _field_types(schema)
 
 
+# How lines begin that depend on all values below their key.
+_BY_VALUES = ("changes nothing", "has no effect where its parameters train the same")
+
+
 def still_judged(lines: Iterable[str], wrong: Collection[str]) -> list[str]:
     """Returns the lines that name no key in `wrong`: those keys had replaced values when the rules were checked."""
     keys = [re.sub(r"\[\d+\]$", "", key) for key in wrong]
@@ -74,9 +78,11 @@ def still_judged(lines: Iterable[str], wrong: Collection[str]) -> list[str]:
 
 
 def _is_about(line: str, key: str) -> bool:
-    """Whether a line is about `key`, without its value, or says that what holds `key` changes nothing."""
+    """Whether a line is about `key`, without its value, or is a judgement of what holds `key` by its values."""
     subject, _, rule = line.partition(": ")
-    return key == subject or (key.startswith(f"{subject}.") and rule.startswith("changes nothing"))
+    if rule.startswith("every parameter is frozen"):
+        return key.startswith(("optimizer.groups.", f"{subject}.groups."))
+    return key == subject or (key.startswith(f"{subject}.") and rule.startswith(_BY_VALUES))
 
 
 @lru_cache(maxsize=256)
