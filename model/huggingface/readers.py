@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.huggingface.layer_fields import FULL, SLIDING, every
+from model.huggingface.rope_rules import PROPORTIONAL
 
 Config = Mapping[str, Any]
 LLAMA_CPP, VLLM, SGLANG = "llama.cpp", "vLLM", "SGLang"
@@ -39,7 +40,17 @@ def limits_of(config: Config) -> dict[str, list[str]]:
     for limit in LIMITS:
         if config["model_type"] in limit.families.split() and limit.concerns(config):
             found.setdefault(f"{limit.reader} {VERSIONS[limit.reader]}", []).append(limit.says)
+    for kind in sorted(_rope_types(config) & {"dynamic", "longrope", PROPORTIONAL}):
+        for reader, version in VERSIONS.items():
+            says = f"was not examined with rope_type={kind}"
+            found.setdefault(f"{reader} {version}", []).append(says)
     return found
+
+
+def _rope_types(config: Config) -> set[str]:
+    parameters: Mapping[str, Any] = config["rope_parameters"]
+    kinds = parameters.values() if "rope_type" not in parameters else [parameters]
+    return {kind["rope_type"] for kind in kinds}
 
 
 def _always(_: Config) -> bool:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from model.huggingface.catalogue import BY_TYPE
-from model.huggingface.readers import EXAMINED, LIMITS, LLAMA_CPP, VERSIONS
+from model.huggingface.readers import EXAMINED, LIMITS, LLAMA_CPP, VERSIONS, limits_of
 from tests.unit.huggingface_cases import SLIDING, WINDOW
 from tests.unit.huggingface_folders import written_model
-from tests.unit.reader_cases import OTHER_CASES, READER_CASES, said
+from tests.unit.reader_cases import EVERY_OTHER, OTHER_CASES, READER_CASES, said
 from train.huggingface.export_model import ExportOptions, export_model
 from train.huggingface.import_model import import_model
 
@@ -43,6 +43,25 @@ def test_of_a_family_that_no_program_was_run_with_that_is_said() -> None:
     for case in OTHER_CASES:
         for reader in VERSIONS:
             assert said(case, reader) == ["was not examined with this family"]
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope", "proportional"])
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_of_a_rotation_that_no_program_was_run_with_that_is_said(family: str, kind: str) -> None:
+    plain = {"rope_type": "default", "rope_theta": 1e4}
+    rope = {**plain, "rope_type": kind}
+    by_kind = {"full_attention": rope, "sliding_attention": plain}
+    config = {"model_type": family, "rope_parameters": rope if family == "llama" else by_kind}
+    config |= {
+        "layer_types": EVERY_OTHER,
+        "num_hidden_layers": 4,
+        "head_dim": 16,
+        "num_attention_heads": 4,
+    }
+    config |= {"hidden_size": 64, "tie_word_embeddings": True, "query_pre_attn_scalar": 16}
+    for lines in limits_of(config).values():
+        assert lines[-1] == f"was not examined with rope_type={kind}"
+    assert len(limits_of(config)) == len(VERSIONS)
 
 
 def test_an_export_says_what_other_programs_do_otherwise_and_so_does_its_card(
