@@ -50,8 +50,8 @@ def predictions(
 def count_before(logits_CV: Tensor, picked_C: Tensor, targets_C: Tensor, first: int = 0) -> Tensor:
     """Returns how many of the vocabulary columns from `first` on come before each target, int64 (C,).
 
-    picked_C: the targets' logits. A logit that is not a number comes before every other, and all come before a target
-    whose logit is none: such a model predicts nothing.
+    picked_C: the targets' logits. A NaN counts as larger than every logit, and every logit as larger than a NaN, so no
+    target is predicted by a row with NaN.
     """
     ids_V = torch.arange(first, first + logits_CV.shape[1], device=logits_CV.device)
     larger_CV = (logits_CV <= picked_C[:, None]).logical_not_()
