@@ -110,7 +110,7 @@ FORMS = {
     "normed": replace(
         MODELS["llama"],
         gate="sigmoid",
-        residual_scale=0.3,
+        residual_scale=0.7,
         kinds={
             "window_rope": KindConfig(qk_norm_at="after", value_scale=0.7),
             "full_rope": KindConfig(
