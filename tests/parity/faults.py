@@ -104,7 +104,8 @@ def every_rank_counts_the_target(patch: Patch) -> None:
         local_C = targets_C - first
         return local_C.clamp(0, logits_CV.shape[1] - 1), torch.ones_like(local_C, dtype=torch.bool)
 
-    patch.setattr("model.loss._columns", columns)
+    patch.setattr("model.loss.columns", columns)
+    patch.setattr("model.logits.columns", columns)
 
 
 def every_tensor_rank_counts_the_loss(patch: Patch) -> None:

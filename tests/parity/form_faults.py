@@ -142,6 +142,17 @@ def values_are_not_scaled_on_one_rank(patch: Patch) -> None:
     _built(patch, change)
 
 
+def additions_to_the_stream_are_not_scaled_on_one_rank(patch: Patch) -> None:
+    def wrongly(case: Case, mesh: Mesh) -> LocalModel:
+        local = _BUILD(case, mesh)
+        for layer in (layer for stage in local.stages for layer in stage.layers.values()):
+            if mesh.tensor.rank == 1:
+                layer.residual_scale = 1.0
+        return local
+
+    patch.setattr("tests.parity.test_layouts.build", wrongly)
+
+
 # Static gates, FoPE.
 
 
@@ -174,6 +185,7 @@ FORM_FAULTS = (
     Fault(sinks_of_one_rank_are_missing_in_the_norm, TENSOR, False, "gradient norm", "loss|layers"),
     Fault(projections_are_normalised_before_the_rotation, NORMED, False, "_projection_norm", "loss"),
     Fault(values_are_not_scaled_on_one_rank, NORMED, False, "loss", "valid tokens"),
+    Fault(additions_to_the_stream_are_not_scaled_on_one_rank, NORMED, False, "loss", "valid tokens"),
     Fault(static_gate_gradients_of_ranks_are_not_summed, STATIC, False, "static_gate", "loss|proj"),
     Fault(series_are_those_of_the_first_groups_on_every_rank, FOURIER, False, "loss", "valid tokens"),
 )  # fmt: skip
