@@ -350,7 +350,10 @@ class Family:
             return write_scale(kind.position_scale, written)
         if kind.position_scale != NoScale():
             raise CannotExpress(
-                [f"position_scale: {self.model_type} does not scale queries by position"]
+                [
+                    f"model.kinds.NAME.position_scale={kind.position_scale.scale}: {self.model_type} does not scale "
+                    "queries by position"
+                ]
             )
         return written
 
