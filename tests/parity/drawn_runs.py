@@ -189,20 +189,14 @@ def _span(row: Run) -> int:
 
 
 def _bases(span: int) -> list[Any]:
+    ramp = {"policy": "ramp", "start": 1e4, "end": 2e4}
     return [
-        1.0,
-        math.inf,
-        {"policy": "ntk"},
-        {"policy": "ramp", "end": 2e4},
-        {"policy": "ramp", "start": 1e4, "end": 0.5},
-        {"policy": "ramp", "start": 1e4, "end": 2e4, "tokens": span},
-        {"policy": "ramp", "start": 1e4, "end": 2e4, "tokens": span + 1},
-        {"policy": "stepped", "steps": [[0, 1e4], [span - 1, 2e4]]},
-        {"policy": "stepped", "steps": [[0, 1e4], [span, 2e4]]},
-        {"policy": "stepped", "steps": [[0, 1e4], [2, 2e4], [2, 3e4]]},
-        {"policy": "stepped", "steps": [[1, 1e4]]},
-        {"policy": "stepped", "steps": []},
-    ]
+        1.0, math.inf, {"policy": "ntk"}, {"policy": "ramp", "end": 2e4}, ramp | {"end": 0.5},
+        ramp | {"tokens": span}, ramp | {"tokens": span + 1},
+        *({"policy": "stepped", "steps": steps} for steps in (
+            [[0, 1e4], [span - 1, 2e4]], [[0, 1e4], [span, 2e4]], [[0, 1e4], [2, 2e4], [2, 3e4]], [[1, 1e4]], [],
+        )),
+    ]  # fmt: skip
 
 
 def _rates(span: int) -> list[Run]:
@@ -260,6 +254,9 @@ def _sound_runs(draw: st.DrawFn, ranks: int, axes: tuple[int, int, int]) -> Run:
     model["kinds"] = draw(_own_kinds(sorted(set(model["layer_pattern"]) - changed), model))
     # zbv refuses sinks.
     model["sinks"] = draw(st.booleans()) and not (pipeline > 1 and schedule == "zbv")
+    groups = draw(st.sampled_from([{}, *_groups(model["layer_pattern"])]))
+    if "second" in stages and "rest" in groups:
+        stages["second"]["groups"] = draw(st.sampled_from([{}, {"rest": {"frozen": False}}]))
     split = [1] * (stages_of_pipeline - 1) + [model["num_layers"] - stages_of_pipeline + 1]
     zero = draw(st.sampled_from([1] if pipeline > 1 else [1, 2, 3]))
     keeps = KEEPS[:1] if pipeline > 1 and schedule == "zbv" else KEEPS
@@ -283,6 +280,7 @@ def _sound_runs(draw: st.DrawFn, ranks: int, axes: tuple[int, int, int]) -> Run:
         },
         "optimizer": {
             "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "weight_decay": 0.1, "gradient_clipping": 1.0,
+            "groups": groups,
         },
         "train": {
             "precision": draw(st.sampled_from(["float32", "bfloat16"])),
@@ -293,6 +291,16 @@ def _sound_runs(draw: st.DrawFn, ranks: int, axes: tuple[int, int, int]) -> Run:
         },
         "schedule": {"stages": stages, "learning_rate": draw(st.sampled_from(_rates(_span(stages["first"]))[:4]))},
     }  # fmt: skip
+
+
+def _groups(pattern: list[str]) -> list[Run]:
+    """Groups of parameters: all but a kind of layer frozen, a kind, the embedding, or other rates and decays."""
+    return [
+        {"rest": {"frozen": True}, "last": {"kinds": [pattern[-1]]}},
+        {"kind": {"kinds": [pattern[0]], "frozen": True}},
+        {"ends": {"parameters": ["embedding.weight"], "frozen": True}},
+        {"slow": {"parameters": ["attention.*"], "learning_rate_factor": 0.5, "weight_decay_factor": 0.0}},
+    ]  # fmt: skip
 
 
 def _micro_batches(pipeline: int, schedule: str) -> list[int]:
@@ -386,5 +394,6 @@ def _rows(draw: st.DrawFn, unit: int, data_ranks: int, counts: list[int]) -> Run
         "document_mask": draw(st.booleans()),
         "reset_positions": draw(st.booleans()),
         "pose": draw(st.sampled_from([None, None, {"target_length": 4096, "chunks": 2}])),
+        "groups": {},
         "parallel": {},
     }  # fmt: skip

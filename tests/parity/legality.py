@@ -26,6 +26,10 @@ def is_legal(run: Run, ranks: int) -> bool:
         and all(0 <= adam[beta] < 1 for beta in ("beta1", "beta2"))
         and 0 < adam["epsilon"] < math.inf
         and all(0 <= adam[name] < math.inf for name in ("weight_decay", "gradient_clipping"))
+        and all(
+            set(one.get("kinds", [])) <= set(run["model"]["layer_pattern"])
+            for one in adam["groups"].values()
+        )
         and train["precision"] in ("float32", "bfloat16")
         and train["keep_for_backward"] in KEEPS
         and 0 <= train["z_loss"] < math.inf

@@ -16,6 +16,9 @@ from data.batch import RankReader
 from data.labels import EveryTarget
 from data.loader import make_global_batch
 from data.packing.planner import BatchPlanner
+from model.parameters import parameter_names
+from parallel.engine.groups import groups_of
+from parallel.engine.training import Training
 from parallel.mesh import World, arrange, start
 from ranks import run_on_ranks
 from tests.parity.drawn_runs import Drawn, drawn_runs
@@ -93,10 +96,16 @@ def take_step(
     planner: BatchPlanner,
     documents: Documents,
 ) -> str:
-    """The stage's first step, in its own layout; "" if loss and norm are finite and the weights moved."""
+    """The stage's first step, in its own layout; "" if loss and norm are finite and weights that train moved alone."""
     mesh = arrange(world, stage.parallel.topology(world.world_size))
+    names = parameter_names(config.model, range(config.model.num_layers))
+    training = Training(groups_of(names, config.model, config.optimizer.groups), stage.groups)
     trainer = build_trainer(
-        config, mesh, stage.parallel, sequence_length=stage.shape.sequence_length
+        config,
+        mesh,
+        stage.parallel,
+        sequence_length=stage.shape.sequence_length,
+        training=training,
     )
     deal = dealer(config.model, mesh, stage.parallel)
     reader = RankReader([documents], 1, mesh.dp_rank, mesh.dp_size, deal)
@@ -106,9 +115,11 @@ def take_step(
     result = optimizer_step(trainer, mesh, batch, point=point, stop=False)
     after = weights(trainer)
     trainer.engine.close()
-    moved = any(not torch.equal(after[name], before[name]) for name in before)
+    moved = {name for name in before if not torch.equal(after[name], before[name])}
+    trains = {name for name in before if not training.is_frozen(name)}
     finite = math.isfinite(result.loss) and math.isfinite(result.gradient_norm) and result.applied
-    if finite and result.loss > 0 and moved == (point.learning_rate > 0):
+    right = moved <= trains and bool(moved) == (point.learning_rate > 0 and bool(trains))
+    if finite and result.loss > 0 and right:
         return ""
     return f"{result}, weights moved: {moved}, rate {point.learning_rate}"
 
