@@ -220,3 +220,20 @@ def test_longrope_of_phi3_is_called_su_or_yarn_in_early_releases_and_comes_back_
     assert now["rope_scaling"]["attention_factor"] == pytest.approx(2**0.5)
     longer = family_of(now).read(now)
     assert longer.model.kinds == model.config.kinds
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "olmo3"])
+def test_transformers_fails_at_the_second_long_input_with_longrope_by_kind_of_layer(
+    kind: str,
+) -> None:
+    """Why LongRoPE by kind of layer is refused, and dynamic NTK is not."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    long = {"rope_type": "longrope", "rope_theta": 2e4, "original_max_position_embeddings": WINDOW}
+    long |= {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "factor": 2.0}
+    config = AutoConfig.for_model(**config_with(kind, long))
+    model = AutoModelForCausalLM.from_config(config).model
+    text = torch.arange(2 * WINDOW)[None]
+    model(text)
+    with pytest.raises(UnboundLocalError, match="long_inv_freq"):
+        model(text)
