@@ -27,7 +27,12 @@ from train import build
 from train.checkpointing.checkpoint import CheckpointFailed
 from train.checkpointing.state import RunState
 from train.configuration import validate
-from train.configuration.description import describe_labels, describe_model, describe_stages
+from train.configuration.description import (
+    describe_groups,
+    describe_labels,
+    describe_model,
+    describe_stages,
+)
 from train.configuration.schema import RunConfig, run_folder
 from train.health.bad_step import LossSpike, NonFiniteStep
 from train.health.determinism import make_deterministic
@@ -300,7 +305,8 @@ def _opening_words(run: Run, corpus: Corpus, resume: Path | None) -> list[str]:
         f"{config.run_name}: {_describe_layout(run)}, {config.train.precision}; "
         f"{describe_stages(schedule)}; {run.total_tokens:,} tokens",
     ]
-    lines += [f"{config.run_name}: {line}" for line in describe_labels(corpus.described)]
+    described = describe_groups(config, schedule) + describe_labels(corpus.described)
+    lines += [f"{config.run_name}: {line}" for line in described]
     lines += [f"warning: {warning}" for warning in validate.warnings(config, schedule)]
     pipelined = any(stage.parallel.pipeline > 1 for stage in schedule.stages)
     if pipelined and run.mesh.device.type == "cpu" and unnoted_waits():

@@ -95,6 +95,7 @@ def test_layers_that_are_frozen_and_train_again_resume_bit_for_bit(
         dict.fromkeys(names, 2),
     ]
     log = (whole / "small/log.txt").read_text()
+    assert "parameters train; groups: windows frozen, norms 0.5 x learning rate\n" in log
     listed = (
         "14 parameters (layers.0.attention.q_proj.weight, layers.0.attention.k_proj.weight, ...)"
     )

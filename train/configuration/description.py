@@ -65,13 +65,13 @@ def describe_run(config: RunConfig, schedule: Schedule, world_size: int) -> list
     return [
         describe_model(config.model),
         f"{describe_stages(schedule)}; {schedule.total_tokens:,} tokens, {steps:,} steps; {saved}",
-        *_describe_groups(config, schedule),
+        *describe_groups(config, schedule),
         *describe_labels(read_declared(config.data)[0]),
         _describe_memory(config, schedule, world_size),
     ]
 
 
-def _describe_groups(config: RunConfig, schedule: Schedule) -> list[str]:
+def describe_groups(config: RunConfig, schedule: Schedule) -> list[str]:
     """Returns a line on how the groups of parameters train, in every stage that differs from the one before."""
     lines, before = [], None
     for stage in schedule.stages:
