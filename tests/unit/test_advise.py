@@ -211,6 +211,22 @@ def test_lengths_that_no_memory_holds_are_answered(tmp_path: Path) -> None:
     assert only(found["cost"])["cache_bytes"] == 32 * most * 2 * 8 * 128 * 2
 
 
+@pytest.mark.parametrize(
+    ("width", "length", "says"),
+    [(128, 8192, True), (128, 4096, False), (2, 8192, False)],
+)
+def test_only_bases_that_the_table_has_are_pointed_at(width: int, length: int, says: bool) -> None:
+    words = ["recipe=full_rope", "schedule=quickstart", f"model.head_dim={width}"]
+    words += [
+        "schedule.stages.long.sequence_length=8192",
+        "schedule.stages.long.micro_batch_tokens=8192",
+    ]
+    first = questions(advise(read_subject(words), (length,)))[0]
+    (said,) = [line for line in first.answer if line.startswith("full_rope")]
+    assert "does not cover the 8,192 that the layers see" in said
+    assert ("see the bases below" in said) == says
+
+
 def test_lengths_that_nobody_asked_for_are_those_of_the_stages_and_longer_ones() -> None:
     found = default_lengths(read_subject(PROLONG, "", LLAMA_3))
     assert found == (65536, 524288, 2**20, 2**21, 2**22)

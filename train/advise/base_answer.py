@@ -2,7 +2,7 @@
 
 from train.advise.advice import Advice
 from train.advise.base import ANY_BASE, MOST, Bases, Reach
-from train.advise.subject import Kind
+from train.advise.subject import Case, Kind
 from train.advise.tables import Question, Table, base_in_words, stages_in_words
 from train.report.units import NOTHING, whole_number
 
@@ -40,11 +40,22 @@ def _about(reach: Reach, found: Advice) -> str:
     )
     if reach.enough:
         return f"{said}."
+    below = "; see the bases below, which reach it" if _is_reached(case, found) else ""
     if case.full:
-        return f"{said}; see the bases below, which reach it."
+        return f"{said}{below}."
     if any(kind.spec.reach.limit is None and kind.spec.rope is None for kind in _last(found)):
         return f"{said}; released hybrids work so, since their layers without positions retrieve."
-    return f"{said}; see the bases below, which do."
+    return f"{said}{below}."
+
+
+def _is_reached(case: Case, found: Advice) -> bool:
+    """Whether the table of bases has some for what these layers see."""
+    return any(
+        bases.bound is not None
+        and bases.case.kind.name == case.kind.name
+        and bases.length >= case.kind.sees
+        for bases in found.bases
+    )
 
 
 def _last(found: Advice) -> tuple[Kind, ...]:
