@@ -49,6 +49,23 @@ def test_the_text_of_own_files_is_kept_and_a_change_is_told(start: Path) -> None
     assert kept.with_name("own_before_step_00000020.yaml").read_text() == OWN
 
 
+def test_groups_that_come_or_go_are_told_by_what_they_set(start: Path) -> None:
+    groups = "optimizer.groups={rest: {frozen: true}, long: {kinds: [full_nope]}}"
+    configs = [compose_run(["experiment=quickstart", *more]) for more in ((), (groups,))]
+    told = []
+    for before, now in (configs, configs[::-1]):
+        folder = start / f"outputs/{len(told)}"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(to_yaml(before))
+        told += keep_configuration(folder, now, {}, 4)
+    head = "changed since the start before: "
+    assert told == [
+        f"{head}optimizer.groups.rest.frozen=true (before: nothing), "
+        "optimizer.groups.long.kinds=['full_nope'] (before: nothing)",
+        f"{head}optimizer.groups.rest.frozen is gone, optimizer.groups.long.kinds is gone",
+    ]
+
+
 def test_relative_paths_of_an_earlier_version_are_no_change(start: Path) -> None:
     """The configuration of version 0.1.0, whose paths are relative, against the same with absolute ones."""
     folder = start / "outputs/hybrid"

@@ -13,9 +13,11 @@ from pathlib import Path
 from data.files import write_durably
 from train.configuration.compose import from_yaml
 from train.configuration.idle import flat
+from train.configuration.keys import field_at
 from train.configuration.paths import start_folder, with_absolute_paths
 from train.configuration.resolved import resolved
 from train.configuration.schema import RunConfig
+from train.configuration.typed import default_of, plain
 from train.configuration.wording import shown
 
 KEPT = "configuration"
@@ -65,9 +67,17 @@ def _changes(path: Path, config: RunConfig) -> Iterator[str]:
     except (OSError, ValueError):
         return
     before, now = dict(flat(dataclasses.asdict(earlier))), dict(flat(dataclasses.asdict(config)))
-    for key in {**before, **now}:
+    for key, value in {**before, **now}.items():
+        if not (key in now and key in before) and _says_nothing(key, value):
+            continue
         if key not in now:
             yield f"{key} is gone"
         elif before.get(key) != now[key]:
             was = shown(before[key]) if key in before else "nothing"
             yield f"{key}={shown(now[key])} (before: {was})"
+
+
+def _says_nothing(key: str, value: object) -> bool:
+    """Whether a value that only one of two configurations has is a default, or a mapping without entries."""
+    field = field_at(key.split("."))
+    return value == {} or (field is not None and plain(default_of(field)) == value)
