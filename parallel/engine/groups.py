@@ -11,6 +11,7 @@ A parameter that matches no group is in `NO_GROUP`. Patterns are those of shell 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from model.config import ModelConfig
@@ -99,7 +100,7 @@ def group_problems(model: ModelConfig, groups: Mapping[str, ParameterGroup]) -> 
         ]
         unknown += [
             f"{key}.parameters={pattern}: matches no parameter of this model; there are "
-            f"{', '.join(_examples(names))}, ..."
+            f"{', '.join(_nearest(pattern, names))}, ..."
             for pattern in one.parameters
             if not any(
                 fnmatchcase(name, pattern) or fnmatchcase(_inside(name), pattern) for name in names
@@ -133,6 +134,6 @@ def _inside(name: str) -> str:
     return name.split(".", 2)[-1] if name.startswith("layers.") else name
 
 
-def _examples(names: list[str]) -> list[str]:
-    """The first names of the ends and of a layer."""
-    return list(dict.fromkeys(_inside(name) for name in names))[:4]
+def _nearest(pattern: str, names: list[str]) -> list[str]:
+    """The four names of the ends and of a layer that are most like a pattern, the most similar first."""
+    return get_close_matches(pattern, {_inside(name): None for name in names}, n=4, cutoff=0.0)

@@ -78,6 +78,13 @@ def test_a_group_without_parameters_is_refused(
     assert found.startswith(says)
 
 
+def test_a_pattern_that_matches_no_parameter_is_told_the_most_similar_names() -> None:
+    (line,) = group_problems(
+        replace(MODEL, tie_embeddings=False), {"a": ParameterGroup(parameters=["head.weight"])}
+    )
+    assert "; there are lm_head.weight, " in line
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
