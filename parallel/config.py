@@ -91,8 +91,8 @@ class ParameterGroup:
     # Kinds of layers whose parameters are in the group, as patterns of their names: [full_nope], ["full_*"]. Empty: all
     # parameters, also those outside layers.
     kinds: list[str] = field(default_factory=list)
-    # Names of parameters in the group, as patterns: of the whole name ("layers.3.*", "embedding.weight"), or of the
-    # name inside a layer ("attention.*").
+    # Names of parameters in the group, as patterns: of the whole name ("layers.3.*", "norm.weight" for the final norm),
+    # or of the name inside a layer ("attention.*") where the pattern matches no parameter outside the layers.
     parameters: list[str] = field(default_factory=lambda: ["*"])
     # Factor of the learning rate of the schedule.
     learning_rate_factor: Positive = 1.0

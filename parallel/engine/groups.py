@@ -5,7 +5,9 @@
       long: {kinds: [full_nope]}              but those of the full layers, which train as without groups
       ends: {parameters: [embedding.weight, norm.weight], learning_rate_factor: 0.1}
 
-A parameter that matches no group is in `NO_GROUP`. Patterns are those of shell file names (`fnmatch`).
+A parameter that matches no group is in `NO_GROUP`. Patterns are those of shell file names (`fnmatch`). One that matches
+the name of a parameter outside the layers is for whole names: `norm.weight` is the final norm, `layers.*.norm.weight`
+are norms of layers. Any other may also match the name inside a layer: `attention.*`.
 """
 
 import re
@@ -16,7 +18,7 @@ from fnmatch import fnmatchcase
 
 from model.config import ModelConfig
 from model.layer_pattern import expand_pattern
-from model.parameters import parameter_names, role_of
+from model.parameters import EMBEDDING, HEAD, parameter_names, role_of
 from parallel.config import ParameterGroup
 
 # The group of parameters that match none.
@@ -57,12 +59,10 @@ def groups_of(
     backwards = list(groups.items())[::-1]
     found = {}
     for name in names:
-        kind, inside = "", name
-        if name.startswith("layers."):
-            _, layer, inside = name.split(".", 2)
-            kind = kinds[int(layer)]
+        layer = name.split(".", 2)[1] if name.startswith("layers.") else ""
+        kind = kinds[int(layer)] if layer else ""
         found[name] = next(
-            (group for group, one in backwards if _matches(one, name, inside, kind)), NO_GROUP
+            (group for group, one in backwards if _matches(one, name, kind)), NO_GROUP
         )
     return found
 
@@ -102,9 +102,7 @@ def group_problems(model: ModelConfig, groups: Mapping[str, ParameterGroup]) -> 
             f"{key}.parameters={pattern}: matches no parameter of this model; there are "
             f"{', '.join(_nearest(pattern, names))}, ..."
             for pattern in one.parameters
-            if not any(
-                fnmatchcase(name, pattern) or fnmatchcase(_inside(name), pattern) for name in names
-            )
+            if not any(_is_named(name, pattern) for name in names)
         ]
         if not unknown and group not in members:
             unknown.append(f"{key}: has no parameter, or later groups take all of them; drop it")
@@ -122,12 +120,16 @@ def decayed_groups(model: ModelConfig, groups: Mapping[str, ParameterGroup]) -> 
     }
 
 
-def _matches(group: ParameterGroup, name: str, inside: str, kind: str) -> bool:
+def _matches(group: ParameterGroup, name: str, kind: str) -> bool:
     if group.kinds and not any(fnmatchcase(kind, pattern) for pattern in group.kinds):
         return False
-    return any(
-        fnmatchcase(name, pattern) or fnmatchcase(inside, pattern) for pattern in group.parameters
-    )
+    return any(_is_named(name, pattern) for pattern in group.parameters)
+
+
+def _is_named(name: str, pattern: str) -> bool:
+    """Whether a pattern matches the name of a parameter, or what is inside a layer in it."""
+    outside = any(fnmatchcase(end, pattern) for end in (*EMBEDDING, *HEAD))
+    return fnmatchcase(name, pattern) or (not outside and fnmatchcase(_inside(name), pattern))
 
 
 def _inside(name: str) -> str:

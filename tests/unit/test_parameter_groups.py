@@ -50,6 +50,17 @@ def test_a_kind_is_matched_by_its_own_name_and_ends_belong_to_no_kind() -> None:
     assert {"embedding.weight", "norm.weight"} < members(groups, NO_GROUP)
 
 
+def test_a_pattern_that_names_a_parameter_outside_the_layers_takes_none_inside_them() -> None:
+    every = {name for name in NAMES if name.endswith("norm.weight")}
+    for pattern, taken in {
+        "norm.weight": {"norm.weight"},
+        "layers.*.norm.weight": {f"layers.{layer}.norm.weight" for layer in range(4)},
+        "*norm.weight": every,
+    }.items():
+        assert members({"norms": ParameterGroup(parameters=[pattern])}, "norms") == taken
+    assert len(every) > 4
+
+
 def test_without_groups_every_parameter_is_ordinary() -> None:
     assert set(groups_of(NAMES, MODEL, {}).values()) == {NO_GROUP}
     assert stage_groups({}, {}) == {NO_GROUP: GroupSettings()}
