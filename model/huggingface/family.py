@@ -9,11 +9,12 @@ does not have.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from model.config import ModelConfig
 from model.huggingface import foreign_keys, layer_bases, rope_export, rope_fields
+from model.huggingface.key_types import wrong_keys, wrong_types
 from model.huggingface.layer_fields import in_four_kinds, rotated_widths
 from model.huggingface.links import Link, half_split, same
 from model.huggingface.query_scale import read_scale, write_scale
@@ -28,15 +29,6 @@ from model.position.scales.none import NoScale
 Json = dict[str, Any]
 # Fields without a row: those of the pattern, those of rope_fields, and those that do not change the model's function.
 _ELSEWHERE = {"layer_pattern", "window", "chunk", "kinds", "attention_backend", "init_std"}
-_REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")  # fmt: skip
-# Limits the length of the lists of layers, which are built before other checks.
-_MOST, _LARGEST = {"num_hidden_layers": 1_000_000}, 2**31 - 1
-# Other keys that are used before `_wrong_types` checks fields; null stands for the family's default.
-_WHOLE = (
-    "num_key_value_heads", "head_dim", "sliding_window", "sliding_window_pattern", "max_window_layers",
-    "no_rope_layer_interval", "max_position_embeddings",
-)  # fmt: skip
-_LISTS = ("layer_types", "no_rope_layers", "layer_rope_theta")
 
 
 @dataclass(frozen=True)
@@ -152,7 +144,7 @@ class Family:
             bases = {name: base for name, (base, _) in ropes.items()}
         except CannotExpress as error:
             reasons += error.reasons
-        reasons += _wrong_types(values)
+        reasons += wrong_types(values)
         if reasons:
             raise CannotExpress(reasons)
         model = ModelConfig(**values)
@@ -245,27 +237,9 @@ class Family:
 
     def _strange(self, config: Mapping[str, Any]) -> list[str]:
         """Messages about missing keys, keys of a wrong type, and keys that no family can express."""
-        missing = [
-            f"config.json: {key}={config.get(key)}: must be a whole number from 1 to {_MOST.get(key, _LARGEST)}"
-            for key in _REQUIRED
-            if type(config.get(key)) is not int or not 1 <= config[key] <= _MOST.get(key, _LARGEST)
-        ]
-        types = [(_WHOLE, int, "a whole number"), (_LISTS, list, "a list")]
-        wrong = [
-            f"config.json: {key}={config[key]!r}: must be {called}, or null"
-            for keys, wanted, called in types
-            for key in keys
-            if config.get(key) is not None
-            and type(config[key]) is not wanted
-            and not (key in self.texts and type(config[key]) is str)
-        ]
-        wrong += [
-            f"config.json: {key}={config[key]}: must be from 0 to {_LARGEST}, or null"
-            for key in _WHOLE
-            if type(config.get(key)) is int and not 0 <= config[key] <= _LARGEST
-        ]
         foreign = foreign_keys.refused(config, {row.theirs for row in self.rows})
-        return missing + wrong + foreign + foreign_keys.unread_windows(config, self.layer_keys)
+        windows = foreign_keys.unread_windows(config, self.layer_keys)
+        return wrong_keys(config, self.texts) + foreign + windows
 
     def _foreign(self, model: ModelConfig) -> list[str]:
         """Messages about layers and fields of the model that this family does not have."""
@@ -370,23 +344,6 @@ def _base_of_every_layer(model: ModelConfig, rope_base: float) -> list[float]:
         else rope_export.write(rope, rope.base_of(rope_base), model.head_dim)["rope_theta"]
         for rope in ropes
     ]
-
-
-def _wrong_types(values: Json) -> list[str]:
-    """Messages about values of a wrong type. Converts whole numbers to float in `values` where a field is a float."""
-    wrong = []
-    for known in fields(ModelConfig):
-        if known.name not in values or known.default is MISSING:
-            continue
-        value, wanted = values[known.name], type(known.default)
-        fits = type(value) is wanted or (wanted is float and type(value) is int)
-        if not fits:
-            wrong.append(
-                f"config.json: {known.name} would be {value!r}, it must be of type {wanted.__name__}"
-            )
-        elif wanted is float:
-            values[known.name] = float(value)
-    return wrong
 
 
 def _place(theirs: str) -> tuple[int, str]:
