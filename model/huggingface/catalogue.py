@@ -34,9 +34,13 @@ def family_of(config: Mapping[str, Any]) -> Family:
     """The family of the `model_type` of a config.json.
 
     Raises:
-        CannotExpress: no family has this `model_type`.
+        CannotExpress: no family has this `model_type`, or it is no text.
     """
-    kind = str(config.get("model_type"))
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        raise CannotExpress(
+            [f"config.json: model_type={kind!r}: must be a text, the name of the family"]
+        )
     if kind not in BY_TYPE:
         way_out = (
             "; ropewalk import --text-only takes its language model" if kind in WRAPPERS else ""

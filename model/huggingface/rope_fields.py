@@ -163,7 +163,11 @@ def _read(given: Mapping[str, Any], config: Mapping[str, Any], rules: RopeRules)
         )
     kind = rules.other_names.get(str(kind), kind)
     if kind not in rules.types:
-        raise CannotExpress([f"config.json: rope_type={kind}: can be {', '.join(rules.types)}"])
+        raise CannotExpress(
+            [
+                f"config.json: rope_type={kind}: in a {config.get('model_type')} it can be {', '.join(rules.types)}"
+            ]
+        )
     if rules.original:
         config = {ORIGINAL: rules.original, **config}
     share = read_share(given, config, kind, rules)

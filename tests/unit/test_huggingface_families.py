@@ -222,7 +222,7 @@ def test_a_model_that_changed_keeps_what_is_not_about_it(imported, tmp_path: Pat
 REFUSED = {
     "gpt_oss": ({"num_local_experts": 32}, "num_local_experts=32: can only be 1"),
     "cohere2": ({"sliding_window": None}, "sliding_window=None; give a number"),
-    "llama": ({"rope_scaling": {"type": "su", "factor": 2.0}}, "rope_type=su: can be default, dynamic"),
+    "llama": ({"rope_scaling": {"type": "su", "factor": 2.0}}, "rope_type=su: in a llama it can be default, dynamic"),
     "mistral": ({"layer_types": ["sliding_attention"] * 4, "sliding_window": None}, "give a number of keys"),
     "ministral": ({"layer_types": ["full_attention"] * 3}, "3 entries for num_hidden_layers=4"),
     "qwen2": ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),

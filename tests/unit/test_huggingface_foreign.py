@@ -16,6 +16,7 @@ from model.huggingface.catalogue import BY_TYPE, family_of
 from model.huggingface.families.cohere2 import COHERE2
 from model.huggingface.readers import VERSIONS
 from model.huggingface.refusal import CannotExpress
+from model.huggingface.rope_unread import unread_keys
 from tests.unit.huggingface_cases import SIZES, SLIDING, WINDOW
 from tests.unit.huggingface_folders import written_model
 from train.checkpointing.state import FORMAT, read_state
@@ -220,6 +221,16 @@ def test_fp8_tensors_are_refused_with_the_way_to_dequantise_them(tmp_path: Path)
         import_model(source, tmp_path / "ours")
 
 
+@pytest.mark.parametrize(
+    "given", [{}, {"model_type": None}, {"model_type": ["llama"]}, {"model_type": 1}]
+)
+def test_a_model_type_that_is_no_text_is_refused(given: dict[str, Any]) -> None:
+    says = f"config.json: model_type={given.get('model_type')!r}: must be a text, the name of the family"
+    with pytest.raises(CannotExpress) as refused:
+        family_of(SIZES | given)
+    assert refused.value.reasons == [says]
+
+
 def test_families_name_the_family_they_take_over_from() -> None:
     assert {family.heir_of for family in BY_TYPE.values()} == {"", "mistral"}
 
@@ -234,3 +245,69 @@ def test_a_cap_of_gemma_2_that_is_absent_is_the_familys_and_null_is_none() -> No
             found = family_of(config).read({**config, **given}).model
             assert getattr(found, field) == cap
             assert BY_TYPE["gemma2"].write(found, 1e4, 64)[key] == (cap or None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "given", "unread"),
+    [
+        (
+            "phi3",
+            "rope_scaling",
+            {
+                "type": "su", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "long_mscale": 1.24,
+                "short_mscale": 1.24,
+            },
+            ["long_mscale", "short_mscale"],
+        ),
+        ("llama", "rope_parameters", {"rope_type": "default", "rope_theta": 1e4, "factor": 8.0}, ["factor"]),
+        (
+            "gemma3_text",
+            "rope_parameters.full_attention",
+            {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0, "attention_factor": 2.0},
+            ["attention_factor"],
+        ),
+        (
+            "ministral3",
+            "rope_parameters",
+            {
+                "rope_type": "yarn", "rope_theta": 1e6, "factor": 2.0, "original_max_position_embeddings": 32,
+                "llama_4_scaling_beta": 0.1, "max_position_embeddings": 64, "mscale": None,
+            },
+            [],
+        ),
+    ],
+)  # fmt: skip
+def test_keys_of_the_rotation_that_its_type_does_not_read_are_named(
+    kind: str, key: str, given: dict[str, Any], unread: list[str]
+) -> None:
+    outer, _, inner = key.partition(".")
+    config = {
+        **SIZES, "model_type": kind, "max_position_embeddings": 64, outer: {inner: given} if inner else given,
+    }  # fmt: skip
+    said = unread_keys(config, family_of(config).rope_rules)
+    assert [line.split("=")[0] for line in said] == [
+        f"config.json: {key}.{name}" for name in unread
+    ]
+    assert all("other programs may read it" in line for line in said)
+
+
+def test_an_import_names_them_and_an_export_of_a_model_without_a_family_has_one_line(
+    tmp_path: Path,
+) -> None:
+    said: list[str] = []
+    rotation = {"rope_type": "default", "rope_theta": 1e4, "factor": 8.0}
+    source = written_model(tmp_path / "theirs", "llama", rope_parameters=rotation)
+    import_model(source, tmp_path / "ours", tell=said.append)
+    assert ["rope_parameters.factor=8.0" in line for line in said] == [True]
+
+    state = read_state(tmp_path / "ours")
+    state.model["gate"] = "sigmoid"
+    content = {"format": FORMAT, **dataclasses.asdict(state)}
+    (tmp_path / "ours/state.json").write_bytes(seal(content))
+    with pytest.raises(CannotExpress) as refused:
+        export_model(tmp_path / "ours", tmp_path / "back", ExportOptions(tokenizer="none"))
+    (line,) = refused.value.reasons
+    assert line == (
+        "no Hugging Face family takes sigmoid gate over heads (model.gate=sigmoid model.gate_over=head); --family NAME "
+        "says what one family lacks"
+    )

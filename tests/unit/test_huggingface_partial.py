@@ -156,9 +156,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "no share": ("phi3", {"partial_rotary_factor": 0}, "must be above 0 and at most 1"),
     "a text": ("phi3", {"partial_rotary_factor": "x"}, "must be a number"),
     "a share above 1": ("llama", {"rope_parameters": {**PROPORTIONAL, "partial_rotary_factor": 1.5}}, "at most 1"),
-    "a type of other families": ("phi3", {"rope_parameters": PROPORTIONAL}, "can be default, longrope"),
+    "a type of other families": ("phi3", {"rope_parameters": PROPORTIONAL}, "in a phi3 it can be default, longrope"),
     "a scaling of other families": (
-        "phi3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type=linear: can be default",
+        "phi3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "linear: in a phi3 it can be default",
     ),
     "a proportional factor below 1": ("llama", {"rope_parameters": {**PROPORTIONAL, "factor": 0.5}}, "from 1 up"),
     "another original length inside": (

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from model.huggingface.catalogue import family_of
+from model.huggingface.rope_unread import unread_keys
 from model.position.llama3 import Llama3Rope
 from model.position.longrope import LongRope
 from model.position.scales.ministral3 import Ministral3Scale
@@ -29,6 +30,7 @@ def test_a_released_model_is_read_with_the_tensors_that_transformers_has(name: s
     typed_model(dataclasses.asdict(found.model), "config.json")  # as the import does
     assert {key: getattr(found.model, key) for key in published.fields} == published.fields
     assert found.rope_base == published.base
+    assert unread_keys(published.config, family.rope_rules) == []
     assert found.context_length == published.config["max_position_embeddings"]
     # Written from our fields alone it is the same model.
     written = family.write(found.model, found.rope_base, found.context_length)

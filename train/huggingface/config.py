@@ -14,6 +14,7 @@ from model.huggingface import foreign_keys, rope_fields
 from model.huggingface.catalogue import BY_TYPE, FAMILIES, family_for
 from model.huggingface.family import Family, Imported
 from model.huggingface.refusal import CannotExpress
+from model.huggingface.takers import refusal
 from model.layer_pattern import OVERRIDES, expand_pattern
 from train.checkpointing.state import RunState
 from train.schedule.rope_base import scheduled_base
@@ -25,7 +26,7 @@ def choose_family(model: ModelConfig, base: float, state: RunState, wanted: str)
     """Returns the family `wanted`, else the family of the import if it still fits, else the first that fits.
 
     Raises:
-        CannotExpress: why the family cannot express the model.
+        CannotExpress: why the family, or no family, can express the model.
     """
     if wanted:
         if wanted not in BY_TYPE:
@@ -40,6 +41,8 @@ def choose_family(model: ModelConfig, base: float, state: RunState, wanted: str)
             except CannotExpress:
                 continue
             return family
+    if why := refusal(model, base):
+        raise CannotExpress([f"{why}; --family NAME says what one family lacks"])
     return family_for(model, base)
 
 

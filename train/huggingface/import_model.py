@@ -32,6 +32,7 @@ from model.huggingface.catalogue import family_of
 from model.huggingface.foreign_keys import carried_unread
 from model.huggingface.links import Link
 from model.huggingface.refusal import CannotExpress
+from model.huggingface.rope_unread import unread_keys
 from model.huggingface.wrappers import WRAPPERS, head_obstacle
 from model.parameters import parameter_names, shape_of
 from model.position.settings import inverse_frequencies
@@ -109,7 +110,8 @@ def import_model(
     make_folder(output, fill)
     left_out = f"only the language model is imported; left out: {source.left_out}"
     said = [source.renamed] if source.renamed else [left_out] if source.left_out else []
-    said += carried_unread(source.config, family.layer_keys) + unopened_tokenizers(model)
+    said += carried_unread(source.config, family.layer_keys)
+    said += unread_keys(source.config, family.rope_rules) + unopened_tokenizers(model)
     for line in said:
         tell(line)
     return state
