@@ -89,6 +89,10 @@ OVERRIDES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "nope": (
             "model.layer_pattern=[full_nope]",
+            # More heads: each learns one distance, without a rotation.
+            "model.num_heads=4",
+            "model.num_kv_heads=4",
+            "model.head_dim=16",
             "schedule.stages.train.tokens=6_144_000",
             *_PLAIN,
         ),
