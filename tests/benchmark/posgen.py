@@ -1,7 +1,7 @@
 """PosGen: which position methods go on beyond their training length, beside the numbers of arXiv 2403.00071.
 
-    PYTHONPATH=.:tests python tests/benchmark/posgen.py [--seeds N] [--hours H] [--size small|paper] [--run NAME ...]
-        [--rule NAME ...]
+    PYTHONPATH=.:tests python tests/benchmark/posgen.py [--seeds N] [--hours H] [--size NAME]
+        [--run NAME ...] [--rule NAME ...]
 
 A cell is a method, a rule and a seed. A run of the trainer (`experiment=posgen`) trains at 64 tokens and asks at 256.
 YaRN changes the rotation of trained weights, so one run has the cells of a rotation as it was trained and with YaRN.
@@ -103,11 +103,11 @@ OVERRIDES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
-# small: as the experiment has it. paper: the width and the layers of the paper, on fewer steps and documents.
+# small: as the experiment has it. width_512: width and layers of the paper, on fewer steps and documents.
 SIZES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "small": (),
-        "paper": (
+        "width_512": (
             "model.num_layers=2",
             "model.hidden_size=512",
             "model.intermediate_size=2048",
