@@ -132,7 +132,8 @@ def training_flops(
     """Operations of one forward and backward over documents of these lengths.
 
     frozen: names of parameters that do not train. Their products have no gradient of the weight, and layers below the
-    lowest that trains have no backward; a trained embedding needs all of them.
+    lowest that trains have no backward; a trained embedding needs all of them. Of the lowest, all gradients of inputs
+    are counted: autograd makes fewer if its norm is frozen.
     """
     forward = count_forward(config, lengths)
     if not frozen:
@@ -144,7 +145,8 @@ def training_flops(
     backwards = [name for of_layer in names[lowest:] for name in of_layer]
     backwards += parameter_names(config, [], has_embedding=False)
     trained = [name for name in backwards if numbers_of(name, config) not in frozen]
-    pairs = sum(score_pairs(lengths, spec.reach) for spec in specs[lowest:])
+    reaches = Counter(spec.reach for spec in specs[lowest:])
+    pairs = sum(count * score_pairs(lengths, reach) for reach, count in reaches.items())
     return (
         forward.total
         + 2 * tokens * (_products(backwards, config) + _products(trained, config))

@@ -164,7 +164,7 @@ def build_run(
 
 
 def reform(run: Run, corpus: Corpus) -> None:
-    """Changes to the layout of the stage that begins now, through the checkpoint of the one before. Collective.
+    """Changes to the layout and frozen groups of the stage that begins now, through the checkpoint. Collective.
 
     The processes stay; rank grid, engine and pipeline are built again, and the tensors are read from the
     checkpoint, which any layout can read: a run that is killed here and started again does exactly the same.
@@ -265,7 +265,7 @@ def _open_logs(
 
 
 def build_loader(run: Run, corpus: Corpus) -> Loader:
-    """Returns the batches from the run's state to its end, or to the next change of layout."""
+    """Returns the batches from the run's state to its end, or to the end of its leg: see `Schedule.leg`."""
     planner = BatchPlanner(
         corpus.sources,
         seed=run.config.data.seed,

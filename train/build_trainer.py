@@ -17,6 +17,7 @@ from model.attention.core import choose_core
 from model.attention.gate_sums import GateSums
 from model.config import ModelConfig
 from model.documents import Documents
+from model.flops import parameter_count
 from model.layer_pattern import expand_pattern, layer_kinds
 from model.parameters import parameter_names, shape_of
 from model.reach import Reach
@@ -71,8 +72,9 @@ def build_trainer(
         parallel,
         config.optimizer,
         precision=config.train.precision,
-        num_parameters=_num_trained(config.model, training),
+        num_parameters=parameter_count(config.model),
         device=mesh.device,
+        num_trained=_num_trained(config.model, training),
     )
     initialise = partial(_initialise, config, mesh)
     for stage in local.stages:

@@ -238,7 +238,7 @@ def _say_over(config: RunConfig, state: RunState) -> None:
 
 
 def _train_legs(opened: _Opened, supervisor: Supervisor) -> tuple[Ending, str]:
-    """Trains through all layouts and rollbacks. Returns why training ended, and the failure or ""."""
+    """Trains through all legs and rollbacks. Returns why training ended, and the failure or ""."""
     run, corpus, progress = opened.run, opened.corpus, opened.progress
     with progress, StopSignal() as signal:
         try:
@@ -250,8 +250,10 @@ def _train_legs(opened: _Opened, supervisor: Supervisor) -> tuple[Ending, str]:
                     roll_back(run, corpus, progress.line)
                 else:
                     supervisor.phase("layout change")
+                    before = run.state.layout
                     build.reform(run, corpus)
-                    progress.line(f"{run.config.run_name}: now {_describe_layout(run)}")
+                    if run.state.layout != before:  # else other parameters train, which a line said
+                        progress.line(f"{run.config.run_name}: now {_describe_layout(run)}")
                 ending = _train_leg(run, build.build_loader(run, corpus), progress, signal)
         except (NonFiniteStep, LossSpike, RunFailed, CheckpointFailed, DamagedCheckpoint) as error:
             return Ending.OVER, str(error)
@@ -283,7 +285,7 @@ def _checked_corpus(config: RunConfig, mesh: Mesh, schedule: Schedule) -> Corpus
 
 
 def _train_leg(run: Run, loader: Loader, progress: Progress, signal: StopSignal) -> Ending:
-    """Trains until the layout changes or the run ends."""
+    """Trains until the leg or the run ends: see `Schedule.leg`."""
     with loader:
         return train(run, loader, progress, signal)
 

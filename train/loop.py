@@ -44,7 +44,7 @@ class RunFailed(OSError):
 class Ending(Enum):
     """Why `train` returned."""
 
-    # No batch is left: the run is over, or its layout changes.
+    # No batch is left: the run is over, or its leg is, see `Schedule.leg`.
     OVER = auto()
     # A signal asked to stop; everything is saved.
     ASKED = auto()

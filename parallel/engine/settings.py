@@ -17,11 +17,14 @@ def zero_settings(
     precision: str,
     num_parameters: int,
     device: torch.device,
+    num_trained: int | None = None,
 ) -> dict[str, Any]:
-    """Returns DeepSpeed's JSON settings for this layout; the engine sets the accumulation boundary itself."""
-    # A small model needs no large buffer; ZeRO requires an even number.
-    bucket = min(parallel.bucket_elements, num_parameters)
-    bucket += bucket % 2
+    """Returns DeepSpeed's JSON settings for this layout; the engine sets the accumulation boundary itself.
+
+    num_parameters: elements of the model; num_trained: of them those that train, None: all.
+    """
+    # A small model, or one that is mostly frozen, needs no large buffer of gradients.
+    bucket = _even(parallel, num_parameters if num_trained is None else num_trained)
     zero: dict[str, Any] = {"stage": parallel.zero_stage}
     if parallel.zero_stage > 0:
         zero |= {
@@ -33,7 +36,9 @@ def zero_settings(
         }
     if parallel.zero_stage == 3:
         # Persistence 0: a small parameter that is kept whole would not be updated from a restored master.
-        zero |= {"stage3_prefetch_bucket_size": bucket, "stage3_param_persistence_threshold": 0}
+        # Frozen weights are prefetched as well.
+        prefetch = _even(parallel, num_parameters)
+        zero |= {"stage3_prefetch_bucket_size": prefetch, "stage3_param_persistence_threshold": 0}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -48,6 +53,12 @@ def zero_settings(
         "communication_data_type": "fp32",
         "zero_optimization": zero,
     }
+
+
+def _even(parallel: ParallelConfig, elements: int) -> int:
+    """Returns the elements of a bucket for so many; ZeRO requires an even number."""
+    bucket = min(parallel.bucket_elements, elements)
+    return bucket + bucket % 2
 
 
 class ModelParallelUnit:

@@ -51,9 +51,9 @@ class Training:
         return self.settings[self.group(name)].frozen
 
     @property
-    def frozen(self) -> list[str]:
+    def frozen(self) -> frozenset[str]:
         """The parameters of the model that stay as they are."""
-        return [name for name in self.groups if self.is_frozen(name)]
+        return frozenset(name for name in self.groups if self.is_frozen(name))
 
     def steps_after(self, names: Iterable[str], before: StepCounts, applied: int) -> StepCounts:
         """Returns the counts of these parameters after `applied` more steps; 0 for frozen ones: they have no states."""

@@ -13,7 +13,7 @@ from parallel.engine.groups import NO_GROUP, GroupSettings, group_problems, grou
 from train.configuration.compose import compose_all, compose_run
 from train.configuration.schema import StageGroupConfig
 from train.configuration.validate import rules
-from train.schedule.groups import stage_group_problems, stage_groups
+from train.schedule.groups import stage_group_problems, stage_groups, untrained_stages
 from train.schedule.stages import build_schedule
 
 MODEL = ModelConfig(
@@ -116,12 +116,23 @@ def test_a_change_of_a_stage_without_effect_is_refused(
     assert found.startswith(says)
 
 
-def test_a_stage_in_which_nothing_trains_is_refused() -> None:
-    groups = {"all": ParameterGroup()}
-    (found,) = stage_group_problems(
-        MODEL, groups, {"all": StageGroupConfig(frozen=True)}, "schedule.stages.long"
-    )
-    assert found.startswith("schedule.stages.long: every parameter is frozen, so nothing trains")
+def test_nothing_trains_in_a_stage_or_in_all_of_them_is_refused_with_one_line() -> None:
+    stage, still = {"all": StageGroupConfig()}, {"all": StageGroupConfig(frozen=True)}
+    says = ", so nothing trains; add a last group that is not frozen, with the parameters to train"
+    for stages, subject in (
+        ({"short": stage, "long": still}, "schedule.stages.long: every parameter is frozen"),
+        ({"a": still, "b": still}, "optimizer.groups: every parameter is frozen in every stage"),
+    ):
+        found = untrained_stages(MODEL, {"all": ParameterGroup()}, stages)
+        assert found == [subject + says]
+
+
+def test_nothing_trains_is_not_said_where_a_group_of_a_stage_had_a_wrong_value() -> None:
+    words = ["optimizer.groups.all.frozen=true", "schedule.stages.long.groups.all.frozen=maybe"]
+    composed = compose_all(["experiment=quickstart", *words])
+    assert composed.config is not None
+    found = rules(composed.config, 1, composed.wrong)
+    assert [line for line in found if "nothing trains" in line] == []
 
 
 def run_with(*words: str) -> Any:

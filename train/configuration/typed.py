@@ -80,8 +80,9 @@ def still_judged(lines: Iterable[str], wrong: Collection[str]) -> list[str]:
 def _is_about(line: str, key: str) -> bool:
     """Whether a line is about `key`, without its value, or is a judgement of what holds `key` by its values."""
     subject, _, rule = line.partition(": ")
-    if rule.startswith("every parameter is frozen"):
-        return key.startswith(("optimizer.groups.", f"{subject}.groups."))
+    if rule.startswith("every parameter is frozen"):  # in one stage, or in all
+        stage = subject if subject.startswith("schedule.") else r"schedule\.stages\.[^.]+"
+        return bool(re.match(rf"(optimizer|{stage})\.groups\.", key))
     return key == subject or (key.startswith(f"{subject}.") and rule.startswith(_BY_VALUES))
 
 

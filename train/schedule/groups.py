@@ -70,13 +70,32 @@ def stage_group_problems(
         ]
         if "weight_decay_factor" in given and not one.frozen and name not in decayed:
             found.append(f"{stage}.groups.{name}.weight_decay_factor: {WITHOUT_DECAY}")
-    names = parameter_names(model, range(model.num_layers))
-    if all(settings[group].frozen for group in groups_of(names, model, groups).values()):
-        found.append(
-            f"{stage}: every parameter is frozen, so nothing trains; declare a group after "
-            f"{next(name for name in settings if settings[name].frozen)} that is not frozen"
-        )
     return found
+
+
+def untrained_stages(
+    model: ModelConfig,
+    groups: Mapping[str, ParameterGroup],
+    stages: Mapping[str, Mapping[str, StageGroupConfig]],
+) -> list[str]:
+    """Returns a line for every stage in which nothing trains, or one line if nothing trains in any.
+
+    stages: what each changes in groups, by name of the stage.
+    """
+    unknown = any(name not in groups for changes in stages.values() for name in changes)
+    if not groups or unknown or model.problems() or group_problems(model, groups):
+        return []  # reported elsewhere
+    names = parameter_names(model, range(model.num_layers))
+    members = set(groups_of(names, model, groups).values())
+    still = []
+    for name, changes in stages.items():
+        settings = stage_groups(groups, changes)
+        if all(settings[group].frozen for group in members):
+            still.append(name)
+    rule = "so nothing trains; add a last group that is not frozen, with the parameters to train"
+    if len(still) == len(stages):
+        return [f"optimizer.groups: every parameter is frozen in every stage, {rule}"]
+    return [f"schedule.stages.{name}: every parameter is frozen, {rule}" for name in still]
 
 
 def _given(change: StageGroupConfig) -> dict[str, Any]:

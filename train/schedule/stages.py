@@ -20,7 +20,7 @@ from parallel.config import ParallelConfig
 from parallel.engine.groups import NO_GROUP, ORDINARY, GroupSettings
 from train.configuration.schema import LearningRateConfig, RunConfig, StageConfig
 from train.schedule import learning_rate, rope_base
-from train.schedule.groups import stage_group_problems, stage_groups
+from train.schedule.groups import stage_group_problems, stage_groups, untrained_stages
 from train.schedule.kinds import StageKinds
 from train.schedule.rope_base import BaseCurve
 
@@ -176,6 +176,8 @@ def build_schedule(config: RunConfig) -> tuple[Schedule | None, list[str]]:
             found += mistakes
             if stage is not None:
                 stages.append(stage)
+    changes = {name: row.groups for name, row in config.schedule.stages.items()}
+    found += untrained_stages(config.model, config.optimizer.groups, changes)
     if found:
         return None, found
     schedule = Schedule(
