@@ -53,7 +53,8 @@ def test_while_a_command_works_it_is_one_line_and_status_130(name: str) -> None:
     module = MODULES[name]
     program = (
         "import argparse, os, runpy, signal\n"
-        "argparse.ArgumentParser.parse_args = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "stop = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "argparse.ArgumentParser.parse_args = argparse.ArgumentParser.parse_intermixed_args = stop\n"
         f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     )
     status, said = ended("-c", program)

@@ -25,7 +25,15 @@ PATHS = {
     "data.heldout",
     "checkpoint.resume",
 }
-TEXTS = {"run_name", "logging.wandb.project", "logging.wandb.entity", "model.layer_pattern"}
+TEXTS = {
+    "run_name",
+    "logging.wandb.project",
+    "logging.wandb.entity",
+    "model.layer_pattern",
+    "optimizer.groups.NAME.kinds",
+    "optimizer.groups.NAME.parameters",
+    "evaluation.accuracy.source",
+}
 FILES = ["data=files", "data.sources.web.prefix=web"]
 
 
