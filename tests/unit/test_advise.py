@@ -149,6 +149,24 @@ def test_llama_31_is_judged_by_its_scaled_rotation_and_its_length_before_scaling
     )  # the golden reach of the same base without scaling
 
 
+def test_a_reach_beyond_a_million_tokens_is_searched_and_beyond_16_million_not_known(
+    tmp_path: Path,
+) -> None:
+    wide = {"max_position_embeddings": 2**22, "rope_theta": 5e11}
+    cells = {}
+    for length in (2**22, 2**25):
+        file = tmp_path / f"{length}.json"
+        file.write_text(json.dumps(LLAMA | wide | {"max_position_embeddings": length}))
+        advice = advise(read_subject([str(file)]), (2**22, 2**25))
+        assert only(data_of(advice)["reach"])["enough"] is (True if length == 2**22 else None)
+        cells[length] = cells_of(advice)
+        (said, *_) = questions(advice)[0].answer
+        assert ("covers the 4,194,304" in said) == (length == 2**22)
+        assert "does not cover" not in said
+    assert all({"16,777,216 or more", "reaches it"} <= found for found in cells.values())
+    assert all("too small" not in found for found in cells.values())
+
+
 def test_the_stages_of_prolong_have_the_golden_reach_of_their_bases() -> None:
     subject = read_subject(PROLONG, "", LLAMA_3)
     assert [moment.length for moment in subject.moments] == [65536, 524288]

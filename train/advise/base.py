@@ -16,8 +16,8 @@ from model.position.advice.bound_table import tabled_bound
 from model.position.ntk import ntk_base
 from train.advise.subject import Case
 
-# Reaches are searched up to here, and bases for lengths up to here: a search evaluates every distance for hundreds.
-MOST = 2**20
+# Longest length that bases are searched for, since a search evaluates every distance for hundreds; longest reach.
+MOST, MOST_REACH = 2**20, 2**24
 # Heads wider than any of a released model are looked at up to here only.
 _WIDEST, _MOST_OF_WIDE = 1024, 2**12
 # Below this base the search ends: any base reaches the length.
@@ -28,15 +28,28 @@ _FINE, _COARSE = 2**17, 200
 
 @dataclass(frozen=True)
 class Reach:
-    """The reach of one case: the largest distance up to which a similar key is ahead of a random one, at most MOST."""
+    """The reach of one case: the largest distance up to which a similar key is ahead of a random one.
+
+    searched: the distance up to which it was searched; the reach may be longer if it is this long.
+    """
 
     case: Case
     tokens: int
+    searched: int
 
     @property
-    def enough(self) -> bool:
-        """Whether it covers all distances that these layers see."""
-        return self.tokens >= self.case.kind.sees
+    def may_be_longer(self) -> bool:
+        """Whether the search ended before the reach did."""
+        return self.tokens >= self.searched
+
+    def covers(self, length: int) -> bool | None:
+        """Whether it is as long as `length` in tokens; None: that was not searched."""
+        return True if self.tokens >= length else None if self.may_be_longer else False
+
+    @property
+    def enough(self) -> bool | None:
+        """Whether it covers all distances that these layers see; None: they see farther than was searched."""
+        return self.covers(self.case.kind.sees)
 
 
 @dataclass(frozen=True)
@@ -56,11 +69,12 @@ class Bases:
 
 def reach_of(case: Case) -> Reach:
     """Returns the reach of a case."""
-    return Reach(case, reach(case.head_radians(), most_of(case)))
+    searched = MOST_REACH if case.head_dim <= _WIDEST else _MOST_OF_WIDE
+    return Reach(case, reach(case.head_radians(), searched), searched)
 
 
 def most_of(case: Case) -> int:
-    """Returns the length up to which reaches and bases of a case are searched, in tokens."""
+    """Returns the length up to which bases of a case are searched, in tokens."""
     return MOST if case.head_dim <= _WIDEST else _MOST_OF_WIDE
 
 

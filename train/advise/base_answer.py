@@ -1,7 +1,7 @@
 """Is the RoPE base enough? Reach of every rotation, and bases for every length."""
 
 from train.advise.advice import Advice
-from train.advise.base import ANY_BASE, MOST, Bases, Reach
+from train.advise.base import ANY_BASE, Bases, Reach
 from train.advise.subject import Case, Kind
 from train.advise.tables import Question, Table, base_in_words, stages_in_words
 from train.report.units import NOTHING, whole_number
@@ -33,11 +33,11 @@ def _answer(found: Advice) -> list[str]:
 def _about(reach: Reach, found: Advice) -> str:
     case = reach.case
     limit = "the whole document" if case.full else "their window or chunk"
-    verdict = "covers" if reach.enough else "does not cover"
-    said = (
-        f"{case.label}: base {base_in_words(case.kind.base)} reaches {_tokens(reach)} tokens and {verdict} the "
-        f"{whole_number(case.kind.sees)} that the layers see ({limit})"
-    )
+    base = f"{case.label}: base {base_in_words(case.kind.base)} reaches {_tokens(reach)} tokens"
+    sees = f"the {whole_number(case.kind.sees)} that the layers see ({limit})"
+    if reach.enough is None:
+        return f"{base}; the reach was not searched up to {sees}."
+    said = f"{base} and {'covers' if reach.enough else 'does not cover'} {sees}"
     if reach.enough:
         return f"{said}."
     below = "; see the bases below, which reach it" if _is_reached(case, found) else ""
@@ -63,7 +63,7 @@ def _last(found: Advice) -> tuple[Kind, ...]:
 
 
 def _tokens(reach: Reach) -> str:
-    return f"{MOST:,} or more" if reach.tokens >= MOST else whole_number(reach.tokens)
+    return f"{whole_number(reach.tokens)}{' or more' * reach.may_be_longer}"
 
 
 def _reaches(found: Advice) -> Table:
@@ -76,7 +76,7 @@ def _reaches(found: Advice) -> Table:
             base_in_words(reach.case.kind.base),
             reach.case.method,
             _tokens(reach),
-            "yes" if reach.enough else "no",
+            {True: "yes", False: "no", None: NOTHING}[reach.enough],
         ]
         for reach in found.reaches
     ]
@@ -127,4 +127,4 @@ def _bound(base: float) -> str:
 
 def _now(found: Advice, bases: Bases) -> str:
     reach = next(reach for reach in found.reaches if reach.case == bases.case)
-    return "reaches it" if reach.tokens >= bases.length else "too small"
+    return {True: "reaches it", False: "too small", None: NOTHING}[reach.covers(bases.length)]

@@ -107,7 +107,7 @@ def _reach_line(case: Case, bases: Values, most: int, number: int) -> Row:
 
 def _reach_point(case: Case, number: int, found: Advice) -> Row:
     row = found.reaches[number]
-    verdict = "enough" if row.enough else "too small"
+    verdict = {True: "enough", False: "too small", None: "not known"}[row.enough]
     text = f"{case.label}: base {base_in_words(case.kind.base)}, sees {whole_number(case.kind.sees)} tokens, {verdict}"
     symbol = "diamond" if row.enough else "diamond-open"
     return {

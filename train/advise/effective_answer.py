@@ -1,7 +1,6 @@
 """Up to which length does it work? One table with what every formula says."""
 
 from train.advise.advice import Advice
-from train.advise.base import MOST
 from train.advise.effective import OFTEN, Effective
 from train.advise.tables import Question, Table
 from train.report.units import NOTHING, whole_number
@@ -65,14 +64,17 @@ def _table(found: Advice) -> Table:
 
 
 def _of_full_layers(found: Advice, stage: str) -> tuple[str, str]:
-    reaches = [row.tokens for row in found.reaches if row.case.full and stage in row.case.stages]
+    reaches = [
+        row.tokens
+        for row in found.reaches
+        if row.case.full and stage in row.case.stages and not row.may_be_longer
+    ]
     holds = [
         row.laws.usable_length
         for row in found.extrapolations
         if row.laws and row.case.full and stage in row.case.stages
     ]
-    reach = min(reaches, default=MOST)
     return (
-        whole_number(reach) if reach < MOST else NOTHING,
+        whole_number(min(reaches)) if reaches else NOTHING,
         whole_number(min(holds)) if holds else NOTHING,
     )

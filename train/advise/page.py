@@ -96,9 +96,9 @@ def _tiles(found: Advice) -> list[str]:
         kind = reach.case.kind
         if reach.case in found.at_end:
             sees = whole_number(kind.sees)
-            covers = (
-                f"reaches {'all' if reach.enough else whole_number(reach.tokens) + ' of'} {sees}"
-            )
+            least = "at least " * (reach.enough is None)
+            part = "all" if reach.enough else f"{least}{whole_number(reach.tokens)} of"
+            covers = f"reaches {part} {sees}"
             tiles.append(tile(f"Base of {kind.name}", base_in_words(kind.base), f"{covers} tokens"))
             never = f"{pairs.never} of {len(pairs.turns_P)}"
             tiles.append(tile(f"Pairs of {kind.name}", never, f"never turn once in {sees} tokens"))

@@ -49,8 +49,9 @@ def _pairs(found: Advice) -> Table:
         ["Kind", "Stages", "See", "Pairs", "Never turn once", "Waves", "FoPE keeps", "Resonant"],
         rows,
         [
-            "Never turn once: pairs whose wave, the tokens of a whole turn, is longer than what the layers see. "
-            "FoPE keeps: pairs that FoPE would let turn, the others stand still (arXiv 2412.17739, section 4). "
+            "Never turn once: pairs whose wave, the tokens of a whole turn, is longer than what the layers see, with "
+            "the scaling of the layers. FoPE keeps: pairs that FoPE would let turn, the others stand still (arXiv "
+            "2412.17739, section 4); it judges the frequencies before scaling, so the two columns may not add up. "
             "Resonant: pairs whose wave, rounded to whole tokens, is shorter than what the layers see, so that with "
             "Resonance RoPE they repeat the angles of training at any distance (arXiv 2403.00071, section 4)."
         ],
