@@ -23,7 +23,7 @@ from parallel.config import ParameterGroup
 
 # The group of parameters that match none.
 NO_GROUP = ""
-WITHOUT_DECAY = "has no effect, no parameter of the group has weight decay; drop it"
+WITHOUT_DECAY = "has no effect where no parameter of the group has weight decay; drop it"
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def group_problems(model: ModelConfig, groups: Mapping[str, ParameterGroup]) -> 
             if not any(fnmatchcase(kind, pattern) for kind in kinds)
         ]
         unknown += [
-            f"{key}.parameters={pattern}: matches no parameter of this model; there are "
-            f"{', '.join(_nearest(pattern, names))}, ..."
+            f"{key}.parameters={pattern}: matches no parameter of this model; "
+            + _instead(pattern, names)
             for pattern in one.parameters
             if not any(_is_named(name, pattern) for name in names)
         ]
@@ -136,6 +136,9 @@ def _inside(name: str) -> str:
     return name.split(".", 2)[-1] if name.startswith("layers.") else name
 
 
-def _nearest(pattern: str, names: list[str]) -> list[str]:
-    """The four names of the ends and of a layer that are most like a pattern, the most similar first."""
-    return get_close_matches(pattern, {_inside(name): None for name in names}, n=4, cutoff=0.0)
+def _instead(pattern: str, names: list[str]) -> str:
+    """What to give for a pattern that matches nothing: the four most similar names of the ends and of a layer."""
+    if any(fnmatchcase(end, pattern) for end in HEAD):
+        return "the head is the embedding (model.tie_embeddings=true); give embedding.weight"
+    inside = {_inside(name): None for name in names}
+    return f"there are {', '.join(get_close_matches(pattern, inside, n=4, cutoff=0.0))}, ..."

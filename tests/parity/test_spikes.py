@@ -225,6 +225,39 @@ def test_after_a_rollback_the_run_is_one_that_began_there_beyond_the_data(
     same_steps(tmp_path, "back", "oracle", first=5)
 
 
+@pytest.mark.slow
+def test_a_rollback_to_the_border_where_groups_are_frozen_is_a_run_that_began_there(
+    small_run: Arguments, tmp_path: Path
+) -> None:
+    """The second stage freezes a group; its steps 9 and 10 spike, and the only checkpoint is that of step 4."""
+    groups = {
+        "schedule.stages.first.tokens": "2048",
+        "schedule.stages.second.sequence_length": "64",
+        "schedule.learning_rate.warmup_tokens": "0",
+        "optimizer.groups": "{windows: {kinds: [window_rope]}}",
+        "+schedule.stages.second.groups": "{windows: {frozen: true}}",
+        "checkpoint.every_steps": "0",
+    }
+
+    def arguments(name: str, **changes: str) -> list[str]:
+        return small_run(tmp_path, run_name=name, **ROLLBACK | groups | changes)
+
+    assert run_with(arguments("back"), {9: HIGH, 10: HIGH}) == [0, 0]
+    log = (tmp_path / "back/log.txt").read_text()
+    assert "back at step 4 " in log
+    assert log.count("are dropped: frozen now") == 2
+    begun = tmp_path / "begun"
+    shutil.copytree(tmp_path / "back/checkpoints/step_00000004", begun)
+    cursor = json.loads((tmp_path / "back/stepped_over.jsonl").read_text())["to_cursor"]
+    (begun / STATE).write_bytes(
+        seal({"format": FORMAT, **asdict(replace(read_state(begun), cursor=cursor))})
+    )
+    assert run_with(arguments("oracle", **{"checkpoint.resume": str(begun)}), {}) == [0, 0]
+    same_steps(tmp_path, "back", "oracle", first=5)
+    state = read_state(tmp_path / "back/checkpoints/step_00000010")
+    assert state.optimizer_steps == 10 and set(state.other_optimizer_steps.values()) == {0}
+
+
 def test_a_kill_in_a_rollback_changes_nothing(small_run: Arguments, tmp_path: Path) -> None:
     def arguments(name: str) -> list[str]:
         return small_run(tmp_path, run_name=name, **ROLLBACK)

@@ -77,7 +77,7 @@ def test_without_groups_every_parameter_is_ordinary() -> None:
         ),
         (
             {"a": ParameterGroup(parameters=["*norm.weight"], weight_decay_factor=2.0)},
-            "optimizer.groups.a.weight_decay_factor: has no effect, no parameter of the group has weight decay",
+            "optimizer.groups.a.weight_decay_factor: has no effect where no parameter of the group has weight decay",
         ),
         ({"a b": ParameterGroup()}, "optimizer.groups.a b: a group's name is made of"),
     ],
@@ -94,6 +94,13 @@ def test_a_pattern_that_matches_no_parameter_is_told_the_most_similar_names() ->
         replace(MODEL, tie_embeddings=False), {"a": ParameterGroup(parameters=["head.weight"])}
     )
     assert "; there are lm_head.weight, " in line
+
+
+def test_a_tied_head_is_told_the_name_of_its_weight() -> None:
+    (line,) = group_problems(MODEL, {"a": ParameterGroup(parameters=["lm_head.*"])})
+    assert line.endswith(
+        "the head is the embedding (model.tie_embeddings=true); give embedding.weight"
+    )
 
 
 @pytest.mark.parametrize(
