@@ -57,6 +57,20 @@ def parameters_of(config: Mapping[str, Any], default: Mapping[str, Any]) -> Mapp
     return old or (default if config.get(NEW) is None else new)
 
 
+def refuse_without_base(config: Mapping[str, Any], before_5: float, now: float) -> None:
+    """Raises CannotExpress if no key gives a base: for families whose default transformers 5 changed to `now`."""
+    new = config.get(NEW)
+    places = [config, new, config.get("rope_scaling")]
+    places += new.values() if isinstance(new, Mapping) else []
+    if not any(isinstance(place, Mapping) and "rope_theta" in place for place in places):
+        raise CannotExpress(
+            [
+                f"config.json: rope_theta is missing: transformers 4 takes {before_5:.0f} for it, transformers 5 "
+                f"{now:.0f}; write the base that the model was trained with"
+            ]
+        )
+
+
 def read_flat(
     config: Mapping[str, Any], default_base: float, default: Mapping[str, Any], rules: RopeRules
 ) -> tuple[float, RopeMethod]:

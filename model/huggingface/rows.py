@@ -10,16 +10,26 @@ def _own_width(config: Mapping[str, Any]) -> Any:
     return config["hidden_size"] // config["num_attention_heads"]
 
 
-def sizes(*, tied: bool, head_dim: Any = _own_width, activation: str = "hidden_act") -> list[Row]:
-    """Rows of the sizes, whose keys are the same in every family. tied, head_dim: the family's defaults;
-    activation: the key of the gate, "" if the family's gate is not silu."""
+def sizes(
+    *, tied: bool, head_dim: Any = _own_width, kv_heads: int = 0, activation: str = "hidden_act"
+) -> list[Row]:
+    """Rows of the sizes, whose keys are the same in every family.
+
+    tied, head_dim: the family's defaults. kv_heads: its default of an absent num_key_value_heads; 0: as many as heads,
+    which null is in every family. activation: the key of the gate, "" if the family's gate is not silu.
+    """
+
+    def num_kv_heads(config: Mapping[str, Any]) -> Any:
+        absent = "num_key_value_heads" not in config
+        return kv_heads if kv_heads and absent else config["num_attention_heads"]
+
     rows = [
         Row("vocab_size", None, ("vocab_size",)),
         Row("hidden_size", None, ("hidden_size",)),
         Row("intermediate_size", None, ("intermediate_size",)),
         Row("num_hidden_layers", None, ("num_layers",)),
         Row("num_attention_heads", None, ("num_heads",)),
-        Row("num_key_value_heads", lambda config: config["num_attention_heads"], ("num_kv_heads",)),
+        Row("num_key_value_heads", num_kv_heads, ("num_kv_heads",)),
         Row("head_dim", head_dim, ("head_dim",)),
         Row("tie_word_embeddings", tied, ("tie_embeddings",)),
     ]

@@ -234,6 +234,7 @@ REFUSED = {
     "granite": ({"logits_scaling": 0}, "logits_scaling=0: must be a number above 0"),
     "exaone4": ({"sliding_window_pattern": "LLLG"}, "cannot read it without layer_types"),
     "gemma2": ({"attn_logit_softcapping": 0}, "attn_logit_softcapping=0: transformers divides by it"),
+    "olmo3_": ({"model_type": "olmo3"}, "rope_theta is missing: transformers 4 takes 10000 for it"),
     "cohere": ({}, "rope_theta is missing: transformers 4 takes 10000 for it, transformers 5 500000"),
     "gemma3": ({}, "import --text-only takes its language model"),
 }  # fmt: skip

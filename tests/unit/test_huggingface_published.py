@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from model.huggingface.catalogue import family_of
+from model.huggingface.catalogue import FAMILIES, family_of
+from model.huggingface.family import Family
 from model.huggingface.rope_unread import unread_keys
 from model.position.llama3 import Llama3Rope
 from model.position.longrope import LongRope
@@ -45,6 +46,27 @@ def test_a_released_model_is_read_with_the_tensors_that_transformers_has(name: s
     links = to_theirs(family.links(found.model, list(shapes)))
     entries = target_entries(links, shapes, lambda _: torch.bfloat16)
     assert {key: tuple(entry.shape) for key, entry in entries.items()} == wanted
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+def test_keys_that_a_config_json_leaves_out_have_the_values_of_transformers(family: Family) -> None:
+    from transformers import AutoConfig
+
+    required = {
+        "model_type": family.model_type, "vocab_size": 96, "hidden_size": 640, "intermediate_size": 96,
+        "num_hidden_layers": 4, "num_attention_heads": 64,
+    }  # fmt: skip
+    theirs = AutoConfig.for_model(**required)
+    # None stands for no cap, and for the width of hidden_size / num_attention_heads.
+    plain = {"final_logit_softcapping": 0.0, "head_dim": 10}
+    known = [row for row in family.rows if hasattr(theirs, row.theirs)]
+    assert len(known) >= 9
+    for row in known:
+        wanted = getattr(theirs, row.theirs)
+        wanted = plain.get(row.theirs) if wanted is None else wanted
+        assert row.value(required) == wanted, row.theirs
+    (row,) = [row for row in known if row.theirs == "num_key_value_heads"]
+    assert row.value(required | {"num_key_value_heads": None}) == 64  # as many as heads
 
 
 @pytest.mark.parametrize("size", ["32B", "1.2B"])

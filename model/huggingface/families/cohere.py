@@ -11,19 +11,12 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.huggingface.family import Family, Json, Row, no_layers
-from model.huggingface.refusal import CannotExpress
+from model.huggingface.rope_fields import refuse_without_base
 from model.huggingface.rows import ATTENTION, FEED_FORWARD, attention_bias, sizes
 
 
 def _read_layers(config: Mapping[str, Any]) -> Json:
-    places = (config, config.get("rope_parameters"), config.get("rope_scaling"))
-    if not any(isinstance(place, Mapping) and "rope_theta" in place for place in places):
-        raise CannotExpress(
-            [
-                "config.json: rope_theta is missing: transformers 4 takes 10000 for it, transformers 5 500000; write "
-                "the base that the model was trained with"
-            ]
-        )
+    refuse_without_base(config, before_5=10_000.0, now=500_000.0)
     return no_layers(config)
 
 

@@ -73,7 +73,7 @@ EXAONE4 = Family(
     model_type="exaone4",
     architecture="Exaone4ForCausalLM",
     recipe={"block": "sequential", "norm": "rmsnorm", "norm_at": "after", "qk_norm": True},
-    rows=[*sizes(tied=False), Row("rms_norm_eps", 1e-5, ("norm_eps",))],
+    rows=[*sizes(tied=False, kv_heads=32), Row("rms_norm_eps", 1e-5, ("norm_eps",))],
     kinds=frozenset({"full_rope", "full_nope", "window_rope"}),
     default_base=10_000.0,
     modules={

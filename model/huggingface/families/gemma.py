@@ -74,7 +74,7 @@ _RECIPE: Mapping[str, Any] = {
     "activation": "gelu_tanh",
 }
 _ROWS = [
-    *sizes(tied=True, head_dim=256, activation=""),
+    *sizes(tied=True, head_dim=256, kv_heads=4, activation=""),
     attention_bias(),
     Row("hidden_activation", "gelu_pytorch_tanh", only=("gelu_pytorch_tanh",)),
     Row("rms_norm_eps", 1e-6, ("norm_eps",)),

@@ -113,7 +113,7 @@ GPT_OSS = Family(
         "sinks": True,
     },
     rows=[
-        *sizes(tied=False, head_dim=64),
+        *sizes(tied=False, head_dim=64, kv_heads=8),
         attention_bias(True),
         Row("rms_norm_eps", 1e-5, ("norm_eps",)),
         # We cannot express a mixture of experts.

@@ -95,7 +95,12 @@ GRANITE_SWA = Family(
     model_type="granite_swa",
     architecture="GraniteSWAForCausalLM",
     recipe={"block": "sequential", "norm": "rmsnorm", "sinks": True},
-    rows=[*sizes(tied=True), *BIASES, *FACTORS, Row("rms_norm_eps", 1e-5, ("norm_eps",))],
+    rows=[
+        *sizes(tied=True, kv_heads=4),
+        *BIASES,
+        *FACTORS,
+        Row("rms_norm_eps", 1e-5, ("norm_eps",)),
+    ],
     kinds=frozenset({"full_rope", "full_nope", "window_rope", "window_nope"}),
     default_base=10_000.0,
     modules={**PRE_NORMS, **ATTENTION, **FEED_FORWARD},

@@ -12,7 +12,7 @@ MINISTRAL3 = Family(
     model_type="ministral3",
     architecture="Ministral3ForCausalLM",
     recipe={"block": "sequential", "norm": "rmsnorm"},
-    rows=[*sizes(tied=False, head_dim=128), Row("rms_norm_eps", 1e-5, ("norm_eps",))],
+    rows=[*sizes(tied=False, head_dim=128, kv_heads=8), Row("rms_norm_eps", 1e-5, ("norm_eps",))],
     kinds=frozenset({"full_rope", "window_rope"}),
     default_base=10_000.0,
     default_rope={

@@ -38,7 +38,7 @@ MISTRAL = Family(
     model_type="mistral",
     architecture="MistralForCausalLM",
     recipe={"block": "sequential", "norm": "rmsnorm"},
-    rows=[*sizes(tied=False), Row("rms_norm_eps", 1e-6, ("norm_eps",))],
+    rows=[*sizes(tied=False, kv_heads=8), Row("rms_norm_eps", 1e-6, ("norm_eps",))],
     kinds=frozenset({"full_rope", "window_rope"}),
     default_base=10_000.0,
     modules={**PRE_NORMS, **ATTENTION, **FEED_FORWARD},

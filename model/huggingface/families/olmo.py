@@ -1,4 +1,7 @@
-"""OLMo 2 and OLMo 3: norms after attention and feed-forward, and norms over the queries and keys of all heads."""
+"""OLMo 2 and OLMo 3: norms after attention and feed-forward, and norms over the queries and keys of all heads.
+
+The two versions of transformers differ in the base of an OLMo 3 whose config.json gives none, as for Cohere.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +15,7 @@ from model.huggingface.layer_fields import (
     windowed_pattern,
     written_types,
 )
+from model.huggingface.rope_fields import refuse_without_base
 from model.huggingface.rope_rules import RopeRules
 from model.huggingface.rows import ATTENTION, FEED_FORWARD, attention_bias, sizes
 
@@ -33,6 +37,7 @@ _MODULES = {
 
 def _read_layers(config: Mapping[str, Any]) -> Json:
     types = layer_types(config, every(4, config["num_hidden_layers"]))
+    refuse_without_base(config, before_5=10_000.0, now=500_000.0)
     kinds = ["window_rope" if kind == SLIDING else "full_rope" for kind in types]
     return windowed_pattern(kinds, config.get("sliding_window", 4096))
 

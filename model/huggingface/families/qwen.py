@@ -47,7 +47,7 @@ QWEN2 = Family(
     model_type="qwen2",
     architecture="Qwen2ForCausalLM",
     recipe={"block": "sequential", "norm": "rmsnorm", "qkv_bias": True},
-    rows=[*sizes(tied=False), Row("rms_norm_eps", 1e-6, ("norm_eps",))],
+    rows=[*sizes(tied=False, kv_heads=32), Row("rms_norm_eps", 1e-6, ("norm_eps",))],
     kinds=frozenset({"full_rope", "window_rope"}),
     default_base=10_000.0,
     modules={**PRE_NORMS, **ATTENTION, **FEED_FORWARD},
@@ -61,7 +61,7 @@ QWEN3 = Family(
     architecture="Qwen3ForCausalLM",
     recipe={"block": "sequential", "norm": "rmsnorm", "qk_norm": True},
     rows=[
-        *sizes(tied=False, head_dim=128),
+        *sizes(tied=False, head_dim=128, kv_heads=32),
         attention_bias(),
         Row("rms_norm_eps", 1e-6, ("norm_eps",)),
     ],

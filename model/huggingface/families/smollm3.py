@@ -62,7 +62,7 @@ SMOLLM3 = Family(
     architecture="SmolLM3ForCausalLM",
     recipe={"block": "sequential", "norm": "rmsnorm"},
     rows=[
-        *sizes(tied=True),
+        *sizes(tied=True, kv_heads=4),
         attention_bias(),
         Row("mlp_bias", False, ("feed_forward_bias",)),
         Row("rms_norm_eps", 1e-6, ("norm_eps",)),
