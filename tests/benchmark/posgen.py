@@ -151,31 +151,31 @@ def missing(run: str, rule: str, seed: int, size: str) -> list[str]:
 
 
 def make(run: str, rule: str, seed: int, size: str) -> None:
-    """Train once, and write the cells that come from it."""
-    shutil.rmtree(RUNS / run, ignore_errors=True)
+    """Train once, in a folder of its own, and write the cells that come from it."""
+    name = f"{run}-{rule}-{seed}-{size}"
+    folder = RUNS / name
+    shutil.rmtree(folder, ignore_errors=True)
     words = command(run, rule, seed, size)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
-        [sys.executable, *words, f"run_name={run}", f"paths.outputs={RUNS}"],
+        [sys.executable, *words, f"run_name={name}", f"paths.outputs={RUNS}"],
         check=True,
         stdout=subprocess.DEVNULL,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    folder = RUNS / run
     rows = [json.loads(line) for line in (folder / "evaluation.jsonl").read_text().splitlines()]
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for name in missing(run, rule, seed, size):
-        [row] = [
-            row for row in rows if (row["task"], row["stage"]) == ("accuracy", METHODS[name].stage)
-        ]
+    for method in missing(run, rule, seed, size):
+        stage = METHODS[method].stage
+        [row] = [row for row in rows if (row["task"], row["stage"]) == ("accuracy", stage)]
         cell = {
-            "method": name,
+            "method": method,
             "rule": rule,
             "seed": seed,
             "size": size,
             "command": shlex.join(["python", *words]),
-            "stage": METHODS[name].stage,
+            "stage": stage,
             "steps": row["step"],
             "tokens": row["tokens_seen"],
             "loss": next(step["loss"] for step in steps if step["step"] == row["step"]),
@@ -183,7 +183,7 @@ def make(run: str, rule: str, seed: int, size: str) -> None:
             "trained_length": row["trained_length"],
             "lengths": [_compact(one) for one in row["lengths"]],
         }
-        path = path_of(name, rule, seed, size)
+        path = path_of(method, rule, seed, size)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(_lines(cell))
 

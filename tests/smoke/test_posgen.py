@@ -29,7 +29,7 @@ def test_a_run_makes_the_cells_of_its_methods_and_none_twice(
     assert [made[name]["steps"] for name in sorted(made)] == [4, 5, 6]
     cell = made["yarn-recursive-0.json"]
     assert [len(one["accuracy_by_place"]) for one in cell["lengths"]] == [64, 80]
-    assert (posgen.RUNS / "rope/report.html").exists()
+    assert (posgen.RUNS / "rope-recursive-0-small/report.html").exists()
 
     times = {path: path.stat().st_mtime_ns for path in posgen.CELLS.iterdir()}
     posgen.fill(1.0, "small", wanted)
