@@ -27,7 +27,7 @@ RUNS: tuple[tuple[int, list[str]], ...] = (
     (1, ["schedule=small", "data=generated", "+data.sources.one.generated={task: key_value, min_length: 64}"]),
     (1, ["schedule=small", "data=generated", "+data.sources.one.generated={task: copy, min_length: 128, span: 8}",
          "evaluation.enabled=false"]),
-    (1, ["schedule=small", "optimizer.groups={all: {learning_rate_factor: 0.5}, norms: {parameters: [norm.weight]}}",
+    (1, ["schedule=small", "optimizer.groups={all: {learning_rate_factor: 0.5}, norms: {parameters: ['*norm.weight']}}",
          "+schedule.stages.first.groups.all={learning_rate_factor: 0.25}"]),
     (1, ["schedule=small", "optimizer.groups={near: {kinds: [window_rope], frozen: true}, far: {kinds: [full_nope], "
          "learning_rate_factor: 0.5, weight_decay_factor: 0.5}}"]),

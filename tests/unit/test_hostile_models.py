@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -107,12 +108,13 @@ def test_any_value_of_any_key_is_read_or_refused(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_every_odd_value_of_every_key_is_read_or_refused(
+def test_odd_values_of_every_key_are_read_or_refused(
     models: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
-    for key in KEYS:
-        for value in ODD:
-            check_config(models[name], {key: value}, tmp_path)
+    # Every third pair of key and value in each model; the models begin at different ones.
+    pairs = list(itertools.product(KEYS, ODD))
+    for key, value in pairs[list(CASES).index(name) % 3 :: 3]:
+        check_config(models[name], {key: value}, tmp_path)
 
 
 def pipe(path: Path) -> None:
