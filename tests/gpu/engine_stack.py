@@ -7,7 +7,7 @@ Only the initial weights are other ones than a run's, drawn on the device (`pres
 import contextlib
 import gc
 from collections.abc import Iterator
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from plain_stack import LEARNING_RATE
@@ -15,6 +15,7 @@ from presets import ROPE_BASE, device_draw
 from torch import Tensor
 
 from data.loader import GlobalBatch
+from data.packing.spans import BatchShape
 from model.attention.core import choose_core
 from model.config import ModelConfig
 from model.flops import parameter_count
@@ -27,11 +28,14 @@ from parallel.mesh import Mesh
 from parallel.parallelize import build_local, finish
 from parallel.sequence.traffic import TrafficMeter
 from train.objective import NextTokenLoss
+from train.schedule.rope_base import BaseCurve
 from train.schedule.stages import Point, Stage
 from train.step import optimizer_step
 from train.trainer import WholeTrainer
 
 TIMEOUT_SECONDS = 120.0
+# Of a stage a step uses only how parameters train: all of them, as usual.
+ONLY_STAGE = Stage("only", 0, 0, 1, BatchShape(1, 1, 1, (1.0,)), BaseCurve(((0, ROPE_BASE),)), None)
 
 
 def open_world(device: torch.device) -> Mesh:
@@ -73,8 +77,8 @@ class EngineStack:
 
     def step(self, batch: GlobalBatch) -> float:
         """See `Stack`. NaN if the step was not taken."""
-        # Made anew, as the model may have taken another recipe; its stage is not looked at within a step.
-        point = Point(cast(Stage, None), LEARNING_RATE, ROPE_BASE, self.model.config)
+        # Made anew, as the model may have taken another recipe.
+        point = Point(ONLY_STAGE, LEARNING_RATE, ROPE_BASE, self.model.config)
         done = optimizer_step(self._trainer, self._mesh, batch, point=point, stop=False)
         return done.loss if done.applied else float("nan")
 
