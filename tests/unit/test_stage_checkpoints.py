@@ -78,7 +78,7 @@ def test_layers_whose_rotation_was_dropped_are_exported_as_layers_without_one() 
     assert after["layer_types"] == [*["sliding_attention"] * 3, "full_attention"]
     scale = "{position: none, position_scale: {scale: drope, trained_length: 64}}"
     scaled = (*drop[:2], f"+schedule.stages.second.kinds.full_rope={scale}")
-    with pytest.raises(CannotExpress, match="scaled by position"):
+    with pytest.raises(CannotExpress, match="no Hugging Face family takes the scale of DroPE"):
         exported(state_after(11, *scaled))
 
 
