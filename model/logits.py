@@ -44,6 +44,10 @@ class Logits:
         return (1.0 - (logits / self.softcap).square()) * self.scale
 
 
+# Logits that are the products themselves.
+UNCHANGED = Logits()
+
+
 def rows_at_once(like: Tensor, vocab_size: int) -> int:
     """Tokens of one chunk, for logits of `vocab_size` columns on the device of `like`."""
     return _CPU_ROWS if like.is_cpu else max(_CPU_ROWS, _ACCELERATOR_LOGITS // vocab_size)

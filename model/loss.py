@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.logits import IGNORE, Logits, chunks_of, columns, picked_logits, rows_at_once
+from model.logits import IGNORE, UNCHANGED, Logits, chunks_of, columns, picked_logits, rows_at_once
 from model.norm import statistics_dtype
 from model.predictions import Predictions, predictions
 from model.products import for_product
@@ -54,11 +54,10 @@ class HeadLoss(Protocol):
         weight_VD: Tensor,
         targets_T: Tensor,
         *,
-        logit_scale: float,
-        logit_softcap: float,
+        logits: Logits,
         z_loss: float,
     ) -> LossSums:
-        """Summed losses of the stream. logit_softcap: 0 for none."""
+        """Summed losses of the stream."""
 
     def per_token(
         self,
@@ -66,8 +65,7 @@ class HeadLoss(Protocol):
         weight_VD: Tensor,
         targets_T: Tensor,
         *,
-        logit_scale: float,
-        logit_softcap: float,
+        logits: Logits,
     ) -> Tensor:
         """Natural-log losses (T,), 0 where ignored, without gradients."""
 
@@ -77,8 +75,7 @@ class HeadLoss(Protocol):
         weight_VD: Tensor,
         targets_T: Tensor,
         *,
-        logit_scale: float,
-        logit_softcap: float,
+        logits: Logits,
     ) -> Predictions:
         """The predicted id and the rank of the target after every token that has one, without gradients."""
 
@@ -121,16 +118,13 @@ class ChunkedLoss:
         weight_VD: Tensor,
         targets_T: Tensor,
         *,
-        logit_scale: float = 1.0,
-        logit_softcap: float = 0.0,
+        logits: Logits = UNCHANGED,
         z_loss: float = 0.0,
     ) -> LossSums:
         """See `LossSums`. targets_T: int64 (T,), -100 is ignored."""
         walk = partial(
             _walk,
-            of_chunk=partial(
-                self._of_chunk, logits=Logits(logit_scale, logit_softcap), z_loss=z_loss
-            ),
+            of_chunk=partial(self._of_chunk, logits=logits, z_loss=z_loss),
             targets_T=targets_T,
         )
         return sums_of_walk(walk, hidden_TD, weight_VD, z_loss)
@@ -142,11 +136,9 @@ class ChunkedLoss:
         weight_VD: Tensor,
         targets_T: Tensor,
         *,
-        logit_scale: float = 1.0,
-        logit_softcap: float = 0.0,
+        logits: Logits = UNCHANGED,
     ) -> Tensor:
         """Natural-log losses (T,) in float32 (float64 for float64 input), 0 where ignored."""
-        logits = Logits(logit_scale, logit_softcap)
         losses_T = hidden_TD.new_zeros(len(targets_T), dtype=statistics_dtype(hidden_TD.dtype))
         weight_VD = for_product(weight_VD)
         for rows in _chunks(hidden_TD, weight_VD.shape[0]):
@@ -160,11 +152,10 @@ class ChunkedLoss:
         weight_VD: Tensor,
         targets_T: Tensor,
         *,
-        logit_scale: float = 1.0,
-        logit_softcap: float = 0.0,
+        logits: Logits = UNCHANGED,
     ) -> Predictions:
         """See `Predictions`."""
-        return predictions(hidden_TD, weight_VD, targets_T, Logits(logit_scale, logit_softcap))
+        return predictions(hidden_TD, weight_VD, targets_T, logits)
 
 
 class OfChunk(Protocol):

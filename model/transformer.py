@@ -26,6 +26,7 @@ from model.feed_forward.dense import FeedForward
 from model.feed_forward.tiled import TILE_ROWS
 from model.kind_at_step import make_kinds
 from model.layer_pattern import evenly, expand_pattern
+from model.logits import Logits
 from model.loss import ChunkedLoss, HeadLoss, LossSums
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
@@ -62,6 +63,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.head_loss: HeadLoss = ChunkedLoss()
+        self._logits = Logits(config.logit_scale, config.logit_softcap)
         self.run_layer: LayerRunner = keep_everything
         self._gate_sums: GateSums | None = None
         self._recomputed = evenly(config.num_layers, config.num_layers)
@@ -157,8 +159,7 @@ class Transformer(nn.Module):
             hidden_TD,
             self.head_weight_VD,
             targets_T,
-            logit_scale=self.config.logit_scale,
-            logit_softcap=self.config.logit_softcap,
+            logits=self._logits,
             z_loss=z_loss,
         )
 
@@ -168,8 +169,7 @@ class Transformer(nn.Module):
             hidden_TD,
             self.head_weight_VD,
             targets_T,
-            logit_scale=self.config.logit_scale,
-            logit_softcap=self.config.logit_softcap,
+            logits=self._logits,
         )
 
     def predictions(self, hidden_TD: Tensor, targets_T: Tensor) -> Predictions:
@@ -178,6 +178,5 @@ class Transformer(nn.Module):
             hidden_TD,
             self.head_weight_VD,
             targets_T,
-            logit_scale=self.config.logit_scale,
-            logit_softcap=self.config.logit_softcap,
+            logits=self._logits,
         )

@@ -5,7 +5,7 @@ tensor rank 0 of the last pipeline stage; all other ranks add zeros.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from parallel.pipeline.timeline import Recorder
 from parallel.sequence.traffic import TrafficMeter
 from train.objective import MicroBatch, Returned, losses_by_source
 
+Found = TypeVar("Found")
 Weigh = Callable[[Tensor], Tensor]
 Draw = Callable[[list[TimedAction], Placement, int], None]
 """Takes a recorded step: its actions, where stages live, number of micro-batches. Main rank only."""
@@ -202,24 +203,22 @@ class StagedTrainer:
         self, micro_batches: Sequence[MicroBatch], at: AtStep | float
     ) -> list[Tensor] | None:
         """See `Trainer`."""
-        losses = self._runner.forward_only(
-            micro_batches,
-            at,
-            lambda stage, hidden_TD, micro_batch: stage.token_losses(
-                hidden_TD, micro_batch.targets_T
-            ),
-        )
-        return losses if losses and self._mesh.tensor.rank == 0 else None
+        return self._forward(micro_batches, at, Transformer.token_losses)
 
     def predictions(
         self, micro_batches: Sequence[MicroBatch], at: AtStep | float
     ) -> list[Predictions] | None:
         """See `Trainer`."""
+        return self._forward(micro_batches, at, Transformer.predictions)
+
+    def _forward(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        at: AtStep | float,
+        of_head: Callable[[Transformer, Tensor, Tensor], Found],
+    ) -> list[Found] | None:
+        """What the stage with the head computes from hidden states and targets, where `Trainer` asks for it."""
         found = self._runner.forward_only(
-            micro_batches,
-            at,
-            lambda stage, hidden_TD, micro_batch: stage.predictions(
-                hidden_TD, micro_batch.targets_T
-            ),
+            micro_batches, at, lambda stage, x_TD, each: of_head(stage, x_TD, each.targets_T)
         )
         return found if found and self._mesh.tensor.rank == 0 else None

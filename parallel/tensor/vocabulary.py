@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.logits import IGNORE, Logits, chunks_of, picked_logits, rows_at_once
+from model.logits import IGNORE, UNCHANGED, Logits, chunks_of, picked_logits, rows_at_once
 from model.loss import (
     LossSums,
     Walked,
@@ -85,12 +85,10 @@ class VocabularyParallelLoss:
         weight_VD: Tensor,
         targets_T: Tensor,
         *,
-        logit_scale: float = 1.0,
-        logit_softcap: float = 0.0,
+        logits: Logits = UNCHANGED,
         z_loss: float = 0.0,
     ) -> LossSums:
         """Returns the `LossSums` of all tokens, on every rank. Collective."""
-        logits = Logits(logit_scale, logit_softcap)
         walk = partial(self._walk, targets_T=targets_T, logits=logits, z_loss=z_loss)
         return sums_of_walk(walk, hidden_TD, weight_VD, z_loss)
 
@@ -101,11 +99,9 @@ class VocabularyParallelLoss:
         weight_VD: Tensor,
         targets_T: Tensor,
         *,
-        logit_scale: float = 1.0,
-        logit_softcap: float = 0.0,
+        logits: Logits = UNCHANGED,
     ) -> Tensor:
         """Returns the losses of all tokens (T,) in nats, on every rank, 0 where ignored. Collective."""
-        logits = Logits(logit_scale, logit_softcap)
         targets_NT = by_rank(targets_T, self._group.size)
         losses_NT = torch.empty_like(targets_NT, dtype=statistics_dtype(hidden_TD.dtype))
         weight_VD = for_product(weight_VD)
@@ -123,15 +119,13 @@ class VocabularyParallelLoss:
         weight_VD: Tensor,
         targets_T: Tensor,
         *,
-        logit_scale: float = 1.0,
-        logit_softcap: float = 0.0,
+        logits: Logits = UNCHANGED,
     ) -> Predictions:
         """Returns the predictions of all tokens, on every rank. Collective.
 
         A rank gathers the hidden states of scored tokens alone: of every rank's tokens as many as the rank with the
         most has; those without a target fill up.
         """
-        logits = Logits(logit_scale, logit_softcap)
         targets_NT = by_rank(targets_T, self._group.size)
         scored_NT = targets_NT != IGNORE
         most = int(scored_NT.sum(dim=1).max())

@@ -41,7 +41,7 @@ def test_equals_plain_cross_entropy_in_float64(tokens, logit_scale, z_loss, soft
     hidden, weight, targets = problem(tokens)
     targets[0] = 5
     sums = ChunkedLoss().sums(
-        hidden, weight, targets, logit_scale=logit_scale, logit_softcap=softcap, z_loss=z_loss
+        hidden, weight, targets, logits=Logits(logit_scale, softcap), z_loss=z_loss
     )
     total, loss_sum, z_sum = oracle(hidden, weight, targets, logit_scale, z_loss, softcap)
     scale = abs(loss_sum.item()) + abs(z_sum.item())
@@ -175,7 +175,7 @@ def test_without_gradients_the_values_are_the_same_and_no_graph_is_made():
 
 def test_token_losses_sum_to_the_loss_and_are_zero_where_ignored():
     hidden, weight, targets = problem()
-    losses = ChunkedLoss().per_token(hidden, weight, targets, logit_scale=0.25)
+    losses = ChunkedLoss().per_token(hidden, weight, targets, logits=Logits(0.25))
     logits = 0.25 * hidden @ weight.t()
     expected = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
     torch.testing.assert_close(losses, expected.detach(), atol=1e-12, rtol=0)

@@ -26,9 +26,7 @@ def test_predictions_are_those_of_the_whole_logits_where_there_is_a_target(softc
     weight_VD = torch.randint(-2, 3, (37, 4), generator=generator).double()
     targets_T = torch.randint(0, 37, (600,), generator=generator)
     targets_T[torch.rand(600, generator=generator) < 0.3] = IGNORE
-    found = ChunkedLoss().predictions(
-        hidden_TD, weight_VD, targets_T, logit_scale=0.5, logit_softcap=softcap
-    )
+    found = ChunkedLoss().predictions(hidden_TD, weight_VD, targets_T, logits=Logits(0.5, softcap))
     logits_TV = Logits(0.5, softcap).of(hidden_TD @ weight_VD.t())
     ranks = sorted_ranks(logits_TV, targets_T)
     assert found.ranks_T.tolist() == ranks
