@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
-from train.report.page import write_report
+from train.report.page import HERE, write_report
 
 Row = dict[str, Any]
 STAGES: dict[str, Row] = {
@@ -19,6 +19,8 @@ STAGES: dict[str, Row] = {
     "middle": {"tokens": 1_228_800, "sequence_length": 1024, "rope_base": 100_000.0},
     "long": {"tokens": 409_600, "sequence_length": 4096, "rope_base": 1_000_000.0},
 }
+# What the cartesian bundle draws; report and heat maps of later pages need no more.
+DRAWN = {"bar", "box", "contour", "heatmap", "histogram", "scatter"}
 BATCH, RATE, UNIGRAM, BIGRAM = 8192, 3e-3, 6.61, 4.72
 PER_STAGE = [
     "loss",
@@ -206,3 +208,15 @@ def page_of(folder: Path) -> Page:
 def names(figure: Row) -> set[str]:
     """Traces with at least one number, by name."""
     return {t["name"] for t in figure["data"] if any(v is not None for v in t["y"])}
+
+
+def check_figures(page: Page) -> None:
+    """Every figure is of a kind that the library draws, in colours that style sheet and page.js have."""
+    style = (HERE / "style.css").read_text()
+    for figure in page.figures.values():
+        for trace in figure["data"]:
+            assert trace["type"] in DRAWN
+            assert len(trace["x"]) == len(trace["y"])
+    for colour in set(re.findall(r'"@(\w+)"', json.dumps(list(page.figures.values())))):
+        assert style.count(f"--{colour}:") == 2, colour  # one value a theme
+        assert re.match(r"(stage|source|part)\d$|ink$|muted$|card$|rule$|grid$", colour), colour

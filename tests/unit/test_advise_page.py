@@ -12,16 +12,14 @@ import pytest
 from model.position.advice.adjusted_base import decay
 from model.position.advice.base_bound import reach
 from model.position.settings import inverse_frequencies
-from tests.unit.made_run import Page
+from tests.unit.made_run import Page, check_figures
 from tests.unit.test_advise import RELEASED
-from tests.unit.test_report_page import DRAWN
 from train.advise.advice import Advice, advise
 from train.advise.command import main
 from train.advise.cost import cost_of
 from train.advise.inputs import read_subject
 from train.advise.page import figures_of, render
 from train.advise.questions import questions
-from train.report.page import HERE
 
 # A hybrid whose full layers rotate too, with a base that grows and Resonance.
 RUN = [
@@ -92,13 +90,7 @@ def test_the_page_stands_alone_and_has_every_table_without_a_script(
 def test_figures_are_of_kinds_that_the_library_draws_in_colours_of_the_style_sheet(
     page: Page,
 ) -> None:
-    style = (HERE / "style.css").read_text()
-    for figure in page.figures.values():
-        for trace in figure["data"]:
-            assert trace["type"] in DRAWN
-            assert len(trace["x"]) == len(trace["y"])
-    for colour in set(re.findall(r'"@(\w+)"', json.dumps(list(page.figures.values())))):
-        assert style.count(f"--{colour}:") == 2, colour
+    check_figures(page)
 
 
 def test_a_model_without_rotation_is_answered() -> None:

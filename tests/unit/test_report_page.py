@@ -3,16 +3,20 @@
 import base64
 import gzip
 import hashlib
-import json
 import re
 
 import pytest
 
-from tests.unit.made_run import STAGES, Page, made_evaluations, made_steps, page_of, write_run
+from tests.unit.made_run import (
+    STAGES,
+    Page,
+    check_figures,
+    made_evaluations,
+    made_steps,
+    page_of,
+    write_run,
+)
 from train.report.page import HERE, PLOTLY_JS, PLOTLY_JS_SHA256, PLOTLY_JS_VERSION
-
-# What the cartesian bundle draws; report and heat maps of later pages need no more.
-DRAWN = {"bar", "box", "contour", "heatmap", "histogram", "scatter"}
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +56,7 @@ def test_the_library_is_the_published_file_with_its_licence(page: Page) -> None:
 def test_figures_are_of_kinds_that_the_library_draws_in_colours_of_the_style_sheet(
     page: Page,
 ) -> None:
-    style = (HERE / "style.css").read_text()
-    for figure in page.figures.values():
-        for trace in figure["data"]:
-            assert trace["type"] in DRAWN
-            assert len(trace["x"]) == len(trace["y"])
-    for colour in set(re.findall(r'"@(\w+)"', json.dumps(list(page.figures.values())))):
-        assert style.count(f"--{colour}:") == 2, colour  # one value a theme
-        assert re.match(
-            r"(stage|source|part)\d$|ink$|muted$|card$|rule$|grid$", colour
-        )  # page.js knows it
+    check_figures(page)
 
 
 def test_every_section_is_in_the_strip_and_has_its_numbers_without_a_script(page: Page) -> None:
