@@ -9,6 +9,7 @@ from data.generated.copied_span import Copy, CopyTask
 from data.generated.documents import Task
 from data.generated.key_value import KeyValue, KeyValueTask
 from data.generated.posgen import PosGen, PosGenTask
+from data.generated.prompts import Prompts, PromptsTask
 from data.generated.uniform import Uniform, UniformTask
 
 
@@ -17,14 +18,14 @@ class NotGenerated:
     """The source has token files."""
 
     # What the documents of the source are. none: those of token files. copy: spans that are repeated after a distance.
-    # key_value: pairs and queries. posgen: sums of earlier tokens. uniform: random tokens.
+    # key_value: pairs and queries. posgen: sums of earlier tokens. prompts: long-context tasks. uniform: random tokens.
     task: Literal["none"] = "none"
 
 
 # The settings of a task, which their `task` names.
-GeneratedConfig = Copy | KeyValue | PosGen | Uniform
+GeneratedConfig = Copy | KeyValue | PosGen | Prompts | Uniform
 # The setting of a source.
-FilesOrGenerated = NotGenerated | Copy | KeyValue | PosGen | Uniform
+FilesOrGenerated = NotGenerated | Copy | KeyValue | PosGen | Prompts | Uniform
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ TASKS: Mapping[type, Maker] = MappingProxyType(
         Copy: Maker(CopyTask, version=1),
         KeyValue: Maker(KeyValueTask, version=1),
         PosGen: Maker(PosGenTask, version=1),
+        Prompts: Maker(PromptsTask, version=1),
         Uniform: Maker(UniformTask, version=1),
     }
 )

@@ -1,0 +1,1 @@
+"""Long-context tasks: prompts of a given length with an answer. catalogue.py has the tasks, fill.py the length."""

@@ -1,0 +1,79 @@
+"""Filler between the lines of a prompt: noise, or documents of the run. A line fits between its pieces."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from data.packing.document_order import shuffled
+from data.prompts.draws import Draws
+from data.prompts.encoder import Encoder
+
+NOISE = (
+    "The grain ripens in the field and the wind moves it.\n",
+    "The road goes over the hill and comes down to the lake.\n",
+    "It rains in the morning and clears before noon.\n",
+    "People walk to the market and carry home what they need.\n",
+    "The lamps are lit at dusk and put out at dawn.\n",
+)
+# A document without an end of a line among so many tokens is cut there.
+_MOST = 64
+
+
+class Filler(Protocol):
+    """Interface: pieces of ids without end. The same draws give the same pieces."""
+
+    def pieces(self, draws: Draws) -> Iterator[np.ndarray]: ...
+
+
+class Noise:
+    """The same few sentences, again and again (RULER's "repeat" haystack: arXiv 2404.06654, appendix B)."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._sentences = [encoder.encode(sentence) for sentence in NOISE]
+
+    def pieces(self, draws: Draws) -> Iterator[np.ndarray]:
+        """See `Filler`; begins with a random sentence."""
+        at = draws.below(len(self._sentences))
+        while True:
+            yield self._sentences[at % len(self._sentences)]
+            at += 1
+
+
+class Readable(Protocol):
+    """Interface of documents: token ids by number."""
+
+    @property
+    def num_documents(self) -> int: ...
+
+    def document_lengths(self, documents: np.ndarray) -> np.ndarray: ...
+
+    def read(self, document: int, start: int, length: int) -> np.ndarray: ...
+
+
+class Documents:
+    """Held-out documents of a run, one after the other, in pieces that end with a line; without BOS and end token."""
+
+    def __init__(self, source: Readable, encoder: Encoder, special: tuple[int, ...]) -> None:
+        self._source, self._special = source, np.array(special, dtype=np.int64)
+        ends = {int(encoder.encode(text)[-1]) for text in ("\n", "a\n", "a.\n", "a\n\n", ":\n")}
+        self._line_ends = np.array(sorted(ends), dtype=np.int64)
+
+    def pieces(self, draws: Draws) -> Iterator[np.ndarray]:
+        """See `Filler`; begins with a random document."""
+        number, total = draws.below(1 << 32), self._source.num_documents
+        while True:
+            place = np.array([number % total])
+            document = int(shuffled(place, total, seed=0, source=0, epoch=0)[0])
+            yield from self._of(document)
+            number += 1
+
+    def _of(self, document: int) -> Iterator[np.ndarray]:
+        length = int(self._source.document_lengths(np.array([document]))[0])
+        for start in range(0, length, 1 << 14):
+            ids = self._source.read(document, start, min(1 << 14, length - start)).astype(np.int64)
+            ids = ids[~np.isin(ids, self._special)]
+            cuts = np.flatnonzero(np.isin(ids, self._line_ends)) + 1
+            for line in np.split(ids, cuts):
+                for at in range(0, len(line), _MOST):
+                    yield line[at : at + _MOST]
