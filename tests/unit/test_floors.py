@@ -33,6 +33,8 @@ FLOORS = {
         command_line
         formats tokens/prefix
         packing/document_order packing/document_rules labels
+        generated/documents
+        prompts
         generated
         config packing/spans
         tokenizer packing tokens
