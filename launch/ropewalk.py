@@ -49,6 +49,9 @@ COMMANDS = {
     "tokenizer": Command("data.tokenizer", "sentencepiece", "train a SentencePiece tokenizer"),
     "manifest": Command("data.manifest", "numpy", "check token files, or describe another tool's"),
     "report": Command("train.report", "pydantic", "rewrite a run's report, or compare runs"),
+    "compare": Command(
+        "train.compare", "pydantic", "name the step and the tensor where two runs part"
+    ),
     "advise": Command("train.advise", "hydra", "what formulas say about bases, lengths and cost"),
     "import": Command("train.import_huggingface", "torch", "import a Hugging Face model"),
     "export": Command("train.export_huggingface", "torch", "export a checkpoint to Hugging Face"),

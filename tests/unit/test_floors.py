@@ -72,7 +72,7 @@ FLOORS = {
         configuration huggingface/config huggingface/folder
         records checkpointing objective
         health/run_lock health/stop_signal health/stragglers health/supervisor health/determinism report trainer
-        huggingface evaluation step advise
+        huggingface evaluation step advise compare
         health import_huggingface export_huggingface
         loop build_trainer
         build

@@ -1,0 +1,1 @@
+"""Where two runs part: the command `ropewalk compare`."""
