@@ -8,9 +8,10 @@ end of a piece of filler. A task whose context is items of its own gets as many 
 first line is filled too, with the end of the filler's first piece, so the length is exact.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import lru_cache
+from itertools import count, islice, pairwise
 from typing import Literal
 
 import numpy as np
@@ -24,6 +25,9 @@ Control = Literal["none", "removed", "swapped"]
 # Distance of the number of the prompt whose needles are taken, and of worked examples, from a prompt's own.
 _OTHER, _WORKED = 1 << 40, 1 << 41
 _MOST_ITEMS = 1 << 24
+# Items whose tokens give the first estimate.
+_SOME_ITEMS = 64
+Encode = Callable[[str], np.ndarray]
 
 
 class TooShort(ValueError):
@@ -71,7 +75,8 @@ class Maker:
     """Makes the prompts of one task.
 
     items: whether the context consists of items of the task instead of filler. worked: number of worked examples in
-    front of the prompt. begin: ids before everything, such as BOS.
+    front of the prompt. begin: ids before everything, such as BOS. candidates: number of prompts in a row that ask the
+    same question (see catalogue.py), and have the same examples and filler.
     """
 
     writer: Writer
@@ -80,6 +85,7 @@ class Maker:
     items: bool = False
     worked: int = 0
     begin: tuple[int, ...] = ()
+    candidates: int = 1
 
     def prompt(self, request: Request, length: int, control: Control = "none") -> Prompt:
         """Returns a prompt of `length` tokens, its answer included.
@@ -87,14 +93,17 @@ class Maker:
         Raises:
             TooShort: the smallest prompt is longer.
         """
-        head = self._head(request)
-        request = self._sized(request, length, len(head))
+        # In one prompt each text is tokenised once, though its items are written at several sizes.
+        encode = lru_cache(None)(self.encoder.encode)
+        shared = replace(request, number=request.number // self.candidates * self.candidates)
+        head = self._head(shared, encode)
+        request = self._sized(request, length, len(head), encode)
         written = self.writer.write(request)
-        context = self._context(written, self._other(request), control)
-        before = np.concatenate([head, self.encoder.encode(written.instruction)])
-        question, answer = map(self.encoder.encode, (written.question, written.answer))
+        lines = self._context(written, request, control)
+        before = np.concatenate([head, encode(written.instruction)])
+        question, answer = map(encode, (written.question, written.answer))
         room = length - len(before) - len(question) - len(answer)
-        parts = self._filled(context, room, request)
+        parts = self._filled([(encode(line.text), line) for line in lines], room, shared)
         ends = len(before) + np.cumsum([0, *(len(ids) for ids, _ in parts)])
         return Prompt(
             ids=np.concatenate([before, *(ids for ids, _ in parts), question, answer]),
@@ -110,76 +119,71 @@ class Maker:
             right=written.right,
         )
 
-    def _head(self, request: Request) -> np.ndarray:
-        parts = [np.array(self.begin, dtype=np.int64)]
-        for index in range(self.worked):
-            other = replace(request, number=request.number + _WORKED + index, size=1)
-            parts += self._encoded(self.writer.write(other))
-            parts.append(self.encoder.encode("\n\n"))
+    def _head(self, request: Request, encode: Encode) -> np.ndarray:
+        parts, first = [np.array(self.begin, dtype=np.int64)], request.number + _WORKED
+        others = (self.writer.write(replace(request, number=n, size=1)) for n in count(first))
+        for other in islice((one for one in others if one.right), self.worked):
+            parts += [encode(text) for text in _texts(other)]
+            parts.append(encode("\n\n"))
         return np.concatenate(parts)
 
-    def _encoded(self, written: Written) -> list[np.ndarray]:
-        texts = [line.text for line in written.lines]
-        return [
-            self.encoder.encode(text)
-            for text in (written.instruction, *texts, written.question, written.answer)
-        ]
+    def _sized(self, request: Request, length: int, head: int, encode: Encode) -> Request:
+        """Returns the request with as many items as fit behind the head, less one of 256 at most.
 
-    def _sized(self, request: Request, length: int, head: int) -> Request:
-        """Returns the request with the most items whose prompt has at most `length` tokens with the head."""
+        The next size to try follows from the tokens of an item, as far as they are known.
+        """
 
         def tokens(size: int) -> int:
-            written = self.writer.write(replace(request, size=size))
-            return head + sum(map(len, self._encoded(written)))
+            texts = _texts(self.writer.write(replace(request, size=size)))
+            return sum(len(encode(text)) for text in texts)
 
-        if (smallest := tokens(1)) > length:
-            raise TooShort(length, smallest)
+        fits, used, room = 1, tokens(1), length - head
+        if used > room:
+            raise TooShort(length, head + used)
         if not self.items:
             return replace(request, size=1)
-        fits, over = 1, 2
-        while over < _MOST_ITEMS and tokens(over) <= length:
-            fits, over = over, over * 2
-        while over - fits > 1:
-            middle = (fits + over) // 2
-            fits, over = (middle, over) if tokens(middle) <= length else (fits, middle)
+        over, an_item = _MOST_ITEMS, max(1.0, tokens(_SOME_ITEMS + 1) - used) / _SOME_ITEMS
+        while over - fits > 1 + fits // 256:
+            size = min(max(fits + int((room - used) / an_item), fits + 1), over - 1)
+            needed = tokens(size)
+            an_item = max(1, needed - used) / (size - fits)
+            fits, used, over = (size, needed, over) if needed <= room else (fits, used, size)
         return replace(request, size=fits)
 
-    def _other(self, request: Request) -> Written:
-        return self.writer.write(replace(request, number=request.number + _OTHER))
-
-    @staticmethod
-    def _context(written: Written, other: Written, control: Control) -> list[Line]:
+    def _context(self, written: Written, request: Request, control: Control) -> list[Line]:
         """Returns the lines of the context."""
         if control == "none":
             return list(written.lines)
-        kept, strangers = [], iter([line for line in other.lines if line.needle])
+        strangers = iter(list[Line]())
+        if control == "swapped":
+            other = self.writer.write(replace(request, number=request.number + _OTHER))
+            strangers = iter([line for line in other.lines if line.needle])
+        kept = []
         for line in written.lines:
             if not line.needle:
                 kept.append(line)
-            elif control == "swapped" and (stranger := next(strangers, None)) is not None:
+            elif (stranger := next(strangers, None)) is not None:
                 kept.append(replace(line, text=stranger.text))
         return kept
 
     def _filled(
-        self, lines: Sequence[Line], room: int, request: Request
+        self, lines: list[tuple[np.ndarray, Line]], room: int, request: Request
     ) -> list[tuple[np.ndarray, bool]]:
         """Returns the ids of the context in pieces of `room` tokens together, and whether each is a needle."""
-        encoded = [self.encoder.encode(line.text) for line in lines]
+        used = sum(len(ids) for ids, _ in lines)
         # The needles of another prompt may be longer: the last lines are left out then.
-        while encoded and sum(map(len, encoded)) > room:
-            encoded.pop()
-        filler = self._filler(room - sum(map(len, encoded)), request)
+        while used > room:
+            used -= len(lines.pop()[0])
+        filler = self._filler(room - used, request)
         if self.items:
-            return [(piece, False) for piece in filler] + [
-                (ids, line.needle) for ids, line in zip(encoded, lines, strict=False)
-            ]
+            return [(piece, False) for piece in filler] + [(ids, one.needle) for ids, one in lines]
         ends = np.cumsum([0, *map(len, filler)])
-        parts, used = list[tuple[np.ndarray, bool]](), 0
-        for ids, line in sorted(zip(encoded, lines, strict=False), key=lambda one: one[1].depth):
+        parts, placed = list[tuple[np.ndarray, bool]](), 0
+        for ids, line in sorted(lines, key=lambda one: one[1].depth):
             until = int(np.abs(ends - line.depth * ends[-1]).argmin())
-            parts += [(piece, False) for piece in filler[used:until]] + [(ids, line.needle)]
-            used = until
-        return parts + [(piece, False) for piece in filler[used:]]
+            parts += [(piece, False) for piece in filler[placed:until]] + [(ids, line.needle)]
+            placed = until
+        return parts + [(piece, False) for piece in filler[placed:]]
 
     def _filler(self, tokens: int, request: Request) -> list[np.ndarray]:
         """Returns pieces of exactly `tokens` tokens; the first one may lack its beginning."""
@@ -195,3 +199,8 @@ class Maker:
             if not len(pieces[0]):
                 pieces.pop(0)
         return pieces
+
+
+def _texts(written: Written) -> list[str]:
+    lines = [line.text for line in written.lines]
+    return [written.instruction, *lines, written.question, written.answer]
