@@ -77,7 +77,7 @@ class HeadLoss(Protocol):
         *,
         logits: Logits,
     ) -> Predictions:
-        """The predicted id and the rank of the target after every token that has one, without gradients."""
+        """The predicted id, and rank and loss of the target, after every token that has one, without gradients."""
 
 
 # What a walk over the chunks returns: loss_sum, z_sum, losses_T, d total / d hidden, d total / d weight. A gradient

@@ -68,13 +68,12 @@ class NextTokenLoss(nn.Module):
         """Runs the model and its head.
 
         Returns, by the name at `returns`, sums: (total, loss_sum, z_sum, losses_T) with `total` differentiable.
-        token_losses: (losses_T,). predictions: (ids_T, ranks_T), see `Predictions`.
+        token_losses: (losses_T,). predictions: the fields of `Predictions`.
         """
         hidden_TD = self.model(micro_batch.tokens_T, micro_batch.layout, at)
         if returns == "token_losses":
             return (self.model.token_losses(hidden_TD, micro_batch.targets_T),)
         if returns == "predictions":
-            found = self.model.predictions(hidden_TD, micro_batch.targets_T)
-            return found.ids_T, found.ranks_T
+            return self.model.predictions(hidden_TD, micro_batch.targets_T).tensors()
         sums = self.model.loss(hidden_TD, micro_batch.targets_T, self.z_loss)
         return sums.total, sums.loss_sum, sums.z_sum, sums.losses_T

@@ -137,7 +137,7 @@ class WholeTrainer:
         self, micro_batches: Sequence[MicroBatch], at: AtStep | float
     ) -> list[Predictions] | None:
         """See `Trainer`."""
-        found = [Predictions(*both) for both in self._forward(micro_batches, at, "predictions")]
+        found = [Predictions(*each) for each in self._forward(micro_batches, at, "predictions")]
         return found if self._counts else None
 
     @torch.no_grad()

@@ -35,7 +35,7 @@ from model.loss import (
     valid_losses,
 )
 from model.norm import statistics_dtype
-from model.predictions import Predictions, count_before
+from model.predictions import Predictions, count_before, nothing_predicted
 from model.products import for_product
 from parallel.collectives import add_up, launch_exchange, launch_gather
 from parallel.mesh import AxisGroup
@@ -129,7 +129,7 @@ class VocabularyParallelLoss:
         targets_NT = by_rank(targets_T, self._group.size)
         scored_NT = targets_NT != IGNORE
         most = int(scored_NT.sum(dim=1).max())
-        found_2NT = targets_NT.new_full((2, *targets_NT.shape), IGNORE)
+        found = nothing_predicted(hidden_TD, targets_NT)
         if most:
             order_NT = scored_NT.int().argsort(dim=1, descending=True, stable=True)[:, :most]
             weight_VD = for_product(weight_VD)
@@ -138,12 +138,10 @@ class VocabularyParallelLoss:
                 places_NC = order_NT[:, rows]
                 targets_NC = targets_NT.gather(1, places_NC)
                 logits_CV = logits.in_place(hidden_CD @ weight_VD.t())
-                of_chunk_2NC = self._predicted(logits_CV, targets_NC.flatten()).view(
-                    2, *targets_NC.shape
-                )
-                for into_NT, values_NC in zip(found_2NT, of_chunk_2NC, strict=True):
-                    into_NT.scatter_(1, places_NC, values_NC)
-        return Predictions(*(in_stream_order(one_NT) for one_NT in found_2NT))
+                of_chunk = self._predicted(logits_CV, targets_NC.flatten())
+                for into_NT, values_C in zip(found.tensors(), of_chunk.tensors(), strict=True):
+                    into_NT.scatter_(1, places_NC, values_C.view_as(places_NC))
+        return Predictions(*(in_stream_order(one_NT) for one_NT in found.tensors()))
 
     def _walk(
         self,
@@ -212,24 +210,28 @@ class VocabularyParallelLoss:
         parts_N2C = self._parts(own_2C)
         return parts_N2C[:, 0].logsumexp(0), parts_N2C[:, 1].sum(0)
 
-    def _predicted(self, logits_CV: Tensor, targets_C: Tensor) -> Tensor:
-        """Returns predicted ids and ranks of targets over the whole vocabulary, int64 (2, C). Collective."""
+    def _predicted(self, logits_CV: Tensor, targets_C: Tensor) -> Predictions:
+        """Returns the predictions over the whole vocabulary, of every row. Collective."""
         first = self._group.rank * logits_CV.shape[1]
         column_C = logits_CV.argmax(dim=1)
         largest_C = logits_CV.gather(1, column_C[:, None]).squeeze(1)
+        picked_C, lse_C = picked_logits(logits_CV, targets_C, first), logits_CV.logsumexp(dim=1)
         # float64 holds every id and every logit exactly.
-        own_3C = torch.stack(
-            [
-                x_C.double()
-                for x_C in (picked_logits(logits_CV, targets_C, first), largest_C, column_C + first)
-            ]
+        own_4C = torch.stack(
+            [x_C.double() for x_C in (picked_C, lse_C, largest_C, column_C + first)]
         )
-        picked_NC, largest_NC, id_NC = self._parts(own_3C).unbind(1)
+        picked_NC, lse_NC, largest_NC, id_NC = self._parts(own_4C).unbind(1)
         picked_C = picked_NC.sum(0).to(logits_CV.dtype)
         before_C = self._parts(count_before(logits_CV, picked_C, targets_C, first)).sum(0)
         # The first rank among equals holds the lowest ids.
         id_C = id_NC.gather(0, largest_NC.argmax(0)[None]).squeeze(0).long()
-        return torch.stack((id_C, before_C)).masked_fill(targets_C == IGNORE, IGNORE)
+        has_none_C = targets_C == IGNORE
+        losses_C = (lse_NC.logsumexp(0) - picked_NC.sum(0)).to(logits_CV.dtype)
+        return Predictions(
+            id_C.masked_fill(has_none_C, IGNORE),
+            before_C.masked_fill(has_none_C, IGNORE),
+            losses_C.masked_fill(has_none_C, 0.0),
+        )
 
     def _parts(self, own: Tensor) -> Tensor:
         """Returns the tensors `own` of all ranks, in order. Collective."""

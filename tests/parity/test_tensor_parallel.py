@@ -4,7 +4,7 @@ Oracle: the single-device Transformer with dense attention, in float64, same see
 together to the logical parameter, so a wrong slice, a missing sum and a sum too many all show.
 """
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -89,13 +89,15 @@ def measured(model: Transformer, z_loss: float) -> Found:
         1e-12 if losses_T.dtype == torch.float64 else 1e-6
     )  # a unit in the last place of float32
     torch.testing.assert_close(sums.losses_T, losses_T, atol=tolerance, rtol=0)
+    predicted = model.predictions(hidden_TD, targets_T)
+    torch.testing.assert_close(predicted.losses_T, losses_T, atol=tolerance, rtol=0)
     return Found(
         (float(sums.loss_sum), float(sums.z_sum)),
         losses_T,
         torch.stack(
             [
-                *astuple(model.predictions(hidden_TD, targets_T)),
-                *astuple(model.predictions(torch.zeros_like(hidden_TD), targets_T)),
+                *predicted.tensors()[:2],
+                *model.predictions(torch.zeros_like(hidden_TD), targets_T).tensors()[:2],
             ]
         ),
         {name: p.detach().clone() for name, p in model.named_parameters()},

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from model.logits import IGNORE, Logits
 from model.loss import ChunkedLoss
@@ -37,6 +38,8 @@ def test_predictions_are_those_of_the_whole_logits_where_there_is_a_target(softc
     right = (found.ids_T == targets_T) & (targets_T != IGNORE)
     assert right.sum() > 0
     assert torch.equal(right, found.ranks_T == 0)
+    losses_T = cross_entropy(logits_TV, targets_T, ignore_index=IGNORE, reduction="none")
+    torch.testing.assert_close(found.losses_T, losses_T)
 
 
 def test_without_a_target_nothing_is_predicted() -> None:
