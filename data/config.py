@@ -52,6 +52,9 @@ class DataConfig:
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     # Prefix of held-out token files; empty: none (an embedded corpus and generated sources have their own).
     heldout: PathText = ""
+    # Tokenizer of the token files, a SentencePiece model or tokenizer.json, for prompts of evaluation.tasks; empty: the
+    # one beside the files that their manifest names, or that of the embedded corpus.
+    tokenizer: PathText = ""
     # Id of the token that ends documents and pads rows, in a run without token files, which give theirs.
     end_id: Annotated[int, Ge(0), Lt(2**31)] = 0
     # Id of the token that begins every document, in a run without token files; null: none.

@@ -23,8 +23,8 @@ class Predictions:
     """Of every token of a stream, (T,).
 
     ids_T: int64, the id with the largest logit, the lowest among equals. ranks_T: int64, the rank of the target, 0 if
-    it is that id. Both are IGNORE where the token has no target. losses_T: the natural-log loss of the target, 0 without
-    one, in float32 or float64.
+    it is that id. Both are IGNORE where the token has no target. losses_T: natural-log loss of the target, or 0,
+    in float32 or float64.
     """
 
     ids_T: Tensor
@@ -58,7 +58,8 @@ def predictions(
 def nothing_predicted(hidden_TD: Tensor, targets_T: Tensor) -> Predictions:
     """Returns the predictions of tokens without a target, to be filled."""
     losses_T = hidden_TD.new_zeros(targets_T.shape, dtype=statistics_dtype(hidden_TD.dtype))
-    return Predictions(*(torch.full_like(targets_T, IGNORE) for _ in range(2)), losses_T)
+    ids_T, ranks_T = (torch.full_like(targets_T, IGNORE) for _ in range(2))
+    return Predictions(ids_T, ranks_T, losses_T)
 
 
 def count_before(logits_CV: Tensor, picked_C: Tensor, targets_C: Tensor, first: int = 0) -> Tensor:

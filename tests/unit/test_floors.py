@@ -41,6 +41,7 @@ FLOORS = {
         batch prepare manifest generated/source
         embedded_corpus held_out loader ngram
         sources
+        text_encoder
     """,
     "parallel": """
         launcher topology timeouts
@@ -54,6 +55,7 @@ FLOORS = {
         checkpoint costs
     """,
     "train": """
+        configuration/prompt_settings
         configuration/evaluation_settings
         health/checkout health/exit_status configuration/schema configuration/nearest configuration/other_names
         configuration/of_the_model

@@ -13,7 +13,8 @@ from train.configuration.keys import known_keys
 # A number's sentence says what it counts or measures.
 UNITS = re.compile(
     r"\b(tokens?|seconds|bytes|steps|ranks|layers|heads|keys|ids|documents|processes|batches|checkpoints|elements|"
-    r"rollbacks|width|rate|FLOP|share|factor|norm|cap|weight|decay|deviations?|seed|base|turns|times|added to|mix)\b",
+    r"rollbacks|width|rate|FLOP|share|factor|norm|cap|weight|decay|deviations?|seed|base|turns|times|added to|mix|"
+    r"prompts|examples|depths)\b",
     re.IGNORECASE,
 )
 OPENING = re.compile(r"[A-Z]|[a-z_]+: ")

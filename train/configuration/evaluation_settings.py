@@ -7,6 +7,7 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from data.generated.tasks import GeneratedConfig
+from train.configuration.prompt_settings import PromptTaskConfig
 
 
 @dataclass
@@ -32,7 +33,7 @@ class AccuracyConfig:
 
 @dataclass
 class EvaluationConfig:
-    """Held-out loss by position in the document, and accuracy."""
+    """Held-out loss by position in the document, accuracy, and long-context tasks."""
 
     # Whether to evaluate the model, at the end of every stage and every evaluation.every_steps.
     enabled: bool = True
@@ -45,3 +46,5 @@ class EvaluationConfig:
     yardstick_tokens: Annotated[int, Ge(1)] = 20_000_000
     # Accuracy on generated documents of given lengths.
     accuracy: AccuracyConfig = field(default_factory=AccuracyConfig)
+    # Long-context tasks by name.
+    tasks: dict[str, PromptTaskConfig] = field(default_factory=dict)

@@ -348,6 +348,11 @@ ROWS = (
         "without held-out files; give data.heldout",
     ),
     Row(
+        ("evaluation.tasks.NAME",),
+        lambda run, _: run.evaluation.enabled,
+        "with evaluation.enabled=false; drop one",
+    ),
+    Row(
         ("evaluation.accuracy.NAME",),
         lambda run, _: run.evaluation.enabled,
         "with evaluation.enabled=false; drop one",

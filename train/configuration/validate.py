@@ -23,6 +23,7 @@ from train.checkpointing.state import read_state
 from train.configuration.accuracy_rules import accuracy_problems
 from train.configuration.bound_warnings import bound_warnings
 from train.configuration.generated_rules import generated_warnings, id_problems
+from train.configuration.prompt_rules import prompt_problems
 from train.configuration.ramp_warnings import ramp_warnings
 from train.configuration.room import room_problems
 from train.configuration.rotation_warnings import rotation_warnings
@@ -53,7 +54,7 @@ def _rules(config: RunConfig, world_size: int) -> list[str]:
     found = config.model.problems() + config.data.rules() + config.parallel.problems()
     found += _name_problems(config) + _start_problems(config)
     found += _recompute_problems(config) + _backend_problems(config) + id_problems(config)
-    found += accuracy_problems(config)
+    found += accuracy_problems(config) + prompt_problems(config)
     if not config.model.problems():
         found += group_problems(config.model, config.optimizer.groups)
     config = _with_a_sound_model(config)

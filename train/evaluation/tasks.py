@@ -12,6 +12,7 @@ from data.sources import Corpus
 from parallel.mesh import Mesh
 from train.configuration.schema import RunConfig
 from train.evaluation import accuracy, held_out
+from train.evaluation.prompts import make_prompt_tasks
 from train.schedule.stages import Point
 from train.trainer import Trainer
 
@@ -58,4 +59,4 @@ def make_tasks(
     if isinstance(first, held_out.HeldOutLoss):
         more = {f"{held_out.NAME}_{one.name}": first.of_another(one) for one in corpus.more_heldout}
         known |= more
-    return known
+    return known | make_prompt_tasks(config, mesh, corpus, deal)

@@ -1,0 +1,274 @@
+"""Long-context tasks: how often, by length and depth, one forward predicts every token of a prompt's answer.
+
+A hit says that greedy decoding with the same rotation writes exactly these tokens (docs/evaluation.md). Beside it stand
+the mean loss of the answers and the number of tokens before the first wrong one, which move long before the first hit.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+from data.batch import Dealer
+from data.prompts.catalogue import TASKS
+from data.prompts.encoder import Encoder
+from data.prompts.fill import Control, Maker, Prompt
+from data.prompts.filler import Documents, Filler, Noise
+from data.prompts.writing import Request
+from data.sources import Corpus
+from data.text_encoder import open_encoder
+from parallel.mesh import Mesh
+from parallel.sequence.dealing import stream_multiple
+from train.configuration.prompt_settings import PromptTaskConfig
+from train.configuration.schema import RunConfig
+from train.evaluation.prompt_streams import PromptScore, Scorer
+from train.records.console import number
+from train.schedule.stages import Point
+from train.trainer import Trainer
+
+KIND = "prompts"
+_CONTROLS: tuple[Control, ...] = ("removed", "swapped")
+_OF_EVALUATION = ("step", "stage", "tokens_seen", "trained_length")
+_OF_CELL = ("length", "depth", "prompts", "hits", "loss", "first_wrong")
+# Name of the score of the last part of the context only.
+_LAST = "last_part"
+
+
+class PromptEvaluation:
+    """The evaluation of one long-context task."""
+
+    def __init__(
+        self,
+        settings: PromptTaskConfig,
+        task: str,
+        mesh: Mesh,
+        deal: Dealer | None,
+        maker: Maker,
+        pad_id: int,
+    ) -> None:
+        self._settings, self._name, self._pad_id = settings, task, pad_id
+        self._task = TASKS[task]
+        self._mesh, self._deal, self._maker = mesh, deal, maker
+        self._made: dict[tuple[int, Control], list[Prompt]] = {}
+
+    def evaluate(self, trainer: Trainer, point: Point) -> dict[str, Any]:
+        """Returns the scores by length and depth. Collective.
+
+        Raises:
+            ValueError, OSError: on every rank: one of them could not make its prompts.
+        """
+        lengths = self._settings.lengths_at(point.stage.shape.sequence_length)
+        cells = [cell for length in lengths for cell in self._of_length(trainer, point, length)]
+        prompts = sum(cell["prompts"] for cell in cells)
+        return {
+            "kind": KIND,
+            "of": self._name,
+            "judged": self._task.judged,
+            "trained_length": point.lengths[-1],
+            "prompts": prompts,
+            "hit_share": sum(cell["hits"] for cell in cells) / prompts,
+            "loss": sum(cell["loss"] * cell["prompts"] for cell in cells) / prompts,
+            "cells": cells,
+        }
+
+    @staticmethod
+    def sentence(row: Mapping[str, Any]) -> str:
+        """Returns share of hits and loss of the answers at each length, as a sentence."""
+        return "; ".join(
+            f"length {length:,}: {number(hits / prompts)} of {prompts:,} answers predicted, loss {number(loss)}"
+            for length, (prompts, hits, loss) in by_length(row["cells"]).items()
+        )
+
+    @staticmethod
+    def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+        """Returns share of hits and loss of the answers at each length, with the length at the end of their names."""
+        found = {}
+        for length, (prompts, hits, loss) in by_length(row["cells"]).items():
+            found[f"{row['task']}/hit_share_{length}"] = hits / prompts
+            found[f"{row['task']}/loss_{length}"] = loss
+        return found
+
+    @staticmethod
+    def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Returns, for every evaluation, a line for each length and depth."""
+        return [
+            {key: row[key] for key in _OF_EVALUATION} | {key: cell[key] for key in _OF_CELL}
+            for row in rows
+            for cell in row["cells"]
+        ]
+
+    def _of_length(self, trainer: Trainer, point: Point, length: int) -> list[dict[str, Any]]:
+        """Returns the cells of one length. Collective."""
+        prompts = self._prompts(length, "none")
+        scorer = self._scorer(point)
+        found = self._cells(length, prompts, _scored(scorer, trainer, point, prompts))
+        if tokens := self._settings.last_tokens:
+            cut = [one.last_part(tokens) for one in prompts]
+            others = self._cells(length, cut, _scored(scorer, trainer, point, cut))
+            found = [
+                cell | {_LAST: _brief(other)} for cell, other in zip(found, others, strict=True)
+            ]
+        for control in _CONTROLS if self._settings.controls else ():
+            controls = self._prompts(length, control)
+            others = self._cells(length, controls, _scored(scorer, trainer, point, controls))
+            found = [
+                cell | {control: _brief(other)} for cell, other in zip(found, others, strict=True)
+            ]
+        return found
+
+    def _scorer(self, point: Point) -> Scorer:
+        stage, mesh = point.stage, self._mesh
+        share = stream_multiple(stage.parallel.sequence_layout, mesh.sequence.size)
+        return Scorer(
+            mesh=mesh,
+            deal=self._deal,
+            micro_batch_tokens=stage.shape.micro_batch_tokens,
+            multiple=mesh.tensor.size * share,
+            pad_id=self._pad_id,
+            windows=point.windows,
+        )
+
+    @property
+    def _depths(self) -> list[float | None]:
+        return list(self._settings.depth_grid()) if self._task.has_depth else [None]
+
+    @property
+    def _each(self) -> int:
+        """Prompts of one cell."""
+        return self._settings.samples * self._task.candidates
+
+    def _prompts(self, length: int, control: Control) -> list[Prompt]:
+        """Returns the prompts of all cells of a length, in order; made once. Collective."""
+        if (length, control) not in self._made:
+            self._made[length, control] = self._mesh.together(
+                lambda: [
+                    self._maker.prompt(
+                        Request(
+                            self._settings.seed,
+                            index * self._each + sample,
+                            0.5 if depth is None else depth,
+                        ),
+                        length,
+                        control,
+                    )
+                    for index, depth in enumerate(self._depths)
+                    for sample in range(self._each)
+                ]
+            )
+        return self._made[length, control]
+
+    def _cells(
+        self, length: int, prompts: Sequence[Prompt], scores: Sequence[PromptScore]
+    ) -> list[dict[str, Any]]:
+        """Returns the row's part of every cell of a length."""
+        found = []
+        for index, depth in enumerate(self._depths):
+            part = slice(index * self._each, (index + 1) * self._each)
+            if self._task.candidates > 1:
+                numbers = _by_likelihood(prompts[part], scores[part], self._task.candidates)
+            else:
+                numbers = _by_hit(scores[part])
+            found.append({"length": length, "depth": depth, **numbers})
+        return found
+
+
+def _scored(
+    scorer: Scorer, trainer: Trainer, point: Point, prompts: Sequence[Prompt]
+) -> list[PromptScore]:
+    """Returns the scores of prompts, those of one length together. Collective."""
+    groups = defaultdict[int, list[int]](list)
+    for index, one in enumerate(prompts):
+        groups[len(one.ids)].append(index)
+    found = dict[int, PromptScore]()
+    for length, members in sorted(groups.items()):
+        scores = scorer.scores(trainer, [prompts[i] for i in members], point.at_length(length))
+        found |= zip(members, scores, strict=True)
+    return [found[index] for index in range(len(prompts))]
+
+
+def _by_hit(scores: Sequence[PromptScore]) -> dict[str, Any]:
+    return {
+        "prompts": len(scores),
+        "hits": sum(one.hit for one in scores),
+        "loss": fmean(one.loss for one in scores),
+        "first_wrong": fmean(one.first_wrong for one in scores),
+    }
+
+
+def _by_likelihood(
+    prompts: Sequence[Prompt], scores: Sequence[PromptScore], candidates: int
+) -> dict[str, Any]:
+    """Scores each question by the candidate with the smallest loss; loss and first_wrong are those of the right one."""
+    hits, right = 0, list[PromptScore]()
+    for first in range(0, len(scores), candidates):
+        group = range(first, first + candidates)
+        best = min(group, key=lambda index: scores[index].losses.sum())
+        hits += prompts[best].right
+        right += [scores[index] for index in group if prompts[index].right]
+    return _by_hit(right) | {"prompts": len(scores) // candidates, "hits": hits}
+
+
+def _brief(cell: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: cell[key] for key in ("hits", "loss", "first_wrong")}
+
+
+def by_length(cells: Sequence[Mapping[str, Any]]) -> dict[int, tuple[int, int, float]]:
+    """Returns, for each length, the number of prompts, the hits, and the mean loss of the answers."""
+    found = dict[int, tuple[int, int, float]]()
+    for length in sorted({cell["length"] for cell in cells}):
+        some = [cell for cell in cells if cell["length"] == length]
+        prompts = sum(cell["prompts"] for cell in some)
+        loss = sum(cell["loss"] * cell["prompts"] for cell in some) / prompts
+        found[length] = prompts, sum(cell["hits"] for cell in some), loss
+    return found
+
+
+def make_prompt_tasks(
+    config: RunConfig, mesh: Mesh, corpus: Corpus, deal: Dealer | None
+) -> dict[str, PromptEvaluation]:
+    """Returns the long-context tasks of a run by name; none if it names none.
+
+    Raises:
+        ValueError, OSError: on every rank: there is no tokenizer, or a file of a task cannot be read.
+    """
+    wanted = config.evaluation.tasks
+    if not wanted:
+        return {}
+    encoder = mesh.together(
+        lambda: open_encoder(config.data, config.paths.prepared, config.model.vocab_size, corpus)
+    )
+    return {
+        name: PromptEvaluation(
+            settings,
+            settings.task or name,
+            mesh,
+            deal,
+            mesh.together(partial(_maker, settings, settings.task or name, encoder, corpus)),
+            corpus.eos_id,
+        )
+        for name, settings in wanted.items()
+    }
+
+
+def _maker(settings: PromptTaskConfig, name: str, encoder: Encoder, corpus: Corpus) -> Maker:
+    task = TASKS[name]
+    haystack = task.between if settings.haystack == "task" else settings.haystack
+    source = corpus.sources[0]
+    special = tuple(one for one in (source.eos_id, source.bos_id) if one is not None)
+    filler: Filler = Noise(encoder)
+    if haystack == "documents":
+        if corpus.heldout is None or corpus.heldout.is_generated:
+            raise ValueError(
+                f"evaluation.tasks: {name} takes held-out text as filler, and the run has none; give data.heldout, or"
+                " haystack=noise"
+            )
+        filler = Documents(corpus.heldout, encoder, special)
+    return Maker(
+        writer=task.open(settings.file),
+        encoder=encoder,
+        filler=filler,
+        items=task.between == "items",
+        worked=settings.worked,
+        begin=() if source.bos_id is None else (source.bos_id,),
+    )
