@@ -88,8 +88,14 @@ def evaluated_by_hand(config: RunConfig, held: HeldOut) -> np.ndarray:
 
 @pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 1), (2, 1), (3, 3)])
 def test_evaluation_is_the_mean_over_positions_on_any_layout(
-    small_run: Arguments, tmp_path: Path, ranks: int, zero_stage: int
+    small_run: Arguments,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ranks: int,
+    zero_stage: int,
 ) -> None:
+    # The segments here are shorter than 500 tokens.
+    monkeypatch.setattr("train.evaluation.held_out._LAST_TOKENS", 40)
     arguments = small_run(
         tmp_path,
         **{"parallel.zero_stage": str(zero_stage), "schedule.stages.first.batch_tokens": "384"},
@@ -119,6 +125,8 @@ def test_evaluation_is_the_mean_over_positions_on_any_layout(
     for key, part in (("first", slice(0, 32)), ("last", slice(96, 128))):
         expected = losses[part].sum() / counts[part].sum()
         assert found[f"{key}_quarter_loss"] == pytest.approx(expected, rel=1e-6)
+    last = losses[-40:].sum() / counts[-40:].sum()
+    assert found["last_500_loss"] == pytest.approx(last, rel=1e-6)
     assert 0 < found["bigram_loss"] < found["unigram_loss"]
 
 

@@ -6,7 +6,6 @@ import numpy
 import pytest
 
 from model.position.advice.adjusted_base import (
-    LOSS_LAWS,
     adjusted_granularity,
     decay,
     granularity,
@@ -107,11 +106,6 @@ def test_golden_granularity() -> None:
     assert adjusted_granularity(1e4, 50.0) == pytest.approx(0.0762, abs=5e-5)
     assert granularity(HEAD / 4) == pytest.approx(0.0290, abs=5e-5)
     assert granularity(inverse_frequencies(5e5, 128)) == pytest.approx(0.0788, abs=5e-5)
-
-
-def test_golden_losses_of_the_7b_law() -> None:
-    found = [LOSS_LAWS["7B"].at(length) for length in (1024, 4096, 8192, 16384, 32768)]
-    assert found == pytest.approx((1.7495, 1.6615, 1.6343, 1.6144, 1.5998), abs=5e-5)
 
 
 # arXiv 2403.00071.

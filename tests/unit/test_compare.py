@@ -76,7 +76,7 @@ def write_checkpoint(
 
 
 def write_side(folder: Path, steps: Sequence[Row]) -> Path:
-    write_run(folder, list(steps), made_evaluations(list(steps)))
+    write_run(folder, list(steps), made_evaluations(list(steps)) if steps else [])
     shutil.rmtree(folder / "checkpoints")  # it holds no checkpoint that can be read
     return folder
 

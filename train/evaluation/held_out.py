@@ -32,6 +32,8 @@ NAME = HELD_OUT
 
 ROWS = ("loss", "unigram_loss", "bigram_loss", "tokens")
 _FIRST_BUCKET = 32
+# Places at the end of a segment whose loss is reported for itself.
+_LAST_TOKENS = 500
 # Columns of the table.
 _OF_EVALUATION = ("step", "stage", "tokens_seen", "sequence_length")
 _OF_BUCKET = ("start", "end", "tokens", "loss", "unigram_loss", "bigram_loss")
@@ -112,6 +114,9 @@ def _summary(total: np.ndarray, held_out: HeldOut) -> dict[str, Any]:
         "rows": held_out.streams.num_rows,
         "first_quarter_loss": first["loss"],
         "last_quarter_loss": last["loss"],
+        "last_500_loss": means(length - _LAST_TOKENS, length)["loss"]
+        if length > _LAST_TOKENS
+        else None,
         "first_quarter_bigram_loss": first["bigram_loss"],
         "last_quarter_bigram_loss": last["bigram_loss"],
         "position_buckets": [

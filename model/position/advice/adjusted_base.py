@@ -1,7 +1,6 @@
-"""Adjusted base frequency (ABF) against position interpolation: granularity, decay, and the loss of a context length.
+"""Adjusted base frequency (ABF) against position interpolation: granularity and decay.
 
     decay(m) = 2 / sqrt(d) * sum_i cos(m theta_i)      score of an all-ones query and key at the distance m
-    L(c)     = (alpha / c) ** beta + gamma             loss at a context length of c tokens
 
 Granularity is the distance between the images of neighbouring positions: the larger, the easier they are to tell
 apart. ABF keeps more of it than interpolation.
@@ -10,9 +9,6 @@ Source: arXiv 2309.16039 (Llama 2 Long). Shape letters: P pairs, M distances.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy
 
@@ -42,27 +38,3 @@ def decay(radians_P: Values, distances_M: Values) -> Values:
     """Score of an all-ones query and key at each distance in tokens, (M,). P is half of the head dimension."""
     found_M: Values = 2.0 * similarity(radians_P, distances_M) / math.sqrt(2 * len(radians_P))
     return found_M
-
-
-@dataclass(frozen=True)
-class LossLaw:
-    """L(c) = (alpha / c) ** beta + gamma, in nats a token. gamma: the loss of an unlimited context."""
-
-    alpha: float
-    beta: float
-    gamma: float
-
-    def at(self, length: float) -> float:
-        """The loss at a context length in tokens."""
-        return float((self.alpha / length) ** self.beta + self.gamma)
-
-
-# Laws that the paper fits to Llama 2 Long, by size of the model.
-LOSS_LAWS: Mapping[str, LossLaw] = MappingProxyType(
-    {
-        "7B": LossLaw(25.4, 0.45, 1.56),
-        "13B": LossLaw(19.5, 0.48, 1.45),
-        "34B": LossLaw(17.7, 0.50, 1.41),
-        "70B": LossLaw(17.9, 0.51, 1.35),
-    }
-)
