@@ -11,7 +11,7 @@ Shape letters: T tokens, D width, V vocabulary.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from model.feed_forward.dense import FeedForward
 from model.feed_forward.tiled import TILE_ROWS
 from model.kind_at_step import make_kinds
 from model.layer_pattern import evenly, expand_pattern
+from model.layer_sums import EMBEDDING, LayerSums, after_layer
 from model.logits import Logits
 from model.loss import ChunkedLoss, HeadLoss, LossSums
 from model.norm import build_norm
@@ -66,6 +67,7 @@ class Transformer(nn.Module):
         self._logits = Logits(config.logit_scale, config.logit_softcap)
         self.run_layer: LayerRunner = keep_everything
         self._gate_sums: GateSums | None = None
+        self._layer_sums: LayerSums | None = None
         self._recomputed = evenly(config.num_layers, config.num_layers)
         # The key/value heads held here, of all.
         self.key_heads = range(config.num_kv_heads)
@@ -118,6 +120,14 @@ class Transformer(nn.Module):
             assert isinstance(attention, Attention)
             attention.gate_sums, attention.layer = sums, int(index)
 
+    def measure_layers(self, sums: LayerSums) -> None:
+        """Adds residual stream and attention logits of this stage to `sums`, in the steps that these measure."""
+        self._layer_sums = sums
+        for index, layer in self.layers.items():
+            attention = layer.attention
+            assert isinstance(attention, Attention)
+            attention.layer_sums, attention.layer = sums, int(index)
+
     def forward(self, tokens_T: Tensor, layout: PackedLayout, at: AtStep | float) -> Tensor:
         """Hidden states (T, D), after the final norm if this stage has it.
 
@@ -136,13 +146,24 @@ class Transformer(nn.Module):
             self.config,
             x_TD.dtype,
         )
-        with nullcontext() if self._gate_sums is None else self._gate_sums.counting():
+        with ExitStack() as measured:
+            for sums in (self._gate_sums, self._layer_sums):
+                if sums is not None:
+                    measured.enter_context(sums.counting())
+            self._measure(EMBEDDING, self.embedding, x_TD)
             for index, layer in self.layers.items():
                 run = self.run_layer if int(index) in self._recomputed else keep_everything
                 of_kind = kinds[self.specs[int(index)].kind]
                 x_TD = run(layer, x_TD, layout, of_kind.of_layer(int(index), self.key_heads))
-        hidden_TD: Tensor = self.norm(x_TD)
+                self._measure(after_layer(int(index)), layer, x_TD)
+            hidden_TD: Tensor = self.norm(x_TD)
+            self._measure(after_layer(self.config.num_layers), self.norm, hidden_TD)
         return hidden_TD
+
+    def _measure(self, place: int, module: nn.Module, x_TD: Tensor) -> None:
+        """Adds the residual stream after a module, if this stage has it."""
+        if self._layer_sums is not None and not isinstance(module, nn.Identity):
+            self._layer_sums.add(place, x_TD)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """logit_scale * hidden W^T, capped, (T, V). All logits are held at once: for short streams; see `loss`."""

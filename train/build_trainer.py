@@ -19,6 +19,7 @@ from model.config import ModelConfig
 from model.documents import Documents
 from model.flops import parameter_count
 from model.layer_pattern import expand_pattern, layer_kinds
+from model.layer_sums import LayerSums
 from model.parameters import parameter_names, shape_of
 from model.reach import Reach
 from model.transformer import Transformer
@@ -101,7 +102,7 @@ def build_trainer(
         runner = _runner(local, mesh, engine, training)
         draw = partial(_draw, picture)
         trainer = StagedTrainer(engine, runner, mesh, traffic, z_loss=z_loss, draw=draw)
-    _count_gates(trainer, local.stages, config.model, mesh)
+    _measure(trainer, local.stages, config, mesh)
     return trainer
 
 
@@ -125,15 +126,19 @@ def _num_trained(model: ModelConfig, training: Training) -> int:
     return sum(prod(shape_of(name, model)) for name in names if not training.is_frozen(name))
 
 
-def _count_gates(
-    trainer: Trainer, stages: Sequence[Transformer], model: ModelConfig, mesh: Mesh
+def _measure(
+    trainer: Trainer, stages: Sequence[Transformer], config: RunConfig, mesh: Mesh
 ) -> None:
-    """Gives the trainer and its layers sums of output gates, if any layer of the model has one."""
-    if all(spec.gate == "none" for spec in layer_kinds(model).values()):
-        return
-    trainer.gate_sums = GateSums(model, mesh.device, mesh.tensor.rank, mesh.tensor.size)
-    for stage in stages:
-        stage.count_gates(trainer.gate_sums)
+    """Gives the trainer and its layers the sums that measured steps need: of output gates if any layer has one."""
+    model = config.model
+    if any(spec.gate != "none" for spec in layer_kinds(model).values()):
+        trainer.gate_sums = GateSums(model, mesh.device, mesh.tensor.rank, mesh.tensor.size)
+        for stage in stages:
+            stage.count_gates(trainer.gate_sums)
+    if config.logging.layer_steps > 0:
+        trainer.layer_sums = LayerSums(model.num_layers, mesh.device)
+        for stage in stages:
+            stage.measure_layers(trainer.layer_sums)
 
 
 def _compiles(config: RunConfig, mesh: Mesh, parallel: ParallelConfig) -> bool:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from data.loader import GlobalBatch
-from model.attention.gate_sums import GateSums, stripes
 from parallel.mesh import Mesh
 from parallel.watch.waiting import waiting
 from train.checkpointing.checkpoint import Checkpoints
@@ -22,6 +21,7 @@ from train.checkpointing.state import RunState
 from train.configuration.schema import RunConfig
 from train.evaluation.tasks import Task
 from train.health import bad_step, spikes
+from train.health.measured import begin_measuring, measured_entries
 from train.health.stop_signal import StopSignal
 from train.health.stragglers import Stragglers
 from train.health.supervisor import Supervisor
@@ -120,7 +120,7 @@ def train(
         point = run.schedule.at(run.state.tokens_seen)
         waited = time.perf_counter() - drawn
         limit = spikes.limit_of_step(run.state, point.stage.name, run.config.train.spikes)
-        gates = _measured_gates(run)
+        measured = begin_measuring(run.trainer, run.config.logging, run.state.step + 1)
         result = optimizer_step(
             run.trainer,
             run.mesh,
@@ -140,7 +140,8 @@ def train(
         ):  # without a valid token there is no loss to judge
             spikes.remember(run.state, taken, limit, run.config.train.spikes)
         row = _metrics(run, batch, point, result, waited, time.perf_counter() - drawn)
-        row |= _of_spikes(run, result, limit) | _of_gates(run, gates)
+        row |= _of_spikes(run, result, limit)
+        row |= measured_entries(measured, run.trainer, run.mesh, run.config.model)
         _compare_ranks(run, row, progress)
         _write(run, row)
         progress.step(row)
@@ -256,23 +257,6 @@ def _of_spikes(run: Run, result: StepResult, limit: float) -> dict[str, Any]:
             "rollbacks": run.state.rollbacks,
         }
     return row
-
-
-def _measured_gates(run: Run) -> GateSums | None:
-    """Begins the sums of output gates, if the step to come is measured."""
-    sums = run.trainer.gate_sums
-    if sums is None or not _due(run.config.logging.gate_steps, run.state.step + 1):
-        return None
-    sums.begin()
-    return sums
-
-
-def _of_gates(run: Run, gates: GateSums | None) -> dict[str, Any]:
-    """Returns the entry of a row about output gates, if the step was measured. Collective then."""
-    if gates is None:
-        return {}
-    gates.end()
-    return {"gate_stripes": stripes(run.mesh.sum_over_world(gates.sums).cpu(), gates.widths)}
 
 
 def _metrics(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from model.at_step import AtStep
 from model.attention.gate_sums import GateSums
+from model.layer_sums import LayerSums
 from model.predictions import Predictions
 from model.transformer import Transformer
 from parallel.engine.engine import TrainingEngine
@@ -64,6 +65,8 @@ class Trainer(Protocol):
     traffic: TrafficMeter
     # Sums of output gates; None without a gate.
     gate_sums: GateSums | None
+    # Sums of residual stream and attention logits; None without `logging.layer_steps`.
+    layer_sums: LayerSums | None
     # Number of micro-batches to pass to `token_losses` or `predictions` at a time: enough to keep all pipeline ranks
     # busy.
     at_once: int
@@ -99,6 +102,7 @@ class WholeTrainer:
 
     at_once = 1
     gate_sums: GateSums | None = None
+    layer_sums: LayerSums | None = None
 
     def __init__(self, engine: TrainingEngine, mesh: Mesh, traffic: TrafficMeter) -> None:
         self.engine = engine
@@ -151,6 +155,7 @@ class StagedTrainer:
     """The layers are divided among pipeline ranks."""
 
     gate_sums: GateSums | None = None
+    layer_sums: LayerSums | None = None
 
     def __init__(
         self,

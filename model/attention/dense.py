@@ -13,12 +13,14 @@ Shape letters: T tokens as queries, S tokens as keys, H query heads, G key/value
 K head dimension.
 """
 
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from model.attention.backends import DENSE, Backend
+from model.layer_sums import note_products
 from model.norm import statistics_dtype
 from model.packed_layout import PackedLayout
 from model.reach import Reach
@@ -52,10 +54,12 @@ def attention_rows(
     wide = statistics_dtype(q_THK.dtype)
     k_SHK = _per_query_head(k_TGK, q_THK)
     scores_HTS: Tensor = torch.einsum("thk,shk->hts", q_THK.to(wide), k_SHK.to(wide))
+    hidden_TS = ~visible_TS(layout, reach)
+    note_products(partial(_largest, scores_HTS, hidden_TS))
     scores_HTS = scores_HTS * q_THK.shape[-1] ** -0.5
     if softcap:
         scores_HTS = softcap * torch.tanh(scores_HTS / softcap)
-    scores_HTS = scores_HTS.masked_fill(~visible_TS(layout, reach), float("-inf"))
+    scores_HTS = scores_HTS.masked_fill(hidden_TS, float("-inf"))
     if sinks_H is None:
         return scores_HTS.softmax(dim=-1)
     sinks_HT1 = sinks_H.to(wide)[:, None, None].expand(-1, scores_HTS.shape[1], 1)
@@ -94,6 +98,10 @@ class DenseCore:
         v_SHK = _per_query_head(v_TGK, q_THK).to(rows_HTS.dtype)
         o_THK: Tensor = torch.einsum("hts,shk->thk", rows_HTS, v_SHK)
         return o_THK.to(q_THK.dtype)
+
+
+def _largest(products_HTS: Tensor, hidden_TS: Tensor) -> Tensor:
+    return products_HTS.masked_fill(hidden_TS, float("-inf")).amax()
 
 
 def _per_query_head(x_TGK: Tensor, q_THK: Tensor) -> Tensor:

@@ -1,14 +1,10 @@
 """Sums over the tokens of one step from which is seen whether an output gate has become constant.
 
 For each number of each layer's gate, the sums of 1, a and a^2 over the tokens; a is the gate. They are float64, stay
-on the device and change nothing that training reads. A recomputation in the backward does not count again: only what
-runs inside `counting` does. Padding counts, as any token.
+on the device and change nothing that training reads. Padding counts, as any token. See `model.measured_steps`.
 
 Source: arXiv 2304.06345, stripe observation. Shape letters: T tokens, W numbers of the gate.
 """
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -16,10 +12,11 @@ from torch import Tensor
 from model.attention.gate import GATES
 from model.config import ModelConfig
 from model.layer_pattern import expand_pattern
+from model.measured_steps import MeasuredSteps
 from model.norm import statistics_dtype
 
 
-class GateSums:
+class GateSums(MeasuredSteps):
     """The sums of the layers of one rank, in a table of all gated layers, so that tables of ranks can be added.
 
     index, parts: this rank holds part `index` of `parts` equal ones of the heads.
@@ -28,6 +25,7 @@ class GateSums:
     def __init__(
         self, config: ModelConfig, device: torch.device, index: int = 0, parts: int = 1
     ) -> None:
+        super().__init__()
         self.widths = {
             layer: config.num_heads * (config.head_dim if spec.gate_over == "channel" else 1)
             for layer, spec in enumerate(expand_pattern(config))
@@ -35,32 +33,18 @@ class GateSums:
         }
         self._rows = {layer: row for row, layer in enumerate(self.widths)}
         self._index, self._parts = index, parts
-        self._wanted = self._counts = False
         widest = max(self.widths.values(), default=0)
         self.sums = torch.zeros(len(self.widths), 3, widest, dtype=torch.float64, device=device)
 
     def begin(self) -> None:
         """Sums anew from here until `end`."""
         self.sums.zero_()
-        self._wanted = True
-
-    def end(self) -> None:
-        """Sums no more."""
-        self._wanted = False
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Within it a forward counts, if it is one of training."""
-        self._counts = self._wanted and torch.is_grad_enabled()
-        try:
-            yield
-        finally:
-            self._counts = False
+        super().begin()
 
     @torch.no_grad()
     def add(self, layer: int, gate: str, product_TW: Tensor) -> None:
         """Adds tokens of one layer. gate, product_TW: as in `gate.gated`."""
-        if not self._counts:
+        if not self.counts:
             return
         a_TW = GATES[gate](product_TW.to(statistics_dtype(product_TW.dtype)))
         width = self.widths[layer] // self._parts

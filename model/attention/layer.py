@@ -6,6 +6,7 @@ attention core is an attribute, so that sequence parallelism can replace it.
 Shape letters: T tokens, D width, H query heads, G key/value heads, K head dimension, W numbers of the gate.
 """
 
+from contextlib import nullcontext
 from functools import partial
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from model.attention.static_gate import StaticGate, scaled
 from model.config import ModelConfig
 from model.kind_at_step import KindAtStep
 from model.layer_pattern import LayerSpec
+from model.layer_sums import LayerSums
 from model.norm import HeadsNorm, build_norm
 from model.packed_layout import PackedLayout
 from model.parameters import reduced_width
@@ -46,8 +48,9 @@ class Attention(nn.Module):
         self.value_scale = spec.value_scale
         # Output gate: over channels, over heads, or none.
         self.gate = spec.gate
-        # Where the gates of measured steps are summed, and under which number of layer.
+        # Where the gates and logits of measured steps go, and under which number of layer.
         self.gate_sums: GateSums | None = None
+        self.layer_sums: LayerSums | None = None
         self.layer = -1
         self.gate_proj: Linear | None = None
         self.head_gate_proj: Linear | None = None
@@ -139,7 +142,9 @@ class Attention(nn.Module):
         reach: as in `KindAtStep`.
         """
         sinks = () if self.sinks is None else (self.sinks(),)
-        o_TD = self.core(q_THK, k_TGK, v_TGK, layout, reach, *sinks).flatten(-2)
+        sums = self.layer_sums
+        with nullcontext() if sums is None else sums.noting_logits(self.layer):
+            o_TD = self.core(q_THK, k_TGK, v_TGK, layout, reach, *sinks).flatten(-2)
         static_gate = self.static_gate or self.head_static_gate
         return o_TD if static_gate is None else scaled(o_TD, static_gate())
 

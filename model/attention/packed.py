@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.attention.kept import Attended, kept
+from model.attention.largest_product import largest_product
 from model.attention.segments import SegmentKernel, Segments
 from model.attention.sinks import sinks_gradient, with_sinks
+from model.layer_sums import note_products
 from model.packed_layout import PackedLayout, copy_to_device
 from model.reach import Reach
 
@@ -74,6 +76,7 @@ class _PackedAttention(torch.autograd.Function):
         kernel: SegmentKernel,
     ) -> Tensor:
         def attend() -> Attended:
+            note_products(lambda: largest_product(q_THK, k_TGK, segments.pieces))
             o, lse_TH = with_sinks(*kernel.forward(q_THK, k_TGK, v_TGK, segments), sinks_H)
             return Attended(o.to(q_THK.dtype), lse_TH)
 

@@ -22,6 +22,7 @@ from parallel.engine.groups import GroupSettings
 from parallel.engine.inner import MatrixUpdates, create_states, inner_optimizer, set_rates
 from parallel.engine.optimizers import OPTIMIZERS
 from parallel.engine.settings import ModelParallelUnit
+from parallel.engine.step_squares import StepSquares
 from parallel.engine.training import StepCounts
 from parallel.engine.zero_adapters import StepOutcome, adapter_for
 from parallel.mesh import Mesh, gather
@@ -67,6 +68,7 @@ class TrainingEngine:
                 mpu=ModelParallelUnit(mesh),
             )[0]
         self._zero = adapter_for(self._engine, self._inner, self._trained, mesh.zero)
+        self.squares = StepSquares(self._zero, self._frozen, parameters, mesh)
         create_states(self._inner, self._zero.masters(), OPTIMIZERS[optimizer.name].states)
         if isinstance(self._inner, MatrixUpdates):
             self._inner.attach(self._zero, parameters, mesh)
@@ -125,7 +127,9 @@ class TrainingEngine:
         """
         settings = {**self.parameters.training.settings, **groups}
         set_rates(self._inner, self._optimizer, learning_rate, settings)
+        self.squares.before_step()
         outcome = self._zero.step(self._optimizer.gradient_clipping)
+        self.squares.after_step(self._optimizer, learning_rate, settings, applied=outcome.applied)
         self._applied += outcome.applied
         if self._tied is not None and self._tied.trains:
             self._tied.follow()

@@ -37,12 +37,15 @@ class FrozenWeights:
             whole: Tensor = parameter.detach()
             return whole
         shape, number = _shape(parameter), _shape(parameter).numel()
-        own = self._share(parameter).float()
-        if name in self.kept:
-            own = self.kept[name].to(own.device)
+        own = self.held(name)
         longest = -(-number // self._ranks.size)
         parts = gather(nn.functional.pad(own, (0, longest - len(own))), self._ranks)
         return torch.cat(parts)[:number].view(shape)
+
+    def held(self, name: str) -> Tensor:
+        """Returns this rank's share (length,) of a weight, in float32."""
+        own = self._share(self._parameters[name]).float()
+        return self.kept[name].to(own.device) if name in self.kept else own
 
     @torch.no_grad()
     def store(self, name: str, whole: Tensor) -> None:

@@ -13,7 +13,7 @@ without torch, so such a file imports torch for its annotations only, and uses m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from model.parameters import role_of
@@ -46,9 +46,13 @@ class GroupKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Optimizer:
-    """The common fields of all optimizers. states: names of the tensors it keeps for each parameter."""
+    """The common fields of all optimizers. states: names of the tensors it keeps for each parameter.
+
+    change: computes how the last step changed a part of a parameter, from what is known after it; None: it cannot.
+    """
 
     states: tuple[str, ...]
+    change: Callable[[AfterStep], Tensor] | None = field(default=None, kw_only=True)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -93,6 +97,28 @@ class MatrixOptimizer(Optimizer):
 
 
 @dataclass(frozen=True)
+class AfterStep:
+    """A part of one parameter after a step, flat (n,), and the settings of the step.
+
+    weight: float32 master. states: by name, float32. steps: that the optimizer has taken with it. learning_rate,
+    weight_decay: as in `Fragment`.
+    """
+
+    config: OptimizerConfig
+    weight: Tensor
+    states: Mapping[str, Tensor]
+    steps: float
+    learning_rate: float
+    weight_decay: float
+
+    def narrow(self, start: int, length: int) -> AfterStep:
+        """Returns at most `length` elements from `start` on; views."""
+        part = slice(start, start + length)
+        states = {name: state[part] for name, state in self.states.items()}
+        return replace(self, weight=self.weight[part], states=states)
+
+
+@dataclass(frozen=True)
 class Fragment:
     """The part of one parameter that this rank updates, flat (n,); n may be 0.
 
@@ -124,11 +150,22 @@ class MatrixStep:
     sums: Callable[[Sequence[Tensor]], list[Tensor]]
 
 
+def _adamw_change(after: AfterStep) -> Tensor:
+    """Returns w - w' with w = (1 - a) w' - u: a is rate times decay, u the rate times m / (sqrt(v) + epsilon)."""
+    config, decayed = after.config, after.learning_rate * after.weight_decay
+    first = after.states["exp_avg"] / (1.0 - config.beta1**after.steps)
+    second = after.states["exp_avg_sq"] / (1.0 - config.beta2**after.steps)
+    moved = first.div_(second.sqrt_().add_(config.epsilon)).mul_(after.learning_rate)
+    change: Tensor = moved.add_(after.weight, alpha=decayed).div_(decayed - 1.0)
+    return change
+
+
 # By the value of optimizer.name. AdamW: Loshchilov & Hutter 2019, arXiv 1711.05101.
 OPTIMIZERS: dict[str, ElementwiseOptimizer | MatrixOptimizer] = {
     "adamw": ElementwiseOptimizer(
         states=("exp_avg", "exp_avg_sq"),
         torch_class="AdamW",
         arguments=lambda config: {"betas": (config.beta1, config.beta2), "eps": config.epsilon},
+        change=_adamw_change,
     ),
 }

@@ -15,7 +15,7 @@ adapter. `adapter_for` checks them against the installed DeepSpeed, and raises a
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -92,6 +92,10 @@ class Adapter(ABC):
         """Returns the reduced gradients that this rank holds until the step."""
 
     @abstractmethod
+    def reduced_of_masters(self) -> Iterable[Sequence[Tensor | None]]:
+        """Returns for each of `masters` the reduced gradients that, end to end, have its layout, until the step."""
+
+    @abstractmethod
     def refresh(self) -> None:
         """Updates the model's weights from masters that were just stored. Collective."""
 
@@ -146,6 +150,10 @@ class WithoutZero(Adapter):
     def reduced(self) -> Iterable[Tensor | None]:
         """See `Adapter`."""
         return [parameter.grad for parameter in self._parameters.values()]
+
+    def reduced_of_masters(self) -> Iterable[Sequence[Tensor | None]]:
+        """See `Adapter`."""
+        return [[gradient] for gradient in self.reduced()]
 
     def refresh(self) -> None:
         """See `Adapter`; there is nothing to do."""
@@ -215,6 +223,10 @@ class ZeroOneTwo(_FlatGroups):
         """See `Adapter`."""
         return chain.from_iterable(self._zero.averaged_gradients.values())
 
+    def reduced_of_masters(self) -> Iterable[Sequence[Tensor | None]]:
+        """See `Adapter`."""
+        return [self._zero.averaged_gradients.get(i) or () for i in range(len(self.masters()))]
+
     def prepare_reduction(self) -> None:
         """See `Adapter`."""
         self._zero.setup_buckets()
@@ -227,6 +239,7 @@ class ZeroOneBfloat16(_FlatGroups):
         "fp32_groups_flat_partition",
         "bf16_groups",
         "fp32_groups_gradients_flat",
+        "fp32_groups_gradient_flat_partition",
         "_update_hp_grad",
         "get_grads_for_norm",
         "update_lp_params",
@@ -241,6 +254,10 @@ class ZeroOneBfloat16(_FlatGroups):
     def reduced(self) -> Iterable[Tensor | None]:
         """See `Adapter`."""
         return list(self._zero.fp32_groups_gradients_flat)
+
+    def reduced_of_masters(self) -> Iterable[Sequence[Tensor | None]]:
+        """See `Adapter`."""
+        return [[part] for part in self._zero.fp32_groups_gradient_flat_partition]
 
     def accumulate(self, parameters: Iterable[nn.Parameter]) -> None:
         """See `Adapter`."""
@@ -294,6 +311,10 @@ class ZeroThree(Adapter):
     def reduced(self) -> Iterable[Tensor | None]:
         """See `Adapter`."""
         return chain.from_iterable(self._zero.averaged_gradients.values())
+
+    def reduced_of_masters(self) -> Iterable[Sequence[Tensor | None]]:
+        """See `Adapter`."""
+        return [self._zero.averaged_gradients.get(i) or () for i in range(len(self.masters()))]
 
     def refresh(self) -> None:
         """See `Adapter`."""

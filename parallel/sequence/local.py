@@ -5,13 +5,16 @@ heads, K head dimension.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from model.attention.kept import Attended
+from model.attention.largest_product import largest_product
 from model.attention.segments import SegmentKernel
+from model.layer_sums import note_products
 from model.norm import statistics_dtype
 from parallel.sequence.route import Call
 
@@ -51,6 +54,7 @@ def attend_calls(
     for call in calls:
         rows = slice(call.queries.start, call.queries.stop)
         k_SGK, v_SGK = kv_S2GK[call.keys.start : call.keys.stop].unbind(1)
+        note_products(partial(largest_product, q_THK[rows], k_SGK, call.segments.pieces))
         part_THK, part_lse_TH = kernel.forward(q_THK[rows], k_SGK, v_SGK, call.segments)
         join(o_THK[rows], lse_TH[rows], part_THK, part_lse_TH)
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # fits a file is its own. A file may import from lower floors and from its own name, and nothing else of its package.
 FLOORS = {
     "model": """
-        documents norm products peak_flops
+        documents norm products peak_flops measured_steps
         packed_layout reach
         position/scales
         position
@@ -18,7 +18,7 @@ FLOORS = {
         layer_pattern
         overrides
         config
-        parameters at_step
+        parameters at_step layer_sums
         kind_at_step
         logits
         predictions

@@ -142,7 +142,8 @@ def _logging(run: RunConfig) -> Any:
     straggler = logging.straggler_factor if logging.straggler_steps else None
     gated = any(spec.gate != "none" for spec in expand_pattern(run.model))
     gate_steps = logging.gate_steps if gated else None
-    return logging.console_seconds, logging.straggler_steps, straggler, gate_steps, wandb
+    every = logging.straggler_steps, gate_steps, logging.layer_steps
+    return logging.console_seconds, *every, straggler, wandb
 
 
 def _holds_out(run: RunConfig) -> bool:

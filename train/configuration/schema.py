@@ -345,6 +345,9 @@ class LoggingConfig:
     straggler_factor: AtLeastOne = 1.5
     # Optimizer steps between two measurements of how much output gates vary over tokens; 0: no measurement.
     gate_steps: Annotated[int, Ge(0)] = 20
+    # Optimizer steps between two measurements of gradients, updates, activations and attention logits by layer; 0: no
+    # measurement.
+    layer_steps: Annotated[int, Ge(0)] = 0
 
 
 @dataclass
