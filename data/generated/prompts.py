@@ -30,7 +30,7 @@ class Prompts(GeneratedDocuments):
     task: Literal["prompts"]
     # Name of the long-context task: see docs/evaluation.md.
     of: str = "passkey"
-    # Number of worked examples before each prompt.
+    # Number of worked examples before each prompt; vt and cwe have at least one.
     worked: Annotated[int, Ge(0), Le(64)] = 0
     # Smallest depth of what is asked for, as a share of the context.
     min_depth: Annotated[float, Ge(0), Le(1)] = 0.0
@@ -110,7 +110,7 @@ class PromptsTask:
             encoder=encoder,
             filler=Noise(encoder),
             items=task.between == "items",
-            worked=settings.worked,
+            worked=max(settings.worked, task.worked),
         )
 
     def lengths(self, numbers: np.ndarray) -> np.ndarray:

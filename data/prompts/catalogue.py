@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from data.prompts.draws import Draws
+from data.prompts.tasks.common_words import CommonWords
+from data.prompts.tasks.frequent_words import FrequentWords
+from data.prompts.tasks.needles import Needles, NeedlesAlone
 from data.prompts.tasks.passkey import Passkey
+from data.prompts.tasks.questions import open_hotpot, open_squad
+from data.prompts.tasks.tracking import Tracking
 from data.prompts.writing import Writer
 
 # How the source of a task judges what a model writes. exact: the answer itself, which a hit is. contained: every part
@@ -22,7 +28,8 @@ class PromptTask:
 
     open: makes the writer; the argument is the path of the user's file, empty for a task without one. source: where
     the task comes from. has_depth: whether the depth of what is asked for can be chosen. candidates: how many prompts
-    in a row (numbers n * candidates and following) ask the same question, for tasks judged by likelihood.
+    in a row (numbers n * candidates and following) ask the same question, for tasks judged by likelihood. worked: the
+    fewest worked examples in front of a prompt, which the source of the task has too.
     """
 
     open: Callable[[str], Writer]
@@ -32,6 +39,7 @@ class PromptTask:
     has_depth: bool = True
     needs_file: bool = False
     candidates: int = 1
+    worked: int = 0
 
 
 def made_by(writer: Writer) -> Callable[[str], Writer]:
@@ -39,8 +47,34 @@ def made_by(writer: Writer) -> Callable[[str], Writer]:
     return lambda _: writer
 
 
+_RULER = "RULER (arXiv 2404.06654)"
+
+
+def _needles(writer: Writer, between: Between) -> PromptTask:
+    return PromptTask(made_by(writer), _RULER, "contained", between)
+
+
+def _questions(opened: Callable[[str], Writer]) -> PromptTask:
+    return PromptTask(opened, _RULER, "contained", "items", needs_file=True)
+
+
 TASKS: Mapping[str, PromptTask] = MappingProxyType(
     {
         "passkey": PromptTask(made_by(Passkey()), "passkey (arXiv 2305.16300)"),
+        "niah_single_1": _needles(Needles(), "noise"),
+        "niah_single_2": _needles(Needles(), "documents"),
+        "niah_single_3": _needles(Needles(value=Draws.uuid), "documents"),
+        "niah_multikey_1": _needles(Needles(keys=4), "documents"),
+        "niah_multikey_2": _needles(NeedlesAlone(), "items"),
+        "niah_multikey_3": _needles(NeedlesAlone(Draws.uuid, Draws.uuid), "items"),
+        "niah_multivalue": _needles(Needles(values=4), "documents"),
+        "niah_multiquery": _needles(Needles(keys=4, queries=4), "documents"),
+        "vt": PromptTask(made_by(Tracking()), _RULER, "contained", worked=1),
+        "cwe": PromptTask(
+            made_by(CommonWords()), _RULER, "contained", "items", has_depth=False, worked=1
+        ),
+        "fwe": PromptTask(made_by(FrequentWords()), _RULER, "contained", "items", has_depth=False),
+        "qa_1": _questions(open_squad),
+        "qa_2": _questions(open_hotpot),
     }
 )

@@ -12,8 +12,8 @@ import numpy as np
 _WORDS_FILE = Path(__file__).parent / "closed_words.txt"
 _PIECE = re.compile(r"[A-Za-z]+|[^A-Za-z ]")
 _CHARACTERS = ("\n", *(chr(code) for code in range(33, 127)))
-# Texts whose ids are kept: the lines of noise and of worked examples repeat.
-_KEPT = 4_096
+# Texts whose ids are kept: lines repeat in a prompt, in other prompts, and in the trials of its number of items.
+_KEPT = 1 << 15
 
 
 class Encoder(Protocol):

@@ -3,9 +3,10 @@
     [begin] worked examples  instruction  filler line filler ... line filler  question | answer
     head                                  context                             question | scored
 
-Every part is tokenised apart and the ids are joined. In a task with filler each line lies where its depth says, at an
-end of a piece of filler. A task whose context is items of its own gets as many items as fit. What is left before the
-first line is filled too, with the end of the filler's first piece, so the length is exact.
+Every part is tokenised apart and the ids are joined; `Maker.joined_otherwise` says where this gives other ids than the
+whole text. In a task with filler each line lies where its depth says, at an end of a piece of filler. A task whose
+context is items of its own gets as many items as fit (data/prompts/fit.py), and filler before them for what is left.
+The filler's first piece lacks its beginning where that makes the length exact.
 """
 
 from collections.abc import Callable
@@ -17,16 +18,17 @@ from typing import Literal
 import numpy as np
 
 from data.prompts.encoder import Encoder
-from data.prompts.filler import Filler
+from data.prompts.filler import NOISE, Filler
+from data.prompts.fit import Sized, most_items
 from data.prompts.writing import Line, Request, Writer, Written
 
 # none: the prompt itself. removed: without its needles. swapped: with the needles of another prompt in their places.
 Control = Literal["none", "removed", "swapped"]
 # Distance of the number of the prompt whose needles are taken, and of worked examples, from a prompt's own.
-_OTHER, _WORKED = 1 << 40, 1 << 41
-_MOST_ITEMS = 1 << 24
-# Items whose tokens give the first estimate.
-_SOME_ITEMS = 64
+_OTHER, _WORKED = (1 << 40) + 1, 1 << 41
+_BETWEEN_EXAMPLES = "\n\n"
+# Characters of a border that are shown on each side.
+_SHOWN = 12
 Encode = Callable[[str], np.ndarray]
 
 
@@ -95,10 +97,11 @@ class Maker:
         """
         # In one prompt each text is tokenised once, though its items are written at several sizes.
         encode = lru_cache(None)(self.encoder.encode)
+        request = replace(request, length=length)
         shared = replace(request, number=request.number // self.candidates * self.candidates)
         head = self._head(shared, encode)
-        request = self._sized(request, length, len(head), encode)
-        written = self.writer.write(request)
+        sized = self._sized(request, length, len(head), encode)
+        request, written = replace(request, size=sized.size), sized.written
         lines = self._context(written, request, control)
         before = np.concatenate([head, encode(written.instruction)])
         question, answer = map(encode, (written.question, written.answer))
@@ -119,51 +122,64 @@ class Maker:
             right=written.right,
         )
 
-    def _head(self, request: Request, encode: Encode) -> np.ndarray:
-        parts, first = [np.array(self.begin, dtype=np.int64)], request.number + _WORKED
-        others = (self.writer.write(replace(request, number=n, size=1)) for n in count(first))
-        for other in islice((one for one in others if one.right), self.worked):
-            parts += [encode(text) for text in _texts(other)]
-            parts.append(encode("\n\n"))
-        return np.concatenate(parts)
+    def joined_otherwise(self, request: Request) -> list[str]:
+        """Returns the borders of the parts of a prompt, as text, at which the whole text would have other ids.
 
-    def _sized(self, request: Request, length: int, head: int, encode: Encode) -> Request:
-        """Returns the request with as many items as fit behind the head, less one of 256 at most.
-
-        The next size to try follows from the tokens of an item, as far as they are known.
+        Looks at the smallest prompt with its worked examples, with a sentence of noise around each line if the task has
+        filler. Documents as filler are ids from the start and are not looked at.
         """
-
-        def tokens(size: int) -> int:
-            texts = _texts(self.writer.write(replace(request, size=size)))
-            return sum(len(encode(text)) for text in texts)
-
-        fits, used, room = 1, tokens(1), length - head
-        if used > room:
-            raise TooShort(length, head + used)
+        written = self.writer.write(replace(request, size=1))
+        lines = [line.text for line in written.lines]
         if not self.items:
-            return replace(request, size=1)
-        over, an_item = _MOST_ITEMS, max(1.0, tokens(_SOME_ITEMS + 1) - used) / _SOME_ITEMS
-        while over - fits > 1 + fits // 256:
-            size = min(max(fits + int((room - used) / an_item), fits + 1), over - 1)
-            needed = tokens(size)
-            an_item = max(1, needed - used) / (size - fits)
-            fits, used, over = (size, needed, over) if needed <= room else (fits, used, size)
-        return replace(request, size=fits)
+            lines = [NOISE[0], *(text for line in lines for text in (line, NOISE[1]))]
+        texts = self._worked(request)
+        texts += [written.instruction, *lines, written.question, written.answer]
+        encode = self.encoder.encode
+        return [
+            f"{left[-_SHOWN:]!r} + {right[:_SHOWN]!r}"
+            for left, right in pairwise(text for text in texts if text)
+            if encode(left + right).tolist() != [*encode(left), *encode(right)]
+        ]
+
+    def _worked(self, request: Request) -> list[str]:
+        """Returns the texts of the worked examples, which are prompts that hold their answer."""
+        first = replace(request, number=request.number + _WORKED, size=1, worked=True)
+        written = (self.writer.write(replace(first, number=n)) for n in count(first.number))
+        examples = islice((one for one in written if one.right), self.worked)
+        return [text for one in examples for text in (*_texts(one), _BETWEEN_EXAMPLES)]
+
+    def _head(self, request: Request, encode: Encode) -> np.ndarray:
+        begin = np.array(self.begin, dtype=np.int64)
+        return np.concatenate([begin, *map(encode, self._worked(request))])
+
+    def _sized(self, request: Request, length: int, head: int, encode: Encode) -> Sized:
+        """Returns the prompt with as many items as fit behind the head."""
+
+        def measure(size: int) -> Sized:
+            written = self.writer.write(replace(request, size=size))
+            return Sized(size, head + sum(len(encode(text)) for text in _texts(written)), written)
+
+        smallest = measure(1)
+        if smallest.tokens > length:
+            raise TooShort(length, smallest.tokens)
+        return most_items(measure, smallest, length) if self.items else smallest
 
     def _context(self, written: Written, request: Request, control: Control) -> list[Line]:
-        """Returns the lines of the context."""
+        """Returns the lines of the context. Needles of another prompt that hold this prompt's answer are left out."""
         if control == "none":
             return list(written.lines)
-        strangers = iter(list[Line]())
+        needles = list[str]()
         if control == "swapped":
-            other = self.writer.write(replace(request, number=request.number + _OTHER))
-            strangers = iter([line for line in other.lines if line.needle])
-        kept = []
+            number = request.number + _OTHER * self.candidates
+            other = self.writer.write(replace(request, number=number))
+            needles = [line.text for line in other.lines if line.needle]
+        strangers = iter([text for text in needles if written.answer.strip() not in text])
+        kept = list[Line]()
         for line in written.lines:
             if not line.needle:
                 kept.append(line)
             elif (stranger := next(strangers, None)) is not None:
-                kept.append(replace(line, text=stranger.text))
+                kept.append(replace(line, text=stranger))
         return kept
 
     def _filled(
@@ -202,5 +218,6 @@ class Maker:
 
 
 def _texts(written: Written) -> list[str]:
+    """Returns the parts of a prompt in order."""
     lines = [line.text for line in written.lines]
     return [written.instruction, *lines, written.question, written.answer]

@@ -19,17 +19,21 @@ from data.prompts.draws import Draws
 class Request:
     """Which prompt is wanted.
 
-    number: of the prompt. depth: in [0, 1], the share of the context before what is asked for; tasks without a depth
-    ignore it. size: number of items of the context, for tasks whose context is not filler; 1 is the smallest.
+    number: of the prompt. depth: in [0, 1], the share of the context before the first line that is asked for; tasks
+    without a depth ignore it. size: number of items of the context, for tasks whose context is not filler; 1 is the
+    smallest. length: tokens that the whole prompt is to have with its answer; 0 if unknown. worked: whether this is a
+    worked example in front of a prompt, which has no filler; such a request has size 1.
     """
 
     seed: int
     number: int
     depth: float = 0.5
     size: int = 1
+    length: int = 0
+    worked: bool = False
 
     def draws(self, purpose: str = "") -> Draws:
-        """Returns the draws of this prompt for one purpose; they depend on neither depth nor size."""
+        """Returns the draws of this prompt for one purpose; they depend on its seed and number alone."""
         return Draws(key(self.seed, self.number, zlib.crc32(purpose.encode())))
 
 
@@ -66,4 +70,4 @@ class Writer(Protocol):
     """Interface: a task that writes prompts."""
 
     def write(self, request: Request) -> Written:
-        """Returns the prompt. With a larger size it is not shorter; the same request gives the same prompt."""
+        """Returns the prompt. With a larger size it has more items, or as many; the same request gives the same."""

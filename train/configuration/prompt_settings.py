@@ -26,7 +26,7 @@ class PromptTaskConfig:
     every_steps: Annotated[int, Ge(0)] | None = None
     # What lies between the lines of a prompt: noise, documents (held-out ones of the run), or what the task has.
     haystack: Literal["task", "noise", "documents"] = "task"
-    # Number of worked examples before each prompt.
+    # Number of worked examples before each prompt; vt and cwe have at least one.
     worked: Annotated[int, Ge(0), Le(64)] = 0
     # Tokens before the answer, behind worked examples and instruction, that a second score is given; 0: none.
     last_tokens: Annotated[int, Ge(0), Le(2**31 - 1)] = 0

@@ -269,6 +269,6 @@ def _maker(settings: PromptTaskConfig, name: str, encoder: Encoder, corpus: Corp
         encoder=encoder,
         filler=filler,
         items=task.between == "items",
-        worked=settings.worked,
+        worked=max(settings.worked, task.worked),
         begin=() if source.bos_id is None else (source.bos_id,),
     )
