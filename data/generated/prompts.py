@@ -13,7 +13,7 @@ from annotated_types import Ge, Le
 from data.generated.documents import GeneratedDocuments, key, one_below
 from data.prompts.catalogue import TASKS
 from data.prompts.encoder import ClosedVocabulary, closed_size
-from data.prompts.fill import Maker, Prompt, TooShort
+from data.prompts.fill import Prompt, TooShort
 from data.prompts.filler import Noise
 from data.prompts.writing import Request
 
@@ -104,14 +104,8 @@ class PromptsTask:
 
     def __init__(self, settings: Prompts, num_special: int) -> None:
         self._settings, self._num_special = settings, num_special
-        encoder, task = ClosedVocabulary(), TASKS[settings.of]
-        self._maker = Maker(
-            writer=task.open(""),
-            encoder=encoder,
-            filler=Noise(encoder),
-            items=task.between == "items",
-            worked=max(settings.worked, task.worked),
-        )
+        encoder = ClosedVocabulary()
+        self._maker = TASKS[settings.of].maker(encoder, Noise(encoder), worked=settings.worked)
 
     def lengths(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the symbols of the documents with these numbers."""

@@ -6,6 +6,9 @@ from types import MappingProxyType
 from typing import Literal
 
 from data.prompts.draws import Draws
+from data.prompts.encoder import Encoder
+from data.prompts.fill import Maker
+from data.prompts.filler import Filler
 from data.prompts.tasks.common_words import CommonWords
 from data.prompts.tasks.frequent_words import FrequentWords
 from data.prompts.tasks.needles import Needles, NeedlesAlone
@@ -40,6 +43,30 @@ class PromptTask:
     needs_file: bool = False
     candidates: int = 1
     worked: int = 0
+
+    def maker(
+        self,
+        encoder: Encoder,
+        filler: Filler,
+        *,
+        file: str = "",
+        worked: int = 0,
+        begin: tuple[int, ...] = (),
+    ) -> Maker:
+        """Returns what makes the prompts. file: of the user. worked, begin: see `Maker`.
+
+        Raises:
+            ValueError: the file is missing or malformed.
+        """
+        return Maker(
+            writer=self.open(file),
+            encoder=encoder,
+            filler=filler,
+            items=self.between == "items",
+            worked=max(worked, self.worked),
+            begin=begin,
+            candidates=self.candidates,
+        )
 
 
 def made_by(writer: Writer) -> Callable[[str], Writer]:

@@ -264,11 +264,10 @@ def _maker(settings: PromptTaskConfig, name: str, encoder: Encoder, corpus: Corp
                 " haystack=noise"
             )
         filler = Documents(corpus.heldout, encoder, special)
-    return Maker(
-        writer=task.open(settings.file),
-        encoder=encoder,
-        filler=filler,
-        items=task.between == "items",
-        worked=max(settings.worked, task.worked),
+    return task.maker(
+        encoder,
+        filler,
+        file=settings.file,
+        worked=settings.worked,
         begin=() if source.bos_id is None else (source.bos_id,),
     )
