@@ -135,15 +135,21 @@ class DataConfig:
         if self.bos_id == self.end_id:
             found.append(f"data.bos_id={self.bos_id}: is data.end_id too; give another id")
         for name, source in self.sources.items():
-            found += _generated_problems(f"data.sources.{name}", source)
+            has_files = bool(self.corpus or self.files)
+            found += _generated_problems(f"data.sources.{name}", source, has_files=has_files)
         return found
 
 
-def _generated_problems(key: str, source: SourceConfig) -> list[str]:
+def _generated_problems(key: str, source: SourceConfig, *, has_files: bool) -> list[str]:
     """Every broken rule of the settings of a generated source."""
     if isinstance(source.generated, NotGenerated):
         return []
     found = [f"{key}.generated.{line}" for line in source.generated.problems()]
+    if source.generated.is_text and not has_files:
+        found.append(
+            f"{key}.generated.vocabulary=tokenizer: the run has no token files, whose tokenizer that is; give"
+            " data.corpus or a source with a prefix, or vocabulary=closed"
+        )
     if source.prefix:
         found.append(
             f"{key}.prefix={source.prefix}: the source is generated ({source.generated.task}); use one of both"

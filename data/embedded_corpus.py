@@ -10,6 +10,7 @@ import os
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+from sysconfig import get_python_version
 
 from data.files import write_durably
 from data.formats.readers import read_documents
@@ -34,6 +35,11 @@ class PreparedCorpus:
     tokenizer: str
     train: str
     heldout: str
+
+
+def quickstart_folder(corpus: str, directory: str | Path, vocab_size: int) -> Path:
+    """The folder of an embedded corpus below `directory`."""
+    return Path(directory) / f"{corpus}-{get_python_version()}-{vocab_size}"
 
 
 def quickstart_files(folder: Path) -> PreparedCorpus:

@@ -2,16 +2,23 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from sysconfig import get_python_version
 
 import numpy as np
 
 from data.config import DataConfig
-from data.embedded_corpus import PreparedCorpus, prepare_quickstart, quickstart_files
-from data.generated.documents import HELD_OUT
+from data.embedded_corpus import (
+    PreparedCorpus,
+    prepare_quickstart,
+    quickstart_files,
+    quickstart_folder,
+)
+from data.generated.documents import HELD_OUT, Task
+from data.generated.prompts import Prompts, PromptsTask
 from data.generated.source import GeneratedSource
 from data.generated.tasks import TASKS, GeneratedConfig
 from data.ngram import NgramYardstick, cached_fit, fit
+from data.prompts.text import TextOfRun
+from data.text_encoder import open_tokenizer_of
 from data.tokens import manifest
 from data.tokens.declared import (
     HELDOUT,
@@ -114,18 +121,13 @@ class Corpus:
         return self.sources[0].vocab_size
 
 
-def quickstart_folder(config: DataConfig, directory: str | Path, vocab_size: int) -> Path:
-    """The folder of an embedded corpus below `directory`."""
-    return Path(directory) / f"{config.corpus}-{get_python_version()}-{vocab_size}"
-
-
 def make_corpus(
     config: DataConfig, directory: str | Path, vocab_size: int, *, show_progress: bool = True
 ) -> None:
     """Make the embedded corpus if the configuration has one and its files are missing; call on one process per disk."""
     if config.corpus:
         prepare_quickstart(
-            quickstart_folder(config, directory, vocab_size),
+            quickstart_folder(config.corpus, directory, vocab_size),
             vocab_size,
             workers=config.workers,
             show_progress=show_progress,
@@ -137,7 +139,9 @@ def corpus_prefixes(
 ) -> tuple[dict[str, str], str]:
     """Prefixes of the training files, by source, and of the held-out files ("" for none)."""
     if config.corpus:
-        made: PreparedCorpus = quickstart_files(quickstart_folder(config, directory, vocab_size))
+        made: PreparedCorpus = quickstart_files(
+            quickstart_folder(config.corpus, directory, vocab_size)
+        )
         return {config.corpus: made.train}, made.heldout
     return config.files, config.heldout
 
@@ -169,12 +173,18 @@ def open_corpus(
     if found := disagreements([*opened, *made.values()], vocab_size):
         raise ValueError("\n".join(found))
     generated = config.generated
+    text = None
+    if any(settings.is_text for settings in generated.values()):
+        first = next(iter(files.values()))
+        encoder = open_tokenizer_of(config, directory, vocab_size, first.tokenizer_sha256)
+        special = tuple(one for one in (first.eos_id, first.bos_id) if one is not None)
+        text = TextOfRun(encoder, first, special)
     sources = tuple(
-        files[name] if name in files else generate(made[name], generated[name])
+        files[name] if name in files else generate(made[name], generated[name], text=text)
         for name in config.names
     )
     kept_apart = [
-        generate(made[name], settings, held_out=True)
+        generate(made[name], settings, held_out=True, text=text)
         for name, settings in generated.items()
         if settings.heldout
     ]
@@ -184,17 +194,39 @@ def open_corpus(
 
 
 def generate(
-    facts: Declared, settings: GeneratedConfig, *, held_out: bool = False
+    facts: Declared,
+    settings: GeneratedConfig,
+    *,
+    held_out: bool = False,
+    text: TextOfRun | None = None,
 ) -> GeneratedSource:
-    """The training documents of a generated source, or its held-out documents."""
-    num_special = 1 if facts.bos_id is None else 2
+    """The training documents of a generated source, or its held-out documents. text: for a source of text."""
     return GeneratedSource(
         **vars(facts),
-        task=TASKS[type(settings)].make(settings, num_special),
+        task=_task(settings, facts, text),
         first=HELD_OUT if held_out else 0,
         num_documents=settings.heldout if held_out else settings.documents,
-        ids=settings.symbol_ids(facts.eos_id, facts.bos_id),
+        ids=_ids(settings, facts),
+        text=text if settings.is_text else None,
     )
+
+
+def _task(settings: GeneratedConfig, facts: Declared, text: TextOfRun | None) -> Task:
+    num_special = 1 if facts.bos_id is None else 2
+    if isinstance(settings, Prompts) and settings.is_text:
+        assert text is not None, "a source of text needs the run's tokenizer"
+        shortest = replace(settings, max_length=settings.min_length)
+        if found := settings.too_short(PromptsTask(shortest, num_special, text)):
+            raise ValueError(f"{facts.key}.{found[0]}")
+        return PromptsTask(settings, num_special, text)
+    return TASKS[type(settings)].make(settings, num_special)
+
+
+def _ids(settings: GeneratedConfig, facts: Declared) -> np.ndarray:
+    """The id of each symbol of a task; text already consists of ids."""
+    if settings.is_text:
+        return np.arange(facts.vocab_size)
+    return settings.symbol_ids(facts.eos_id, facts.bos_id)
 
 
 def held_out_of_length(
@@ -204,7 +236,7 @@ def held_out_of_length(
     longer = replace(settings, min_length=length, max_length=length)
     return replace(
         source,
-        task=TASKS[type(settings)].make(longer, 1 if source.bos_id is None else 2),
+        task=_task(longer, source, source.text),
         first=HELD_OUT,
         num_documents=settings.heldout,
     )

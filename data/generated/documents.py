@@ -69,6 +69,11 @@ class GeneratedDocuments:
     # Seed of the documents. The run's seed decides their order only.
     seed: Annotated[int, Ge(0)] = 0
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the documents are text, in ids of the run's tokenizer instead of `ids` and `first_id`."""
+        return False
+
     def problems(self) -> list[str]:
         """Returns every broken rule between these fields, one line each; keys are relative to the source's settings."""
         if self.min_length <= self.max_length:

@@ -14,7 +14,8 @@ from data.generated.documents import GeneratedDocuments, key, one_below
 from data.prompts.catalogue import TASKS
 from data.prompts.encoder import ClosedVocabulary, closed_size
 from data.prompts.fill import Prompt, TooShort
-from data.prompts.filler import Noise
+from data.prompts.filler import Documents, Filler, Noise
+from data.prompts.text import TextOfRun
 from data.prompts.writing import Request
 
 _DEPTH = 0x4445_5054
@@ -30,6 +31,11 @@ class Prompts(GeneratedDocuments):
     task: Literal["prompts"]
     # Name of the long-context task: see docs/evaluation.md.
     of: str = "passkey"
+    # Ids of the prompts. closed: of a closed vocabulary, one for each word, digit and sign. tokenizer: those of the
+    # tokenizer of the run's token files.
+    vocabulary: Literal["closed", "tokenizer"] = "closed"
+    # What lies between the lines of a prompt: noise, or documents (training ones of the first token files).
+    haystack: Literal["noise", "documents"] = "noise"
     # Number of worked examples before each prompt; vt and cwe have at least one.
     worked: Annotated[int, Ge(0), Le(64)] = 0
     # Smallest depth of what is asked for, as a share of the context.
@@ -38,6 +44,15 @@ class Prompts(GeneratedDocuments):
     max_depth: Annotated[float, Ge(0), Le(1)] = 1.0
     # Number of different ids: those of the closed vocabulary.
     ids: int = closed_size()
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the ids are those of the run's tokenizer."""
+        return self.vocabulary == "tokenizer"
+
+    def largest_id(self, *special: int | None) -> int:
+        """The largest id that is not known from the token files."""
+        return 0 if self.is_text else super().largest_id(*special)
 
     def problems(self) -> list[str]:
         """Returns every broken rule between these fields, one line each."""
@@ -48,6 +63,10 @@ class Prompts(GeneratedDocuments):
         if self.ids != closed_size():
             found.append(
                 f"ids={self.ids}: prompts have the {closed_size()} ids of the closed vocabulary; drop it"
+            )
+        if self.haystack == "documents" and not self.is_text:
+            found.append(
+                "haystack=documents: documents have the ids of a tokenizer; give vocabulary=tokenizer"
             )
         if self.min_depth > self.max_depth:
             found.append(
@@ -62,7 +81,12 @@ class Prompts(GeneratedDocuments):
         return found or self._length_problems()
 
     def _length_problems(self) -> list[str]:
-        shortest = PromptsTask(replace(self, max_length=self.min_length), 2)
+        """Text may have more tokens than words: its length is judged when the tokenizer is known."""
+        closed = replace(self, vocabulary="closed", haystack="noise")
+        return closed.too_short(PromptsTask(replace(closed, max_length=self.min_length), 2))
+
+    def too_short(self, shortest: "PromptsTask") -> list[str]:
+        """Returns a line if the first documents of the task are longer than its settings allow."""
         try:
             for number in range(_TRIED):
                 shortest.document(number)
@@ -102,10 +126,14 @@ class PromptDocument:
 class PromptsTask:
     """The documents of the settings, by number."""
 
-    def __init__(self, settings: Prompts, num_special: int) -> None:
+    def __init__(self, settings: Prompts, num_special: int, text: TextOfRun | None = None) -> None:
         self._settings, self._num_special = settings, num_special
-        encoder = ClosedVocabulary()
-        self._maker = TASKS[settings.of].maker(encoder, Noise(encoder), worked=settings.worked)
+        encoder = ClosedVocabulary() if text is None else text.encoder
+        filler: Filler = Noise(encoder)
+        # An estimate of lengths is made before the documents are known.
+        if settings.haystack == "documents" and text is not None:
+            filler = Documents(text.documents, encoder, text.special)
+        self._maker = TASKS[settings.of].maker(encoder, filler, worked=settings.worked)
 
     def lengths(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the symbols of the documents with these numbers."""

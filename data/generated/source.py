@@ -11,6 +11,7 @@ from itertools import chain
 import numpy as np
 
 from data.generated.documents import Document, Task
+from data.prompts.text import TextOfRun
 from data.tokens.declared import Declared
 
 CHUNK = 1 << 16
@@ -22,13 +23,14 @@ _KEPT = 64
 class GeneratedSource(Declared):
     """Generated documents `first` to `first + num_documents` of a task, as a source of documents from 0 on.
 
-    ids: the id of each symbol.
+    ids: the id of each symbol. text: what a source of text is made with, else None.
     """
 
     task: Task
     first: int
     num_documents: int
     ids: np.ndarray
+    text: TextOfRun | None = None
     _document: Callable[[int], Document] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -18,6 +18,8 @@ NOISE = (
 )
 # A document without an end of a line among so many tokens is cut there.
 _MOST = 64
+# Tokens of a document that are read at a time.
+_READ = 1_024
 
 
 class Filler(Protocol):
@@ -60,18 +62,19 @@ class Documents:
         self._line_ends = np.array(sorted(ends), dtype=np.int64)
 
     def pieces(self, draws: Draws) -> Iterator[np.ndarray]:
-        """See `Filler`; begins with a random document."""
+        """See `Filler`; begins at a random place of a random document."""
         number, total = draws.below(1 << 32), self._source.num_documents
+        part = draws.part()
         while True:
             place = np.array([number % total])
             document = int(shuffled(place, total, seed=0, source=0, epoch=0)[0])
-            yield from self._of(document)
-            number += 1
+            length = int(self._source.document_lengths(place * 0 + document)[0])
+            yield from self._of(document, int(part * length), length)
+            number, part = number + 1, 0.0
 
-    def _of(self, document: int) -> Iterator[np.ndarray]:
-        length = int(self._source.document_lengths(np.array([document]))[0])
-        for start in range(0, length, 1 << 14):
-            ids = self._source.read(document, start, min(1 << 14, length - start)).astype(np.int64)
+    def _of(self, document: int, first: int, length: int) -> Iterator[np.ndarray]:
+        for start in range(first, length, _READ):
+            ids = self._source.read(document, start, min(_READ, length - start)).astype(np.int64)
             ids = ids[~np.isin(ids, self._special)]
             cuts = np.flatnonzero(np.isin(ids, self._line_ends)) + 1
             for line in np.split(ids, cuts):

@@ -40,8 +40,8 @@ FLOORS = {
         tokenizer packing tokens
         batch prepare manifest generated/source
         embedded_corpus held_out loader ngram
-        sources
         text_encoder
+        sources
     """,
     "parallel": """
         launcher topology timeouts

@@ -18,6 +18,7 @@ from data.generated.copied_span import Copy
 from data.generated.documents import HELD_OUT, below, draws_at, key, one_below
 from data.generated.key_value import KeyValue
 from data.generated.posgen import PosGen
+from data.generated.prompts import Prompts
 from data.generated.source import GeneratedSource
 from data.generated.tasks import TASKS, GeneratedConfig
 from data.generated.uniform import Uniform
@@ -37,6 +38,7 @@ SETTINGS = (
     KeyValue(task="key_value", min_length=42, max_length=97, key_tokens=1, value_tokens=3, queries=5),
     KeyValue(task="key_value", min_length=6, max_length=9, ids=8, key_tokens=1, value_tokens=1, queries=1),
     KeyValue(task="key_value", min_length=80, max_length=90, ids=5, key_tokens=16, queries=2),
+    Prompts(task="prompts", min_length=30, max_length=64),
     PosGen(task="posgen", min_length=30, max_length=64, rule="semi_recursive", far=2, near=3),
     Uniform(task="uniform", min_length=3, max_length=20, first_id=5, ids=9),
 )  # fmt: skip
@@ -240,7 +242,7 @@ def test_a_source_is_either_files_or_generated() -> None:
 
 def test_a_run_of_generated_sources_needs_no_files(tmp_path: Path) -> None:
     sources = {f"s{i}": SourceConfig(generated=each) for i, each in enumerate(SETTINGS)}
-    corpus = open_corpus(DataConfig(sources=sources, end_id=3), tmp_path, 100)
+    corpus = open_corpus(DataConfig(sources=sources, end_id=3), tmp_path, 1_000)
     assert [one.name for one in corpus.sources] == list(sources)
     assert (corpus.eos_id, corpus.sources[0].bos_id) == (3, None)
     assert corpus.heldout is not None
@@ -248,7 +250,7 @@ def test_a_run_of_generated_sources_needs_no_files(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     said = r"model\.vocab_size=60: data\.sources\.s0\.generated has 65 ids; use model\.vocab_size=65 or more"
     with pytest.raises(ValueError, match=said):
-        open_corpus(DataConfig(sources=sources, end_id=3), tmp_path, 60)
+        open_corpus(DataConfig(sources={"s0": sources["s0"]}, end_id=3), tmp_path, 60)
 
 
 def test_batches_go_on_bit_by_bit_from_every_step(tmp_path: Path) -> None:

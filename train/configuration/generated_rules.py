@@ -13,7 +13,7 @@ def id_problems(config: RunConfig) -> list[str]:
     found, rows = [], config.model.vocab_size
     for name, settings in config.data.generated.items() if config.data.corpus else ():
         most = rows - settings.first_id - 1
-        if settings.ids > most:
+        if settings.ids > most and not settings.is_text:
             key = f"data.sources.{name}.generated"
             found.append(
                 f"{key}.ids={settings.ids}: the model has {rows} ids (model.vocab_size), of which {max(0, most)} are "

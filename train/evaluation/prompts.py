@@ -235,8 +235,9 @@ def make_prompt_tasks(
     wanted = config.evaluation.tasks
     if not wanted:
         return {}
+    source = next((one for one in corpus.sources if not one.is_generated), corpus.sources[0])
     encoder = mesh.together(
-        lambda: open_encoder(config.data, config.paths.prepared, config.model.vocab_size, corpus)
+        lambda: open_encoder(config.data, config.paths.prepared, config.model.vocab_size, source)
     )
     return {
         name: PromptEvaluation(
