@@ -10,10 +10,21 @@ from data.prompts.encoder import Encoder
 from data.prompts.fill import Maker
 from data.prompts.filler import Filler
 from data.prompts.tasks.common_words import CommonWords
+from data.prompts.tasks.first_sentence import FirstSentence
 from data.prompts.tasks.frequent_words import FrequentWords
+from data.prompts.tasks.graph_walks import NodesAtDepth, NodesWithEdgeTo
+from data.prompts.tasks.json_pairs import JsonPairs
+from data.prompts.tasks.labelled_items import Asked, LabelledItems
+from data.prompts.tasks.linked_fact import LinkedFact
+from data.prompts.tasks.many_shot import ManyShot
 from data.prompts.tasks.needles import Needles, NeedlesAlone
 from data.prompts.tasks.passkey import Passkey
+from data.prompts.tasks.personal_passkey import CANDIDATES, PersonalPasskey
 from data.prompts.tasks.questions import open_hotpot, open_squad
+from data.prompts.tasks.repeated_request import RepeatedRequest
+from data.prompts.tasks.repeated_words import Copy, Induction
+from data.prompts.tasks.table import Table
+from data.prompts.tasks.tracked_objects import TrackedObjects
 from data.prompts.tasks.tracking import Tracking
 from data.prompts.writing import Writer
 
@@ -32,7 +43,8 @@ class PromptTask:
     open: makes the writer; the argument is the path of the user's file, empty for a task without one. source: where
     the task comes from. has_depth: whether the depth of what is asked for can be chosen. candidates: how many prompts
     in a row (numbers n * candidates and following) ask the same question, for tasks judged by likelihood. worked: the
-    fewest worked examples in front of a prompt, which the source of the task has too.
+    fewest worked examples in front of a prompt, which the source of the task has too. chance: share of hits of a guess
+    among the answers that the form of the prompt allows; 0 if it is below 1 in 500.
     """
 
     open: Callable[[str], Writer]
@@ -43,6 +55,7 @@ class PromptTask:
     needs_file: bool = False
     candidates: int = 1
     worked: int = 0
+    chance: float = 0.0
 
     def maker(
         self,
@@ -85,6 +98,24 @@ def _questions(opened: Callable[[str], Writer]) -> PromptTask:
     return PromptTask(opened, _RULER, "contained", "items", needs_file=True)
 
 
+def _graph(writer: Writer) -> PromptTask:
+    return PromptTask(made_by(writer), "GraphWalks-like", "set", "items", has_depth=False)
+
+
+def _events(writer: TrackedObjects) -> PromptTask:
+    return PromptTask(made_by(writer), "BABILong-like (arXiv 2406.10149)", chance=1 / writer.places)
+
+
+def _labelled(asked: Asked, chance: float) -> PromptTask:
+    return PromptTask(
+        made_by(LabelledItems(asked)),
+        "Oolong-like (arXiv 2511.02817)",
+        between="items",
+        has_depth=False,
+        chance=chance,
+    )
+
+
 TASKS: Mapping[str, PromptTask] = MappingProxyType(
     {
         "passkey": PromptTask(made_by(Passkey()), "passkey (arXiv 2305.16300)"),
@@ -103,5 +134,41 @@ TASKS: Mapping[str, PromptTask] = MappingProxyType(
         "fwe": PromptTask(made_by(FrequentWords()), _RULER, "contained", "items", has_depth=False),
         "qa_1": _questions(open_squad),
         "qa_2": _questions(open_hotpot),
+        "graphwalks_depth": _graph(NodesAtDepth()),
+        "graphwalks_parents": _graph(NodesWithEdgeTo()),
+        "mrcr": PromptTask(made_by(RepeatedRequest()), "MRCR-like (arXiv 2409.12640)"),
+        "babilong_1": _events(TrackedObjects(facts=1)),
+        "babilong_2": _events(TrackedObjects(facts=2)),
+        "nolima": PromptTask(made_by(LinkedFact()), "NoLiMa-like (arXiv 2502.05167)", chance=1 / 5),
+        # The chance of a count is that of 30 lines; it falls as 1 / lines.
+        "oolong_count": _labelled("count", 1 / 10),
+        "oolong_subset": _labelled("subset", 1 / 3),
+        "oolong_majority": _labelled("majority", 1 / 4),
+        "oolong_compare": _labelled("compare", 1 / 2),
+        "json_pairs": PromptTask(
+            made_by(JsonPairs()), "JSON key-value (arXiv 2307.03172)", between="items"
+        ),
+        "table": PromptTask(
+            made_by(Table()), "SynL-like (arXiv 2406.00605)", between="items", chance=1 / 60
+        ),
+        "first_sentence": PromptTask(
+            made_by(FirstSentence()), "first sentence of the text", has_depth=False
+        ),
+        "copy": PromptTask(made_by(Copy()), "copy at a distance"),
+        "induction": PromptTask(made_by(Induction()), "induction at a distance", between="items"),
+        "personal_passkey": PromptTask(
+            made_by(PersonalPasskey()),
+            "LongEmbed's personalised passkey (arXiv 2404.12096)",
+            judged="likelihood",
+            candidates=CANDIDATES,
+            chance=1 / CANDIDATES,
+        ),
+        "many_shot": PromptTask(
+            made_by(ManyShot()),
+            "many-shot labels without meaning (arXiv 2410.02694)",
+            between="items",
+            has_depth=False,
+            chance=1 / 6,
+        ),
     }
 )

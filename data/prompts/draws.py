@@ -1,14 +1,14 @@
 """Random choices of one prompt, in integers alone: the same on every rank and platform."""
 
 from collections.abc import Sequence
-from string import ascii_lowercase
+from string import ascii_lowercase, hexdigits
 from typing import TypeVar
 from uuid import UUID
 
 import numpy as np
 
 from data.generated.documents import one_below
-from data.packing.document_order import mix, mix_integers
+from data.packing.document_order import mix, mix_integers, shuffled
 
 One = TypeVar("One")
 # Digits of one draw.
@@ -63,6 +63,16 @@ class Draws:
     def shuffled(self, items: Sequence[One]) -> list[One]:
         """Returns all items in random order."""
         return self.sample(items, len(items))
+
+    def different(self, count: int, limit: int) -> list[int]:
+        """Returns `count` different numbers in [0, limit); those of a smaller count are the first of them."""
+        seed = mix_integers(self._key, self.below(1 << 32))
+        numbers = shuffled(np.arange(count), limit, seed=seed, source=0, epoch=0)
+        return [int(number) for number in numbers]
+
+    def hexadecimal(self, count: int) -> str:
+        """Returns `count` hexadecimal digits."""
+        return "".join(hexdigits[place] for place in self.each_below([16] * count))
 
     def digits(self, count: int) -> str:
         """Returns a number of `count` digits that does not begin with 0."""

@@ -36,6 +36,11 @@ class Request:
         """Returns the draws of this prompt for one purpose; they depend on its seed and number alone."""
         return Draws(key(self.seed, self.number, zlib.crc32(purpose.encode())))
 
+    @property
+    def asked_item(self) -> int:
+        """The number of the item that lies at the depth, of `size` items."""
+        return round(self.depth * (self.size - 1))
+
 
 @dataclass(frozen=True)
 class Line:

@@ -1,27 +1,35 @@
 """Makes data/prompts/closed_words.txt: the words that the tasks and the noise write, in order of the alphabet.
 
+They are those of the word lists, which have upper case names in data/prompts/words.py and in the files of tasks, and
+those that a task writes in every prompt.
+
 python -m tests.unit.closed_words
 """
 
 import re
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
-from data.prompts import words
+from data.prompts import tasks, words
 from data.prompts.catalogue import TASKS
 from data.prompts.filler import NOISE
 from data.prompts.writing import Request
 
 PATH = Path("data/prompts/closed_words.txt")
 _WORD = re.compile(r"[A-Za-z]{2,}")
-_PROMPTS, _SIZE = 8, 12
+_LIST = re.compile(r"[A-Z][A-Z_]*")
+_PROMPTS, _SIZE = 32, 12
 # A word that only a few prompts have is one that a task makes of random letters.
-_LEAST = 8
+_LEAST = _PROMPTS
 
 
 def listed_words() -> list[str]:
     """Returns the words of all lists, of the noise, and those that every one of some prompts of a task has."""
-    lists = (value for name, value in vars(words).items() if name.isupper())
-    found = {word for one in lists for word in one if len(word) > 1}
+    names = (module.name for module in iter_modules(tasks.__path__, f"{tasks.__name__}."))
+    modules = (words, *map(import_module, names))
+    lists = [value for one in modules for name, value in vars(one).items() if _LIST.fullmatch(name)]
+    found = {word for one in lists for word in _WORD.findall(str(one))}
     found |= {word for sentence in NOISE for word in _WORD.findall(sentence)}
     for task in TASKS.values():
         if task.needs_file:

@@ -1,0 +1,47 @@
+"""Tables: the cell of a row and a column (after SynL of LongSkywork, arXiv 2406.00605, which tells no details)."""
+
+from data.prompts.draws import Draws
+from data.prompts.words import ADJECTIVES, NAMES, NOUNS, OBJECTS, PLACES
+from data.prompts.writing import Line, Request, Written
+
+COLUMNS = ("owner", "place", "object", "state", "number", "date")
+_KEYS = len(ADJECTIVES) * len(NOUNS) * 90
+
+
+class Table:
+    """The task; an item is a row. The first cell of a row is its name, which no other row has."""
+
+    def write(self, request: Request) -> Written:
+        """See `Writer`."""
+        draws, asked = request.draws(), request.asked_item
+        column = draws.below(len(COLUMNS))
+        names = [_name(number) for number in draws.different(request.size, _KEYS)]
+        rows = [_cells(draws) for _ in names]
+        lines = [
+            Line(f"{', '.join((name, *cells))}\n", needle=number == asked)
+            for number, (name, cells) in enumerate(zip(names, rows, strict=True))
+        ]
+        return Written(
+            instruction="",
+            lines=[Line(f"{', '.join(('name', *COLUMNS))}\n"), *lines],
+            question=f"In the row {names[asked]} the {COLUMNS[column]} is",
+            answer=f" {rows[asked][column]}",
+        )
+
+
+def _name(number: int) -> str:
+    words, last = divmod(number, 90)
+    adjective, noun = divmod(words, len(NOUNS))
+    return f"{ADJECTIVES[adjective]} {NOUNS[noun]} {10 + last}"
+
+
+def _cells(draws: Draws) -> tuple[str, ...]:
+    date = draws.below(12 * 28)
+    return (
+        draws.pick(NAMES),
+        draws.pick(PLACES),
+        draws.pick(OBJECTS),
+        draws.pick(ADJECTIVES),
+        draws.digits(5),
+        f"{1900 + draws.below(200)}-{1 + date // 28:02}-{1 + date % 28:02}",
+    )
