@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -101,6 +102,33 @@ def made_evaluations(steps: list[Row]) -> list[Row]:
             | {"unigram_loss": UNIGRAM, "bigram_loss": BIGRAM}
             | {"first_quarter_loss": loss + 0.06, "last_quarter_loss": loss - 0.034}
         )
+    return rows
+
+
+def made_prompts(evaluations: list[Row], tasks: Sequence[str]) -> list[Row]:
+    """A row of every task beside each held-out evaluation; a task's share falls with depth and beyond its length.
+
+    The first task has no depth, all have the score of the last 64 tokens beside their own.
+    """
+    rows = list[Row]()
+    for row in evaluations:
+        for number, task in enumerate(tasks):
+            trained, cells = row["sequence_length"], list[Row]()
+            for length in (trained // 4, trained // 2, trained, 2 * trained):
+                for depth in (0.0, 0.25, 0.5, 0.75, 1.0) if number or len(tasks) == 1 else (None,):
+                    known = min(1.0, row["tokens_seen"] / 2e6 / (1 + number / 4))
+                    far = 0.3 if length > trained else 1.0 - 0.2 * (1 - (depth or 0.5))
+                    hits = round(20 * known * far)
+                    cells.append(
+                        {"length": length, "depth": depth, "prompts": 20, "hits": hits}
+                        | {"loss": 2.3 * (1 - hits / 21), "first_wrong": hits / 10}
+                        | {"last_part": {"hits": hits // 5, "loss": 2.1, "first_wrong": 0.5}}
+                    )
+            rows.append(
+                {key: row[key] for key in ("step", "stage", "tokens_seen")}
+                | {"task": task, "kind": "prompts", "of": task, "judged": "exact"}
+                | {"trained_length": trained, "prompts": 20 * len(cells), "cells": cells}
+            )
     return rows
 
 
@@ -216,7 +244,11 @@ def check_figures(page: Page) -> None:
     for figure in page.figures.values():
         for trace in figure["data"]:
             assert trace["type"] in DRAWN
-            assert len(trace["x"]) == len(trace["y"])
+            if trace["type"] == "heatmap":
+                assert len(trace["z"]) == len(trace["y"])
+                assert {len(line) for line in trace["z"]} == {len(trace["x"])}
+            else:
+                assert len(trace["x"]) == len(trace["y"])
     for colour in set(re.findall(r'"@(\w+)"', json.dumps(list(page.figures.values())))):
         assert style.count(f"--{colour}:") == 2, colour  # one value a theme
         assert re.match(r"(stage|source|part)\d$|ink$|muted$|card$|rule$|grid$", colour), colour

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.made_run import made_evaluations, made_steps, write_run
+from tests.unit.made_run import made_evaluations, made_prompts, made_steps, write_run
 from train.advise.advice import advise
 from train.advise.inputs import read_subject
 from train.advise.page import render
@@ -61,6 +61,21 @@ def test_every_figure_is_valid_and_drawn(tmp_path: Path, options: tuple[str, ...
     page = write_report(write_run(tmp_path / "run", steps, made_evaluations(steps)))
     found = answer(page, *options)
     assert found == {"places": 10, "wrong": [], "trouble": "", "wide": False, "images": 0}
+
+
+@pytest.mark.parametrize("options", [(), ("--window-size=500,900",)])
+@pytest.mark.parametrize("number", [1, 13])
+def test_every_figure_of_long_context_tasks_is_valid_and_drawn(
+    tmp_path: Path, number: int, options: tuple[str, ...]
+) -> None:
+    steps = made_steps()
+    evaluations = made_evaluations(steps)
+    rows = evaluations + made_prompts(evaluations, [f"task_{n}" for n in range(number)])
+    page = write_report(write_run(tmp_path / "run", steps, rows))
+    places, maps = 10 + 2 * number + (number > 1), 6 * number + (number > 1)
+    assert answer(page, *options) == {
+        **{"places": places, "wrong": [], "trouble": "", "wide": False, "images": maps}
+    }
 
 
 @pytest.mark.parametrize("options", [(), ("--window-size=500,900",)])

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.unit.made_run import PREFLIGHT, START, made_evaluations, made_steps, write_run
+from tests.unit.made_run import (
+    PREFLIGHT,
+    START,
+    made_evaluations,
+    made_prompts,
+    made_steps,
+    write_run,
+)
 from train.report.comparison import write_comparison
 from train.report.page import write_report
 
@@ -107,6 +114,7 @@ def spoiled_runs(tmp_path: Path, seeds: range) -> None:
     rng = random.Random(7)
     steps = made_steps()
     steps, evaluations = steps[195:205] + steps[-3:], made_evaluations(steps)[:4]
+    evaluations += made_prompts(evaluations[1:3], ["passkey", MARK])
     for seed in seeds:
         rng.seed(seed)
         folder = write_run(tmp_path / "run", steps, evaluations)

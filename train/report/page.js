@@ -44,6 +44,14 @@ function fewerTicks(layout) {
   }
 }
 
+// On a narrow screen panels side by side have no room for numbers in their cells, and for two ticks only.
+function fewerNumbers(figure) {
+  const axes = Object.keys(figure.layout).filter(key => key.startsWith("xaxis"));
+  if (axes.length < 3) return;
+  for (const key of axes) Object.assign(figure.layout[key], {nticks: 2, tickangle: 0});
+  for (const trace of figure.data) delete trace.texttemplate;
+}
+
 function draw() {
   for (const figure of readFigures()) {
     const place = document.getElementById("plot-" + figure.key);
@@ -51,6 +59,7 @@ function draw() {
     figure.layout.font.family = getComputedStyle(document.body).fontFamily;
     figure.layout.dragmode = touch ? false : "zoom";
     if (place.clientWidth < 420) fewerTicks(figure.layout);
+    if (place.clientWidth < 560) fewerNumbers(figure);
     Plotly.react(place, figure.data, figure.layout, {displayModeBar: false, displaylogo: false, responsive: true});
   }
 }

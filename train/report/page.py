@@ -21,6 +21,7 @@ from train.report.differences import configuration_section
 from train.report.loss_figures import loss_figure, position_figure, source_figure
 from train.report.model_words import lead
 from train.report.overview import head_facts, notes, standing, tiles, written
+from train.report.prompt_section import prompt_figures, prompt_section
 from train.report.record import RunRecord, read_run
 from train.report.setup_section import checkpoint_section, command_section, machine_section
 from train.report.stage_table import chip, stage_table
@@ -79,6 +80,7 @@ def sections_of(record: RunRecord) -> tuple[dict[str, str], list[Figure]]:
         accuracy_figure(record),
         source_figure(record),
     )
+    tasks = drawn(*prompt_figures(record))
     course = drawn(
         schedule_figure(record, "sequence_length", "Sequence length"),
         schedule_figure(record, "rope_base", "RoPE base"),
@@ -90,6 +92,7 @@ def sections_of(record: RunRecord) -> tuple[dict[str, str], list[Figure]]:
     speed = drawn(throughput_figure(record), utilisation_figure(record), time_figure(record))
     sections = {
         "Loss": grid(loss),
+        "Long context": prompt_section(record) + grid(tasks),
         "Stages": stage_table(record) + grid(course),
         "Data": data_section(record) + grid(data),
         "Speed": grid(speed),
@@ -98,7 +101,7 @@ def sections_of(record: RunRecord) -> tuple[dict[str, str], list[Figure]]:
         "Machine": machine_section(record),
         "Checkpoints": checkpoint_section(record),
     }
-    return sections, [*loss, *course, *data, *speed]
+    return sections, [*loss, *tasks, *course, *data, *speed]
 
 
 def drawn(*figures: Figure) -> list[Figure]:

@@ -23,6 +23,7 @@ from train.configuration.renamed_keys import renamed_model
 from train.configuration.typed import field_types, read
 from train.records.evaluation_rows import ACCURACY, HELD_OUT, rows_of_task
 from train.records.file_names import STARTS
+from train.records.prompt_rows import PROMPTS
 from train.report.rows import Row, finite_value, known, mapping
 
 NUM_COLOURS = 6  # --stage0 ... --stage5, --source0 ... --source5 in the page's style sheet
@@ -43,7 +44,8 @@ class Checkpoint:
 class RunRecord:
     """A run as read from its files.
 
-    steps: rows of metrics.jsonl. evaluations, accuracies: rows of evaluation.jsonl, held-out loss and accuracy.
+    steps: rows of metrics.jsonl. evaluations, accuracies, more: rows of evaluation.jsonl: held-out loss, accuracy, and
+    all other tasks.
     """
 
     name: str
@@ -51,6 +53,7 @@ class RunRecord:
     steps: tuple[Row, ...] = ()
     evaluations: tuple[Row, ...] = ()
     accuracies: tuple[Row, ...] = ()
+    more: tuple[Row, ...] = ()
     summary: Row = field(default_factory=dict)
     # One row for every start of the run, oldest first.
     starts: tuple[Row, ...] = ()
@@ -71,7 +74,7 @@ class RunRecord:
     @cached_property
     def stage_names(self) -> tuple[str, ...]:
         """Returns all stages: the configured ones in order, then the others in the logs."""
-        seen = [row["stage"] for row in (*self.steps, *self.evaluations)]
+        seen = [row["stage"] for row in (*self.steps, *self.evaluations, *self.more)]
         return tuple(dict.fromkeys([*self.planned_stages, *seen]))
 
     @cached_property
@@ -85,6 +88,15 @@ class RunRecord:
         if mistakes or model is None or model.num_layers > _MOST_LAYERS:
             return None
         return None if pattern_problems(model, model.head_dim) else model
+
+    @cached_property
+    def prompt_tasks(self) -> dict[str, list[Row]]:
+        """Returns the evaluations of every long-context task by its name, oldest first."""
+        found = dict[str, list[Row]]()
+        for row in self.more:
+            if row.get("kind") == PROMPTS:
+                found.setdefault(str(row.get("task")), []).append(row)
+        return found
 
     @cached_property
     def by_stage(self) -> dict[str, list[Row]]:
@@ -168,6 +180,9 @@ def read_run(run_folder: Path) -> RunRecord:
         steps=tuple(steps),
         evaluations=tuple(rows_of_task(evaluations, HELD_OUT)),
         accuracies=tuple(rows_of_task(evaluations, ACCURACY)),
+        more=tuple(
+            row for row in evaluations if row.get("task", HELD_OUT) not in (HELD_OUT, ACCURACY)
+        ),
         summary=optional("summary.json", read_json, {}),
         starts=tuple(optional(STARTS, read_rows, ())),
         preflight=optional("preflight.json", read_json, {}),
