@@ -101,6 +101,7 @@ def made_evaluations(steps: list[Row]) -> list[Row]:
             | {"loss": loss, "tokens": length * 24, "rows": 24, "position_buckets": buckets}
             | {"unigram_loss": UNIGRAM, "bigram_loss": BIGRAM}
             | {"first_quarter_loss": loss + 0.06, "last_quarter_loss": loss - 0.034}
+            | {"last_500_loss": loss - 0.05 if length > 500 else None}
         )
     return rows
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from data.files import write_durably
 from train.report.axes import MAX_POINTS, Figure, base_layout, hover, smooth
 from train.report.differences import differing, key_table
-from train.report.loss_figures import bucket_line, position_buckets, position_layout
+from train.report.loss_figures import bucket_line, position_layout
 from train.report.model_words import parameters
 from train.report.overview import quarter_gain, standing
 from train.report.page import document, grid
+from train.report.position_fit import position_buckets
 from train.report.record import NUM_COLOURS, RunRecord, read_run, total_seconds
 from train.report.rows import Row, finite_value, known, rounded, weighted_mean
 from train.report.stage_table import chip

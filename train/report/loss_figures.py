@@ -20,8 +20,9 @@ from train.report.axes import (
 )
 from train.report.data_section import source_losses, sources
 from train.report.model_words import chunks, windows
+from train.report.position_fit import fit_lines, position_buckets
 from train.report.record import NUM_COLOURS, RunRecord, yardstick
-from train.report.rows import Row, finite_value, known, mappings, rounded, spiked
+from train.report.rows import Row, finite_value, known, rounded, spiked
 from train.report.units import short_number, whole_number
 
 _SOURCE_POINTS = 400  # drawn per source
@@ -114,26 +115,21 @@ def position_figure(record: RunRecord) -> Figure:
             | {"hovertemplate": f"<b>{html.escape(stage)}</b><br>%{{customdata}}<extra></extra>"}
         )
     names = line_ends(data)
+    laws = fit_lines(
+        [(record.last_evaluation(one), record.colour(one)) for one in record.stage_names]
+    )
     counted = [b for b in position_buckets(newest) if finite_value(b, "bigram_loss") is not None]
     if counted:
         line = {"color": "@muted", "width": 1.5, "dash": "dash"}
         skip = {"name": "bigram", "mode": "lines", "line": line, "hoverinfo": "skip"}
         data.append(bucket_line(counted, "bigram_loss") | skip)
+    data += laws
     layout = position_layout(record, edges)
     layout["annotations"] += names
     unit = "held-out nats per token, by position in the segment"
     unit += " · dashed: bigram" if counted else ""
+    unit += " · dotted: fitted law" if laws else ""
     return Figure("position", position_title(newest), unit, data, layout, wide=True, height=340)
-
-
-def position_buckets(evaluation: Row) -> list[Row]:
-    """Returns the evaluation's valid buckets with a loss, in order of position."""
-    buckets = mappings(evaluation, "position_buckets")
-    kept = [
-        b for b in buckets if None not in (finite_value(b, k) for k in ("start", "end", "loss"))
-    ]
-    kept = [bucket for bucket in kept if 0 <= bucket["start"] < bucket["end"]]
-    return sorted(kept, key=lambda bucket: float(bucket["start"]))
 
 
 def bucket_start(bucket: Row) -> float:

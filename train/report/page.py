@@ -21,6 +21,7 @@ from train.report.differences import configuration_section
 from train.report.loss_figures import loss_figure, position_figure, source_figure
 from train.report.model_words import lead
 from train.report.overview import head_facts, notes, standing, tiles, written
+from train.report.position_fit import fit_section
 from train.report.prompt_section import prompt_figures, prompt_section
 from train.report.record import RunRecord, read_run
 from train.report.setup_section import checkpoint_section, command_section, machine_section
@@ -91,7 +92,7 @@ def sections_of(record: RunRecord) -> tuple[dict[str, str], list[Figure]]:
     data = drawn(lengths_figure(record), padding_figure(record))
     speed = drawn(throughput_figure(record), utilisation_figure(record), time_figure(record))
     sections = {
-        "Loss": grid(loss),
+        "Loss": grid(loss) + fit_section(record),
         "Long context": prompt_section(record) + grid(tasks),
         "Stages": stage_table(record) + grid(course),
         "Data": data_section(record) + grid(data),
