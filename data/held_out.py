@@ -149,6 +149,22 @@ def document_batches(
 
     reader: of this source alone. Every rank has the same number of micro-batches. placing: as in `evaluation_batches`.
     """
-    rows = [[Span(0, document, 0, length, 0).counted(source)] for document in documents]
+    spans = [Span(0, document, 0, length, 0).counted(source) for document in documents]
+    return piece_batches(spans, reader, row_length=row_length, rows_each=rows_each, placing=placing)
+
+
+def piece_batches(
+    spans: Sequence[Span],
+    reader: RankReader,
+    *,
+    row_length: int,
+    rows_each: int,
+    placing: Placing = PLAIN,
+) -> tuple[PackedBatch, ...]:
+    """This rank's micro-batches of pieces of documents: one a row, padded to `row_length`.
+
+    spans: with their targets counted. Otherwise as `document_batches`.
+    """
+    rows = [[span] for span in spans]
     rows += [[] for _ in range(-len(rows) % (rows_each * reader.dp_size))]
     return reader.read(rows, row_length, rows_each, placing.without_pose())

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from model.config import ModelConfig
 from model.layer_pattern import LayerSpec, layer_kinds
+from model.reach import Reach
 
 
 @dataclass(frozen=True)
@@ -19,17 +20,24 @@ class AtStep:
     specs: by name of the kind, the specification of its layers: window, rotation, scale. rope_base: base of rotary
     layers that set none of their own. lengths: sequence lengths trained at so far, in tokens, ascending; the last one
     is that of this step. Empty: unknown. asked_length: the length that an evaluation asks for; 0: that of this step.
+    keys_at_most: layers in which a token would see more keys get a window of so many, and keep their rotation;
+    0: no such limit.
     """
 
     specs: Mapping[str, LayerSpec]
     rope_base: float
     lengths: tuple[int, ...] = ()
     asked_length: int = 0
+    keys_at_most: int = 0
 
     @classmethod
     def of(cls, model: ModelConfig, rope_base: float, lengths: tuple[int, ...] = ()) -> "AtStep":
         """The settings of `model` itself, with this base at these lengths."""
         return cls(MappingProxyType(layer_kinds(model)), rope_base, lengths)
+
+    def reach_of(self, kind: str) -> Reach:
+        """How far a token of this kind of layer sees at this step."""
+        return self.specs[kind].reach.at_most(self.keys_at_most)
 
     @property
     def length(self) -> int:

@@ -53,7 +53,7 @@ def make_kinds(
     made: list[tuple[RopeSettings, tuple[int, ...], Rotation | FourierRotation]] = []
     found: dict[str, KindAtStep] = {}
     for kind in kinds:
-        spec = at.specs[kind]
+        spec, reach = at.specs[kind], at.reach_of(kind)
         rotation = None
         if spec.rope is not None:
             seen = _lengths_seen(at, spec)
@@ -65,11 +65,11 @@ def make_kinds(
             tokens = TokensInPlace(
                 layout.positions_T,
                 layout.place_T,
-                spec.reach,
+                reach,
                 at.length if spec.position_scale.reads_length else 0,
             )
             factors_T = spec.position_scale.factors(tokens).to(statistics_dtype(dtype))
-        found[kind] = KindAtStep(spec.reach, Positioning(rotation, factors_T))
+        found[kind] = KindAtStep(reach, Positioning(rotation, factors_T))
     return found
 
 

@@ -44,6 +44,12 @@ class Reach:
             )
         )
 
+    def at_most(self, keys: int) -> "Reach":
+        """Returns this reach with a window of `keys` where a token would see more; 0: unchanged."""
+        limit = self.limit
+        unchanged = not keys or (limit is not None and limit <= keys)
+        return self if unchanged else Reach(keys, self.chunk)
+
     def cut(self, lengths: Sequence[int]) -> Sequence[int]:
         """Returns the lengths of the pieces whose tokens see nothing of other pieces: documents, or their chunks."""
         return lengths if self.chunk is None else tuple(_pieces(lengths, self.chunk))

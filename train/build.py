@@ -294,7 +294,8 @@ def build_loader(run: Run, corpus: Corpus) -> Loader:
 
 
 def _tasks(config: RunConfig, mesh: Mesh, corpus: Corpus, stage: Stage) -> dict[str, Task]:
-    return make_tasks(config, mesh, corpus, dealer(config.model, mesh, stage.parallel))
+    deal = dealer(config.model, mesh, stage.parallel, config.evaluation.keys_at_most)
+    return make_tasks(config, mesh, corpus, deal)
 
 
 def versions() -> dict[str, str]:

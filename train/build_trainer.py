@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -161,8 +161,13 @@ def _draw(
         path.with_suffix(".txt").write_text(f"{title}\n{table}\n")
 
 
-def dealer(model: ModelConfig, mesh: Mesh, parallel: ParallelConfig) -> Dealer | None:
-    """Returns the function that assigns a stream to sequence ranks and plans the exchanges; None without them."""
+def dealer(
+    model: ModelConfig, mesh: Mesh, parallel: ParallelConfig, keys_at_most: Collection[int] = ()
+) -> Dealer | None:
+    """Returns the function that assigns a stream to sequence ranks and plans the exchanges; None without them.
+
+    keys_at_most: the limits of keys with which the stream has further forwards: see `AtStep`.
+    """
     if mesh.sequence.size == 1:
         return None
     own = {kind: spec.reach for kind, spec in layer_kinds(model).items()}
@@ -176,6 +181,8 @@ def dealer(model: ModelConfig, mesh: Mesh, parallel: ParallelConfig) -> Dealer |
         for kind, count in layers.items():
             layers_of_reach[reach_of[kind]] += count
         dealing = deal(parallel.sequence_layout, lengths, mesh.sequence.size, layers_of_reach)
-        return build_share(dealing, Documents.of(lengths), mesh.sequence.rank, reach_of)
+        more = [reach.at_most(keys) for keys in keys_at_most for reach in reach_of.values()]
+        documents = Documents.of(lengths)
+        return build_share(dealing, documents, mesh.sequence.rank, reach_of, more=more)
 
     return share_of

@@ -1,8 +1,9 @@
 """The layout of a stream that is cut among sequence ranks, for the layers of one rank.
 
 It has the documents of the whole stream, the places and positions of this rank's tokens, and for every kind of layer
-this rank's route (`route.py`), one object for kinds with the same reach. A share is made on the host, in the thread
-that prepares batches; a layout is its copy on the device.
+this rank's route (`route.py`), one object for kinds with the same reach. A second forward of the same stream, in which
+layers see fewer keys, has routes of its own. A share is made on the host, in the thread that prepares batches; a layout
+is its copy on the device.
 
     stream      a a a a | a a b b | b b b b | c c c c        4 chunks on 2 ranks, zigzag
     rank 1                a a b b   b b b b                  ranges 4..11, places 4 5 0 1 2 3 4 5
@@ -10,8 +11,8 @@ that prepares batches; a layout is its copy on the device.
 Shape letters: T tokens held by this rank.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import torch
@@ -29,7 +30,8 @@ class SequenceShare:
     """One rank's share of a stream, on the host.
 
     documents: of the whole stream. ranges: stream positions of this rank's tokens, ascending.
-    place_T: places of its tokens in their documents. routes: by kind of layer, each for its reach.
+    place_T: places of its tokens in their documents. routes: by kind of layer, each for its reach. more: by reach,
+    routes for other forwards of the stream.
     """
 
     dealing: Dealing
@@ -39,6 +41,7 @@ class SequenceShare:
     place_T: Tensor
     routes: Mapping[str, Route]
     reaches: Mapping[str, Reach]
+    more: Mapping[Reach, Route] = field(default_factory=dict)
 
 
 def build_share(
@@ -47,10 +50,11 @@ def build_share(
     rank: int,
     reaches: Mapping[str, Reach],
     transport: Transport = "auto",
+    more: Iterable[Reach] = (),
 ) -> SequenceShare:
     """Returns the share of `rank`, without communication.
 
-    reaches: by kind of layer.
+    reaches: by kind of layer. more: reaches of other forwards of the stream.
 
     Raises:
         ValueError: the documents do not have as many tokens as the dealing.
@@ -61,7 +65,11 @@ def build_share(
             "pad the stream with a last document without labels"
         )
     own = Own(dealing, documents, rank)
-    routes = {reach: route(own, reach, transport) for reach in dict.fromkeys(reaches.values())}
+    further = dict.fromkeys(more)
+    routes = {
+        reach: route(own, reach, transport)
+        for reach in {**dict.fromkeys(reaches.values()), **further}
+    }
     sizes = torch.tensor([len(part.rows) for part in own.parts])
     # Place of a token = its local row + the difference of places and rows in its part.
     shifts = torch.tensor(
@@ -75,6 +83,7 @@ def build_share(
         torch.arange(dealing.local_tokens) + shifts.repeat_interleave(sizes),
         MappingProxyType({kind: routes[reach] for kind, reach in reaches.items()}),
         MappingProxyType(dict(reaches)),
+        MappingProxyType({reach: routes[reach] for reach in further}),
     )
 
 
@@ -89,6 +98,7 @@ class ShardedLayout(PackedLayout):
     rank: int
     routes: Mapping[str, Route]
     reaches: Mapping[str, Reach]
+    more: Mapping[Reach, Route] = field(default_factory=dict)
 
     @classmethod
     def from_share(
@@ -102,7 +112,10 @@ class ShardedLayout(PackedLayout):
         positions_T: int64 (T,), positions of this rank's tokens; None: their places in their documents.
         """
         starts = torch.tensor(share.documents.starts, dtype=torch.int32)
-        copies = {id(route): route.to(device) for route in share.routes.values()}
+        planned = (*share.routes.values(), *share.more.values())
+        copies = {
+            id(route): route.to(device) for route in {id(one): one for one in planned}.values()
+        }
         return cls(
             cu_seqlens=copy_to_device(starts, device),
             max_seqlen=max(share.documents.lengths),
@@ -114,11 +127,14 @@ class ShardedLayout(PackedLayout):
                 {kind: copies[id(route)] for kind, route in share.routes.items()}
             ),
             reaches=share.reaches,
+            more=MappingProxyType({reach: copies[id(one)] for reach, one in share.more.items()}),
         )
 
     def route_of(self, kind: str, reach: Reach) -> Route:
         """The route of a kind of layer. reach: how far its tokens see at this step, for which the route was made."""
         planned = self.reaches[kind]
+        if planned != reach and reach in self.more:
+            return self.more[reach]
         assert planned == reach, f"{kind}: the route is for {planned}, the step has {reach}"
         return self.routes[kind]
 

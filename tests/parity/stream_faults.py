@@ -30,8 +30,8 @@ Patch = pytest.MonkeyPatch
 
 
 def positions_restart_at_the_chunk(patch: Patch) -> None:
-    def restarted(dealing: Dealing, *arguments: Any) -> SequenceShare:
-        share = build_share(dealing, *arguments)
+    def restarted(dealing: Dealing, *arguments: Any, **options: Any) -> SequenceShare:
+        share = build_share(dealing, *arguments, **options)
         own_T = torch.cat([torch.arange(len(held)) for held in share.ranges])
         return replace(share, place_T=share.place_T.minimum(own_T))
 

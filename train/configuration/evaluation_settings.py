@@ -7,6 +7,10 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from data.generated.tasks import GeneratedConfig
+from train.configuration.long_context_settings import (
+    LongPerplexityForm,
+    WindowedLongPerplexity,
+)
 from train.configuration.prompt_settings import PromptTaskConfig
 
 
@@ -33,7 +37,7 @@ class AccuracyConfig:
 
 @dataclass
 class EvaluationConfig:
-    """Held-out loss by position in the document, accuracy, and long-context tasks."""
+    """Held-out loss by position in the document, accuracy, long-context tasks, and LongPPL."""
 
     # Whether to evaluate the model, at the end of every stage and every evaluation.every_steps.
     enabled: bool = True
@@ -48,3 +52,12 @@ class EvaluationConfig:
     accuracy: AccuracyConfig = field(default_factory=AccuracyConfig)
     # Long-context tasks by name.
     tasks: dict[str, PromptTaskConfig] = field(default_factory=dict)
+    # LongPPL on held-out documents: a form (windowed, official), or for example {form: official, context_tokens: 4096};
+    # null: no LongPPL.
+    long_perplexity: LongPerplexityForm | None = None
+
+    @property
+    def keys_at_most(self) -> tuple[int, ...]:
+        """The limits of keys with which streams of an evaluation have further forwards: see `AtStep`."""
+        wanted = self.long_perplexity
+        return (wanted.context_tokens,) if isinstance(wanted, WindowedLongPerplexity) else ()

@@ -348,12 +348,7 @@ ROWS = (
         "without held-out files; give data.heldout",
     ),
     Row(
-        ("evaluation.tasks.NAME",),
-        lambda run, _: run.evaluation.enabled,
-        "with evaluation.enabled=false; drop one",
-    ),
-    Row(
-        ("evaluation.accuracy.NAME",),
+        ("evaluation.tasks.NAME", "evaluation.accuracy.NAME", "evaluation.long_perplexity"),
         lambda run, _: run.evaluation.enabled,
         "with evaluation.enabled=false; drop one",
     ),

@@ -11,7 +11,7 @@ from data.batch import Dealer
 from data.sources import Corpus
 from parallel.mesh import Mesh
 from train.configuration.schema import RunConfig
-from train.evaluation import accuracy, held_out
+from train.evaluation import accuracy, held_out, long_perplexity
 from train.evaluation.prompts import make_prompt_tasks
 from train.schedule.stages import Point
 from train.trainer import Trainer
@@ -43,7 +43,11 @@ class Task(Protocol):
 MakeTask = Callable[[RunConfig, Mesh, Corpus, Dealer | None], Task | None]
 # By their names in the rows of evaluation.jsonl, in order of evaluation.
 TASKS: Mapping[str, MakeTask] = MappingProxyType(
-    {held_out.NAME: held_out.make_task, accuracy.NAME: accuracy.make_task}
+    {
+        held_out.NAME: held_out.make_task,
+        accuracy.NAME: accuracy.make_task,
+        long_perplexity.NAME: long_perplexity.make_task,
+    }
 )
 
 

@@ -10,6 +10,7 @@ Row = TypeVar("Row", bound=Mapping[str, Any])
 # Rows of version 0.1.0 have no `task`: held-out loss was the only one.
 HELD_OUT = "held_out"
 ACCURACY = "accuracy"
+LONG_PERPLEXITY = "long_perplexity"
 
 
 def read_evaluations(path: Path) -> list[dict[str, Any]]:
