@@ -56,6 +56,7 @@ FLOORS = {
     """,
     "train": """
         configuration/prompt_settings
+        configuration/long_context_settings
         configuration/evaluation_settings
         health/checkout health/exit_status configuration/schema configuration/nearest configuration/other_names
         configuration/of_the_model

@@ -168,6 +168,8 @@ def _rate(run: RunConfig, stage: str) -> LearningRateConfig:
     return rate if isinstance(rate, LearningRateConfig) else LearningRateConfig(shape="constant")
 
 
+_OF_HELD_OUT = ("evaluation.every_steps", "evaluation.max_tokens", "evaluation.yardstick_tokens")
+
 ROWS = (
     Row(
         ("data.look_ahead",),
@@ -338,12 +340,12 @@ ROWS = (
         "without train.spikes.action=rollback; give that, or drop it",
     ),
     Row(
-        ("evaluation.every_steps", "evaluation.max_tokens", "evaluation.yardstick_tokens"),
+        _OF_HELD_OUT,
         lambda run, _: run.evaluation.enabled,
         "with evaluation.enabled=false; drop one",
     ),
     Row(
-        ("evaluation.every_steps", "evaluation.max_tokens", "evaluation.yardstick_tokens"),
+        (*_OF_HELD_OUT, "evaluation.long_perplexity"),
         lambda run, _: _holds_out(run),
         "without held-out files; give data.heldout",
     ),
