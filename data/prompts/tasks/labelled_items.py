@@ -22,6 +22,7 @@ LABELS = (
 _LABELS, _PERSONS = 4, 5
 # Lines of the smallest context; share of the context in which the answer leads, and a leading label's share of lines.
 _LEAST, _LARGER, _LEADS = 4, 0.6, 0.5
+_PARTS = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -40,51 +41,61 @@ class LabelledItems:
     asked: Asked
 
     def write(self, request: Request) -> Written:
-        """See `Writer`."""
+        """See `Writer`. The first label is the answer, or the one that is counted."""
         draws = request.draws()
         labels, persons = draws.sample(LABELS, _LABELS), draws.sample(NAMES, _PERSONS)
         (first, second), person = labels[:2], persons[0]
         pair = " and ".join(draws.shuffled(labels[:2]))
-        late, share = draws.below(2), 0.1 + 0.4 * draws.part()
-        counted, total = self.asked in ("count", "subset"), request.size + _LEAST - 1
-        items = []
-        for number in range(total):
-            place = (number + 0.5) / total
-            first_leads = counted or (place > 1 - _LARGER if late else place < _LARGER)
-            label = _label(draws, labels, first_leads, share if counted else _LEADS)
-            items.append(Item(draws.pick(persons), draws.pick(NOUNS), label))
-        needed = {first, second} if self.asked == "compare" else {first}
-        if counted:
-            items[-1] = Item(person, items[-1].noun, first)  # no count is 0
+        if self.asked in ("count", "subset"):
+            share = 0.1 + 0.4 * draws.part()
+            items = _items(draws, request.size, labels, persons, [(1.0, first, share)])
+            if not any((one.person, one.label) == (person, first) for one in items):
+                items[-1] = Item(person, items[-1].noun, first)
         else:
+            leaders = [(_LARGER, first, _LEADS), (1.0, second, _LEADS)]
+            if draws.below(2):
+                leaders = [(1 - _LARGER, second, _LEADS), (1.0, first, _LEADS)]
+            items = _items(draws, request.size, labels, persons, leaders)
             _put_ahead(items, first, labels[1:] if self.asked == "majority" else [second])
-        needles = [
-            one.label in needed and (self.asked != "subset" or one.person == person)
-            for one in items
-        ]
-        question = {
-            "count": f"The number of lines with the label {first} is",
-            "subset": f"The number of lines of {person} with the label {first} is",
-            "majority": "The label of the most lines is",
-            "compare": f"Of the labels {pair} the one with more lines is",
-        }
+        needed = [first, second] if self.asked == "compare" else [first]
+        owners = [person] if self.asked == "subset" else persons
+        needles = [one.label in needed and one.person in owners for one in items]
+        question, answer = {
+            "count": (f"The number of lines with the label {first} is", sum(needles)),
+            "subset": (f"The number of lines of {person} with the label {first} is", sum(needles)),
+            "majority": ("The label of the most lines is", first),
+            "compare": (f"Of the labels {pair} the one with more lines is", first),
+        }[self.asked]
         return Written(
             instruction="Each line has a person, a thing and a label.\n",
             lines=[
                 Line(f"{one.person}, {one.noun}: {one.label}\n", needle=needle)
                 for one, needle in zip(items, needles, strict=True)
             ],
-            question=question[self.asked],
-            answer=f" {sum(needles) if counted else first}",
+            question=question,
+            answer=f" {answer}",
         )
 
 
-def _label(draws: Draws, labels: list[str], first_leads: bool, share: float) -> str:
-    """Returns the first label with a probability of `share` and the others equally, or the second label so."""
-    leads, other = draws.part() < share, draws.below(len(labels) - 1)
-    if first_leads:
-        return labels[0] if leads else labels[1 + other]
-    return labels[1] if leads else [labels[0], *labels[2:]][other]
+def _items(
+    draws: Draws,
+    size: int,
+    labels: list[str],
+    persons: list[str],
+    leaders: list[tuple[float, str, float]],
+) -> list[Item]:
+    """Returns random items. leaders: up to which share of them which label leads, and its share of them there."""
+    total = size + _LEAST - 1
+    drawn = draws.each_below([_PARTS, _LABELS - 1, _PERSONS, len(NOUNS)] * total)
+    items = []
+    for number in range(total):
+        leads, other, person, noun = drawn[4 * number : 4 * number + 4]
+        place = (number + 0.5) / total
+        _, leader, share = next(one for one in leaders if place < one[0])
+        others = [label for label in labels if label != leader]
+        label = leader if leads < share * _PARTS else others[other]
+        items.append(Item(persons[person], NOUNS[noun], label))
+    return items
 
 
 def _put_ahead(items: list[Item], first: str, others: list[str]) -> None:

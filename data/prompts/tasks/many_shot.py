@@ -190,6 +190,8 @@ VEHICLES = (
     ),
 )
 CLASSES = (ANIMALS, FOODS, TOOLS, CLOTHES, FURNITURE, VEHICLES)
+# Limits of the random numbers that an example is made of: class, adjective, noun.
+_EXAMPLE = [len(CLASSES), len(ADJECTIVES), 1 << 32]
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -204,16 +206,17 @@ class ManyShot:
         noun = draws.pick(CLASSES[asked])
         shown = [[one for one in things if one != noun] for things in CLASSES]
         numbers = draws.shuffled(range(len(CLASSES)))
-        numbers += [draws.below(len(CLASSES)) for _ in range(request.size - 1)]
+        drawn = draws.each_below(_EXAMPLE * (len(CLASSES) + request.size - 1))
+        lines = []
+        for at in range(0, len(drawn), len(_EXAMPLE)):
+            kind, word, place = drawn[at : at + len(_EXAMPLE)]
+            kind = numbers.pop() if numbers else kind
+            things = shown[kind]
+            text = f"{ADJECTIVES[word]} {things[place % len(things)]}: {letters[kind]}\n"
+            lines.append(Line(text, needle=kind == asked))
         return Written(
             instruction="",
-            lines=[
-                Line(
-                    f"{draws.pick(ADJECTIVES)} {draws.pick(shown[one])}: {letters[one]}\n",
-                    needle=one == asked,
-                )
-                for one in numbers
-            ],
+            lines=lines,
             question=f"{adjective} {noun}:",
             answer=f" {letters[asked]}",
         )

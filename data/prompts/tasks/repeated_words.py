@@ -9,7 +9,6 @@ the text itself begins to repeat, so only its continuation tells what comes next
 
 from dataclasses import dataclass
 
-from data.prompts.draws import Draws
 from data.prompts.words import ADJECTIVES, NOUNS, VERBS
 from data.prompts.writing import Line, Request, Written
 
@@ -26,7 +25,7 @@ class Copy:
 
     def write(self, request: Request) -> Written:
         """See `Writer`."""
-        text = _some(request.draws(), self.words)
+        text = _text(request.draws().each_below([len(WORDS)] * self.words))
         return Written(
             instruction="",
             lines=[Line(f"Words:{text}\n", request.depth, needle=True)],
@@ -44,10 +43,13 @@ class Induction:
     def write(self, request: Request) -> Written:
         """See `Writer`. No two spans have the same first three words."""
         draws, asked = request.draws(), request.asked_item
-        spans = [
-            (_three(number) + _some(draws, self.words - 3), _some(draws, self.words))
-            for number in draws.different(request.size, _BEGINNINGS)
-        ]
+        beginnings = draws.different(request.size, _BEGINNINGS)
+        each = 2 * self.words - 3
+        drawn = draws.each_below([len(WORDS)] * (each * request.size))
+        spans = []
+        for number, beginning in enumerate(beginnings):
+            words = _three(beginning) + drawn[each * number : each * (number + 1)]
+            spans.append((_text(words[: self.words]), _text(words[self.words :])))
         return Written(
             instruction="",
             lines=[
@@ -59,10 +61,10 @@ class Induction:
         )
 
 
-def _some(draws: Draws, count: int) -> str:
-    return "".join(f" {draws.pick(WORDS)}" for _ in range(count))
+def _text(words: list[int]) -> str:
+    return "".join(f" {WORDS[word]}" for word in words)
 
 
-def _three(number: int) -> str:
+def _three(number: int) -> list[int]:
     first, rest = divmod(number, len(WORDS) ** 2)
-    return "".join(f" {WORDS[one]}" for one in (first, *divmod(rest, len(WORDS))))
+    return [first, *divmod(rest, len(WORDS))]
