@@ -26,7 +26,7 @@ from data.prompts.writing import Line, Request, Writer, Written
 Control = Literal["none", "removed", "swapped"]
 # Distance of the number of the prompt whose needles are taken, and of worked examples, from a prompt's own.
 _OTHER, _WORKED = (1 << 40) + 1, 1 << 41
-_BETWEEN_EXAMPLES = "\n\n"
+_BETWEEN_EXAMPLES = "\n"
 # Characters of a border that are shown on each side.
 _SHOWN = 12
 Encode = Callable[[str], np.ndarray]

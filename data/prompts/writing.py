@@ -59,6 +59,9 @@ class Line:
 class Written:
     """One prompt as text. Every part is tokenised apart, so each ends where a token ends: after "\\n" or before " ".
 
+    Two line ends in a row are one token for some tokenizers and two for others, and dots are one with the line end
+    behind them, so no part ends with "\\n\\n" and none begins with "\\n" behind dots (`Maker.joined_otherwise`).
+
     instruction: before the context; may be empty. lines: of the context, in order of depth. question: from the end of
     the context up to the answer. answer: what the model is to write next, the space before it included. right: False
     for a candidate document that does not hold the answer (tasks judged by likelihood).

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from data.prompts.tasks.needles import different
 from data.prompts.writing import Line, Request, Written
 
-_LETTERS = 6
+_LETTERS, _DOTS = 6, "..."
 # The zeta function at 2, the sum of all 1 / rank^2.
 _ZETA = math.pi**2 / 6
 # Tokens of the prompt for each word of the vocabulary, and the fewest words: dots, three that are asked for, one more.
@@ -27,14 +27,10 @@ class FrequentWords:
         total = _SMALLEST + request.size - 1
         counts = counts_by_rank(total, max(_LEAST, request.length // _TOKENS_OF_WORD))
         words = different(draws, lambda draws: draws.letters(_LETTERS), len(counts) - 1)
-        asked = words[: self.asked]
-        text = draws.shuffled(
-            [
-                word
-                for word, count in zip(("...", *words), counts, strict=True)
-                for _ in range(count)
-            ]
-        )
+        asked, ranked = words[: self.asked], zip((_DOTS, *words), counts, strict=True)
+        text = draws.shuffled([word for word, count in ranked for _ in range(count)])
+        while text[-1] == _DOTS or text[-1] in asked:  # dots and a line end may be one token
+            text.insert(0, text.pop())
         return Written(
             instruction="Count the words of this coded text. Dots do not count.\n",
             lines=[Line(f" {word}", needle=word in asked) for word in text],

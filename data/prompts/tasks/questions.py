@@ -53,7 +53,7 @@ class Questions:
         for before, (at, text) in enumerate(zip(places, right, strict=True)):
             lines.insert(at + before, Line(_document(text), needle=True))
         return Written(
-            instruction="Answer the question below from these documents.\n\n",
+            instruction="Answer the question below from these documents.\n",
             lines=lines,
             question=f"Question: {question.text}\nAnswer:",
             answer=f" {question.answer}",
@@ -160,4 +160,4 @@ def _text(value: Any) -> str:
 
 
 def _document(text: str) -> str:
-    return f"Document: {text}\n\n"
+    return f"Document: {text}\n"
