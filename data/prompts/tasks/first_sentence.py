@@ -17,5 +17,5 @@ class FirstSentence:
             instruction="",
             lines=[Line(f"{sentence}\n", depth=0.0, needle=True)],
             question="The first sentence of the text is:",
-            answer=f" {sentence}",
+            answer=f" {sentence[:-1]}",
         )

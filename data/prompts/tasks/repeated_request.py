@@ -43,5 +43,5 @@ class RepeatedRequest:
             instruction="",
             lines=sorted(lines, key=lambda line: line.depth),
             question=f"Write {code} and then the {ORDINALS[asked]} note on {subject}: {code}",
-            answer=f"{texts[asked]}.",
+            answer=texts[asked],
         )
