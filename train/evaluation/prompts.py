@@ -6,6 +6,7 @@ the mean loss of the answers and the number of tokens before the first wrong one
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -182,7 +183,8 @@ def _scored(
         groups[len(one.ids)].append(index)
     found = dict[int, PromptScore]()
     for length, members in sorted(groups.items()):
-        scores = scorer.scores(trainer, [prompts[i] for i in members], point.at_length(length))
+        at = replace(point.at, asked_length=length)
+        scores = scorer.scores(trainer, [prompts[i] for i in members], at)
         found |= zip(members, scores, strict=True)
     return [found[index] for index in range(len(prompts))]
 
