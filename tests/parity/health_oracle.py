@@ -64,14 +64,18 @@ def norms(named: dict[str, Tensor]) -> dict[str, float]:
 
 
 @cache
-def oracle(case: Case) -> list[Health]:
-    """The health at every step, on one process."""
+def oracle(case: Case, frozen: frozenset[str] = frozenset()) -> list[Health]:
+    """The health at every step, on one process. frozen: the parameters that do not train."""
     config = case.at_stage
     core = RecordingCore(config.attention_softcap)
     model = Transformer(config, core)
     initialize(model, config, SEED)
     model.double()
-    take_step = adamw(list(model.named_parameters()))
+    named = dict(model.named_parameters())
+    for name in frozen:
+        named[name].requires_grad_(False)
+    trained = [(name, parameter) for name, parameter in named.items() if name not in frozen]
+    take_step = adamw(trained)
     found = []
     for number in range(STEPS):
         core.largest.clear()
@@ -83,8 +87,7 @@ def oracle(case: Case) -> list[Health]:
             hidden_TD = model(one.tokens_T, layout, at(config))
             sums = model.loss(hidden_TD, one.targets_T, Z_LOSS)
             (sums.total / sum(b.valid_tokens for b in batch)).backward()
-        named = dict(model.named_parameters())
-        gradients = norms({name: p.grad for name, p in named.items() if p.grad is not None})
+        gradients = norms({name: p.grad for name, p in trained})
         before = {name: p.detach().clone() for name, p in named.items()}
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         take_step()
@@ -92,7 +95,7 @@ def oracle(case: Case) -> list[Health]:
         changes = norms({name: p.detach() - before[name] for name, p in named.items()})
         health: Health = {
             name: {
-                "gradient_norm": gradients[name],
+                "gradient_norm": gradients.get(name),
                 "update_to_weight": changes[name] / after[name],
             }
             for name in after
