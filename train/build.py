@@ -39,10 +39,10 @@ from train.configuration.schema import RunConfig, run_folder
 from train.evaluation.tasks import Task, make_tasks
 from train.health.stragglers import Stragglers
 from train.huggingface.kept_files import carry_into_run
-from train.loop import Run
 from train.records.console import say
 from train.records.metrics_log import RunLog, write_config
 from train.records.wandb_log import WandbLog
+from train.run import Run
 from train.schedule.stages import Schedule, Stage
 from train.trainer import Trainer
 
@@ -133,30 +133,34 @@ def build_run(
     corpus: Corpus,
     state: RunState,
     resume: Path | None,
+    stage: Stage | None = None,
 ) -> Run:
     """Builds engine, logs and checkpoints at `state`, with the tensors of `resume`; None: initial weights.
+
+    stage: has the layout of the run for now; None: the stage of the step to come.
 
     Raises:
         ValueError: the checkpoint's tensors do not fit or are damaged, or W&B raised an error.
         RuntimeError: torch or DeepSpeed could not build the engine.
     """
     folder = run_folder(config)
+    stage = stage or schedule.stage_at(state.tokens_seen)
     mesh.together(lambda: carry_into_run(resume, folder) if mesh.is_main else None)
     run = Run(
         config=config,
         folder=folder,
         mesh=mesh,
         schedule=schedule,
-        trainer=_trainer(config, mesh, schedule, state, resume),
+        trainer=_trainer(config, mesh, schedule, stage, state, resume),
         state=state,
         checkpoints=Checkpoints(folder / "checkpoints", config.checkpoint.keep, mesh),
-        tasks=_tasks(config, mesh, corpus, schedule.stage_at(state.tokens_seen)),
+        tasks=_tasks(config, mesh, corpus, stage),
         peak_flops=_peak_flops(config, mesh.device),
         stragglers=Stragglers(
             mesh, config.logging.straggler_steps, config.logging.straggler_factor
         ),
     )
-    _note_layout(run)
+    _note_layout(run, stage)
     run.log, run.wandb = mesh.together(lambda: _open_logs(config, mesh, folder, state.step))
     if run.wandb is not None:
         run.wandb.abandoned_steps = state.abandoned_steps
@@ -199,15 +203,20 @@ def rebuild(run: Run, corpus: Corpus, folder: Path) -> None:
     if run.mesh.device.type == "cuda":
         torch.cuda.empty_cache()
     run.mesh = arrange(run.mesh.world, stage.parallel.topology(run.mesh.world_size))
-    run.trainer = _trainer(run.config, run.mesh, run.schedule, run.state, folder)
+    run.trainer = _trainer(run.config, run.mesh, run.schedule, stage, run.state, folder)
     run.tasks = _tasks(run.config, run.mesh, corpus, stage)
-    _note_layout(run)
+    _note_layout(run, stage)
 
 
 def _trainer(
-    config: RunConfig, mesh: Mesh, schedule: Schedule, state: RunState, resume: Path | None
+    config: RunConfig,
+    mesh: Mesh,
+    schedule: Schedule,
+    stage: Stage,
+    state: RunState,
+    resume: Path | None,
 ) -> Trainer:
-    leg = schedule.leg(state.tokens_seen)
+    leg = schedule.leg(stage.start)
     names = parameter_names(config.model, range(config.model.num_layers))
     training = Training(
         groups_of(names, config.model, config.optimizer.groups),
@@ -241,8 +250,7 @@ def _peak_flops(config: RunConfig, device: torch.device) -> float | None:
     return config.train.peak_flops_per_second or peak_flops(name, config.train.precision)
 
 
-def _note_layout(run: Run) -> None:
-    stage = run.schedule.stage_at(run.state.tokens_seen)
+def _note_layout(run: Run, stage: Stage) -> None:
     run.state.layout = {
         "world_size": run.mesh.world_size,
         **dataclasses.asdict(stage.parallel),

@@ -25,6 +25,7 @@ from parallel.rendezvous.meeting import Meeting
 from parallel.timeouts import Timeouts
 from train import build
 from train.checkpointing.checkpoint import CheckpointFailed
+from train.checkpointing.continuation import last_point
 from train.checkpointing.state import RunState
 from train.configuration import validate
 from train.configuration.description import (
@@ -34,13 +35,14 @@ from train.configuration.description import (
     describe_stages,
 )
 from train.configuration.schema import RunConfig, run_folder
+from train.evaluating import cut_off, evaluate
 from train.health.bad_step import LossSpike, NonFiniteStep
 from train.health.determinism import make_deterministic
 from train.health.exit_status import FAILURE, STOPPED, refuse, refuse_alone
 from train.health.run_lock import hold_run
 from train.health.stop_signal import StopSignal
 from train.health.supervisor import Supervisor
-from train.loop import Ending, Run, RunFailed, is_over, train
+from train.loop import Ending, train
 from train.preflight import check as preflight
 from train.preflight.joining import joining
 from train.records.closing_words import closing_words, words_after_failure
@@ -50,6 +52,7 @@ from train.records.metrics_log import write_summary
 from train.records.starts import add_start
 from train.report.refresh import LivePage
 from train.rollback import roll_back
+from train.run import Run, RunFailed, is_over
 from train.schedule.stages import Schedule, build_schedule
 
 
@@ -189,16 +192,18 @@ def _open(
     lock = mesh.together(lambda: _lock(run_folder(config)) if mesh.is_main else None)
     corpus = _checked_corpus(config, mesh, schedule)
     resume, state = build.start_state(config, mesh, schedule=schedule, corpus=corpus)
-    if is_over(config, schedule, state):
+    due = cut_off(state, resume, run_folder(config), mesh)
+    if is_over(config, schedule, state) and not due:
         if mesh.is_main:
             _say_over(config, state)
         return None
-    first = schedule.stage_at(state.tokens_seen)
+    last = last_point(schedule, state)
+    first = last.stage if due else schedule.stage_at(state.tokens_seen)
     mesh = world.arrange(mesh.world, first.parallel.topology(mesh.world_size))
     supervisor.phase("building the model")
     changes = mesh.together(lambda: _keep_configuration(config, mesh, own_files, state.step))
     run = build.build_run(
-        config, mesh, schedule=schedule, corpus=corpus, state=state, resume=resume
+        config, mesh, schedule=schedule, corpus=corpus, state=state, resume=resume, stage=first
     )
     run.supervisor = supervisor
     progress = Progress(
@@ -209,10 +214,14 @@ def _open(
         speaks=mesh.is_main,
         log=run.folder / "log.txt",
     )
-    loader = build.build_loader(run, corpus)
     for line in [*_opening_words(run, corpus, resume), *changes, *_open_records(run, corpus)]:
         progress.line(line)
-    return _Opened(run, corpus, loader, progress, lock)
+    if due:
+        evaluate(run, [name for name in due if name in run.tasks], last, progress, lambda: False)
+        if schedule.leg(state.tokens_seen) != schedule.leg(first.start):
+            assert resume is not None, "a new run has no evaluation to complete"
+            build.rebuild(run, corpus, resume)
+    return _Opened(run, corpus, build.build_loader(run, corpus), progress, lock)
 
 
 def _keep_configuration(

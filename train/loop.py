@@ -2,43 +2,24 @@
 
 import dataclasses
 import math
-import resource
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from enum import Enum, auto
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from data.loader import GlobalBatch
-from parallel.mesh import Mesh
 from parallel.watch.waiting import waiting
-from train.checkpointing.checkpoint import Checkpoints
-from train.checkpointing.state import RunState
-from train.configuration.schema import RunConfig
-from train.evaluation.tasks import Task
+from train.evaluating import due_tasks, evaluate, is_due
 from train.health import bad_step, spikes
 from train.health.measured import begin_measuring, measured_entries
 from train.health.stop_signal import StopSignal
-from train.health.stragglers import Stragglers
-from train.health.supervisor import Supervisor
 from train.records.console import Progress
-from train.records.evaluation_rows import read_evaluations, rows_of_task
-from train.records.metrics_log import RunLog, finite_or_null
-from train.records.wandb_log import WandbLog
-from train.report.refresh import LivePage
+from train.records.metrics_log import finite_or_null
+from train.run import Run, raise_failure
 from train.schedule.rope_base import bases_by_kind
 from train.schedule.saving import steps_between_checkpoints
-from train.schedule.stages import Point, Schedule
+from train.schedule.stages import Point
 from train.step import StepResult, optimizer_step
-from train.trainer import Trainer
-
-
-class RunFailed(OSError):
-    """One rank cannot read or write something, which ends the run on all ranks."""
 
 
 class Ending(Enum):
@@ -50,58 +31,6 @@ class Ending(Enum):
     ASKED = auto()
     # Enough spikes in a row for a rollback: see train/rollback.py.
     SPIKED = auto()
-
-
-@dataclass
-class Run:
-    """All objects of a running job. Built once by `train/build.py`."""
-
-    config: RunConfig
-    folder: Path
-    # Mesh, trainer and tasks belong to the layout of the stage: see `train/build.py: reform`.
-    mesh: Mesh
-    schedule: Schedule
-    trainer: Trainer
-    state: RunState
-    checkpoints: Checkpoints
-    # By name: see train/evaluation/tasks.py.
-    tasks: Mapping[str, Task]
-    # Peak FLOP/s of one device, for the MFU: see model/peak_flops.py. None: unknown.
-    peak_flops: float | None = None
-    # None on ranks other than the main rank.
-    log: RunLog | None = None
-    wandb: WandbLog | None = None
-    page: LivePage | None = None
-    # Error of reading or writing on this rank. The next step's vote passes it to the other ranks.
-    failure: ValueError | OSError | None = None
-    stragglers: Stragglers | None = None
-    # None in tests of the loop alone.
-    supervisor: Supervisor | None = None
-
-    def phase(self, name: str) -> None:
-        """Records what the run does from now on."""
-        if self.supervisor is not None:
-            self.supervisor.phase(name)
-
-    def news(self) -> list[str]:
-        """Returns warnings of checkpoints, logs and page since the last call; the main rank prints them."""
-        lines = self.checkpoints.news()
-        for log in (self.log, self.wandb, self.page):
-            lines += log.news() if log is not None else []
-        return lines
-
-    @property
-    def total_tokens(self) -> int:
-        """Returns the tokens seen at the end of the run: by the schedule, or by train.max_steps."""
-        most, state = self.config.train.max_steps, self.state
-        left = None if most is None else max(0, most - state.step)
-        shapes = islice(self.schedule.shapes(state.tokens_seen), left)
-        return state.tokens_seen + sum(shape.batch_tokens for shape in shapes)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether no step is left."""
-        return is_over(self.config, self.schedule, self.state)
 
 
 def train(
@@ -148,16 +77,16 @@ def train(
         if spikes.wants_back(run.state, run.config.train.spikes):
             return Ending.SPIKED
         stopping = result.stop_votes > 0
-        _evaluate_and_save(run, point, progress, stopping=stopping)
+        stopping = _evaluate_and_save(run, point, progress, signal, stopping=stopping)
         for line in run.news():
             progress.line(line)
         if stopping:
-            run.mesh.together(lambda: _raise(run.failure))
+            run.mesh.together(lambda: raise_failure(run.failure))
         if stopping and not run.is_over:
             return Ending.ASKED
         drawn = time.perf_counter()
     run.checkpoints.require()
-    run.mesh.together(lambda: _raise(run.failure))
+    run.mesh.together(lambda: raise_failure(run.failure))
     # A signal too late for the last step's vote: the checkpoint of the stage is already written.
     if run.is_over or not any(run.mesh.gather_objects(signal.requested)):
         return Ending.OVER
@@ -171,7 +100,7 @@ def _drawn(run: Run, batches: Iterable[GlobalBatch]) -> Iterator[GlobalBatch]:
     """
     iterator = iter(batches)
     batch = _draw(run, iterator)
-    run.mesh.together(lambda: _raise(run.failure))
+    run.mesh.together(lambda: raise_failure(run.failure))
     while batch is not None:
         following = _draw(run, iterator)
         yield batch
@@ -188,41 +117,23 @@ def _draw(run: Run, batches: Iterator[GlobalBatch]) -> GlobalBatch | None:
         return None
 
 
-def _evaluate_and_save(run: Run, point: Point, progress: Progress, *, stopping: bool) -> None:
-    """Evaluates and saves if due after a step. Evaluation comes first, so that no checkpoint lacks its row;
-    after a request to stop, saving comes first, since time may be short."""
+def _evaluate_and_save(
+    run: Run, point: Point, progress: Progress, signal: StopSignal, *, stopping: bool
+) -> bool:
+    """Evaluates and saves if due after a step; returns whether the run must stop. Evaluation comes first, so that no
+    checkpoint lacks its rows; after a request to stop, saving comes first, since time may be short."""
     step, config = run.state.step, run.config
     stage_is_over = run.state.tokens_seen >= point.stage.end or run.is_over
+    due = due_tasks(run.tasks, step, stage_is_over=stage_is_over)
     if stopping:
-        _save(run)
+        run.state.due_evaluations = due
+        run.save()
         run.checkpoints.require()
-    if stage_is_over or _due(config.evaluation.every_steps, step):
-        _evaluate(run, point, progress)
-    if not stopping and (stage_is_over or _due(steps_between_checkpoints(config), step)):
-        _save(run)
-
-
-def is_over(config: RunConfig, schedule: Schedule, state: RunState) -> bool:
-    """Whether a run at `state` has no step left."""
-    most = config.train.max_steps
-    done = most is not None and state.step >= most
-    return done or state.tokens_seen >= schedule.total_tokens
-
-
-def _save(run: Run) -> None:
-    run.phase("checkpoint")
-    # A checkpoint must not outlive the rows before it.
-    rows = None if run.log is None else run.log.sync
-    run.checkpoints.save(run.trainer.engine, run.state, before=rows)
-
-
-def _raise(failure: ValueError | OSError | None) -> None:
-    if failure is not None:
-        raise RunFailed(str(failure)) from failure
-
-
-def _due(every: int, step: int) -> bool:
-    return every > 0 and step % every == 0
+    asked = evaluate(run, due, point, progress, lambda: not stopping and signal.requested)
+    saved = stopping or asked
+    if not saved and (stage_is_over or is_due(steps_between_checkpoints(config), step)):
+        run.save()
+    return saved
 
 
 def _advance(run: Run, batch: GlobalBatch, point: Point) -> None:
@@ -278,7 +189,7 @@ def _metrics(
         "step_seconds": seconds,
         "tokens_per_second": tokens / seconds,
         "model_flops_per_second": result.flops / seconds,
-        "peak_memory_bytes": _peak_memory(run.mesh.device),
+        "peak_memory_bytes": run.memory.of_training(run.mesh.device),
         "skipped": not result.applied,
         "checkpoint_failures": run.checkpoints.failures,
         "seconds": {"data": waited, **result.seconds},
@@ -313,13 +224,6 @@ def _compare_ranks(run: Run, row: dict[str, Any], progress: Progress) -> None:
         progress.line(line)
 
 
-def _peak_memory(device: torch.device) -> int:
-    """Returns the peak memory of this rank in bytes: of its GPU, or of the process without one."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def _write(run: Run, row: dict[str, Any]) -> None:
     if run.log is None or run.wandb is None:
         return
@@ -328,31 +232,3 @@ def _write(run: Run, row: dict[str, Any]) -> None:
         run.wandb.step(row)
     except OSError as error:
         run.failure = error
-
-
-def _evaluate(run: Run, point: Point, progress: Progress) -> None:
-    for name, task in run.tasks.items():
-        run.phase("evaluation")
-        found = finite_or_null(task.evaluate(run.trainer, point))
-        row = {
-            "step": run.state.step,
-            "stage": point.stage.name,
-            "tokens_seen": run.state.tokens_seen,
-            "task": name,
-            **found,
-        }
-        if point.windows:
-            row["windows"] = point.keys_seen
-        if run.log is not None and run.wandb is not None:
-            try:
-                run.log.evaluation(row)
-                so_far = read_evaluations(run.folder / "evaluation.jsonl")
-                table = task.table(rows_of_task(so_far, name))
-                run.wandb.evaluation(row, task.numbers(row), table)
-            except OSError as error:
-                run.failure = error
-        title = name.replace("_", " ")
-        progress.line(f"{title} after {point.stage.name}: {task.sentence(row)}")
-    if run.page is not None and run.wandb is not None:
-        run.page.refresh()
-        run.wandb.file(run.folder / "report.html")

@@ -23,7 +23,7 @@ from train.checkpointing import folder as checkpoint_folder
 from train.checkpointing.resume import sound_checkpoint
 from train.checkpointing.state import RunState
 from train.health.bad_step import LossSpike
-from train.loop import Run
+from train.run import Run
 
 Tell = Callable[[str], None]
 

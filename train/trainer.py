@@ -67,6 +67,8 @@ class Trainer(Protocol):
     gate_sums: GateSums | None
     # Sums of residual stream and attention logits; None without `logging.layer_steps`.
     layer_sums: LayerSums | None
+    # Tokens of the streams of this rank's forwards without gradients so far, padding included.
+    evaluated_tokens: int
     # Number of micro-batches to pass to `token_losses` or `predictions` at a time: enough to keep all pipeline ranks
     # busy.
     at_once: int
@@ -107,6 +109,7 @@ class WholeTrainer:
     def __init__(self, engine: TrainingEngine, mesh: Mesh, traffic: TrafficMeter) -> None:
         self.engine = engine
         self.traffic = traffic
+        self.evaluated_tokens = 0
         self._counts = mesh.tensor.rank == 0
         self._device = mesh.device
 
@@ -148,6 +151,7 @@ class WholeTrainer:
     def _forward(
         self, micro_batches: Sequence[MicroBatch], at: AtStep | float, returns: Returned
     ) -> list[tuple[Tensor, ...]]:
+        self.evaluated_tokens += _num_tokens(micro_batches)
         return [self.engine.forward_only(each, at, returns=returns) for each in micro_batches]
 
 
@@ -169,6 +173,7 @@ class StagedTrainer:
     ) -> None:
         self.engine = engine
         self.traffic = traffic
+        self.evaluated_tokens = 0
         self.at_once = runner.placement.ranks
         self._runner = runner
         self._mesh = mesh
@@ -223,7 +228,12 @@ class StagedTrainer:
         of_head: Callable[[Transformer, Tensor, Tensor], Found],
     ) -> list[Found] | None:
         """What the stage with the head computes from hidden states and targets, where `Trainer` asks for it."""
+        self.evaluated_tokens += _num_tokens(micro_batches)
         found = self._runner.forward_only(
             micro_batches, at, lambda stage, x_TD, each: of_head(stage, x_TD, each.targets_T)
         )
         return found if found and self._mesh.tensor.rank == 0 else None
+
+
+def _num_tokens(micro_batches: Sequence[MicroBatch]) -> int:
+    return sum(len(one.tokens_T) for one in micro_batches)

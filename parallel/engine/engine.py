@@ -9,6 +9,7 @@ import contextlib
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any
 
@@ -108,6 +109,10 @@ class TrainingEngine:
     def forward_only(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the module's forward; call under `no_grad`. Collective with ZeRO-3."""
         return self._engine.module(*args, **kwargs)
+
+    def only_forwards(self) -> AbstractContextManager[None]:
+        """Within it `forward_only`, or a pipeline's forwards, may run; training goes on afterwards as if none had."""
+        return self._zero.only_forwards()
 
     def spoil_gradients(self) -> None:
         """Sets the reduced gradients to NaN, so that the next `step` changes nothing on any rank."""

@@ -16,6 +16,7 @@ adapter. `adapter_for` checks them against the installed DeepSpeed, and raises a
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -102,6 +103,11 @@ class Adapter(ABC):
     @abstractmethod
     def _parts(self) -> Iterator[tuple[nn.Parameter, Place]]:
         """Yields every parameter with the part of it that this rank updates."""
+
+    @contextmanager
+    def only_forwards(self) -> Iterator[None]:
+        """Within it forwards without gradients run between two steps; the next step does what it would do without."""
+        yield
 
     def prepare_reduction(self) -> None:  # noqa: B027  (needed by one adapter only)
         """Prepares the reduction after backwards without DeepSpeed's hooks (in a pipeline)."""
@@ -300,6 +306,7 @@ class ZeroThree(Adapter):
         "averaged_gradients",
         "grad_position",
         "get_param_id",
+        "parameter_offload",
         "_reassign_or_swap_out_partitioned_parameters",
     )
     parameter_names = ("ds_shape", "ds_numel")
@@ -320,6 +327,22 @@ class ZeroThree(Adapter):
         """See `Adapter`."""
         for index in range(len(self._zero.fp16_groups)):
             self._zero._reassign_or_swap_out_partitioned_parameters(index)
+
+    @contextmanager
+    def only_forwards(self) -> Iterator[None]:
+        """See `Adapter`. Weights are shared out again, and the recorded order of modules stays that of training.
+
+        DeepSpeed gathers ahead in the order that it recorded in a forward and its backward, and keeps what the backward
+        would need; an order recorded here would lack the backward.
+        """
+        order = self._zero.parameter_offload.get_param_coordinator()
+        unknown = order.is_invalid_trace()
+        try:
+            yield
+        finally:
+            order.release_and_reset_all(self._engine.module)
+            if unknown and not order.is_invalid_trace():
+                order._invalidate_trace()
 
     def _parts(self) -> Iterator[tuple[nn.Parameter, Place]]:
         masters = self.masters()

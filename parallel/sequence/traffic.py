@@ -1,6 +1,8 @@
 """Counts the bytes of keys, values and their gradients that this rank has received."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 Direction = Literal["forward", "backward"]
@@ -29,6 +31,15 @@ class TrafficMeter:
     def total(self) -> int:
         """Bytes of all kinds and both directions."""
         return sum(self._bytes.values())
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """What is received within it does not count."""
+        kept = Counter(self._bytes)
+        try:
+            yield
+        finally:
+            self._bytes = kept
 
     def reset(self) -> None:
         """Sets all counts to 0, for the next step."""

@@ -21,7 +21,7 @@ from train import build
 from train.checkpointing.state import RunState
 from train.configuration.compose import compose_run
 from train.configuration.schema import RunConfig
-from train.loop import Run
+from train.run import Run
 from train.schedule.stages import Schedule, Stage, build_schedule
 from train.step import optimizer_step
 

@@ -24,8 +24,9 @@ from ranks import run_on_ranks
 from train import build
 from train.configuration.compose import compose_run
 from train.health.stop_signal import StopSignal
-from train.loop import Run, train
+from train.loop import train
 from train.records.console import Progress
+from train.run import Run
 from train.schedule.stages import build_schedule
 
 CHECKPOINT_EVERY = 3

@@ -29,12 +29,14 @@ from train.configuration.compose import compose_run
 from train.configuration.schema import RunConfig
 from train.evaluation import tasks
 from train.evaluation.held_out import HeldOut, HeldOutLoss, bucket_edges, evaluate
+from train.evaluation.undisturbed import COST
 from train.health.stop_signal import StopSignal
 from train.job import run_job
-from train.loop import Run, train
+from train.loop import train
 from train.objective import MicroBatch
 from train.records.console import Progress
 from train.report.record import read_run
+from train.run import Run
 from train.schedule.stages import Point, Schedule, build_schedule
 from train.trainer import Trainer
 
@@ -164,6 +166,8 @@ def test_streams_are_evaluated_in_groups_with_the_same_result(
 class LongestWeight:
     """A task that a test adds: the largest number of elements of a parameter this rank trains."""
 
+    every_steps = 8
+
     def evaluate(self, trainer: Trainer, point: Point) -> dict[str, Any]:
         named = trainer.engine.parameters.named
         largest = max(parameter.numel() for parameter in named.values())
@@ -197,14 +201,19 @@ def test_a_task_of_one_class_and_one_row_is_evaluated_written_and_said(
     run_on_ranks(lambda *_: run_job(compose_run(arguments)), 1)
     lines = (tmp_path / "small/evaluation.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    assert [row["task"] for row in rows] == ["held_out", "longest_weight"] * 2
-    assert rows[1] == {
-        **{key: rows[0][key] for key in ("step", "stage", "tokens_seen")},
+    # At its own steps and at the ends of both stages.
+    both, alone = ["held_out", "longest_weight"], ["longest_weight"]
+    assert [row["task"] for row in rows] == alone + both + alone + both
+    assert [row["step"] for row in rows] == [8, 10, 10, 16, 20, 20]
+    [held, row] = rows[1:3]
+    assert row == {
+        **{key: held[key] for key in ("step", "stage", "tokens_seen")},
         **{"task": "longest_weight", "largest": 320 * 32, "base": 10_000.0, "length": 64},
+        **{key: row[key] for key in COST},
     }
-    drawn = HeldOutLoss.numbers(rows[0])
-    assert drawn["loss"] == rows[0]["loss"]
-    bucket = rows[0]["position_buckets"][1]
+    drawn = HeldOutLoss.numbers(held)
+    assert drawn["loss"] == held["loss"]
+    bucket = held["position_buckets"][1]
     assert drawn["loss_from_position_32"] == bucket["loss"]
     said = (tmp_path / "small/log.txt").read_text()
     assert "longest weight after first: 10240 elements" in said

@@ -17,7 +17,7 @@ from train.configuration.compose import compose_run
 from train.evaluation import held_out
 from train.health.exit_status import STOPPED
 from train.job import run_job
-from train.loop import Run
+from train.run import Run
 
 Arguments = Callable[..., list[str]]
 SWITCH = 10

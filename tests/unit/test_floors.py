@@ -77,6 +77,8 @@ FLOORS = {
         health/run_lock health/stop_signal health/stragglers health/supervisor health/determinism report trainer
         huggingface evaluation step advise compare
         health import_huggingface export_huggingface
+        run
+        evaluating
         loop build_trainer
         build
         rollback preflight

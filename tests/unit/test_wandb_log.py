@@ -71,6 +71,9 @@ def test_metrics_come_back_exactly_and_a_resume_keeps_the_id(tmp_path: Path) -> 
     assert not (kept / "report.html").is_symlink(), "the folder may be copied and synced elsewhere"
     (table,) = kept.glob("media/table/evaluation/held_out_table*.table.json")
     assert json.loads(table.read_text())["data"] == [[3, 32, 2.5, None]]
+    last = history[-1]["history"]["item"]
+    assert last["evaluation/loss_from_position_32"] == 2.5
+    assert (last["evaluation/tokens_seen"], last["tokens_seen"]) == (512 * 3, 100 * 3), "two axes"
     assert '"skipped"' not in text
     assert run_id in json.dumps(summary)
     assert log(tmp_path, range(4, 7), given_up=2) == run_id

@@ -58,6 +58,8 @@ class RunState:
     # Number of rollbacks because of spikes, and of the steps that they gave up.
     rollbacks: int = 0
     abandoned_steps: int = 0
+    # Tasks of evaluation that were due at this step and had not run when this was saved; see train/evaluating.py.
+    due_evaluations: list[str] = field(default_factory=list)
     # Tokenizer of the tokens seen: SHA-256, vocabulary, end and BOS token; for an imported model, its own.
     tokenizer: dict[str, Any] = field(default_factory=dict)
     # config.json, generation_config.json and dtypes of an imported model, for its export.

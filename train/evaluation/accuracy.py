@@ -35,6 +35,7 @@ class Accuracy:
         self, config: RunConfig, mesh: Mesh, deal: Dealer | None, source: GeneratedSource
     ) -> None:
         self._config, self._mesh, self._deal, self._source = config, mesh, deal, source
+        self.every_steps = config.evaluation.every_steps
 
     def evaluate(self, trainer: Trainer, point: Point) -> dict[str, Any]:
         """Returns the accuracy at every length. Collective.

@@ -178,6 +178,7 @@ class HeldOutLoss:
     ) -> None:
         self._config, self._mesh, self._deal = config, mesh, deal
         self._held_out, self._counts = held_out, counts
+        self.every_steps = config.evaluation.every_steps
         self._made: tuple[tuple[str, Windows], HeldOut] | None = None
 
     def of_another(self, held_out: Source) -> "HeldOutLoss":

@@ -67,8 +67,14 @@ class LongPerplexity:
     windows change."""
 
     def __init__(
-        self, wanted: LongPerplexityForm, mesh: Mesh, deal: Dealer | None, source: Source
+        self,
+        wanted: LongPerplexityForm,
+        mesh: Mesh,
+        deal: Dealer | None,
+        source: Source,
+        every_steps: int = 0,
     ) -> None:
+        self.every_steps = every_steps
         self._wanted = wanted
         self._mesh, self._deal, self._source = mesh, deal, source
         self._made: tuple[tuple[str, Windows], Made] | None = None
@@ -209,4 +215,4 @@ def make_task(
     wanted = config.evaluation.long_perplexity
     if wanted is None or corpus.heldout is None:
         return None
-    return LongPerplexity(wanted, mesh, deal, corpus.heldout)
+    return LongPerplexity(wanted, mesh, deal, corpus.heldout, config.evaluation.every_steps)

@@ -49,6 +49,7 @@ class PromptEvaluation:
         pad_id: int,
     ) -> None:
         self._settings, self._name, self._pad_id = settings, task, pad_id
+        self.every_steps = settings.every_steps or 0
         self._task = TASKS[task]
         self._mesh, self._deal, self._maker = mesh, deal, maker
         self._made: dict[tuple[int, Control], list[Prompt]] = {}
@@ -241,9 +242,10 @@ def make_prompt_tasks(
     encoder = mesh.together(
         lambda: open_encoder(config.data, config.paths.prepared, config.model.vocab_size, source)
     )
+    every = config.evaluation.every_steps
     return {
         name: PromptEvaluation(
-            settings,
+            settings if settings.every_steps is not None else replace(settings, every_steps=every),
             settings.task or name,
             mesh,
             deal,

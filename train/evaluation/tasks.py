@@ -20,7 +20,10 @@ Row = Mapping[str, Any]
 
 
 class Task(Protocol):
-    """Interface: one evaluation of the current weights."""
+    """Interface: one evaluation of the current weights. It need not care what it leaves behind: see undisturbed.py."""
+
+    # Optimizer steps between two evaluations inside a stage; 0: only at its end, where every task runs.
+    every_steps: int
 
     def evaluate(self, trainer: Trainer, point: Point) -> Row:
         """Returns the result as one JSON object, equal on all ranks. Collective.

@@ -17,6 +17,8 @@ from data.files import reason, write_durably
 from train.configuration.schema import WandbConfig
 
 _ID = re.compile(r"[0-9a-f]{8}")
+# The axis of evaluations: tokens seen.
+_EVALUATED_AT = "evaluation/tokens_seen"
 
 
 class WandbLog:
@@ -54,6 +56,8 @@ class WandbLog:
             ) from error
         self._run.define_metric("tokens_seen")
         self._run.define_metric("*", step_metric="tokens_seen")
+        self._run.define_metric(_EVALUATED_AT)
+        self._run.define_metric("evaluation/*", step_metric=_EVALUATED_AT)
 
     def _open(
         self, wandb: Any, config: WandbConfig, folder: Path, run_name: str, settings: dict[str, Any]
@@ -92,21 +96,24 @@ class WandbLog:
         numbers: Mapping[str, float],
         table: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Logs the numbers of one evaluation, under evaluation/, with tokens_seen as their axis.
+        """Logs the numbers of one evaluation, under evaluation/, with evaluation/tokens_seen as their axis.
+
+        They stand at W&B's step of the last row of training and never raise it: one that is repeated after a restart
+        is logged although W&B has later steps already.
 
         table: lines of all evaluations of the row's task so far, under evaluation/TASK_table.
         """
         if self._run is None:
             return
         named: dict[str, Any] = {f"evaluation/{name}": value for name, value in numbers.items()}
-        named["tokens_seen"] = row["tokens_seen"]
+        named[_EVALUATED_AT] = row["tokens_seen"]
 
         def log() -> None:
             if table:
                 lines = [list(line.values()) for line in table]
                 made = self._wandb.Table(columns=list(table[0]), data=lines)
                 named[f"evaluation/{row['task']}_table"] = made
-            self._log(named, row["step"])
+            self._run.log(named, step=max(self._run.step, row["step"] + self.abandoned_steps))
 
         self._keep_going(log)
 
