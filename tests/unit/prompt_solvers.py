@@ -50,7 +50,7 @@ def repeated_request(context: str, question: str) -> str:
     ordinal, subject, code = words_after(r"then the (\w+) note on (.*): (\w+)$", question)
     assert question.startswith(f"Write {code} ")
     order = ("first", "second", "third", "fourth").index(ordinal)
-    notes = re.findall(rf"^Note on {subject}: (.*\.)$", context, re.MULTILINE)
+    notes = re.findall(rf"^Note on {subject}: (.*)\.$", context, re.MULTILINE)
     return notes[order] if order < len(notes) else ""
 
 
@@ -111,7 +111,7 @@ def table_cell(context: str, question: str) -> str:
 
 
 def first_sentence(context: str, question: str) -> str:
-    return context.splitlines()[0]
+    return context.splitlines()[0].rstrip(".")
 
 
 def copied(context: str, question: str) -> str:
@@ -208,7 +208,7 @@ EXAMPLES = {
     "mrcr": (
         "Note on the red fox: bring carve.\nNote on the old fox: hide.\nNote on the red fox: lift mend.\n",
         "Write 12ab34 and then the second note on the red fox: 12ab34",
-        "lift mend.",
+        "lift mend",
     ),
     "babilong_1": (_EVENTS, "Where is Ada? Now Ada is in the", "attic"),
     "babilong_2": (_EVENTS, "Where is the ball? Now the ball is in the", "lobby"),
@@ -234,7 +234,7 @@ EXAMPLES = {
     "first_sentence": (
         "Ada wants to mend the lamp.\nIt rains in the morning and clears before noon.\n",
         "The first sentence of the text is:",
-        "Ada wants to mend the lamp.",
+        "Ada wants to mend the lamp",
     ),
     "copy": ("It rains.\nWords: old fox mend\nIt rains.\n", "Words again:", "old fox mend"),
     "induction": (

@@ -143,9 +143,9 @@ def test_worked_examples_of_candidates_hold_their_answer() -> None:
     task = TASKS["personal_passkey"]
     prompt = task.maker(Characters(), Noise(Characters()), worked=3).prompt(Request(5, 4), 600)
     head = text_of(prompt.ids[: prompt.head])
-    for example in head.strip().split("\n\n"):
-        line, question = example.split("\n")
-        assert line == f"{question}."
+    lines = head.splitlines()
+    assert lines[::2] == [f"{question}." for question in lines[1::2]]
+    assert len(lines) == 6
 
 
 def test_the_last_part_does_not_tell_which_label_leads() -> None:
