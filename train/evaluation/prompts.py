@@ -25,15 +25,17 @@ from train.configuration.prompt_settings import PromptTaskConfig
 from train.configuration.schema import RunConfig
 from train.evaluation.prompt_streams import PromptScore, Scorer
 from train.records.console import number
+from train.records.prompt_rows import PROMPTS, effective_length, scores_by_length
 from train.schedule.stages import Point
 from train.trainer import Trainer
 
-KIND = "prompts"
 _CONTROLS: tuple[Control, ...] = ("removed", "swapped")
 _OF_EVALUATION = ("step", "stage", "tokens_seen", "trained_length")
 _OF_CELL = ("length", "depth", "prompts", "hits", "loss", "first_wrong")
 # Name of the score of the last part of the context only.
 _LAST = "last_part"
+# Scores of a cell beside its own.
+_BESIDE = (_LAST, *_CONTROLS)
 
 
 class PromptEvaluation:
@@ -64,7 +66,7 @@ class PromptEvaluation:
         cells = [cell for length in lengths for cell in self._of_length(trainer, point, length)]
         prompts = sum(cell["prompts"] for cell in cells)
         return {
-            "kind": KIND,
+            "kind": PROMPTS,
             "of": self._name,
             "judged": self._task.judged,
             "trained_length": point.lengths[-1],
@@ -78,24 +80,41 @@ class PromptEvaluation:
     def sentence(row: Mapping[str, Any]) -> str:
         """Returns share of hits and loss of the answers at each length, as a sentence."""
         return "; ".join(
-            f"length {length:,}: {number(hits / prompts)} of {prompts:,} answers predicted, loss {number(loss)}"
-            for length, (prompts, hits, loss) in by_length(row["cells"]).items()
+            f"length {length:,}: {number(one.share)} of {one.prompts:,} answers predicted, loss {number(one.loss)}"
+            for length, one in scores_by_length(row["cells"]).items()
         )
 
     @staticmethod
     def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-        """Returns share of hits and loss of the answers at each length, with the length at the end of their names."""
-        found = {}
-        for length, (prompts, hits, loss) in by_length(row["cells"]).items():
-            found[f"{row['task']}/hit_share_{length}"] = hits / prompts
-            found[f"{row['task']}/loss_{length}"] = loss
+        """Returns share of hits and loss of the answers at each length, and the effective length.
+
+        The length stands at the end of a name. Shares and losses of the last part only and of the controls have its
+        name before theirs.
+        """
+        found = dict[str, float]()
+        for part in ("", *_BESIDE):
+            scores = scores_by_length(row["cells"], part)
+            for length, one in scores.items():
+                name = f"{row['task']}/{part}{'_' if part else ''}"
+                found[f"{name}hit_share_{length}"] = one.share
+                if one.loss is not None:
+                    found[f"{name}loss_{length}"] = one.loss
+            effective = effective_length({length: one.share for length, one in scores.items()})
+            if effective is not None and not part:
+                found[f"{row['task']}/effective_length"] = effective
         return found
 
     @staticmethod
     def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Returns, for every evaluation, a line for each length and depth."""
+        """Returns, for every evaluation, a line for each length and depth; None for a score that a cell lacks."""
         return [
-            {key: row[key] for key in _OF_EVALUATION} | {key: cell[key] for key in _OF_CELL}
+            {key: row[key] for key in _OF_EVALUATION}
+            | {key: cell[key] for key in _OF_CELL}
+            | {
+                f"{part}_{key}": (cell.get(part) or {}).get(key)
+                for part in _BESIDE
+                for key in ("hits", "loss")
+            }
             for row in rows
             for cell in row["cells"]
         ]
@@ -214,17 +233,6 @@ def _by_likelihood(
 
 def _brief(cell: Mapping[str, Any]) -> dict[str, Any]:
     return {key: cell[key] for key in ("hits", "loss", "first_wrong")}
-
-
-def by_length(cells: Sequence[Mapping[str, Any]]) -> dict[int, tuple[int, int, float]]:
-    """Returns, for each length, the number of prompts, the hits, and the mean loss of the answers."""
-    found = dict[int, tuple[int, int, float]]()
-    for length in sorted({cell["length"] for cell in cells}):
-        some = [cell for cell in cells if cell["length"] == length]
-        prompts = sum(cell["prompts"] for cell in some)
-        loss = sum(cell["loss"] * cell["prompts"] for cell in some) / prompts
-        found[length] = prompts, sum(cell["hits"] for cell in some), loss
-    return found
 
 
 def make_prompt_tasks(
