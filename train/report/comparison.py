@@ -7,20 +7,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from data.files import write_durably
-from train.report.axes import MAX_POINTS, Figure, base_layout, hover, smooth
+from train.report.axes import Figure, base_layout, hover, smooth
 from train.report.differences import differing, key_table
 from train.report.loss_figures import bucket_line, position_layout
 from train.report.model_words import parameters
 from train.report.overview import quarter_gain, standing
-from train.report.page import document, grid
+from train.report.page import document, drawn, grid
 from train.report.position_fit import position_buckets
-from train.report.record import NUM_COLOURS, RunRecord, read_run, total_seconds
+from train.report.record import RunRecord, read_run, total_seconds
 from train.report.rows import Row, finite_value, known, rounded, weighted_mean
+from train.report.run_curves import common_axis, step_figures, style, thinned
+from train.report.run_prompts import prompt_figures
 from train.report.stage_table import chip
 from train.report.tables import html_table, paragraph
+from train.report.task_results import task_results
 from train.report.units import duration, moment_text, percent, short_number, signed, whole_number
-
-_DASHES = ("solid", "dash", "dot", "dashdot")
 
 
 def write_comparison(run_folders: Sequence[Path], output: Path | None = None) -> Path:
@@ -44,12 +45,16 @@ def render(records: Sequence[RunRecord]) -> str:
     records = [
         replace(record, name=name) for record, name in zip(records, _names(records), strict=True)
     ]
-    figures = [f for f in (loss_figure(records), position_figure(records)) if f.data]
+    loss = drawn(loss_figure(records), position_figure(records))
+    course, tasks = drawn(*step_figures(records)), drawn(*prompt_figures(records))
     sections = {
         "Results": _results(records),
-        "Loss": grid(figures),
+        "Loss": grid(loss),
+        "Evaluations": task_results(records) + grid(tasks),
+        "Course": grid(course),
         "Differences": _differences(records),
     }
+    figures = [*loss, *tasks, *course]
     legend = "".join(chip(record.name, index) for index, record in enumerate(records))
     title = (
         " and ".join(record.name for record in records)
@@ -102,20 +107,11 @@ def _result(record: RunRecord) -> dict[str, str]:
     }
 
 
-def _style(index: int) -> Row:
-    return {
-        "color": f"@stage{index % NUM_COLOURS}",
-        "dash": _DASHES[index // NUM_COLOURS % 4],
-        "width": 2,
-    }
-
-
 def loss_figure(records: Sequence[RunRecord]) -> Figure:
     """Returns the trend of every run's training loss over tokens, and its held-out losses as points."""
     data, levels = list[Row](), list[float]()
     for index, record in enumerate(records):
-        rows = [row for row in record.steps if finite_value(row, "loss") is not None]
-        rows = rows[:: -max(1, len(rows) * len(records) // MAX_POINTS)][::-1]
+        rows = thinned(records, record, "loss")
         trend = smooth(known(rows, "loss"), max(1, len(rows) // 30))
         evaluated = [row for row in record.evaluations if finite_value(row, "loss") is not None]
         for mode, points, heights in (
@@ -130,13 +126,13 @@ def loss_figure(records: Sequence[RunRecord]) -> Figure:
                         "type": "scatter",
                         "mode": mode,
                         "name": html.escape(record.name),
-                        "line": _style(index),
+                        "line": style(index),
                     }
                     | {
                         "x": [row["tokens_seen"] for row in points],
                         "y": list(map(rounded, heights)),
                     }
-                    | {"marker": {"size": 10, "symbol": "diamond", "color": _style(index)["color"]}}
+                    | {"marker": {"size": 10, "symbol": "diamond", "color": style(index)["color"]}}
                     | {
                         "customdata": [
                             [row["step"], f"{finite_value(row, 'loss'):.4f}"] for row in points
@@ -144,9 +140,7 @@ def loss_figure(records: Sequence[RunRecord]) -> Figure:
                     }
                     | {"hovertemplate": hover(record.name, f"{what} %{{customdata[1]}}")}
                 )
-    end = max((record.tokens_seen for record in records), default=1.0)
-    x_axis = {"title": {"text": "tokens seen"}, "range": [0, end * 1.01], "exponentformat": "B"}
-    layout = base_layout(x_axis, {})
+    layout = base_layout(common_axis(records, "tokens_seen"), {})
     ends = [(known(record.evaluations[-1:], "loss"), record.name) for record in records]
     best = sorted((losses[0], name) for losses, name in ends if losses)
     title = "Loss over tokens"
@@ -174,8 +168,8 @@ def position_figure(records: Sequence[RunRecord]) -> Figure:
         ]
         data.append(
             bucket_line(buckets, "loss")
-            | {"name": html.escape(record.name), "mode": "lines+markers", "line": _style(index)}
-            | {"marker": {"size": 7, "color": _style(index)["color"]}, "customdata": words}
+            | {"name": html.escape(record.name), "mode": "lines+markers", "line": style(index)}
+            | {"marker": {"size": 7, "color": style(index)["color"]}, "customdata": words}
             | {
                 "hovertemplate": f"<b>{html.escape(record.name)}</b><br>%{{customdata}}<extra></extra>"
             }
