@@ -7,6 +7,8 @@ from data.prompts.writing import Written
 
 # Items of the second trial, from which the tokens of an item are estimated, and the largest growth between two trials.
 _SECOND, _GROWTH = 17, 16
+# A smaller part of the room than one of these may be left to the filler.
+_PARTS = 512
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Sized:
 
 
 def most_items(measure: Callable[[int], Sized], smallest: Sized, room: int) -> Sized:
-    """Returns a prompt with as many items as fit into `room` tokens; less than a mean item is left.
+    """Returns a prompt with as many items as fit into `room` tokens, less a mean item or a 512th of the room.
 
     measure: makes the prompt with a number of items; its tokens grow with it, up to where the task has no more items.
     smallest: the one with a single item, which must fit.
@@ -36,7 +38,8 @@ def most_items(measure: Callable[[int], Sized], smallest: Sized, room: int) -> S
             return fits
         else:
             fits = found
-        if fits.size > 1 and (room - fits.tokens) * (fits.size - 1) < fits.tokens - smallest.tokens:
+        left, grown = room - fits.tokens, fits.tokens - smallest.tokens
+        if left * _PARTS < room or left * (fits.size - 1) < grown:
             return fits
         halve = not halve and before is not None and 2 * _width(fits, over) > before
     return fits

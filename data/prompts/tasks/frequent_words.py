@@ -9,10 +9,10 @@ from data.prompts.writing import Line, Request, Written
 _LETTERS, _DOTS = 6, "..."
 # The zeta function at 2, the sum of all 1 / rank^2.
 _ZETA = math.pi**2 / 6
-# Tokens of the prompt for each word of the vocabulary, and the fewest words: dots, three that are asked for, one more.
-_TOKENS_OF_WORD, _LEAST = 50, 5
-# Words of the smallest text, whose ranks 2, 3 and 4 have 9, 4 and 2 words.
-_SMALLEST = 60
+# Words of the smallest text, whose ranks 1 to 6 have 36, 9, 4, 2, 1 and 1 words; later ones have none.
+_SMALLEST, _RANKS_OF_SMALLEST = 60, 6
+# Tokens of the prompt for each word of the vocabulary.
+_TOKENS_OF_WORD = 50
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class FrequentWords:
         """See `Writer`."""
         draws = request.draws()
         total = _SMALLEST + request.size - 1
-        counts = counts_by_rank(total, max(_LEAST, request.length // _TOKENS_OF_WORD))
+        counts = counts_by_rank(total, max(_RANKS_OF_SMALLEST, request.length // _TOKENS_OF_WORD))
         words = different(draws, lambda draws: draws.letters(_LETTERS), len(counts) - 1)
         asked, ranked = words[: self.asked], zip((_DOTS, *words), counts, strict=True)
         text = draws.shuffled([word for word, count in ranked for _ in range(count)])
