@@ -36,8 +36,11 @@ class TooShort(ValueError):
     """The length has no room for the smallest prompt of the task. needed: tokens of that one."""
 
     def __init__(self, length: int, needed: int) -> None:
-        super().__init__(f"{length} tokens: the smallest prompt needs {needed}")
-        self.needed = needed
+        super().__init__(length, needed)  # its arguments: a rank sends it to the others
+        self.length, self.needed = length, needed
+
+    def __str__(self) -> str:
+        return f"{self.length} tokens: the smallest prompt needs {self.needed}"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tests.unit.made_run import (
 )
 from train.report.comparison import write_comparison
 from train.report.record import RunRecord
-from train.report.task_results import newest_of, task_results
+from train.report.task_results import newest_of, other_results, task_results
 from train.report.units import NOTHING
 
 ACCURACY: Row = {"step": 9, "stage": "short", "tokens_seen": 72, "task": "accuracy"}
@@ -92,6 +92,21 @@ def test_accuracy_and_tasks_of_other_kinds_have_their_numbers() -> None:
         ["a", "short", "9", "50.0%", "25.0%"],
     ]
     assert cells(rest) == [["Run", "After", "Step", "share"], ["a", "short", "9", "0.125"]]
+
+
+def test_one_run_shows_tasks_without_figures_by_stage() -> None:
+    rows = [
+        {"step": n, "stage": stage, "tokens_seen": n} for n, stage in ((1, "a"), (2, "a"), (3, "b"))
+    ]
+    more = [row | {"task": "held_out_copy", "loss": float(row["step"])} for row in rows]
+    more.append(rows[0] | {"task": "p", "kind": "prompts", "cells": []})
+    record = RunRecord("one", more=tuple(more))
+    assert cells(other_results(record)) == [
+        ["After", "Step", "loss"],
+        ["a", "2", "2"],
+        ["b", "3", "3"],
+    ]
+    assert other_results(RunRecord("none")) == ""
 
 
 def test_runs_without_evaluations_or_steps_are_compared() -> None:

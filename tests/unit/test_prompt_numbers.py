@@ -1,5 +1,8 @@
 """What W&B gets of a long-context task: curves by length, the effective length, and a table with equal columns."""
 
+import pickle
+
+from data.prompts.fill import TooShort
 from train.evaluation.prompts import PromptEvaluation
 
 OTHER = {"hits": 1, "loss": 2.0, "first_wrong": 0.5}
@@ -30,3 +33,8 @@ def test_the_table_has_the_same_columns_with_and_without_controls() -> None:
     assert list(first) == list(second)
     assert (first["hits"], first["removed_hits"]) == (4, None)
     assert (second["removed_hits"], second["swapped_loss"]) == (1, 2.0)
+
+
+def test_a_length_too_short_for_a_task_can_be_told_to_other_ranks() -> None:
+    sent = pickle.loads(pickle.dumps(TooShort(64, 99)))
+    assert (str(sent), sent.needed) == ("64 tokens: the smallest prompt needs 99", 99)

@@ -36,6 +36,7 @@ from train.report.step_figures import (
     utilisation_figure,
 )
 from train.report.tables import facts, paragraph
+from train.report.task_results import other_results
 from train.report.window_figures import window_figures
 
 HERE = Path(__file__).parent
@@ -94,6 +95,7 @@ def sections_of(record: RunRecord) -> tuple[dict[str, str], list[Figure]]:
     sections = {
         "Loss": grid(loss) + fit_section(record),
         "Long context": prompt_section(record) + grid(tasks),
+        "Other evaluations": other_results(record),
         "Stages": stage_table(record) + grid(course),
         "Data": data_section(record) + grid(data),
         "Speed": grid(speed),

@@ -7,7 +7,7 @@ from train.report.prompt_maps import map_figure, tasks_figure
 from train.report.record import RunRecord
 from train.report.rows import Row, mappings
 from train.report.tables import paragraph, table
-from train.report.units import percent, whole_number
+from train.report.units import percent, signed, whole_number
 
 # Entries of a cell beside its own score, and their columns.
 _BESIDE = {
@@ -27,7 +27,9 @@ def prompt_section(record: RunRecord) -> str:
     text = (
         "Share of the prompts whose answer is predicted, every token of it by one forward, and the loss of the answers "
         "at the longest length, in the newest evaluation. Effective length: the longest that keeps "
-        f"{EFFECTIVE_SHARE:.0%} of the share at the shortest."
+        f"{EFFECTIVE_SHARE:.0%} of the share at the shortest. Last part only, needle removed, another needle: the same "
+        "prompts so changed, at the longest length. A task that its source judges by contained parts or by a set has a "
+        "stricter share here."
     )
     return paragraph(text, "unit") + task_table(newest)
 
@@ -57,7 +59,7 @@ def task_table(newest: dict[str, Row]) -> str:
             ]
         )
     columns = ["Task", "After", *map(whole_number, lengths), "Effective length", "Answer loss"]
-    return table([*columns, *_BESIDE.values(), "Use of the context", "Judged by"], rows)
+    return table([*columns, *_BESIDE.values(), "Whole less last part", "Its source judges"], rows)
 
 
 def _beside(cells: list[Row], part: str, length: int) -> str:
@@ -66,21 +68,22 @@ def _beside(cells: list[Row], part: str, length: int) -> str:
 
 
 def difference_words(cells: list[Row], length: int) -> str:
-    """Returns the share with the whole context less that with its last part only, at one length, in words.
+    """Returns share and loss with the whole context less those with its last part only, at one length, in words.
 
-    Says that there is no difference where it is within two standard errors of two shares of so many prompts.
+    Says that the shares do not differ where they are within two standard errors of two shares of so many prompts.
     """
     whole = scores_by_length(cells).get(length)
     last = scores_by_length(cells, "last_part").get(length)
     if whole is None or last is None:
         return ""
-    both = (whole.share, last.share)
-    error = sum(share * (1 - share) for share in both) ** 0.5 / whole.prompts**0.5
+    error = sum(one.share * (1 - one.share) / one.prompts for one in (whole, last)) ** 0.5
     gain = whole.share - last.share
-    if abs(gain) <= _STANDARD_ERRORS * error or gain == 0:
-        return "no difference from the last part"
-    points = f"{100 * gain:+.1f}".replace("-", "\N{MINUS SIGN}")
-    return f"{points} points against the last part"
+    text = f"{100 * gain:+.1f} points".replace("-", "\N{MINUS SIGN}")
+    if gain == 0 or abs(gain) <= _STANDARD_ERRORS * error:
+        text = "no difference"
+    if whole.loss is not None and last.loss is not None:
+        text += f", loss {signed(whole.loss - last.loss)}"
+    return text
 
 
 def prompt_figures(record: RunRecord) -> list[Figure]:

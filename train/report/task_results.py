@@ -1,10 +1,10 @@
-"""Tables of the newest evaluation of every task of several runs: one table a task, a row a run."""
+"""Tables of the newest evaluations: one table a task, a row for every run, or for every stage of one run."""
 
 import html
 from collections.abc import Iterable, Sequence
 
 from train.records.evaluation_rows import ACCURACY, HELD_OUT
-from train.records.prompt_rows import effective_length, scores_by_length
+from train.records.prompt_rows import PROMPTS, effective_length, scores_by_length
 from train.report.position_fit import FIT_COLUMNS, fit_cells
 from train.report.record import RunRecord
 from train.report.rows import Row, finite_value, mapping, mappings
@@ -21,15 +21,34 @@ def task_results(records: Sequence[RunRecord]) -> str:
     newest = [newest_of(record) for record in records]
     text = ""
     for task in dict.fromkeys(name for rows in newest for name in rows):
-        found = {index: _results(rows[task]) for index, rows in enumerate(newest) if task in rows}
-        columns = _ordered(column for one in found.values() for column in one)
-        rows = [
-            [chip(records[i].name, i), *(html.escape(one.get(column, "")) for column in columns)]
-            for i, one in found.items()
-        ]
-        table = html_table(["Run", *map(html.escape, columns)], rows)
-        text += f"<h3>{html.escape(task)}</h3>{table}"
+        found = {
+            chip(records[index].name, index): _results(rows[task])
+            for index, rows in enumerate(newest)
+            if task in rows
+        }
+        text += _table(task, "Run", found)
     return text
+
+
+def other_results(record: RunRecord) -> str:
+    """Returns tables of one run's tasks that have no figures of their own: the newest row of every stage."""
+    others = [row for row in record.more if row.get("kind") != PROMPTS]
+    text = ""
+    for task in dict.fromkeys(str(row.get("task")) for row in others):
+        newest = {row["stage"]: row for row in others if str(row.get("task")) == task}
+        found = {html.escape(stage): _results(row) for stage, row in newest.items()}
+        text += _table(task, "After", {name: one | {"After": ""} for name, one in found.items()})
+    return text
+
+
+def _table(task: str, of: str, found: dict[str, dict[str, str]]) -> str:
+    """Returns the heading of a task and its table. found: results by column, by the first cell as HTML."""
+    columns = _ordered(column for one in found.values() for column in one)
+    rows = [
+        [first, *(html.escape(one.get(column, "")) for column in columns)]
+        for first, one in found.items()
+    ]
+    return f"<h3>{html.escape(task)}</h3>{html_table([of, *map(html.escape, columns)], rows)}"
 
 
 def _ordered(columns: Iterable[str]) -> list[str]:
