@@ -4,6 +4,7 @@ The tasks are those of data/prompts/catalogue.py. The depth of what is asked for
 a tokenizer the ids are those of the closed vocabulary (data/prompts/encoder.py), from `first_id` on.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -87,16 +88,13 @@ class Prompts(GeneratedDocuments):
 
     def too_short(self, shortest: "PromptsTask") -> list[str]:
         """Returns a line if the first documents of the task are longer than its settings allow."""
-        try:
-            for number in range(_TRIED):
-                shortest.document(number)
-        except TooShort as error:
-            needed = error.needed + 2
-            return [
-                f"min_length={self.min_length}: the smallest prompt of {self.of}, BOS and end token are {needed}"
-                f" tokens; give min_length={needed} or more"
-            ]
-        return []
+        needed = max(shortest.needed(number) for number in range(_TRIED)) + 2
+        if needed <= self.min_length:
+            return []
+        return [
+            f"min_length={self.min_length}: the smallest prompt of {self.of}, BOS and end token are {needed} tokens;"
+            f" give min_length={needed} or more"
+        ]
 
 
 @dataclass(frozen=True)
@@ -134,6 +132,7 @@ class PromptsTask:
         if settings.haystack == "documents" and text is not None:
             filler = Documents(text.documents, encoder, text.special)
         self._maker = TASKS[settings.of].maker(encoder, filler, worked=settings.worked)
+        self._candidates = TASKS[settings.of].candidates
 
     def lengths(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the symbols of the documents with these numbers."""
@@ -146,10 +145,28 @@ class PromptsTask:
         depth = settings.min_depth + share * (settings.max_depth - settings.min_depth)
         length = settings.room_of_one(number, self._num_special)
         # The parts of a prompt differ in length: of a number whose prompt is too long another prompt is taken.
-        for attempt in range(_TRIED):
-            request = Request(settings.seed, number + attempt * _ANOTHER, depth)
+        for request in self._requests(number, depth):
             try:
-                return PromptDocument(self._maker.prompt(request, length))
+                prompt = self._maker.prompt(request, length)
             except TooShort as error:
                 too_short = error
+                continue
+            if prompt.right:
+                return PromptDocument(prompt)
         raise too_short
+
+    def needed(self, number: int) -> int:
+        """Returns the tokens of the smallest prompt that this document may have; without filler, so in little time."""
+        length, least = self._settings.room_of_one(number, self._num_special), 1 << 62
+        for request in self._requests(number, 0.5):
+            least = min(least, self._maker.needed(request, length))
+            if least <= length:
+                break
+        return least
+
+    def _requests(self, number: int, depth: float) -> Iterator[Request]:
+        """Yields what this document may be, the first choice first. Of candidates for one question one is right."""
+        for attempt in range(_TRIED):
+            first = (number + attempt * _ANOTHER) * self._candidates
+            for place in range(self._candidates):
+                yield Request(self._settings.seed, first + place, depth)

@@ -32,22 +32,21 @@ FilesOrGenerated = NotGenerated | Copy | KeyValue | PosGen | Prompts | Uniform
 class Maker:
     """Makes the documents of a task from its settings and the number of tokens (BOS, end) that the task does not make.
 
-    version: raised when the same settings give other documents; checkpoints record it.
+    version: raised when the same settings give other documents; checkpoints record it. sample: documents from which the
+    share of tokens with a label is estimated.
     """
 
     make: Callable[[Any, int], Task]
     version: int
+    sample: int = 256
 
-
-# Documents from which the share of tokens with a label is estimated.
-_SAMPLE = 256
 
 TASKS: Mapping[type, Maker] = MappingProxyType(
     {
         Copy: Maker(CopyTask, version=1),
         KeyValue: Maker(KeyValueTask, version=1),
         PosGen: Maker(PosGenTask, version=1),
-        Prompts: Maker(PromptsTask, version=1),
+        Prompts: Maker(PromptsTask, version=1, sample=8),  # each is made whole
         Uniform: Maker(UniformTask, version=1),
     }
 )
@@ -57,8 +56,9 @@ def share_of_labels(settings: GeneratedConfig, num_special: int) -> float:
     """Tokens that have a label, of all tokens; an estimate from some documents. 1 for impossible settings."""
     if settings.problems():
         return 1.0
-    task = TASKS[type(settings)].make(settings, num_special)
-    made = [task.document(number) for number in range(min(_SAMPLE, settings.documents))]
+    row = TASKS[type(settings)]
+    task = row.make(settings, num_special)
+    made = [task.document(number) for number in range(min(row.sample, settings.documents))]
     lengths = [one.length + num_special for one in made]
     counted = [one.count_labelled(0, one.length) for one in made]
     labelled = [n if some is None else some for n, some in zip(lengths, counted, strict=True)]

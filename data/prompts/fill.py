@@ -101,7 +101,7 @@ class Maker:
         # In one prompt each text is tokenised once, though its items are written at several sizes.
         encode = lru_cache(None)(self.encoder.encode)
         request = replace(request, length=length)
-        shared = replace(request, number=request.number // self.candidates * self.candidates)
+        shared = self._shared(request)
         head = self._head(shared, encode)
         sized = self._sized(request, length, len(head), encode)
         request, written = replace(request, size=sized.size), sized.written
@@ -124,6 +124,17 @@ class Maker:
             depth=request.depth,
             right=written.right,
         )
+
+    def needed(self, request: Request, length: int) -> int:
+        """Returns the tokens of the smallest prompt: more than `length` where `prompt` finds it too short."""
+        request = replace(request, length=length)
+        head = self._head(self._shared(request), self.encoder.encode)
+        texts = _texts(self.writer.write(replace(request, size=1)))
+        return len(head) + sum(len(self.encoder.encode(text)) for text in texts)
+
+    def _shared(self, request: Request) -> Request:
+        """Returns the request for what candidates have in common."""
+        return replace(request, number=request.number // self.candidates * self.candidates)
 
     def joined_otherwise(self, request: Request) -> list[str]:
         """Returns the borders of the parts of a prompt, as text, at which the whole text would have other ids.

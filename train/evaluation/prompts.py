@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from data.batch import Dealer
+from data.generated.documents import HELD_OUT
 from data.prompts.catalogue import TASKS
 from data.prompts.encoder import Encoder
 from data.prompts.fill import Control, Maker, Prompt
@@ -161,13 +162,15 @@ class PromptEvaluation:
 
     def _prompts(self, length: int, control: Control) -> list[Prompt]:
         """Returns the prompts of all cells of a length, in order; made once. Collective."""
+        # None of them is a training document of a generated source.
+        first = HELD_OUT * self._task.candidates
         if (length, control) not in self._made:
             self._made[length, control] = self._mesh.together(
                 lambda: [
                     self._maker.prompt(
                         Request(
                             self._settings.seed,
-                            index * self._each + sample,
+                            first + index * self._each + sample,
                             0.5 if depth is None else depth,
                         ),
                         length,
