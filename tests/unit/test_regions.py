@@ -81,6 +81,13 @@ def step(model, lengths=LENGTHS, at=10_000.0):
     return total.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
+def step_of_trained(model):
+    """Gradients where some parameters have none."""
+    tokens_T = torch.arange(sum(LENGTHS)) % 50
+    hidden_TD = model(tokens_T, PackedLayout.from_lengths(LENGTHS), 1e4)
+    model.loss(hidden_TD, tokens_T.roll(-1), 1e-3).total.backward()
+
+
 @pytest.fixture
 def compiler(monkeypatch):
     torch._dynamo.reset()
@@ -130,6 +137,45 @@ def test_compiled_regions_give_the_gradients_of_plain_ones(compiler, recipe):
                 torch.testing.assert_close(found[1][name], gradient, atol=1e-12, rtol=0)
     # Before, of a rotary layer and of another, after, and the loss; once more for any other length.
     assert compiler.frame_count <= 2 * 4
+
+
+def test_lengths_of_evaluations_leave_the_code_of_training_as_it_is(monkeypatch):
+    """Nothing is compiled anew for training, and what is compiled later is for its one length: no size is a symbol."""
+
+    torch._dynamo.reset()
+    compiler = CompileCounterWithBackend("eager")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=compiler))
+
+    def evaluate(length):
+        with torch.no_grad():
+            tokens_T = torch.arange(length) % 50
+            model(tokens_T, PackedLayout.from_lengths((length,)), 1e4)
+
+    def sizes():
+        return [
+            node
+            for graph in compiler.graphs
+            for node in graph.graph.nodes
+            if node.op == "placeholder" and isinstance(node.meta.get("example_value"), torch.SymInt)
+        ]
+
+    config = ModelConfig(**SHAPE | {"num_layers": 2}, num_kv_heads=2, vocab_size=50, window=7)
+    model = Transformer(config, PackedCore(BandedSegments()))
+    initialize(model, config, 1)
+    compile_regions(model)
+    step(model)
+    of_training = compiler.frame_count
+    for length in (40, 77, 64):
+        evaluate(length)
+    compiled, symbols = compiler.frame_count, len(sizes())
+    assert symbols, "evaluations share code for any length"
+    assert compiled - of_training <= 2 * 2, "of one length, then of any"
+    step(model)
+    assert compiler.frame_count == compiled
+    model.layers["0"].requires_grad_(False)  # code of its own from here on
+    step_of_trained(model)
+    assert compiler.frame_count > compiled
+    assert len(sizes()) == symbols
 
 
 def test_windows_and_bases_that_change_every_step_compile_nothing_anew(compiler):
