@@ -7,6 +7,8 @@ import pytest
 
 from tests import launched
 from tests.smoke.command import rows
+from train.compare.comparison import compare
+from train.compare.sides import read_side
 
 # Six steps each: tensor 2 x sequence 2, then pipeline 2 x sequence 2.
 GRID = {
@@ -50,6 +52,17 @@ def test_four_ranks_in_two_grids_agree_with_two_data_ranks(outputs: tuple[Path, 
     assert "sequence_bytes_received" not in expected[0]
     assert (folder / "grid/pipeline_second.svg").stat().st_size > 1000
     assert "measured bubble" in (folder / "grid/pipeline_second.txt").read_text()
+
+
+def test_compare_finds_differences_of_results_and_layout_only(outputs: tuple[Path, Any]) -> None:
+    folder, _ = outputs
+    found = compare(read_side(folder / "data"), read_side(folder / "grid"))
+    assert found["steps"]["compared"] == STEPS
+    assert {one["kind"] for one in found["steps"]["differences"]} == {"result"}
+    assert found["data"] == []
+    (last,) = found["checkpoints"][-1:]
+    assert last["differences"][0]["tensor"] == "weight/embedding.weight"
+    assert not any("only_in" in one or "shapes" in one for one in last["differences"])
 
 
 def test_held_out_losses_agree(outputs: tuple[Path, Any]) -> None:

@@ -52,7 +52,7 @@ def test_the_law_is_a_dotted_line_and_a_row_of_the_table() -> None:
 
 def test_too_few_buckets_or_a_loss_that_rises_have_no_line_and_say_why() -> None:
     for row, why in (
-        (evaluation(256), "3 lengths are too few"),
+        (evaluation(256), "there are 3"),
         (evaluation(2048, LossLaw(30.0, -0.5, 2.0)), "does not fall"),
     ):
         sections, figures = sections_of(RunRecord("made", evaluations=(row,)))

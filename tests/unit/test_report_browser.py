@@ -14,6 +14,7 @@ from train.advise.advice import advise
 from train.advise.inputs import read_subject
 from train.advise.page import render
 from train.report.axes import Figure, base_layout
+from train.report.comparison import write_comparison
 from train.report.page import document, grid, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
@@ -76,6 +77,18 @@ def test_every_figure_of_long_context_tasks_is_valid_and_drawn(
     assert answer(page, *options) == {
         **{"places": places, "wrong": [], "trouble": "", "wide": False, "images": maps}
     }
+
+
+@pytest.mark.parametrize("options", [(), ("--window-size=500,900",)])
+def test_every_figure_of_a_comparison_is_valid_and_drawn(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    steps = made_steps()
+    evaluations = made_evaluations(steps)
+    rows = evaluations + made_prompts(evaluations, ["p", "q"])
+    folders = [write_run(tmp_path / name, steps, rows) for name in ("a", "b", "c")]
+    found = answer(write_comparison(folders), *options)
+    assert found == {"places": 10, "wrong": [], "trouble": "", "wide": False, "images": 0}
 
 
 @pytest.mark.parametrize("options", [(), ("--window-size=500,900",)])

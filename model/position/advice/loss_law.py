@@ -79,7 +79,7 @@ def fit(lengths: Sequence[float], losses: Sequence[float]) -> FittedLaw:
     lengths_N, losses_N = numpy.asarray(lengths, float), numpy.asarray(losses, float)
     distinct = len(numpy.unique(lengths_N))
     if distinct < LEAST_POINTS:
-        raise NoFit(f"{distinct} lengths are too few, at least {LEAST_POINTS} are needed")
+        raise NoFit(f"at least {LEAST_POINTS} different lengths are needed; there are {distinct}")
     if not (numpy.isfinite(losses_N).all() and (lengths_N > 0).all()):
         raise NoFit("a loss is not finite, or a length not positive")
     if numpy.ptp(losses_N) <= 1e-12 * numpy.abs(losses_N).max():
