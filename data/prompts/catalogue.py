@@ -140,16 +140,16 @@ TASKS: Mapping[str, PromptTask] = MappingProxyType(
         "babilong_1": _events(TrackedObjects(facts=1)),
         "babilong_2": _events(TrackedObjects(facts=2)),
         "nolima": PromptTask(made_by(LinkedFact()), "NoLiMa-like (arXiv 2502.05167)", chance=1 / 5),
-        # The chance of a count is that of 30 lines; it falls as 1 / lines.
-        "oolong_count": _labelled("count", 1 / 10),
-        "oolong_subset": _labelled("subset", 1 / 3),
+        # The chance of a count is that of 30 lines. It falls as 1 / lines.
+        "oolong_count": _labelled("count", 1 / 9),
+        "oolong_subset": _labelled("subset", 1 / 2),
         "oolong_majority": _labelled("majority", 1 / 4),
         "oolong_compare": _labelled("compare", 1 / 2),
         "json_pairs": PromptTask(
             made_by(JsonPairs()), "JSON key-value (arXiv 2307.03172)", between="items"
         ),
         "table": PromptTask(
-            made_by(Table()), "SynL-like (arXiv 2406.00605)", between="items", chance=1 / 60
+            made_by(Table()), "SynL-like (arXiv 2406.00605)", between="items", chance=1 / 75
         ),
         "first_sentence": PromptTask(
             made_by(FirstSentence()), "first sentence of the text", has_depth=False

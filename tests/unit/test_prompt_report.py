@@ -109,9 +109,19 @@ def test_a_single_evaluation_has_maps_and_no_curves() -> None:
 def test_the_table_has_controls_and_says_where_the_context_makes_no_difference() -> None:
     beside = {"last_part": {"hits": 1, "loss": 2.0}, "removed": {"hits": 0}, "swapped": {"hits": 2}}
     cells = [cell(64, 0.0, 10, **beside), cell(128, 0.0, 9, 0.25, **beside)]
-    rows = record_of(cells, judged="likelihood").more
+    rows = record_of(cells, judged="likelihood", chance=0.25).more
     text = task_table({"passkey": rows[0]})
-    for word in ("100.0%", "90.0%", ">128<", "0.250", "10.0%", ">0%<", "20.0%", "likelihood"):
+    for word in (
+        "100.0%",
+        "90.0%",
+        ">128<",
+        "0.250",
+        "10.0%",
+        ">0%<",
+        "20.0%",
+        "25.0%",
+        "likelihood",
+    ):
         assert word in text, word
     assert difference_words(cells, 128) == "+80.0 points, loss \N{MINUS SIGN}1.750"
     alike = [cell(64, 0.0, 10, last_part={"hits": 10}), cell(128, 0.0, 6, last_part={"hits": 5})]

@@ -70,6 +70,7 @@ class PromptEvaluation:
             "kind": PROMPTS,
             "of": self._name,
             "judged": self._task.judged,
+            "chance": self._task.chance,
             "trained_length": point.lengths[-1],
             "prompts": prompts,
             "hit_share": sum(cell["hits"] for cell in cells) / prompts,

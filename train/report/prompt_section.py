@@ -5,7 +5,7 @@ from train.report.axes import Figure
 from train.report.prompt_curves import curves_figure
 from train.report.prompt_maps import map_figure, tasks_figure
 from train.report.record import RunRecord
-from train.report.rows import Row, mappings
+from train.report.rows import Row, finite_value, mappings
 from train.report.tables import paragraph, table
 from train.report.units import percent, signed, whole_number
 
@@ -55,11 +55,14 @@ def task_table(newest: dict[str, Row]) -> str:
                 f"{loss:.3f}" if loss is not None else "",
                 *beside,
                 difference_words(cells, longest),
+                percent(chance) if (chance := finite_value(row, "chance")) is not None else "",
                 "" if row.get("judged") in (None, "exact") else str(row["judged"]),
             ]
         )
     columns = ["Task", "After", *map(whole_number, lengths), "Effective length", "Answer loss"]
-    return table([*columns, *_BESIDE.values(), "Whole less last part", "Its source judges"], rows)
+    return table(
+        [*columns, *_BESIDE.values(), "Whole less last part", "Chance", "Its source judges"], rows
+    )
 
 
 def _beside(cells: list[Row], part: str, length: int) -> str:
