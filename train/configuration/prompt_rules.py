@@ -1,7 +1,5 @@
 """Rules of the long-context tasks that a run is evaluated with."""
 
-from pathlib import Path
-
 from data.prompts.catalogue import TASKS
 from train.configuration.nearest import did_you_mean
 from train.configuration.prompt_settings import PromptTaskConfig
@@ -33,8 +31,11 @@ def _problems(name: str, settings: PromptTaskConfig, *, has_text: bool) -> list[
         found.append(f".lengths={settings.lengths}: have a length twice; give each once")
     if row.needs_file and not settings.file:
         found.append(f".file: is empty, and {task} reads its questions from a file; give its path")
-    if row.needs_file and settings.file and not Path(settings.file).is_file():
-        found.append(f".file={settings.file}: no such file; give the path of the questions")
+    if row.needs_file and settings.file:
+        try:
+            row.open(settings.file)
+        except ValueError as error:
+            found.append(f".{error}")
     if settings.file and not row.needs_file:
         found.append(f".file={settings.file}: {task} reads no file; drop it")
     wants = row.between if settings.haystack == "task" else settings.haystack
