@@ -42,6 +42,9 @@ class TokenSource(Declared):
     # Which tokens have a label; None: all of them.
     labels: LabelFile | None = None
 
+    # Not in the manifest: lengths stand in the index, and are looked through quickly.
+    longest: int | None = None
+
     @property
     def num_documents(self) -> int:
         """Documents in the files."""
@@ -208,6 +211,7 @@ def generate(
         num_documents=settings.heldout if held_out else settings.documents,
         ids=_ids(settings, facts),
         text=text if settings.is_text else None,
+        longest=settings.max_length,
     )
 
 
@@ -238,6 +242,7 @@ def held_out_of_length(
         source,
         task=_task(longer, source, source.text),
         first=HELD_OUT,
+        longest=length,
         num_documents=settings.heldout,
     )
 

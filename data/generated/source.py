@@ -31,6 +31,8 @@ class GeneratedSource(Declared):
     num_documents: int
     ids: np.ndarray
     text: TextOfRun | None = None
+    # A length in tokens that no document exceeds; None: not known.
+    longest: int | None = None
     _document: Callable[[int], Document] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

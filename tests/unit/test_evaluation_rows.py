@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from data.batch import IGNORE, RankReader
-from data.held_out import EvaluationSet, evaluation_batches, evaluation_rows
+from data.held_out import EvaluationSet, evaluation_batches
+from data.held_out_rows import evaluation_rows
 from data.labels import EveryTarget
 from data.packing.document_rules import DocumentRules, Pose
 from data.packing.positions import Placing
@@ -18,6 +19,7 @@ class Source(EveryTarget):
     """Documents of given lengths; token = 100 * document + offset."""
 
     eos_id = 7
+    longest: int | None = None
 
     def __init__(self, lengths: list[int]) -> None:
         self.lengths = np.array(lengths)

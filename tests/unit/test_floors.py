@@ -38,7 +38,7 @@ FLOORS = {
         generated
         config packing/spans
         tokenizer packing tokens
-        batch prepare manifest generated/source
+        batch prepare manifest generated/source held_out_rows
         embedded_corpus held_out loader ngram
         text_encoder
         sources

@@ -112,6 +112,8 @@ def test_held_out_documents_are_no_training_documents(wanted: GeneratedConfig) -
     keys = [key(0, number, 1) for first in (0, HELD_OUT) for number in range(first, first + 500)]
     assert len(set(keys)) == 1_000
     assert apart.num_documents == wanted.heldout
+    for each in (made, apart):
+        assert each.document_lengths(np.arange(100)).max() <= each.longest == wanted.max_length
     if wanted.ids ** (wanted.min_length - 2) > 1 << 60:
         shown = [whole(each, i).tobytes() for each in (made, apart) for i in range(100)]
         assert len(set(shown)) == 200

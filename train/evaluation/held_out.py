@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from data.batch import IGNORE, Dealer, PackedBatch, RankReader, Windows
-from data.held_out import EvaluationSet, evaluation_batches
+from data.held_out import EvaluationSet, batches_of_rows
+from data.held_out_rows import evaluation_rows
 from data.ngram import NgramYardstick, merge, shares_of
 from data.packing.positions import Placing
 from data.sources import Corpus, Source, yardstick
@@ -144,24 +145,27 @@ class StageCounts:
         Raises:
             ValueError, OSError: on every rank: one of them could not read a file.
         """
-        weights, mesh = stage.shape.weights, self._mesh
+        weights = stage.shape.weights
         if self._made is None or self._made[0] != weights:
             self._made = None  # free the memory of the stage before first
-            # The main rank counts, and caches the counts of files, which the other ranks read.
-            own = mesh.together(lambda: self._count(weights) if mesh.is_main else None)
-            self._made = weights, mesh.together(lambda: own or self._count(weights))
+            budgets = shares_of(self._config.evaluation.yardstick_tokens, weights)
+            pairs = zip(self._corpus.sources, budgets, strict=True)
+            self._made = weights, merge([self._count(one, most) for one, most in pairs if most])
         return self._made[1]
 
-    def _count(self, weights: Sequence[float]) -> NgramYardstick:
-        config = self._config
-        budgets = shares_of(config.evaluation.yardstick_tokens, weights)
-        return merge(
-            [
-                yardstick(source, config.model.vocab_size, max_tokens=budget)
-                for source, budget in zip(self._corpus.sources, budgets, strict=True)
-                if budget
-            ]
-        )
+    def _count(self, source: Source, most: int) -> NgramYardstick:
+        """The main rank counts; the other ranks read the cache of its counts of files, and get those of generated
+        documents from it. Collective."""
+        mesh, vocab_size = self._mesh, self._config.model.vocab_size
+
+        def counted() -> NgramYardstick:
+            return yardstick(source, vocab_size, max_tokens=most)
+
+        own = mesh.together(lambda: counted() if mesh.is_main else None)
+        if source.is_generated:
+            made: NgramYardstick = mesh.broadcast_object(own)
+            return made
+        return mesh.together(lambda: own or counted())
 
 
 class HeldOutLoss:
@@ -238,18 +242,22 @@ class HeldOutLoss:
         return self._made[1]
 
     def _make(self, stage: Stage, windows: Windows) -> HeldOut:
-        mesh, source = self._mesh, self._held_out
+        mesh, source, length = self._mesh, self._held_out, stage.shape.sequence_length
+        most = self._config.evaluation.max_tokens
+        # The main rank looks for the rows; every rank reads the tokens of its own.
+        chosen = mesh.broadcast_object(
+            mesh.together(lambda: evaluation_rows(source, length, most) if mesh.is_main else None)
+        )
         streams = mesh.together(
-            lambda: evaluation_batches(
-                source,
+            lambda: batches_of_rows(
+                chosen,
                 RankReader([source], source.eos_id, mesh.dp_rank, mesh.dp_size, self._deal),
-                sequence_length=stage.shape.sequence_length,
+                sequence_length=length,
                 micro_batch_tokens=stage.shape.micro_batch_tokens,
-                max_tokens=self._config.evaluation.max_tokens,
                 placing=Placing(stage.shape.rules, windows=windows),
             )
         )
-        return HeldOut(stage.shape.sequence_length, streams, self._counts.of(stage))
+        return HeldOut(length, streams, self._counts.of(stage))
 
 
 def make_task(

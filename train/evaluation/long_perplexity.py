@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from data.batch import Dealer, PackedBatch, RankReader, Windows
-from data.held_out import evaluation_rows, piece_batches
+from data.held_out import piece_batches
+from data.held_out_rows import evaluation_rows
 from data.packing.positions import Placing
 from data.packing.spans import Span
 from data.sources import Corpus, Source
