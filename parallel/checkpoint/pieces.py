@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from parallel.checkpoint.index import DamagedCheckpoint, Index
 
-PIECE_BYTES = 16 << 20
+PIECE_BYTES = 4 << 20
 _MOST_HEADER_BYTES = 100_000_000
 
 

@@ -78,7 +78,15 @@ def fit_section(record: RunRecord) -> str:
     return paragraph(text, "unit") + table(["After", *FIT_COLUMNS], rows)
 
 
-FIT_COLUMNS = ("a, tokens", "b", "g, nats", "Residual", "Points", "No law", "Loss, last 500 tokens")
+FIT_COLUMNS = (
+    "a, tokens",
+    "b",
+    "g, nats",
+    "Residual",
+    "Points",
+    "No law, because",
+    "Loss, last 500 tokens",
+)
 
 
 def fit_cells(evaluation: Row) -> list[str]:
