@@ -1,4 +1,7 @@
-"""The stripe measure of output gates: its formula, and the same numbers on any layout, counted once."""
+"""The stripe measure of output gates: its formula, and the same numbers on any layout, counted once.
+
+The runs measure the health of layers too, whose numbers are those of `test_layer_health.py`.
+"""
 
 import json
 from collections.abc import Callable
@@ -61,23 +64,28 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_the_measure_is_the_same_on_any_layout_and_changes_no_training(
+def test_measures_are_the_same_on_any_layout_and_change_no_training(
     layout: dict[str, str], small_run: Arguments, tmp_path: Path
 ) -> None:
     block = {key: value for key, value in layout.items() if key.startswith("model.")}
-    steps = {"logging.gate_steps": "2"}
+    steps = {"logging.gate_steps": "2", "logging.layer_steps": "2"}
     one = rows(small_run(tmp_path / "one", **GATES, **block, **steps), tmp_path / "one", 1)
     cut = rows(small_run(tmp_path / "cut", **(GATES | layout | steps)), tmp_path / "cut", 2)
-    off = {"logging.gate_steps": "0"}
+    off = {"logging.gate_steps": "0", "logging.layer_steps": "0"}
     plain = rows(small_run(tmp_path / "off", **GATES, **block, **off), tmp_path / "off", 1)
     assert [row["loss"] for row in one] == [row["loss"] for row in plain]
     assert [row["gradient_norm"] for row in one] == [row["gradient_norm"] for row in plain]
     measured = [row["step"] for row in one if "gate_stripes" in row]
     assert measured == [row["step"] for row in one if row["step"] % 2 == 0] and measured
-    assert not any("gate_stripes" in row for row in plain)
+    assert [row["step"] for row in one if "layers" in row] == measured
+    assert not any("gate_stripes" in row or "layers" in row for row in plain)
     for ours, theirs in zip(one, cut, strict=True):
         for layer, found in ours.get("gate_stripes", {}).items():
             # As loss and gradient norm of float32 runs on other layouts (docs/interfaces.md).
             other = theirs["gate_stripes"][layer]
             assert found["median"] == pytest.approx(other["median"], rel=1e-5)
             assert found["constant_share"] == other["constant_share"]
+        for layer, found in ours.get("layers", {}).items():
+            numbers = {key: value for key, value in found.items() if key != "kind"}
+            other = {key: theirs["layers"][layer][key] for key in numbers}
+            assert numbers == pytest.approx(other, rel=1e-4), layer

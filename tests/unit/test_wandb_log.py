@@ -34,6 +34,7 @@ def row(step: int) -> dict[str, Any]:
             "web": {"tokens": 100, "loss": 1 / 9 + step},
             "code": {"tokens": 0, "loss": None},
         },
+        "layers": {"3": {"kind": "full_rope", "gradient_norm": 1 / 11 + step}},
     }
 
 
@@ -65,6 +66,8 @@ def test_metrics_come_back_exactly_and_a_resume_keeps_the_id(tmp_path: Path) -> 
     assert "seconds/data" in text
     assert "sources/web/loss" in text
     assert json.dumps(1 / 9 + 3) in text
+    assert "layers/3/gradient_norm" in text and json.dumps(1 / 11 + 3) in text
+    assert "layers/3/kind" not in text
     assert "evaluation/held_out_table" in text
     (kept,) = tmp_path.glob("wandb/offline-run-*/files")
     assert (kept / "report.html").read_text() == "<p>step 3</p>"

@@ -347,7 +347,7 @@ class LoggingConfig:
     gate_steps: Annotated[int, Ge(0)] = 20
     # Optimizer steps between two measurements of gradients, updates, activations and attention logits by layer; 0: no
     # measurement.
-    layer_steps: Annotated[int, Ge(0)] = 0
+    layer_steps: Annotated[int, Ge(0)] = 200
 
 
 @dataclass

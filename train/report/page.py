@@ -18,6 +18,7 @@ from train.report.accuracy_figure import accuracy_figure
 from train.report.axes import Figure
 from train.report.data_section import data_section, lengths_figure
 from train.report.differences import configuration_section
+from train.report.layer_figures import layer_figures
 from train.report.loss_figures import loss_figure, position_figure, source_figure
 from train.report.model_words import lead
 from train.report.overview import head_facts, notes, standing, tiles, written
@@ -90,6 +91,7 @@ def sections_of(record: RunRecord) -> tuple[dict[str, str], list[Figure]]:
         learning_rate_figure(record),
         gradient_norm_figure(record),
     )
+    layers = drawn(*layer_figures(record))
     data = drawn(lengths_figure(record), padding_figure(record))
     speed = drawn(throughput_figure(record), utilisation_figure(record), time_figure(record))
     sections = {
@@ -97,6 +99,7 @@ def sections_of(record: RunRecord) -> tuple[dict[str, str], list[Figure]]:
         "Long context": prompt_section(record) + grid(tasks),
         "Other evaluations": other_results(record),
         "Stages": stage_table(record) + grid(course),
+        "Layers": grid(layers),
         "Data": data_section(record) + grid(data),
         "Speed": grid(speed),
         "Command": command_section(record),
@@ -104,7 +107,7 @@ def sections_of(record: RunRecord) -> tuple[dict[str, str], list[Figure]]:
         "Machine": machine_section(record),
         "Checkpoints": checkpoint_section(record),
     }
-    return sections, [*loss, *tasks, *course, *data, *speed]
+    return sections, [*loss, *tasks, *course, *layers, *data, *speed]
 
 
 def drawn(*figures: Figure) -> list[Figure]:
