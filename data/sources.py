@@ -180,8 +180,7 @@ def open_corpus(
     if any(settings.is_text for settings in generated.values()):
         first = next(iter(files.values()))
         encoder = open_tokenizer_of(config, directory, vocab_size, first.tokenizer_sha256)
-        special = tuple(one for one in (first.eos_id, first.bos_id) if one is not None)
-        text = TextOfRun(encoder, first, special)
+        text = TextOfRun(encoder, first.eos_id, first.bos_id, first)
     sources = tuple(
         files[name] if name in files else generate(made[name], generated[name], text=text)
         for name in config.names

@@ -21,9 +21,20 @@ def open_encoder(
     """
     if config.has_files:
         return open_tokenizer_of(config, directory, vocab_size, source.tokenizer_sha256)
+    return closed_encoder(config, vocab_size, source.eos_id, source.bos_id)
+
+
+def closed_encoder(
+    config: DataConfig, vocab_size: int, eos_id: int, bos_id: int | None
+) -> ClosedVocabulary:
+    """Returns the closed vocabulary of a run without token files, with the ids of its first source of prompts.
+
+    Raises:
+        ValueError: the model has too few ids.
+    """
     made = (one for one in config.generated.values() if isinstance(one, Prompts))
     settings = next(made, Prompts(task="prompts"))
-    encoder = ClosedVocabulary(settings.symbol_ids(source.eos_id, source.bos_id))
+    encoder = ClosedVocabulary(settings.symbol_ids(eos_id, bos_id))
     if encoder.vocab_size > vocab_size:
         raise ValueError(
             f"model.vocab_size={vocab_size}: prompts without a tokenizer have ids up to {encoder.vocab_size - 1} (the"

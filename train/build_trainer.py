@@ -89,7 +89,7 @@ def build_trainer(
             mesh=mesh,
         )
     parameters, tied = finish(local, mesh, training)
-    if _compiles(config, mesh, parallel):
+    if compiles(config, mesh, parallel):
         compile_stages(local)
     trainer: Trainer
     z_loss = config.train.z_loss
@@ -141,7 +141,8 @@ def _measure(
             stage.measure_layers(trainer.layer_sums)
 
 
-def _compiles(config: RunConfig, mesh: Mesh, parallel: ParallelConfig) -> bool:
+def compiles(config: RunConfig, mesh: Mesh, parallel: ParallelConfig) -> bool:
+    """Returns whether the regions between attention calls are compiled (train.compile_regions)."""
     if config.train.compile_regions != "auto":
         return config.train.compile_regions == "always"
     # Triton builds the launchers of its kernels with a C compiler.

@@ -68,7 +68,7 @@ def run_job(
     if config.train.deterministic:
         make_deterministic()
     try:
-        mesh = _start_world(config, meeting)
+        mesh = start_world(config, meeting)
     except ValueError as error:
         return refuse_alone(str(error))
     with Supervisor(mesh, run_folder(config)) as supervisor:
@@ -82,7 +82,7 @@ def run_preflight(config: RunConfig, meeting: Meeting | None = None) -> int:
     schedule, _ = build_schedule(config)
     assert schedule is not None, "validated before"
     try:
-        mesh = _start_world(config, meeting)
+        mesh = start_world(config, meeting)
     except ValueError as error:
         return refuse_alone(str(error))
     try:
@@ -98,7 +98,12 @@ def run_preflight(config: RunConfig, meeting: Meeting | None = None) -> int:
     return 0
 
 
-def _start_world(config: RunConfig, meeting: Meeting | None) -> Mesh:
+def start_world(config: RunConfig, meeting: Meeting | None) -> Mesh:
+    """Joins the world on this rank's device. Collective.
+
+    Raises:
+        ValueError: this host has no such device, or the rendezvous failed.
+    """
     device = choose_hardware(config)
     with joining(meeting, config.preflight.join_seconds):
         return world.start(device, _timeouts(config.parallel), meeting=meeting)

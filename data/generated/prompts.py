@@ -13,7 +13,7 @@ from annotated_types import Ge, Le
 
 from data.generated.documents import GeneratedDocuments, key, one_below
 from data.prompts.catalogue import TASKS
-from data.prompts.encoder import ClosedVocabulary, closed_size
+from data.prompts.encoder import FEWEST_IDS, ClosedVocabulary, Encoder, closed_size
 from data.prompts.fill import Prompt, TooShort
 from data.prompts.filler import Documents, Filler, Noise
 from data.prompts.text import TextOfRun
@@ -43,7 +43,7 @@ class Prompts(GeneratedDocuments):
     min_depth: Annotated[float, Ge(0), Le(1)] = 0.0
     # Largest depth of what is asked for, as a share of the context; depths are uniform between both bounds.
     max_depth: Annotated[float, Ge(0), Le(1)] = 1.0
-    # Number of different ids: those of the closed vocabulary.
+    # Number of different ids: characters, then the first words of the closed vocabulary; other words are spelled.
     ids: int = closed_size()
 
     @property
@@ -61,9 +61,10 @@ class Prompts(GeneratedDocuments):
         if self.of not in TASKS:
             known = ", ".join(sorted(TASKS))
             return [*found, f"of={self.of}: is no long-context task; they are: {known}"]
-        if self.ids != closed_size():
+        if not FEWEST_IDS <= self.ids <= closed_size():
             found.append(
-                f"ids={self.ids}: prompts have the {closed_size()} ids of the closed vocabulary; drop it"
+                f"ids={self.ids}: the closed vocabulary has {closed_size()} ids, of which the first {FEWEST_IDS} are"
+                f" characters; give {FEWEST_IDS} to {closed_size()}"
             )
         if self.haystack == "documents" and not self.is_text:
             found.append(
@@ -126,10 +127,12 @@ class PromptsTask:
 
     def __init__(self, settings: Prompts, num_special: int, text: TextOfRun | None = None) -> None:
         self._settings, self._num_special = settings, num_special
-        encoder = ClosedVocabulary() if text is None else text.encoder
+        encoder: Encoder = ClosedVocabulary(np.arange(settings.ids))
+        if text is not None:
+            encoder = text.encoder
         filler: Filler = Noise(encoder)
         # An estimate of lengths is made before the documents are known.
-        if settings.haystack == "documents" and text is not None:
+        if settings.haystack == "documents" and text is not None and text.documents is not None:
             filler = Documents(text.documents, encoder, text.special)
         self._maker = TASKS[settings.of].maker(encoder, filler, worked=settings.worked)
         self._candidates = TASKS[settings.of].candidates

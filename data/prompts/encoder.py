@@ -12,6 +12,8 @@ import numpy as np
 _WORDS_FILE = Path(__file__).parent / "closed_words.txt"
 _PIECE = re.compile(r"[A-Za-z]+|[^A-Za-z ]")
 _CHARACTERS = ("\n", *(chr(code) for code in range(33, 127)))
+# Ids of the characters, the least that a closed vocabulary has.
+FEWEST_IDS = len(_CHARACTERS)
 # Texts whose ids are kept: lines repeat in a prompt, in other prompts, and in the trials of its number of items.
 _KEPT = 1 << 15
 
@@ -41,13 +43,13 @@ class ClosedVocabulary:
     """One id for each printable ASCII character and each word of closed_words.txt; spaces have none.
 
     A word of the list is one id, every other word is spelled. `ids` maps a number of the vocabulary to an id of the
-    run, which lets an end token lie among them.
+    run, which lets an end token lie among them; with fewer ids the last words are spelled.
     """
 
     def __init__(self, ids: np.ndarray | None = None) -> None:
-        listed = closed_words()
-        self._numbers = {piece: number for number, piece in enumerate((*_CHARACTERS, *listed))}
-        self._ids = np.arange(len(self._numbers)) if ids is None else ids
+        pieces = (*_CHARACTERS, *closed_words())
+        self._ids = np.arange(len(pieces)) if ids is None else ids
+        self._numbers = dict(zip(pieces, range(len(self._ids)), strict=False))
         self.vocab_size = int(self._ids.max()) + 1
         self.identity = hashlib.sha256("\n".join(self._numbers).encode()).hexdigest()
 

@@ -24,10 +24,10 @@ from model.at_step import AtStep
 from parallel.mesh import Mesh
 from train.configuration.schema import RunConfig
 from train.objective import to_device
+from train.predictor import Predictor
 from train.records.console import number
 from train.records.evaluation_rows import HELD_OUT
 from train.schedule.stages import Point, Stage
-from train.trainer import Trainer
 
 NAME = HELD_OUT
 
@@ -62,7 +62,7 @@ def bucket_edges(sequence_length: int) -> list[int]:
     return [*edges, sequence_length]
 
 
-def evaluate(trainer: Trainer, mesh: Mesh, held_out: HeldOut, at: AtStep) -> dict[str, Any]:
+def evaluate(trainer: Predictor, mesh: Mesh, held_out: HeldOut, at: AtStep) -> dict[str, Any]:
     """Returns the losses of the whole held-out set as one JSON object. Collective."""
     length = held_out.sequence_length
     sums = np.zeros((len(ROWS), length))  # by position
@@ -189,7 +189,7 @@ class HeldOutLoss:
         """Returns the task for another held-out set of the same run, which shares the yardstick."""
         return HeldOutLoss(self._config, self._mesh, self._deal, held_out, self._counts)
 
-    def evaluate(self, trainer: Trainer, point: Point) -> dict[str, Any]:
+    def evaluate(self, trainer: Predictor, point: Point) -> dict[str, Any]:
         """Returns the losses of the whole held-out set. Collective.
 
         Raises:

@@ -20,7 +20,7 @@ from model.at_step import AtStep
 from parallel.mesh import Mesh
 from train.evaluation.greedy import places_in_stream
 from train.objective import to_device
-from train.trainer import Trainer
+from train.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ class Scorer:
     pad_id: int
     windows: tuple[tuple[str, int], ...] = ()
 
-    def scores(self, trainer: Trainer, prompts: Sequence[Prompt], at: AtStep) -> list[PromptScore]:
+    def scores(
+        self, trainer: Predictor, prompts: Sequence[Prompt], at: AtStep
+    ) -> list[PromptScore]:
         """Returns the scores of the prompts, equal on all ranks. Collective. at: of all of them."""
         most = max(len(one.ids) - one.answer for one in prompts)
         # By prompt and token of the answer: rank and loss.

@@ -14,9 +14,9 @@ from typing import Any
 from data.batch import Dealer
 from data.generated.documents import HELD_OUT
 from data.prompts.catalogue import TASKS
-from data.prompts.encoder import Encoder
 from data.prompts.fill import Control, Maker, Prompt
 from data.prompts.filler import Documents, Filler, Noise
+from data.prompts.text import TextOfRun
 from data.prompts.writing import Request
 from data.sources import Corpus
 from data.text_encoder import open_encoder
@@ -25,10 +25,10 @@ from parallel.sequence.dealing import stream_multiple
 from train.configuration.prompt_settings import PromptTaskConfig
 from train.configuration.schema import RunConfig
 from train.evaluation.prompt_streams import PromptScore, Scorer
+from train.predictor import Predictor
 from train.records.console import number
 from train.records.prompt_rows import PROMPTS, effective_length, scores_by_length
 from train.schedule.stages import Point
-from train.trainer import Trainer
 
 _CONTROLS: tuple[Control, ...] = ("removed", "swapped")
 _OF_EVALUATION = ("step", "stage", "tokens_seen", "trained_length")
@@ -57,7 +57,7 @@ class PromptEvaluation:
         self._mesh, self._deal, self._maker = mesh, deal, maker
         self._made: dict[tuple[int, Control], list[Prompt]] = {}
 
-    def evaluate(self, trainer: Trainer, point: Point) -> dict[str, Any]:
+    def evaluate(self, trainer: Predictor, point: Point) -> dict[str, Any]:
         """Returns the scores by length and depth. Collective.
 
         Raises:
@@ -121,7 +121,7 @@ class PromptEvaluation:
             for cell in row["cells"]
         ]
 
-    def _of_length(self, trainer: Trainer, point: Point, length: int) -> list[dict[str, Any]]:
+    def _of_length(self, trainer: Predictor, point: Point, length: int) -> list[dict[str, Any]]:
         """Returns the cells of one length. Collective."""
         prompts = self._prompts(length, "none")
         scorer = self._scorer(point)
@@ -199,7 +199,7 @@ class PromptEvaluation:
 
 
 def _scored(
-    scorer: Scorer, trainer: Trainer, point: Point, prompts: Sequence[Prompt]
+    scorer: Scorer, trainer: Predictor, point: Point, prompts: Sequence[Prompt]
 ) -> list[PromptScore]:
     """Returns the scores of prompts, those of one length together. Collective."""
     groups = defaultdict[int, list[int]](list)
@@ -247,13 +247,19 @@ def make_prompt_tasks(
     Raises:
         ValueError, OSError: on every rank: there is no tokenizer, or a file of a task cannot be read.
     """
-    wanted = config.evaluation.tasks
-    if not wanted:
+    if not config.evaluation.tasks:
         return {}
-    source = next((one for one in corpus.sources if not one.is_generated), corpus.sources[0])
-    encoder = mesh.together(
-        lambda: open_encoder(config.data, config.paths.prepared, config.model.vocab_size, source)
-    )
+    return prompt_evaluations(config, mesh, deal, mesh.together(lambda: _text(config, corpus)))
+
+
+def prompt_evaluations(
+    config: RunConfig, mesh: Mesh, deal: Dealer | None, text: TextOfRun
+) -> dict[str, PromptEvaluation]:
+    """Returns the long-context tasks that a configuration names, in this text.
+
+    Raises:
+        ValueError, OSError: on every rank: a task takes documents and there are none, or its file cannot be read.
+    """
     every = config.evaluation.every_steps
     return {
         name: PromptEvaluation(
@@ -261,30 +267,32 @@ def make_prompt_tasks(
             settings.task or name,
             mesh,
             deal,
-            mesh.together(partial(_maker, settings, settings.task or name, encoder, corpus)),
-            corpus.eos_id,
+            mesh.together(partial(_maker, settings, settings.task or name, text)),
+            text.eos_id,
         )
-        for name, settings in wanted.items()
+        for name, settings in config.evaluation.tasks.items()
     }
 
 
-def _maker(settings: PromptTaskConfig, name: str, encoder: Encoder, corpus: Corpus) -> Maker:
+def _text(config: RunConfig, corpus: Corpus) -> TextOfRun:
+    source = next((one for one in corpus.sources if not one.is_generated), corpus.sources[0])
+    encoder = open_encoder(config.data, config.paths.prepared, config.model.vocab_size, source)
+    held = corpus.heldout
+    documents = None if held is None or held.is_generated else held
+    return TextOfRun(encoder, source.eos_id, source.bos_id, documents)
+
+
+def _maker(settings: PromptTaskConfig, name: str, text: TextOfRun) -> Maker:
     task = TASKS[name]
     haystack = task.between if settings.haystack == "task" else settings.haystack
-    source = corpus.sources[0]
-    special = tuple(one for one in (source.eos_id, source.bos_id) if one is not None)
-    filler: Filler = Noise(encoder)
+    filler: Filler = Noise(text.encoder)
     if haystack == "documents":
-        if corpus.heldout is None or corpus.heldout.is_generated:
+        if text.documents is None:
             raise ValueError(
-                f"evaluation.tasks: {name} takes held-out text as filler, and the run has none; give data.heldout, or"
+                f"evaluation.tasks: {name} takes held-out text as filler, and there is none; give data.heldout, or"
                 " haystack=noise"
             )
-        filler = Documents(corpus.heldout, encoder, special)
+        filler = Documents(text.documents, text.encoder, text.special)
     return task.maker(
-        encoder,
-        filler,
-        file=settings.file,
-        worked=settings.worked,
-        begin=() if source.bos_id is None else (source.bos_id,),
+        text.encoder, filler, file=settings.file, worked=settings.worked, begin=text.begin
     )

@@ -29,6 +29,7 @@ from data.files import seal, write_durably
 from data.printable import one_line
 from model.config import ModelConfig
 from model.huggingface.catalogue import family_of
+from model.huggingface.family import Family
 from model.huggingface.foreign_keys import carried_unread
 from model.huggingface.links import Link
 from model.huggingface.refusal import CannotExpress
@@ -57,24 +58,26 @@ _TIED = ("lm_head.weight", "model.embed_tokens.weight")
 _HEADLESS = "; save the model with AutoModelForCausalLM, which has the head"
 
 
-def import_model(
-    model: Path,
-    output: Path,
-    *,
-    text_only: bool = False,
-    shard_bytes: int = SHARD_BYTES,
-    tell: Callable[[str], None] = lambda line: None,  # noqa: ARG005
-) -> RunState:
-    """Converts the model in folder `model` into the checkpoint `output`; returns its state.
+@dataclasses.dataclass(frozen=True)
+class OpenedModel:
+    """A Hugging Face model's folder whose tensors are those of the model that its config.json describes.
 
-    text_only: import the language model of a multimodal model, without the rest. tell: receives notes for the user on
-    how the model was read, one line each.
+    links: between its tensors and ours. state: that of the checkpoint which an import makes.
+    """
+
+    source: ModelFolder
+    family: Family
+    links: Sequence[Link]
+    state: RunState
+
+
+def open_model(model: Path, *, text_only: bool = False) -> OpenedModel:
+    """Opens the folder `model` without reading a tensor. text_only: only the language model of a multimodal one.
 
     Raises:
-        ValueError: why the import is not possible, one line per reason.
-        OSError: a file cannot be read or written.
+        ValueError: why the model cannot be read, one line per reason.
+        OSError: a file cannot be read.
     """
-    refuse_output(output)
     source = ModelFolder(model, text_only=text_only)
     for file in exported_files(model):
         refuse_pointer(file)
@@ -100,9 +103,32 @@ def import_model(
         origin=_origin(source),
         tokenizer=tokenizer_facts(model),
     )
+    return OpenedModel(source, family, links, state)
+
+
+def import_model(
+    model: Path,
+    output: Path,
+    *,
+    text_only: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    tell: Callable[[str], None] = lambda line: None,  # noqa: ARG005
+) -> RunState:
+    """Converts the model in folder `model` into the checkpoint `output`; returns its state.
+
+    text_only: import the language model of a multimodal model, without the rest. tell: receives notes for the user on
+    how the model was read, one line each.
+
+    Raises:
+        ValueError: why the import is not possible, one line per reason.
+        OSError: a file cannot be read or written.
+    """
+    refuse_output(output)
+    opened = open_model(model, text_only=text_only)
+    source, state = opened.source, opened.state
 
     def fill(folder: Path) -> None:
-        index = _write_weights(folder, source, links, shard_bytes)
+        index = _write_weights(folder, source, opened.links, shard_bytes)
         keep(model, folder)
         write_durably(folder / INDEX, seal({"format": FORMAT, **index}))
         write_durably(folder / STATE, seal({"format": FORMAT, **dataclasses.asdict(state)}))
@@ -110,8 +136,8 @@ def import_model(
     make_folder(output, fill)
     left_out = f"only the language model is imported; left out: {source.left_out}"
     said = [source.renamed] if source.renamed else [left_out] if source.left_out else []
-    said += carried_unread(source.config, family.layer_keys)
-    said += unread_keys(source.config, family.rope_rules) + unopened_tokenizers(model)
+    said += carried_unread(source.config, opened.family.layer_keys)
+    said += unread_keys(source.config, opened.family.rope_rules) + unopened_tokenizers(model)
     for line in said:
         tell(line)
     return state

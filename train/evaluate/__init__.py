@@ -1,0 +1,1 @@
+"""The command `python -m train.evaluate`: evaluates checkpoints and Hugging Face models."""

@@ -1,0 +1,105 @@
+"""Evaluates models one after the other on the ranks of one world, and writes what was found.
+
+OUTPUT/LABEL/evaluation.jsonl, config.yaml    of each model, as in a run's folder
+OUTPUT/report.html                            all of them, with pictures
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from data.prompts.encoder import Encoder, Remembering
+from data.prompts.text import TextOfRun
+from data.sources import Corpus, open_corpus
+from data.text_encoder import closed_encoder
+from data.tokenizer.any_tokenizer import TextTokenizer
+from train.configuration import validate
+from train.configuration.schema import RunConfig
+from train.evaluate.options import EvaluateOptions
+from train.evaluate.subject import Subject, configuration_of
+from train.huggingface.kept_files import tokenizers_in
+from train.huggingface.tokenizer import find_tokenizer
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model that is ready to be built: its configuration and its text.
+
+    corpus: of the run that made it; None without token files. held_out: whether the loss on its held-out documents is
+    asked for.
+    """
+
+    subject: Subject
+    config: RunConfig
+    text: TextOfRun
+    corpus: Corpus | None
+    held_out: bool
+
+
+def prepare(subject: Subject, options: EvaluateOptions, world_size: int) -> Prepared:
+    """Checks everything about a model that can be checked before it is built.
+
+    Raises:
+        ValueError: all mistakes, one line each.
+        OSError: a file cannot be read.
+    """
+    config = configuration_of(subject, options, world_size)
+    mistakes = validate.rules(config, world_size) + validate.files(config)
+    mistakes += _length_mistakes(subject, config, options)
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+    corpus = None
+    if config.data.has_files:
+        corpus = open_corpus(config.data, config.paths.prepared, config.model.vocab_size)
+    if "held_out" in options.tasks and (corpus is None or corpus.heldout is None):
+        raise ValueError(
+            "--task=held_out: there are no held-out documents; give data.heldout=PREFIX"
+        )
+    text = _text(subject, config, corpus)
+    return Prepared(subject, config, text, corpus, "held_out" in options.tasks)
+
+
+def _text(subject: Subject, config: RunConfig, corpus: Corpus | None) -> TextOfRun:
+    """Returns the model's tokenizer and the documents that filler is taken from.
+
+    Raises:
+        ValueError: it has no tokenizer, or another one than the model was trained with.
+    """
+    state, vocab_size = subject.state, config.model.vocab_size
+    held = None if corpus is None else corpus.heldout
+    documents = None if held is None or held.is_generated else held
+    wanted = config.data.tokenizer
+    if subject.kind == "model" and not wanted:
+        if not (files := tokenizers_in(subject.folder)):
+            raise ValueError(
+                f"--model={subject.folder}: has no tokenizer.json and no tokenizer.model; give data.tokenizer=PATH"
+            )
+        wanted = str(files[0])
+    found = find_tokenizer(wanted, subject.folder, state, vocab_size)
+    if found.tokenizer is None:
+        eos_id, bos_id = state.tokenizer["eos_id"], state.tokenizer.get("bos_id")
+        encoder: Encoder = closed_encoder(config.data, vocab_size, eos_id, bos_id)
+        return TextOfRun(encoder, eos_id, bos_id, documents)
+    tokenizer = found.tokenizer
+    encoder = Remembering(tokenizer.encode, tokenizer.vocab_size, tokenizer.sha256)
+    bos_id = state.tokenizer["bos_id"] if "bos_id" in state.tokenizer else _bos(tokenizer)
+    return TextOfRun(encoder, tokenizer.eos_id, bos_id, documents)
+
+
+def _bos(tokenizer: TextTokenizer) -> int | None:
+    return tokenizer.bos_id if tokenizer.adds_bos else None
+
+
+def _length_mistakes(subject: Subject, config: RunConfig, options: EvaluateOptions) -> list[str]:
+    """Returns which tasks have lengths above the model's own, unless other settings of positions are given."""
+    told = subject.trained_length
+    changed = any(change.startswith(("model.", "schedule.")) for change in options.changes)
+    if not told or options.beyond or changed:
+        return []
+    return [
+        f"evaluation.tasks.{name}.lengths={settings.lengths}: {subject.label} was trained at {told:,} tokens; give"
+        f" lengths up to that, --beyond, or another scaling (model.kinds.KIND.rope)"
+        for name, settings in config.evaluation.tasks.items()
+        if max(settings.lengths, default=0) > told
+    ]

@@ -1,0 +1,175 @@
+"""One model to evaluate: its configuration as a run of one stage, where its weights come from, and its text.
+
+checkpoint     state.json -> model, base, lengths     data and tokenizer: of the run's config.yaml, if it is there
+Hugging Face   config.json -> the same                tokenizer: the one in the folder
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.config import DataConfig
+from data.files import seal, write_durably
+from parallel.checkpoint.tensor_files import map_tensors
+from train.checkpointing.locate import locate
+from train.checkpointing.state import FORMAT, STATE, RunState, read_index, read_state
+from train.configuration.compose import compose_run, from_yaml
+from train.configuration.schema import RunConfig, StageConfig
+from train.evaluate.options import OF_RUN, EvaluateOptions
+from train.huggingface.conversion import to_ours
+from train.huggingface.import_model import OpenedModel, open_model
+from train.schedule.stages import Point, build_schedule
+
+Whole = Callable[[str], Tensor]
+_STAGE = "evaluate"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to evaluate.
+
+    label: short, different for every model of a call. folder: that was named, or its checkpoint. whole: returns a
+    whole float32 parameter by its name; called on every rank.
+    """
+
+    kind: str
+    label: str
+    folder: Path
+    state: RunState
+    whole: Whole
+
+    @property
+    def trained_length(self) -> int:
+        """Length that the model was trained at, or that its config.json states, in tokens; 0: unknown."""
+        return self.state.context_length
+
+
+def open_subject(kind: str, path: Path, label: str) -> Subject:
+    """Opens a checkpoint or the folder of a Hugging Face model, without reading a tensor.
+
+    Raises:
+        ValueError: it is not one, or cannot be read.
+        OSError: a file cannot be read.
+    """
+    if kind == "model":
+        opened = open_model(path)
+        return Subject(kind, label, path, opened.state, _of_huggingface(opened))
+    folder = locate(path)
+    return Subject(kind, label, folder, read_state(folder), _of_checkpoint(folder))
+
+
+def configuration_of(subject: Subject, options: EvaluateOptions, world_size: int) -> RunConfig:
+    """Returns the configuration of an evaluation of this model, by the user's changes.
+
+    Raises:
+        ValueError: all mistakes, one line each.
+    """
+    with TemporaryDirectory() as folder:
+        state = Path(folder) / STATE
+        write_durably(state, seal({"format": FORMAT, **asdict(subject.state)}))
+        arguments = [
+            "model=from_huggingface",
+            f"checkpoint.resume={_flow(folder)}",
+            f"run_name={_flow(subject.label)}",
+            *_data_arguments(subject),
+            *_task_arguments(subject, options),
+            *options.changes,
+        ]
+        config = compose_run(arguments)
+    config.checkpoint.resume = "never"  # of the folder only the state was read
+    parallel = config.parallel
+    multiple = 2 * parallel.tensor * parallel.sequence
+    length = -(-max(subject.trained_length, 8) // multiple) * multiple
+    config.schedule.stages = {
+        _STAGE: StageConfig(
+            tokens=length * world_size,
+            sequence_length=length,
+            batch_tokens=length * world_size,
+            micro_batch_tokens=length,
+        )
+    }
+    return config
+
+
+def point_of(subject: Subject, config: RunConfig) -> Point:
+    """Returns the step that is evaluated: the settings of attention and the lengths that the model was trained at."""
+    schedule, mistakes = build_schedule(config)
+    if schedule is None:
+        raise ValueError("\n".join(mistakes))
+    point = schedule.at(0)
+    known = tuple(subject.state.lengths) or (subject.trained_length,)
+    return replace(point, lengths=known) if known[-1] else point
+
+
+def _data_arguments(subject: Subject) -> list[str]:
+    """Returns the data of the run that made a checkpoint, or a source that stands for none."""
+    settings = subject.folder.parent.parent / "config.yaml"
+    if subject.kind == "checkpoint" and settings.is_file():
+        with suppress(ValueError):
+            run = from_yaml(settings.read_text())
+            if not run.data.missing():
+                data = {key: value for key, value in asdict(run.data).items() if key != "seed"}
+                found = [f"data.{key}={_flow(value)}" for key, value in data.items()]
+                return [*found, f"paths.prepared={_flow(run.paths.prepared)}"]
+    usual = DataConfig()
+    return [
+        f"data.corpus={_flow(usual.corpus)}",
+        "data.sources={none: {generated: {task: uniform, ids: 2, heldout: 0}}}",
+    ]
+
+
+def _task_arguments(subject: Subject, options: EvaluateOptions) -> list[str]:
+    lengths = list(options.lengths)
+    if not lengths and subject.trained_length:
+        lengths = [max(8, subject.trained_length * part // 4) for part in (1, 2, 4)]
+    settings = options.of_tasks | ({"lengths": lengths} if lengths else {})
+    return [
+        f"evaluation.tasks.{name}={_flow({'task': name, **settings})}"
+        for name in options.tasks
+        if name not in OF_RUN
+    ]
+
+
+def _flow(value: Any) -> str:
+    """Returns a value as the command line has it."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    return json.dumps(value)
+
+
+def _of_checkpoint(folder: Path) -> Whole:
+    index = read_index(folder)
+
+    def whole(name: str) -> Tensor:
+        key = f"weight/{name}"
+        record = index["tensors"].get(key)
+        if record is None:
+            raise ValueError(f"{folder}: has no {key}; give a complete checkpoint")
+        shape = torch.Size(record["shape"])
+        return map_tensors(folder / record["file"], {key: shape})[key]
+
+    return whole
+
+
+def _of_huggingface(opened: OpenedModel) -> Whole:
+    conversions = to_ours(opened.links)
+    number_of = {name: number for number, one in enumerate(conversions) for name in one.targets}
+
+    # The targets of a link are asked for one after the other.
+    @lru_cache(1)
+    def of_link(number: int) -> dict[str, Tensor]:
+        one = conversions[number]
+        made = one.convert([opened.source.read(name) for name in one.sources])
+        return {name: tensor.float() for name, tensor in zip(one.targets, made, strict=True)}
+
+    return lambda name: of_link(number_of[name])[name]
