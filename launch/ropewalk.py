@@ -52,6 +52,9 @@ COMMANDS = {
     "compare": Command(
         "train.compare", "pydantic", "name the step and the tensor where two runs part"
     ),
+    "evaluate": Command(
+        "train.evaluate", "hydra", "evaluate checkpoints and Hugging Face models with long-context tasks"
+    ),
     "advise": Command("train.advise", "hydra", "what formulas say about bases, lengths and cost"),
     "import": Command("train.import_huggingface", "torch", "import a Hugging Face model"),
     "export": Command("train.export_huggingface", "torch", "export a checkpoint to Hugging Face"),

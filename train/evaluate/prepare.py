@@ -16,6 +16,7 @@ from train.configuration import validate
 from train.configuration.schema import RunConfig
 from train.evaluate.options import EvaluateOptions
 from train.evaluate.subject import Subject, configuration_of
+from train.evaluation.prompt_plan import PromptPlan, prompt_plans
 from train.huggingface.kept_files import tokenizers_in
 from train.huggingface.tokenizer import find_tokenizer
 
@@ -57,7 +58,22 @@ def prepare(subject: Subject, options: EvaluateOptions, world_size: int) -> Prep
             "--task=held_out: there are no held-out documents; give data.heldout=PREFIX"
         )
     text = _text(subject, config, corpus)
+    for plan in prompt_plans(config, text).values():
+        if not options.lengths and plan.name in options.tasks:
+            plan.settings.lengths = _default_lengths(subject, plan)
     return Prepared(subject, config, text, corpus, "held_out" in options.tasks)
+
+
+def _default_lengths(subject: Subject, plan: PromptPlan) -> list[int]:
+    """Returns a quarter, a half and the whole of the length that the model was trained at, as far as prompts fit."""
+    told = subject.trained_length
+    found = [length for length in (told // 4, told // 2, told) if length and plan.fits(length)]
+    if not found:
+        raise ValueError(
+            f"--task={plan.task}: has no prompt of {told:,} tokens or less, which {subject.label} was trained at; give"
+            " --lengths with --beyond, or other tasks"
+        )
+    return found
 
 
 def _text(subject: Subject, config: RunConfig, corpus: Corpus | None) -> TextOfRun:

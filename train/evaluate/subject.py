@@ -80,7 +80,7 @@ def configuration_of(subject: Subject, options: EvaluateOptions, world_size: int
             f"checkpoint.resume={_flow(folder)}",
             f"run_name={_flow(subject.label)}",
             *_data_arguments(subject),
-            *_task_arguments(subject, options),
+            *_task_arguments(options),
             *options.changes,
         ]
         config = compose_run(arguments)
@@ -126,11 +126,9 @@ def _data_arguments(subject: Subject) -> list[str]:
     ]
 
 
-def _task_arguments(subject: Subject, options: EvaluateOptions) -> list[str]:
-    lengths = list(options.lengths)
-    if not lengths and subject.trained_length:
-        lengths = [max(8, subject.trained_length * part // 4) for part in (1, 2, 4)]
-    settings = options.of_tasks | ({"lengths": lengths} if lengths else {})
+def _task_arguments(options: EvaluateOptions) -> list[str]:
+    lengths = {"lengths": list(options.lengths)} if options.lengths else {}
+    settings = options.of_tasks | lengths
     return [
         f"evaluation.tasks.{name}={_flow({'task': name, **settings})}"
         for name in options.tasks

@@ -7,23 +7,19 @@ the mean loss of the answers and the number of tokens before the first wrong one
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from statistics import fmean
 from typing import Any
 
 from data.batch import Dealer
-from data.generated.documents import HELD_OUT
 from data.prompts.catalogue import TASKS
-from data.prompts.fill import Control, Maker, Prompt
-from data.prompts.filler import Documents, Filler, Noise
+from data.prompts.fill import Control, Prompt, TooShort
 from data.prompts.text import TextOfRun
-from data.prompts.writing import Request
 from data.sources import Corpus
 from data.text_encoder import open_encoder
 from parallel.mesh import Mesh
 from parallel.sequence.dealing import stream_multiple
-from train.configuration.prompt_settings import PromptTaskConfig
 from train.configuration.schema import RunConfig
+from train.evaluation.prompt_plan import PromptPlan, prompt_plans
 from train.evaluation.prompt_streams import PromptScore, Scorer
 from train.predictor import Predictor
 from train.records.console import number
@@ -33,6 +29,8 @@ from train.schedule.stages import Point
 _CONTROLS: tuple[Control, ...] = ("removed", "swapped")
 _OF_EVALUATION = ("step", "stage", "tokens_seen", "trained_length")
 _OF_CELL = ("length", "depth", "prompts", "hits", "loss", "first_wrong")
+# Prompts that are tried for one place, and the distance of their numbers.
+_TRIED, _ANOTHER = 16, 1 << 42
 # Name of the score of the last part of the context only.
 _LAST = "last_part"
 # Scores of a cell beside its own.
@@ -44,17 +42,16 @@ class PromptEvaluation:
 
     def __init__(
         self,
-        settings: PromptTaskConfig,
-        task: str,
+        plan: PromptPlan,
         mesh: Mesh,
         deal: Dealer | None,
-        maker: Maker,
+        *,
         pad_id: int,
+        every_steps: int,
     ) -> None:
-        self._settings, self._name, self._pad_id = settings, task, pad_id
-        self.every_steps = settings.every_steps or 0
-        self._task = TASKS[task]
-        self._mesh, self._deal, self._maker = mesh, deal, maker
+        self._plan, self._settings, self._task = plan, plan.settings, TASKS[plan.task]
+        self._mesh, self._deal, self._pad_id = mesh, deal, pad_id
+        self.every_steps = every_steps
         self._made: dict[tuple[int, Control], list[Prompt]] = {}
 
     def evaluate(self, trainer: Predictor, point: Point) -> dict[str, Any]:
@@ -63,28 +60,37 @@ class PromptEvaluation:
         Raises:
             ValueError, OSError: on every rank: one of them could not make its prompts.
         """
-        lengths = self._settings.lengths_at(point.stage.shape.sequence_length)
-        cells = [cell for length in lengths for cell in self._of_length(trainer, point, length)]
+        cells, too_short = list[dict[str, Any]](), list[int]()
+        for length in self._settings.lengths_at(point.stage.shape.sequence_length):
+            try:
+                cells += self._of_length(trainer, point, length)
+            except TooShort:  # given lengths were checked before, see `prompt_evaluations`
+                too_short.append(length)
         prompts = sum(cell["prompts"] for cell in cells)
         return {
             "kind": PROMPTS,
-            "of": self._name,
+            "of": self._plan.task,
             "judged": self._task.judged,
             "chance": self._task.chance,
             "trained_length": point.lengths[-1],
             "prompts": prompts,
-            "hit_share": sum(cell["hits"] for cell in cells) / prompts,
-            "loss": sum(cell["loss"] * cell["prompts"] for cell in cells) / prompts,
+            "hit_share": sum(cell["hits"] for cell in cells) / prompts if cells else None,
+            "loss": sum(cell["loss"] * cell["prompts"] for cell in cells) / prompts
+            if cells
+            else None,
+            "too_short": too_short,
             "cells": cells,
         }
 
     @staticmethod
     def sentence(row: Mapping[str, Any]) -> str:
         """Returns share of hits and loss of the answers at each length, as a sentence."""
-        return "; ".join(
+        said = [
             f"length {length:,}: {number(one.share)} of {one.prompts:,} answers predicted, loss {number(one.loss)}"
             for length, one in scores_by_length(row["cells"]).items()
-        )
+        ]
+        said += [f"length {length:,}: too short for a prompt" for length in row["too_short"]]
+        return "; ".join(said)
 
     @staticmethod
     def numbers(row: Mapping[str, Any]) -> dict[str, float]:
@@ -152,34 +158,16 @@ class PromptEvaluation:
             windows=point.windows,
         )
 
-    @property
-    def _depths(self) -> list[float | None]:
-        return list(self._settings.depth_grid()) if self._task.has_depth else [None]
-
-    @property
-    def _each(self) -> int:
-        """Prompts of one cell."""
-        return self._settings.samples * self._task.candidates
-
     def _prompts(self, length: int, control: Control) -> list[Prompt]:
-        """Returns the prompts of all cells of a length, in order; made once. Collective."""
-        # None of them is a training document of a generated source.
-        first = HELD_OUT * self._task.candidates
+        """Returns the prompts of all cells of a length, in order; made once. Collective.
+
+        Raises:
+            TooShort: on every rank: a prompt has no room in the length.
+        """
         if (length, control) not in self._made:
+            requests = self._plan.requests(length)
             self._made[length, control] = self._mesh.together(
-                lambda: [
-                    self._maker.prompt(
-                        Request(
-                            self._settings.seed,
-                            first + index * self._each + sample,
-                            0.5 if depth is None else depth,
-                        ),
-                        length,
-                        control,
-                    )
-                    for index, depth in enumerate(self._depths)
-                    for sample in range(self._each)
-                ]
+                lambda: [self._plan.maker.prompt(one, length, control) for one in requests]
             )
         return self._made[length, control]
 
@@ -188,8 +176,8 @@ class PromptEvaluation:
     ) -> list[dict[str, Any]]:
         """Returns the row's part of every cell of a length."""
         found = []
-        for index, depth in enumerate(self._depths):
-            part = slice(index * self._each, (index + 1) * self._each)
+        for index, depth in enumerate(self._plan.depths):
+            part = slice(index * self._plan.each, (index + 1) * self._plan.each)
             if self._task.candidates > 1:
                 numbers = _by_likelihood(prompts[part], scores[part], self._task.candidates)
             else:
@@ -255,22 +243,21 @@ def make_prompt_tasks(
 def prompt_evaluations(
     config: RunConfig, mesh: Mesh, deal: Dealer | None, text: TextOfRun
 ) -> dict[str, PromptEvaluation]:
-    """Returns the long-context tasks that a configuration names, in this text.
+    """Returns the long-context tasks that a configuration names, in this text. Collective.
 
     Raises:
-        ValueError, OSError: on every rank: a task takes documents and there are none, or its file cannot be read.
+        ValueError, OSError: on every rank: see `prompt_plans`.
     """
-    every = config.evaluation.every_steps
+    usual = config.evaluation.every_steps
     return {
         name: PromptEvaluation(
-            settings if settings.every_steps is not None else replace(settings, every_steps=every),
-            settings.task or name,
+            plan,
             mesh,
             deal,
-            mesh.together(partial(_maker, settings, settings.task or name, text)),
-            text.eos_id,
+            pad_id=text.eos_id,
+            every_steps=usual if plan.settings.every_steps is None else plan.settings.every_steps,
         )
-        for name, settings in config.evaluation.tasks.items()
+        for name, plan in mesh.together(lambda: prompt_plans(config, text)).items()
     }
 
 
@@ -280,19 +267,3 @@ def _text(config: RunConfig, corpus: Corpus) -> TextOfRun:
     held = corpus.heldout
     documents = None if held is None or held.is_generated else held
     return TextOfRun(encoder, source.eos_id, source.bos_id, documents)
-
-
-def _maker(settings: PromptTaskConfig, name: str, text: TextOfRun) -> Maker:
-    task = TASKS[name]
-    haystack = task.between if settings.haystack == "task" else settings.haystack
-    filler: Filler = Noise(text.encoder)
-    if haystack == "documents":
-        if text.documents is None:
-            raise ValueError(
-                f"evaluation.tasks: {name} takes held-out text as filler, and there is none; give data.heldout, or"
-                " haystack=noise"
-            )
-        filler = Documents(text.documents, text.encoder, text.special)
-    return task.maker(
-        text.encoder, filler, file=settings.file, worked=settings.worked, begin=text.begin
-    )
