@@ -53,7 +53,9 @@ COMMANDS = {
         "train.compare", "pydantic", "name the step and the tensor where two runs part"
     ),
     "evaluate": Command(
-        "train.evaluate", "hydra", "evaluate checkpoints and Hugging Face models with long-context tasks"
+        "train.evaluate",
+        "hydra",
+        "evaluate checkpoints and Hugging Face models with long-context tasks",
     ),
     "advise": Command("train.advise", "hydra", "what formulas say about bases, lengths and cost"),
     "import": Command("train.import_huggingface", "torch", "import a Hugging Face model"),

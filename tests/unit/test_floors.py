@@ -74,6 +74,7 @@ FLOORS = {
         checkpointing/continuation
         configuration huggingface/config huggingface/folder
         records checkpointing objective
+        predictor
         health/run_lock health/stop_signal health/stragglers health/supervisor health/determinism report trainer
         huggingface evaluation step advise compare
         health import_huggingface export_huggingface
@@ -83,7 +84,7 @@ FLOORS = {
         build
         rollback preflight
         job
-        start
+        start evaluate
         __main__
     """,
 }
