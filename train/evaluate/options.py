@@ -132,6 +132,16 @@ def _parser() -> Parser:
         action="store_true",
         help="allow lengths above the one that the model was trained at",
     )
+    _add_settings(parser)
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder for evaluation.jsonl and report.html"
+    )
+    parser.add_argument("change", nargs="*", metavar="KEY=VALUE", help="a key of ropewalk train")
+    return parser
+
+
+def _add_settings(parser: Parser) -> None:
+    """Adds the settings that every long-context task of a call has."""
     parser.add_argument(
         "--depths", type=int, metavar="N", help="number of depths of what is asked for"
     )
@@ -156,11 +166,6 @@ def _parser() -> Parser:
         help="score each prompt also without its needles, and with those of another prompt",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the prompts")
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder for evaluation.jsonl and report.html"
-    )
-    parser.add_argument("change", nargs="*", metavar="KEY=VALUE", help="a key of ropewalk train")
-    return parser
 
 
 def _lengths(text: str) -> list[int]:
