@@ -111,7 +111,7 @@ def table_cell(context: str, question: str) -> str:
 
 
 def first_sentence(context: str, question: str) -> str:
-    return context.splitlines()[0].rstrip(".")
+    return context.splitlines()[1].rstrip(".")
 
 
 def copied(context: str, question: str) -> str:
@@ -232,7 +232,7 @@ EXAMPLES = {
         "Cleo",
     ),
     "first_sentence": (
-        "Ada wants to mend the lamp.\nIt rains in the morning and clears before noon.\n",
+        "Text:\nAda wants to mend the lamp.\nIt rains in the morning and clears before noon.\n",
         "The first sentence of the text is:",
         "Ada wants to mend the lamp",
     ),
@@ -247,5 +247,9 @@ EXAMPLES = {
         "The pass key of Ada is",
         "51027",
     ),
-    "many_shot": ("brave otter: K\nold hammer: T\ncalm heron: K\n", "young whale:", "K"),
+    "many_shot": (
+        "Labels of things:\nbrave otter: K\nold hammer: T\ncalm heron: K\n",
+        "young whale:",
+        "K",
+    ),
 }

@@ -14,7 +14,7 @@ from data.prompts.tasks.many_shot import CLASSES
 from data.prompts.tasks.repeated_words import WORDS
 from data.prompts.words import NAMES
 from data.prompts.writing import Request
-from tests.unit.prompt_solvers import EXAMPLES, SOLVERS
+from tests.unit.prompt_solvers import EXAMPLES, SOLVERS, words_after
 
 NUMBERS, LENGTHS, DEPTHS = range(8), (1_500, 3_000), (0.0, 0.3, 1.0)
 
@@ -93,7 +93,7 @@ def test_the_last_needle_lies_where_the_depth_says(name: str) -> None:
 
 def test_the_first_sentence_is_the_first() -> None:
     for prompt in prompts_of("first_sentence"):
-        assert prompt.needles[0].start == prompt.head == 0
+        assert prompt.needles[0].start == prompt.head == len("Text:\n")
 
 
 def test_a_linked_fact_shares_no_content_word_with_its_question() -> None:
@@ -146,6 +146,16 @@ def test_worked_examples_of_candidates_hold_their_answer() -> None:
     lines = head.splitlines()
     assert lines[::2] == [f"{question}." for question in lines[1::2]]
     assert len(lines) == 6
+
+
+def test_a_worked_example_tells_nothing_of_what_is_asked() -> None:
+    """Facts and persons are few, so those of examples are others."""
+    for name, pattern in (("nolima", r"who (.*) is"), ("personal_passkey", r"of (\w+) is")):
+        maker = TASKS[name].maker(Characters(), Noise(Characters()), worked=8)
+        for number in range(12):
+            prompt = maker.prompt(Request(5, number), 6_000)
+            [asked] = words_after(pattern, parts_of(prompt)[1])
+            assert asked not in text_of(prompt.ids[: prompt.head])
 
 
 def test_the_last_part_does_not_tell_which_label_leads() -> None:

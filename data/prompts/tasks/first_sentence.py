@@ -14,7 +14,7 @@ class FirstSentence:
         noun, place = draws.pick(NOUNS), draws.pick(PLACES)
         sentence = f"{name} wants to {verb} the {adjective} {noun} in the {place}."
         return Written(
-            instruction="",
+            instruction="Text:\n",
             lines=[Line(f"{sentence}\n", depth=0.0, needle=True)],
             question="The first sentence of the text is:",
             answer=f" {sentence[:-1]}",

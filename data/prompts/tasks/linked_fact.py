@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from data.prompts.words import NAMES
 from data.prompts.writing import Line, Request, Written
 
+# The last facts are for worked examples only, so that a fact holds for one person of a prompt.
+_EXAMPLES = 8
 # What a line says of a person, and what the question says of the same person.
 FACTS = (
     ("keeps a small flat beside the Colosseum", "resides in Rome"),
@@ -62,7 +64,8 @@ class LinkedFact:
         """See `Writer`."""
         draws = request.draws()
         names = draws.sample(NAMES, 1 + self.others)
-        facts = draws.sample(FACTS, 1 + self.others)
+        known = FACTS[-_EXAMPLES:] if request.worked else FACTS[:-_EXAMPLES]
+        facts = draws.sample(known, 1 + self.others)
         lines = [
             Line(f"{name} {fact}.\n", draws.part() if number else request.depth, number == 0)
             for number, (name, (fact, _)) in enumerate(zip(names, facts, strict=True))

@@ -215,7 +215,7 @@ class ManyShot:
             text = f"{ADJECTIVES[word]} {things[place % len(things)]}: {letters[kind]}\n"
             lines.append(Line(text, needle=kind == asked))
         return Written(
-            instruction="",
+            instruction="Labels of things:\n",
             lines=lines,
             question=f"{adjective} {noun}:",
             answer=f" {letters[asked]}",

@@ -14,6 +14,8 @@ from data.prompts.words import NAMES
 from data.prompts.writing import Line, Request, Written
 
 CANDIDATES = 10
+# The last names are for worked examples only, so that a person has one key in a prompt.
+_EXAMPLES = 20
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class PersonalPasskey:
         """See `Writer`."""
         group, place = divmod(request.number, self.candidates)
         draws = replace(request, number=group).draws("group")
-        names = draws.sample(NAMES, self.candidates)
+        known = NAMES[-_EXAMPLES:] if request.worked else NAMES[:-_EXAMPLES]
+        names = draws.sample(known, self.candidates)
         least = 10 ** (self.digits - 1)
         keys = [least + number for number in draws.different(self.candidates, 9 * least)]
         asked = draws.below(self.candidates)
