@@ -29,7 +29,10 @@ from data.sources import generate, open_corpus
 from data.tokens.declared import declared_generated
 from train.checkpointing.continuation import tokenizer_identity
 from train.checkpointing.state import RunState, _other_tokenizer
+from train.configuration.compose import compose_run
+from train.configuration.generated_rules import generated_warnings
 from train.huggingface.tokenizer import TokenizerSource, find_tokenizer
+from train.schedule.stages import build_schedule
 
 # Awkward shapes of each task: uneven lengths, a first id beside special ids, spans as long as the distance.
 SETTINGS = (
@@ -292,3 +295,20 @@ def test_another_end_or_bos_token_than_the_checkpoint_has_is_refused(tmp_path: P
     assert "data.end_id=9: the model was trained with the end token 7" in refused(9, 5)[0]
     assert "without token files: data.bos_id" in refused(7, None)[0]
     assert find_tokenizer("", tmp_path, state, 64) == TokenizerSource(end_token=7)
+
+
+def test_only_a_stage_whose_mix_has_the_documents_cuts_them() -> None:
+    longer = [f"data.sources.copy.generated.{name}_length=128" for name in ("min", "max")]
+    apart = ["schedule.stages.short.data={recall: 1}", "schedule.stages.long.data={copy: 1}"]
+
+    def warned(*more: str) -> list[str]:
+        config = compose_run(["experiment=generated_small", *longer, *more])
+        schedule, _ = build_schedule(config)
+        assert schedule is not None
+        return generated_warnings(config, schedule)
+
+    assert warned(*apart) == []
+    [line] = warned()
+    assert line.startswith(
+        "data.sources.copy.generated.max_length=128: stage short cuts documents into pieces of at most 64 tokens"
+    )

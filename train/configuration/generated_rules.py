@@ -34,12 +34,18 @@ def generated_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
 
 def _cut_warnings(config: RunConfig, schedule: Schedule) -> list[str]:
     """Warns of generated documents whose labels refer to tokens that a cut puts into another piece."""
-    shortest = min(schedule.stages, key=lambda stage: stage.shape.sequence_length)
-    length = shortest.shape.sequence_length
-    return [
-        f"data.sources.{name}.generated.max_length={settings.max_length}: stage {shortest.name} cuts documents into "
-        f"pieces of at most {length} tokens, and a label may count whose answer stands in another piece; give "
-        f"max_length={length} or less"
-        for name, settings in config.data.generated.items()
-        if settings.max_length > length and share_of_labels(settings, 1) < 1.0
-    ]
+    found = []
+    for name, settings in config.data.generated.items():
+        place = config.data.names.index(name)
+        own = [stage for stage in schedule.stages if stage.shape.weights[place] > 0]
+        shortest = min(own, key=lambda stage: stage.shape.sequence_length, default=None)
+        if shortest is None or share_of_labels(settings, 1) == 1.0:
+            continue
+        length = shortest.shape.sequence_length
+        if settings.max_length > length:
+            found.append(
+                f"data.sources.{name}.generated.max_length={settings.max_length}: stage {shortest.name} cuts documents"
+                f" into pieces of at most {length} tokens, and a label may count whose answer stands in another piece;"
+                f" give max_length={length} or less"
+            )
+    return found

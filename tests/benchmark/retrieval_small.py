@@ -1,0 +1,246 @@
+"""Retrieval: how far back `experiment=retrieval_small` finds what it is asked for, by depth and distance.
+
+    PYTHONPATH=.:tests python tests/benchmark/retrieval_small.py [--part NAME ...]
+
+Three models: as trained; the same recipe with the full layer windowed; without training. Training goes on where it was
+stopped. A trained model is asked in a run of one step with learning rate 0 from its last checkpoint. Parts, each after
+those before it: `train`, `train_windowed`, `keys` (the pass key in noise and in text), `catalogue` (every task, on the
+whole prompt and on its last tokens only), `write` (docs/benchmarks/retrieval_small.json, the block of
+docs/benchmarks.md and docs/pictures/retrieval_small.svg).
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from data.prompts.catalogue import TASKS
+from tests.benchmark.retrieval_picture import draw
+from tests.benchmark.retrieval_tables import table
+from tests.benchmark.run_all import DOCUMENT, content, replace_block
+
+RECORD = Path("docs/benchmarks/retrieval_small.json")
+PICTURE = Path("docs/pictures/retrieval_small.svg")
+RUNS = Path("outputs/benchmarks/retrieval_small")
+EXPERIMENT = "experiment=retrieval_small"
+# The models, as overrides of the experiment.
+MODELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "trained": (),
+        "windowed": ("+model.kinds={full_nope: {window: 8}}",),
+        "untrained": (),
+    }
+)
+STAGES = ("keys", "notes", "many", "long")
+# One step that changes nothing, with the longest length of training.
+ASKED = (
+    "+schedule.stages.asked={tokens: 4_096, sequence_length: 1_024, batch_tokens: 4_096,"
+    " micro_batch_tokens: 4_096, learning_rate: 0, data: {python_stdlib: 1}}"
+)
+HAYSTACKS = ("noise", "documents")
+NEAR = "lengths: [64, 128, 256, 512, 1_024, 2_048, 4_096], depths: 9, samples: 8"
+FAR = "lengths: [8_192, 16_384, 32_768], depths: 9, samples: 2"
+# Tokens before the answer that the second score of the catalogue is given.
+LAST = 64
+# Tokens of the prompts of the catalogue; cwe is never shorter than 1,214.
+LENGTH, LENGTH_OF_LONG = 1_024, 2_048
+Row = dict[str, Any]
+
+
+def run(name: str, *words: str) -> float:
+    """Run the trainer in a folder of its own. Returns its CPU seconds."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "train", EXPERIMENT, f"run_name={name}", *words]
+    command.append(f"paths.outputs={RUNS}")
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def train(model: str) -> None:
+    """Train a model, and note the CPU seconds beside it; a run that was stopped goes on."""
+    seconds = run(model, *MODELS[model])
+    path = RUNS / model / "cpu_seconds.json"
+    before = json.loads(path.read_text()) if path.exists() else 0.0
+    path.write_text(json.dumps(before + seconds))
+
+
+def ask(model: str, name: str, tasks: Mapping[str, str]) -> list[Row]:
+    """Score tasks on a model. tasks: settings of `evaluation.tasks` by name. Returns the rows of evaluation.jsonl."""
+    run_name = f"{model}_{name}"
+    shutil.rmtree(RUNS / run_name, ignore_errors=True)
+    words = ["~evaluation.tasks.passkey", "~evaluation.tasks.key_in_text", ASKED]
+    words += [f"+evaluation.tasks.{key}={{{value}}}" for key, value in tasks.items()]
+    if model == "untrained":
+        words += [f"~schedule.stages.{stage}" for stage in STAGES]
+    else:
+        words.append(f"checkpoint.resume={RUNS / model}")
+    run(run_name, *MODELS[model], *words)
+    return [row for row in rows_of(run_name) if row["task"] in tasks]
+
+
+def rows_of(run_name: str, file: str = "evaluation") -> list[Row]:
+    """The rows of a run's evaluation.jsonl, or of another file."""
+    lines = (RUNS / run_name / f"{file}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def ask_for_keys() -> None:
+    """The pass key by length and depth: in both haystacks, also far beyond the trained length; and its controls."""
+    for model in MODELS:
+        tasks = {}
+        for haystack in HAYSTACKS:
+            settings = f"task: passkey, haystack: {haystack}"
+            tasks[haystack] = f"{settings}, {NEAR}"
+            if model == "trained":
+                tasks[f"{haystack}_far"] = f"{settings}, {FAR}"
+                controls = f"lengths: [{LENGTH}], depths: 5, samples: 8, controls: true"
+                tasks[f"{haystack}_controls"] = f"{settings}, {controls}"
+        keep(f"keys_{model}", ask(model, "keys", tasks))
+
+
+def ask_catalogue() -> None:
+    """Every task that needs no file, on the whole prompt and on its last tokens only."""
+    tasks = {}
+    for name, task in TASKS.items():
+        if not task.needs_file:
+            length = LENGTH_OF_LONG if name == "cwe" else LENGTH
+            depths = "depths: 5, samples: 8" if task.has_depth else "depths: 1, samples: 40"
+            tasks[name] = f"lengths: [{length}], {depths}, last_tokens: {LAST}"
+    keep("catalogue", ask("trained", "catalogue", tasks))
+
+
+def keep(name: str, rows: Sequence[Row]) -> None:
+    """Keep rows for the part `write`."""
+    (RUNS / f"{name}.json").write_text(json.dumps(list(rows)))
+
+
+def kept(name: str) -> list[Row]:
+    """What `keep` has kept."""
+    found: list[Row] = json.loads((RUNS / f"{name}.json").read_text())
+    return found
+
+
+def gathered() -> Row:
+    """All numbers of the tables and the picture."""
+    return {
+        "runs": {model: _run_numbers(model) for model in MODELS if model != "untrained"},
+        "curve": _curve(),
+        "keys": {model: _grids(kept(f"keys_{model}")) for model in MODELS},
+        "controls": [
+            {"haystack": row["task"].removesuffix("_controls")} | _cell_sums(row["cells"])
+            for row in kept("keys_trained")
+            if row["task"].endswith("_controls")
+        ],
+        "last_tokens": LAST,
+        "catalogue": [
+            {"task": row["task"], "length": row["cells"][0]["length"]}
+            | _cell_sums(row["cells"])
+            | {"chance": TASKS[row["task"]].chance}
+            for row in kept("catalogue")
+        ],
+        "need_files": [name for name, task in TASKS.items() if task.needs_file],
+    }
+
+
+def _run_numbers(model: str) -> Row:
+    rows = rows_of(model, "metrics")
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    of_text = [row for row in rows_of(model) if row["task"] == "held_out"]
+    return {
+        "steps": rows[-1]["step"],
+        "tokens": rows[-1]["tokens_seen"],
+        "stages": stages,
+        "held_out_loss": of_text[-1]["loss"],
+        "cpu_seconds": round(json.loads((RUNS / model / "cpu_seconds.json").read_text())),
+    }
+
+
+def _curve() -> list[Row]:
+    """The answer's loss and the share of hits over training, at the lengths that the experiment asks for."""
+    found = []
+    for row in rows_of("trained"):
+        if row["task"] in ("passkey", "key_in_text"):
+            lengths = sorted({cell["length"] for cell in row["cells"]})
+            point = {"tokens": row["tokens_seen"], "stage": row["stage"], "task": row["task"]}
+            cells = row["cells"]
+            found += [
+                point | _cell_sums([cell for cell in cells if cell["length"] == length])
+                | {"length": length}
+                for length in lengths
+            ]  # fmt: skip
+    return found
+
+
+def _grids(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """By haystack: length, depth, prompts, hits and loss of every cell."""
+    names = ("length", "depth", "prompts", "hits", "loss")
+    return {
+        haystack: [
+            {name: cell[name] for name in names}
+            for row in rows
+            if row["task"] in (haystack, f"{haystack}_far")
+            for cell in row["cells"]
+        ]
+        for haystack in HAYSTACKS
+    }
+
+
+def _cell_sums(cells: Sequence[Row]) -> Row:
+    """Prompts, hits and mean loss over cells, and the same of every second score that they have."""
+    prompts = sum(cell["prompts"] for cell in cells)
+
+    def of(entry: str) -> Row:
+        scores = [(cell[entry] if entry else cell, cell["prompts"]) for cell in cells]
+        loss = sum(score["loss"] * count for score, count in scores) / prompts
+        return {"hits": sum(score["hits"] for score, _ in scores), "loss": loss}
+
+    more = [name for name in ("last_part", "removed", "swapped") if name in cells[0]]
+    return {"prompts": prompts} | of("") | {name: of(name) for name in more}
+
+
+def write() -> None:
+    """Write the record, the block of the document and the picture."""
+    numbers = gathered()
+    when = datetime.now(UTC).strftime("%Y-%m-%d")
+    stamp = f"`python tests/benchmark/retrieval_small.py`, {when}, {os.cpu_count()} x {platform.machine()} cores."
+    RECORD.write_text(json.dumps({"stamp": stamp, "numbers": numbers}, indent=1) + "\n")
+    block = content(stamp, table(numbers))
+    DOCUMENT.write_text(replace_block(DOCUMENT.read_text(), "retrieval_small", block))
+    PICTURE.write_text(draw(numbers["keys"]))
+    sys.stdout.write(table(numbers))
+
+
+PARTS = MappingProxyType(
+    {
+        "train": lambda: train("trained"),
+        "train_windowed": lambda: train("windowed"),
+        "keys": ask_for_keys,
+        "catalogue": ask_catalogue,
+        "write": write,
+    }
+)
+
+
+def main() -> None:
+    """Run the wanted parts in order."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--part", nargs="*", choices=tuple(PARTS), default=tuple(PARTS))
+    wanted = parser.parse_args().part
+    RUNS.mkdir(parents=True, exist_ok=True)
+    for name, part in PARTS.items():
+        if name in wanted:
+            part()
+
+
+if __name__ == "__main__":
+    main()
