@@ -295,3 +295,13 @@ def test_examples_and_tables_name_the_same_tasks() -> None:
     worked = {name for name in ruler if TASKS[name].worked}
     assert worked == {"vt", "cwe"} and all(TASKS[name].worked <= 1 for name in ruler)
     assert {name: TASKS[name].between for name in ruler} == BETWEEN
+
+
+def test_a_list_without_room_for_many_lines_has_the_counts_of_short_prompts() -> None:
+    maker = maker_of("cwe")
+    lines = [
+        solvers.entries(parts_of(maker.prompt(Request(1, 2), size))[0])
+        for size in (5_000, 6_500, 8_000, 12_000)
+    ]
+    often = [max(Counter(entries).values()) for entries in lines]
+    assert often == [6, 6, 6, 30] and [*map(len, lines)] == sorted(map(len, lines))

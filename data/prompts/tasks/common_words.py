@@ -1,37 +1,28 @@
 """Common entries of a list: those that occur most often (RULER cwe, arXiv 2404.06654, section 3 and appendix B)."""
 
-from dataclasses import dataclass
-
 from data.prompts.words import ADJECTIVES, NOUNS, VERBS
 from data.prompts.writing import Line, Request, Written
 
-# Below so many tokens entries occur less often, as in RULER's code.
-_SHORT = 4_096
+# Below so many tokens of the prompt entries occur less often, as in RULER's code; and below so many lines of the list,
+# which is what there is room for if the tokens are short.
+_SHORT, _LINES = 4_096, 330
+_COMMON = 10
 _WORDS = tuple(sorted({*ADJECTIVES, *NOUNS, *VERBS}))
-# Pairs of words by number; the last ones are those of worked examples.
+# Pairs of words by number: prompts have the even ones, worked examples the odd ones.
 _PAIRS = len(_WORDS) ** 2
-_PAIRS_OF_EXAMPLES = 10_000
 
 
-@dataclass(frozen=True)
 class CommonWords:
-    """A shuffled list of entries of two words. common: entries that occur often; the size counts the others."""
-
-    common: int = 10
+    """A shuffled list of entries of two words, ten of which occur often."""
 
     def write(self, request: Request) -> Written:
         """See `Writer`."""
         often, seldom, others = _counts(request)
         draws = request.draws()
-        pairs = range(_PAIRS - _PAIRS_OF_EXAMPLES)
-        if request.worked:
-            pairs = range(_PAIRS - _PAIRS_OF_EXAMPLES, _PAIRS)
-            others -= self.common
-        entries = [_entry(pair) for pair in draws.sample(pairs, self.common + others)]
-        asked = {*entries[: self.common]}
-        listed = draws.shuffled(
-            entries[: self.common] * often + entries[self.common :] * seldom,
-        )
+        pairs = range(int(request.worked), _PAIRS, 2)
+        entries = [_entry(pair) for pair in draws.sample(pairs, _COMMON + others)]
+        common, rare = entries[:_COMMON], entries[_COMMON:]
+        asked, listed = {*common}, draws.shuffled(common * often + rare * seldom)
         in_order = [entry for entry in dict.fromkeys(listed) if entry in asked]
         return Written(
             instruction="Some entries of this list occur more often than the others.\n",
@@ -39,17 +30,23 @@ class CommonWords:
                 Line(f"{number}. {entry}\n", needle=entry in asked)
                 for number, entry in enumerate(listed, start=1)
             ],
-            question=f"Question: Which {self.common} entries occur most often, in the order of the list?\nAnswer:",
+            question=f"Question: Which {_COMMON} entries occur most often, in the order of the list?\nAnswer:",
             answer=" " + ", ".join(in_order),
         )
 
 
 def _counts(request: Request) -> tuple[int, int, int]:
-    """Returns how often common and other entries occur, and how many others (in worked examples: all) there are."""
+    """Returns how often common and other entries occur, and how many others there are.
+
+    The list has one more line, or as many, for a larger size, whichever counts it has.
+    """
     short = request.length < _SHORT
     if request.worked:
-        return (3, 1, 20) if short else (10, 3, 40)
-    return (6, 1, request.size) if short else (30, 3, request.size)
+        return (3, 1, 20 - _COMMON) if short else (10, 3, 40 - _COMMON)
+    lines = 6 * _COMMON + request.size
+    if short or lines < _LINES:
+        return 6, 1, request.size
+    return 30, 3, (lines - 30 * _COMMON) // 3
 
 
 def _entry(pair: int) -> str:
