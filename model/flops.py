@@ -107,23 +107,26 @@ def _pairs(length: int, window: int | None) -> int:
     return keys * (keys + 1) // 2 + (length - keys) * keys
 
 
-def total_score_pairs(config: ModelConfig, lengths: Sequence[int]) -> int:
-    """Visible pairs summed over all layers, each with its own reach."""
-    layers_of_reach = Counter(spec.reach for spec in expand_pattern(config))
+def total_score_pairs(config: ModelConfig, lengths: Sequence[int], keys_at_most: int = 0) -> int:
+    """Visible pairs summed over all layers, each with its own reach. keys_at_most: see `AtStep`."""
+    layers_of_reach = Counter(spec.reach.at_most(keys_at_most) for spec in expand_pattern(config))
     return sum(count * score_pairs(lengths, reach) for reach, count in layers_of_reach.items())
 
 
-def count_forward(config: ModelConfig, lengths: Sequence[int]) -> FlopCount:
-    """Operations of one forward, loss head included, over documents of these lengths."""
+def count_forward(config: ModelConfig, lengths: Sequence[int], keys_at_most: int = 0) -> FlopCount:
+    """Operations of one forward, loss head included, over documents of these lengths. keys_at_most: see `AtStep`."""
     return FlopCount(
         dense=2 * matmul_parameters(config) * sum(lengths),
-        attention=4 * config.num_heads * config.head_dim * total_score_pairs(config, lengths),
+        attention=4
+        * config.num_heads
+        * config.head_dim
+        * total_score_pairs(config, lengths, keys_at_most),
     )
 
 
-def forward_flops(config: ModelConfig, lengths: Sequence[int]) -> int:
-    """Operations of one forward, as in evaluation."""
-    return count_forward(config, lengths).total
+def forward_flops(config: ModelConfig, lengths: Sequence[int], keys_at_most: int = 0) -> int:
+    """Operations of one forward, as in evaluation. keys_at_most: see `AtStep`."""
+    return count_forward(config, lengths, keys_at_most).total
 
 
 def training_flops(

@@ -7,10 +7,11 @@ two gradients, (T, D) and (V, D, in float32 or float64); the backward only multi
 incoming scale. No logits are kept and nothing is recomputed.
 
     logits = logit_scale * h W^T      lse = log sum exp logits         (with a cap c: logits -> c tanh(logits / c))
-    total  = sum over valid tokens of (lse - logits[target]) + z_loss * lse^2
-    d total / d logits = softmax * (1 + 2 z_loss lse) - onehot(target)
+    total  = sum over valid tokens of w (lse - logits[target]) + z_loss * lse^2
+    d total / d logits = softmax * (w + 2 z_loss lse) - w onehot(target)
 
-Natural logarithms throughout. Source of the z-loss: arXiv 2204.02311, section 5.
+w is 1, or the token's weight (`long_ce.py`), which is made chunk by chunk. Natural logarithms throughout. Source of the
+z-loss: arXiv 2204.02311, section 5.
 
 Shape letters: T tokens, C tokens of one chunk, D width, V vocabulary.
 """
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.logits import IGNORE, UNCHANGED, Logits, chunks_of, columns, picked_logits, rows_at_once
+from model.long_ce import ShortContext
 from model.norm import statistics_dtype
 from model.predictions import Predictions, predictions
 from model.products import for_product
@@ -34,15 +36,17 @@ from model.products import for_product
 class LossSums:
     """Sums over the valid tokens of one stream, as scalars on its device; nothing is averaged yet.
 
-    total: loss_sum + z_loss * z_sum, the ONE differentiable field. loss_sum: natural-log
+    total: weighted_sum + z_loss * z_sum, the ONE differentiable field. loss_sum: natural-log
     cross-entropy, detached. z_sum: squared log-sum-exp of the logits, detached. losses_T: the cross-entropy of
-    every token (T,) in float32 or float64, 0 where its target is ignored, detached.
+    every token (T,) in float32 or float64, 0 where its target is ignored, detached. weighted_sum: cross-entropy with
+    the weights of tokens, detached; loss_sum where they have none.
     """
 
     total: Tensor
     loss_sum: Tensor
     z_sum: Tensor
     losses_T: Tensor
+    weighted_sum: Tensor
 
 
 class HeadLoss(Protocol):
@@ -56,8 +60,9 @@ class HeadLoss(Protocol):
         *,
         logits: Logits,
         z_loss: float,
+        short: ShortContext | None,
     ) -> LossSums:
-        """Summed losses of the stream."""
+        """Summed losses of the stream. short: weighs its tokens; None: all weigh 1."""
 
     def per_token(
         self,
@@ -80,9 +85,9 @@ class HeadLoss(Protocol):
         """The predicted id, and rank and loss of the target, after every token that has one, without gradients."""
 
 
-# What a walk over the chunks returns: loss_sum, z_sum, losses_T, d total / d hidden, d total / d weight. A gradient
-# is None where it was not requested; that of the weight is a sum over chunks, in float32 or float64.
-Walked = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
+# What a walk over the chunks returns: weighted_sum, loss_sum, z_sum, losses_T, d total / d hidden, d total / d weight.
+# A gradient is None where it was not requested; that of the weight is a sum over chunks, in float32 or float64.
+Walked = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 # walk(hidden_TD, weight_VD, wants_d_hidden, wants_d_weight)
 Walk = Callable[[Tensor, Tensor, bool, bool], Walked]
 
@@ -93,14 +98,14 @@ def sums_of_walk(walk: Walk, hidden_TD: Tensor, weight_VD: Tensor, z_loss: float
         hidden_TD.requires_grad or weight_VD.requires_grad
     )
     if wants_gradients:
-        total, loss_sum, z_sum, losses_T = _MadeInForward.apply(  # type: ignore[no-untyped-call]
+        total, weighted_sum, loss_sum, z_sum, losses_T = _MadeInForward.apply(  # type: ignore[no-untyped-call]
             hidden_TD, weight_VD, walk, z_loss
         )
     else:
         with torch.no_grad():
-            loss_sum, z_sum, losses_T, _, _ = walk(hidden_TD, weight_VD, False, False)
-            total = loss_sum + z_loss * z_sum
-    return LossSums(total, loss_sum, z_sum, losses_T)
+            weighted_sum, loss_sum, z_sum, losses_T, *_ = walk(hidden_TD, weight_VD, False, False)
+            total = weighted_sum + z_loss * z_sum
+    return LossSums(total, loss_sum, z_sum, losses_T, weighted_sum)
 
 
 class ChunkedLoss:
@@ -120,12 +125,14 @@ class ChunkedLoss:
         *,
         logits: Logits = UNCHANGED,
         z_loss: float = 0.0,
+        short: ShortContext | None = None,
     ) -> LossSums:
-        """See `LossSums`. targets_T: int64 (T,), -100 is ignored."""
+        """See `LossSums`. targets_T: int64 (T,), -100 is ignored. short: weighs its tokens."""
         walk = partial(
             _walk,
             of_chunk=partial(self._of_chunk, logits=logits, z_loss=z_loss),
             targets_T=targets_T,
+            short=short,
         )
         return sums_of_walk(walk, hidden_TD, weight_VD, z_loss)
 
@@ -169,11 +176,12 @@ class OfChunk(Protocol):
         logits: Logits,
         z_loss: float,
         wants_gradient: bool,
+        short: ShortContext | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Losses (C,), log-sum-exps (C,), and d total / d product (C, V) if `wants_gradient`.
 
         logits_CV: the product h W^T, not scaled; may be overwritten. Losses and log-sum-exps are 0 where the
-        target is ignored, in the dtype of sums (`statistics_dtype`).
+        target is ignored, in the dtype of sums (`statistics_dtype`). short: of the chunk's tokens.
         """
 
 
@@ -185,29 +193,34 @@ def _walk(
     *,
     of_chunk: Callable[..., tuple[Tensor, Tensor, Tensor]],
     targets_T: Tensor,
+    short: ShortContext | None,
 ) -> Walked:
     """Walks over the chunks of one stream; see `Walked`. of_chunk: an `OfChunk` with logits and z_loss bound."""
     wide = statistics_dtype(hidden_TD.dtype)
-    loss_sum, z_sum = hidden_TD.new_zeros((2,), dtype=wide)
+    weighted_sum, loss_sum, z_sum = hidden_TD.new_zeros((3,), dtype=wide)
     losses_T = hidden_TD.new_empty(len(targets_T), dtype=wide)
     d_hidden_TD = torch.empty_like(hidden_TD) if wants_d_hidden else None
     d_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if wants_d_weight else None
     weight_VD = for_product(weight_VD)
     for rows in _chunks(hidden_TD, weight_VD.shape[0]):
         hidden_CD = for_product(hidden_TD[rows])
+        of_rows = None if short is None else short.of(short.losses_T[rows])
         losses_C, lse_C, d_logits_CV = of_chunk(
             hidden_CD @ weight_VD.t(),
             targets_T[rows],
             wants_gradient=wants_d_hidden or wants_d_weight,
+            short=of_rows,
         )
         losses_T[rows] = losses_C
         loss_sum += losses_C.sum()
+        token_C = None if of_rows is None else of_rows.weights(losses_C)
+        weighted_sum += weighted(losses_C, token_C).sum()
         z_sum += lse_C.square().sum()
         if d_hidden_TD is not None:
             put_product(d_hidden_TD[rows], d_logits_CV, weight_VD)
         if d_weight_VD is not None:
             add_product(d_weight_VD, d_logits_CV.t(), hidden_CD)
-    return loss_sum, z_sum, losses_T, d_hidden_TD, d_weight_VD
+    return weighted_sum, loss_sum, z_sum, losses_T, d_hidden_TD, d_weight_VD
 
 
 def chunk_in_place(
@@ -217,6 +230,7 @@ def chunk_in_place(
     logits: Logits,
     z_loss: float,
     wants_gradient: bool,
+    short: ShortContext | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `OfChunk`: in eager mode with few passes over the logits, which dominate the cost beside the products."""
     wide_CV = logits.in_place(logits_CV)
@@ -227,11 +241,14 @@ def chunk_in_place(
     log_p_C = log_p_CV.gather(1, column_C1).squeeze(1)
     lse_C = wide_CV.gather(1, column_C1).squeeze(1) - log_p_C
     p_CV = log_p_CV.exp_()
-    d_logits_CV = gradient_in_place(p_CV, targets_C, lse_C, logits=logits, z_loss=z_loss)
+    losses_C = torch.where(valid_C, -log_p_C, 0.0)
+    token_C = None if short is None else short.weights(losses_C)
+    d_logits_CV = gradient_in_place(
+        p_CV, targets_C, lse_C, logits=logits, z_loss=z_loss, token_C=token_C
+    )
     if logits.softcap:
         d_logits_CV.mul_(logits.slope(wide_CV))
-    losses_C, lse_C = torch.where(valid_C, -log_p_C, 0.0), torch.where(valid_C, lse_C, 0.0)
-    return losses_C, lse_C, d_logits_CV.to(logits_CV.dtype)
+    return losses_C, torch.where(valid_C, lse_C, 0.0), d_logits_CV.to(logits_CV.dtype)
 
 
 def chunk_at_once(
@@ -241,6 +258,7 @@ def chunk_at_once(
     logits: Logits,
     z_loss: float,
     wants_gradient: bool,
+    short: ShortContext | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `OfChunk`: formulas for `torch.compile`, which recomputes the scaled logits in every pass."""
     wide_CV = logits.of(logits_CV)
@@ -250,8 +268,13 @@ def chunk_at_once(
     valid_C = targets_C != IGNORE
     losses_C, valid_lse_C = valid_losses(lse_C, picked_C, targets_C)
     if wants_gradient:
-        p_CV = (wide_CV - lse_C[:, None]).exp() * (1 + 2 * z_loss * lse_C[:, None])
-        d_logits_CV = torch.where(valid_C[:, None], p_CV - is_target_CV.to(p_CV.dtype), 0.0)
+        is_target_CV = is_target_CV.to(lse_C.dtype)
+        token_C1: Tensor | float = 1.0
+        if short is not None:
+            token_C1 = short.weights(losses_C)[:, None]
+            is_target_CV = is_target_CV * token_C1
+        p_CV = (wide_CV - lse_C[:, None]).exp() * (token_C1 + 2 * z_loss * lse_C[:, None])
+        d_logits_CV = torch.where(valid_C[:, None], p_CV - is_target_CV, 0.0)
         logits_CV = (d_logits_CV * logits.slope(wide_CV)).to(logits_CV.dtype)
     return losses_C, valid_lse_C, logits_CV
 
@@ -262,15 +285,15 @@ class _MadeInForward(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden_TD: Tensor, weight_VD: Tensor, walk: Walk, z_loss: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         wants_d_hidden, wants_d_weight = ctx.needs_input_grad[:2]
-        loss_sum, z_sum, losses_T, *gradients = walk(
+        weighted_sum, loss_sum, z_sum, losses_T, *gradients = walk(
             hidden_TD, weight_VD, wants_d_hidden, wants_d_weight
         )
         ctx.save_for_backward(*gradients)
         ctx.weight_dtype = weight_VD.dtype
-        ctx.mark_non_differentiable(loss_sum, z_sum, losses_T)
-        return loss_sum + z_loss * z_sum, loss_sum, z_sum, losses_T
+        ctx.mark_non_differentiable(weighted_sum, loss_sum, z_sum, losses_T)
+        return weighted_sum + z_loss * z_sum, weighted_sum, loss_sum, z_sum, losses_T
 
     @staticmethod
     @once_differentiable
@@ -319,6 +342,11 @@ def valid_losses(lse_C: Tensor, picked_C: Tensor, targets_C: Tensor) -> tuple[Te
     return torch.where(valid_C, lse_C - picked_C, zero), torch.where(valid_C, lse_C, zero)
 
 
+def weighted(losses_C: Tensor, token_C: Tensor | None) -> Tensor:
+    """Losses with the weights of their tokens; None: all weigh 1."""
+    return losses_C if token_C is None else losses_C * token_C
+
+
 def gradient_in_place(
     p_CV: Tensor,
     targets_C: Tensor,
@@ -327,14 +355,19 @@ def gradient_in_place(
     logits: Logits,
     z_loss: float,
     first: int = 0,
+    token_C: Tensor | None = None,
 ) -> Tensor:
     """Overwrites probabilities of the vocabulary columns from `first` on with d total / d product.
 
     With a softcap the result is d total / d logits: the caller multiplies it by the slope, which differs by element.
-    Rows with an ignored target become zero. lse_C: log-sum-exp of every row over the whole vocabulary.
+    Rows with an ignored target become zero. lse_C: log-sum-exp of every row over the whole vocabulary. token_C: weights
+    of the tokens' losses; None: all weigh 1.
     """
     column_C, held_C = columns(p_CV, targets_C, first)
-    # Weight of a token: zero where its target is ignored.
+    # Zero where the target is ignored.
     scale_C = (targets_C != IGNORE).to(lse_C.dtype) * (1.0 if logits.softcap else logits.scale)
-    gradient_CV = p_CV.mul_((scale_C * (1 + 2 * z_loss * lse_C))[:, None])
-    return gradient_CV.scatter_add_(1, column_C[:, None], -(scale_C * held_C)[:, None])
+    of_target_C = scale_C if token_C is None else scale_C * token_C
+    gradient_CV = p_CV.mul_(
+        (scale_C * ((1 if token_C is None else token_C) + 2 * z_loss * lse_C))[:, None]
+    )
+    return gradient_CV.scatter_add_(1, column_C[:, None], -(of_target_C * held_C)[:, None])

@@ -28,6 +28,7 @@ from model.kind_at_step import make_kinds
 from model.layer_pattern import evenly, expand_pattern
 from model.layer_sums import EMBEDDING, LayerSums, after_layer
 from model.logits import Logits
+from model.long_ce import ShortContext
 from model.loss import ChunkedLoss, HeadLoss, LossSums
 from model.norm import build_norm
 from model.packed_layout import PackedLayout
@@ -171,10 +172,16 @@ class Transformer(nn.Module):
         cap = self.config.logit_softcap
         return cap * torch.tanh(logits_TV / cap) if cap else logits_TV
 
-    def loss(self, hidden_TD: Tensor, targets_T: Tensor, z_loss: float = 0.0) -> LossSums:
+    def loss(
+        self,
+        hidden_TD: Tensor,
+        targets_T: Tensor,
+        z_loss: float = 0.0,
+        short: ShortContext | None = None,
+    ) -> LossSums:
         """Loss sums over the valid targets; differentiate `total`.
 
-        targets_T: int64 (T,), -100 is ignored.
+        targets_T: int64 (T,), -100 is ignored. short: weighs the tokens; None: all weigh 1.
         """
         return self.head_loss.sums(
             hidden_TD,
@@ -182,6 +189,7 @@ class Transformer(nn.Module):
             targets_T,
             logits=self._logits,
             z_loss=z_loss,
+            short=short,
         )
 
     def token_losses(self, hidden_TD: Tensor, targets_T: Tensor) -> Tensor:

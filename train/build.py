@@ -289,14 +289,19 @@ def build_loader(run: Run, corpus: Corpus) -> Loader:
             ) from error
     most = run.config.train.max_steps
     steps = None if most is None else max(0, most - run.state.step)
-    leg = run.schedule.leg(run.state.tokens_seen)
+    leg, long_ce = run.schedule.leg(run.state.tokens_seen), run.config.train.long_ce
     shapes = run.schedule.shapes(run.state.tokens_seen, until=leg[-1].end)
     reader = RankReader(
         corpus.sources,
         corpus.eos_id,
         run.mesh.dp_rank,
         run.mesh.dp_size,
-        dealer(run.config.model, run.mesh, leg[0].parallel),
+        dealer(
+            run.config.model,
+            run.mesh,
+            leg[0].parallel,
+            () if long_ce is None else (long_ce.window_tokens,),
+        ),
     )
     return Loader(planner, reader, islice(shapes, steps), run.config.data.prefetch)
 

@@ -19,7 +19,7 @@ from train.run import Run, raise_failure
 from train.schedule.rope_base import bases_by_kind
 from train.schedule.saving import steps_between_checkpoints
 from train.schedule.stages import Point
-from train.step import StepResult, optimizer_step
+from train.step import StepResult, optimizer_step, short_forward
 
 
 class Ending(Enum):
@@ -57,6 +57,7 @@ def train(
             point=point,
             stop=signal.requested or run.failure is not None,
             limit=math.inf if run.config.train.spikes.action == "rollback" else limit,
+            short=short_forward(run.config.train.long_ce, point),
         )
         if index == 0 and run.supervisor is not None:
             run.supervisor.first_step_done()
@@ -200,6 +201,8 @@ def _metrics(
         row["windows"] = point.keys_seen
     if run.config.train.z_loss:
         row["z_loss"] = result.z_loss
+    if run.config.train.long_ce is not None:
+        row["long_ce_loss"] = result.weighted_loss
     if run.peak_flops is not None:
         row["mfu"] = row["model_flops_per_second"] / (run.peak_flops * run.mesh.world_size)
     names = [name for name, _ in run.state.data["sources"]]

@@ -4,7 +4,7 @@ Everything that touches parameters happens inside this forward, so that ZeRO-3 g
 around it; evaluation runs the same forward without gradients.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from data.batch import PackedBatch
 from model.at_step import AtStep
+from model.long_ce import ShortContext
 from model.packed_layout import PackedLayout, copy_to_device
 from model.transformer import Transformer
 from parallel.sequence.layout import SequenceShare, ShardedLayout
@@ -28,6 +29,23 @@ class MicroBatch:
     layout: PackedLayout
     # int16, the number of every token's source; None where there is one source.
     sources_T: Tensor | None = None
+    # What weighs the loss of every token (LongCE); None: all weigh 1.
+    short: ShortContext | None = None
+
+
+@dataclass(frozen=True)
+class ShortForward:
+    """The forward before each step's own one that gives LongCE its weights.
+
+    at: its settings of attention. cap: the largest weight of a token.
+    """
+
+    at: AtStep
+    cap: float
+
+    def weigh(self, micro_batch: MicroBatch, losses_T: Tensor) -> MicroBatch:
+        """Returns the micro-batch with weights for its losses. losses_T: those of this forward."""
+        return replace(micro_batch, short=ShortContext(losses_T, self.cap))
 
 
 def to_device(batch: PackedBatch, device: torch.device) -> MicroBatch:
@@ -67,7 +85,7 @@ class NextTokenLoss(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Runs the model and its head.
 
-        Returns, by the name at `returns`, sums: (total, loss_sum, z_sum, losses_T) with `total` differentiable.
+        Returns, by the name at `returns`, sums: `LossSums` as a tuple, with `total` differentiable.
         token_losses: (losses_T,). predictions: the fields of `Predictions`.
         """
         hidden_TD = self.model(micro_batch.tokens_T, micro_batch.layout, at)
@@ -75,5 +93,5 @@ class NextTokenLoss(nn.Module):
             return (self.model.token_losses(hidden_TD, micro_batch.targets_T),)
         if returns == "predictions":
             return self.model.predictions(hidden_TD, micro_batch.targets_T).tensors()
-        sums = self.model.loss(hidden_TD, micro_batch.targets_T, self.z_loss)
-        return sums.total, sums.loss_sum, sums.z_sum, sums.losses_T
+        sums = self.model.loss(hidden_TD, micro_batch.targets_T, self.z_loss, micro_batch.short)
+        return sums.total, sums.loss_sum, sums.z_sum, sums.losses_T, sums.weighted_sum

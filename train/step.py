@@ -8,18 +8,20 @@ optimizer takes its step with them: its moments decay, weight decay acts.
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from data.loader import GlobalBatch
 from model.config import ModelConfig
-from model.flops import training_flops
+from model.flops import forward_flops, training_flops
 from model.layer_pattern import layer_kinds
 from parallel.mesh import Mesh
 from parallel.sequence.traffic import TrafficMeter
-from train.objective import to_device
+from train.configuration.long_context_settings import LongCeConfig
+from train.objective import ShortForward, to_device
+from train.schedule.short_context import weighs
 from train.schedule.stages import Point
 from train.trainer import StepSums, Trainer
 
@@ -33,6 +35,8 @@ class StepResult:
     # Loss of every source, in order; NaN if the source has no valid token in the step.
     loss_by_source: tuple[float, ...]
     z_loss: float
+    # Loss with the weights of LongCE; `loss` without them.
+    weighted_loss: float
     gradient_norm: float
     applied: bool
     # Model FLOPs of forward and backward over all ranks: windows, documents and padding counted.
@@ -56,11 +60,13 @@ def optimizer_step(
     point: Point,
     stop: bool,
     limit: float = math.inf,
+    short: ShortForward | None = None,
 ) -> StepResult:
     """Forward, backward and optimizer update over `batch`. Collective. A non-finite loss or gradient, or a
     loss above `limit`, leaves the weights unchanged.
 
-    stop: this rank was asked to stop; `stop_votes` is the sum over ranks, so that all stop together.
+    stop: this rank was asked to stop; `stop_votes` is the sum over ranks, so that all stop together. short: a forward
+    before it that gives the losses of tokens their weights.
     """
     started = time.perf_counter()
     trainer.traffic.reset()  # an evaluation may have been in between
@@ -74,14 +80,19 @@ def optimizer_step(
         return total * per_token * _poison(total.detach())
 
     micro_batches = [to_device(micro_batch, mesh.device) for micro_batch in batch.micro_batches]
-    counted = trainer.gradients(micro_batches, point.at, weigh, len(batch.shape.weights))
+    counted = trainer.gradients(micro_batches, point.at, weigh, len(batch.shape.weights), short)
     flops = 0
     if mesh.model.rank == 0 and mesh.sequence.rank == 0:  # a stream is counted once
         lengths = [n for micro_batch in batch.micro_batches for n in micro_batch.lengths]
         flops = training_flops(point.model, lengths, trainer.engine.parameters.training.frozen)
-    loss_sum, z_sum, total_flops, stop_votes, *by_source = _over_world(
+        if short is not None:
+            flops += forward_flops(point.model, lengths, short.at.keys_at_most)
+    loss_sum, z_sum, total_flops, stop_votes, *further = _over_world(
         mesh, counted, (float(flops), float(stop))
     )
+    weighted_sum, by_source = loss_sum, further
+    if len(counted.weighted):
+        weighted_sum, *by_source = further
     computed = time.perf_counter()
     loss = _mean(loss_sum, batch.valid_tokens)
     if loss > limit:  # the same number on every rank
@@ -91,6 +102,7 @@ def optimizer_step(
         loss=loss,
         loss_by_source=_means(by_source or [loss_sum], batch),
         z_loss=_mean(z_sum, batch.valid_tokens),
+        weighted_loss=_mean(weighted_sum, batch.valid_tokens),
         gradient_norm=outcome.gradient_norm,
         applied=outcome.applied,
         flops=int(total_flops),
@@ -104,17 +116,28 @@ def optimizer_step(
     )
 
 
+def short_forward(wanted: LongCeConfig | None, point: Point) -> ShortForward | None:
+    """Returns the forward that gives LongCE its weights in a step; None without LongCE, or where all would weigh 1."""
+    if wanted is None or not weighs(point, wanted):
+        return None
+    return ShortForward(replace(point.at, keys_at_most=wanted.window_tokens), wanted.cap)
+
+
 def _over_world(mesh: Mesh, counted: StepSums, more: tuple[float, float]) -> list[float]:
-    """Returns loss, squared log-partition, `more` and the losses by source, summed over all ranks. Collective."""
+    """Returns loss, squared log-partition, `more`, the weighted loss if there is one, and the losses by source.
+
+    They are summed over all ranks. Collective.
+    """
     sums = torch.zeros(4, dtype=torch.float64, device=mesh.device)
     sums[:2] = counted.sums
     sums[2], sums[3] = more
     mesh.sum_over_world(sums)
-    # A separate all-reduce, so that the order of additions above does not change.
-    if len(counted.by_source):
-        mesh.sum_over_world(counted.by_source)
+    # Separate all-reduces, so that the order of additions does not depend on what else is summed.
+    for further in (counted.weighted, counted.by_source):
+        if len(further):
+            mesh.sum_over_world(further)
     # The only point at which the host waits for the device.
-    found: list[float] = torch.cat((sums, counted.by_source)).tolist()
+    found: list[float] = torch.cat((sums, counted.weighted, counted.by_source)).tolist()
     return found
 
 

@@ -22,7 +22,7 @@ from parallel.pipeline.runner import PipelineRunner
 from parallel.pipeline.schedule import TimedAction
 from parallel.pipeline.timeline import Recorder
 from parallel.sequence.traffic import TrafficMeter
-from train.objective import MicroBatch, Returned, losses_by_source
+from train.objective import MicroBatch, Returned, ShortForward, losses_by_source
 
 Found = TypeVar("Found")
 Weigh = Callable[[Tensor], Tensor]
@@ -36,20 +36,28 @@ class StepSums:
     """Sums over a step's micro-batches on one rank, in float64.
 
     sums: (2,), the summed loss and the summed squared log-partition. by_source: (num_sources,), the summed loss of
-    every source; empty if there is one source.
+    every source; empty if there is one source. weighted: (1,), the summed loss with weights of tokens; empty if they
+    have none.
     """
 
-    def __init__(self, num_sources: int, device: torch.device) -> None:
+    def __init__(self, num_sources: int, device: torch.device, *, weighs: bool = False) -> None:
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         several = num_sources if num_sources > 1 else 0
         self.by_source = torch.zeros(several, dtype=torch.float64, device=device)
+        self.weighted = torch.zeros(int(weighs), dtype=torch.float64, device=device)
 
     def add(
-        self, micro_batch: MicroBatch, loss_sum: Tensor, z_sum: Tensor, losses_T: Tensor
+        self,
+        micro_batch: MicroBatch,
+        loss_sum: Tensor,
+        z_sum: Tensor,
+        losses_T: Tensor,
+        weighted_sum: Tensor,
     ) -> None:
         """Adds one micro-batch."""
         self.sums[0] += loss_sum.detach()
         self.sums[1] += z_sum.detach()
+        self.weighted += weighted_sum.detach()
         if len(self.by_source):
             assert micro_batch.sources_T is not None, "of several sources every token has one"
             self.by_source += losses_by_source(
@@ -79,11 +87,12 @@ class Trainer(Protocol):
         at: AtStep | float,
         weigh: Weigh,
         num_sources: int = 1,
+        short: ShortForward | None = None,
     ) -> StepSums:
         """Forward and backward over all micro-batches. Collective.
 
-        weigh: maps a micro-batch's summed loss to the scalar that is differentiated. Returns sums that are counted
-        once over tensor and pipeline ranks.
+        weigh: maps a micro-batch's summed loss to the scalar that is differentiated. short: a forward before it that
+        gives the losses of tokens their weights. Returns sums that are counted once over tensor and pipeline ranks.
         """
 
     def token_losses(
@@ -119,10 +128,14 @@ class WholeTrainer:
         at: AtStep | float,
         weigh: Weigh,
         num_sources: int = 1,
+        short: ShortForward | None = None,
     ) -> StepSums:
         """See `Trainer`."""
-        counted = StepSums(num_sources, self._device)
+        counted = StepSums(num_sources, self._device, weighs=short is not None)
         for index, micro_batch in enumerate(micro_batches):
+            if short is not None:
+                ((losses_T,),) = self._forward([micro_batch], short.at, "token_losses")
+                micro_batch = short.weigh(micro_batch, losses_T)
 
             def run(module: nn.Module, micro_batch: MicroBatch = micro_batch) -> Tensor:
                 total, *sums = module(micro_batch, at)
@@ -187,16 +200,20 @@ class StagedTrainer:
         at: AtStep | float,
         weigh: Weigh,
         num_sources: int = 1,
+        short: ShortForward | None = None,
     ) -> StepSums:
         """See `Trainer`."""
-        counted = StepSums(num_sources, self._mesh.device)
+        counted = StepSums(num_sources, self._mesh.device, weighs=short is not None)
 
         def loss_of(stage: Transformer, hidden_TD: Tensor, micro_batch: Any) -> Tensor:
-            found = stage.loss(hidden_TD, micro_batch.targets_T, self._z_loss)
+            found = stage.loss(hidden_TD, micro_batch.targets_T, self._z_loss, micro_batch.short)
             if self._mesh.tensor.rank == 0:
-                counted.add(micro_batch, found.loss_sum, found.z_sum, found.losses_T)
+                counted.add(
+                    micro_batch, found.loss_sum, found.z_sum, found.losses_T, found.weighted_sum
+                )
             return weigh(found.total)
 
+        micro_batches = self._weighed(micro_batches, short)
         self._steps += 1
         recorder = Recorder(self._mesh) if self._steps == _DRAWN_STEP else None
         if recorder is not None:
@@ -220,6 +237,22 @@ class StagedTrainer:
     ) -> list[Predictions] | None:
         """See `Trainer`."""
         return self._forward(micro_batches, at, Transformer.predictions)
+
+    def _weighed(
+        self, micro_batches: Sequence[MicroBatch], short: ShortForward | None
+    ) -> Sequence[MicroBatch]:
+        """Returns the micro-batches with weights for their losses, on the ranks of the stage with the head."""
+        if short is None:
+            return micro_batches
+        losses = self._runner.forward_only(
+            micro_batches,
+            short.at,
+            lambda stage, x_TD, each: stage.token_losses(x_TD, each.targets_T),
+        )
+        if not losses:
+            return micro_batches
+        pairs = zip(micro_batches, losses, strict=True)
+        return [short.weigh(micro_batch, losses_T) for micro_batch, losses_T in pairs]
 
     def _forward(
         self,

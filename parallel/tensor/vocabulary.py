@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.logits import IGNORE, UNCHANGED, Logits, chunks_of, picked_logits, rows_at_once
+from model.long_ce import ShortContext
 from model.loss import (
     LossSums,
     Walked,
@@ -33,6 +34,7 @@ from model.loss import (
     gradient_in_place,
     sums_of_walk,
     valid_losses,
+    weighted,
 )
 from model.norm import statistics_dtype
 from model.predictions import Predictions, count_before, nothing_predicted
@@ -87,9 +89,10 @@ class VocabularyParallelLoss:
         *,
         logits: Logits = UNCHANGED,
         z_loss: float = 0.0,
+        short: ShortContext | None = None,
     ) -> LossSums:
-        """Returns the `LossSums` of all tokens, on every rank. Collective."""
-        walk = partial(self._walk, targets_T=targets_T, logits=logits, z_loss=z_loss)
+        """Returns the `LossSums` of all tokens, on every rank. Collective. short: weighs ALL tokens, on every rank."""
+        walk = partial(self._walk, targets_T=targets_T, logits=logits, z_loss=z_loss, short=short)
         return sums_of_walk(walk, hidden_TD, weight_VD, z_loss)
 
     @torch.no_grad()
@@ -153,13 +156,15 @@ class VocabularyParallelLoss:
         targets_T: Tensor,
         logits: Logits,
         z_loss: float,
+        short: ShortContext | None,
     ) -> Walked:
         wide = statistics_dtype(hidden_TD.dtype)
-        loss_sum, z_sum = hidden_TD.new_zeros((2,), dtype=wide)
+        weighted_sum, loss_sum, z_sum = hidden_TD.new_zeros((3,), dtype=wide)
         returning = _Returning(torch.empty_like(hidden_TD), self._group)
         d_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if wants_d_weight else None
         targets_NT = by_rank(targets_T, self._group.size)
         losses_NT = torch.empty_like(targets_NT, dtype=wide)
+        short_NT = None if short is None else by_rank(short.losses_T, self._group.size)
         weight_VD = for_product(weight_VD)
         for rows, hidden_CD in self._chunks(hidden_TD, weight_VD):
             targets_C = targets_NT[:, rows].flatten()
@@ -167,7 +172,11 @@ class VocabularyParallelLoss:
             lse_C, picked_C = self._gathered(logits_CV, targets_C)
             losses_C, valid_lse_C = valid_losses(lse_C, picked_C, targets_C)
             losses_NT[:, rows] = losses_C.view(self._group.size, -1)
+            token_C = None
+            if short is not None and short_NT is not None:
+                token_C = short.of(short_NT[:, rows].flatten()).weights(losses_C)
             loss_sum += losses_C.sum()
+            weighted_sum += weighted(losses_C, token_C).sum()
             z_sum += valid_lse_C.square().sum()
             if not wants_d_hidden and d_weight_VD is None:
                 continue
@@ -175,7 +184,13 @@ class VocabularyParallelLoss:
             slope = logits.slope(logits_CV)
             p_CV = logits_CV.sub_(lse_C[:, None]).exp_()
             d_logits_CV = gradient_in_place(
-                p_CV, targets_C, lse_C, logits=logits, z_loss=z_loss, first=first
+                p_CV,
+                targets_C,
+                lse_C,
+                logits=logits,
+                z_loss=z_loss,
+                first=first,
+                token_C=token_C,
             )
             if logits.softcap:
                 d_logits_CV.mul_(slope)
@@ -185,7 +200,8 @@ class VocabularyParallelLoss:
             if d_weight_VD is not None:
                 add_product(d_weight_VD, d_logits_CV.t(), hidden_CD)
         d_hidden_TD = returning.all_arrived() if wants_d_hidden else None
-        return loss_sum, z_sum, in_stream_order(losses_NT), d_hidden_TD, d_weight_VD
+        losses_T = in_stream_order(losses_NT)
+        return weighted_sum, loss_sum, z_sum, losses_T, d_hidden_TD, d_weight_VD
 
     def _chunks(self, hidden_TD: Tensor, weight_VD: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yields the rows of a chunk in each rank's part, and their hidden states from all ranks, (n * rows, D).

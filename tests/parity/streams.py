@@ -82,10 +82,14 @@ def streams(case: Case, first: int = 0) -> list[PackedBatch]:
 
 
 def streams_of_rank(
-    case: Case, mesh: Mesh, parallel: ParallelConfig, first: int = 0
+    case: Case,
+    mesh: Mesh,
+    parallel: ParallelConfig,
+    first: int = 0,
+    keys_at_most: Sequence[int] = (),
 ) -> list[PackedBatch]:
-    """The part of the global batch that a rank reads."""
-    deal = dealer(case.config, mesh, parallel)
+    """The part of the global batch that a rank reads. keys_at_most: see `dealer`."""
+    deal = dealer(case.config, mesh, parallel, keys_at_most)
     mine = range(mesh.data.rank, case.micro_batches * case.data, mesh.data.size)
     return [_stream(first + number, case, deal) for number in mine]
 

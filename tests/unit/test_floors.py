@@ -20,7 +20,7 @@ FLOORS = {
         config
         parameters at_step layer_sums
         kind_at_step
-        logits
+        logits long_ce
         predictions
         initialization flops attention loss
         feed_forward

@@ -1,4 +1,4 @@
-"""Settings of LongPPL, which compares the losses of tokens with a long and with a short context."""
+"""Settings of LongPPL and LongCE, which compare the losses of tokens with a long and with a short context."""
 
 from dataclasses import dataclass
 from math import inf
@@ -40,3 +40,13 @@ class OfficialLongPerplexity(LongPerplexityConfig):
 
 
 LongPerplexityForm = WindowedLongPerplexity | OfficialLongPerplexity
+
+
+@dataclass
+class LongCeConfig:
+    """LongCE: the loss of a token weighs min(exp(l_short - l_long), cap), by its losses with both contexts."""
+
+    # Short context in tokens: in a forward before each step's own one, no layer sees more keys.
+    window_tokens: Annotated[int, Ge(1), Le(2**31 - 1)] = 4096
+    # Largest weight of a token.
+    cap: Annotated[float, Ge(1), Lt(inf)] = 5.0

@@ -17,6 +17,7 @@ from model.position.methods import RopeMethod
 from model.position.scales.methods import AnyScale
 from parallel.config import NotNegative, OptimizerConfig, ParallelConfig, Positive
 from train.configuration.evaluation_settings import EvaluationConfig
+from train.configuration.long_context_settings import LongCeConfig
 
 AtLeastOne = Annotated[float, Ge(1), Lt(inf)]
 Tokens = Annotated[int, Ge(0)]
@@ -260,6 +261,9 @@ class TrainConfig:
     compile_regions: Literal["auto", "always", "never"] = "auto"
     # Weight of the z-loss, the squared log-sum-exp of the logits; 0: no z-loss.
     z_loss: NotNegative = 0.0
+    # LongCE, for example {window_tokens: 4096, cap: 5}: tokens that need a long context weigh more in the loss, which
+    # takes a second forward; null: all tokens weigh the same.
+    long_ce: LongCeConfig | None = None
     # Peak FLOP/s of one device, from which `mfu` is computed; null: from the data sheet, by the name of the device.
     peak_flops_per_second: Annotated[float, Gt(0), Lt(inf)] | None = None
     # Whether to use deterministic kernels only, so that the same run gives the same bits; slower on GPUs.

@@ -23,7 +23,7 @@ from train.checkpointing.state import read_state
 from train.configuration.accuracy_rules import accuracy_problems
 from train.configuration.bound_warnings import bound_warnings
 from train.configuration.generated_rules import generated_warnings, id_problems
-from train.configuration.long_context_rules import long_perplexity_problems
+from train.configuration.long_context_rules import long_ce_problems, long_perplexity_problems
 from train.configuration.prompt_rules import prompt_problems
 from train.configuration.ramp_warnings import ramp_warnings
 from train.configuration.room import room_problems
@@ -63,7 +63,7 @@ def _rules(config: RunConfig, world_size: int) -> list[str]:
     found += mistakes
     if schedule is not None:
         found += _layout_problems(config, schedule, world_size) + _spike_problems(config, schedule)
-        found += long_perplexity_problems(config, schedule)
+        found += long_perplexity_problems(config, schedule) + long_ce_problems(config, schedule)
     return found
 
 
