@@ -56,6 +56,7 @@ SPECIAL = {
     "schedule.stages.NAME.data": ["{one: 1}"],
     "schedule.stages.NAME.parallel": ["{tensor: 2}", "{bucket_elements: 77}", "{sequence_layout: balanced}"],
     "evaluation.accuracy.lengths": ["[256]"],
+    "train.long_ce": ["{window_tokens: 16}"],
     "evaluation.long_perplexity": ["{form: official, context_tokens: 16, step_tokens: 8}"],
     "checkpoint.allow_changes": ["[data]"],
     "data.corpus": ["python_stdlib", "''"], "data.bos_id": ["5"],

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from data import batch
 from model import loss as loss_module
 from model.logits import IGNORE, Logits
+from model.long_ce import ShortContext
 from model.loss import ChunkedLoss
 
 
@@ -56,6 +57,44 @@ def test_equals_plain_cross_entropy_in_float64(tokens, logit_scale, z_loss, soft
     theirs = torch.autograd.grad(total * -0.37, (hidden, weight))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)
+
+
+def short_context(losses_T, cap):
+    """Losses with a short context that differ from the given ones by up to 3 nats, on both sides."""
+    generator = torch.Generator().manual_seed(4)
+    difference_T = 6 * torch.rand(len(losses_T), generator=generator, dtype=losses_T.dtype) - 3
+    return ShortContext(losses_T + difference_T, cap)
+
+
+@pytest.mark.parametrize("tokens", [1, 257, 700])
+@pytest.mark.parametrize("logits", [Logits(0.25), Logits(2.0, 3.0)])
+def test_weights_of_tokens_are_those_of_the_plain_formula_in_float64(tokens, logits):
+    hidden, weight, targets = problem(tokens)
+    targets[0] = 5
+    whole = logits.of(hidden @ weight.t())
+    losses_T = F.cross_entropy(whole, targets, ignore_index=IGNORE, reduction="none")
+    short = short_context(losses_T.detach(), cap=5.0)
+    w_T = torch.exp(short.losses_T - losses_T.detach()).clamp(max=5.0)
+    z_sum = whole.logsumexp(-1)[targets != IGNORE].square().sum()
+    weighted = (w_T * losses_T).sum()
+    sums = ChunkedLoss().sums(hidden, weight, targets, logits=logits, z_loss=1e-2, short=short)
+    assert sums.loss_sum.item() == pytest.approx(losses_T.sum().item(), rel=1e-12)
+    assert sums.weighted_sum.item() == pytest.approx(weighted.item(), rel=1e-12)
+    ours = torch.autograd.grad(sums.total, (hidden, weight))
+    theirs = torch.autograd.grad(weighted + 1e-2 * z_sum, (hidden, weight))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)
+
+
+def test_equal_losses_with_both_contexts_change_no_bit_and_huge_differences_stay_finite():
+    hidden, weight, targets = problem(dtype=torch.float32)
+    plain = ChunkedLoss().sums(hidden, weight, targets, z_loss=1e-3)
+    for losses_T, same in ((plain.losses_T, True), (plain.losses_T + 1e4, False)):
+        short = ShortContext(losses_T, cap=5.0)
+        found = ChunkedLoss().sums(hidden, weight, targets, z_loss=1e-3, short=short)
+        assert torch.isfinite(found.total)
+        assert torch.equal(found.total, plain.total) == same
+        assert torch.equal(found.loss_sum, plain.loss_sum)
 
 
 def test_the_parts_are_detached_and_the_total_is_not():
@@ -152,11 +191,14 @@ def test_whole_logits_never_exist(monkeypatch):
 
 @pytest.mark.parametrize("logits", [Logits(0.25), Logits(2.0, 1.5)])
 @pytest.mark.parametrize("wants_gradient", [True, False])
-def test_the_formulas_for_a_compiler_are_those_that_run_in_place(wants_gradient, logits):
+@pytest.mark.parametrize("weighed", [True, False])
+def test_the_formulas_for_a_compiler_are_those_that_run_in_place(weighed, wants_gradient, logits):
     torch.manual_seed(0)
     logits_CV = torch.randn(9, 33, dtype=torch.float64)
     targets_C = torch.tensor([0, 32, IGNORE, 5, 5, IGNORE, 31, 1, 2])
     options = {"logits": logits, "z_loss": 1e-2, "wants_gradient": wants_gradient}
+    if weighed:
+        options["short"] = short_context(torch.zeros(9, dtype=torch.float64), cap=2.0)
     at_once = loss_module.chunk_at_once(logits_CV, targets_C, **options)
     in_place = loss_module.chunk_in_place(logits_CV.clone(), targets_C, **options)
     for mine, theirs in list(zip(at_once, in_place, strict=True))[: 2 + wants_gradient]:

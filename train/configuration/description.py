@@ -5,7 +5,7 @@ from math import prod
 
 from data.tokens.declared import Declared, read_declared
 from model.config import ModelConfig
-from model.flops import parameter_count
+from model.flops import forward_flops, parameter_count, training_flops
 from model.layer_pattern import expand_pattern
 from model.parameters import shape_of
 from parallel.costs.rank import RankMemory, Step, rank_memory
@@ -13,6 +13,7 @@ from parallel.engine.groups import GroupSettings, frozen_parameters
 from parallel.engine.optimizers import OPTIMIZERS
 from train.configuration.schema import RunConfig
 from train.schedule.saving import steps_between_checkpoints
+from train.schedule.short_context import weighs
 from train.schedule.stages import Schedule, Stage
 
 _ELEMENT = {"float32": 4, "bfloat16": 2}
@@ -67,8 +68,23 @@ def describe_run(config: RunConfig, schedule: Schedule, world_size: int) -> list
         f"{describe_stages(schedule)}; {schedule.total_tokens:,} tokens, {steps:,} steps; {saved}",
         *describe_groups(config, schedule),
         *describe_labels(read_declared(config.data)[0]),
+        *describe_long_ce(config, schedule),
         _describe_memory(config, schedule, world_size),
     ]
+
+
+def describe_long_ce(config: RunConfig, schedule: Schedule) -> list[str]:
+    """Returns a line on the stages with a second forward, and what it adds to their operations; none without LongCE."""
+    wanted, added = config.train.long_ce, []
+    for stage in schedule.stages if wanted else ():
+        point, length = schedule.at_end_of(stage), [stage.shape.sequence_length]
+        if wanted is None or not weighs(point, wanted):
+            continue
+        frozen = _frozen(config, stage)
+        more = forward_flops(point.model, length, wanted.window_tokens)
+        added.append(f"{stage.name} {more / training_flops(point.model, length, frozen):.0%}")
+    says = "LongCE: a second forward adds to the operations of a step, in documents of the stage's length"
+    return [f"{says}: {', '.join(added)}"] if added else []
 
 
 def describe_groups(config: RunConfig, schedule: Schedule) -> list[str]:
