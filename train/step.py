@@ -7,7 +7,7 @@ optimizer takes its step with them: its moments decay, weight decay acts.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -83,10 +83,7 @@ def optimizer_step(
     counted = trainer.gradients(micro_batches, point.at, weigh, len(batch.shape.weights), short)
     flops = 0
     if mesh.model.rank == 0 and mesh.sequence.rank == 0:  # a stream is counted once
-        lengths = [n for micro_batch in batch.micro_batches for n in micro_batch.lengths]
-        flops = training_flops(point.model, lengths, trainer.engine.parameters.training.frozen)
-        if short is not None:
-            flops += forward_flops(point.model, lengths, short.at.keys_at_most)
+        flops = _flops(batch, point, trainer.engine.parameters.training.frozen, short)
     loss_sum, z_sum, total_flops, stop_votes, *further = _over_world(
         mesh, counted, (float(flops), float(stop))
     )
@@ -121,6 +118,17 @@ def short_forward(wanted: LongCeConfig | None, point: Point) -> ShortForward | N
     if wanted is None or not weighs(point, wanted):
         return None
     return ShortForward(replace(point.at, keys_at_most=wanted.window_tokens), wanted.cap)
+
+
+def _flops(
+    batch: GlobalBatch, point: Point, frozen: Collection[str], short: ShortForward | None
+) -> int:
+    """Returns the model FLOPs of the micro-batches. frozen: names of parameters that do not train."""
+    lengths = [n for micro_batch in batch.micro_batches for n in micro_batch.lengths]
+    found = training_flops(point.model, lengths, frozen)
+    if short is not None:
+        found += forward_flops(point.model, lengths, short.at.keys_at_most)
+    return found
 
 
 def _over_world(mesh: Mesh, counted: StepSums, more: tuple[float, float]) -> list[float]:

@@ -19,6 +19,7 @@ Shape letters: T tokens, C tokens of one chunk, D width, V this rank's part of t
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -92,7 +93,8 @@ class VocabularyParallelLoss:
         short: ShortContext | None = None,
     ) -> LossSums:
         """Returns the `LossSums` of all tokens, on every rank. Collective. short: weighs ALL tokens, on every rank."""
-        walk = partial(self._walk, targets_T=targets_T, logits=logits, z_loss=z_loss, short=short)
+        scored = _Scored.by_rank(targets_T, short, self._group.size)
+        walk = partial(self._walk, scored=scored, logits=logits, z_loss=z_loss)
         return sums_of_walk(walk, hidden_TD, weight_VD, z_loss)
 
     @torch.no_grad()
@@ -153,28 +155,23 @@ class VocabularyParallelLoss:
         wants_d_hidden: bool,
         wants_d_weight: bool,
         *,
-        targets_T: Tensor,
+        scored: "_Scored",
         logits: Logits,
         z_loss: float,
-        short: ShortContext | None,
     ) -> Walked:
         wide = statistics_dtype(hidden_TD.dtype)
         weighted_sum, loss_sum, z_sum = hidden_TD.new_zeros((3,), dtype=wide)
         returning = _Returning(torch.empty_like(hidden_TD), self._group)
         d_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if wants_d_weight else None
-        targets_NT = by_rank(targets_T, self._group.size)
-        losses_NT = torch.empty_like(targets_NT, dtype=wide)
-        short_NT = None if short is None else by_rank(short.losses_T, self._group.size)
+        losses_NT = torch.empty_like(scored.targets_NT, dtype=wide)
         weight_VD = for_product(weight_VD)
         for rows, hidden_CD in self._chunks(hidden_TD, weight_VD):
-            targets_C = targets_NT[:, rows].flatten()
+            targets_C, short = scored.of(rows)
             logits_CV = logits.in_place(hidden_CD @ weight_VD.t())
             lse_C, picked_C = self._gathered(logits_CV, targets_C)
             losses_C, valid_lse_C = valid_losses(lse_C, picked_C, targets_C)
             losses_NT[:, rows] = losses_C.view(self._group.size, -1)
-            token_C = None
-            if short is not None and short_NT is not None:
-                token_C = short.of(short_NT[:, rows].flatten()).weights(losses_C)
+            token_C = None if short is None else short.weights(losses_C)
             loss_sum += losses_C.sum()
             weighted_sum += weighted(losses_C, token_C).sum()
             z_sum += valid_lse_C.square().sum()
@@ -252,6 +249,25 @@ class VocabularyParallelLoss:
     def _parts(self, own: Tensor) -> Tensor:
         """Returns the tensors `own` of all ranks, in order. Collective."""
         return launch_gather(own, self._group).wait().view(-1, *own.shape)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Targets of ALL tokens, and what weighs their losses, by the rank that holds the token's hidden state."""
+
+    targets_NT: Tensor
+    short: ShortContext | None
+
+    @classmethod
+    def by_rank(cls, targets_T: Tensor, short: ShortContext | None, size: int) -> "_Scored":
+        own = None if short is None else short.of(by_rank(short.losses_T, size))
+        return cls(by_rank(targets_T, size), own)
+
+    def of(self, rows: slice) -> tuple[Tensor, ShortContext | None]:
+        """Those of the same rows of every rank's part."""
+        short = self.short
+        of_rows = None if short is None else short.of(short.losses_T[:, rows].flatten())
+        return self.targets_NT[:, rows].flatten(), of_rows
 
 
 class _Returning:
