@@ -127,6 +127,16 @@ def test_data_come_before_schedule_and_results_at_one_step() -> None:
     assert [one["absolute"] for one in found] == [1.0, 1.0, 1.0, None, 1.0, None, None, 1.0]
 
 
+def test_odd_values_of_a_damaged_log_are_compared() -> None:
+    odd = [10**400, 1e308, -1e308, float("inf"), "", [], {}, None, True]
+    for a in odd:
+        for b in odd:
+            rows = [{"step": 1, "loss": a}], [{"step": 1, "loss": b}]
+            assert (compare_rows(*rows)["differences"] == []) == (
+                a == b or [] in (a, b) or {} in (a, b)  # those have no value to compare
+            )
+
+
 def test_only_common_steps_and_keys_are_compared() -> None:
     a = [{"step": step, "loss": float(step)} for step in range(1, 8)]
     b = [{"step": step, "loss": float(step), "z_loss": 1.0} for step in range(5, 20)]

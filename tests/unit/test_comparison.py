@@ -83,7 +83,13 @@ def test_every_task_has_a_table_of_the_runs_that_have_it(tmp_path: Path) -> None
 
 
 def test_accuracy_and_tasks_of_other_kinds_have_their_numbers() -> None:
-    other = ACCURACY | {"task": "long_perplexity", "share": 0.125, "name": "x", "buckets": [1]}
+    other = ACCURACY | {
+        "task": "long_perplexity",
+        "share": 0.125,
+        "form": "official",
+        "tokens": 123_456,
+        "buckets": [1],
+    }
     records = [RunRecord("a", accuracies=(ACCURACY | {"lengths": LENGTHS},), more=(other,))]
     assert list(newest_of(records[0])) == ["accuracy", "long_perplexity"]
     accuracy, rest = task_results([*records, RunRecord("b")]).split("<h3>")[1:]
@@ -91,7 +97,10 @@ def test_accuracy_and_tasks_of_other_kinds_have_their_numbers() -> None:
         ["Run", "After", "Step", "1,024", "1,024 greedy"],
         ["a", "short", "9", "50.0%", "25.0%"],
     ]
-    assert cells(rest) == [["Run", "After", "Step", "share"], ["a", "short", "9", "0.125"]]
+    assert cells(rest) == [
+        ["Run", "After", "Step", "share", "form", "tokens"],
+        ["a", "short", "9", "0.125", "official", "123,456"],
+    ]
 
 
 def test_one_run_shows_tasks_without_figures_by_stage() -> None:

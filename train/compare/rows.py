@@ -1,5 +1,6 @@
 """Two logs of rows: the first step at which each number differs. What a machine or a layout decides is left out."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -88,7 +89,14 @@ def _is_number(value: Any) -> bool:
 def _size(a: Any, b: Any) -> Size | None:
     if not (_is_number(a) and _is_number(b)):
         return None
-    return size_of(np.array([a], np.float64), np.array([b], np.float64))
+    return size_of(np.array([_float(a)]), np.array([_float(b)]))
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a file may hold an integer of any size
+        return math.inf
 
 
 def _difference(key: str, step: int, task: str, size: Size | None) -> dict[str, Any]:

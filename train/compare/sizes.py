@@ -43,9 +43,10 @@ def size_of(a_N: Numbers, b_N: Numbers) -> Size:
     if not (np.isfinite(a_N) & np.isfinite(b_N)).all():
         return Size(np.inf, np.inf, np.inf)
     larger_N = np.maximum(np.abs(a_N), np.abs(b_N))
-    most = np.finfo(np.float32).max
+    most = np.finfo(np.float32).max / 2  # the spacing at the largest float32 overflows
     spacing_N = np.spacing(np.minimum(larger_N, most).astype(np.float32)).astype(np.float64)
-    absolute_N = np.abs(a_N - b_N)
+    with np.errstate(over="ignore"):
+        absolute_N = np.abs(a_N - b_N)
     return Size(
         float(absolute_N.max()),
         float((absolute_N / larger_N).max()),

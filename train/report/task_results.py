@@ -13,7 +13,7 @@ from train.report.tables import html_table
 from train.report.units import percent, whole_number
 
 # Of a row: no result of the task.
-_NO_RESULT = {"step", "tokens_seen", "trained_length", "prompts", "hit_share"}
+_NO_RESULT = {"step", "stage", "tokens_seen", "task", "kind"}
 
 
 def task_results(records: Sequence[RunRecord]) -> str:
@@ -82,10 +82,21 @@ def _results(row: Row) -> dict[str, str]:
         return found | _of_accuracy(row)
     if mappings(row, "position_buckets"):
         return found | _of_held_out(row)
-    numbers = {key: finite_value(row, key) for key in row if key not in _NO_RESULT}
     return found | {
-        key.replace("_", " "): f"{value:.4g}" for key, value in numbers.items() if value is not None
+        key.replace("_", " "): text
+        for key, value in row.items()
+        if key not in _NO_RESULT and (text := _text(value))
     }
+
+
+def _text(value: object) -> str:
+    """Returns a number or a word of a row; "" for anything else."""
+    if isinstance(value, str):
+        return value
+    number = finite_value({"": value}, "")
+    if number is None:
+        return ""
+    return whole_number(number) if number.is_integer() else f"{number:.4g}"
 
 
 def _of_prompts(row: Row) -> dict[str, str]:
