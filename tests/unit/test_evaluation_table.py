@@ -26,3 +26,9 @@ def test_tasks_with_a_file_or_examples_of_their_own_are_named() -> None:
     for name, task in TASKS.items():
         assert not task.needs_file or f"`{name}` reads" in text or f", `{name}` " in text
         assert not task.worked or re.search(rf"`{name}`[^.]* have at least one", text)
+
+
+def test_the_page_has_the_chance_of_every_task_that_has_one() -> None:
+    rows = re.findall(r"(?m)^\| (`[\w`, ]+`) \| 1/(\d+) \| [^|]+ \|$", PAGE)
+    chances = {name: 1 / int(part) for names, part in rows for name in re.findall(r"\w+", names)}
+    assert chances == {name: task.chance for name, task in TASKS.items() if task.chance}

@@ -1,5 +1,6 @@
 """The answer of every prompt follows from its context, and from nothing once its needles are gone."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -167,6 +168,25 @@ def test_the_last_part_does_not_tell_which_label_leads() -> None:
             last = "".join(line.text for line in written.lines[-30:])
             right += SOLVERS[name](last, written.question) == written.answer[1:]
         assert 35 <= right <= 65, (name, right)
+
+
+def test_the_place_named_last_is_the_answer_as_often_as_any_other() -> None:
+    for name in ("babilong_1", "babilong_2"):
+        prompts = [TASKS[name].open("").write(Request(5, number)) for number in range(200)]
+        last = [re.findall(r"went to the (\w+)", str(one.lines))[-1] for one in prompts]
+        right = sum(place == one.answer[1:] for place, one in zip(last, prompts, strict=True))
+        assert abs(right / 200 - TASKS[name].chance) < 0.08  # three standard errors
+
+
+@pytest.mark.parametrize("name", ["oolong_count", "oolong_subset"])
+def test_the_most_frequent_count_of_thirty_lines_is_as_frequent_as_the_chance_says(
+    name: str,
+) -> None:
+    prompts = [TASKS[name].open("").write(Request(5, number, size=27)) for number in range(200)]
+    assert {len(one.lines) for one in prompts} == {30}
+    answers = [one.answer for one in prompts]
+    [(_, most)] = Counter(answers).most_common(1)
+    assert abs(most / 200 - TASKS[name].chance) < 0.1  # three standard errors
 
 
 def test_more_items_are_the_same_items_and_others() -> None:

@@ -15,6 +15,8 @@ from data.prompts.words import NAMES, OBJECTS, PLACES
 from data.prompts.writing import Line, Request, Written
 
 _TRIED = 1_000
+# Fewest events after the supporting ones: else the place that the text names last would often be the answer.
+_LATER = 4
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class TrackedObjects:
             support = supporting(asked, events)
             kept = [event for at, event in enumerate(events) if at not in support]
             earlier = place_of(asked, kept)
-            if len(support) == self.facts and earlier != place_of(asked, events):
+            enough = len(support) == self.facts and self.events - support[-1] > _LATER
+            if enough and earlier != place_of(asked, events):
                 return asked, events, support
         raise AssertionError("no story has a question")
 
