@@ -64,7 +64,7 @@ MORE = (
 class Documents(EveryTarget):
     """Held-out documents of random tokens; every second token repeats the one 20 before it."""
 
-    num_documents, eos_id = len(DOCUMENTS), 0
+    num_documents, eos_id, longest = len(DOCUMENTS), 0, max(DOCUMENTS)
 
     def document_lengths(self, documents: np.ndarray) -> np.ndarray:
         return np.array(DOCUMENTS)[documents]

@@ -157,17 +157,24 @@ class LongPerplexity:
         key = (point.stage.name, point.windows if self._deal is not None else ())
         if self._made is None or self._made[0] != key:
             self._made = None  # free the memory of what was made before first
-            self._made = key, self._mesh.together(lambda: self._make(point))
+            length = self._wanted.length or point.stage.shape.sequence_length
+            # The main rank looks for the documents; every rank reads the tokens of its own.
+            spans = self._mesh.broadcast_object(
+                self._mesh.together(lambda: self._spans(length) if self._mesh.is_main else None)
+            )
+            self._made = key, self._mesh.together(lambda: self._make(point, length, spans))
         return self._made[1]
 
-    def _make(self, point: Point) -> Made:
-        wanted = self._wanted
-        length = wanted.length or point.stage.shape.sequence_length
-        rows, _ = evaluation_rows(self._source, length, wanted.max_tokens)
+    def _spans(self, length: int) -> list[Span]:
+        """Returns the pieces of held-out documents that are scored."""
+        rows, _ = evaluation_rows(self._source, length, self._wanted.max_tokens)
         spans = [span for row in rows for span in row]
         if not spans:
             raise ValueError("heldout: holds no token; prepare one that does")
-        spans = [span for span in spans if span.length > wanted.context_tokens] or spans
+        return [span for span in spans if span.length > self._wanted.context_tokens] or spans
+
+    def _make(self, point: Point, length: int, spans: Sequence[Span]) -> Made:
+        wanted = self._wanted
         pieces: list[Span] = []
         if isinstance(wanted, OfficialLongPerplexity):
             pieces = pieces_of(spans, wanted.context_tokens, wanted.step_tokens)
