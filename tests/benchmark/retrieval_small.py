@@ -2,10 +2,9 @@
 
     PYTHONPATH=.:tests python tests/benchmark/retrieval_small.py [--part NAME ...]
 
-Three models: as trained; the same recipe with the full layer windowed; without training. Training goes on where it was
-stopped. A trained model is asked in a run of one step with learning rate 0 from its last checkpoint. Parts, each after
-those before it: `train`, `train_windowed`, `keys` (the pass key in noise and in text), `catalogue` (every task, on the
-whole prompt and on its last tokens only), `write` (docs/benchmarks/retrieval_small.json, the block of
+Three models: as trained; the same recipe with the full layer windowed; without training. Parts, in this order:
+`train_MODEL` (goes on where it was stopped), `ask_MODEL` (the pass key in noise and in text), `catalogue` (every task,
+on the whole prompt and on its last tokens only), `write` (docs/benchmarks/retrieval_small.json, the block of
 docs/benchmarks.md and docs/pictures/retrieval_small.svg).
 """
 
@@ -17,8 +16,9 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,55 +37,43 @@ MODELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "trained": (),
         "windowed": ("+model.kinds={full_nope: {window: 8}}",),
-        "untrained": (),
+        "untrained": ("train.max_steps=1", "schedule.stages.keys.learning_rate=0"),
     }
 )
-STAGES = ("keys", "notes", "many", "long")
-# One step that changes nothing, with the longest length of training.
-ASKED = (
-    "+schedule.stages.asked={tokens: 4_096, sequence_length: 1_024, batch_tokens: 4_096,"
-    " micro_batch_tokens: 4_096, learning_rate: 0, data: {python_stdlib: 1}}"
-)
 HAYSTACKS = ("noise", "documents")
-NEAR = "lengths: [64, 128, 256, 512, 1_024, 2_048, 4_096], depths: 9, samples: 8"
-FAR = "lengths: [8_192, 16_384, 32_768], depths: 9, samples: 2"
+# Options of `ropewalk evaluate`: lengths up to and beyond the trained ones, and far beyond them.
+NEAR = ("--lengths", "64,128,256,512,1k,2k,4k", "--depths", "9", "--samples", "8", "--beyond")
+FAR = ("--lengths", "8k,16k,32k", "--depths", "9", "--samples", "2", "--beyond")
 # Tokens before the answer that the second score of the catalogue is given.
 LAST = 64
-# Tokens of the prompts of the catalogue; cwe is never shorter than 1,214.
-LENGTH, LENGTH_OF_LONG = 1_024, 2_048
+# Tokens of the prompts of the catalogue, and of the tasks that have no shorter ones.
+LENGTH, LONG_TASKS, LENGTH_OF_LONG = 1_024, ("cwe",), 2_048
 Row = dict[str, Any]
 
 
-def run(name: str, *words: str) -> float:
-    """Run the trainer in a folder of its own. Returns its CPU seconds."""
+def run(module: str, *words: str) -> float:
+    """Run one of our commands. Returns its CPU seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-m", "train", EXPERIMENT, f"run_name={name}", *words]
-    command.append(f"paths.outputs={RUNS}")
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    subprocess.run([sys.executable, "-m", module, *words], check=True, stdout=sys.stderr)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def train(model: str) -> None:
     """Train a model, and note the CPU seconds beside it; a run that was stopped goes on."""
-    seconds = run(model, *MODELS[model])
+    words = (EXPERIMENT, f"run_name={model}", f"paths.outputs={RUNS}", *MODELS[model])
+    seconds = run("train", *words)
     path = RUNS / model / "cpu_seconds.json"
     before = json.loads(path.read_text()) if path.exists() else 0.0
     path.write_text(json.dumps(before + seconds))
 
 
-def ask(model: str, name: str, tasks: Mapping[str, str]) -> list[Row]:
-    """Score tasks on a model. tasks: settings of `evaluation.tasks` by name. Returns the rows of evaluation.jsonl."""
-    run_name = f"{model}_{name}"
-    shutil.rmtree(RUNS / run_name, ignore_errors=True)
-    words = ["~evaluation.tasks.passkey", "~evaluation.tasks.key_in_text", ASKED]
-    words += [f"+evaluation.tasks.{key}={{{value}}}" for key, value in tasks.items()]
-    if model == "untrained":
-        words += [f"~schedule.stages.{stage}" for stage in STAGES]
-    else:
-        words.append(f"checkpoint.resume={RUNS / model}")
-    run(run_name, *MODELS[model], *words)
-    return [row for row in rows_of(run_name) if row["task"] in tasks]
+def ask(model: str, tasks: str, *options: str) -> list[Row]:
+    """Score tasks on a model. options: of `ropewalk evaluate`. Returns the rows of evaluation.jsonl."""
+    shutil.rmtree(RUNS / "asked", ignore_errors=True)
+    where = ("--checkpoint", str(RUNS / model), "--output", str(RUNS / "asked"))
+    run("train.evaluate", *where, "--task", tasks, *options)
+    return rows_of(f"asked/{model}")
 
 
 def rows_of(run_name: str, file: str = "evaluation") -> list[Row]:
@@ -94,40 +82,36 @@ def rows_of(run_name: str, file: str = "evaluation") -> list[Row]:
     return [json.loads(line) for line in lines]
 
 
-def ask_for_keys() -> None:
-    """The pass key by length and depth: in both haystacks, also far beyond the trained length; and its controls."""
-    for model in MODELS:
-        tasks = {}
-        for haystack in HAYSTACKS:
-            settings = f"task: passkey, haystack: {haystack}"
-            tasks[haystack] = f"{settings}, {NEAR}"
-            if model == "trained":
-                tasks[f"{haystack}_far"] = f"{settings}, {FAR}"
-                controls = f"lengths: [{LENGTH}], depths: 5, samples: 8, controls: true"
-                tasks[f"{haystack}_controls"] = f"{settings}, {controls}"
-        keep(f"keys_{model}", ask(model, "keys", tasks))
+def ask_for_keys(model: str) -> None:
+    """The pass key by length and depth in both haystacks; of the trained model also far beyond, and the controls."""
+    found = {}
+    for haystack in HAYSTACKS:
+        options = ("--haystack", haystack)
+        found[haystack] = ask(model, "passkey", *options, *NEAR)
+        if model == "trained":
+            found[haystack] += ask(model, "passkey", *options, *FAR)
+            controls = ("--lengths", str(LENGTH), "--samples", "8", "--controls")
+            found[f"{haystack}_controls"] = ask(model, "passkey", *options, *controls)
+    keep(f"keys_{model}", found)
 
 
 def ask_catalogue() -> None:
     """Every task that needs no file, on the whole prompt and on its last tokens only."""
-    tasks = {}
-    for name, task in TASKS.items():
-        if not task.needs_file:
-            length = LENGTH_OF_LONG if name == "cwe" else LENGTH
-            depths = "depths: 5, samples: 8" if task.has_depth else "depths: 1, samples: 40"
-            tasks[name] = f"lengths: [{length}], {depths}, last_tokens: {LAST}"
-    keep("catalogue", ask("trained", "catalogue", tasks))
+    tasks = [name for name, task in TASKS.items() if not task.needs_file and name not in LONG_TASKS]
+    options = ("--samples", "8", "--last-tokens", str(LAST), "--beyond")
+    found = ask("trained", ",".join(tasks), "--lengths", str(LENGTH), *options)
+    longer = ("--lengths", str(LENGTH_OF_LONG), *options)
+    keep("catalogue", found + ask("trained", ",".join(LONG_TASKS), *longer))
 
 
-def keep(name: str, rows: Sequence[Row]) -> None:
+def keep(name: str, found: Any) -> None:
     """Keep rows for the part `write`."""
-    (RUNS / f"{name}.json").write_text(json.dumps(list(rows)))
+    (RUNS / f"{name}.json").write_text(json.dumps(found))
 
 
-def kept(name: str) -> list[Row]:
+def kept(name: str) -> Any:
     """What `keep` has kept."""
-    found: list[Row] = json.loads((RUNS / f"{name}.json").read_text())
-    return found
+    return json.loads((RUNS / f"{name}.json").read_text())
 
 
 def gathered() -> Row:
@@ -137,9 +121,9 @@ def gathered() -> Row:
         "curve": _curve(),
         "keys": {model: _grids(kept(f"keys_{model}")) for model in MODELS},
         "controls": [
-            {"haystack": row["task"].removesuffix("_controls")} | _cell_sums(row["cells"])
-            for row in kept("keys_trained")
-            if row["task"].endswith("_controls")
+            {"haystack": haystack} | _cell_sums(row["cells"])
+            for haystack in HAYSTACKS
+            for row in kept("keys_trained")[f"{haystack}_controls"]
         ],
         "last_tokens": LAST,
         "catalogue": [
@@ -181,15 +165,12 @@ def _curve() -> list[Row]:
     return found
 
 
-def _grids(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def _grids(found: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
     """By haystack: length, depth, prompts, hits and loss of every cell."""
     names = ("length", "depth", "prompts", "hits", "loss")
     return {
         haystack: [
-            {name: cell[name] for name in names}
-            for row in rows
-            if row["task"] in (haystack, f"{haystack}_far")
-            for cell in row["cells"]
+            {name: cell[name] for name in names} for row in found[haystack] for cell in row["cells"]
         ]
         for haystack in HAYSTACKS
     }
@@ -220,11 +201,10 @@ def write() -> None:
     sys.stdout.write(table(numbers))
 
 
-PARTS = MappingProxyType(
+PARTS: Mapping[str, Callable[[], None]] = MappingProxyType(
     {
-        "train": lambda: train("trained"),
-        "train_windowed": lambda: train("windowed"),
-        "keys": ask_for_keys,
+        **{f"train_{model}": partial(train, model) for model in MODELS},
+        **{f"ask_{model}": partial(ask_for_keys, model) for model in MODELS},
         "catalogue": ask_catalogue,
         "write": write,
     }

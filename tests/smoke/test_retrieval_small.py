@@ -9,11 +9,13 @@ from tests.benchmark.retrieval_tables import table
 from train.configuration.compose import compose_run
 
 TASKS = ("passkey", "key_in_text")
+TASKS = ("passkey", "key_in_text")
+STAGES = ("keys", "notes", "many", "long")
 FEW = (
     "evaluation.max_tokens=1024",
     "schedule.learning_rate.warmup_tokens=0",
     "schedule.learning_rate.decay_tokens=8192",
-    *(f"schedule.stages.{stage}.tokens=8192" for stage in retrieval_small.STAGES),
+    *(f"schedule.stages.{stage}.tokens=8192" for stage in STAGES),
     *(f"evaluation.tasks.{name}.lengths=[64]" for name in TASKS),
 )
 
@@ -37,17 +39,15 @@ def test_the_command_trains_asks_and_writes(
 ) -> None:
     monkeypatch.setattr(retrieval_small, "RUNS", tmp_path)
     models = {name: (*words, *FEW) for name, words in retrieval_small.MODELS.items()}
-    # One step at a rate of its own.
-    models["untrained"] = ("evaluation.max_tokens=1024",)
     monkeypatch.setattr(retrieval_small, "MODELS", models)
-    monkeypatch.setattr(retrieval_small, "NEAR", "lengths: [64, 1_024], depths: 2, samples: 1")
-    monkeypatch.setattr(retrieval_small, "FAR", "lengths: [2_048], depths: 2, samples: 1")
-    retrieval_small.train("trained")
-    retrieval_small.train("windowed")
-    retrieval_small.ask_for_keys()
-    retrieval_small.ask_catalogue()
+    few = ("--depths", "2", "--samples", "1", "--beyond", "--lengths")
+    monkeypatch.setattr(retrieval_small, "NEAR", (*few, "64,1k"))
+    monkeypatch.setattr(retrieval_small, "FAR", (*few, "2k"))
+    for name, part in retrieval_small.PARTS.items():
+        if name != "write":
+            part()
     numbers = retrieval_small.gathered()
-    assert numbers["runs"]["trained"]["stages"] == list(retrieval_small.STAGES)
+    assert numbers["runs"]["trained"]["stages"] == list(STAGES)
     assert {row["task"] for row in numbers["curve"]} == {*TASKS}
     assert len(numbers["controls"]) == 2
     assert "niah_multikey_3" in table(numbers)

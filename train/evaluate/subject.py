@@ -117,6 +117,9 @@ def _data_arguments(subject: Subject) -> list[str]:
             run = from_yaml(settings.read_text())
             if not run.data.missing():
                 data = {key: value for key, value in asdict(run.data).items() if key != "seed"}
+                # One argument for each source: an argument may not be longer than some thousand characters.
+                sources = data.pop("sources")
+                data |= {f"sources.{name}": one for name, one in sources.items()}
                 found = [f"data.{key}={_flow(value)}" for key, value in data.items()]
                 return [*found, f"paths.prepared={_flow(run.paths.prepared)}"]
     usual = DataConfig()
