@@ -39,7 +39,10 @@ class Measured:
 
 
 class Found(NamedTuple):
-    """What a rank found: the health at every step, and losses, gradient norms and weights with it and without it."""
+    """What a rank found: the health at every step, and losses, gradient norms and weights with it and without it.
+
+    plain: None where it did not train without measuring.
+    """
 
     health: list[Health]
     measured: tuple[list[float], Weights]
@@ -105,17 +108,19 @@ def measured_step(
     return entries.get("layers", {}), result
 
 
-def trained(mesh: Mesh, one: Measured, every: int) -> tuple[list[Health], list[float], Weights]:
-    """The health at the steps that are measured, and what training gives. Collective."""
+def trained(
+    mesh: Mesh, one: Measured, every: int, *, weights: bool
+) -> tuple[list[Health], list[float], Weights]:
+    """The health at the steps that are measured, and what training gives; weights: with them. Collective."""
     trainer = build(mesh, one)
     health, numbers = list[Health](), list[float]()
     for number in range(STEPS):
-        found, result = measured_step(trainer, mesh, one, number, every)
-        health += [found] if found else []
+        layers, result = measured_step(trainer, mesh, one, number, every)
+        health += [layers] if layers else []
         numbers += [result.loss, result.gradient_norm]
-    weights = everything(trainer, mesh)
+    found = everything(trainer, mesh) if weights else {}
     trainer.engine.close()
-    return health, numbers, weights
+    return health, numbers, found
 
 
 def find(world: World, one: Measured, *, plain: bool = True) -> Found:
@@ -125,10 +130,10 @@ def find(world: World, one: Measured, *, plain: bool = True) -> Found:
             few = one.keys == "exchange"
             patch.setattr("parallel.sequence.route.needs_few_keys", lambda *_: few)
         mesh = arrange(world, one.case.parallel().topology(world.world_size))
-        health, *measured = trained(mesh, one, every=1)
+        health, *measured = trained(mesh, one, every=1, weights=plain)
         if not plain:
             return Found(health, tuple(measured), None)
-        none, *unmeasured = trained(mesh, one, every=0)
+        none, *unmeasured = trained(mesh, one, every=0, weights=True)
         assert none == []
         return Found(health, tuple(measured), tuple(unmeasured))
 
@@ -227,18 +232,21 @@ class Quick(NamedTuple):
 def quick() -> list[Quick]:
     def work(rank: int, world_size: int) -> Quick:
         world = start(CPU, 60).world
-        faulty: dict[str, list[Health]] = {}
+        faulty = {fault.__name__: list[Health]() for fault in FAULTS}
         for one in (TENSOR, RING):
             mesh = arrange(world, one.case.parallel().topology(world_size))
+            trainer = build(mesh, one)
+            measured = begin_measuring(trainer, LoggingConfig(layer_steps=1), 1)
+            with pytest.MonkeyPatch.context() as patch:
+                the_largest_is_taken_before_the_mask(patch)
+                step(trainer, mesh, one.case, one.case.parallel(one.zero_stage), 0)
             for fault in FAULTS:
                 with pytest.MonkeyPatch.context() as patch:
                     fault(patch)
-                    trainer = build(mesh, one)
-                    health, _ = measured_step(trainer, mesh, one, 0)
-                    faulty.setdefault(fault.__name__, []).append(health)
-                    skipped, _ = measured_step(trainer, mesh, one, 1, limit=0.0)
-                    trainer.engine.close()
-        check_masters(world, 1)
+                    entries = measured_entries(measured, trainer, mesh, one.case.at_stage)
+                    faulty[fault.__name__].append(entries["layers"])
+            skipped, _ = measured_step(trainer, mesh, one, 1, limit=0.0)
+            trainer.engine.close()
         plain = [find(world, one, plain=one is RING) for one in (TENSOR, RING, STAGES, FROZEN)]
         return Quick(*plain, faulty, skipped)
 
