@@ -135,7 +135,6 @@ class PromptsTask:
         if settings.haystack == "documents" and text is not None and text.documents is not None:
             filler = Documents(text.documents, encoder, text.special)
         self._maker = TASKS[settings.of].maker(encoder, filler, worked=settings.worked)
-        self._candidates = TASKS[settings.of].candidates
 
     def lengths(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the symbols of the documents with these numbers."""
@@ -150,12 +149,9 @@ class PromptsTask:
         # The parts of a prompt differ in length: of a number whose prompt is too long another prompt is taken.
         for request in self._requests(number, depth):
             try:
-                prompt = self._maker.prompt(request, length)
+                return PromptDocument(self._maker.prompt(request, length))
             except TooShort as error:
                 too_short = error
-                continue
-            if prompt.right:
-                return PromptDocument(prompt)
         raise too_short
 
     def needed(self, number: int) -> int:
@@ -168,8 +164,11 @@ class PromptsTask:
         return least
 
     def _requests(self, number: int, depth: float) -> Iterator[Request]:
-        """Yields what this document may be, the first choice first. Of candidates for one question one is right."""
+        """Yields what this document may be, the first choice first; of candidates for one question the right one."""
+        write, candidates = self._maker.writer.write, self._maker.candidates
         for attempt in range(_TRIED):
-            first = (number + attempt * _ANOTHER) * self._candidates
-            for place in range(self._candidates):
-                yield Request(self._settings.seed, first + place, depth)
+            first = (number + attempt * _ANOTHER) * candidates
+            group = [
+                Request(self._settings.seed, first + place, depth) for place in range(candidates)
+            ]
+            yield next(one for one in group if candidates == 1 or write(one).right)

@@ -41,7 +41,7 @@ def source_of(name: str) -> GeneratedSource:
 def test_documents_have_their_lengths_and_labels_on_the_answer_alone(name: str) -> None:
     settings = settings_of(name)
     made, task = source_of(name), PromptsTask(settings, 2)
-    lengths = made.document_lengths(np.arange(12))
+    lengths = made.document_lengths(np.arange(6))
     assert settings.min_length <= lengths.min() < lengths.max() <= settings.max_length
     for number, length in enumerate(lengths.tolist()):
         tokens, prompt = made.read(number, 0, length), task.document(number).prompt
@@ -61,7 +61,7 @@ def test_documents_are_equal_at_any_split(name: str) -> None:
     made = source_of(name)
     other = replace(made)  # has made no document yet
     generator = np.random.default_rng(0)
-    for number in (3, 0, 9):
+    for number in (3, 0):
         length = int(made.document_lengths(np.array([number]))[0])
         whole, mask = made.read(number, 0, length), made.label_mask(number, 0, length)
         cuts = sorted({0, length, *generator.integers(0, length, 4).tolist()})

@@ -17,7 +17,7 @@ from data.prompts.words import NAMES
 from data.prompts.writing import Request
 from tests.unit.prompt_solvers import EXAMPLES, SOLVERS, words_after
 
-NUMBERS, LENGTHS, DEPTHS = range(8), (1_500, 3_000), (0.0, 0.3, 1.0)
+NUMBERS, LENGTHS, DEPTHS = range(6), (1_500, 2_500), (0.0, 0.3, 1.0)
 
 
 class Characters:

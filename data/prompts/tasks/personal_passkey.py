@@ -10,6 +10,7 @@ which the answer has the smallest loss must be that person's.
 
 from dataclasses import dataclass, replace
 
+from data.prompts.tasks.needles import different
 from data.prompts.words import NAMES
 from data.prompts.writing import Line, Request, Written
 
@@ -31,8 +32,7 @@ class PersonalPasskey:
         draws = replace(request, number=group).draws("group")
         known = NAMES[-_EXAMPLES:] if request.worked else NAMES[:-_EXAMPLES]
         names = draws.sample(known, self.candidates)
-        least = 10 ** (self.digits - 1)
-        keys = [least + number for number in draws.different(self.candidates, 9 * least)]
+        keys = different(draws, lambda draws: draws.digits(self.digits), self.candidates)
         asked = draws.below(self.candidates)
         return Written(
             instruction="",

@@ -23,9 +23,9 @@ class RepeatedRequest:
     def write(self, request: Request) -> Written:
         """See `Writer`. The depth is that of the asked note; equal notes before and after it lie on its two sides."""
         draws, depth = request.draws(), request.depth
-        numbers = draws.different(1 + self.others, len(ADJECTIVES) * len(NOUNS))
-        pairs = [divmod(number, len(NOUNS)) for number in numbers]
-        subject, *others = [f"the {ADJECTIVES[one]} {NOUNS[two]}" for one, two in pairs]
+        adjectives = draws.sample(ADJECTIVES, 1 + self.others)
+        nouns = draws.sample(NOUNS, 1 + self.others)
+        subject, *others = [f"the {one} {two}" for one, two in zip(adjectives, nouns, strict=True)]
         texts = [
             "".join(f" {draws.pick(VERBS)}" for _ in range(self.words))
             for _ in range(self.equal + self.others)
