@@ -43,6 +43,7 @@ NAMES = (
     "ring_error",
     "pipeline_bubble",
     "huggingface_convert",
+    "long_perplexity",
 )
 # Run by name only: they need what `make setup` does not install.
 OPTIONAL = ("llama_cpp_logits",)

@@ -53,10 +53,11 @@ def prepare(subject: Subject, options: EvaluateOptions, world_size: int) -> Prep
     corpus = None
     if config.data.has_files:
         corpus = open_corpus(config.data, config.paths.prepared, config.model.vocab_size)
-    if "held_out" in options.tasks and (corpus is None or corpus.heldout is None):
-        raise ValueError(
-            "--task=held_out: there are no held-out documents; give data.heldout=PREFIX"
-        )
+    held_out, none = corpus is not None and corpus.heldout is not None, "there are no held-out"
+    if "held_out" in options.tasks and not held_out:
+        raise ValueError(f"--task=held_out: {none} documents; give data.heldout=PREFIX")
+    if config.evaluation.long_perplexity is not None and not held_out:
+        raise ValueError(f"evaluation.long_perplexity: {none} documents; give data.heldout=PREFIX")
     text = _text(subject, config, corpus)
     for plan in prompt_plans(config, text).values():
         if not options.lengths and plan.name in options.tasks:

@@ -19,8 +19,10 @@ from train.evaluate.forward import build_predictor
 from train.evaluate.prepare import Prepared
 from train.evaluate.subject import point_of
 from train.evaluation.held_out import HeldOutLoss, StageCounts
+from train.evaluation.long_perplexity import make_task as make_long_perplexity
 from train.evaluation.prompts import prompt_evaluations
 from train.predictor import Predictor
+from train.records.evaluation_rows import LONG_PERPLEXITY
 from train.records.metrics_log import finite_or_null
 from train.schedule.stages import Point
 
@@ -38,13 +40,18 @@ class Evaluation(Protocol):
 def evaluations(prepared: Prepared, mesh: Mesh) -> dict[str, Evaluation]:
     """Returns the tasks of a model by name, the loss on held-out documents first. Collective."""
     config, corpus = prepared.config, prepared.corpus
-    deal = dealer(config.model, mesh, config.parallel)
+    deal = dealer(config.model, mesh, config.parallel, config.evaluation.keys_at_most)
     found: dict[str, Evaluation] = {}
     if prepared.held_out:
         assert corpus is not None, "it was checked"
         assert corpus.heldout is not None, "it was checked"
         counts = StageCounts(config, mesh, corpus)
         found["held_out"] = HeldOutLoss(config, mesh, deal, corpus.heldout, counts)
+    if config.evaluation.long_perplexity is not None:
+        assert corpus is not None, "it was checked"
+        task = make_long_perplexity(config, mesh, corpus, deal)
+        assert task is not None, "it was checked"
+        found[LONG_PERPLEXITY] = task
     return found | prompt_evaluations(config, mesh, deal, prepared.text)
 
 

@@ -32,10 +32,10 @@ from train.configuration.long_context_settings import (
 from train.configuration.schema import RunConfig
 from train.evaluation.key_tokens import KeyRule, Losses, pieces_of, summary
 from train.objective import MicroBatch, to_device
+from train.predictor import Predictor
 from train.records.console import number
 from train.records.evaluation_rows import LONG_PERPLEXITY
 from train.schedule.stages import Point
-from train.trainer import Trainer
 
 NAME = LONG_PERPLEXITY
 # Columns of the table.
@@ -80,17 +80,26 @@ class LongPerplexity:
         self._mesh, self._deal, self._source = mesh, deal, source
         self._made: tuple[tuple[str, Windows], Made] | None = None
 
-    def evaluate(self, trainer: Trainer, point: Point) -> dict[str, Any]:
-        """Returns LongPPL and its numbers of tokens. Collective.
+    def losses(self, predictor: Predictor, point: Point) -> Losses:
+        """Returns the losses of all scored tokens with both contexts, those of all ranks. Collective.
 
         Raises:
             ValueError, OSError: on every rank: one of them could not read a file.
         """
-        wanted, made = self._wanted, self._of(point)
-        losses = Losses(made.spans)
-        self._score(trainer, replace(point.at, asked_length=made.length), made, losses)
-        values = torch.from_numpy(losses.values).to(self._mesh.device)
-        losses.values = self._mesh.sum_over_world(values).cpu().numpy()
+        made = self._of(point)
+        found = Losses(made.spans)
+        self._score(predictor, replace(point.at, asked_length=made.length), made, found)
+        values = torch.from_numpy(found.values).to(self._mesh.device)
+        found.values = self._mesh.sum_over_world(values).cpu().numpy()
+        return found
+
+    def evaluate(self, trainer: Predictor, point: Point) -> dict[str, Any]:
+        """Returns LongPPL and its numbers of tokens. Collective.
+
+        Raises:
+            ValueError, OSError: as `losses`.
+        """
+        losses, wanted, made = self.losses(trainer, point), self._wanted, self._of(point)
         rule = KeyRule(wanted.context_tokens, wanted.alpha, wanted.beta)
         return {
             "form": wanted.form,
@@ -126,30 +135,30 @@ class LongPerplexity:
         """Returns a line for every evaluation."""
         return [{key: row[key] for key in _COLUMNS} for row in rows]
 
-    def _score(self, trainer: Trainer, at: AtStep, made: Made, losses: Losses) -> None:
+    def _score(self, predictor: Predictor, at: AtStep, made: Made, losses: Losses) -> None:
         """Adds the losses that this rank counts. Collective."""
         context, rows = self._wanted.context_tokens, made.long.row_length
         narrow = None
         if self._wanted.form == "windowed" and made.length > context:
             narrow = replace(at, keys_at_most=context)
-        for group, micro_batches in self._groups(trainer, made.long):
-            for packed, losses_T in _scored(trainer, group, micro_batches, at):
+        for group, micro_batches in self._groups(predictor, made.long):
+            for packed, losses_T in _scored(predictor, group, micro_batches, at):
                 losses.add_long(packed, rows, losses_T)
             if narrow is not None:
-                for packed, losses_T in _scored(trainer, group, micro_batches, narrow):
+                for packed, losses_T in _scored(predictor, group, micro_batches, narrow):
                     losses.add_short(packed, rows, losses_T, context)
         # A method whose rotation depends on the length is told that of the longest piece.
         at = replace(at, asked_length=made.longest_piece)
-        for group, micro_batches in self._groups(trainer, made.short):
-            for packed, losses_T in _scored(trainer, group, micro_batches, at):
+        for group, micro_batches in self._groups(predictor, made.short):
+            for packed, losses_T in _scored(predictor, group, micro_batches, at):
                 losses.add_short(packed, made.short.row_length, losses_T, context)
 
     def _groups(
-        self, trainer: Trainer, streams: Streams
+        self, predictor: Predictor, streams: Streams
     ) -> Iterator[tuple[Sequence[PackedBatch], list[MicroBatch]]]:
-        """Yields as many streams at a time as the trainer takes, so that memory does not grow with their number."""
-        for first in range(0, len(streams.batches), trainer.at_once):
-            group = streams.batches[first : first + trainer.at_once]
+        """Yields as many streams at a time as the predictor takes, so that memory does not grow with their number."""
+        for first in range(0, len(streams.batches), predictor.at_once):
+            group = streams.batches[first : first + predictor.at_once]
             yield group, [to_device(packed, self._mesh.device) for packed in group]
 
     def _of(self, point: Point) -> Made:
@@ -206,10 +215,13 @@ class LongPerplexity:
 
 
 def _scored(
-    trainer: Trainer, group: Sequence[PackedBatch], micro_batches: Sequence[MicroBatch], at: AtStep
+    predictor: Predictor,
+    group: Sequence[PackedBatch],
+    micro_batches: Sequence[MicroBatch],
+    at: AtStep,
 ) -> Iterable[tuple[PackedBatch, np.ndarray]]:
     """Returns each stream with the losses of its tokens, float64 (T,), where this rank counts them. Collective."""
-    found = trainer.token_losses(micro_batches, at) or ()
+    found = predictor.token_losses(micro_batches, at) or ()
     return [
         (packed, losses_T.double().cpu().numpy())
         for packed, losses_T in zip(group, found, strict=False)
