@@ -153,6 +153,17 @@ def test_needles_have_the_counts_of_ruler(
         assert all(is_word_key(key) for key, _ in found)
 
 
+def test_the_keys_of_a_question_lie_in_any_order() -> None:
+    shares = []
+    for request, prompt in prompts(maker_of("niah_multiquery")):
+        context, question, _ = parts_of(prompt)
+        asked = [key for key, _ in solvers.notes(context)]
+        shares.append(asked == sorted(asked, key=question.index))
+        first = prompt.needles[0].start - prompt.head
+        assert request.depth < 1 or first > len(context) // 2
+    assert 0 < sum(shares) < len(shares) // 2
+
+
 def is_word_key(key: str) -> bool:
     adjective, noun = key.split("-")
     return adjective in ADJECTIVES and noun in NOUNS
