@@ -30,6 +30,8 @@ from tests.unit.prompt_text import (
     text_of,
     train_tokenizers,
 )
+from train.configuration.prompt_settings import PromptTaskConfig
+from train.evaluation.prompt_plan import PromptPlan
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +141,7 @@ def test_borders_that_the_tokenizer_joins_otherwise_are_named(
     maker = Maker(Split(), encoder, Noise(encoder), items=True)
     found = maker.joined_otherwise(Request(0, 0))
     assert found == ["'Read th' + 'is.\\n'", "'The gra' + 'in is'"]
+    assert PromptPlan("mine", "passkey", PromptTaskConfig(), maker).joined_otherwise() == found
 
 
 def digest() -> str:

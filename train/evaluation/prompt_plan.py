@@ -68,6 +68,11 @@ class PromptPlan:
             ]
         return []
 
+    def joined_otherwise(self) -> list[str]:
+        """Returns the borders of the first prompt's parts at which the whole text would have other ids."""
+        first = HELD_OUT * TASKS[self.task].candidates
+        return self.maker.joined_otherwise(Request(self.settings.seed, first))
+
     def _that_fit(self, number: int, depth: float, length: int) -> list[Request]:
         """Returns the requests for one question. The parts of prompts differ in length: if these are too long, others.
 

@@ -79,6 +79,7 @@ class PromptEvaluation:
             if cells
             else None,
             "too_short": too_short,
+            "joined_otherwise": self._plan.joined_otherwise(),
             "cells": cells,
         }
 
@@ -90,6 +91,8 @@ class PromptEvaluation:
             for length, one in scores_by_length(row["cells"]).items()
         ]
         said += [f"length {length:,}: too short for a prompt" for length in row["too_short"]]
+        if borders := row["joined_otherwise"]:
+            said.append(f"whole text has other tokens at {len(borders)} border(s), as {borders[0]}")
         return "; ".join(said)
 
     @staticmethod
