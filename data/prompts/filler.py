@@ -16,7 +16,7 @@ NOISE = (
     "People walk to the market and carry home what they need.\n",
     "The lamps are lit at dusk and put out at dawn.\n",
 )
-# A document without an end of a line among so many tokens is cut there.
+# A line of more tokens is cut behind its last sentence that ends before, or there.
 _MOST = 64
 # Tokens of a document that are read at a time.
 _READ = 1_024
@@ -60,6 +60,8 @@ class Documents:
         self._source, self._special = source, np.array(special, dtype=np.int64)
         ends = {int(encoder.encode(text)[-1]) for text in ("\n", "a\n", "a.\n", "a\n\n", ":\n")}
         self._line_ends = np.array(sorted(ends), dtype=np.int64)
+        marks = {int(encoder.encode(text)[-1]) for text in ("a.", "a!", "a?")}
+        self._sentence_ends = np.array(sorted(marks), dtype=np.int64)
 
     def pieces(self, draws: Draws) -> Iterator[np.ndarray]:
         """See `Filler`; begins at a random place of a random document."""
@@ -78,5 +80,13 @@ class Documents:
             ids = ids[~np.isin(ids, self._special)]
             cuts = np.flatnonzero(np.isin(ids, self._line_ends)) + 1
             for line in np.split(ids, cuts):
-                for at in range(0, len(line), _MOST):
-                    yield line[at : at + _MOST]
+                yield from self._sentences(line)
+
+    def _sentences(self, line: np.ndarray) -> Iterator[np.ndarray]:
+        while len(line) > _MOST:
+            ends = np.flatnonzero(np.isin(line[:_MOST], self._sentence_ends))
+            stop = int(ends[-1]) + 1 if len(ends) else _MOST
+            yield line[:stop]
+            line = line[stop:]
+        if len(line):
+            yield line

@@ -222,27 +222,32 @@ def test_worked_examples_have_answers_of_their_own() -> None:
 
 
 class Texts:
-    """Documents of characters; each ends with the end token 0."""
+    """Documents of characters: lines, and a long line of sentences; each ends with the end token 0."""
 
     num_documents = 5
 
     def document_lengths(self, documents: np.ndarray) -> np.ndarray:
-        return 40 + documents
+        return np.array([len(self.text(int(document))) for document in documents])
 
     def read(self, document: int, start: int, length: int) -> np.ndarray:
-        text = (f"Line of {document}.\n" * 5)[: 39 + document] + "\0"
-        return Characters().encode(text)[start : start + length]
+        return Characters().encode(self.text(document))[start : start + length]
+
+    def text(self, document: int) -> str:
+        return f"A line of {document}.\n" * document + "It is. " * 30 + "\n" + "x" * 70 + "\n\0"
 
 
 @pytest.mark.parametrize("length", [60, 100, 1_000, 1_001])
-def test_documents_as_filler_are_cut_at_line_ends_and_lose_their_end_tokens(length: int) -> None:
+def test_lines_lie_behind_whole_lines_or_sentences_of_documents(length: int) -> None:
     filler = Documents(Texts(), Characters(), (0,))
     maker = Maker(Passkey(), Characters(), filler)
-    prompt = maker.prompt(Request(0, 1, 0.5), length)
-    assert len(prompt.ids) == length and 0 not in prompt.ids
-    (needle,) = prompt.needles
-    assert text_of(prompt.ids[needle.start : needle.stop]).startswith("The pass key is")
-    assert needle.start in (0, prompt.question) or length < 1_000 or prompt.ids[needle.start - 1]
+    for number in range(20):
+        prompt = maker.prompt(Request(0, number, number / 19), length)
+        assert len(prompt.ids) == length and 0 not in prompt.ids
+        (needle,) = prompt.needles
+        before = text_of(prompt.ids[: needle.start])
+        assert text_of(prompt.ids[needle.start :]).startswith("The pass key is")
+        # The x are a line without a sentence, which is cut anywhere.
+        assert before == "" or before[-1] in ".\n" or {*before[-64:]} == {"x"}
 
 
 def test_the_last_part_keeps_the_head_and_the_question() -> None:
