@@ -1,7 +1,7 @@
 """The health of layers is that of one process in float64, under every layout, and measuring it changes no bit."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -24,13 +24,17 @@ Weights = dict[str, dict[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Measured:
-    """A case and how it trains. keys: how ring layers get keys. groups: of TRAINED; empty: all trains."""
+    """A case and how it trains. keys: how ring layers get keys. groups: of TRAINED; empty: all trains.
+
+    backend: of attention, where no sequence axis cuts the stream.
+    """
 
     case: Case
     zero_stage: int = 1
     keys: str = "auto"
     groups: str = ""
     compiled: str = "never"
+    backend: str = "dense"
 
     @property
     def training(self) -> Training:
@@ -51,17 +55,19 @@ class Found(NamedTuple):
 
 TENSOR = Measured(Case(2, 1, 1, 1, "-", "-", 1, "llama", "attention"))
 RING = Measured(Case(1, 1, 2, 1, "-", "balanced", 1, "cohere", "attention"), 3, "ring")
-STAGES = Measured(Case(1, 2, 1, 1, "1f1b", "-", 2, "cohere", "input"))
+STAGES = Measured(Case(1, 2, 1, 1, "1f1b", "-", 2, "cohere", "input"), backend="banded")
 FROZEN = Measured(STAGES.case, 1, groups="one layer")
 ONE = (
     Measured(Case(1, 1, 1, 1, "-", "-", 2, "llama", "input"), 0),
-    Measured(Case(1, 1, 1, 1, "-", "-", 2, "cohere", "input"), 1, compiled="always"),
+    Measured(Case(1, 1, 1, 1, "-", "-", 2, "cohere", "input"), compiled="always", backend="banded"),
+    Measured(Case(1, 1, 1, 1, "-", "-", 2, "llama", "attention", "rows"), backend="banded"),
 )
 TWO = (
     Measured(Case(2, 1, 1, 1, "-", "-", 1, "cohere", "input"), 3),
     Measured(Case(1, 1, 2, 1, "-", "balanced", 2, "cohere", "attention"), 2, "exchange"),
     Measured(Case(1, 1, 2, 1, "-", "zigzag", 1, "llama", "input"), 3, "exchange"),
     Measured(Case(1, 2, 1, 1, "zbv", "-", 4, "llama", "everything")),
+    Measured(Case(1, 1, 2, 1, "-", "zigzag", 2, "cohere", "input", "rows", "ladder"), 1, "ring"),
     Measured(Case(1, 2, 1, 1, "zbv", "-", 4, "cohere", "everything"), groups="full layers"),
     Measured(Case(1, 1, 1, 2, "-", "-", 1, "llama", "everything"), 0),
     Measured(Case(1, 1, 1, 2, "-", "-", 2, "gated", "everything"), 2),
@@ -88,7 +94,7 @@ def measuring() -> Iterator[None]:
 def build(mesh: Mesh, one: Measured, **train: Any) -> Trainer:
     return trainer_of(
         mesh,
-        one.case.config,
+        replace(one.case.config, attention_backend=one.backend),
         one.case.parallel(one.zero_stage),
         keep_for_backward=one.case.keep,
         training=one.training,
@@ -226,6 +232,20 @@ class Quick(NamedTuple):
     # By fault: of tensor and ring, at their first step.
     faulty: dict[str, list[Health]]
     skipped: Health
+    not_finite: Health
+
+
+def not_finite(world: World) -> Health:
+    """The health of a step in which a weight of layer 5 is not a number. Collective."""
+    mesh = arrange(world, STAGES.case.parallel().topology(world.world_size))
+    trainer = build(mesh, STAGES)
+    weight = trainer.engine.parameters.named.get("layers.5.attention.q_proj.weight")
+    if weight is not None:
+        weight.detach().fill_(torch.nan)
+    health, result = measured_step(trainer, mesh, STAGES, 0)
+    assert not result.applied
+    trainer.engine.close()
+    return health
 
 
 @cache
@@ -248,7 +268,7 @@ def quick() -> list[Quick]:
             skipped, _ = measured_step(trainer, mesh, one, 1, limit=0.0)
             trainer.engine.close()
         plain = [find(world, one, plain=one is RING) for one in (TENSOR, RING, STAGES, FROZEN)]
-        return Quick(*plain, faulty, skipped)
+        return Quick(*plain, faulty, skipped, not_finite(world))
 
     return run_on_ranks(work, 2)
 
@@ -274,6 +294,15 @@ def test_a_skipped_step_changes_nothing_and_has_activations() -> None:
         layer = found.skipped["0"]
         assert (layer["gradient_norm"], layer["update_to_weight"]) == (None, 0.0)
         assert layer["activation_rms"] > 0.0 and layer["largest_attention_logit"] > 0.0
+
+
+def test_a_step_that_is_not_finite_shows_the_layer_where_that_began() -> None:
+    for found in quick():
+        numbers = found.not_finite.values()
+        assert {(one["gradient_norm"], one["update_to_weight"]) for one in numbers} == {(None, 0.0)}
+        for name in ("activation_rms", "largest_attention_logit"):
+            finite = [found.not_finite[str(layer)][name] is not None for layer in range(7)]
+            assert finite == [True] * 5 + [False] * 2
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
