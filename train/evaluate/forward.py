@@ -32,7 +32,7 @@ def build_predictor(
         model, core, mesh, parallel, sequence_length=sequence_length, traffic=TrafficMeter()
     )
     # A tied head on another stage than the embedding has the embedding's weight.
-    tied = {"head.weight": "embedding.weight"} if model.tie_embeddings else {}
+    tied = {"lm_head.weight": "embedding.weight"} if model.tie_embeddings else {}
 
     def fill(name: str, tensor: Tensor) -> None:
         name = tied.get(name, name)
