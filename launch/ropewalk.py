@@ -61,8 +61,10 @@ COMMANDS = {
     "import": Command("train.import_huggingface", "torch", "import a Hugging Face model"),
     "export": Command("train.export_huggingface", "torch", "export a checkpoint to Hugging Face"),
 }
+# Commands that run on several ranks.
+ON_RANKS = ("train", "evaluate")
 LAUNCHERS = {
-    "torchrun": "train on several ranks: ropewalk torchrun [OPTION ...] -- KEY=VALUE ...",
+    "torchrun": "train on several ranks: ropewalk torchrun [OPTION ...] -- [evaluate] KEY=VALUE ...",
     "deepspeed": "the same with DeepSpeed's launcher: ropewalk deepspeed [OPTION ...] -- KEY=VALUE ...",
 }
 # Names that are no commands, and what to do instead.
@@ -117,10 +119,10 @@ def answer(words: list[str]) -> str:
 
 
 def start_command(name: str, arguments: list[str]) -> NoReturn:
-    """Start `python -m MODULE`; as one rank if Slurm started several tasks of `ropewalk train`."""
+    """Start `python -m MODULE`; as one rank if Slurm started several tasks of a command of `ON_RANKS`."""
     command = COMMANDS[name]
     require(command.needs)
-    ranks = rank_of_slurm(dict(os.environ)) if name == "train" else {}
+    ranks = rank_of_slurm(dict(os.environ)) if name in ON_RANKS else {}
     # While Python starts, Ctrl-C would give a traceback: it waits for data/interrupt.py, which unblocks it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     become([sys.executable, "-m", command.module, *arguments], ranks)
@@ -130,9 +132,9 @@ def start_torchrun(arguments: list[str]) -> NoReturn:
     """Start torchrun's agent on this host, which starts `python -m train` for every rank."""
     require("torch")
     options, rest = split(arguments, "torchrun")
-    become(
-        [sys.executable, str(LAUNCHER.with_name("agent.py")), *options, "--module", "train", *rest]
-    )
+    name, rest = on_ranks(rest)
+    agent = str(LAUNCHER.with_name("agent.py"))
+    become([sys.executable, agent, *options, "--module", COMMANDS[name].module, *rest])
 
 
 def start_deepspeed(arguments: list[str]) -> NoReturn:
@@ -143,6 +145,7 @@ def start_deepspeed(arguments: list[str]) -> NoReturn:
     """
     require("deepspeed")
     options, rest = split(arguments, "deepspeed")
+    name, rest = on_ranks(rest)
     program = [sys.executable, str(LAUNCHER)]
     for folder in (*program, current_folder()) if reaches_other_nodes(options) else ():
         if not PLAIN.fullmatch(folder):
@@ -155,7 +158,12 @@ def start_deepspeed(arguments: list[str]) -> NoReturn:
     if "-h" in options or "--help" in options:
         program = []
     runner = [sys.executable, "-m", "deepspeed.launcher.runner"]
-    become([*runner, *options, *program, *encoded(["train", *rest])], {"PYTHONUNBUFFERED": "1"})
+    become([*runner, *options, *program, *encoded([name, *rest])], {"PYTHONUNBUFFERED": "1"})
+
+
+def on_ranks(words: list[str]) -> tuple[str, list[str]]:
+    """Return the command that the ranks run, and its arguments: that which the first word names, else `train`."""
+    return (words[0], words[1:]) if words and words[0] in ON_RANKS else ("train", words)
 
 
 def split(arguments: list[str], launcher: str) -> tuple[list[str], list[str]]:

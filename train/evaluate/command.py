@@ -13,10 +13,12 @@ from train.evaluate.prepare import Prepared, prepare
 from train.evaluate.run import run
 from train.evaluate.subject import open_subject
 from train.evaluate.table import table_of
-from train.health.exit_status import refuse
+from train.health.exit_status import FAILURE, MISTAKE, refuse
 from train.job import start_world
 from train.report.comparison import write_comparison
 from train.report.page import write_report
+
+_NAME = "evaluate"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,9 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         subjects = _prepared(options)
         mesh = start_world(subjects[0].config, None)
     except ValueError as error:
-        return refuse(str(error).splitlines())
+        return refuse(str(error).splitlines(), MISTAKE, _NAME)
     except OSError as error:
-        return refuse([one_line(f"{error.filename}: {error.strerror}")])
+        return refuse([one_line(f"{error.filename}: {error.strerror}")], MISTAKE, _NAME)
     found = run(subjects, mesh, options.output)
     problem = ""
     if mesh.is_main:
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"{one_line(str(page))}: the page with pictures\n")
         problem = print_result(table_of(found))
     world.stop()
-    return refuse([problem]) if problem else 0
+    return refuse([problem], FAILURE, _NAME) if problem else 0
 
 
 def _prepared(options: EvaluateOptions) -> list[Prepared]:

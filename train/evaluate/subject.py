@@ -121,7 +121,9 @@ def _data_arguments(subject: Subject) -> list[str]:
                 sources = data.pop("sources")
                 data |= {f"sources.{name}": one for name, one in sources.items()}
                 found = [f"data.{key}={_flow(value)}" for key, value in data.items()]
-                return [*found, f"paths.prepared={_flow(run.paths.prepared)}"]
+                if run.data.corpus:
+                    found.append(f"paths.prepared={_flow(run.paths.prepared)}")
+                return found
     usual = DataConfig()
     return [
         f"data.corpus={_flow(usual.corpus)}",

@@ -12,11 +12,11 @@ MISTAKE = 2
 STOPPED = 75
 
 
-def refuse(lines: Sequence[str], status: int = MISTAKE) -> int:
-    """Writes `lines` to stderr on the main rank; returns the exit status."""
+def refuse(lines: Sequence[str], status: int = MISTAKE, command: str = "train") -> int:
+    """Writes `lines` to stderr on the main rank; returns the exit status. command: the name before them."""
     if launched_rank() == 0:
         count = f"{len(lines)} mistakes" if len(lines) > 1 else "error"
-        head = f"train: {count}:" + ("\n  " if len(lines) > 1 else " ")
+        head = f"{command}: {count}:" + ("\n  " if len(lines) > 1 else " ")
         sys.stderr.write(head + "\n  ".join(map(one_line, lines)) + "\n")
         sys.stderr.flush()
     return status
