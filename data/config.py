@@ -38,6 +38,9 @@ class SourceConfig:
     prefix: PathText = ""
     # Documents that the run generates, in place of token files: a task and its settings (data/generated/).
     generated: FilesOrGenerated = field(default_factory=NotGenerated)
+    # Prefix of token files with held-out documents of this source, which have a row of their own in every evaluation,
+    # beside the mean in the stage's mix; empty: none (generated documents have their own).
+    heldout: PathText = ""
     # Share of the tokens, relative to the other sources; a stage's mix overrides it.
     weight: Annotated[float, Ge(0), Lt(inf)] = 1.0
 
@@ -90,6 +93,11 @@ class DataConfig:
         return {name: one.prefix for name, one in self.sources.items() if name not in made}
 
     @property
+    def heldout_of_sources(self) -> dict[str, str]:
+        """Prefixes of the held-out files of single sources, by name."""
+        return {name: one.heldout for name, one in self.sources.items() if one.heldout}
+
+    @property
     def generated(self) -> dict[str, GeneratedConfig]:
         """Settings of the generated sources, by name."""
         found = {name: one.generated for name, one in self.sources.items()}
@@ -105,6 +113,7 @@ class DataConfig:
         prefixes = {f"data.sources.{name}.prefix": prefix for name, prefix in self.files.items()}
         if self.heldout:
             prefixes["data.heldout"] = self.heldout
+        prefixes |= {heldout_key(name): one for name, one in self.heldout_of_sources.items()}
         return [line for key, prefix in prefixes.items() for line in missing_files(key, prefix)]
 
     def rules(self) -> list[str]:
@@ -134,10 +143,20 @@ class DataConfig:
             found.append("data.sources: every weight is 0; give one of them weight=1.0")
         if self.bos_id == self.end_id:
             found.append(f"data.bos_id={self.bos_id}: is data.end_id too; give another id")
+        if self.heldout and "mix" in self.heldout_of_sources:
+            found.append(
+                "data.sources.mix.heldout: with data.heldout, held_out_mix is the mean of the sources; give the"
+                " source another name"
+            )
         for name, source in self.sources.items():
             has_files = bool(self.corpus or self.files)
             found += _generated_problems(f"data.sources.{name}", source, has_files=has_files)
         return found
+
+
+def heldout_key(name: str) -> str:
+    """The setting with the held-out files of a source."""
+    return f"data.sources.{name}.heldout"
 
 
 def _generated_problems(key: str, source: SourceConfig, *, has_files: bool) -> list[str]:
@@ -153,6 +172,11 @@ def _generated_problems(key: str, source: SourceConfig, *, has_files: bool) -> l
     if source.prefix:
         found.append(
             f"{key}.prefix={source.prefix}: the source is generated ({source.generated.task}); use one of both"
+        )
+    if source.heldout:
+        found.append(
+            f"{key}.heldout={source.heldout}: the source is generated and has held-out documents of its own; drop it,"
+            f" and give {key}.generated.heldout"
         )
     return found
 

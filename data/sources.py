@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.config import DataConfig
+from data.config import DataConfig, heldout_key
 from data.embedded_corpus import (
     PreparedCorpus,
     prepare_quickstart,
@@ -101,17 +101,20 @@ class Corpus:
 
     heldout: held-out files or, without them, held-out documents of the first generated source that has some; None if
     there are neither. more_heldout: held-out documents of the other generated sources.
+    of_sources: held-out documents of every source that has some, if files of single sources are among them. Then
+    `more_heldout` is empty, and `heldout` is the first of these files if the run has no others.
     """
 
     sources: tuple[Source, ...]
     heldout: Source | None
     more_heldout: tuple[GeneratedSource, ...] = ()
+    of_sources: tuple[Source, ...] = ()
 
     @property
     def described(self) -> tuple[Source, ...]:
         """The sources, and the held-out files if the run has any."""
-        held = self.heldout
-        return self.sources if held is None or held.is_generated else (*self.sources, held)
+        held = [self.heldout, *(one for one in self.of_sources if one is not self.heldout)]
+        return (*self.sources, *(one for one in held if one is not None and not one.is_generated))
 
     @property
     def eos_id(self) -> int:
@@ -168,7 +171,11 @@ def open_corpus(
         if heldout
         else None
     )
-    opened = [*files.values(), *([held] if held else [])]
+    own = {
+        name: open_source(name, one, check=check, full=config.full_check, key=heldout_key(name))
+        for name, one in config.heldout_of_sources.items()
+    }
+    opened = [*files.values(), *([held] if held else []), *own.values()]
     made = {
         name: declared_generated(name, settings, config, opened)
         for name, settings in config.generated.items()
@@ -190,6 +197,10 @@ def open_corpus(
         for name, settings in generated.items()
         if settings.heldout
     ]
+    if own:
+        apart = own | {one.name: one for one in kept_apart}
+        of_sources = tuple(apart[name] for name in config.names if name in apart)
+        return Corpus(sources, held or next(iter(own.values())), (), of_sources)
     if held is None and kept_apart:
         return Corpus(sources, kept_apart[0], tuple(kept_apart[1:]))
     return Corpus(sources, held, tuple(kept_apart))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from data.config import DataConfig
+from data.config import DataConfig, heldout_key
 from data.generated.tasks import TASKS, GeneratedConfig, share_of_labels
 from data.tokens import manifest
 from data.tokens.manifest import Manifest, labelled_share
@@ -102,6 +102,12 @@ def read_declared(config: DataConfig) -> tuple[list[Declared], list[str]]:
     named = {name: (f"data.sources.{name}.prefix", prefix) for name, prefix in config.files.items()}
     if config.heldout:
         named[""] = (HELDOUT, config.heldout)
+    # Their names are no names of sources.
+    own = {
+        f"{name} heldout": (heldout_key(name), prefix)
+        for name, prefix in config.heldout_of_sources.items()
+    }
+    named |= own
     files, problems = dict[str, Declared](), list[str]()
     for name, (key, prefix) in named.items():
         try:
@@ -113,7 +119,7 @@ def read_declared(config: DataConfig) -> tuple[list[Declared], list[str]]:
         for name, settings in config.generated.items()
     }
     known = files | made
-    return [known[name] for name in (*config.sources, "") if name in known], problems
+    return [known[name] for name in (*config.sources, "", *own) if name in known], problems
 
 
 def disagreements(files: Sequence[Declared], vocab_size: int) -> list[str]:

@@ -8,8 +8,8 @@ count, and the ratio is that of the medians. The issue's promise is 2.5 times.
 
 Memory: one document of 64k and of 128k tokens through a hybrid of four layers, whose windows are 128 tokens; the last
 layer is full. `held`: every storage that an operation allocates is counted while it lives (`LiveBytes` of
-tests/parity/test_sequence_memory.py), so this peak is exact. `resident`: by how much the process grew, what kernels hold
-inside them included. Beside them, what the whole logits, and the scores of one head of one full layer, would take.
+tests/parity/test_sequence_memory.py), so this peak is exact. `resident`: by how much the process grew, what kernels
+hold inside them included. Beside them, what the whole logits, and the scores of one head of one full layer, would take.
 
 Prints a table and writes `outputs/benchmarks/evaluation_speed.json`.
 """

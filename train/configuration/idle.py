@@ -109,7 +109,8 @@ def _layout(run: RunConfig, stage: str) -> ParallelConfig:
 
 def _holds_out(run: RunConfig) -> bool:
     made = any(settings.heldout for settings in run.data.generated.values())
-    return bool(run.data.corpus or run.data.heldout or made)
+    files = run.data.heldout or run.data.heldout_of_sources
+    return bool(run.data.corpus or files or made)
 
 
 def _mixes(run: RunConfig, mix: Mapping[str, float]) -> bool:

@@ -11,7 +11,8 @@ _TAKEN = ("held_out", "accuracy", "long_perplexity")
 
 def prompt_problems(config: RunConfig) -> list[str]:
     """Returns why the long-context tasks of a run cannot be evaluated, one line each."""
-    has_text = config.data.corpus or config.data.heldout
+    data = config.data
+    has_text = data.corpus or data.heldout or data.heldout_of_sources
     return [
         f"evaluation.tasks.{name}{line}"
         for name, settings in config.evaluation.tasks.items()

@@ -16,7 +16,9 @@ def resolved(config: RunConfig) -> RunConfig:
     data = replace(
         config.data,
         sources={
-            name: replace(source, prefix=as_prefix(source.prefix))
+            name: replace(
+                source, prefix=as_prefix(source.prefix), heldout=as_prefix(source.heldout)
+            )
             for name, source in config.data.sources.items()
         },
         heldout=as_prefix(config.data.heldout),

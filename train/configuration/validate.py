@@ -7,6 +7,7 @@ disk space stand here. `warnings` come from published results and do not stop a 
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
 
+from data.config import heldout_key
 from data.tokens.declared import HELDOUT, Declared, disagreements, read_declared
 from model.attention.backends import backend_problem
 from model.config import ModelConfig
@@ -179,7 +180,8 @@ def _source_problems(config: RunConfig) -> tuple[list[Declared], list[str]]:
     found, problems = read_declared(config.data)
     if not problems and found:
         problems = disagreements(found, config.model.vocab_size)
-    return [one for one in found if one.key != HELDOUT], problems
+    apart = {HELDOUT, *map(heldout_key, config.data.heldout_of_sources)}
+    return [one for one in found if one.key not in apart], problems
 
 
 def _resume_problems(config: RunConfig, sources: Sequence[Declared]) -> list[str]:

@@ -184,6 +184,8 @@ class HeldOutLoss:
         self._held_out, self._counts = held_out, counts
         self.every_steps = config.evaluation.every_steps
         self._made: tuple[tuple[str, Windows], HeldOut] | None = None
+        # The last row, until `latest` takes it.
+        self._latest: dict[str, Any] | None = None
 
     def of_another(self, held_out: Source) -> "HeldOutLoss":
         """Returns the task for another held-out set of the same run, which shares the yardstick."""
@@ -195,9 +197,19 @@ class HeldOutLoss:
         Raises:
             ValueError, OSError: on every rank: one of them could not read a file.
         """
-        return evaluate(
-            trainer, self._mesh, self._of(point), point.at_length(point.stage.shape.sequence_length)
-        )
+        at = point.at_length(point.stage.shape.sequence_length)
+        self._latest = evaluate(trainer, self._mesh, self._of(point), at)
+        return self._latest
+
+    def latest(self, trainer: Trainer, point: Point) -> dict[str, Any]:
+        """Returns the row of the evaluation just made, or evaluates. Collective."""
+        found, self._latest = self._latest or self.evaluate(trainer, point), None
+        return found
+
+    @property
+    def source_name(self) -> str:
+        """Name of the source of the held-out documents."""
+        return self._held_out.name
 
     @staticmethod
     def sentence(row: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from data.batch import Dealer
 from data.sources import Corpus
 from parallel.mesh import Mesh
 from train.configuration.schema import RunConfig
-from train.evaluation import accuracy, held_out, long_perplexity
+from train.evaluation import accuracy, held_out, long_perplexity, mixed_held_out
 from train.evaluation.prompts import make_prompt_tasks
 from train.schedule.stages import Point
 from train.trainer import Trainer
@@ -66,4 +66,17 @@ def make_tasks(
     if isinstance(first, held_out.HeldOutLoss):
         more = {f"{held_out.NAME}_{one.name}": first.of_another(one) for one in corpus.more_heldout}
         known |= more
+        if corpus.of_sources:
+            if not config.data.heldout:
+                del known[held_out.NAME]
+            known |= _of_sources(config, corpus, first)
     return known | make_prompt_tasks(config, mesh, corpus, deal)
+
+
+def _of_sources(config: RunConfig, corpus: Corpus, first: held_out.HeldOutLoss) -> dict[str, Task]:
+    """Returns the held-out loss of every source, and their mean, which is `held_out` without `data.heldout`."""
+    numbers = {source.name: number for number, source in enumerate(corpus.sources)}
+    parts = {numbers[one.name]: first.of_another(one) for one in corpus.of_sources}
+    found: dict[str, Task] = {f"{held_out.NAME}_{one.source_name}": one for one in parts.values()}
+    mean = mixed_held_out.MixedHeldOut(parts, config.evaluation.every_steps)
+    return found | {f"{held_out.NAME}_mix" if config.data.heldout else held_out.NAME: mean}

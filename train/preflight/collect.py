@@ -86,7 +86,8 @@ def _stamp(prefix: str) -> str:
 
 def _prefixes(config: RunConfig) -> dict[str, str]:
     prefixes, heldout = corpus_prefixes(config.data, config.paths.prepared, config.model.vocab_size)
-    return prefixes | ({"held-out": heldout} if heldout else {})
+    own = {f"held-out {name}": one for name, one in config.data.heldout_of_sources.items()}
+    return prefixes | ({"held-out": heldout} if heldout else {}) | own
 
 
 def _site(config: RunConfig, mesh: Mesh, brief: Brief, problems: list[str]) -> Site:
