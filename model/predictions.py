@@ -69,6 +69,9 @@ def count_before(logits_CV: Tensor, picked_C: Tensor, targets_C: Tensor, first: 
     target is predicted by a row with NaN.
     """
     ids_V = torch.arange(first, first + logits_CV.shape[1], device=logits_CV.device)
-    larger_CV = (logits_CV <= picked_C[:, None]).logical_not_()
-    tied_CV = (logits_CV == picked_C[:, None]) & (ids_V < targets_C[:, None])
-    return (larger_CV | tied_CV).sum(dim=1)
+    before_CV = (logits_CV <= picked_C[:, None]).logical_not_()
+    tied_CV = logits_CV == picked_C[:, None]
+    tied_CV &= ids_V < targets_C[:, None]
+    before_CV |= tied_CV
+    # Twice as fast as a sum in int64, on a CPU.
+    return before_CV.sum(dim=1, dtype=torch.int32).long()

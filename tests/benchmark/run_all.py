@@ -40,6 +40,7 @@ NAMES = (
     "ring_side_by_side",
     "overlap",
     "sequence_memory",
+    "evaluation_speed",
     "ring_error",
     "pipeline_bubble",
     "huggingface_convert",

@@ -115,7 +115,8 @@ def _data(run: RunConfig) -> Any:
         made = {name: replace(settings, heldout=0) for name, settings in made.items()}
     pool = data.look_ahead if data.packing == "best_fit" else 1
     of_files = data.full_check if data.has_files else (data.end_id, data.bos_id)
-    return corpus, made, data.packing, pool, data.heldout, data.seed, data.prefetch, of_files
+    apart = data.heldout, data.heldout_of_sources
+    return corpus, made, data.packing, pool, apart, data.seed, data.prefetch, of_files
 
 
 def _spikes(run: RunConfig) -> Any:
@@ -147,9 +148,8 @@ def _logging(run: RunConfig) -> Any:
 
 
 def _holds_out(run: RunConfig) -> bool:
-    return bool(
-        run.data.corpus or run.data.heldout or any(s.heldout for s in run.data.generated.values())
-    )
+    files = run.data.heldout or run.data.heldout_of_sources
+    return bool(run.data.corpus or files or any(s.heldout for s in run.data.generated.values()))
 
 
 EFFECTIVE = {

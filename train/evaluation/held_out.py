@@ -201,7 +201,7 @@ class HeldOutLoss:
         self._latest = evaluate(trainer, self._mesh, self._of(point), at)
         return self._latest
 
-    def latest(self, trainer: Trainer, point: Point) -> dict[str, Any]:
+    def latest(self, trainer: Predictor, point: Point) -> dict[str, Any]:
         """Returns the row of the evaluation just made, or evaluates. Collective."""
         found, self._latest = self._latest or self.evaluate(trainer, point), None
         return found

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from train.evaluation.held_out import HeldOutLoss
+from train.predictor import Predictor
 from train.schedule.stages import Point
-from train.trainer import Trainer
 
 # Numbers that are added up; all other numbers, losses, are averaged.
 _SUMS = ("tokens", "rows")
@@ -28,7 +28,7 @@ class MixedHeldOut:
     def __init__(self, parts: Mapping[int, HeldOutLoss], every_steps: int) -> None:
         self._parts, self.every_steps = parts, every_steps
 
-    def evaluate(self, trainer: Trainer, point: Point) -> dict[str, Any]:
+    def evaluate(self, trainer: Predictor, point: Point) -> dict[str, Any]:
         """Returns the mean of the rows of all sources, and `weights`. Collective.
 
         A source that was evaluated just before is not evaluated again.
