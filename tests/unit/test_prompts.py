@@ -88,7 +88,7 @@ def test_every_prompt_has_exactly_the_asked_length(name: str) -> None:
     for number, depth in enumerate((0.0, 0.4, 1.0)):
         request = Request(3, number, depth)
         least = smallest(maker, request)
-        for length in (least, least + 1, least + 37, 3 * least, 5_000 + number):
+        for length in (least, least + 37, 2_500 + number):
             for control in ("none", "removed", "swapped"):
                 prompt = maker.prompt(request, length, control)
                 assert len(prompt.ids) == length
@@ -120,7 +120,7 @@ def test_parts_join_as_the_whole_text_does(
     tokenizer = tokenizers[kind]
     encoder = Remembering(tokenizer.encode, tokenizer.vocab_size, kind)
     maker = TASKS[name].maker(encoder, Noise(encoder), worked=1)
-    for number in range(8):
+    for number in range(5):
         request = Request(9, number, 0.5)
         assert maker.joined_otherwise(request) == []
         prompt = maker.prompt(request, smallest(maker, request))  # without filler
@@ -148,7 +148,7 @@ def digest() -> str:
     """The ids of one prompt of every task, hashed."""
     hashed = hashlib.sha256()
     for name in NAMES:
-        prompt = maker_of(name).prompt(Request(2, 11, 0.25), 9_000)
+        prompt = made(maker_of(name), Request(2, 11, 0.25), 2_000)
         hashed.update(prompt.ids.tobytes() + repr(prompt.needles).encode())
     return hashed.hexdigest()
 

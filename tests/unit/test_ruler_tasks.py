@@ -74,7 +74,8 @@ def hotpot(count: int) -> list[dict[str, Any]]:
                 "context": context,
             }
         )
-    entries.append({**entries[0], "answer": "yes"})
+    context = [*entries[0]["context"][:2], [entries[0]["context"][2][0], ["There is no friend."]]]
+    entries.append({**entries[0], "answer": "no", "context": context})
     return entries
 
 
@@ -233,15 +234,15 @@ def test_the_vocabulary_of_frequent_words_is_a_fiftieth_of_the_length() -> None:
 
 
 def test_questions_have_one_and_two_right_documents_among_others(files: dict[str, str]) -> None:
-    for name, right in (("qa_1", 1), ("qa_2", 2)):
+    for name, right, different in (("qa_1", 1, 30), ("qa_2", 2, 20)):
         seen = set()
-        for number in range(20):
+        for number in range(30):
             prompt = maker_of(name, files[name]).prompt(Request(0, number, 0.5), LENGTH)
-            context, question, _ = parts_of(prompt)
-            assert len(prompt.needles) == right
+            context, question, answer = parts_of(prompt)
+            assert len(prompt.needles) == right and answer != " no"
             assert context.count("Document: ") > 15
             seen.add(question)
-        assert len(seen) == 20
+        assert len(seen) == different
 
 
 def test_the_first_reference_answer_is_the_one_scored(files: dict[str, str]) -> None:
