@@ -17,6 +17,7 @@ from model.attention.segments import BandedSegments
 from model.config import ModelConfig
 from model.initialization import initialize
 from model.layer_pattern import KindConfig, evenly
+from model.long_ce import ShortContext
 from model.packed_layout import PackedLayout
 from model.position.scales.llama4 import Llama4Scale
 from model.position.scales.ssmax import SsmaxScale
@@ -176,6 +177,32 @@ def test_lengths_of_evaluations_leave_the_code_of_training_as_it_is(monkeypatch)
     step_of_trained(model)
     assert compiler.frame_count > compiled
     assert len(sizes()) == symbols
+
+
+@pytest.mark.slow
+def test_long_ce_has_the_gradients_of_a_model_that_is_not_compiled(compiler):
+    """The forward without gradients before each step, with fewer keys, compiles nothing of the step itself anew."""
+    tokens_T, layout = torch.arange(64) % 50, PackedLayout.from_lengths((1, 30, 16, 17))
+
+    def long_ce_step(model):
+        at = AtStep.of(model.config, 10_000.0)
+        with torch.no_grad():
+            short = model(tokens_T, layout, replace(at, keys_at_most=5))
+            losses_T = model.token_losses(short, tokens_T.roll(-1))
+        model.zero_grad()
+        hidden_TD = model(tokens_T, layout, at)
+        weights = ShortContext(losses_T, cap=1.01)
+        model.loss(hidden_TD, tokens_T.roll(-1), 1e-3, weights).total.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    model = model_of("parallel", BandedSegments())
+    plain = long_ce_step(model)
+    compile_regions(model)
+    for _ in range(2):
+        for name, gradient in long_ce_step(model).items():
+            torch.testing.assert_close(gradient, plain[name], atol=1e-12, rtol=0)
+        frames = compiler.frame_count
+    assert long_ce_step(model) and compiler.frame_count == frames
 
 
 def test_windows_and_bases_that_change_every_step_compile_nothing_anew(compiler):
