@@ -25,6 +25,7 @@ from train.configuration.long_context_settings import (
 )
 from train.configuration.schema import RunConfig
 from train.configuration.validate import rules
+from train.evaluate.table import table_of
 from train.evaluation.key_tokens import KeyRule, Losses, pieces_of, summary
 from train.evaluation.long_perplexity import LongPerplexity
 
@@ -153,5 +154,7 @@ def test_sentence_numbers_and_table_name_key_tokens_and_both_perplexities() -> N
     assert numbers["long_perplexity/key_tokens"] == 0
     assert "long_perplexity/long_perplexity" not in numbers
     assert LongPerplexity.numbers(row)["long_perplexity/long_perplexity"] == exp(1.0)
+    shown = table_of([row | {"stage": "a"}, without | {"stage": "b"}]).splitlines()
+    assert [line.split() for line in shown[1:]] == [["long_perplexity", "4,096", "1.000"]]
     (line,) = LongPerplexity.table([row])
     assert line == {key: value for key, value in row.items() if key != "task"}

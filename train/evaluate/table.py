@@ -1,9 +1,11 @@
 """The results of an evaluation as a table: a line for each task and length, columns for each model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train.records.console import number
+from train.records.evaluation_rows import LONG_PERPLEXITY
 from train.records.prompt_rows import PROMPTS, scores_by_length
 
 
@@ -31,7 +33,10 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _results(row: Mapping[str, Any]) -> list[tuple[int, str, str]]:
-    """Returns length, share of hits (empty without one) and loss."""
+    """Returns length, share of hits (empty without one) and loss; of LongPPL its logarithm, if there are key tokens."""
+    if row["task"] == LONG_PERPLEXITY:
+        of_keys = row["long_perplexity"]
+        return [(row["length"], "", number(math.log(of_keys)) if of_keys else "")]
     if row.get("kind") != PROMPTS:
         return [(row["sequence_length"], "", number(row["loss"]))]
     return [
