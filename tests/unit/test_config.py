@@ -33,6 +33,8 @@ def test_every_experiment_is_sound(experiment: str, imported: str) -> None:
     arguments = [f"experiment={experiment}"]
     if experiment.startswith("extend_"):
         arguments += [f"checkpoint.resume={imported}", "data.sources.texts.prefix=texts"]
+    if experiment == "to_128k":
+        arguments += ["data.sources.texts.prefix=texts", "data.heldout=heldout"]
     config = compose_run(arguments)
     world_size = {"quickstart_4d": 4, "posgen": 1}.get(experiment, 2)
     assert validate.rules(config, world_size) == []

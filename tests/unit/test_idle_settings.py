@@ -116,7 +116,8 @@ def _data(run: RunConfig) -> Any:
     pool = data.look_ahead if data.packing == "best_fit" else 1
     of_files = data.full_check if data.has_files else (data.end_id, data.bos_id)
     apart = data.heldout, data.heldout_of_sources
-    return corpus, made, data.packing, pool, apart, data.seed, data.prefetch, of_files
+    text = data.tokenizer if run.evaluation.tasks else ""
+    return corpus, made, data.packing, pool, apart, data.seed, data.prefetch, of_files, text
 
 
 def _spikes(run: RunConfig) -> Any:

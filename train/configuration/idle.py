@@ -8,7 +8,6 @@ under recipe=full_rope), or if the value is the default.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from model.layer_pattern import (
 )
 from model.overrides import is_inherited
 from parallel.config import ParallelConfig
+from train.configuration.idle_evaluation import EVALUATION_ROWS
 from train.configuration.idle_groups import group_matters, trains
 from train.configuration.idle_kinds import (
     follows_base,
@@ -27,6 +27,7 @@ from train.configuration.idle_kinds import (
     keeps,
     some_stage_has_model_window,
 )
+from train.configuration.idle_row import Row
 from train.configuration.keys import field_at
 from train.configuration.schema import (
     DerivedBase,
@@ -37,29 +38,6 @@ from train.configuration.schema import (
 from train.configuration.typed import default_of, plain
 from train.configuration.wording import shown
 from train.schedule.kinds import StageKinds
-
-Condition = Callable[[RunConfig, str], bool]
-
-
-@dataclass(frozen=True)
-class Row:
-    """Keys that matter only if a condition holds.
-
-    keys: of the schema; NAME stands for an entry's name. matters: the condition, given the run and that name.
-    otherwise: the message after "has no effect", with a way out.
-    """
-
-    keys: tuple[str, ...]
-    matters: Condition
-    otherwise: str
-
-    def match(self, key: str) -> tuple[str, str] | None:
-        """Returns the key of this row that equals or contains `key`, and the name in it ("" for none); else None."""
-        for pattern in self.keys:
-            template = re.escape(pattern).replace("NAME", r"(?P<name>[^.]+)")
-            if found := re.match(rf"{template}(?=\.|$)", key):
-                return found.group(), found.groupdict().get("name", "")
-        return None
 
 
 def idle_settings(run: RunConfig, given: Mapping[str, Any]) -> list[str]:
@@ -105,12 +83,6 @@ def _layouts(run: RunConfig) -> Iterator[ParallelConfig]:
 
 def _layout(run: RunConfig, stage: str) -> ParallelConfig:
     return run.schedule.stages[stage].layout(run.parallel)
-
-
-def _holds_out(run: RunConfig) -> bool:
-    made = any(settings.heldout for settings in run.data.generated.values())
-    files = run.data.heldout or run.data.heldout_of_sources
-    return bool(run.data.corpus or files or made)
 
 
 def _mixes(run: RunConfig, mix: Mapping[str, float]) -> bool:
@@ -168,8 +140,6 @@ def _rate(run: RunConfig, stage: str) -> LearningRateConfig:
     rate = run.schedule.stages[stage].learning_rate if stage else run.schedule.learning_rate
     return rate if isinstance(rate, LearningRateConfig) else LearningRateConfig(shape="constant")
 
-
-_OF_HELD_OUT = ("evaluation.every_steps", "evaluation.max_tokens", "evaluation.yardstick_tokens")
 
 ROWS = (
     Row(
@@ -340,29 +310,7 @@ ROWS = (
         lambda run, _: run.train.spikes.action == "rollback",
         "without train.spikes.action=rollback; give that, or drop it",
     ),
-    Row(
-        _OF_HELD_OUT,
-        lambda run, _: run.evaluation.enabled,
-        "with evaluation.enabled=false; drop one",
-    ),
-    Row(
-        (*_OF_HELD_OUT, "evaluation.long_perplexity"),
-        lambda run, _: _holds_out(run),
-        "without held-out files; give data.heldout",
-    ),
-    Row(
-        ("evaluation.tasks.NAME", "evaluation.accuracy.NAME", "evaluation.long_perplexity"),
-        lambda run, _: run.evaluation.enabled,
-        "with evaluation.enabled=false; drop one",
-    ),
-    Row(
-        tuple(
-            f"evaluation.accuracy.{name}"
-            for name in ("source", "documents", "greedy_documents", "bucket_tokens")
-        ),
-        lambda run, _: bool(run.evaluation.accuracy.lengths),
-        "without lengths to evaluate; give evaluation.accuracy.lengths, or drop it",
-    ),
+    *EVALUATION_ROWS,
     Row(
         ("checkpoint.allow_changes",),
         lambda run, _: run.checkpoint.resume != "never",
