@@ -60,7 +60,6 @@ SPECIAL = {
     "evaluation.tasks.NAME": ["{task: vt}"],
     "evaluation.tasks.NAME.task": ["passkey"],
     "evaluation.tasks.NAME.lengths": ["[256]"],
-    "evaluation.tasks.NAME.file": ["questions.json"],
     "train.long_ce": ["{window_tokens: 16}"],
     "evaluation.long_perplexity": ["{form: official, context_tokens: 16, step_tokens: 8}"],
     "checkpoint.allow_changes": ["[data]"],
@@ -68,6 +67,7 @@ SPECIAL = {
 }  # fmt: skip
 # Keys that need no refusal where they change nothing, or are never changed here, and why.
 EXCEPTIONS = {
+    "evaluation.tasks.NAME.file": "a task without questions of the user refuses it by a rule of its own",
     "evaluation.enabled": "says what is so already where nothing is held out",
     "data.corpus": "stands against data.sources, which is a rule of its own",
     "data.heldout": "stands against data.corpus, which is a rule of its own",
