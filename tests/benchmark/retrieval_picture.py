@@ -5,30 +5,37 @@ from typing import Any
 
 Grids = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
 CELL, LEFT, TOP, GAP = 34, 96, 44, 46
-HAYSTACKS = (("noise", "noise"), ("documents", "text"))
+# The maps of a line, with what was asked; not every model has all of them.
+MAPS = (
+    ("noise", "pass key in noise"),
+    ("documents", "pass key in text"),
+    ("notes", "one of many notes"),
+)
 # Longest length of training: a line is drawn after it.
 TRAINED = 1_024
 
 
 def draw(keys: Grids) -> str:
     """The picture. keys: by model and haystack, cells with length, depth, prompts and hits."""
-    every = [cell for grids in keys.values() for cells in grids.values() for cell in cells]
-    lengths = sorted({cell["length"] for cell in every})
-    depths = sorted({cell["depth"] for cell in every})
-    across, down = len(lengths) * CELL, len(depths) * CELL
-    parts = []
-    for row, (model, grids) in enumerate(keys.items()):
-        for column, (haystack, label) in enumerate(HAYSTACKS):
-            left, top = LEFT + column * (across + GAP), TOP + row * (down + GAP)
-            parts.append(_text(left, top - 8, f"{model}, pass key in {label}", "start", 13))
-            parts += _axes(left, top, lengths, depths, first=not column)
-            parts += [_cell(cell, left, top, lengths, depths) for cell in grids[haystack]]
-            line = left + CELL * sum(length <= TRAINED for length in lengths)
-            parts.append(
-                f'<path d="M{line} {top - 3}V{top + down + 3}" stroke="#888" stroke-dasharray="4 3"/>'
-            )
-    width = LEFT + 2 * (across + GAP)
-    height = TOP + len(keys) * (down + GAP)
+    parts, top, width = list[str](), TOP, 0
+    for model, grids in keys.items():
+        left, lowest = LEFT, top
+        for name, label in MAPS:
+            if name in grids:
+                lengths = sorted({cell["length"] for cell in grids[name]})
+                depths = sorted({cell["depth"] for cell in grids[name]})
+                down = len(depths) * CELL
+                parts.append(_text(left, top - 8, f"{model}, {label}", "start", 13))
+                parts += _axes(left, top, lengths, depths, first=left == LEFT)
+                parts += [_cell(cell, left, top, lengths, depths) for cell in grids[name]]
+                line = left + CELL * sum(length <= TRAINED for length in lengths)
+                parts.append(
+                    f'<path d="M{line} {top - 3}V{top + down + 3}" stroke="#888" stroke-dasharray="4 3"/>'
+                )
+                left += len(lengths) * CELL + GAP
+                lowest = max(lowest, top + down)
+        top, width = lowest + GAP, max(width, left)
+    height = top
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
         ' font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="#fff"/>'

@@ -13,13 +13,13 @@ import json
 import os
 import platform
 import resource
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
@@ -36,14 +36,28 @@ EXPERIMENT = "experiment=retrieval_small"
 MODELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "trained": (),
-        "windowed": ("+model.kinds={full_nope: {window: 8}}",),
+        # Up to the end of the third stage; the first model finds every key long before.
+        "windowed": ("+model.kinds={full_nope: {window: 8}}", "train.max_steps=1_728"),
         "untrained": ("train.max_steps=1", "schedule.stages.keys.learning_rate=0"),
     }
 )
 HAYSTACKS = ("noise", "documents")
+# A task with more to choose from the longer the prompt is: notes of other keys are its whole context.
+NOTES = "niah_multikey_2"
 # Options of `ropewalk evaluate`: lengths up to and beyond the trained ones, and far beyond them.
-NEAR = ("--lengths", "64,128,256,512,1k,2k,4k", "--depths", "9", "--samples", "8", "--beyond")
-FAR = ("--lengths", "8k,16k,32k", "--depths", "9", "--samples", "2", "--beyond")
+NEAR = ("--lengths", "64,128,256,512,1k,2k,4k", "--depths", "9", "--samples", "4", "--beyond")
+FAR = ("--lengths", "8k,16k", "--depths", "9", "--samples", "2", "--beyond")
+NOTES_LENGTHS = (
+    "--lengths",
+    "128,256,512,1k,2k,4k,8k",
+    "--depths",
+    "9",
+    "--samples",
+    "4",
+    "--beyond",
+)
+# Prompts of each depth for controls and catalogue.
+SAMPLES = "8"
 # Tokens before the answer that the second score of the catalogue is given.
 LAST = 64
 # Tokens of the prompts of the catalogue, and of the tasks that have no shorter ones.
@@ -70,15 +84,15 @@ def train(model: str) -> None:
 
 def ask(model: str, tasks: str, *options: str) -> list[Row]:
     """Score tasks on a model. options: of `ropewalk evaluate`. Returns the rows of evaluation.jsonl."""
-    shutil.rmtree(RUNS / "asked", ignore_errors=True)
-    where = ("--checkpoint", str(RUNS / model), "--output", str(RUNS / "asked"))
-    run("train.evaluate", *where, "--task", tasks, *options)
-    return rows_of(f"asked/{model}")
+    with TemporaryDirectory(dir=RUNS) as folder:
+        where = ("--checkpoint", str(RUNS / model), "--output", folder)
+        run("train.evaluate", *where, "--task", tasks, *options)
+        return rows_of(Path(folder) / model)
 
 
-def rows_of(run_name: str, file: str = "evaluation") -> list[Row]:
-    """The rows of a run's evaluation.jsonl, or of another file."""
-    lines = (RUNS / run_name / f"{file}.jsonl").read_text().splitlines()
+def rows_of(folder: Path, file: str = "evaluation") -> list[Row]:
+    """The rows of evaluation.jsonl, or of another file, in a folder of results."""
+    lines = (folder / f"{file}.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -90,15 +104,17 @@ def ask_for_keys(model: str) -> None:
         found[haystack] = ask(model, "passkey", *options, *NEAR)
         if model == "trained":
             found[haystack] += ask(model, "passkey", *options, *FAR)
-            controls = ("--lengths", str(LENGTH), "--samples", "8", "--controls")
+            controls = ("--lengths", str(LENGTH), "--samples", SAMPLES, "--controls")
             found[f"{haystack}_controls"] = ask(model, "passkey", *options, *controls)
+    if model == "trained":
+        found["notes"] = ask(model, NOTES, *NOTES_LENGTHS)
     keep(f"keys_{model}", found)
 
 
 def ask_catalogue() -> None:
     """Every task that needs no file, on the whole prompt and on its last tokens only."""
     tasks = [name for name, task in TASKS.items() if not task.needs_file and name not in LONG_TASKS]
-    options = ("--samples", "8", "--last-tokens", str(LAST), "--beyond")
+    options = ("--samples", SAMPLES, "--last-tokens", str(LAST), "--beyond")
     found = ask("trained", ",".join(tasks), "--lengths", str(LENGTH), *options)
     longer = ("--lengths", str(LENGTH_OF_LONG), *options)
     keep("catalogue", found + ask("trained", ",".join(LONG_TASKS), *longer))
@@ -137,9 +153,9 @@ def gathered() -> Row:
 
 
 def _run_numbers(model: str) -> Row:
-    rows = rows_of(model, "metrics")
+    rows = rows_of(RUNS / model, "metrics")
     stages = list(dict.fromkeys(row["stage"] for row in rows))
-    of_text = [row for row in rows_of(model) if row["task"] == "held_out"]
+    of_text = [row for row in rows_of(RUNS / model) if row["task"] == "held_out"]
     return {
         "steps": rows[-1]["step"],
         "tokens": rows[-1]["tokens_seen"],
@@ -152,7 +168,7 @@ def _run_numbers(model: str) -> Row:
 def _curve() -> list[Row]:
     """The answer's loss and the share of hits over training, at the lengths that the experiment asks for."""
     found = []
-    for row in rows_of("trained"):
+    for row in rows_of(RUNS / "trained"):
         if row["task"] in ("passkey", "key_in_text"):
             lengths = sorted({cell["length"] for cell in row["cells"]})
             point = {"tokens": row["tokens_seen"], "stage": row["stage"], "task": row["task"]}
@@ -172,7 +188,8 @@ def _grids(found: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
         haystack: [
             {name: cell[name] for name in names} for row in found[haystack] for cell in row["cells"]
         ]
-        for haystack in HAYSTACKS
+        for haystack in (*HAYSTACKS, "notes")
+        if haystack in found
     }
 
 

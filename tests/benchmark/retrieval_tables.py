@@ -9,9 +9,9 @@ HAYSTACKS: Mapping[str, str] = MappingProxyType({"noise": "noise", "documents": 
 # Tokens of a prompt that are no filler, and those from the needle to the answer beside filler.
 _FIXED, _BETWEEN = 22, 11
 # Longest distances of the lines of the table; the first is that of a needle right before the question.
-DISTANCES = (_BETWEEN, 128, 512, 1_024, 4_096, 16_384, 32_768)
-# A task has a difference if the shares of hits differ by more than this, or the losses by more than that.
-_HITS_DIFFER, _LOSSES_DIFFER = 0.1, 0.1
+DISTANCES = (_BETWEEN, 128, 512, 1_024, 4_096, 16_384)
+# A task has a difference if the shares of hits differ by more than this, or else the losses in nats by more than that.
+_HITS_DIFFER, _LOSSES_DIFFER = 0.1, 0.25
 
 
 def table(numbers: Row) -> str:
@@ -19,7 +19,7 @@ def table(numbers: Row) -> str:
     parts = [
         _runs(numbers),
         _curve(numbers["curve"]),
-        *(_grid(numbers["keys"]["trained"], haystack) for haystack in HAYSTACKS),
+        *(_grid(numbers["keys"]["trained"], haystack) for haystack in (*HAYSTACKS, "notes")),
         _distances(numbers["keys"]),
         _controls(numbers["controls"]),
         _catalogue(numbers),
@@ -68,10 +68,11 @@ def _short(point: Row) -> str:
 def _grid(grids: Mapping[str, Sequence[Row]], haystack: str) -> list[str]:
     """Hits in percent: a line for each depth, a column for each length."""
     cells = grids[haystack]
+    asked = f"pass key in {HAYSTACKS[haystack]}" if haystack in HAYSTACKS else "one of many notes"
     lengths = sorted({cell["length"] for cell in cells})
     by_place = {(cell["length"], cell["depth"]): cell for cell in cells}
     lines = [
-        f"trained, pass key in {HAYSTACKS[haystack]}: hits in percent by depth and length (trained to 1,024)",
+        f"trained, {asked}: hits in percent by depth and length (trained to 1,024)",
         f"{'depth':>6}" + "".join(f"{f'{length:,}':>8}" for length in lengths),
     ]
     for depth in sorted({cell["depth"] for cell in cells}):

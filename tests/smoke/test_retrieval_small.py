@@ -39,10 +39,13 @@ def test_the_command_trains_asks_and_writes(
 ) -> None:
     monkeypatch.setattr(retrieval_small, "RUNS", tmp_path)
     models = {name: (*words, *FEW) for name, words in retrieval_small.MODELS.items()}
+    models["untrained"] = retrieval_small.MODELS["untrained"]
     monkeypatch.setattr(retrieval_small, "MODELS", models)
     few = ("--depths", "2", "--samples", "1", "--beyond", "--lengths")
     monkeypatch.setattr(retrieval_small, "NEAR", (*few, "64,1k"))
     monkeypatch.setattr(retrieval_small, "FAR", (*few, "2k"))
+    monkeypatch.setattr(retrieval_small, "NOTES_LENGTHS", (*few, "128"))
+    monkeypatch.setattr(retrieval_small, "SAMPLES", "1")
     for name, part in retrieval_small.PARTS.items():
         if name != "write":
             part()
