@@ -23,6 +23,7 @@ PATHS = {
     "paths.prepared",
     "data.sources.NAME.prefix",
     "data.heldout",
+    "data.sources.NAME.heldout",
     "checkpoint.resume",
 }
 TEXTS = {
