@@ -93,7 +93,7 @@ OVERRIDES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "model.num_heads=4",
             "model.num_kv_heads=4",
             "model.head_dim=16",
-            "schedule.stages.train.tokens=6_144_000",
+            "schedule.stages.train.tokens=14_336_000",
             *_PLAIN,
         ),
         "rnope_swa": (
