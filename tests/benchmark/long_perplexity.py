@@ -167,18 +167,18 @@ def table(numbers: Numbers) -> str:
         gains = "{:.4f} / {:.4f}".format(*one["mean_gain"])
         lines.append(
             f"{one['context']:>5}{one['candidates']:>12,}{gains:>18}"
-            f"{shown(one['correlation_of_short_losses'], '.4f'):>14}"
+            f"{shown(one['correlation_of_short_losses'], '.5f'):>14}"
             f"{shown(one['correlation_of_gains'], '.4f'):>12}"
         )
     heads = f"{'K':>5}{'alpha':>7}{'beta':>6}{'key tokens':>16}{'in both':>9}{'r of sets':>11}"
-    lines += ["", f"{heads}{'LongPPL':>17}{'documents':>11}{'r of documents':>16}"]
+    lines += ["", f"{heads}{'LongPPL':>20}{'documents':>11}{'r of documents':>16}"]
     for one in numbers["contexts"]:
         for limit in one["limits"]:
             mine, theirs, both = limit["key_tokens"]
             perplexities = " / ".join(map(shown, limit["long_perplexity"]))
             lines.append(
                 f"{one['context']:>5}{limit['alpha']:>7g}{limit['beta']:>6g}{f'{mine:,} / {theirs:,}':>16}"
-                f"{both:>9,}{shown(limit['correlation_of_key_sets']):>11}{perplexities:>17}"
+                f"{both:>9,}{shown(limit['correlation_of_key_sets']):>11}{perplexities:>20}"
                 f"{limit['documents']:>11}{shown(limit['correlation_of_documents']):>16}"
             )
     return "\n".join([*lines, "", "pairs of numbers: official / windowed"]) + "\n"
