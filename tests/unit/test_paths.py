@@ -24,6 +24,8 @@ PATHS = {
     "data.sources.NAME.prefix",
     "data.heldout",
     "data.sources.NAME.heldout",
+    "data.tokenizer",
+    "evaluation.tasks.NAME.file",
     "checkpoint.resume",
 }
 TEXTS = {
@@ -34,6 +36,8 @@ TEXTS = {
     "optimizer.groups.NAME.kinds",
     "optimizer.groups.NAME.parameters",
     "evaluation.accuracy.source",
+    "data.sources.NAME.generated.of",
+    "evaluation.tasks.NAME.task",
 }
 FILES = ["data=files", "data.sources.web.prefix=web"]
 
