@@ -100,11 +100,16 @@ def verify(folder: Path, index: Index, mesh: Mesh, tell: Callable[[str], None]) 
             _compare(folder, name, index["files"][name], mesh.rank, say)
 
     # Sizes first: if a file is missing, the others need not be read.
-    mesh.together(lambda: _compare_sizes(folder, index) if mesh.is_main else None)
+    mesh.together(lambda: compare_sizes(folder, index) if mesh.is_main else None)
     mesh.together(compare)
 
 
-def _compare_sizes(folder: Path, index: Index) -> None:
+def compare_sizes(folder: Path, index: Index) -> None:
+    """Checks that every file is there and has its size.
+
+    Raises:
+        DamagedCheckpoint: the first file that is missing or differs.
+    """
     for name, record in index["files"].items():
         try:
             found = (folder / name).stat().st_size
@@ -229,6 +234,6 @@ def verify_alone(folder: Path, index: Index) -> None:
         DamagedCheckpoint: the first file that differs.
         ValueError: a file cannot be read.
     """
-    _compare_sizes(folder, index)
+    compare_sizes(folder, index)
     for name, record in index["files"].items():
         _compare(folder, name, record, 0, lambda size: None)  # noqa: ARG005

@@ -1,26 +1,23 @@
-"""Evaluates models one after the other on the ranks of one world, and writes what was found.
-
-OUTPUT/LABEL/evaluation.jsonl, config.yaml    of each model, as in a run's folder
-OUTPUT/report.html                            all of them, with pictures
-"""
+"""Checks everything about a model that can be checked before it is built: its configuration, lengths and text."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from data.prompts.encoder import Encoder, Remembering
 from data.prompts.text import TextOfRun
 from data.sources import Corpus, open_corpus
 from data.text_encoder import closed_encoder
 from data.tokenizer.any_tokenizer import TextTokenizer
+from train.checkpointing.model_differences import model_differences
 from train.configuration import validate
 from train.configuration.schema import RunConfig
 from train.evaluate.options import EvaluateOptions
-from train.evaluate.subject import Subject, configuration_of
+from train.evaluate.subject import Subject, configuration_of, data_warning
 from train.evaluation.prompt_plan import PromptPlan, prompt_plans
 from train.huggingface.kept_files import tokenizers_in
 from train.huggingface.tokenizer import find_tokenizer
 
-Row = dict[str, Any]
+# What an evaluation may change in a model: what has no parameters.
+_CHANGES = ("rope_scaling", "window", "position", "position_scale")
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,8 @@ class Prepared:
     text: TextOfRun
     corpus: Corpus | None
     held_out: bool
+    # What the user should know before the results; empty: nothing.
+    warning: str = ""
 
 
 def prepare(subject: Subject, options: EvaluateOptions, world_size: int) -> Prepared:
@@ -48,6 +47,7 @@ def prepare(subject: Subject, options: EvaluateOptions, world_size: int) -> Prep
     config = configuration_of(subject, options, world_size)
     mistakes = validate.rules(config, world_size) + validate.files(config)
     mistakes += _length_mistakes(subject, config, options)
+    mistakes += _model_mistakes(subject, config)
     if mistakes:
         raise ValueError("\n".join(mistakes))
     corpus = None
@@ -62,7 +62,8 @@ def prepare(subject: Subject, options: EvaluateOptions, world_size: int) -> Prep
     for plan in prompt_plans(config, text).values():
         if not options.lengths and plan.name in options.tasks:
             plan.settings.lengths = _default_lengths(subject, plan)
-    return Prepared(subject, config, text, corpus, "held_out" in options.tasks)
+    warning = data_warning(subject, options.changes)
+    return Prepared(subject, config, text, corpus, "held_out" in options.tasks, warning)
 
 
 def _default_lengths(subject: Subject, plan: PromptPlan) -> list[int]:
@@ -106,6 +107,12 @@ def _text(subject: Subject, config: RunConfig, corpus: Corpus | None) -> TextOfR
 
 def _bos(tokenizer: TextTokenizer) -> int | None:
     return tokenizer.bos_id if tokenizer.adds_bos else None
+
+
+def _model_mistakes(subject: Subject, config: RunConfig) -> list[str]:
+    """Returns the settings of the model that its weights were not trained with and that an evaluation cannot change."""
+    lines = model_differences(subject.state.model, config.model, _CHANGES)
+    return [f"{line.partition('; ')[0]}; drop it" for line in lines]
 
 
 def _length_mistakes(subject: Subject, config: RunConfig, options: EvaluateOptions) -> list[str]:

@@ -1,22 +1,16 @@
-"""Evaluates models one after the other on the ranks of one world, and writes what was found.
+"""Evaluates models one after the other on the ranks of one world."""
 
-OUTPUT/LABEL/evaluation.jsonl, config.yaml    of each model, as in a run's folder
-OUTPUT/report.html                            all of them, with pictures
-"""
-
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any, Protocol
 
-from data.files import write_durably
 from parallel.mesh import Mesh, arrange
 from train.build_trainer import dealer
-from train.configuration.compose import to_yaml
 from train.evaluate.forward import build_predictor
 from train.evaluate.prepare import Prepared
+from train.evaluate.results import Results
 from train.evaluate.subject import point_of
 from train.evaluation.held_out import HeldOutLoss, StageCounts
 from train.evaluation.long_perplexity import make_task as make_long_perplexity
@@ -55,46 +49,47 @@ def evaluations(prepared: Prepared, mesh: Mesh) -> dict[str, Evaluation]:
     return found | prompt_evaluations(config, mesh, deal, prepared.text)
 
 
-def rows(prepared: Prepared, mesh: Mesh) -> Iterator[tuple[Row, str]]:
-    """Yields the row and the sentence of every task of a model. Collective."""
-    config, state = prepared.config, prepared.subject.state
+def run(subjects: Sequence[Prepared], results: Sequence[Results], mesh: Mesh) -> list[Row]:
+    """Evaluates all models; the main rank says each result and writes it. Returns all rows. Collective.
+
+    results: of each model. Their tasks are not evaluated again.
+
+    Raises:
+        ValueError, OSError: on every rank: a file of one cannot be read or written.
+    """
+    for prepared, kept in zip(subjects, results, strict=True):
+        label = prepared.subject.label
+        for row, sentence in _rows(prepared, kept, mesh):
+            if mesh.is_main:
+                sys.stderr.write(f"{label}: {row['task']}: {sentence}\n")
+            mesh.together(partial(kept.add, row))
+    return [row for kept in results for row in kept.rows]
+
+
+def _rows(prepared: Prepared, kept: Results, mesh: Mesh) -> Iterator[tuple[Row, str]]:
+    """Yields the row and the sentence of every task that is not done. Collective."""
+    config, subject = prepared.config, prepared.subject
     mesh = arrange(mesh.world, config.parallel.topology(mesh.world_size))
-    point = point_of(prepared.subject, config)
+    point = point_of(subject, config)
+    asked = evaluations(prepared, mesh)
+    due = {name: task for name, task in asked.items() if kept.row_of(name) is None}
+    if mesh.is_main and len(due) < len(asked):
+        done = ", ".join(name for name in asked if name not in due)
+        sys.stderr.write(f"{subject.label}: {done}: done before, see {kept.folder}\n")
+    if not due:
+        return
     predictor = build_predictor(
         replace(config, model=point.model),
         mesh,
         sequence_length=point.stage.shape.sequence_length,
-        whole=prepared.subject.whole,
+        whole=subject.whole,
     )
-    for name, task in evaluations(prepared, mesh).items():
+    for name, task in due.items():
         row: Row = {
-            "step": state.step,
-            "stage": prepared.subject.label,
-            "tokens_seen": state.tokens_seen,
+            "step": subject.state.step,
+            "stage": subject.label,
+            "tokens_seen": subject.state.tokens_seen,
             "task": name,
             **finite_or_null(task.evaluate(predictor, point)),
         }
         yield row, task.sentence(row)
-
-
-def run(subjects: Sequence[Prepared], mesh: Mesh, output: Path | None) -> list[Row]:
-    """Evaluates all models; the main rank says each result and writes it. Returns all rows. Collective."""
-    found = []
-    for prepared in subjects:
-        of_subject = []
-        for row, sentence in rows(prepared, mesh):
-            of_subject.append(row)
-            if mesh.is_main:
-                sys.stderr.write(f"{prepared.subject.label}: {row['task']}: {sentence}\n")
-                if output is not None:
-                    _write(output / prepared.subject.label, prepared, of_subject)
-        found += of_subject
-    return found
-
-
-def _write(folder: Path, prepared: Prepared, of_subject: Sequence[Row]) -> None:
-    """Writes what was found so far, so that a stopped command loses one task at most."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in of_subject)
-    write_durably(folder / "evaluation.jsonl", lines)
-    write_durably(folder / "config.yaml", to_yaml(prepared.config))

@@ -4,9 +4,9 @@ checkpoint     state.json -> model, base, lengths     data and tokenizer: of the
 Hugging Face   config.json -> the same                tokenizer: the one in the folder
 """
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,11 +18,16 @@ from torch import Tensor
 
 from data.config import DataConfig
 from data.files import seal, write_durably
+from parallel.checkpoint.index import Index
 from parallel.checkpoint.tensor_files import map_tensors
+from parallel.checkpoint.tensors import compare_sizes
+from parallel.mesh import Mesh
+from train.checkpointing.checkpoint import verify
 from train.checkpointing.locate import locate
-from train.checkpointing.state import FORMAT, STATE, RunState, read_index, read_state
+from train.checkpointing.state import FORMAT, INDEX, STATE, RunState, read_index, read_state
 from train.configuration.compose import compose_run, from_yaml
 from train.configuration.schema import RunConfig, StageConfig
+from train.configuration.yaml_file import read_yaml
 from train.evaluate.options import OF_RUN, EvaluateOptions
 from train.huggingface.conversion import to_ours
 from train.huggingface.import_model import OpenedModel, open_model
@@ -36,14 +41,15 @@ _STAGE = "evaluate"
 class Subject:
     """A model to evaluate.
 
-    label: short, different for every model of a call. folder: that was named, or its checkpoint. whole: returns a
-    whole float32 parameter by its name; called on every rank.
+    label: short, different for every model of a call. folder: that was named, or its checkpoint. sha256: tells its
+    files from those of another model. whole: returns a whole float32 parameter by its name; called on every rank.
     """
 
     kind: str
     label: str
     folder: Path
     state: RunState
+    sha256: str
     whole: Whole
 
     @property
@@ -51,19 +57,41 @@ class Subject:
         """Length that the model was trained at, or that its config.json states, in tokens; 0: unknown."""
         return self.state.context_length
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What tells the model from others, for the folder of its results."""
+        return {
+            "kind": self.kind,
+            "path": str(self.folder.resolve()),
+            "step": self.state.step,
+            "sha256": self.sha256,
+        }
+
+    def verify(self, mesh: Mesh, tell: Callable[[str], None]) -> None:
+        """Checks every byte of a checkpoint; a Hugging Face model has no checksums. Collective. tell: says progress.
+
+        Raises:
+            ValueError: on every rank: a file is damaged.
+        """
+        if self.kind == "checkpoint":
+            verify(self.folder, mesh, tell)
+
 
 def open_subject(kind: str, path: Path, label: str) -> Subject:
     """Opens a checkpoint or the folder of a Hugging Face model, without reading a tensor.
 
     Raises:
-        ValueError: it is not one, or cannot be read.
+        ValueError: it is not one, cannot be read, or a file is missing or has another size.
         OSError: a file cannot be read.
     """
     if kind == "model":
         opened = open_model(path)
-        return Subject(kind, label, path, opened.state, _of_huggingface(opened))
+        return Subject(kind, label, path, opened.state, _sha256(path), _of_huggingface(opened))
     folder = locate(path)
-    return Subject(kind, label, folder, read_state(folder), _of_checkpoint(folder))
+    state, index = read_state(folder), read_index(folder)
+    compare_sizes(folder, index)
+    sha256 = hashlib.sha256((folder / INDEX).read_bytes()).hexdigest()
+    return Subject(kind, label, folder, state, sha256, _of_checkpoint(folder, index))
 
 
 def configuration_of(subject: Subject, options: EvaluateOptions, world_size: int) -> RunConfig:
@@ -109,21 +137,46 @@ def point_of(subject: Subject, config: RunConfig) -> Point:
     return replace(point, lengths=known) if known[-1] else point
 
 
+def data_warning(subject: Subject, changes: Sequence[str]) -> str:
+    """Returns that token files of the checkpoint's run are gone; empty if they are there, or others are given."""
+    run = _run_of(subject)
+    missing = [] if run is None else run.data.missing()
+    if not missing or any(change.startswith("data.") for change in changes):
+        return ""
+    return f"{subject.label}: evaluated without the documents of its run: {missing[0]}"
+
+
+def _run_of(subject: Subject) -> RunConfig | None:
+    """Returns the configuration of the run that made a checkpoint; None if there is none beside it.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    settings = subject.folder.parent.parent / "config.yaml"
+    if subject.kind != "checkpoint" or not settings.is_file():
+        return None
+    try:
+        read_yaml(settings)  # says what is wrong in one line
+        return from_yaml(settings.read_text())
+    except ValueError as error:
+        line = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{settings}: is no configuration ({line}); restore it, or move it away and give data.tokenizer=PATH"
+        ) from error
+
+
 def _data_arguments(subject: Subject) -> list[str]:
     """Returns the data of the run that made a checkpoint, or a source that stands for none."""
-    settings = subject.folder.parent.parent / "config.yaml"
-    if subject.kind == "checkpoint" and settings.is_file():
-        with suppress(ValueError):
-            run = from_yaml(settings.read_text())
-            if not run.data.missing():
-                data = {key: value for key, value in asdict(run.data).items() if key != "seed"}
-                # One argument for each source: an argument may not be longer than some thousand characters.
-                sources = data.pop("sources")
-                data |= {f"sources.{name}": one for name, one in sources.items()}
-                found = [f"data.{key}={_flow(value)}" for key, value in data.items()]
-                if run.data.corpus:
-                    found.append(f"paths.prepared={_flow(run.paths.prepared)}")
-                return found
+    run = _run_of(subject)
+    if run is not None and not run.data.missing():
+        data = {key: value for key, value in asdict(run.data).items() if key != "seed"}
+        # One argument for each source: an argument may not be longer than some thousand characters.
+        sources = data.pop("sources")
+        data |= {f"sources.{name}": one for name, one in sources.items()}
+        found = [f"data.{key}={_flow(value)}" for key, value in data.items()]
+        if run.data.corpus:
+            found.append(f"paths.prepared={_flow(run.paths.prepared)}")
+        return found
     usual = DataConfig()
     return [
         f"data.corpus={_flow(usual.corpus)}",
@@ -150,9 +203,7 @@ def _flow(value: Any) -> str:
     return json.dumps(value)
 
 
-def _of_checkpoint(folder: Path) -> Whole:
-    index = read_index(folder)
-
+def _of_checkpoint(folder: Path, index: Index) -> Whole:
     def whole(name: str) -> Tensor:
         key = f"weight/{name}"
         record = index["tensors"].get(key)
@@ -162,6 +213,15 @@ def _of_checkpoint(folder: Path) -> Whole:
         return map_tensors(folder / record["file"], {key: shape})[key]
 
     return whole
+
+
+def _sha256(folder: Path) -> str:
+    """Returns a checksum of config.json, and of names, sizes and times of the files with tensors."""
+    found = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        facts = path.stat()
+        found.update(f"{path.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return found.hexdigest()
 
 
 def _of_huggingface(opened: OpenedModel) -> Whole:
