@@ -27,6 +27,7 @@ from ranks import run_on_ranks
 from tests.parity.engine_steps import CPU, small_configuration, trainer_of
 from tests.parity.streams import SEED
 from train.build_trainer import dealer
+from train.evaluation.prompt_sets import Outline, PromptSet
 from train.evaluation.prompt_streams import PromptScore, Scorer
 
 TRAINED, ANSWER, PROMPTS = 16, 4, 9
@@ -119,7 +120,8 @@ def wanted(model: Transformer, prompt: Prompt) -> PromptScore:
 def scored(ranks: int) -> list[dict[str, list[PromptScore]]]:
     """What every rank finds under each layout of so many ranks: one world for all of them."""
     small_configuration()
-    prompts = prompts_of(whole_model())
+    made = prompts_of(whole_model())
+    prompts = PromptSet([Outline.of(one) for one in made], lambda number: made[number].ids)
 
     def work(_: int, world_size: int) -> dict[str, list[PromptScore]]:
         world = start(CPU, 60).world

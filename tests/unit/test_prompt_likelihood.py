@@ -9,42 +9,49 @@ import pytest
 
 from data.prompts.catalogue import TASKS
 from data.prompts.encoder import ClosedVocabulary
-from data.prompts.fill import Prompt
 from data.prompts.filler import Noise
 from model.at_step import AtStep
 from train.configuration.prompt_settings import PromptTaskConfig
 from train.evaluation.prompt_plan import PromptPlan
+from train.evaluation.prompt_sets import PromptSet
 from train.evaluation.prompt_streams import PromptScore
 from train.evaluation.prompts import PromptEvaluation
 
 NAME, SAMPLES, DEPTHS = "personal_passkey", 20, 2
-Losses = Callable[[Prompt], list[float]]
+# Of the ids of a prompt and the place of its answer.
+Losses = Callable[[list[int], int], list[float]]
 
 
-def reading(prompt: Prompt) -> list[float]:
+def reading(ids: list[int], answer: int) -> list[float]:
     """Loses nothing where the whole answer stands in the context, else more for the last token than for others."""
-    ids, answer = prompt.ids.tolist(), prompt.ids[prompt.answer :].tolist()
-    places = range(prompt.question - len(answer) + 1)
-    found = any(ids[place : place + len(answer)] == answer for place in places)
-    return [0.0] * len(answer) if found else [*[1.0] * (len(answer) - 1), 3.0]
+    asked = ids[answer:]
+    # The question holds no digit.
+    found = any(ids[place : place + len(asked)] == asked for place in range(answer))
+    return [0.0] * len(asked) if found else [*[1.0] * (len(asked) - 1), 3.0]
 
 
-def blind(prompt: Prompt) -> list[float]:
-    return [1.0] * (len(prompt.ids) - prompt.answer)
+def blind(ids: list[int], answer: int) -> list[float]:
+    return [1.0] * (len(ids) - answer)
 
 
 def row_of(losses: Losses, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The row of an evaluation of a model that gives these losses; a token with a loss is not the most probable."""
 
-    def scores(_: Any, prompts: list[Prompt], __: Any) -> list[PromptScore]:
-        found = [np.array(losses(prompt)) for prompt in prompts]
+    def scores(_: Any, prompts: PromptSet, __: Any) -> list[PromptScore]:
+        found = [
+            np.array(losses(prompts.ids(number).tolist(), one.answer))
+            for number, one in enumerate(prompts.outlines)
+        ]
         return [PromptScore((one > 0).astype(np.int64), one) for one in found]
 
     monkeypatch.setattr(PromptEvaluation, "_scorer", lambda *_: SimpleNamespace(scores=scores))
     settings = PromptTaskConfig(
         task=NAME, lengths=[128], depths=DEPTHS, samples=SAMPLES, controls=True, last_tokens=16
     )
-    encoder, mesh = ClosedVocabulary(), SimpleNamespace(together=lambda make: make())
+    encoder = ClosedVocabulary()
+    mesh = SimpleNamespace(
+        together=lambda make: make(), gather_objects=lambda one: [one], rank=0, world_size=1
+    )
     maker = TASKS[NAME].maker(encoder, Noise(encoder))
     plan = PromptPlan(NAME, NAME, settings, maker)
     evaluation = PromptEvaluation(plan, mesh, None, pad_id=0, every_steps=0)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from typing import Any
 
 from data.batch import Dealer
 from data.prompts.catalogue import TASKS
-from data.prompts.fill import Control, Prompt, TooShort
+from data.prompts.fill import Control, TooShort
 from data.prompts.text import TextOfRun
 from data.sources import Corpus
 from data.text_encoder import open_encoder
@@ -20,6 +20,7 @@ from parallel.mesh import Mesh
 from parallel.sequence.dealing import stream_multiple
 from train.configuration.schema import RunConfig
 from train.evaluation.prompt_plan import PromptPlan, prompt_plans
+from train.evaluation.prompt_sets import Outline, PromptSet, PromptsOfLength
 from train.evaluation.prompt_streams import PromptScore, Scorer
 from train.predictor import Predictor
 from train.records.console import number
@@ -29,8 +30,6 @@ from train.schedule.stages import Point
 _CONTROLS: tuple[Control, ...] = ("removed", "swapped")
 _OF_EVALUATION = ("step", "stage", "tokens_seen", "trained_length")
 _OF_CELL = ("length", "depth", "prompts", "hits", "loss", "first_wrong")
-# Prompts that are tried for one place, and the distance of their numbers.
-_TRIED, _ANOTHER = 16, 1 << 42
 # Name of the score of the last part of the context only.
 _LAST = "last_part"
 # Scores of a cell beside its own.
@@ -52,7 +51,8 @@ class PromptEvaluation:
         self._plan, self._settings, self._task = plan, plan.settings, TASKS[plan.task]
         self._mesh, self._deal, self._pad_id = mesh, deal, pad_id
         self.every_steps = every_steps
-        self._made: dict[tuple[int, Control], list[Prompt]] = {}
+        self._made: dict[int, PromptsOfLength] = {}
+        self._joined_otherwise: list[str] | None = None
 
     def evaluate(self, trainer: Predictor, point: Point) -> dict[str, Any]:
         """Returns the scores by length and depth. Collective.
@@ -79,7 +79,7 @@ class PromptEvaluation:
             if cells
             else None,
             "too_short": too_short,
-            "joined_otherwise": self._plan.joined_otherwise(),
+            "joined_otherwise": self._borders(),
             "cells": cells,
         }
 
@@ -131,22 +131,22 @@ class PromptEvaluation:
         ]
 
     def _of_length(self, trainer: Predictor, point: Point, length: int) -> list[dict[str, Any]]:
-        """Returns the cells of one length. Collective."""
-        prompts = self._prompts(length, "none")
-        scorer = self._scorer(point)
+        """Returns the cells of one length. Collective.
+
+        Raises:
+            TooShort: on every rank: a prompt has no room in the length.
+        """
+        of, scorer = self._of(length), self._scorer(point)
+        prompts = of.prompts()
         found = self._cells(length, prompts, _scored(scorer, trainer, point, prompts))
-        if tokens := self._settings.last_tokens:
-            cut = [one.last_part(tokens) for one in prompts]
-            others = self._cells(length, cut, _scored(scorer, trainer, point, cut))
-            found = [
-                cell | {_LAST: _brief(other)} for cell, other in zip(found, others, strict=True)
-            ]
-        for control in _CONTROLS if self._settings.controls else ():
-            controls = self._prompts(length, control)
-            others = self._cells(length, controls, _scored(scorer, trainer, point, controls))
-            found = [
-                cell | {control: _brief(other)} for cell, other in zip(found, others, strict=True)
-            ]
+        beside = dict[str, PromptSet]()
+        if self._settings.last_tokens:
+            beside[_LAST] = of.last_parts()
+        if self._settings.controls:
+            beside |= {control: of.prompts(control) for control in _CONTROLS}
+        for name, others in beside.items():
+            cells = self._cells(length, others, _scored(scorer, trainer, point, others))
+            found = [cell | {name: _brief(other)} for cell, other in zip(found, cells, strict=True)]
         return found
 
     def _scorer(self, point: Point) -> Scorer:
@@ -161,28 +161,32 @@ class PromptEvaluation:
             windows=point.windows,
         )
 
-    def _prompts(self, length: int, control: Control) -> list[Prompt]:
-        """Returns the prompts of all cells of a length, in order; made once. Collective.
+    def _of(self, length: int) -> PromptsOfLength:
+        """Returns the prompts of all cells of a length; their outlines are found once. Collective.
 
         Raises:
             TooShort: on every rank: a prompt has no room in the length.
         """
-        if (length, control) not in self._made:
-            requests = self._plan.requests(length)
-            self._made[length, control] = self._mesh.together(
-                lambda: [self._plan.maker.prompt(one, length, control) for one in requests]
-            )
-        return self._made[length, control]
+        if length not in self._made:
+            self._made[length] = PromptsOfLength(self._plan, length, self._mesh)
+        return self._made[length]
+
+    def _borders(self) -> list[str]:
+        if self._joined_otherwise is None:
+            self._joined_otherwise = self._plan.joined_otherwise()
+        return self._joined_otherwise
 
     def _cells(
-        self, length: int, prompts: Sequence[Prompt], scores: Sequence[PromptScore]
+        self, length: int, prompts: PromptSet, scores: Sequence[PromptScore]
     ) -> list[dict[str, Any]]:
         """Returns the row's part of every cell of a length."""
         found = []
         for index, depth in enumerate(self._plan.depths):
             part = slice(index * self._plan.each, (index + 1) * self._plan.each)
             if self._task.candidates > 1:
-                numbers = _by_likelihood(prompts[part], scores[part], self._task.candidates)
+                numbers = _by_likelihood(
+                    prompts.outlines[part], scores[part], self._task.candidates
+                )
             else:
                 numbers = _by_hit(scores[part])
             found.append({"length": length, "depth": depth, **numbers})
@@ -190,18 +194,18 @@ class PromptEvaluation:
 
 
 def _scored(
-    scorer: Scorer, trainer: Predictor, point: Point, prompts: Sequence[Prompt]
+    scorer: Scorer, trainer: Predictor, point: Point, prompts: PromptSet
 ) -> list[PromptScore]:
     """Returns the scores of prompts, those of one length together. Collective."""
     groups = defaultdict[int, list[int]](list)
-    for index, one in enumerate(prompts):
-        groups[len(one.ids)].append(index)
+    for index, one in enumerate(prompts.outlines):
+        groups[one.tokens].append(index)
     found = dict[int, PromptScore]()
     for length, members in sorted(groups.items()):
         at = replace(point.at, asked_length=length)
-        scores = scorer.scores(trainer, [prompts[i] for i in members], at)
+        scores = scorer.scores(trainer, prompts.some(members), at)
         found |= zip(members, scores, strict=True)
-    return [found[index] for index in range(len(prompts))]
+    return [found[index] for index in range(len(prompts.outlines))]
 
 
 def _by_hit(scores: Sequence[PromptScore]) -> dict[str, Any]:
@@ -214,7 +218,7 @@ def _by_hit(scores: Sequence[PromptScore]) -> dict[str, Any]:
 
 
 def _by_likelihood(
-    prompts: Sequence[Prompt], scores: Sequence[PromptScore], candidates: int
+    prompts: Sequence[Outline], scores: Sequence[PromptScore], candidates: int
 ) -> dict[str, Any]:
     """Scores each question by the candidate with the smallest loss; loss and first_wrong are those of the right one."""
     hits, right = 0, list[PromptScore]()
