@@ -21,8 +21,8 @@ from data.prompts.writing import Request
 
 _DEPTH = 0x4445_5054
 _STEPS = 1 << 20
-# Prompts that are tried for one document, and the distance of their numbers.
-_TRIED, _ANOTHER = 16, 1 << 42
+# Documents whose smallest prompts are made to judge the settings.
+_JUDGED = 16
 
 
 @dataclass(kw_only=True)
@@ -89,7 +89,7 @@ class Prompts(GeneratedDocuments):
 
     def too_short(self, shortest: "PromptsTask") -> list[str]:
         """Returns a line if the first documents of the task are longer than its settings allow."""
-        needed = max(shortest.needed(number) for number in range(_TRIED)) + 2
+        needed = max(shortest.needed(number) for number in range(_JUDGED)) + 2
         if needed <= self.min_length:
             return []
         return [
@@ -165,10 +165,7 @@ class PromptsTask:
 
     def _requests(self, number: int, depth: float) -> Iterator[Request]:
         """Yields what this document may be, the first choice first; of candidates for one question the right one."""
-        write, candidates = self._maker.writer.write, self._maker.candidates
-        for attempt in range(_TRIED):
-            first = (number + attempt * _ANOTHER) * candidates
-            group = [
-                Request(self._settings.seed, first + place, depth) for place in range(candidates)
-            ]
-            yield next(one for one in group if candidates == 1 or write(one).right)
+        maker, seed = self._maker, self._settings.seed
+        for numbers in maker.groups(number):
+            group = [Request(seed, one, depth) for one in numbers]
+            yield next(one for one in group if len(group) == 1 or maker.writer.write(one).right)

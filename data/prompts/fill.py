@@ -9,7 +9,7 @@ context is items of its own gets as many items as fit (data/prompts/fit.py), and
 The filler's first piece lacks its beginning where that makes the length exact.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count, islice, pairwise
@@ -26,6 +26,8 @@ from data.prompts.writing import Line, Request, Writer, Written
 Control = Literal["none", "removed", "swapped"]
 # Distance of the number of the prompt whose needles are taken, and of worked examples, from a prompt's own.
 _OTHER, _WORKED = (1 << 40) + 1, 1 << 41
+# Questions that are tried for one place, and the distance of their numbers.
+_TRIED, _ANOTHER = 16, 1 << 42
 _BETWEEN_EXAMPLES = "\n"
 # Characters of a border that are shown on each side.
 _SHOWN = 12
@@ -131,6 +133,12 @@ class Maker:
         head = self._head(self._shared(request), self.encoder.encode)
         texts = _texts(self.writer.write(replace(request, size=1)))
         return len(head) + sum(len(self.encoder.encode(text)) for text in texts)
+
+    def groups(self, number: int) -> Iterator[range]:
+        """Yields the numbers of the prompts of a question, then of those that replace it where it is too long."""
+        for attempt in range(_TRIED):
+            first = (number + attempt * _ANOTHER) * self.candidates
+            yield range(first, first + self.candidates)
 
     def _shared(self, request: Request) -> Request:
         """Returns the request for what candidates have in common."""

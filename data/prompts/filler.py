@@ -1,6 +1,6 @@
 """Filler between the lines of a prompt: noise, or documents of the run. A line fits between its pieces."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -58,10 +58,8 @@ class Documents:
 
     def __init__(self, source: Readable, encoder: Encoder, special: tuple[int, ...]) -> None:
         self._source, self._special = source, np.array(special, dtype=np.int64)
-        ends = {int(encoder.encode(text)[-1]) for text in ("\n", "a\n", "a.\n", "a\n\n", ":\n")}
-        self._line_ends = np.array(sorted(ends), dtype=np.int64)
-        marks = {int(encoder.encode(text)[-1]) for text in ("a.", "a!", "a?")}
-        self._sentence_ends = np.array(sorted(marks), dtype=np.int64)
+        self._line_ends = _last_ids(encoder, ("\n", "a\n", "a.\n", "a\n\n", ":\n"))
+        self._sentence_ends = _last_ids(encoder, ("a.", "a!", "a?"))
 
     def pieces(self, draws: Draws) -> Iterator[np.ndarray]:
         """See `Filler`; begins at a random place of a random document."""
@@ -90,3 +88,9 @@ class Documents:
             line = line[stop:]
         if len(line):
             yield line
+
+
+def _last_ids(encoder: Encoder, texts: Iterable[str]) -> np.ndarray:
+    """Returns the ids that these texts end with; some tokenizers have none for a line end alone."""
+    found = {int(ids[-1]) for ids in map(encoder.encode, texts) if len(ids)}
+    return np.array(sorted(found), dtype=np.int64)

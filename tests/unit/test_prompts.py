@@ -250,6 +250,15 @@ def test_lines_lie_behind_whole_lines_or_sentences_of_documents(length: int) -> 
         assert before == "" or before[-1] in ".\n" or {*before[-64:]} == {"x"}
 
 
+def test_documents_are_filler_also_with_a_tokenizer_that_has_no_line_ends() -> None:
+    class Words(Characters):
+        def encode(self, text: str) -> np.ndarray:
+            return super().encode(text.replace("\n", ""))
+
+    maker = Maker(Passkey(), Words(), Documents(Texts(), Words(), (0,)))
+    assert len(maker.prompt(Request(0, 0), 500).ids) == 500
+
+
 def test_the_last_part_keeps_the_head_and_the_question() -> None:
     maker = replace(maker_of("passkey"), worked=1)
     prompt = maker.prompt(Request(0, 2, 0.1), 900)

@@ -11,9 +11,6 @@ from data.prompts.writing import Request
 from train.configuration.prompt_settings import PromptTaskConfig
 from train.configuration.schema import RunConfig
 
-# Prompts that are tried for one place, and the distance of their numbers.
-_TRIED, _ANOTHER = 16, 1 << 42
-
 
 @dataclass(frozen=True)
 class PromptPlan:
@@ -78,11 +75,9 @@ class PromptPlan:
 
         None of them is a training document of a generated source.
         """
-        candidates, seed = TASKS[self.task].candidates, self.settings.seed
         needed = 0
-        for attempt in range(_TRIED):
-            first = (HELD_OUT + number + attempt * _ANOTHER) * candidates
-            some = [Request(seed, first + candidate, depth) for candidate in range(candidates)]
+        for numbers in self.maker.groups(HELD_OUT + number):
+            some = [Request(self.settings.seed, one, depth) for one in numbers]
             needed = max(self.maker.needed(one, length) for one in some)
             if needed <= length:
                 return some
