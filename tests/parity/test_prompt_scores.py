@@ -6,6 +6,8 @@ is that of prompt and answer together.
 
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,16 +25,21 @@ from model.transformer import Transformer
 from parallel.config import ParallelConfig
 from parallel.mesh import arrange, start
 from parallel.sequence.dealing import stream_multiple
+from parallel.sequence.traffic import TrafficMeter
 from ranks import run_on_ranks
 from tests.parity.engine_steps import CPU, small_configuration, trainer_of
 from tests.parity.streams import SEED
 from train.build_trainer import dealer
 from train.evaluation.prompt_sets import Outline, PromptSet
 from train.evaluation.prompt_streams import PromptScore, Scorer
+from train.predictor import LocalPredictor
+from train.trainer import StagedTrainer
 
 TRAINED, ANSWER, PROMPTS = 16, 4, 9
 # 37 tokens: no number of ranks divides them, and the rotation turns otherwise than at the trained length.
 LENGTH, STREAM = 37, 96
+# Layouts whose micro-batches are shorter than a prompt.
+SHORTER = ("one", "zigzag", "pipeline")
 MODEL = ModelConfig(
     hidden_size=32,
     intermediate_size=24,
@@ -132,7 +139,7 @@ def scored(ranks: int) -> list[dict[str, list[PromptScore]]]:
             scorer = Scorer(
                 mesh=mesh,
                 deal=dealer(MODEL, mesh, parallel),
-                micro_batch_tokens=STREAM,
+                micro_batch_tokens=TRAINED if name in SHORTER else STREAM,
                 multiple=mesh.tensor.size * share,
                 pad_id=0,
             )
@@ -168,3 +175,16 @@ def test_a_hit_is_what_greedy_decoding_writes_on_two_ranks(name: str) -> None:
 @pytest.mark.parametrize("name", LAYOUTS[4])
 def test_a_hit_is_what_greedy_decoding_writes_on_four_ranks(name: str) -> None:
     check(name, 4)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_the_tensor_ranks_of_a_pipeline_the_first_one_counts(rank: int) -> None:
+    runner: Any = SimpleNamespace(
+        placement=SimpleNamespace(ranks=2), forward_only=lambda *_: ["of the last stage"]
+    )
+    mesh: Any = SimpleNamespace(tensor=SimpleNamespace(rank=rank), device=CPU)
+    engine: Any = None
+    staged = StagedTrainer(engine, runner, mesh, TrafficMeter(), z_loss=0.0, draw=lambda *_: None)
+    for predictor in (staged, LocalPredictor([], mesh, runner)):
+        for found in (predictor.predictions([], 1e4), predictor.token_losses([], 1e4)):
+            assert found == (["of the last stage"] if rank == 0 else None)
