@@ -5,7 +5,7 @@ tensor rank 0 of the last pipeline stage; all other ranks add zeros.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from model.at_step import AtStep
 from model.attention.gate_sums import GateSums
 from model.layer_sums import LayerSums
-from model.predictions import Predictions
 from model.transformer import Transformer
 from parallel.engine.engine import TrainingEngine
 from parallel.mesh import Mesh
@@ -22,9 +21,9 @@ from parallel.pipeline.runner import PipelineRunner
 from parallel.pipeline.schedule import TimedAction
 from parallel.pipeline.timeline import Recorder
 from parallel.sequence.traffic import TrafficMeter
-from train.objective import MicroBatch, Returned, ShortForward, losses_by_source
+from train.objective import MicroBatch, ShortForward, losses_by_source
+from train.predictor import Predictor, StagedPredictor, WholePredictor
 
-Found = TypeVar("Found")
 Weigh = Callable[[Tensor], Tensor]
 Draw = Callable[[list[TimedAction], Placement, int], None]
 """Takes a recorded step: its actions, where stages live, number of micro-batches. Main rank only."""
@@ -65,8 +64,8 @@ class StepSums:
             )
 
 
-class Trainer(Protocol):
-    """Interface: gradients of an optimizer step, and losses for evaluation."""
+class Trainer(Predictor, Protocol):
+    """Interface: gradients of an optimizer step, beside what evaluations need."""
 
     engine: TrainingEngine
     # Bytes that sequence parallelism received.
@@ -75,11 +74,6 @@ class Trainer(Protocol):
     gate_sums: GateSums | None
     # Sums of residual stream and attention logits; None without `logging.layer_steps`.
     layer_sums: LayerSums | None
-    # Tokens of the streams of this rank's forwards without gradients so far, padding included.
-    evaluated_tokens: int
-    # Number of micro-batches to pass to `token_losses` or `predictions` at a time: enough to keep all pipeline ranks
-    # busy.
-    at_once: int
 
     def gradients(
         self,
@@ -95,31 +89,17 @@ class Trainer(Protocol):
         gives the losses of tokens their weights. Returns sums that are counted once over tensor and pipeline ranks.
         """
 
-    def token_losses(
-        self, micro_batches: Sequence[MicroBatch], at: AtStep | float
-    ) -> list[Tensor] | None:
-        """Returns, for every micro-batch, the losses of this rank's tokens, without gradients; None if another
-        rank counts them. Collective."""
 
-    def predictions(
-        self, micro_batches: Sequence[MicroBatch], at: AtStep | float
-    ) -> list[Predictions] | None:
-        """Returns, for every micro-batch, what the model predicts after this rank's tokens; None as `token_losses`.
-        Collective."""
-
-
-class WholeTrainer:
+class WholeTrainer(WholePredictor):
     """Every rank holds all layers (possibly cut by tensor parallelism)."""
 
-    at_once = 1
     gate_sums: GateSums | None = None
     layer_sums: LayerSums | None = None
 
     def __init__(self, engine: TrainingEngine, mesh: Mesh, traffic: TrafficMeter) -> None:
+        super().__init__(engine.forward_only, mesh)
         self.engine = engine
         self.traffic = traffic
-        self.evaluated_tokens = 0
-        self._counts = mesh.tensor.rank == 0
         self._device = mesh.device
 
     def gradients(
@@ -146,29 +126,8 @@ class WholeTrainer:
             self.engine.forward_backward(run, last=index == len(micro_batches) - 1)
         return counted
 
-    def token_losses(
-        self, micro_batches: Sequence[MicroBatch], at: AtStep | float
-    ) -> list[Tensor] | None:
-        """See `Trainer`."""
-        losses = [losses_T for (losses_T,) in self._forward(micro_batches, at, "token_losses")]
-        return losses if self._counts else None
 
-    def predictions(
-        self, micro_batches: Sequence[MicroBatch], at: AtStep | float
-    ) -> list[Predictions] | None:
-        """See `Trainer`."""
-        found = [Predictions(*each) for each in self._forward(micro_batches, at, "predictions")]
-        return found if self._counts else None
-
-    @torch.no_grad()
-    def _forward(
-        self, micro_batches: Sequence[MicroBatch], at: AtStep | float, returns: Returned
-    ) -> list[tuple[Tensor, ...]]:
-        self.evaluated_tokens += _num_tokens(micro_batches)
-        return [self.engine.forward_only(each, at, returns=returns) for each in micro_batches]
-
-
-class StagedTrainer:
+class StagedTrainer(StagedPredictor):
     """The layers are divided among pipeline ranks."""
 
     gate_sums: GateSums | None = None
@@ -184,12 +143,9 @@ class StagedTrainer:
         z_loss: float,
         draw: Draw,
     ) -> None:
+        super().__init__(runner, mesh)
         self.engine = engine
         self.traffic = traffic
-        self.evaluated_tokens = 0
-        self.at_once = runner.placement.ranks
-        self._runner = runner
-        self._mesh = mesh
         self._z_loss = z_loss
         self._draw = draw
         self._steps = 0
@@ -226,18 +182,6 @@ class StagedTrainer:
                 self._draw(timed, self._runner.placement, len(micro_batches))
         return counted
 
-    def token_losses(
-        self, micro_batches: Sequence[MicroBatch], at: AtStep | float
-    ) -> list[Tensor] | None:
-        """See `Trainer`."""
-        return self._forward(micro_batches, at, Transformer.token_losses)
-
-    def predictions(
-        self, micro_batches: Sequence[MicroBatch], at: AtStep | float
-    ) -> list[Predictions] | None:
-        """See `Trainer`."""
-        return self._forward(micro_batches, at, Transformer.predictions)
-
     def _weighed(
         self, micro_batches: Sequence[MicroBatch], short: ShortForward | None
     ) -> Sequence[MicroBatch]:
@@ -253,20 +197,3 @@ class StagedTrainer:
             return micro_batches
         pairs = zip(micro_batches, losses, strict=True)
         return [short.weigh(micro_batch, losses_T) for micro_batch, losses_T in pairs]
-
-    def _forward(
-        self,
-        micro_batches: Sequence[MicroBatch],
-        at: AtStep | float,
-        of_head: Callable[[Transformer, Tensor, Tensor], Found],
-    ) -> list[Found] | None:
-        """What the stage with the head computes from hidden states and targets, where `Trainer` asks for it."""
-        self.evaluated_tokens += _num_tokens(micro_batches)
-        found = self._runner.forward_only(
-            micro_batches, at, lambda stage, x_TD, each: of_head(stage, x_TD, each.targets_T)
-        )
-        return found if found and self._mesh.tensor.rank == 0 else None
-
-
-def _num_tokens(micro_batches: Sequence[MicroBatch]) -> int:
-    return sum(len(one.tokens_T) for one in micro_batches)

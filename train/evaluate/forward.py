@@ -13,12 +13,13 @@ from parallel.tensor.cut import cut_of
 from train.build_trainer import compiles
 from train.configuration.schema import RunConfig
 from train.evaluate.subject import Whole
-from train.predictor import LocalPredictor
+from train.objective import NextTokenLoss
+from train.predictor import Predictor, StagedPredictor, WholePredictor
 
 
 def build_predictor(
     config: RunConfig, mesh: Mesh, *, sequence_length: int, whole: Whole
-) -> LocalPredictor:
+) -> Predictor:
     """Returns the predictor of this rank: its part of the model with the weights that `whole` returns. Collective.
 
     sequence_length: for which pipeline stages are balanced.
@@ -46,7 +47,6 @@ def build_predictor(
         stage.requires_grad_(requires_grad=False).eval()
     if compiles(config, mesh, parallel):
         compile_stages(local)
-    runner = None
     if mesh.pipeline.size > 1:
-        runner = PipelineRunner(local.stages, local.placement, mesh)
-    return LocalPredictor(local.stages, mesh, runner)
+        return StagedPredictor(PipelineRunner(local.stages, local.placement, mesh), mesh)
+    return WholePredictor(NextTokenLoss(local.stages[0], z_loss=0.0), mesh)

@@ -10,7 +10,7 @@ from data.prompts.catalogue import TASKS
 from train.configuration.nearest import did_you_mean
 
 # The run's own evaluations that can be asked for beside the long-context tasks.
-OF_RUN = ("held_out",)
+OF_RUN = ("held_out", "accuracy", "long_perplexity")
 _DESCRIPTION = """\
 Evaluate checkpoints and Hugging Face models with long-context tasks, on one rank or many, at any length.
 
@@ -117,7 +117,8 @@ def _parser() -> Parser:
         metavar="PATH",
         help="the folder of a Hugging Face model; may be given again",
     )
-    tasks = "names of tasks (docs/evaluation.md), separated by commas, or all; held_out: the loss on held-out documents"
+    tasks = "names of tasks (docs/evaluation.md), separated by commas, or all; the run's "
+    tasks += "own ones too: held_out, accuracy, long_perplexity"
     parser.add_argument("--task", action="append", default=[], metavar="NAME,...", help=tasks)
     parser.add_argument(
         "--lengths",
@@ -125,7 +126,7 @@ def _parser() -> Parser:
         default=[],
         metavar="N,...",
         help="tokens of prompt and answer, such as 1k,4k; default: a quarter, a half and the whole of the length that "
-        "the model was trained at",
+        "the model was trained at; held_out and long_perplexity take the longest",
     )
     parser.add_argument(
         "--beyond",

@@ -10,7 +10,7 @@ from data.tokenizer.any_tokenizer import TextTokenizer
 from train.checkpointing.model_differences import model_differences
 from train.configuration import validate
 from train.configuration.schema import RunConfig
-from train.evaluate.options import EvaluateOptions
+from train.evaluate.options import OF_RUN, EvaluateOptions
 from train.evaluate.subject import Subject, configuration_of, data_warning
 from train.evaluation.prompt_plan import PromptPlan, prompt_plans
 from train.huggingface.kept_files import tokenizers_in
@@ -24,14 +24,14 @@ _CHANGES = ("rope_scaling", "window", "position", "position_scale")
 class Prepared:
     """A model that is ready to be built: its configuration and its text.
 
-    corpus: of the run that made it; None without token files. held_out: whether the loss on its held-out documents is
+    corpus: of the run that made it. held_out: whether the loss on its held-out documents is
     asked for.
     """
 
     subject: Subject
     config: RunConfig
     text: TextOfRun
-    corpus: Corpus | None
+    corpus: Corpus
     held_out: bool
     # What the user should know before the results; empty: nothing.
     warning: str = ""
@@ -50,10 +50,8 @@ def prepare(subject: Subject, options: EvaluateOptions, world_size: int) -> Prep
     mistakes += _model_mistakes(subject, config)
     if mistakes:
         raise ValueError("\n".join(mistakes))
-    corpus = None
-    if config.data.has_files:
-        corpus = open_corpus(config.data, config.paths.prepared, config.model.vocab_size)
-    held_out, none = corpus is not None and corpus.heldout is not None, "there are no held-out"
+    corpus = open_corpus(config.data, config.paths.prepared, config.model.vocab_size)
+    held_out, none = corpus.heldout is not None, "there are no held-out"
     if "held_out" in options.tasks and not held_out:
         raise ValueError(f"--task=held_out: {none} documents; give data.heldout=PREFIX")
     if config.evaluation.long_perplexity is not None and not held_out:
@@ -78,14 +76,14 @@ def _default_lengths(subject: Subject, plan: PromptPlan) -> list[int]:
     return found
 
 
-def _text(subject: Subject, config: RunConfig, corpus: Corpus | None) -> TextOfRun:
+def _text(subject: Subject, config: RunConfig, corpus: Corpus) -> TextOfRun:
     """Returns the model's tokenizer and the documents that filler is taken from.
 
     Raises:
         ValueError: it has no tokenizer, or another one than the model was trained with.
     """
     state, vocab_size = subject.state, config.model.vocab_size
-    held = None if corpus is None else corpus.heldout
+    held = corpus.heldout
     documents = None if held is None or held.is_generated else held
     wanted = config.data.tokenizer
     if subject.kind == "model" and not wanted:
@@ -121,9 +119,16 @@ def _length_mistakes(subject: Subject, config: RunConfig, options: EvaluateOptio
     changed = any(change.startswith(("model.", "schedule.")) for change in options.changes)
     if not told or options.beyond or changed:
         return []
-    return [
-        f"evaluation.tasks.{name}.lengths={settings.lengths}: {subject.label} was trained at {told:,} tokens; give"
-        f" lengths up to that, --beyond, or another scaling (model.kinds.KIND.rope)"
+    asked = {
+        f"evaluation.tasks.{name}.lengths": settings.lengths
         for name, settings in config.evaluation.tasks.items()
-        if max(settings.lengths, default=0) > told
+    }
+    asked["evaluation.accuracy.lengths"] = config.evaluation.accuracy.lengths
+    if {*OF_RUN} & {*options.tasks}:
+        asked["--lengths"] = list(options.lengths)
+    return [
+        f"{key}={lengths}: {subject.label} was trained at {told:,} tokens; give lengths up to that, --beyond, or"
+        " another scaling (model.kinds.KIND.rope)"
+        for key, lengths in asked.items()
+        if max(lengths, default=0) > told
     ]

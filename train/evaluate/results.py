@@ -139,6 +139,7 @@ def _differing(kept: RunConfig, config: RunConfig, done: set[str]) -> list[str]:
         return any(key.startswith(f"{start}.") and task in done for start, task in own.items())
 
     keys = list(dict.fromkeys([*before, *now]))
+    keys.remove("paths.outputs")  # the folder may be moved
     return [key for key in keys if before.get(key) != now.get(key) and counts(key)]
 
 

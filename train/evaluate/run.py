@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -10,13 +11,15 @@ from parallel.mesh import Mesh, arrange
 from train.build_trainer import dealer
 from train.evaluate.forward import build_predictor
 from train.evaluate.prepare import Prepared
+from train.evaluate.progress import Reporting
 from train.evaluate.results import Results
 from train.evaluate.subject import point_of
+from train.evaluation.accuracy import make_task as make_accuracy
 from train.evaluation.held_out import HeldOutLoss, StageCounts
 from train.evaluation.long_perplexity import make_task as make_long_perplexity
-from train.evaluation.prompts import prompt_evaluations
+from train.evaluation.prompts import PromptEvaluation, prompt_evaluations
 from train.predictor import Predictor
-from train.records.evaluation_rows import LONG_PERPLEXITY
+from train.records.evaluation_rows import ACCURACY, LONG_PERPLEXITY
 from train.records.metrics_log import finite_or_null
 from train.schedule.stages import Point
 
@@ -37,15 +40,15 @@ def evaluations(prepared: Prepared, mesh: Mesh) -> dict[str, Evaluation]:
     deal = dealer(config.model, mesh, config.parallel, config.evaluation.keys_at_most)
     found: dict[str, Evaluation] = {}
     if prepared.held_out:
-        assert corpus is not None, "it was checked"
         assert corpus.heldout is not None, "it was checked"
         counts = StageCounts(config, mesh, corpus)
         found["held_out"] = HeldOutLoss(config, mesh, deal, corpus.heldout, counts)
-    if config.evaluation.long_perplexity is not None:
-        assert corpus is not None, "it was checked"
-        task = make_long_perplexity(config, mesh, corpus, deal)
-        assert task is not None, "it was checked"
-        found[LONG_PERPLEXITY] = task
+    scored = make_accuracy(config, mesh, corpus, deal)
+    if scored is not None:
+        found[ACCURACY] = scored
+    perplexity = make_long_perplexity(config, mesh, corpus, deal)
+    if perplexity is not None:
+        found[LONG_PERPLEXITY] = perplexity
     return found | prompt_evaluations(config, mesh, deal, prepared.text)
 
 
@@ -60,8 +63,7 @@ def run(subjects: Sequence[Prepared], results: Sequence[Results], mesh: Mesh) ->
     for prepared, kept in zip(subjects, results, strict=True):
         label = prepared.subject.label
         for row, sentence in _rows(prepared, kept, mesh):
-            if mesh.is_main:
-                sys.stderr.write(f"{label}: {row['task']}: {sentence}\n")
+            _tell(mesh, f"{label}: {row['task']}: {sentence}")
             mesh.together(partial(kept.add, row))
     return [row for kept in results for row in kept.rows]
 
@@ -73,9 +75,9 @@ def _rows(prepared: Prepared, kept: Results, mesh: Mesh) -> Iterator[tuple[Row, 
     point = point_of(subject, config)
     asked = evaluations(prepared, mesh)
     due = {name: task for name, task in asked.items() if kept.row_of(name) is None}
-    if mesh.is_main and len(due) < len(asked):
+    if len(due) < len(asked):
         done = ", ".join(name for name in asked if name not in due)
-        sys.stderr.write(f"{subject.label}: {done}: done before, see {kept.folder}\n")
+        _tell(mesh, f"{subject.label}: {done}: done before, see {kept.folder}")
     if not due:
         return
     predictor = build_predictor(
@@ -84,12 +86,23 @@ def _rows(prepared: Prepared, kept: Results, mesh: Mesh) -> Iterator[tuple[Row, 
         sequence_length=point.stage.shape.sequence_length,
         whole=subject.whole,
     )
+    ranks = mesh.world_size // (mesh.tensor.size * mesh.pipeline.size)
+    reporting = Reporting(predictor, partial(_tell, mesh), ranks=ranks)
     for name, task in due.items():
+        expected = task.num_tokens(point) if isinstance(task, PromptEvaluation) else 0
+        reporting.begin(f"{subject.label}: {name}", expected)
         row: Row = {
             "step": subject.state.step,
             "stage": subject.label,
             "tokens_seen": subject.state.tokens_seen,
             "task": name,
-            **finite_or_null(task.evaluate(predictor, point)),
+            **finite_or_null(task.evaluate(reporting, point)),
         }
         yield row, task.sentence(row)
+
+
+def _tell(mesh: Mesh, line: str) -> None:
+    """Says a line on the main rank; a terminal that is gone ends no rank."""
+    if mesh.is_main:
+        with suppress(OSError):
+            sys.stderr.write(f"{line}\n")

@@ -31,6 +31,7 @@ from train.configuration.yaml_file import read_yaml
 from train.evaluate.options import OF_RUN, EvaluateOptions
 from train.huggingface.conversion import to_ours
 from train.huggingface.import_model import OpenedModel, open_model
+from train.records.evaluation_rows import ACCURACY, LONG_PERPLEXITY
 from train.schedule.stages import Point, build_schedule
 
 Whole = Callable[[str], Tensor]
@@ -108,14 +109,17 @@ def configuration_of(subject: Subject, options: EvaluateOptions, world_size: int
             f"checkpoint.resume={_flow(folder)}",
             f"run_name={_flow(subject.label)}",
             *_data_arguments(subject),
-            *_task_arguments(options),
+            *_task_arguments(subject, options),
             *options.changes,
         ]
         config = compose_run(arguments)
+    if options.output is not None:
+        config.paths.outputs = str(options.output.absolute())
     config.checkpoint.resume = "never"  # of the folder only the state was read
     parallel = config.parallel
     multiple = 2 * parallel.tensor * parallel.sequence
-    length = -(-max(subject.trained_length, 8) // multiple) * multiple
+    length = max(options.lengths, default=subject.trained_length)
+    length = -(-max(length, 8) // multiple) * multiple
     config.schedule.stages = {
         _STAGE: StageConfig(
             tokens=length * world_size,
@@ -184,14 +188,25 @@ def _data_arguments(subject: Subject) -> list[str]:
     ]
 
 
-def _task_arguments(options: EvaluateOptions) -> list[str]:
+def _parts(length: int) -> list[int]:
+    """Returns a quarter, a half and the whole of a length that a model was trained at."""
+    return sorted({max(8, length // part) for part in (4, 2, 1)})
+
+
+def _task_arguments(subject: Subject, options: EvaluateOptions) -> list[str]:
     lengths = {"lengths": list(options.lengths)} if options.lengths else {}
     settings = options.of_tasks | lengths
-    return [
+    found = [
         f"evaluation.tasks.{name}={_flow({'task': name, **settings})}"
         for name in options.tasks
         if name not in OF_RUN
     ]
+    if LONG_PERPLEXITY in options.tasks:
+        found.append(f"evaluation.long_perplexity={_flow({'form': 'windowed'})}")
+    if ACCURACY in options.tasks:
+        asked = options.lengths or _parts(subject.trained_length)
+        found.append(f"evaluation.accuracy.lengths={_flow(asked)}")
+    return found
 
 
 def _flow(value: Any) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train.records.console import number
-from train.records.evaluation_rows import LONG_PERPLEXITY
+from train.records.evaluation_rows import ACCURACY, LONG_PERPLEXITY
 from train.records.prompt_rows import PROMPTS, scores_by_length
 
 
@@ -33,10 +33,12 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _results(row: Mapping[str, Any]) -> list[tuple[int, str, str]]:
-    """Returns length, share of hits (empty without one) and loss; of LongPPL its logarithm, if there are key tokens."""
+    """Returns length, share of hits or accuracy, and loss, empty without one; of LongPPL its logarithm."""
     if row["task"] == LONG_PERPLEXITY:
         of_keys = row["long_perplexity"]
         return [(row["length"], "", number(math.log(of_keys)) if of_keys else "")]
+    if row["task"] == ACCURACY:
+        return [(one["length"], f"{one['accuracy']:.1%}", "") for one in row["lengths"]]
     if row.get("kind") != PROMPTS:
         return [(row["sequence_length"], "", number(row["loss"]))]
     return [

@@ -18,10 +18,10 @@ from parallel.mesh import Mesh
 from parallel.sequence.dealing import stream_multiple
 from train.configuration.schema import RunConfig, run_folder
 from train.evaluation.scoring import Documents, Scored
+from train.predictor import Predictor
 from train.records.console import number, say
 from train.records.evaluation_rows import ACCURACY
 from train.schedule.stages import Point
-from train.trainer import Trainer
 
 NAME = ACCURACY
 # Columns of the table.
@@ -37,7 +37,7 @@ class Accuracy:
         self._config, self._mesh, self._deal, self._source = config, mesh, deal, source
         self.every_steps = config.evaluation.every_steps
 
-    def evaluate(self, trainer: Trainer, point: Point) -> dict[str, Any]:
+    def evaluate(self, trainer: Predictor, point: Point) -> dict[str, Any]:
         """Returns the accuracy at every length. Collective.
 
         Raises:
@@ -83,7 +83,7 @@ class Accuracy:
             for part in _with_greedy(one)
         ]
 
-    def _of_length(self, trainer: Trainer, point: Point, length: int) -> dict[str, Any]:
+    def _of_length(self, trainer: Predictor, point: Point, length: int) -> dict[str, Any]:
         wanted, trained = self._config.evaluation.accuracy, point.lengths[-1]
         bucket = wanted.bucket_tokens
         documents = self._documents(point, length)

@@ -20,7 +20,7 @@ from data.batch import IGNORE, PackedBatch
 from model.at_step import AtStep
 from parallel.mesh import Mesh
 from train.objective import MicroBatch, to_device
-from train.trainer import Trainer
+from train.predictor import Predictor
 
 
 def places_in_stream(packed: PackedBatch) -> np.ndarray:
@@ -29,7 +29,7 @@ def places_in_stream(packed: PackedBatch) -> np.ndarray:
 
 
 def decode(
-    trainer: Trainer,
+    trainer: Predictor,
     mesh: Mesh,
     group: Sequence[PackedBatch],
     at: AtStep,

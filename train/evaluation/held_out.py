@@ -7,7 +7,7 @@ it, as in the stage; the skips of PoSE are left out. The yardsticks are scored o
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -197,7 +197,10 @@ class HeldOutLoss:
         Raises:
             ValueError, OSError: on every rank: one of them could not read a file.
         """
-        at = point.at_length(point.stage.shape.sequence_length)
+        length = point.stage.shape.sequence_length
+        at = point.at_length(length)
+        if length > point.lengths[-1]:  # of an evaluation that is no part of training
+            at = replace(point.at, asked_length=length)
         self._latest = evaluate(trainer, self._mesh, self._of(point), at)
         return self._latest
 

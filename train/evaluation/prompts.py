@@ -83,6 +83,13 @@ class PromptEvaluation:
             "cells": cells,
         }
 
+    def num_tokens(self, point: Point) -> int:
+        """Returns about how many tokens an evaluation scores, those of controls and last parts included."""
+        lengths = self._settings.lengths_at(point.stage.shape.sequence_length)
+        passes = 1 + len(_CONTROLS if self._settings.controls else ())
+        last = sum(min(length, self._settings.last_tokens or 0) for length in lengths)
+        return len(self._plan.depths) * self._plan.each * (passes * sum(lengths) + last)
+
     @staticmethod
     def sentence(row: Mapping[str, Any]) -> str:
         """Returns share of hits and loss of the answers at each length, as a sentence."""

@@ -18,7 +18,7 @@ from parallel.mesh import Mesh
 from train.evaluation.greedy import decode, places_in_stream
 from train.evaluation.held_out import bucket_edges
 from train.objective import to_device
-from train.trainer import Trainer
+from train.predictor import Predictor
 
 _FORWARDS_BETWEEN_LINES = 100
 
@@ -124,7 +124,7 @@ class Documents:
 class Scored:
     """Scores documents with the weights of a trainer."""
 
-    trainer: Trainer
+    trainer: Predictor
     documents: Documents
     at: AtStep
 
