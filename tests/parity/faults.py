@@ -294,14 +294,18 @@ def _weighed(patch: Patch, weights: Callable[[WholeTrainer, Sequence[Any]], list
     real = WholeTrainer.gradients
 
     def gradients(
-        trainer: WholeTrainer, micro_batches: Sequence[Any], base: float, weigh: Weigh, sources: int
+        trainer: WholeTrainer,
+        micro_batches: Sequence[Any],
+        base: float,
+        weigh: Weigh,
+        *more: Any,
     ) -> StepSums:
         besides = iter(weights(trainer, micro_batches))
 
         def wrongly(total: Tensor) -> Tensor:
             return weigh(total) * next(besides)
 
-        return real(trainer, micro_batches, base, wrongly, sources)
+        return real(trainer, micro_batches, base, wrongly, *more)
 
     patch.setattr(WholeTrainer, "gradients", gradients)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.printable import Mistakes
+from data.prompts.fill import TooShort
 from model.huggingface.refusal import CannotExpress
 from parallel.links import TransferFailed
 from parallel.rendezvous.store_gather import StoreLost
@@ -20,6 +21,7 @@ EXAMPLES = (
     Mistakes("one", "two", way_out="mend them"),
     StoreLost(),
     CannotExpress(["one", "two"]),
+    TooShort(8, 20),
     TransferFailed("it hangs", 3),
     ConfigMistakes(["one", "two"], wrong=["seed"]),
     Unsound(Verdict(["one", "two"], [], "", "", broken=True), alone=True),

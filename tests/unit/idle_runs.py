@@ -57,7 +57,6 @@ SPECIAL = {
     "schedule.stages.NAME.data": ["{one: 1}"],
     "schedule.stages.NAME.parallel": ["{tensor: 2}", "{bucket_elements: 77}", "{sequence_layout: balanced}"],
     "evaluation.accuracy.lengths": ["[256]"],
-    "evaluation.tasks.NAME": ["{task: vt}"],
     "evaluation.tasks.NAME.task": ["passkey"],
     "evaluation.tasks.NAME.lengths": ["[256]"],
     "train.long_ce": ["{window_tokens: 16}"],
