@@ -25,15 +25,13 @@ from model.transformer import Transformer
 from parallel.config import ParallelConfig
 from parallel.mesh import arrange, start
 from parallel.sequence.dealing import stream_multiple
-from parallel.sequence.traffic import TrafficMeter
 from ranks import run_on_ranks
 from tests.parity.engine_steps import CPU, small_configuration, trainer_of
 from tests.parity.streams import SEED
 from train.build_trainer import dealer
 from train.evaluation.prompt_sets import Outline, PromptSet
 from train.evaluation.prompt_streams import PromptScore, Scorer
-from train.predictor import LocalPredictor
-from train.trainer import StagedTrainer
+from train.predictor import StagedPredictor
 
 TRAINED, ANSWER, PROMPTS = 16, 4, 9
 # 37 tokens: no number of ranks divides them, and the rotation turns otherwise than at the trained length.
@@ -182,9 +180,7 @@ def test_of_the_tensor_ranks_of_a_pipeline_the_first_one_counts(rank: int) -> No
     runner: Any = SimpleNamespace(
         placement=SimpleNamespace(ranks=2), forward_only=lambda *_: ["of the last stage"]
     )
-    mesh: Any = SimpleNamespace(tensor=SimpleNamespace(rank=rank), device=CPU)
-    engine: Any = None
-    staged = StagedTrainer(engine, runner, mesh, TrafficMeter(), z_loss=0.0, draw=lambda *_: None)
-    for predictor in (staged, LocalPredictor([], mesh, runner)):
-        for found in (predictor.predictions([], 1e4), predictor.token_losses([], 1e4)):
-            assert found == (["of the last stage"] if rank == 0 else None)
+    mesh: Any = SimpleNamespace(tensor=SimpleNamespace(rank=rank))
+    predictor = StagedPredictor(runner, mesh)
+    for found in (predictor.predictions([], 1e4), predictor.token_losses([], 1e4)):
+        assert found == (["of the last stage"] if rank == 0 else None)
