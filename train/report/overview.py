@@ -25,6 +25,10 @@ _RECENT = 50  # steps whose speed gives the time left
 
 def standing(record: RunRecord, *, running: bool) -> str:
     """Returns the status of the run, from its files. running: the run itself writes this page."""
+    if record.evaluated:
+        step = whole_number(finite_value(record.evaluated, "step") or 0)
+        model = record.evaluated.get("kind") == "model"
+        return "Evaluation of a Hugging Face model" if model else f"Evaluation of step {step}"
     summary, planned = record.summary, record.planned_tokens
     share = f"{min(1.0, record.tokens_seen / planned):.1%} of its tokens seen" if planned else ""
     ended = finite_value(summary, "steps")
@@ -63,6 +67,8 @@ def time_left(record: RunRecord) -> float | None:
 def written(record: RunRecord, now: datetime | None = None) -> str:
     """Returns when the page was written, and after which step."""
     when = f"Written {moment_text(now or datetime.now(UTC))}"
+    if record.evaluated:
+        return when
     if not record.steps:
         return f"{when}, before the first step"
     return f"{when}, after step {whole_number(record.steps[-1]['step'])}"
@@ -71,7 +77,7 @@ def written(record: RunRecord, now: datetime | None = None) -> str:
 def notes(record: RunRecord) -> list[str]:
     """Returns warnings about the data on the page: torn lines, skipped steps, no held-out loss."""
     lines = list(record.notes)
-    if not record.steps:
+    if not record.steps and not record.evaluated:
         lines.append("No step has been completed yet.")
     spikes = mapping(record.steps[-1], "spikes") if record.steps else Row()
     if rollbacks := finite_value(spikes, "rollbacks"):

@@ -98,7 +98,7 @@ def sections_of(record: RunRecord) -> tuple[dict[str, str], list[Figure]]:
         "Loss": grid(loss) + fit_section(record),
         "Long context": prompt_section(record) + grid(tasks),
         "Other evaluations": other_results(record),
-        "Stages": stage_table(record) + grid(course),
+        "Stages": "" if record.evaluated else stage_table(record) + grid(course),
         "Layers": grid(layers),
         "Data": data_section(record) + grid(data),
         "Speed": grid(speed),
@@ -107,7 +107,8 @@ def sections_of(record: RunRecord) -> tuple[dict[str, str], list[Figure]]:
         "Machine": machine_section(record),
         "Checkpoints": checkpoint_section(record),
     }
-    return sections, [*loss, *tasks, *course, *layers, *data, *speed]
+    figures = [*loss, *tasks, *course, *layers, *data, *speed]
+    return sections, [one for one in figures if one not in course or not record.evaluated]
 
 
 def drawn(*figures: Figure) -> list[Figure]:

@@ -64,11 +64,13 @@ class RunRecord:
     # When metrics.jsonl was last written; None if it has no rows.
     last_row: datetime | None = None
     notes: tuple[str, ...] = ()
+    # Of a folder that `ropewalk evaluate` made: which model it is of. Such a folder has no steps.
+    evaluated: Row = field(default_factory=dict)
 
     @property
     def planned_stages(self) -> dict[str, Row]:
         """Returns the configured stages by name, in order; empty if the configuration has none."""
-        stages = mapping(mapping(self.config, "schedule"), "stages")
+        stages = mapping(mapping(self.config, "schedule"), "stages") if not self.evaluated else {}
         return {str(name): row if isinstance(row, dict) else {} for name, row in stages.items()}
 
     @cached_property
@@ -189,6 +191,7 @@ def read_run(run_folder: Path) -> RunRecord:
         checkpoints=tuple(optional("checkpoints", read_checkpoints, ())),
         error=optional("error.txt", read_error, ""),
         last_row=_modified(paths[1]) if steps else None,
+        evaluated=optional("evaluated.json", read_json, {}),
         notes=tuple(notes),
     )
 
