@@ -1,4 +1,4 @@
-"""Makes data/prompts/closed_words.txt: the words that the tasks and the noise write, in order of the alphabet.
+"""Makes data/prompts/closed_words.txt: the words that the tasks and the noise write, in the order in which they came.
 
 They are those of the word lists, which have upper case names in data/prompts/words.py and in the files of tasks, and
 those that a task writes in every prompt.
@@ -42,7 +42,9 @@ def listed_words() -> list[str]:
             for word in {*_WORD.findall(text)}:
                 counts[word] = counts.get(word, 0) + 1
         found |= {word for word, count in counts.items() if count >= _LEAST}
-    return sorted(found)
+    # A model keeps the ids that it was trained with: words never move, new ones stand at the end.
+    known = PATH.read_text().split()
+    return [*known, *sorted(found - {*known})]
 
 
 if __name__ == "__main__":
