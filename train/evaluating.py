@@ -99,5 +99,5 @@ def _evaluate(run: Run, name: str, point: Point, progress: Progress) -> None:
             run.wandb.evaluation(row, {**task.numbers(row), **numbers}, table)
         except OSError as error:
             run.failure = error
-    title = name.replace("_", " ")
+    title = name if row.get("kind") == "prompts" else name.replace("_", " ")
     progress.line(f"{title} after {point.stage.name}: {task.sentence(row)}")

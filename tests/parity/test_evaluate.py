@@ -75,6 +75,15 @@ def test_a_checkpoint_is_evaluated_as_in_its_run(
     check(evaluated(["--checkpoint", str(folder)], 1, tmp_path / "one"), wanted)
 
 
+def test_a_checkpoint_is_evaluated_where_its_run_would_be_written(
+    run: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, _ = run
+    given = ["--checkpoint", str(folder), "--task", "passkey", "--lengths", "96", "--samples", "1"]
+    given += [f"paths.outputs={folder.parent}"]
+    assert set(run_on_ranks(lambda *_: main(given), 1)) == {0}
+
+
 @pytest.mark.parametrize("axis", ["tensor", pytest.param("sequence", marks=pytest.mark.slow)])
 def test_two_ranks_evaluate_as_the_run_did(
     axis: str, run: tuple[Path, dict[str, Any]], tmp_path: Path

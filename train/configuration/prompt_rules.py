@@ -1,12 +1,15 @@
 """Rules of the long-context tasks that a run is evaluated with."""
 
+import re
+
 from data.prompts.catalogue import TASKS
 from train.configuration.nearest import did_you_mean
 from train.configuration.prompt_settings import PromptTaskConfig
 from train.configuration.schema import RunConfig
 
-# Names of the other evaluations in the rows of evaluation.jsonl.
+# Names of the other evaluations in the rows of evaluation.jsonl, beside held_out_SOURCE.
 _TAKEN = ("held_out", "accuracy", "long_perplexity")
+_NAME = re.compile(r"[\w-]+")
 
 
 def prompt_problems(config: RunConfig) -> list[str]:
@@ -22,7 +25,9 @@ def prompt_problems(config: RunConfig) -> list[str]:
 
 def _problems(name: str, settings: PromptTaskConfig, *, has_text: bool) -> list[str]:
     task, key = settings.task or name, ".task"
-    if name.startswith(_TAKEN):
+    if not _NAME.fullmatch(name):
+        return [": is no name; use letters, digits, _ and -"]
+    if name in _TAKEN or name.startswith("held_out_"):
         return [f": the evaluation {name} has this name; give the entry another, and task={task}"]
     if task not in TASKS:
         way = did_you_mean(task, TASKS) or f"; they are: {', '.join(sorted(TASKS))}"
@@ -44,6 +49,10 @@ def _problems(name: str, settings: PromptTaskConfig, *, has_text: bool) -> list[
         found.append(
             f".haystack={settings.haystack}: the run has no held-out text, which {task} takes as filler; give"
             " data.heldout, or haystack=noise"
+        )
+    if settings.lengths and settings.last_tokens >= max(settings.lengths):
+        found.append(
+            f".last_tokens={settings.last_tokens}: has no effect, no prompt is longer; give fewer, or 0"
         )
     if settings.depths != PromptTaskConfig().depths and not row.has_depth:
         found.append(f".depths={settings.depths}: {task} has no depth; drop it")

@@ -376,7 +376,7 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     # Precision, device, recomputation, and what to do about bad steps.
     train: TrainConfig = field(default_factory=TrainConfig)
-    # Held-out loss by position in the document.
+    # Held-out loss by position in the document, accuracy, long-context tasks, and LongPPL.
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     # When to save checkpoints, how many to keep, where to resume.
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

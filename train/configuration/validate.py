@@ -92,8 +92,13 @@ def places(config: RunConfig, *, room: bool = True) -> list[str]:
     return files(config) + (room_problems(config) if room else [])
 
 
+def token_files(config: RunConfig) -> list[str]:
+    """Returns what is wrong, on this host, with the token files that the configuration names."""
+    return _source_problems(config)[1]
+
+
 def files(config: RunConfig) -> list[str]:
-    """Returns what is wrong, on this host, with the files that the configuration names."""
+    """Returns what is wrong, on this host, with the token files and with the checkpoint to resume from."""
     sources, found = _source_problems(config)
     return found + _resume_problems(config, [] if found else sources)
 

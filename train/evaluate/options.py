@@ -22,7 +22,7 @@ _AFTER = """\
 examples
   ropewalk evaluate --checkpoint outputs/quickstart --task passkey,vt --lengths 1k,4k
   ropewalk evaluate --model Llama-3.1-8B --task all --lengths 8k,32k --output outputs/llama train.precision=bfloat16
-  ropewalk torchrun --nproc-per-node 4 -- evaluate --checkpoint outputs/RUN parallel.sequence=4"""
+  ropewalk torchrun --nproc-per-node 4 -- evaluate --checkpoint outputs/RUN --task passkey parallel.sequence=4"""
 
 
 @dataclass(frozen=True)

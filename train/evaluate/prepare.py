@@ -45,7 +45,7 @@ def prepare(subject: Subject, options: EvaluateOptions, world_size: int) -> Prep
         OSError: a file cannot be read.
     """
     config = configuration_of(subject, options, world_size)
-    mistakes = validate.rules(config, world_size) + validate.files(config)
+    mistakes = validate.rules(config, world_size) + validate.token_files(config)
     mistakes += _length_mistakes(subject, config, options)
     mistakes += _model_mistakes(subject, config)
     if mistakes:
