@@ -79,8 +79,8 @@ def test_a_checkpoint_is_evaluated_where_its_run_would_be_written(
     run: tuple[Path, dict[str, Any]],
 ) -> None:
     folder, _ = run
-    given = ["--checkpoint", str(folder), "--task", "passkey", "--lengths", "96", "--samples", "1"]
-    given += [f"paths.outputs={folder.parent}"]
+    given = ["--checkpoint", str(folder), "--task", "passkey,many_shot", "--lengths", "128"]
+    given += ["--samples", "1", "--depths", "2", f"paths.outputs={folder.parent}"]
     assert set(run_on_ranks(lambda *_: main(given), 1)) == {0}
 
 

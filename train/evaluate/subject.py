@@ -18,6 +18,7 @@ from torch import Tensor
 
 from data.config import DataConfig
 from data.files import seal, write_durably
+from data.prompts.catalogue import TASKS
 from parallel.checkpoint.index import Index
 from parallel.checkpoint.tensor_files import map_tensors
 from parallel.checkpoint.tensors import compare_sizes
@@ -196,10 +197,13 @@ def _parts(length: int) -> list[int]:
 def _task_arguments(subject: Subject, options: EvaluateOptions) -> list[str]:
     lengths = {"lengths": list(options.lengths)} if options.lengths else {}
     settings = options.of_tasks | lengths
+    names = [name for name in options.tasks if name not in OF_RUN]
+    # A number of depths is for the tasks that have any; if none has, it is a mistake.
+    flat = {name for name in names if not TASKS[name].has_depth}
+    flat = flat if len(flat) < len(names) else set()
     found = [
-        f"evaluation.tasks.{name}={_flow({'task': name, **settings})}"
-        for name in options.tasks
-        if name not in OF_RUN
+        f"evaluation.tasks.{name}={_flow({'task': name, **_without_depths(settings, name in flat)})}"
+        for name in names
     ]
     if LONG_PERPLEXITY in options.tasks:
         found.append(f"evaluation.long_perplexity={_flow({'form': 'windowed'})}")
@@ -207,6 +211,10 @@ def _task_arguments(subject: Subject, options: EvaluateOptions) -> list[str]:
         asked = options.lengths or _parts(subject.trained_length)
         found.append(f"evaluation.accuracy.lengths={_flow(asked)}")
     return found
+
+
+def _without_depths(settings: Mapping[str, Any], flat: bool) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if not (flat and key == "depths")}
 
 
 def _flow(value: Any) -> str:
