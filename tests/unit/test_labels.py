@@ -37,6 +37,9 @@ class Plain(EveryTarget):
 class Labelled(Plain):
     """Those whose tokens have a label where their mask is true."""
 
+    # Not known: rows of full length are looked for.
+    longest = None
+
     def count_labels(self, document: int, start: int, length: int) -> int:
         return sum(self.masks[document][start + 1 : start + length])
 

@@ -63,7 +63,6 @@ def test_every_name_leads_to_a_key_that_there_is(name: str) -> None:
         ("activation_checkpoint.mode=full", "did you mean train.keep_for_backward?"),
         ("save_steps=100", "did you mean checkpoint.every_steps?"),
         ("+train.lr=2", "did you mean schedule.learning_rate.peak?"),
-        ("data.tokenizer=x.model", "`ropewalk prepare --tokenizer FILE`"),
     ],
 )
 def test_a_name_of_another_system_is_answered_with_ours(

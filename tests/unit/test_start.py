@@ -43,10 +43,11 @@ def starts(imported: str, declare: Callable[..., str], tmp_path: Path) -> list[S
         size = 4 if experiment.endswith("_4d") else 1
         chosen = [f"experiment={experiment}", f"paths.outputs={tmp_path}"]
         if experiment.startswith("extend_"):
-            chosen += [
-                f"checkpoint.resume={imported}",
-                f"data.sources.texts.prefix={tmp_path}/texts",
-            ]
+            chosen += [f"checkpoint.resume={imported}"]
+        if experiment.startswith(("extend_", "to_")):
+            chosen += [f"data.sources.texts.prefix={tmp_path}/texts"]
+        if experiment.startswith("to_"):
+            chosen += [f"data.heldout={tmp_path}/texts"]
         for flag in ("--print", "--check", "--folder"):
             found.append(Start(0, size, [flag, *chosen]))
             found.append(Start(2, size, [flag, *chosen, "train.max_stpes=3"]))
