@@ -29,7 +29,8 @@ examples
 class EvaluateOptions:
     """What is to be evaluated.
 
-    subjects: (kind, path) in the order of the command line; kind: "checkpoint" or "model". tasks: names. lengths: in
+    subjects: (kind, path) in the order of the command line; kind: "checkpoint" or "model". tasks: names.
+    all_tasks: whether they stand for "all": lengths without room for a prompt are left out then. lengths: in
     tokens; empty: a quarter, a half and the whole of the length that the model was trained at. beyond: whether lengths
     above that are allowed without another scaling. changes: KEY=VALUE. of_tasks: settings of every long-context task
     that were given. output: folder of the results; None: the table alone.
@@ -37,6 +38,7 @@ class EvaluateOptions:
 
     subjects: tuple[tuple[str, Path], ...]
     tasks: tuple[str, ...]
+    all_tasks: bool
     lengths: tuple[int, ...]
     beyond: bool
     changes: tuple[str, ...]
@@ -67,7 +69,8 @@ def read_options(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     if not given.subjects:
         parser.error("give --checkpoint PATH or --model PATH, one or more")
     tasks = tuple(dict.fromkeys(one for some in given.task for one in some.split(",") if one))
-    if "all" in tasks:
+    all_tasks = "all" in tasks
+    if all_tasks:
         tasks = tuple(name for name, task in TASKS.items() if not task.needs_file)
     for name in tasks or parser.error("--task: is empty; name one or more"):
         if name not in TASKS and name not in OF_RUN:
@@ -88,6 +91,7 @@ def read_options(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     return EvaluateOptions(
         subjects=tuple(given.subjects),
         tasks=tasks,
+        all_tasks=all_tasks,
         lengths=tuple(sorted({*given.lengths})),
         beyond=given.beyond,
         changes=tuple(given.change),

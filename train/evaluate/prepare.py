@@ -57,11 +57,29 @@ def prepare(subject: Subject, options: EvaluateOptions, world_size: int) -> Prep
     if config.evaluation.long_perplexity is not None and not held_out:
         raise ValueError(f"evaluation.long_perplexity: {none} documents; give data.heldout=PREFIX")
     text = _text(subject, config, corpus)
+    warnings = [data_warning(subject, options.changes)]
+    if options.all_tasks and options.lengths:
+        warnings.append(_leave_out(config, text, options))
+    warning = "; ".join(filter(None, warnings))
     for plan in prompt_plans(config, text).values():
         if not options.lengths and plan.name in options.tasks:
             plan.settings.lengths = _default_lengths(subject, plan)
-    warning = data_warning(subject, options.changes)
     return Prepared(subject, config, text, corpus, "held_out" in options.tasks, warning)
+
+
+def _leave_out(config: RunConfig, text: TextOfRun, options: EvaluateOptions) -> str:
+    """Takes lengths without room for a prompt away, and tasks without a length; returns what was taken, or ""."""
+    wanted = config.evaluation.tasks
+    for settings in wanted.values():
+        settings.lengths = []
+    out = []
+    for name, plan in prompt_plans(config, text).items():
+        plan.settings.lengths = [one for one in options.lengths if plan.fits(one)]
+        short = [f"{one:,}" for one in options.lengths if one not in plan.settings.lengths]
+        out += [f"{name} at {' and '.join(short)}"] if short else []
+    for name in [name for name, settings in wanted.items() if not settings.lengths]:
+        del wanted[name]
+    return f"left out, too short for a prompt: {', '.join(out)}" if out else ""
 
 
 def _default_lengths(subject: Subject, plan: PromptPlan) -> list[int]:
