@@ -116,3 +116,19 @@ def test_an_export_is_evaluated_in_memory_as_its_checkpoint(
     for cell, other in zip(found, wanted["passkey"]["cells"], strict=True):
         assert (cell["hits"], cell["depth"]) == (other["hits"], other["depth"])
         assert cell["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_all_tasks_leave_out_lengths_without_room_and_say_which(
+    run: tuple[Path, dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--checkpoint", str(run[0]), "--task", "all", "--lengths", "128", "--samples", "1"]
+    given += ["--depths", "1", "--haystack", "noise", "--output", str(tmp_path)]
+    assert set(run_on_ranks(lambda *_: main(given), 1)) == {0}
+    (path,) = tmp_path.glob("*/evaluation.jsonl")
+    found = rows_of(path.parent)
+    said = capfd.readouterr().err
+    assert "passkey" in found
+    assert "cwe" not in found
+    assert "left out, too short for a prompt: " in said
+    assert "cwe at 128" in said
