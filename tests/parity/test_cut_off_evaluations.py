@@ -132,6 +132,7 @@ def evaluations(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key not in COST} for row in found]
 
 
+@pytest.mark.slow
 def test_every_task_has_one_row_for_a_step_however_often_its_evaluation_is_cut_off(
     small_run: Arguments, tmp_path: Path
 ) -> None:

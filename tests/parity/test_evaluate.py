@@ -84,7 +84,8 @@ def test_a_checkpoint_is_evaluated_where_its_run_would_be_written(
     assert set(run_on_ranks(lambda *_: main(given), 1)) == {0}
 
 
-@pytest.mark.parametrize("axis", ["tensor", pytest.param("sequence", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", ["tensor", "sequence"])
 def test_two_ranks_evaluate_as_the_run_did(
     axis: str, run: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

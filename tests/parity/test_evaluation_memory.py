@@ -38,7 +38,9 @@ def peak_of(length: int, what: str) -> tuple[int, int]:
     return live.peak, live.largest
 
 
-@pytest.mark.parametrize("what", ["token_losses", "predictions"])
+@pytest.mark.parametrize(
+    "what", [pytest.param("token_losses", marks=pytest.mark.slow), "predictions"]
+)
 def test_twice_the_length_takes_about_twice_the_memory_and_no_logits_or_scores_whole(
     what: str,
 ) -> None:

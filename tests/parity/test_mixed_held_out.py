@@ -43,7 +43,7 @@ def arguments(small_run: Arguments, outputs: Path, sources: str, heldout: str = 
     return small_run(outputs, **changes)
 
 
-@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("both", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_source_has_a_row_and_the_mean_has_the_weights_of_the_stage(
     small_run: Arguments, small_corpus: SmallCorpus, tmp_path: Path, both: bool
 ) -> None:
