@@ -3,26 +3,20 @@
 Storages are counted as in test_sequence_memory.py, so a peak is exact and the same on every machine.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from model.attention.core import choose_core
-from model.config import ModelConfig
 from model.initialization import initialize
 from model.packed_layout import PackedLayout
 from model.transformer import Transformer
+from tests.parity import test_sequence_memory
 from tests.parity.test_sequence_memory import LiveBytes
 
-MODEL = ModelConfig(
-    num_layers=4,
-    hidden_size=64,
-    intermediate_size=96,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    vocab_size=4096,
-    window=128,
-)
+# A vocabulary so large that whole logits would show.
+MODEL = replace(test_sequence_memory.MODEL, vocab_size=4096)
 LENGTH = 2048
 
 

@@ -1,6 +1,5 @@
 """Held-out rows are those of a search through all documents, of which few are asked."""
 
-from bisect import bisect_left, insort
 from itertools import count, islice
 
 import numpy as np
@@ -50,22 +49,16 @@ def all_rows(
     rows = rows or list(islice(([span] for span in pieces()), most))
     if rows:
         return rows, True
-    gaps: list[tuple[int, int]] = []
     for at in np.argsort(-lengths, kind="stable"):
         span = Span(0, int(order[at]), 0, int(lengths[at]), 0)
+        free = [sequence_length - sum(one.length for one in row) for row in rows]
+        fits = [(gap, number) for number, gap in enumerate(free) if gap >= span.length]
         if not span.length:
             break
-        place = bisect_left(gaps, (span.length, 0))
-        if place < len(gaps):
-            gap, row = gaps.pop(place)
-            rows[row].append(span)
+        if fits:
+            rows[min(fits)[1]].append(span)
         elif len(rows) < most:
-            gap, row = sequence_length, len(rows)
             rows.append([span])
-        else:
-            continue
-        if gap > span.length:
-            insort(gaps, (gap - span.length, row))
     return [[span.counted(source) for span in row] for row in rows], False
 
 
